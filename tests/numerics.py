@@ -1,0 +1,46 @@
+"""How close is close: error bounds every comparison of the suite takes from here, and the complex-step derivative."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from reference import Array, Config
+
+COMPLEX_STEP = 1e-30
+
+
+def dot_tolerance(k: int, a: Array, b: Array, dtype: Any = np.float32) -> float:
+    """Largest error of a k-term dot product of entries of a and b in any summation order: eps (k + 1) max|a| max|b|."""
+    return float(np.finfo(dtype).eps) * (k + 1) * float(np.max(np.abs(a))) * float(np.max(np.abs(b)))
+
+
+def model_tolerance(config: Config, tokens: int, dtype: Any = np.float32) -> float:
+    """Norm-wise relative error to expect of a gradient of the whole model, never above the promised 1e-5.
+
+    Rounding errors behave like independent ones (Higham & Mary 2019): a k-term sum is off by about eps sqrt(k), and the
+    2 (6 L + 1) sums on the longest way through forward and backward (two norms and four products a layer, one head)
+    add up.
+    """
+    longest = max(config.d_ff, config.vocab_size, config.d_model, tokens)
+    bound = float(np.finfo(dtype).eps) * float(np.sqrt(longest + 1)) * 2 * (6 * config.n_layers + 1)
+    return min(1e-5, bound)
+
+
+def relative_error(got: Array, want: Array) -> float:
+    """||got - want|| / ||want||, both in float64; the plain norm of got where want is zero."""
+    difference = float(np.linalg.norm(np.asarray(got, np.float64) - np.asarray(want, np.float64)))
+    size = float(np.linalg.norm(np.asarray(want, np.float64)))
+    return difference / size if size > 0 else difference
+
+
+def complex_step(f: Callable[[Array], Any], x: Array) -> Array:
+    """Gradient of the scalar function f at x, one entry at a time: Im f(x + ih) / h (Squire & Trapp 1998)."""
+    gradient = np.zeros(x.shape)
+    point = x.astype(np.complex128)
+    for index in np.ndindex(*x.shape):
+        point[index] += 1j * COMPLEX_STEP
+        gradient[index] = np.imag(f(point)) / COMPLEX_STEP
+        point[index] = x[index]
+    return gradient
