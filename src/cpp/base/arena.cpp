@@ -1,0 +1,38 @@
+// Aligned, zeroed allocation for arenas. calloc hands large blocks out as untouched pages, so a plan larger than what a
+// run touches costs address space only.
+#include "base/arena.h"
+
+#include <cstdlib>
+#include <limits>
+#include <new>
+
+namespace soma {
+namespace {
+
+// The pointer calloc returned is kept just below the aligned block.
+float* allocate_zeroed(std::size_t bytes) {
+  if (bytes > std::numeric_limits<std::size_t>::max() - 2 * Arena::kAlignment) throw std::bad_alloc();
+  void* raw = std::calloc(1, bytes + 2 * Arena::kAlignment);
+  if (raw == nullptr) throw std::bad_alloc();
+  auto address = reinterpret_cast<std::uintptr_t>(raw) + sizeof(void*);
+  address = (address + Arena::kAlignment - 1) / Arena::kAlignment * Arena::kAlignment;
+  reinterpret_cast<void**>(address)[-1] = raw;
+  return reinterpret_cast<float*>(address);
+}
+
+}  // namespace
+
+void Arena::Free::operator()(float* block) const { std::free(reinterpret_cast<void**>(block)[-1]); }
+
+void Arena::reserve(int64_t count) {
+  if (count <= size_) return;
+  if (static_cast<std::uint64_t>(count) > std::numeric_limits<std::size_t>::max() / sizeof(float)) {
+    throw std::bad_alloc();
+  }
+  data_.reset();  // first, so that the old and the new block never live together
+  size_ = 0;
+  data_.reset(allocate_zeroed(static_cast<std::size_t>(count) * sizeof(float)));
+  size_ = count;
+}
+
+}  // namespace soma

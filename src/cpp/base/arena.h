@@ -1,0 +1,50 @@
+// One aligned block of floats that a plan measures first and then carves. Zeroed when made; never freed piecewise.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+namespace soma {
+
+class Arena {
+ public:
+  static constexpr std::size_t kAlignment = 64;  // bytes: a cache line, and the widest vector
+  static constexpr int64_t kGranule = kAlignment / sizeof(float);
+
+  // The number of floats a tensor of `count` floats takes, so that the next one starts aligned.
+  static int64_t padded(int64_t count) { return (count + kGranule - 1) / kGranule * kGranule; }
+
+  // Makes room for `count` floats. Keeps what is there when it already suffices, else replaces it by a zeroed block.
+  void reserve(int64_t count);
+
+  float* data() { return data_.get(); }
+  const float* data() const { return data_.get(); }
+  int64_t size() const { return size_; }
+
+ private:
+  struct Free {
+    void operator()(float* block) const;
+  };
+  std::unique_ptr<float, Free> data_;
+  int64_t size_ = 0;
+};
+
+// Hands out consecutive aligned pieces of an arena; with a null base it only measures.
+class Carver {
+ public:
+  explicit Carver(float* base) : base_(base) {}
+
+  float* take(int64_t count) {
+    float* piece = base_ == nullptr ? nullptr : base_ + used_;
+    used_ += Arena::padded(count);
+    return piece;
+  }
+  int64_t used() const { return used_; }
+
+ private:
+  float* base_;
+  int64_t used_ = 0;
+};
+
+}  // namespace soma

@@ -1,0 +1,25 @@
+// Rate-limited polling behind check_interrupt.
+#include "base/interrupt.h"
+
+#include <atomic>
+#include <chrono>
+
+namespace soma {
+namespace {
+std::atomic<bool (*)()> installed_poll{nullptr};
+}
+
+void set_interrupt_poll(bool (*poll)()) { installed_poll.store(poll); }
+
+void check_interrupt() {
+  bool (*poll)() = installed_poll.load(std::memory_order_relaxed);
+  if (poll == nullptr) return;
+  using Clock = std::chrono::steady_clock;
+  thread_local Clock::time_point last = Clock::now();
+  const Clock::time_point now = Clock::now();
+  if (now - last < std::chrono::milliseconds(50)) return;
+  last = now;
+  if (poll()) throw Interrupted{};
+}
+
+}  // namespace soma

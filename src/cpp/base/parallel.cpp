@@ -1,0 +1,148 @@
+// Thread count policy and the OpenMP loop behind parallel_for. The only file of the project that says omp.
+#include "base/parallel.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <fstream>
+#include <stdexcept>
+#include <string>
+#include <thread>
+
+#include "base/check.h"
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+#ifdef __linux__
+#include <pthread.h>
+#include <sched.h>
+#endif
+
+namespace soma {
+namespace {
+
+constexpr int kMaxThreads = 1024;
+std::atomic<int> configured_threads{0};     // 0: not decided yet
+std::atomic<bool> pool_exists{false};       // a parallel region has run in this process
+std::atomic<bool> forked_from_pool{false};  // this process was forked from one whose pool existed
+
+int affinity_threads() {
+#ifdef __linux__
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
+#endif
+  return static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+}
+
+// The CPU quota of one cgroup folder in whole CPUs, rounded up; 0 where there is none.
+int quota_of(const std::string& folder) {
+  std::ifstream v2(folder + "/cpu.max");
+  std::string quota_text;
+  double quota = 0, period = 0;
+  if (v2 >> quota_text >> period) {
+    quota = quota_text == "max" ? 0 : std::atof(quota_text.c_str());
+  } else {
+    std::ifstream v1_quota(folder + "/cpu.cfs_quota_us"), v1_period(folder + "/cpu.cfs_period_us");
+    if (!(v1_quota >> quota && v1_period >> period)) return 0;
+  }
+  return quota > 0 && period > 0 ? std::max(1, static_cast<int>(quota / period + 0.999)) : 0;
+}
+
+// The smallest CPU quota on the way from this process's cgroup to the root (v2, and the cpu controller of v1).
+int cgroup_threads() {
+  int least = kMaxThreads;
+  std::ifstream groups("/proc/self/cgroup");
+  std::string line;
+  while (std::getline(groups, line)) {
+    const auto first = line.find(':');
+    const auto second = line.find(':', first + 1);
+    if (first == std::string::npos || second == std::string::npos) continue;
+    const std::string controllers = line.substr(first + 1, second - first - 1);
+    const bool v1_cpu = ("," + controllers + ",").find(",cpu,") != std::string::npos;
+    if (!controllers.empty() && !v1_cpu) continue;
+    const std::string base = v1_cpu ? "/sys/fs/cgroup/cpu" : "/sys/fs/cgroup";
+    for (std::string path = line.substr(second + 1);;) {
+      const int quota = quota_of(base + (path == "/" ? "" : path));
+      if (quota > 0) least = std::min(least, quota);
+      if (path.empty() || path == "/") break;
+      const auto slash = path.rfind('/');
+      path = slash == std::string::npos ? "" : path.substr(0, slash);
+    }
+  }
+  return least;
+}
+
+int default_threads() {
+  if (const char* text = std::getenv("SOMA_NUM_THREADS"); text != nullptr && *text != '\0') {
+    char* end = nullptr;
+    const long value = std::strtol(text, &end, 10);
+    check(*end == '\0' && value >= 1 && value <= kMaxThreads, "SOMA_NUM_THREADS must be an integer from 1 to ",
+          kMaxThreads, ", got '", text, "'");
+    return static_cast<int>(value);
+  }
+  const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  return std::min({affinity_threads(), cgroup_threads(), cores, kMaxThreads});
+}
+
+#ifdef _OPENMP
+#ifdef __linux__
+void after_fork_in_child() { forked_from_pool.store(true, std::memory_order_relaxed); }
+#endif
+
+void note_pool() {
+  if (pool_exists.load(std::memory_order_relaxed) || pool_exists.exchange(true)) return;
+#ifdef __linux__
+  pthread_atfork(nullptr, nullptr, after_fork_in_child);
+#endif
+}
+#endif
+
+}  // namespace
+
+int num_threads() {
+  if (forked_from_pool.load(std::memory_order_relaxed)) return 1;
+  int count = configured_threads.load(std::memory_order_relaxed);
+  if (count == 0) {
+    count = default_threads();
+    configured_threads.store(count, std::memory_order_relaxed);
+  }
+  return count;
+}
+
+void set_num_threads(int count) {
+  check(count >= 1 && count <= kMaxThreads, "number of threads must be from 1 to ", kMaxThreads, ", got ", count);
+  if (count > 1 && forked_from_pool.load()) {
+    throw std::runtime_error(
+        "this process was forked from one that had already computed in parallel, so it has one thread; start it with "
+        "multiprocessing's 'spawn' method to use more");
+  }
+  configured_threads.store(count);
+}
+
+int thread_index() {
+#ifdef _OPENMP
+  return omp_get_thread_num();
+#else
+  return 0;
+#endif
+}
+
+namespace detail {
+
+void run_parallel(int64_t count, void (*task)(void* context, int64_t index), void* context) {
+#ifdef _OPENMP
+  const int threads = static_cast<int>(std::min<int64_t>(num_threads(), count));
+  if (threads > 1 && !omp_in_parallel()) {
+    note_pool();
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t i = 0; i < count; ++i) task(context, i);
+    return;
+  }
+#endif
+  for (int64_t i = 0; i < count; ++i) task(context, i);
+}
+
+}  // namespace detail
+}  // namespace soma

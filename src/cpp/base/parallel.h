@@ -1,0 +1,36 @@
+// Threads: how many there are, and the one way to use them. Only parallel.cpp knows what runs underneath (OpenMP).
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+namespace soma {
+
+// Threads that parallel_for uses: what set_num_threads said, else SOMA_NUM_THREADS, else
+// min(CPU affinity, cgroup CPU quota, cores). Throws std::invalid_argument when SOMA_NUM_THREADS is no positive integer.
+// A process forked from one that already computed in parallel has one thread: the pool does not survive fork().
+int num_threads();
+void set_num_threads(int count);
+
+// The index of the calling thread inside parallel_for, below num_threads(); 0 outside.
+int thread_index();
+
+namespace detail {
+void run_parallel(int64_t count, void (*task)(void* context, int64_t index), void* context);
+}
+
+// Calls f(i) for every i in [0, count), spread over the threads. f must not throw. Nested calls run serially. What f(i)
+// computes must not depend on which thread runs it: results are then the same for any number of threads.
+template <typename F>
+void parallel_for(int64_t count, F&& f) {
+  if (count <= 0) return;
+  if (count == 1) {
+    f(static_cast<int64_t>(0));
+    return;
+  }
+  using Function = std::remove_reference_t<F>;
+  auto call = [](void* context, int64_t index) { (*static_cast<Function*>(context))(index); };
+  detail::run_parallel(count, call, const_cast<void*>(static_cast<const void*>(&f)));
+}
+
+}  // namespace soma

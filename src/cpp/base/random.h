@@ -1,0 +1,25 @@
+// Counter-based random numbers: value i of a stream depends on (seed, stream, i) alone, so any thread may compute any part
+// and every instruction set gives the same bits.
+#pragma once
+
+#include <cstdint>
+
+namespace soma {
+
+// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
+struct Philox {
+  uint64_t seed;
+  uint64_t stream;
+
+  // 32-bit words 4*block .. 4*block+3 of the stream.
+  void words(uint64_t block, uint32_t out[4]) const;
+};
+
+// The normal quantile (Wichura, algorithm AS 241, 1988). Uses +, -, *, / and sqrt only, which IEEE 754 rounds in one way
+// everywhere; libm's log and cos differ in the last bit between CPUs.
+double normal_quantile(double p);
+
+// out[i] = element i of the stream (seed, stream): normal with mean 0 and standard deviation `stddev`.
+void fill_normal(float* out, int64_t count, float stddev, uint64_t seed, uint64_t stream);
+
+}  // namespace soma
