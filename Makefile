@@ -1,0 +1,123 @@
+# The commands of the house. `make showcase` and `make test` need Python >= 3.10, a C++17 compiler and make, nothing more:
+# each makes its own virtual environment where there is none and installs what changed since the last call.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11)
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# What CI adds to the compilation, for instance SOMA_CMAKE="-C cmake.define.SOMA_WERROR=ON".
+SOMA_CMAKE ?=
+PYTEST_ARGS ?=
+OUT ?= runs/showcase
+
+# A source tree on PYTHONPATH would hide the installed package.
+unexport PYTHONPATH
+
+SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE \
+  $(shell find cmake src bindings soma_native -type f \
+    -not -path '*/__pycache__/*' -not -name '*.so' -not -name '*.pyd' 2>/dev/null)
+CXX_FILES := $(shell find src bindings tests -name '*.cpp' -o -name '*.h' 2>/dev/null)
+
+VENV_STAMP := $(VENV)/.stamp-venv
+PACKAGE_STAMP := $(VENV)/.stamp-package
+PLOT_STAMP := $(VENV)/.stamp-plot
+TEST_STAMP := $(VENV)/.stamp-test
+DEV_STAMP := $(VENV)/.stamp-dev
+
+.PHONY: help showcase test install dev lint format types stub sanitize bench wheel clean distclean
+
+help: ## say what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+showcase: $(PACKAGE_STAMP) $(PLOT_STAMP) ## train the showcase model, save it, load it, let it speak (into runs/showcase)
+	$(BIN)/soma-native showcase --out $(OUT)
+
+test: $(PACKAGE_STAMP) $(PLOT_STAMP) $(TEST_STAMP) ## run the whole test suite, with PyTorch and others as oracles
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+install: $(PACKAGE_STAMP) ## build the package and install it into .venv
+
+dev: $(DEV_STAMP) ## build in the source tree, only what changed; then PYTHONPATH=. .venv/bin/pytest tests/...
+	@$(MAKE) in-tree BUILD=build/dev CONFIGURE="-DCMAKE_BUILD_TYPE=Release"
+	cp build/dev/_core*.so soma_native/
+
+lint: $(DEV_STAMP) ## ruff and clang-format, changing nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
+
+format: $(DEV_STAMP) ## let ruff and clang-format mend what they can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+types: $(DEV_STAMP) $(PACKAGE_STAMP) ## mypy --strict
+	$(BIN)/mypy
+
+stub: $(DEV_STAMP) $(PACKAGE_STAMP) ## write soma_native/_core.pyi anew from the installed module
+	$(BIN)/python tools/generate_stub.py
+
+# The sanitized module stands in a package of its own, so that it never gets into the source tree. libstdc++ is loaded
+# first as well: the address sanitizer must find __cxa_throw when it starts, before Python has loaded any C++. Leaks are
+# not looked for: CPython keeps memory until the process ends.
+SANITIZE_TESTS ?= tests/test_kernels.py $(sort $(wildcard tests/test_tokenizer*.py))
+sanitize: $(DEV_STAMP) $(PACKAGE_STAMP) $(TEST_STAMP) ## run the kernel and tokenizer tests under ASan and UBSan
+	@$(MAKE) in-tree BUILD=build/sanitize \
+	  CONFIGURE="-DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O1 -DSOMA_SANITIZE=address,undefined"
+	rm -rf build/sanitize/package && mkdir -p build/sanitize/package
+	cp -r soma_native build/sanitize/package/ && rm -f build/sanitize/package/soma_native/_core*.so
+	cp build/sanitize/_core*.so build/sanitize/package/soma_native/
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
+	ASAN_OPTIONS=detect_leaks=0:strict_string_checks=1 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
+	PYTHONPATH=build/sanitize/package $(BIN)/pytest -p no:cacheprovider $(SANITIZE_TESTS)
+
+bench: $(PACKAGE_STAMP) $(TEST_STAMP) ## run the benchmarks and write their records
+	$(BIN)/python benchmarks/run.py
+
+wheel: $(DEV_STAMP) ## build the wheel and the source distribution into dist/
+	rm -rf dist && $(BIN)/python -m build --outdir dist .
+
+clean: ## remove what was built
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis soma_native/_core*.so
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	rm -f $(PACKAGE_STAMP)
+
+distclean: clean ## remove the virtual environment too
+	rm -rf $(VENV)
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+$(VENV_STAMP): tools/preflight.py
+	@$(PYTHON) tools/preflight.py
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(PACKAGE_STAMP): $(VENV_STAMP) $(SOURCES)
+	@echo "installing soma_native into $(VENV): the C++ core is compiled, which takes a minute or two the first time"
+	$(PIP) install --quiet $(SOMA_CMAKE) .
+	@touch $@
+
+# Extras are installed by name, not as ".[test]", which would compile the package once more.
+$(PLOT_STAMP): $(VENV_STAMP) pyproject.toml tools/extras.py
+	$(BIN)/python tools/extras.py plot | $(PIP) install --quiet --requirement /dev/stdin
+	@touch $@
+
+$(TEST_STAMP): $(VENV_STAMP) pyproject.toml tools/extras.py
+	@echo "installing the test tools and oracles (PyTorch among them: the largest download)"
+	$(BIN)/python tools/extras.py test oracle | $(PIP) install --quiet --requirement /dev/stdin
+	@touch $@
+
+$(DEV_STAMP): $(VENV_STAMP) pyproject.toml tools/extras.py
+	$(BIN)/python tools/extras.py dev | $(PIP) install --quiet --requirement /dev/stdin
+	@touch $@
+
+.PHONY: in-tree
+in-tree:
+	@mkdir -p $(dir $(BUILD))
+	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B $(BUILD) -G Ninja \
+	  -DPython_EXECUTABLE=$(abspath $(BIN)/python) $(CONFIGURE) > $(BUILD).configure.log 2>&1 \
+	  || { cat $(BUILD).configure.log; exit 1; }
+	PATH="$(abspath $(BIN)):$$PATH" cmake --build $(BUILD)
