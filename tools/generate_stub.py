@@ -1,4 +1,4 @@
-"""Writes soma_native/_core.pyi from the compiled module, or with --check says whether the committed one is still true."""
+"""Writes soma_native/_core.pyi from the compiled module; with --check says whether the committed one is still true."""
 
 from __future__ import annotations
 

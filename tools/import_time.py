@@ -1,4 +1,4 @@
-"""Measures how long `import soma_native` takes in a fresh process: the median of several, after one to warm the disk."""
+"""Measures how long `import soma_native` takes in a fresh process: the median of several."""
 
 from __future__ import annotations
 

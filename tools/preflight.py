@@ -15,7 +15,7 @@ def problems() -> list[str]:
     found: list[str] = []
     running = f"{sys.executable} (Python {sys.version.split()[0]})"
     python = f"python{sys.version_info[0]}.{sys.version_info[1]}"
-    if sys.version_info < (3, 10):
+    if sys.version_info < (3, 10):  # noqa: UP036 - this file is what tells an older Python so
         found.append(f"{running} is too old: Python 3.10 or newer is needed; name one with make PYTHON=/path/to/python")
         return found
     if importlib.util.find_spec("ensurepip") is None or importlib.util.find_spec("venv") is None:
