@@ -89,7 +89,7 @@ def parameter_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def random_parameters(config: Config, seed: int, std: float = 0.3) -> Params:
+def random_parameters(config: Config, seed: int, std: float = 0.15) -> Params:
     """Float64 parameters that float32 holds exactly, far enough from the initialisation to exercise every term."""
     rng = np.random.default_rng(seed)
     params: Params = {}
