@@ -25,9 +25,7 @@ class CheckpointError(ValueError):
     ('run/model.safetensors', 'wte')
     """
 
-    def __init__(
-        self, problem: str, *, path: str | os.PathLike[str] | None = None, tensor: str | None = None
-    ) -> None:
+    def __init__(self, problem: str, *, path: str | os.PathLike[str] | None = None, tensor: str | None = None) -> None:
         self.problem = problem
         self.path = None if path is None else os.fspath(path)
         self.tensor = tensor

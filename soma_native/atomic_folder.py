@@ -1,0 +1,253 @@
+"""Several files of one folder replaced as one: after a crash at any point, readers see all the old or all the new.
+
+New files are written into a hidden folder inside the target, flushed to disk, and put in force by one rename of that
+hidden folder to `.soma-pending`: that rename is the instant of change. Then each file is moved to its own name. Readers
+go through `FolderView`, which looks into `.soma-pending` first, so a crash between two moves shows nothing; the next save
+finishes the moves. Reading never writes, and files the save does not name are never touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import filecmp
+import json
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from .errors import CheckpointError
+from .safetensors_io import open_regular, parse_json
+
+__all__ = ["FolderView", "Staging", "replace_files"]
+
+_log = logging.getLogger("soma_native")
+
+STAGING_PREFIX = ".soma-saving-"
+PENDING = ".soma-pending"
+MANIFEST = ".soma-manifest.json"
+_MAX_MANIFEST_BYTES = 1 << 20
+
+
+class Staging:
+    """What a `with replace_files(...)` block fills: write new files into `path`, name old ones to drop with `remove`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.removed: set[str] = set()
+
+    def remove(self, name: str) -> None:
+        """Let the change also delete `name`, unless a new file of that name was written."""
+        self.removed.add(_plain(name))
+
+
+class FolderView:
+    """A folder's files as its last completed change left them, also when the moves of that change were cut off.
+
+    Args:
+        folder: the folder to read. Nothing in it is ever changed.
+
+    Raises:
+        CheckpointError: a cut-off change left a manifest that cannot be read.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        self._staged: frozenset[str] = frozenset()
+        self._removed: frozenset[str] = frozenset()
+        manifest = _read_manifest(self.folder)
+        if manifest is not None:
+            self._staged, self._removed = manifest
+
+    def path(self, name: str) -> Path:
+        """Where `name` is now; the path of a file that is not there (or not any more) does not exist."""
+        staged = self.folder / PENDING / name
+        if name in self._removed or (name in self._staged and os.path.lexists(staged)):
+            return staged  # a removed name is never in the pending folder, so this path does not exist
+        return self.folder / name
+
+    def stamp(self) -> tuple[object, ...]:
+        """A value that changes when another process completes or advances a save: readers compare before and after."""
+
+        def identity(path: Path) -> tuple[int, int, int] | None:
+            try:
+                found = os.lstat(path)
+            except OSError:
+                return None
+            return found.st_ino, found.st_mtime_ns, found.st_size
+
+        return identity(self.folder), identity(self.folder / PENDING)
+
+
+@contextlib.contextmanager
+def replace_files(folder: str | os.PathLike[str]) -> Iterator[Staging]:
+    """Replace files of `folder` (made if need be) all at once, or, when the block raises or the machine stops, not at all.
+
+    Args:
+        folder: where the files belong. Savers of one folder wait for each other.
+
+    Raises:
+        CheckpointError: the folder or a file cannot be written (disk full, read-only, no folder); what was there before
+            is untouched and everything temporary is gone again.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> with replace_files(folder) as staging:
+    ...     _ = (staging.path / "a.txt").write_text("one")
+    ...     _ = (staging.path / "b.txt").write_text("two")
+    >>> sorted(os.listdir(folder))
+    ['a.txt', 'b.txt']
+    """
+    folder = Path(folder)
+    made = not os.path.lexists(folder)
+    committed = False
+    try:
+        if os.path.lexists(folder) and not folder.is_dir():
+            kind = "a broken link" if folder.is_symlink() else "a file"
+            raise CheckpointError(f"is {kind} where a folder is expected", path=folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with _lock(folder):
+            _finish_pending(folder)
+            staging = Staging(folder / f"{STAGING_PREFIX}{uuid.uuid4().hex}")
+            try:
+                staging.path.mkdir()
+                yield staging
+                names = _settle(folder, staging)
+                if names or staging.removed:
+                    _seal(folder, staging, names)
+                    committed = True
+                    _finish_pending(folder)
+            finally:
+                shutil.rmtree(staging.path, ignore_errors=True)
+    except CheckpointError:
+        _forget_empty(folder, made)
+        raise
+    except OSError as error:
+        if committed:  # the change stands; only the tidying up did not get through
+            _log.warning("%s: saved, but not tidied up (%s); the next save will do it", folder, error)
+            return
+        _forget_empty(folder, made)
+        where = f" ({error.filename})" if error.filename and Path(error.filename) != folder else ""
+        raise CheckpointError(
+            f"cannot save here: {error.strerror or error}{where}; what was here before is unchanged", path=folder
+        ) from error
+    except BaseException:
+        _forget_empty(folder, made)
+        raise
+
+
+def _settle(folder: Path, staging: Staging) -> list[str]:
+    """Flush the new files, drop those that would change nothing, and refuse names that cannot be replaced."""
+    names = []
+    for entry in sorted(os.listdir(staging.path)):
+        new, old = staging.path / entry, folder / entry
+        if old.is_dir() and not old.is_symlink():
+            raise CheckpointError("is a folder where the saved file must go; move it away", path=old)
+        if old.is_file() and not old.is_symlink() and filecmp.cmp(new, old, shallow=False):
+            os.unlink(new)  # so that saving the same tokenizer again never touches the file other programs read
+        else:
+            with open(new, "rb+") as file:
+                os.fsync(file.fileno())
+            names.append(entry)
+        staging.removed.discard(entry)
+    staging.removed = {name for name in staging.removed if os.path.lexists(folder / name)}
+    return names
+
+
+def _seal(folder: Path, staging: Staging, names: list[str]) -> None:
+    """Write the manifest and rename the staging folder: before the rename the old state is in force, after it the new."""
+    with open(staging.path / MANIFEST, "w", encoding="utf-8") as file:
+        json.dump({"files": names, "removed": sorted(staging.removed)}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    _sync_folder(staging.path)
+    os.rename(staging.path, folder / PENDING)
+    _sync_folder(folder)
+
+
+def _finish_pending(folder: Path) -> None:
+    """Move the files of a change in force to their names, and clear away what dead savers left."""
+    pending = folder / PENDING
+    manifest = _read_manifest(folder)
+    if manifest is not None:
+        staged, removed = manifest
+        for name in sorted(staged):
+            if os.path.lexists(pending / name):
+                os.replace(pending / name, folder / name)
+        for name in sorted(removed):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(folder / name)
+        _sync_folder(folder)
+        os.unlink(pending / MANIFEST)  # from here on the change is history
+    if pending.is_dir() and not pending.is_symlink():
+        shutil.rmtree(pending)
+    for entry in os.listdir(folder):
+        if entry.startswith(STAGING_PREFIX):
+            shutil.rmtree(folder / entry, ignore_errors=True)
+
+
+def _read_manifest(folder: Path) -> tuple[frozenset[str], frozenset[str]] | None:
+    """The (files, removed) names of a change in force whose moves may be unfinished; None where there is none."""
+    path = folder / PENDING / MANIFEST
+    if not os.path.lexists(path):
+        return None
+    if path.parent.is_symlink():
+        raise CheckpointError("is a link, which no save of ours makes; remove it", path=path.parent)
+    with open_regular(path) as file:
+        document = parse_json(file.read(_MAX_MANIFEST_BYTES), path)
+    lists = [document.get("files"), document.get("removed")] if isinstance(document, dict) else []
+    if not lists or not all(isinstance(names, list) and all(isinstance(n, str) for n in names) for names in lists):
+        raise CheckpointError("does not list the files of the save it belongs to", path=path)
+    try:
+        staged, removed = (frozenset(_plain(name) for name in names) for names in lists)
+    except ValueError as error:
+        raise CheckpointError(str(error), path=path) from None
+    return staged, removed
+
+
+def _plain(name: str) -> str:
+    """`name` if it is a plain file name, so that nothing outside the folder can be meant."""
+    if not name or name in {".", "..", MANIFEST} or "\0" in name or name != os.path.basename(name) or "\\" in name:
+        raise ValueError(f"{name!r} is not a plain file name")
+    return name
+
+
+def _forget_empty(folder: Path, made: bool) -> None:
+    """Take back a folder that this save made and that holds nothing."""
+    if made:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make renames in `folder` last through a power cut, where the system can."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:  # some network file systems refuse this for folders
+        _log.debug("cannot sync the folder %s", folder)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Hold the folder against other savers; the system lets go of it when the process ends, however it ends."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: savers of one folder are then the user's own care
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:
+            _log.debug("the file system of %s has no locks", folder)
+        yield
+    finally:
+        os.close(descriptor)
