@@ -1,9 +1,9 @@
 """Several files of one folder replaced as one: after a crash at any point, readers see all the old or all the new.
 
 New files are written into a hidden folder inside the target, flushed to disk, and put in force by one rename of that
-hidden folder to `.soma-pending`: that rename is the instant of change. Then each file is moved to its own name. Readers
-go through `FolderView`, which looks into `.soma-pending` first, so a crash between two moves shows nothing; the next save
-finishes the moves. Reading never writes, and files the save does not name are never touched.
+hidden folder to `.soma-pending`: that rename is the instant of change. Then each file is moved to its own name.
+Readers go through `FolderView`, which looks into `.soma-pending` first, so a crash between two moves shows nothing;
+the next save finishes the moves. Reading never writes, and files the save does not name are never touched.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MAX_MANIFEST_BYTES = 1 << 20
 
 
 class Staging:
-    """What a `with replace_files(...)` block fills: write new files into `path`, name old ones to drop with `remove`."""
+    """What a `with replace_files(...)` block fills: new files go into `path`, old ones are dropped with `remove`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -83,7 +83,7 @@ class FolderView:
 
 @contextlib.contextmanager
 def replace_files(folder: str | os.PathLike[str]) -> Iterator[Staging]:
-    """Replace files of `folder` (made if need be) all at once, or, when the block raises or the machine stops, not at all.
+    """Replace files of `folder` (made if need be) all at once, or, if the block raises or the machine stops, not at all.
 
     Args:
         folder: where the files belong. Savers of one folder wait for each other.
@@ -157,7 +157,7 @@ def _settle(folder: Path, staging: Staging) -> list[str]:
 
 
 def _seal(folder: Path, staging: Staging, names: list[str]) -> None:
-    """Write the manifest and rename the staging folder: before the rename the old state is in force, after it the new."""
+    """Write the manifest and rename the staging folder: before the rename the old state is in force, then the new."""
     with open(staging.path / MANIFEST, "w", encoding="utf-8") as file:
         json.dump({"files": names, "removed": sorted(staging.removed)}, file)
         file.flush()

@@ -95,8 +95,8 @@ def json_to_config(document: Any, path: Path) -> ModelConfig:
         path: where it was read, for messages.
 
     Raises:
-        CheckpointError: no model of ours, a field is missing or has an impossible value, or the model computes something
-            our blocks do not.
+        CheckpointError: no model of ours, a field is missing or has an impossible value, or the model computes
+            something our blocks do not.
     """
     if not isinstance(document, dict):
         raise CheckpointError("is not a JSON object", path=path)

@@ -38,7 +38,7 @@ _TYPE_NAME = {np.dtype(code): name for name, code in _NUMPY_TYPE.items()}
 
 
 class TensorEntry(NamedTuple):
-    """Where one tensor stands in its file: `dtype` is the format's name ("F32"), offsets count from the data's start."""
+    """Where one tensor stands in its file: `dtype` as the format names it ("F32"), offsets from the data's start."""
 
     dtype: str
     shape: tuple[int, ...]

@@ -1,0 +1,221 @@
+"""The weights of a saved model, from files that may be damaged: every tensor's place, type and shape is checked against
+the configuration before anything of their size is allocated, and every value before it is used.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .atomic_folder import FolderView
+from .config import ModelConfig
+from .errors import CheckpointError
+from .model import Model
+from .safetensors_io import TensorFile, crc32_of_array, open_regular, parse_json
+
+__all__ = ["CHECKSUMS", "WEIGHTS", "WEIGHTS_INDEX", "expected_shapes", "read_model", "saved_checksums"]
+
+WEIGHTS = "model.safetensors"
+WEIGHTS_INDEX = "model.safetensors.index.json"
+CHECKSUMS = "soma_checksums"  # key in the weights' metadata: {"tensors": {name: crc}, "files": {name: [size, crc]}}
+_MAX_INDEX_BYTES = 16 << 20
+
+
+class _Source(NamedTuple):
+    """One tensor of the folder: the open file it stands in, and the name it has there."""
+
+    file: TensorFile
+    name: str
+
+
+def read_model(view: FolderView, config: ModelConfig, precision: str, verify: bool) -> Model:
+    """Check every tensor's place and shape against `config` before anything of their size is allocated, then read."""
+    files = _open_weights(view)
+    try:
+        sources = {}
+        for file in files:
+            for name in file.entries:
+                own = _own_name(config, name)
+                if own is None:
+                    continue
+                if own in sources:
+                    raise CheckpointError(f"stands for {own!r}, which is there already", path=file.path, tensor=name)
+                sources[own] = _Source(file, name)
+        expected = expected_shapes(config, len(sources), files[0].path)
+        for own, shape in expected.items():
+            if own not in sources:
+                raise CheckpointError("is missing", path=files[0].path, tensor=own)
+            file, name = sources[own]
+            entry = file.entries[name]
+            if entry.shape != shape:
+                raise CheckpointError(
+                    f"has the shape {list(entry.shape)}, config.json asks for {list(shape)}",
+                    path=file.path,
+                    tensor=name,
+                )
+            if entry.dtype not in {"F32", "F16", "BF16"}:
+                raise CheckpointError(
+                    f"has the type {entry.dtype}; F32, F16 and BF16 can be loaded", path=file.path, tensor=name
+                )
+        for own, (file, name) in sources.items():
+            if own not in expected and not (own == "lm_head.weight" and config.block == "gpt2"):
+                raise CheckpointError(f"is not one of a {config.block!r} model's", path=file.path, tensor=name)
+        model = Model(config, seed=0, precision=precision)
+        tensor_checksums = _tensor_checksums(files) if verify else {}
+        for own, array in model.parameters().items():
+            _fill(array, sources[own], tensor_checksums)
+        if "lm_head.weight" in sources and "lm_head.weight" not in expected:
+            _check_tied(model, sources["lm_head.weight"])
+        return model
+    finally:
+        for file in files:
+            file.close()
+
+
+def _fill(array: NDArray[np.float32], source: _Source, checksums: Mapping[str, object]) -> None:
+    file, name = source
+    dtype = file.entries[name].dtype
+    if dtype == "F32" and array.flags.c_contiguous:
+        found = file.read_into(name, array)
+    else:
+        stored = file.read(name)
+        found = crc32_of_array(stored)
+        array[...] = _to_float32(stored, dtype)
+    if name in checksums and checksums[name] != found:
+        raise CheckpointError("is damaged: its checksum does not match", path=file.path, tensor=name)
+    if not np.isfinite(array).all():
+        raise CheckpointError("holds NaN or infinity", path=file.path, tensor=name)
+
+
+def _to_float32(stored: NDArray[Any], dtype: str) -> NDArray[np.float32]:
+    """float16 and float32 by NumPy; bfloat16, which came as uint16, is the upper half of a float32."""
+    if dtype == "BF16":
+        return (stored.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return stored.astype(np.float32)
+
+
+def _check_tied(model: Model, source: _Source) -> None:
+    """A tied model's file may repeat the embedding as `lm_head.weight`; it must then be the same."""
+    stored = source.file.read(source.name)
+    embedding = model.parameters()["transformer.wte.weight"]
+    if stored.shape != embedding.shape or not np.array_equal(
+        _to_float32(stored, source.file.entries[source.name].dtype), embedding
+    ):
+        raise CheckpointError(
+            "differs from the embedding, although config.json ties them (tie_word_embeddings)",
+            path=source.file.path,
+            tensor=source.name,
+        )
+
+
+def _own_name(config: ModelConfig, name: str) -> str | None:
+    """Our name of a file's tensor; None for the constant masks that old GPT-2 files carry."""
+    if config.block != "gpt2":
+        return name
+    if name.endswith((".attn.bias", ".attn.masked_bias")):
+        return None
+    if name != "lm_head.weight" and not name.startswith("transformer."):
+        return f"transformer.{name}"
+    return name
+
+
+def expected_shapes(config: ModelConfig, tensors: int, path: Path) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of a model, from its configuration alone."""
+    if config.n_layers > tensors:
+        raise CheckpointError(
+            f"holds only {tensors} tensors, too few for the {config.n_layers} layers config.json names", path=path
+        )
+    vocab, width, hidden, context = config.vocab_size, config.d_model, config.d_ff, config.max_seq_len
+    shapes: dict[str, tuple[int, ...]] = {}
+    if config.block == "soma":
+        shapes |= {"wte": (vocab, width), "wpe": (context, width)}
+        for layer in range(config.n_layers):
+            shapes |= {
+                f"h.{layer}.attn.w_qkv": (width, 3 * width),
+                f"h.{layer}.attn.w_proj": (width, width),
+                f"h.{layer}.mlp.w_fc": (width, hidden),
+                f"h.{layer}.mlp.b_fc": (hidden,),
+                f"h.{layer}.mlp.w_proj": (hidden, width),
+                f"h.{layer}.mlp.b_proj": (width,),
+            }
+        return shapes if config.tied_head else shapes | {"lm_head": (vocab, width)}
+    shapes |= {"transformer.wte.weight": (vocab, width), "transformer.wpe.weight": (context, width)}
+    for layer in range(config.n_layers):
+        for part, rows, columns in (
+            ("attn.c_attn", width, 3 * width),
+            ("attn.c_proj", width, width),
+            ("mlp.c_fc", width, hidden),
+            ("mlp.c_proj", hidden, width),
+        ):
+            shapes[f"transformer.h.{layer}.{part}.weight"] = (rows, columns)
+            shapes[f"transformer.h.{layer}.{part}.bias"] = (columns,)
+        for part in ("ln_1", "ln_2"):
+            shapes |= {f"transformer.h.{layer}.{part}.{kind}": (width,) for kind in ("weight", "bias")}
+    shapes |= {f"transformer.ln_f.{kind}": (width,) for kind in ("weight", "bias")}
+    return shapes if config.tied_head else shapes | {"lm_head.weight": (vocab, width)}
+
+
+def _open_weights(view: FolderView) -> list[TensorFile]:
+    """The folder's weight file, or the files its index lists."""
+    if os.path.lexists(view.path(WEIGHTS)):
+        return [TensorFile(view.path(WEIGHTS))]
+    index_path = view.path(WEIGHTS_INDEX)
+    if not os.path.lexists(index_path):
+        for name in ("pytorch_model.bin", "pytorch_model.bin.index.json"):
+            if os.path.lexists(view.folder / name):
+                raise CheckpointError(
+                    "is a pickle, which can run any code when it is opened, so it is never read. Where you trust it, "
+                    "convert it with transformers: AutoModelForCausalLM.from_pretrained(folder)"
+                    ".save_pretrained(folder, safe_serialization=True)",
+                    path=view.folder / name,
+                )
+        raise CheckpointError(f"holds no saved model: {WEIGHTS} is missing", path=view.folder)
+    with open_regular(index_path) as file:
+        index = parse_json(file.read(_MAX_INDEX_BYTES), index_path)
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError("has no weight_map", path=index_path)
+    names = sorted({str(name) for name in weight_map.values()})
+    if any(name != os.path.basename(name) or not name.endswith(".safetensors") for name in names):
+        raise CheckpointError("names a file that is not a safetensors file of this folder", path=index_path)
+    files: list[TensorFile] = []
+    try:
+        for name in names:
+            files.append(TensorFile(view.path(name)))
+        for tensor, name in weight_map.items():
+            if tensor not in files[names.index(name)].entries:
+                raise CheckpointError("is missing", path=view.path(name), tensor=tensor)
+    except BaseException:
+        for file in files:
+            file.close()
+        raise
+    return files
+
+
+def _tensor_checksums(files: list[TensorFile]) -> dict[str, object]:
+    return {name: value for file in files for name, value in saved_checksums(file)[0].items()}
+
+
+def saved_checksums(file: TensorFile) -> tuple[dict[str, object], dict[str, object]]:
+    """The checksums in a weight file's metadata: CRC-32 by tensor, [size, CRC-32] by file; two {} where there are none.
+
+    Raises:
+        CheckpointError: they are there but do not fit the tensors.
+    """
+    text = file.metadata.get(CHECKSUMS)
+    if text is None:
+        return {}, {}
+    try:
+        document = json.loads(text)
+        tensors, files = document["tensors"], document["files"]
+        if isinstance(tensors, dict) and isinstance(files, dict) and set(tensors) == set(file.entries):
+            return tensors, files
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise CheckpointError(f"is damaged: its metadata entry {CHECKSUMS} does not fit its tensors", path=file.path)
