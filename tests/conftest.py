@@ -1,0 +1,103 @@
+"""Shared fixtures: every instruction set, one and two threads, tiny models; and the hypothesis profiles."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    import soma_native
+
+# A derandomised run is the same on every machine and for every retry. Shared CI machines stall, so no deadlines; the
+# isa and threads fixtures hold for all examples of a test alike, so a function-scoped fixture is no mistake.
+settings.register_profile("local", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+settings.register_profile("ci", parent=settings.get_profile("local"), derandomize=True, database=None, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+def available_isas() -> tuple[str, ...]:
+    """The levels of this machine; a made-up one without the compiled module, so that tests are still collected."""
+    try:
+        from soma_native import _core
+    except ImportError:
+        return ("module-not-built",)
+    return tuple(_core.available_isas())
+
+
+@pytest.fixture(params=available_isas())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Runs the test on every instruction-set level this machine has; restores the level in force."""
+    from soma_native import _core
+
+    before = _core.active_isa()
+    _core.set_isa(request.param)
+    yield request.param
+    _core.set_isa(before)
+
+
+@pytest.fixture(params=[1, 2], ids=["1-thread", "2-threads"])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Runs the test with one thread and with two; restores the number."""
+    from soma_native import _core
+
+    before = _core.get_num_threads()
+    _core.set_num_threads(request.param)
+    yield request.param
+    _core.set_num_threads(before)
+
+
+@pytest.fixture(params=["soma", "gpt2"])
+def block(request: pytest.FixtureRequest) -> str:
+    """Both block styles."""
+    return str(request.param)
+
+
+TINY = {"vocab_size": 29, "d_model": 24, "n_layers": 2, "n_heads": 3, "d_ff": 40, "max_seq_len": 13}
+
+
+@pytest.fixture
+def make_tiny_model() -> Callable[..., soma_native.Model]:
+    """A maker of models of awkward small sizes; what is given by keyword replaces the default."""
+    import soma_native
+
+    def make(block: str = "soma", seed: int = 0, **overrides: Any) -> soma_native.Model:
+        return soma_native.Model(soma_native.ModelConfig(block=block, **{**TINY, **overrides}), seed=seed)
+
+    return make
+
+
+@pytest.fixture
+def tiny_model(block: str, make_tiny_model: Callable[..., soma_native.Model]) -> soma_native.Model:
+    """A tiny model of each block style."""
+    return make_tiny_model(block)
+
+
+# Where everything must run (SOMA_TESTS_NO_SKIP=1, as .ci/run says), a skipped test is a failure: a missing oracle would
+# otherwise look like a green run.
+
+
+def skipped(config: pytest.Config) -> list[Any]:
+    """Reports of skipped tests, where they count."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or not os.environ.get("SOMA_TESTS_NO_SKIP"):
+        return []
+    return list(reporter.stats.get("skipped", []))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Turns a run with skipped tests into a failed one where they count."""
+    if skipped(session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Says why a run without failures failed."""
+    if reports := skipped(config):
+        terminalreporter.section("skipped tests are failures here (SOMA_TESTS_NO_SKIP)")
+        for report in reports:
+            terminalreporter.line(f"{report.nodeid}: {report.longrepr}")
