@@ -83,7 +83,7 @@ class FolderView:
 
 @contextlib.contextmanager
 def replace_files(folder: str | os.PathLike[str]) -> Iterator[Staging]:
-    """Replace files of `folder` (made if need be) all at once, or, if the block raises or the machine stops, not at all.
+    """Replace files of `folder` (made if need be) all at once; if the block raises or the machine stops, not at all.
 
     Args:
         folder: where the files belong. Savers of one folder wait for each other.

@@ -1,0 +1,341 @@
+"""From a prompt to text: prefill once, then one token at a time through the cached decoder and the sampler of the core,
+with what a language model's ids are not: whole characters, stop strings, and an end.
+"""
+
+from __future__ import annotations
+
+import codecs
+import logging
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from . import _core
+from .checkpoint_config import end_token, start_token
+from .model import Model
+from .sampling import Sampling
+from .tokenizer import Tokenizer
+
+__all__ = ["Generator"]
+
+_log = logging.getLogger("soma_native")
+
+
+class Generator:
+    """Generates text with a model and its tokenizer.
+
+    Nothing of a call is kept for the next one, and the model's weights are read live, so a generator may be made once
+    and used while training goes on in the same thread.
+
+    **Special tokens** are never generated. The exception is the end token, which ends a text: `<|endoftext|>` where the
+    vocabulary has it. The word tokenizer's `<EOS>` is not one unless you say so, since training only ever meets it if
+    you encode it into your texts yourself.
+
+    **The prompt** is kept as given, letter by letter. Words of it that are not in the vocabulary are read by the model
+    as `<UNK>` (a warning on the logger "soma_native" names them); where there is no `<UNK>`, the tokenizer raises. A
+    prompt without any token, such as "" or, for words, "?!", starts from `<|endoftext|>`, `<BOS>` or `<START>` if the
+    vocabulary has one, else from a line break.
+
+    **The context** holds `max_seq_len` tokens. Of a longer prompt the model sees the last `max_seq_len`. When the
+    context is full, the window slides: the last `max_seq_len // 2` tokens are read in again and generation goes on.
+
+    Args:
+        model: the model.
+        tok: the tokenizer it was trained with.
+        end_token: the special token that ends a text; "auto" means as above, None that nothing does.
+
+    Raises:
+        ValueError: the tokenizer has more tokens than the model, or `end_token` is not in it.
+    """
+
+    def __init__(self, model: Model, tok: Tokenizer, *, end_token: str | None = "auto") -> None:
+        if tok.vocab_size > model.config.vocab_size:
+            raise ValueError(
+                f"the tokenizer has {tok.vocab_size} tokens, the model only {model.config.vocab_size}: they do not "
+                "belong together"
+            )
+        self._model = model
+        self._tok = tok
+        self._end_id = self._find_end(end_token)
+        special = {tok.token_to_id(token) for token in tok.special_tokens}
+        banned = {i for i in special if i is not None and i != self._end_id}
+        banned.update(range(tok.vocab_size, model.config.vocab_size))
+        if len(banned) + (self._end_id is not None) >= model.config.vocab_size:
+            raise ValueError("the vocabulary has nothing but special tokens: there is nothing to generate")
+        self._banned = np.array(sorted(banned), dtype=np.int32)
+        self._start_id = self._find_start()
+        self._pieces: dict[int, bytes] = {}
+
+    def _find_end(self, token: str | None) -> int | None:
+        name = end_token(self._tok) if token == "auto" else token
+        if name is None:
+            return None
+        found = self._tok.token_to_id(name)
+        if found is None:
+            raise ValueError(f"end_token={name!r} is not a token of the vocabulary")
+        return found
+
+    def _find_start(self) -> int | None:
+        name = start_token(self._tok)
+        if name is not None:
+            return self._tok.token_to_id(name)
+        try:
+            ids = self._tok.encode("\n")
+        except ValueError:  # a character vocabulary without line breaks and without <UNK>
+            return None
+        return ids[0] if len(ids) == 1 and ids[0] not in self._banned else None
+
+    def generate(
+        self,
+        prompt: str,
+        max_tokens: int | None = None,
+        temperature: float = 0.7,
+        top_k: int | None = 50,
+        top_p: float | None = 0.95,
+        repetition_penalty: float | None = 1.15,
+        seed: int | None = None,
+        stop: str | Iterable[str] | None = None,
+        **unknown: Any,
+    ) -> str:
+        """The prompt and its continuation.
+
+        Args:
+            prompt: the text to continue; between it and the first word of a word tokenizer comes one space.
+            max_tokens: most tokens to add, 100 if not given; 0 returns the prompt. `max_new_tokens` is an alias.
+            temperature: divides the logits before the softmax; 0 always takes the likeliest token (greedy).
+            top_k: only the k likeliest tokens are drawn from; 0 or None draws from all.
+            top_p: only the likeliest tokens that together reach this probability are drawn from; 1 or None is all.
+            repetition_penalty: the logit of a token already in the prompt or the text is divided by this where it is
+                positive and multiplied where negative (Keskar et al. 2019); 1 or None is off.
+            seed: the same seed gives the same text; None draws a new one from the system.
+            stop: one or several texts; the first to appear in the continuation ends it, and is left out.
+            **unknown: takes `max_new_tokens`; any other keyword is a TypeError that names the allowed ones.
+
+        Raises:
+            TypeError: an unknown keyword (`max_length` too: say `max_tokens`), or an argument of the wrong type.
+            ValueError: an argument outside its range, or a prompt without tokens where no token can start a text.
+
+        >>> import soma_native as soma
+        >>> tok = soma.Tokenizer.train(["the cat sat on the mat"], kind="word")
+        >>> config = soma.ModelConfig(
+        ...     vocab_size=tok.vocab_size, d_model=8, n_layers=1, n_heads=2, d_ff=16, max_seq_len=16)
+        >>> gen = soma.Generator(soma.Model(config, seed=0), tok)
+        >>> text = gen.generate("The cat", max_tokens=3, seed=1)
+        >>> text.startswith("The cat "), len(text.split())
+        (True, 5)
+        """
+        sampling = self._sampling(max_tokens, temperature, top_k, top_p, repetition_penalty, seed, stop, unknown)
+        return _text("prompt", prompt) + "".join(piece for _, piece in self._run([prompt], sampling))
+
+    def generate_batch(
+        self,
+        prompts: Iterable[str],
+        max_tokens: int | None = None,
+        temperature: float = 0.7,
+        top_k: int | None = 50,
+        top_p: float | None = 0.95,
+        repetition_penalty: float | None = 1.15,
+        seed: int | None = None,
+        stop: str | Iterable[str] | None = None,
+        **unknown: Any,
+    ) -> list[str]:
+        """Each prompt and its continuation, decoded together; arguments and errors as `generate`.
+
+        Every text is the one that `generate` gives for its prompt alone with the same seed, whatever the others are.
+        Without a seed each gets its own.
+        """
+        sampling = self._sampling(max_tokens, temperature, top_k, top_p, repetition_penalty, seed, stop, unknown)
+        if isinstance(prompts, (str, bytes)):
+            raise TypeError("prompts must be a list of texts; for one text there is generate")
+        texts = [_text(f"prompts[{row}]", prompt) for row, prompt in enumerate(prompts)]
+        pieces: list[list[str]] = [[text] for text in texts]
+        for row, piece in self._run(texts, sampling):
+            pieces[row].append(piece)
+        return ["".join(row_pieces) for row_pieces in pieces]
+
+    def stream(
+        self,
+        prompt: str,
+        max_tokens: int | None = None,
+        temperature: float = 0.7,
+        top_k: int | None = 50,
+        top_p: float | None = 0.95,
+        repetition_penalty: float | None = 1.15,
+        seed: int | None = None,
+        stop: str | Iterable[str] | None = None,
+        **unknown: Any,
+    ) -> Iterator[str]:
+        """The continuation piece by piece, as soon as each is certain; arguments and errors as `generate`.
+
+        The pieces together are what `generate` returns after the prompt. A piece is never a part of a character, and
+        what may turn out to begin a stop string is held back until it is known not to. Leave the loop whenever you
+        like; arguments are checked at once, not at the first piece.
+        """
+        sampling = self._sampling(max_tokens, temperature, top_k, top_p, repetition_penalty, seed, stop, unknown)
+        run = self._run([_text("prompt", prompt)], sampling)
+        return (piece for _, piece in run)
+
+    @staticmethod
+    def _sampling(
+        max_tokens: Any,
+        temperature: Any,
+        top_k: Any,
+        top_p: Any,
+        repetition_penalty: Any,
+        seed: Any,
+        stop: Any,
+        unknown: dict[str, Any],
+    ) -> Sampling:
+        return Sampling.of(
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+            stop=stop,
+            unknown=unknown,
+        )
+
+    def _run(self, prompts: list[str], sampling: Sampling) -> Iterator[tuple[int, str]]:
+        """Check the prompts now and hand out (row, piece) later."""
+        ids = [self._encode(prompt) for prompt in prompts]
+        if not ids or sampling.max_tokens == 0:
+            return iter(())
+        return self._decode(prompts, ids, sampling)
+
+    def _decode(self, prompts: list[str], prompt_ids: list[list[int]], sampling: Sampling) -> Iterator[tuple[int, str]]:
+        window = self._model.config.max_seq_len
+        decoder = _core.Decoder(self._model._core, len(prompts))
+        samplers, histories, writers = [], [], []
+        for row, ids in enumerate(prompt_ids):
+            sampler = self._sampler(sampling)
+            sampler.observe(np.array(ids, dtype=np.int32))
+            decoder.prefill(row, np.array(ids[-window:], dtype=np.int32))
+            samplers.append(sampler)
+            histories.append(ids[-window:])
+            writers.append(_Writer(self._needs_space(prompts[row]), sampling.stop))
+        active = list(range(len(prompts)))
+        for count in range(1, sampling.max_tokens + 1):
+            logits = decoder.logits()
+            going, rows, ids = [], [], []
+            for row in active:
+                token = samplers[row].sample(logits[row])
+                writer = writers[row]
+                ended = token == self._end_id
+                if not ended:
+                    piece = writer.write(self._piece(token))
+                    if piece:
+                        yield row, piece
+                if ended or writer.stopped or count == sampling.max_tokens:
+                    rest = writer.finish()
+                    if rest:
+                        yield row, rest
+                    continue
+                going.append(row)
+                history = histories[row]
+                history.append(token)
+                if len(history) > window:
+                    del history[: -max(1, window // 2)]
+                    decoder.prefill(row, np.array(history, dtype=np.int32))
+                else:
+                    rows.append(row)
+                    ids.append(token)
+            if rows:
+                decoder.step(np.array(rows, dtype=np.int32), np.array(ids, dtype=np.int32))
+            active = going
+            if not active:
+                return
+
+    def _sampler(self, sampling: Sampling) -> _core.Sampler:
+        return _core.Sampler(
+            vocab_size=self._model.config.vocab_size,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            repetition_penalty=sampling.repetition_penalty,
+            seed=sampling.fresh_seed(),
+            banned_ids=self._banned,
+        )
+
+    def _encode(self, prompt: str) -> list[int]:
+        ids = self._tok.encode(prompt)
+        unknown_id = self._tok.token_to_id("<UNK>") if "<UNK>" in self._tok.special_tokens else None
+        if unknown_id is not None and unknown_id in ids:
+            found = zip(*self._tok.encode_with_offsets(prompt), strict=True)
+            words = dict.fromkeys(prompt[begin:end] for token, (begin, end) in found if token == unknown_id)
+            _log.warning("not in the vocabulary, read as <UNK>: %s", ", ".join(words))
+        if ids:
+            return ids
+        if self._start_id is None:
+            raise ValueError(f"prompt={prompt!r:.80} has no token, and no token of the vocabulary can start a text")
+        if prompt:
+            _log.warning("the prompt %r has no token of the vocabulary", prompt)
+        return [self._start_id]
+
+    def _needs_space(self, prompt: str) -> bool | None:
+        """Whether a space comes before the first word; None for tokens that bring their own spaces."""
+        if self._tok.kind != "word":
+            return None
+        return bool(prompt) and not prompt[-1].isspace()
+
+    def _piece(self, token: int) -> bytes:
+        piece = self._pieces.get(token)
+        if piece is None:
+            piece = self._pieces[token] = self._tok.decode_bytes([token])
+        return piece
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a text, not {type(value).__name__}")
+    return value
+
+
+class _Writer:
+    """Turns one row's tokens into text that is safe to show: whole characters, nothing of a stop string.
+
+    Args:
+        space: for words, whether the first one follows a space; None for bytes that are simply joined.
+        stops: the stop strings.
+    """
+
+    def __init__(self, space: bool | None, stops: tuple[str, ...]) -> None:
+        self._words = space is not None
+        self._space = bool(space)
+        self._stops = stops
+        self._held = ""
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self.stopped = False
+
+    def write(self, token: bytes) -> str:
+        """Add a token; the text that is certain now, often ""."""
+        if self._words:
+            token = b" " + token if self._space else token
+            self._space = True
+        return self._emit(self._utf8.decode(token))
+
+    def finish(self) -> str:
+        """The rest: what was held back, with a replacement character for an unfinished one."""
+        if self.stopped:
+            return ""
+        certain = self._emit(self._utf8.decode(b"", final=True))
+        return certain if self.stopped else certain + self._held
+
+    def _emit(self, text: str) -> str:
+        if not self._stops:
+            return text
+        text = self._held + text
+        found = [at for at in (text.find(stop) for stop in self._stops) if at >= 0]
+        if found:
+            self.stopped = True
+            return text[: min(found)]
+        keep = max(_overlap(text, stop) for stop in self._stops)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that begins `stop`."""
+    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
