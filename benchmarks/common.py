@@ -1,0 +1,297 @@
+"""What the benchmarks share: workloads, workers in processes of their own, alternation, the record, the tables."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+
+
+# workloads ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One model shape and batch; `block` is the block we train, `tied_head` whether head and embedding are one."""
+
+    name: str
+    vocab_size: int
+    seq_len: int
+    n_layers: int
+    n_heads: int
+    d_model: int
+    d_ff: int
+    batch: int
+    max_seq_len: int
+    block: str = "gpt2"
+    tied_head: bool = True
+
+    def as_block(self, block: str) -> Workload:
+        """The same sizes in another block, with that block's own head."""
+        return self if block == self.block else replace(self, block=block, tied_head=block == "gpt2")
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one training step."""
+        return self.batch * self.seq_len
+
+    @property
+    def flops_per_token(self) -> float:
+        """Of forward and backward: 6 a weight of every matrix product, and causal attention's two products."""
+        d, layers = self.d_model, self.n_layers
+        weights = layers * (4 * d * d + 2 * d * self.d_ff) + self.vocab_size * d
+        return 6.0 * weights + 6.0 * layers * self.seq_len * d
+
+
+WORKLOADS = {
+    w.name: w
+    for w in (
+        #        name          V      T   L   H   d    d_ff  B  max_T
+        Workload("showcase", 576, 64, 3, 4, 128, 512, 8, 256, block="soma", tied_head=False),
+        Workload("nano-cpu", 65, 64, 4, 4, 128, 512, 12, 64),
+        Workload("improved", 8000, 256, 4, 4, 256, 1024, 16, 512),
+        Workload("baby", 65, 256, 6, 6, 384, 1536, 16, 256),
+        Workload("gpt2-124m", 50257, 256, 12, 12, 768, 3072, 4, 1024),
+    )
+}
+
+
+def parameter_shapes(w: Workload) -> dict[str, tuple[int, ...]]:
+    """Checkpoint name -> shape, as soma_native names them."""
+    d, f = w.d_model, w.d_ff
+    if w.block == "soma":
+        shapes: dict[str, tuple[int, ...]] = {"wte": (w.vocab_size, d), "wpe": (w.max_seq_len, d)}
+        for i in range(w.n_layers):
+            shapes |= {f"h.{i}.attn.w_qkv": (d, 3 * d), f"h.{i}.attn.w_proj": (d, d)}
+            shapes |= {f"h.{i}.mlp.w_fc": (d, f), f"h.{i}.mlp.b_fc": (f,)}
+            shapes |= {f"h.{i}.mlp.w_proj": (f, d), f"h.{i}.mlp.b_proj": (d,)}
+        return shapes if w.tied_head else shapes | {"lm_head": (w.vocab_size, d)}
+    shapes = {"wte.weight": (w.vocab_size, d), "wpe.weight": (w.max_seq_len, d)}
+    for i in range(w.n_layers):
+        widths = {"ln_1": (d,), "attn.c_attn": (d, 3 * d), "attn.c_proj": (d, d)}
+        widths |= {"ln_2": (d,), "mlp.c_fc": (d, f), "mlp.c_proj": (f, d)}
+        for part, shape in widths.items():
+            shapes |= {f"h.{i}.{part}.weight": shape, f"h.{i}.{part}.bias": shape[-1:]}
+    shapes |= {"ln_f.weight": (d,), "ln_f.bias": (d,)}
+    shapes = {f"transformer.{name}": shape for name, shape in shapes.items()}
+    return shapes if w.tied_head else shapes | {"lm_head.weight": (w.vocab_size, d)}
+
+
+def initial_parameters(w: Workload) -> dict[str, np.ndarray]:
+    """Starting weights that every contender gets: N(0, 0.02), biases 0, norm weights 1."""
+    rng = np.random.default_rng(1337)
+    params = {}
+    for name, shape in parameter_shapes(w).items():
+        if len(shape) > 1:
+            params[name] = rng.standard_normal(shape, dtype=np.float32) * np.float32(0.02)
+        else:
+            params[name] = np.full(shape, name.endswith(".weight"), dtype=np.float32)
+    return params
+
+
+def training_batches(w: Workload, count: int = 32) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Text of a noisy Markov chain: learnable, so that a step that computes nothing useful shows in the loss."""
+    rng = np.random.default_rng(7)
+    follows = rng.permutation(w.vocab_size)
+    text = rng.integers(0, w.vocab_size, (count, w.batch, w.seq_len + 1))
+    keep = rng.random(text.shape) < 0.8
+    for t in range(1, w.seq_len + 1):
+        text[..., t] = np.where(keep[..., t], follows[text[..., t - 1]], text[..., t])
+    text = text.astype(np.int32)
+    return [(np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, 1:])) for rows in text]
+
+
+# workers --------------------------------------------------------------------------------------------------------
+
+
+class Worker:
+    """A contender in a process of its own, told over a pipe to run one chunk at a time.
+
+    Separate processes, so that no OpenMP runtime's waiting threads spin beside the contender whose turn it is.
+    """
+
+    def __init__(self, kind: str, label: str, options: dict[str, Any], threads: int, isa: str | None = None) -> None:
+        self.label = label
+        environment = {**os.environ, **thread_environment(threads), **isa_environment(isa)}
+        self._process = subprocess.Popen(
+            [sys.executable, str(HERE / "worker.py"), kind, json.dumps({**options, "threads": threads})],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+            cwd=ROOT,
+        )
+        self.info = self._read()
+
+    def call(self, **command: Any) -> dict[str, Any]:
+        """Send one command and wait for its answer."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(command) + "\n")
+        self._process.stdin.flush()
+        return self._read()
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise WorkerError(f"{self.label}: the worker ended with status {self._process.wait()}")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            self.close()
+            raise WorkerError(f"{self.label}: {answer['error']}")
+        return answer
+
+    def close(self) -> None:
+        """End the process."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+        self._process.wait()
+
+
+class WorkerError(RuntimeError):
+    """A contender that could not start or that failed; its message says why."""
+
+
+def thread_environment(threads: int) -> dict[str, str]:
+    """Variables that give every runtime the same number of threads."""
+    names = ("SOMA_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
+    paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    return {**dict.fromkeys(names, str(threads)), "PYTHONPATH": paths}
+
+
+def isa_environment(isa: str | None) -> dict[str, str]:
+    """Variables that hold us, and PyTorch where it can be held, to one instruction set."""
+    if isa is None:
+        return {}
+    held = {"SOMA_ISA": isa}
+    if isa == "avx2":
+        held |= {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
+    return held
+
+
+def alternate(workers: Sequence[Worker], rounds: int, commands: dict[str, dict[str, Any]]) -> dict[str, list[Any]]:
+    """Each worker's answers, one a round; the order turns from round to round so that nobody is always first."""
+    answers: dict[str, list[Any]] = {worker.label: [] for worker in workers}
+    for turn in range(rounds):
+        shift = turn % len(workers)
+        for worker in [*workers[shift:], *workers[:shift]]:
+            answers[worker.label].append(worker.call(**commands[worker.label]))
+    return answers
+
+
+def pairwise(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
+    """Ratios of figures taken in the same round: how many times as fast we are."""
+    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+    return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios), "rounds": ratios}
+
+
+# record ---------------------------------------------------------------------------------------------------------
+
+
+def machine_record(threads: int, isa: str | None) -> dict[str, Any]:
+    """Where and with what the figures were taken."""
+    import soma_native
+
+    return {
+        "cpu": cpu_model(),
+        "cpu_flags": cpu_flags(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": threads,
+        "isa": isa or soma_native.active_isa(),
+        "isas": list(soma_native.available_isas()),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "commit": commit(),
+        "versions": versions("soma-native", "numpy", "torch", "tokenizers", "llama-cpp-python"),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def cpu_model() -> str:
+    """The processor's name for itself, else the architecture's."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def cpu_flags() -> list[str]:
+    """Those of the CPU's features that decide how fast a matrix product can be."""
+    wanted = ("avx2", "fma", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8")
+    try:
+        present = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return []
+    return [flag for flag in wanted if flag in present]
+
+
+def commit() -> str:
+    """The commit the benchmarks stand at, marked where the tree was changed; 'unknown' outside a repository."""
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() if done.returncode == 0 else "unknown"
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Package -> version, of those that are installed."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def write_record(path: str | None, benchmark: str, machine: dict[str, Any], results: Iterable[dict[str, Any]]) -> None:
+    """Write the record as JSON where a path was given."""
+    if path is None:
+        return
+    record = {"benchmark": benchmark, "machine": machine, "results": list(results)}
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(record, indent=1) + "\n")
+    print(f"\nrecord written to {target}")
+
+
+def print_machine(machine: dict[str, Any]) -> None:
+    """One paragraph above every table."""
+    parts = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    print(f"{machine['cpu']}, {machine['threads']} threads, isa {machine['isa']}, commit {machine['commit']}")
+    print(parts + "\n", flush=True)
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A plain table: first column left, the others right."""
+    text = [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(header[i]), *(len(row[i]) for row in text)) for i in range(len(header))]
+    for row in [list(header), *text]:
+        cells = [
+            cell.ljust(n) if i == 0 else cell.rjust(n) for i, (cell, n) in enumerate(zip(row, widths, strict=True))
+        ]
+        print("  ".join(cells).rstrip(), flush=True)
+
+
+def describe(workload: Workload) -> dict[str, Any]:
+    """The workload for the record, with what it counts."""
+    parameters = sum(int(np.prod(shape)) for shape in parameter_shapes(workload).values())
+    return {**asdict(workload), "parameters": parameters, "flops_per_token": workload.flops_per_token}

@@ -1,0 +1,99 @@
+"""soma_native as a contender: a training step, and decoding token by token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from common import Workload, initial_parameters
+
+import soma_native as soma
+from soma_native import _core
+
+
+def build(w: Workload, precision: str, params: dict[str, Any]) -> soma.Model:
+    """Our model of a workload, holding the given weights."""
+    config = soma.ModelConfig(
+        vocab_size=w.vocab_size,
+        d_model=w.d_model,
+        n_layers=w.n_layers,
+        n_heads=w.n_heads,
+        d_ff=w.d_ff,
+        max_seq_len=w.max_seq_len,
+        block=w.block,
+        tied_head=w.tied_head,
+    )
+    model = soma.Model(config, precision=precision)
+    views = model.parameters()
+    assert views.keys() == params.keys(), sorted(views.keys() ^ params.keys())
+    for name, view in views.items():
+        view[...] = params[name]
+    return model
+
+
+class NativeTrainer:
+    """Our training step, through the public Python interface."""
+
+    def __init__(self, w: Workload, precision: str, lr: float, params: dict[str, Any]) -> None:
+        self.model = build(w, precision, params)
+        self.optimizer = soma.AdamW(self.model, lr=lr, betas=(0.9, 0.95), weight_decay=0.1, max_grad_norm=1.0)
+        self.parameters = self.model.num_parameters
+        self.isa = soma.active_isa()
+
+    def batch(self, ids: Any, targets: Any) -> tuple[Any, Any]:
+        """Ours takes the arrays as they are."""
+        return ids, targets
+
+    def step(self, batch: tuple[Any, Any]) -> float:
+        """Forward, backward, clip, AdamW; the loss before the update."""
+        loss = self.model.loss_and_grad(*batch)
+        self.optimizer.step()
+        return loss
+
+
+class NativeDecoder:
+    """Our cached decoding of one sequence, driven from Python as soma_native.Generator drives it."""
+
+    def __init__(self, w: Workload, precision: str) -> None:
+        self.model = build(w, precision, initial_parameters(w))
+        self.parameters = self.model.num_parameters
+        self.decoder = _core.Decoder(self.model._core, 1)
+        self.row = np.zeros(1, np.int32)
+        self.vocab_size = w.vocab_size
+
+    def prefill(self, ids: list[int]) -> None:
+        """Read a prompt into an empty cache; logits after its last token."""
+        self.decoder.prefill(0, np.array(ids, np.int32))
+
+    def decode(self, ids: list[int]) -> None:
+        """Feed given tokens one at a time, logits after each: what llama-bench calls tg."""
+        tokens = np.array(ids, np.int32)
+        self.decoder.prefill(0, tokens[:1])
+        for i in range(1, len(tokens)):
+            self.decoder.step(self.row, tokens[i : i + 1])
+
+    def sample(self, ids: list[int]) -> None:
+        """Choose each next token from the logits with top-k, top-p and repetition penalty, as generate() does."""
+        sampler = _core.Sampler(
+            vocab_size=self.vocab_size,
+            temperature=0.7,
+            top_k=50,
+            top_p=0.95,
+            repetition_penalty=1.15,
+            seed=0,
+            banned_ids=np.zeros(0, np.int32),
+        )
+        self.decoder.prefill(0, np.array(ids[:1], np.int32))
+        token = np.zeros(1, np.int32)
+        for _ in range(1, len(ids)):
+            token[0] = sampler.sample(self.decoder.logits()[0])
+            self.decoder.step(self.row, token)
+
+    def logits(self, ids: list[int]) -> list[float]:
+        """After the last of ids, half of them prefilled and half decoded."""
+        half = max(1, len(ids) // 2)
+        tokens = np.array(ids, np.int32)
+        self.decoder.prefill(0, tokens[:half])
+        for i in range(half, len(tokens)):
+            self.decoder.step(self.row, tokens[i : i + 1])
+        return [float(x) for x in self.decoder.logits()[0]]
