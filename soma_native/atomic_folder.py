@@ -21,7 +21,7 @@ from pathlib import Path
 from .errors import CheckpointError
 from .safetensors_io import open_regular, parse_json
 
-__all__ = ["FolderView", "Staging", "replace_files"]
+__all__ = ["FolderView", "Staging", "plain_name", "replace_files"]
 
 _log = logging.getLogger("soma_native")
 
@@ -40,7 +40,7 @@ class Staging:
 
     def remove(self, name: str) -> None:
         """Let the change also delete `name`, unless a new file of that name was written."""
-        self.removed.add(_plain(name))
+        self.removed.add(plain_name(name))
 
 
 class FolderView:
@@ -201,14 +201,14 @@ def _read_manifest(folder: Path) -> tuple[frozenset[str], frozenset[str]] | None
     if not lists or not all(isinstance(names, list) and all(isinstance(n, str) for n in names) for names in lists):
         raise CheckpointError("does not list the files of the save it belongs to", path=path)
     try:
-        staged, removed = (frozenset(_plain(name) for name in names) for names in lists)
+        staged, removed = (frozenset(plain_name(name) for name in names) for names in lists)
     except ValueError as error:
         raise CheckpointError(str(error), path=path) from None
     return staged, removed
 
 
-def _plain(name: str) -> str:
-    """`name` if it is a plain file name, so that nothing outside the folder can be meant."""
+def plain_name(name: str) -> str:
+    """`name` if it is a plain file name, so that nothing outside the folder can be meant; else a ValueError."""
     if not name or name in {".", "..", MANIFEST} or "\0" in name or name != os.path.basename(name) or "\\" in name:
         raise ValueError(f"{name!r} is not a plain file name")
     return name

@@ -1,0 +1,164 @@
+"""GPT-2 folders and Hugging Face transformers: what either saves, the other loads, with the same logits."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import transformers
+
+import soma_native
+from soma_native.checkpoint import load_model
+from soma_native.errors import CheckpointError
+
+TOLERANCE = 1e-4  # the promise; logits here are of size 1 to 10
+SHAPE = {"vocab_size": 61, "d_model": 24, "n_layers": 3, "n_heads": 4, "d_ff": 56, "max_seq_len": 17}
+IDS = np.array([[5, 0, 60, 7, 7, 7, 31, 2, 9, 1, 58, 33, 12, 4, 4, 19, 21], list(range(17))])
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Any:
+    transformers.logging.disable_progress_bar()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def ours(tied: bool) -> soma_native.Model:
+    config = soma_native.ModelConfig(**SHAPE, block="gpt2", tied_head=tied)
+    model = soma_native.Model(config, seed=0)
+    rng = np.random.default_rng(2)
+    for array in model.parameters().values():
+        array[...] += rng.normal(0, 0.2, array.shape).astype(np.float32)
+    return model
+
+
+def theirs(**changes: Any) -> transformers.GPT2LMHeadModel:
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=61, n_embd=24, n_layer=3, n_head=4, n_positions=17, bos_token_id=0, eos_token_id=0,
+        initializer_range=0.2, **changes,
+    )  # fmt: skip
+    return transformers.GPT2LMHeadModel(config).eval()
+
+
+def their_logits(model: Any) -> np.ndarray:
+    with torch.no_grad():
+        return np.asarray(model(torch.from_numpy(IDS)).logits.float().numpy())
+
+
+def same(got: np.ndarray, want: np.ndarray) -> None:
+    assert np.abs(want).max() > 0.1
+    np.testing.assert_allclose(got, want, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_transformers_loads_what_we_save(tmp_path: Path, tied: bool) -> None:
+    model = ours(tied)
+    tok = soma_native.Tokenizer.train(["some words of a text"], kind="word")
+    soma_native.save(tmp_path, model, tok)
+    loaded, report = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
+    assert isinstance(loaded, transformers.GPT2LMHeadModel)
+    assert loaded.dtype == torch.float32
+    assert loaded.config.tie_word_embeddings == tied
+    assert sum(p.numel() for p in loaded.parameters()) == model.num_parameters
+    assert loaded.generation_config.max_new_tokens == 100
+    same(model.forward(IDS), their_logits(loaded.eval()))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_we_load_what_transformers_saves(tmp_path: Path, tied: bool) -> None:
+    model = theirs(tie_word_embeddings=tied)
+    model.save_pretrained(tmp_path)
+    loaded = load_model(tmp_path)
+    assert loaded.config == soma_native.ModelConfig(**{**SHAPE, "d_ff": 96}, block="gpt2", tied_head=tied)
+    same(loaded.forward(IDS), their_logits(model))
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json: is missing; .*load_model"):
+        soma_native.load(tmp_path)
+
+
+def test_there_and_back_again(tmp_path: Path) -> None:
+    model = ours(True)
+    soma_native.save(tmp_path / "a", model, None)
+    transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "a").save_pretrained(tmp_path / "b")
+    back = load_model(tmp_path / "b")
+    assert back.config == model.config
+    for name, array in model.parameters().items():
+        assert np.array_equal(back.parameters()[name], array), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(tmp_path: Path, dtype: torch.dtype) -> None:
+    model = theirs().to(dtype)
+    model.save_pretrained(tmp_path)
+    loaded = load_model(tmp_path)
+    assert all(array.dtype == np.float32 for array in loaded.parameters().values())
+    same(loaded.forward(IDS), their_logits(model.float()))
+
+
+def test_shards(tmp_path: Path) -> None:
+    model = theirs()
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert (tmp_path / "model.safetensors.index.json").exists()
+    same(load_model(tmp_path).forward(IDS), their_logits(model))
+
+
+def test_files_of_the_original_gpt2(tmp_path: Path) -> None:
+    """They lack the prefix and carry the causal mask as buffers; some also repeat the tied head."""
+    model = theirs()
+    model.save_pretrained(tmp_path)
+    tensors = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    old = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+    for layer in range(3):
+        old[f"h.{layer}.attn.bias"] = torch.ones(1, 1, 17, 17, dtype=torch.bool)
+        old[f"h.{layer}.attn.masked_bias"] = torch.tensor(-1e4)
+    old["lm_head.weight"] = old["wte.weight"].clone()
+    safetensors.torch.save_file(old, tmp_path / "model.safetensors")
+    same(load_model(tmp_path).forward(IDS), their_logits(model))
+    old["lm_head.weight"] += 1
+    safetensors.torch.save_file(old, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"tensor 'lm_head.weight' differs from the embedding"):
+        load_model(tmp_path)
+    old["lm_head.weight"] -= 1
+    old["transformer.wte.weight"] = old["wte.weight"].clone()
+    safetensors.torch.save_file(old, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"which is there already"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"activation_function": "relu"}, "activation_function is 'relu'; our gpt2 block computes 'gelu_new'"),
+        ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon is 1e-06"),
+        ({"scale_attn_weights": False}, "scale_attn_weights is False"),
+        ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True"),
+        ({"add_cross_attention": True}, "add_cross_attention is True"),
+    ],
+)
+def test_models_that_compute_something_else_are_refused(tmp_path: Path, changes: dict[str, Any], problem: str) -> None:
+    theirs().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, **changes}))
+    with pytest.raises(CheckpointError, match=problem):
+        load_model(tmp_path)
+
+
+def test_their_byte_level_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
+    """Until byte-level BPE lands."""
+    import tokenizers
+
+    theirs().save_pretrained(tmp_path)
+    bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
+    bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel()
+    bpe.train_from_iterator(["some text"], tokenizers.trainers.BpeTrainer(vocab_size=60, show_progress=False))
+    bpe.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json.*BPE"):
+        soma_native.load(tmp_path)
