@@ -192,8 +192,8 @@ def _merge_heads(x: Array) -> Array:
 
 def _attention_probabilities(q: Array, k: Array) -> Array:
     length = q.shape[-2]
-    scores = q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1])
-    return softmax(np.where(np.tril(np.ones((length, length), dtype=bool)), scores, -1e300))
+    scores = q @ k.swapaxes(-1, -2) / q.shape[-1] ** 0.5
+    return softmax(np.where(np.tril(np.ones((length, length), dtype=bool)), scores, -1e30))
 
 
 def attention(qkv: Array, n_heads: int) -> Array:
@@ -209,7 +209,7 @@ def attention_backward(dy: Array, qkv: Array, n_heads: int) -> Array:
     batch, length, width = dy.shape
     do = dy.reshape(batch, length, n_heads, width // n_heads).transpose(0, 2, 1, 3)
     dp = do @ v.swapaxes(-1, -2)
-    ds = p * (dp - (dp * p).sum(axis=-1, keepdims=True)) / np.sqrt(q.shape[-1])
+    ds = p * (dp - (dp * p).sum(axis=-1, keepdims=True)) / q.shape[-1] ** 0.5
     parts = (ds @ k, ds.swapaxes(-1, -2) @ q, p.swapaxes(-1, -2) @ do)
     return np.concatenate([_merge_heads(part) for part in parts], axis=-1)
 

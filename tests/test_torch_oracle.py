@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,15 @@ MODELS = [
     ref.Config(301, 72, 2, 3, 37, 130, "soma", False),
 ]
 NAMES = [f"{c.block}-{'tied' if c.tied_head else 'untied'}-V{c.vocab_size}" for c in MODELS]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_torch_thread() -> Iterator[None]:
+    """Tiny tensors on two runtimes' threads would mostly wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def torch_logits(params: dict[str, Any], config: ref.Config, ids: Any) -> Any:
