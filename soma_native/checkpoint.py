@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from .atomic_folder import FolderView, replace_files
+from .atomic_folder import FolderView, plain_name, replace_files
 from .checkpoint_config import config_to_json, generation_config, json_to_config
 from .checkpoint_weights import CHECKSUMS, WEIGHTS, WEIGHTS_INDEX, read_model, saved_checksums
 from .config import ModelConfig
@@ -76,12 +76,8 @@ def save(
         )
     extra_files = dict(extra_files or {})
     for name in extra_files:
-        if (
-            name in {CONFIG, WEIGHTS, WEIGHTS_INDEX, TOKENIZER, GENERATION}
-            or name != os.path.basename(name)
-            or not name
-        ):
-            raise ValueError(f"extra_files: {name!r} must be a plain file name other than those of the model itself")
+        if plain_name(name) in {CONFIG, WEIGHTS, WEIGHTS_INDEX, TOKENIZER, GENERATION}:
+            raise ValueError(f"extra_files: {name!r} is one of the model's own files")
 
     with replace_files(folder) as staging:
         for old in _files_of_last_save(folder):

@@ -138,7 +138,7 @@ def test_extra_files_belong_to_their_save(tmp_path: Path, tok: soma_native.Token
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "a/b", "../b", "", ".", ".."])
 def test_names_extra_files_cannot_have(tmp_path: Path, tok: soma_native.Tokenizer, name: str) -> None:
-    with pytest.raises(ValueError, match="extra_files"):
+    with pytest.raises(ValueError, match="own files|not a plain file name"):
         soma_native.save(tmp_path, make_model(tok), tok, extra_files={name: lambda path: None})
     assert os.listdir(tmp_path) == []
 
@@ -193,7 +193,7 @@ def test_tensor_files_and_the_safetensors_package(tmp_path: Path) -> None:
         "i64": rng.integers(-9, 9, (4,)),
         "u8": np.arange(7, dtype=np.uint8),
         "flags": np.array([True, False]),
-        "scalar": np.float32(2.5).reshape(()),
+        "scalar": np.array(2.5, np.float32),
         "empty": np.zeros((0, 4), np.float32),
         "näme": np.arange(3, dtype=np.int32),
     }
