@@ -133,7 +133,6 @@ class Worker:
             stdout=subprocess.PIPE,
             text=True,
             env=environment,
-            cwd=ROOT,
         )
         self.info = self._read()
 
@@ -170,8 +169,7 @@ class WorkerError(RuntimeError):
 def thread_environment(threads: int) -> dict[str, str]:
     """Variables that give every runtime the same number of threads."""
     names = ("SOMA_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
-    paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    return {**dict.fromkeys(names, str(threads)), "PYTHONPATH": paths}
+    return dict.fromkeys(names, str(threads))
 
 
 def isa_environment(isa: str | None) -> dict[str, str]:
