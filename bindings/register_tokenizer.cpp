@@ -1,0 +1,239 @@
+// Python's view of the tokenizer: strings and arrays in, lists and arrays out. soma_native/tokenizer.py is the public
+// face; here only types are turned.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <pybind11/typing.h>
+
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/check.h"
+#include "registers.h"
+#include "tokenizer/byte_alphabet.h"
+#include "tokenizer/token_counter.h"
+#include "tokenizer/tokenizer.h"
+#include "tokenizer/unicode.h"
+
+namespace py = pybind11;
+
+namespace {
+
+using soma::TokenId;
+using IdList = py::typing::List<py::int_>;
+using Offsets = py::typing::List<py::typing::Tuple<py::int_, py::int_>>;
+using Texts = py::typing::List<py::str>;
+using TextsOrBytes = py::typing::List<py::typing::Union<py::str, py::bytes>>;
+
+// The UTF-8 of a Python str, which keeps it; `name` is what an error calls the text.
+std::string_view utf8_of(py::handle text, const std::string& name) {
+  if (!PyUnicode_Check(text.ptr())) {
+    throw py::type_error(name + " must be a str, got " + Py_TYPE(text.ptr())->tp_name);
+  }
+  Py_ssize_t size = 0;
+  if (const char* bytes = PyUnicode_AsUTF8AndSize(text.ptr(), &size)) return {bytes, static_cast<size_t>(size)};
+  if (!PyErr_ExceptionMatches(PyExc_UnicodeEncodeError)) throw py::error_already_set();
+  PyErr_Clear();
+  const Py_ssize_t length = PyUnicode_GetLength(text.ptr());
+  Py_ssize_t at = 0;
+  const auto is_surrogate = [&](Py_ssize_t i) { return (PyUnicode_ReadChar(text.ptr(), i) & 0xFFFFF800u) == 0xD800u; };
+  while (at + 1 < length && !is_surrogate(at)) ++at;
+  char code_point[16];
+  std::snprintf(code_point, sizeof(code_point), "U+%04X", static_cast<unsigned>(PyUnicode_ReadChar(text.ptr(), at)));
+  throw py::value_error(name + " has the lone surrogate " + code_point + " at character " + std::to_string(at) +
+                        ", which no valid text holds; replace it, for example with "
+                        "text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')");
+}
+
+std::vector<std::string_view> utf8_of_list(const Texts& texts) {
+  std::vector<std::string_view> views;
+  views.reserve(texts.size());
+  for (size_t i = 0; i < texts.size(); ++i) views.push_back(utf8_of(texts[i], "texts[" + std::to_string(i) + "]"));
+  return views;
+}
+
+py::str to_str(std::string_view text) { return py::str(text.data(), text.size()); }
+
+IdList to_list(const std::vector<TokenId>& ids) {
+  IdList list(ids.size());
+  for (size_t i = 0; i < ids.size(); ++i) {
+    PyObject* number = PyLong_FromUnsignedLong(ids[i]);
+    if (number == nullptr) throw py::error_already_set();
+    PyList_SET_ITEM(list.ptr(), static_cast<Py_ssize_t>(i), number);
+  }
+  return list;
+}
+
+using Allowed = std::vector<TokenId>;
+
+soma::Encoding encode(const soma::Tokenizer& tokenizer, std::string_view text, const Allowed& allowed,
+                      bool with_spans) {
+  py::gil_scoped_release release;
+  return tokenizer.encode(text, allowed, with_spans, /*interruptible=*/true);
+}
+
+py::array_t<uint32_t> encode_array(const soma::Tokenizer& tokenizer, const py::object& text, const Allowed& allowed) {
+  using Ids = std::vector<TokenId>;
+  auto ids = std::make_unique<Ids>(encode(tokenizer, utf8_of(text, "text"), allowed, false).ids);
+  const TokenId* const data = ids->data();
+  const auto size = static_cast<py::ssize_t>(ids->size());
+  const py::capsule owner(ids.get(), [](void* owned) { delete static_cast<Ids*>(owned); });
+  ids.release();
+  return py::array_t<uint32_t>(size, data, owner);
+}
+
+py::typing::Tuple<IdList, Offsets> encode_with_offsets(const soma::Tokenizer& tokenizer, const py::object& text,
+                                                       const Allowed& allowed) {
+  const std::string_view view = utf8_of(text, "text");
+  soma::Encoding encoding = encode(tokenizer, view, allowed, true);
+  soma::bytes_to_characters(view, encoding.spans);
+  Offsets offsets(encoding.spans.size());
+  for (size_t i = 0; i < encoding.spans.size(); ++i) {
+    offsets[i] = py::make_tuple(encoding.spans[i].begin, encoding.spans[i].end);
+  }
+  return py::make_tuple(to_list(encoding.ids), offsets);
+}
+
+py::typing::List<IdList> encode_batch(const soma::Tokenizer& tokenizer, const Texts& texts, const Allowed& allowed) {
+  const auto views = utf8_of_list(texts);
+  std::vector<std::vector<TokenId>> ids;
+  {
+    py::gil_scoped_release release;
+    ids = tokenizer.encode_batch(views, allowed);
+  }
+  py::typing::List<IdList> lists(ids.size());
+  for (size_t i = 0; i < ids.size(); ++i) lists[i] = to_list(ids[i]);
+  return lists;
+}
+
+using IdArray = py::array_t<int64_t, py::array::c_style>;
+
+py::bytes decode_bytes(const soma::Tokenizer& tokenizer, const IdArray& array) {
+  std::string bytes;
+  {
+    const int64_t* const values = array.data();
+    const auto count = static_cast<size_t>(array.size());
+    py::gil_scoped_release release;
+    std::vector<TokenId> ids(count);
+    for (size_t i = 0; i < count; ++i) {
+      soma::check(values[i] >= 0 && values[i] < static_cast<int64_t>(tokenizer.vocab_size()), "id ", values[i],
+                  " at position ", i, " is not in the vocabulary: ids are 0 to ", tokenizer.vocab_size() - 1);
+      ids[i] = static_cast<TokenId>(values[i]);
+    }
+    bytes = tokenizer.decode(ids);
+  }
+  return py::bytes(bytes);
+}
+
+std::unique_ptr<soma::Tokenizer> make(const std::string& kind, const Texts& tokens, const Allowed& special_ids) {
+  std::vector<std::string> texts;
+  texts.reserve(tokens.size());
+  for (size_t i = 0; i < tokens.size(); ++i) texts.emplace_back(utf8_of(tokens[i], "token " + std::to_string(i)));
+  return soma::make_tokenizer(soma::parse_tokenizer_kind(kind), texts, special_ids);
+}
+
+// Texts as str, files as bytes that were found to be valid UTF-8.
+void count(soma::TokenCounter& counter, const TextsOrBytes& texts, size_t first) {
+  std::vector<std::string_view> views;
+  views.reserve(texts.size());
+  for (size_t i = 0; i < texts.size(); ++i) {
+    const py::object text = texts[i];
+    if (PyBytes_Check(text.ptr())) {
+      views.emplace_back(PyBytes_AS_STRING(text.ptr()), static_cast<size_t>(PyBytes_GET_SIZE(text.ptr())));
+    } else {
+      views.push_back(utf8_of(text, "texts[" + std::to_string(first + i) + "]"));
+    }
+  }
+  py::gil_scoped_release release;
+  counter.add(views);
+}
+
+// The `limit` first of the ranked tokens, and how many there are.
+py::typing::Tuple<Texts, py::int_> ranked(const soma::TokenCounter& counter, size_t limit) {
+  std::vector<soma::TokenCount> all;
+  {
+    py::gil_scoped_release release;
+    all = counter.ranked();
+  }
+  Texts tokens;
+  for (size_t i = 0; i < all.size() && i < limit; ++i) tokens.append(to_str(all[i].token));
+  return py::make_tuple(tokens, all.size());
+}
+
+}  // namespace
+
+void register_tokenizer(py::module_& m) {
+  py::class_<soma::Tokenizer>(m, "Tokenizer", "The core of soma_native.Tokenizer; see there.")
+      .def(py::init(&make), py::arg("kind"), py::arg("tokens"), py::arg("special_ids"))
+      .def(
+          "encode",
+          [](const soma::Tokenizer& self, const py::object& text, const Allowed& allowed) {
+            return to_list(encode(self, utf8_of(text, "text"), allowed, false).ids);
+          },
+          py::arg("text"), py::arg("allowed_special"), "list[int]")
+      .def("encode_array", &encode_array, py::arg("text"), py::arg("allowed_special"), "uint32 (n,)")
+      .def("encode_with_offsets", &encode_with_offsets, py::arg("text"), py::arg("allowed_special"),
+           "(list[int], list[tuple[int, int]]), in characters")
+      .def("encode_batch", &encode_batch, py::arg("texts"), py::arg("allowed_special"), "list[list[int]]")
+      .def("decode_bytes", &decode_bytes, py::arg("ids"), "The bytes of int64 ids (n,)")
+      .def_property_readonly("kind", [](const soma::Tokenizer& self) { return soma::tokenizer_kind_name(self.kind()); })
+      .def_property_readonly("vocab_size", &soma::Tokenizer::vocab_size)
+      .def_property_readonly("special_ids", &soma::Tokenizer::special_ids)
+      .def(
+          "find",
+          [](const soma::Tokenizer& self, const py::object& token) { return self.find(utf8_of(token, "token")); },
+          py::arg("token"), "The id of a token, or None")
+      .def(
+          "token",
+          [](const soma::Tokenizer& self, int64_t id) {
+            soma::check(id >= 0 && id < static_cast<int64_t>(self.vocab_size()), "id ", id,
+                        " is not in the vocabulary: ids are 0 to ", self.vocab_size() - 1);
+            return to_str(self.token(static_cast<TokenId>(id)));
+          },
+          py::arg("id"), "The text of a token");
+
+  py::class_<soma::TokenCounter>(m, "TokenCounter", "Counts the tokens of a corpus, in parallel.")
+      .def(py::init([](const std::string& kind) { return soma::TokenCounter(soma::parse_tokenizer_kind(kind)); }),
+           py::arg("kind"))
+      .def("add", &count, py::arg("texts"), py::arg("first"),
+           "Add texts (str, or bytes of valid UTF-8); an error calls them texts[first], texts[first + 1], ...")
+      .def("total", &soma::TokenCounter::total)
+      .def("ranked", &ranked, py::arg("limit"), "(the most frequent tokens, number of different tokens)");
+
+  m.def(
+      "find_invalid_utf8",
+      [](const py::bytes& data) {
+        const std::string_view view(PyBytes_AS_STRING(data.ptr()), static_cast<size_t>(PyBytes_GET_SIZE(data.ptr())));
+        size_t at;
+        {
+          py::gil_scoped_release release;
+          at = soma::find_invalid_utf8(view);
+        }
+        return at == std::string_view::npos ? int64_t{-1} : static_cast<int64_t>(at);
+      },
+      py::arg("data"), "Offset of the first byte that is not valid UTF-8, or -1");
+  m.def(
+      "byte_alphabet",
+      [] {
+        Texts alphabet;
+        for (const std::string& character : soma::byte_alphabet()) alphabet.append(to_str(character));
+        return alphabet;
+      },
+      "The characters that stand for the 256 bytes in a vocabulary");
+  m.def(
+      "unicode_classes",
+      [] {
+        py::array_t<uint8_t> classes(soma::kCodePoints);
+        uint8_t* const out = classes.mutable_data();
+        for (uint32_t c = 0; c < soma::kCodePoints; ++c) out[c] = static_cast<uint8_t>(soma::char_class(c));
+        return classes;
+      },
+      "The CharClass of every code point, as tokenizer/unicode.h numbers them: uint8 (0x110000,)");
+  m.def(
+      "unicode_versions",
+      [] { return std::pair<std::string, std::string>(soma::kUnicodeClassesVersion, soma::kUnicodeLowerVersion); },
+      "Unicode version of the classes, and of the lower case");
+}

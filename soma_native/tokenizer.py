@@ -1,0 +1,294 @@
+"""Text to ids and back: vocabularies of words, characters or bytes. C++ does the work; here are names and checks."""
+
+from __future__ import annotations
+
+import json
+import operator
+import os
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Any, SupportsIndex
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _core
+from .atomic_folder import FolderView, replace_files
+from .errors import CheckpointError
+from .tokenizer_json import FILE_NAME, read_tokenizer, tokenizer_document
+from .tokenizer_training import train_tokenizer
+
+__all__ = ["Tokenizer"]
+
+
+class Tokenizer:
+    r"""A vocabulary, and the way from text to its ids and back. Made by `train` or `load`; never changes.
+
+    Three kinds:
+
+    - ``word``: the text is lower-cased character by character (Unicode's mapping without context: "İ" becomes "i" and a
+      combining dot, "Σ" always "σ"), and its tokens are the runs of ``[\p{L}\p{N}_]``; what is between them is lost.
+    - ``char``: every character (code point) is a token.
+    - ``byte``: every byte of the text's UTF-8 is a token.
+
+    A special token is an id that no text encodes to, unless `encode` is told to look for it.
+
+    Methods may be called from several threads at once, and do not hold Python's global lock while they compute.
+
+    >>> tok = Tokenizer.train(["The cat sat.", "The dog sat."], kind="word")
+    >>> tok.encode("the CAT!")
+    [6, 8]
+    >>> tok.decode([6, 9, 7])
+    'the dog sat'
+    >>> tok
+    Tokenizer(kind='word', vocab_size=10)
+    """
+
+    __slots__ = ("_core", "_special")
+
+    def __init__(self, core: _core.Tokenizer) -> None:
+        if not isinstance(core, _core.Tokenizer):
+            raise TypeError("make a Tokenizer with Tokenizer.train(texts, kind=...) or Tokenizer.load(path)")
+        self._core = core
+        self._special = {core.token(i): i for i in core.special_ids}
+
+    @staticmethod
+    def train(
+        texts: Iterable[str | os.PathLike[str]] | str | os.PathLike[str],
+        kind: str = "word",
+        vocab_size: SupportsIndex | None = None,
+        special_tokens: Iterable[str] | None = None,
+    ) -> Tokenizer:
+        """Make a vocabulary from texts.
+
+        The result depends on the texts and their order alone, not on the number of threads.
+
+        Args:
+            texts: an iterable of texts, which may be a generator, and of `pathlib.Path` (any `os.PathLike`), which are
+                UTF-8 files whose whole content is one text; or one such path, as `os.PathLike` or `str`. A `str` inside
+                of an iterable is always a text, never the name of a file.
+            kind: "word" (the most frequent words, among equally frequent ones the earlier seen), "char" (all
+                characters, in order of code point) or "byte" (the 256 bytes; nothing is learned, but the texts are
+                checked all the same).
+            vocab_size: the largest number of ids, special tokens included. Default: 3000 for "word"; for "char" as many
+                as there are, and with a smaller `vocab_size` only the most frequent characters get an id.
+            special_tokens: their texts, in the order of their ids, which are the first of the vocabulary ("byte": those
+                after the 256 bytes). Default: <PAD> <UNK> <START> <END> <BOS> <EOS> for "word", <UNK> for "char", none
+                for "byte". What is not in the vocabulary encodes as <UNK>; without <UNK>, `encode` raises.
+
+        Raises:
+            TypeError: `texts` is a `str` that names no file, or holds something that is neither text nor path.
+            ValueError: an unknown kind; a `vocab_size` that leaves no room beside the special tokens; special tokens
+                that are empty, repeated or could be mistaken for ordinary tokens; texts with fewer than two different
+                words or characters ("byte": with fewer than two bytes); a text with a lone surrogate; a file that is
+                not UTF-8.
+            OSError: a file cannot be read; `FileNotFoundError` where there is none.
+
+        >>> tok = Tokenizer.train(["hello world"], kind="char", special_tokens=())
+        >>> [tok.id_to_token(i) for i in range(tok.vocab_size)]
+        [' ', 'd', 'e', 'h', 'l', 'o', 'r', 'w']
+        """
+        return Tokenizer(train_tokenizer(texts, kind, vocab_size, special_tokens))
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Tokenizer:
+        """Load a `tokenizer.json` that `save` wrote, or that `tokenizers` wrote of the same making.
+
+        Special tokens are those that the file calls so.
+
+        Args:
+            path: the file, or the folder it is in.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            CheckpointError: the file is damaged, or asks for something that there is not here; which is said.
+        """
+        path = Path(path)
+        file = FolderView(path).path(FILE_NAME) if path.is_dir() else path
+        if not os.path.lexists(file):
+            raise FileNotFoundError(f"there is no tokenizer at {file}")
+        kind, tokens, special_ids = read_tokenizer(file)
+        try:
+            return Tokenizer(_core.Tokenizer(kind, tokens, special_ids))
+        except ValueError as error:
+            raise CheckpointError(str(error), path=file) from None
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write a `tokenizer.json` that `load` and Hugging Face `tokenizers.Tokenizer.from_file` read.
+
+        `tokenizers` encodes every text to the same ids. Its `decode` differs where there are special tokens: it writes
+        them out for "word" and "char", where ours leaves them out.
+
+        Args:
+            path: a name that ends in ".json" is the file; anything else is a folder, made where there is none, that
+                `tokenizer.json` goes into. A file there is replaced at once or not at all.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
+        path = Path(path)
+        file = path if path.suffix == ".json" and not path.is_dir() else path / FILE_NAME
+        tokens = [self._core.token(i) for i in range(self.vocab_size)]
+        document = tokenizer_document(self.kind, tokens, self._core.special_ids)
+        with replace_files(file.parent) as staging:
+            text = json.dumps(document, ensure_ascii=False, indent=1)
+            (staging.path / file.name).write_text(text, encoding="utf-8", newline="\n")
+        return file
+
+    def encode(self, text: str, allowed_special: Collection[str] = ()) -> list[int]:
+        """The ids of a text. Special tokens are never added.
+
+        Args:
+            text: any text; the empty one has no ids.
+            allowed_special: the special tokens whose text, where it stands in `text`, encodes as their id: a collection
+                of them, or "all". The text of every other special token is plain text. Where two of them start at the
+                same place, the longer counts.
+
+        Raises:
+            ValueError: a lone surrogate in the text; something not in the vocabulary where there is no <UNK>; something
+                in `allowed_special` that is no special token.
+
+        >>> tok = Tokenizer.train(["one two"], kind="byte", special_tokens=["<eos>"])
+        >>> tok.encode("é")
+        [195, 169]
+        >>> tok.encode("a<eos>", allowed_special={"<eos>"})
+        [97, 256]
+        """
+        return self._core.encode(text, self._allowed(allowed_special))
+
+    def encode_with_offsets(
+        self, text: str, allowed_special: Collection[str] = ()
+    ) -> tuple[list[int], list[tuple[int, int]]]:
+        """The ids of a text as `encode` gives them, and for each where it stands in the text.
+
+        Returns:
+            ids, and as many pairs (begin, end) of positions in `text`: the token stands for ``text[begin:end]``. Each
+            of the bytes of one character has the position of that character.
+
+        >>> tok = Tokenizer.train(["one two"], kind="word", special_tokens=())
+        >>> tok.encode_with_offsets(" One, TWO")
+        ([0, 1], [(1, 4), (6, 9)])
+        """
+        ids, offsets = self._core.encode_with_offsets(text, self._allowed(allowed_special))
+        return ids, offsets
+
+    def encode_array(self, text: str, allowed_special: Collection[str] = ()) -> NDArray[np.uint32]:
+        """The ids of a text as `encode` gives them, as an array: uint32, shape (n,). Never a Python list in between.
+
+        >>> Tokenizer.train(["ab"], kind="byte").encode_array("ab")
+        array([97, 98], dtype=uint32)
+        """
+        return self._core.encode_array(text, self._allowed(allowed_special))
+
+    def encode_batch(self, texts: Iterable[str], allowed_special: Collection[str] = ()) -> list[list[int]]:
+        """The ids of each text as `encode` gives them; the texts are shared out to the threads.
+
+        Raises:
+            TypeError: `texts` is a `str`.
+            ValueError: as `encode` does, naming the first text that is at fault.
+
+        >>> Tokenizer.train(["ab"], kind="byte").encode_batch(["a", "", "ba"])
+        [[97], [], [98, 97]]
+        """
+        if isinstance(texts, (str, bytes)):
+            raise TypeError(f"texts must be a list of str, got a single {type(texts).__name__}: pass [text]")
+        return self._core.encode_batch(list(texts), self._allowed(allowed_special))
+
+    def decode(self, ids: Iterable[SupportsIndex] | NDArray[Any]) -> str:
+        """The text of ids.
+
+        "word": the words, joined by spaces; "char": the characters in a row; special tokens are left out of both.
+        "byte": the exact text, special tokens as theirs; bytes that are not UTF-8, such as part of a character, become
+        U+FFFD, the replacement character.
+
+        Args:
+            ids: a list, or an array (n,) of any integer type.
+
+        Raises:
+            TypeError: `ids` are not integers.
+            ValueError: an id is not in the vocabulary, or `ids` has more than one dimension.
+
+        >>> tok = Tokenizer.train(["ab"], kind="byte")
+        >>> tok.decode(tok.encode("né")), tok.decode(tok.encode("né")[:2])
+        ('né', 'n�')
+        """
+        return self.decode_bytes(ids).decode("utf-8", "replace")
+
+    def decode_bytes(self, ids: Iterable[SupportsIndex] | NDArray[Any]) -> bytes:
+        r"""The bytes of ids: for "byte" exact, otherwise the UTF-8 of what `decode` gives. Arguments as for `decode`.
+
+        >>> Tokenizer.train(["ab"], kind="byte").decode_bytes([195, 32])
+        b'\xc3 '
+        """
+        return self._core.decode_bytes(_id_array(ids))
+
+    def token_to_id(self, token: str) -> int | None:
+        """The id of the token with this text, special or not; None where there is none.
+
+        For "byte", a token's text is its character of the byte-level alphabet of GPT-2, as in the file.
+        """
+        return self._core.find(token)
+
+    def id_to_token(self, i: SupportsIndex) -> str:
+        """The text of a token, as `token_to_id` takes it.
+
+        Raises:
+            ValueError: there is no such id.
+
+        >>> tok = Tokenizer.train(["ab"], kind="byte")
+        >>> tok.id_to_token(97), tok.id_to_token(32)
+        ('a', 'Ġ')
+        """
+        i = operator.index(i)
+        if not 0 <= i < self.vocab_size:
+            raise ValueError(f"id {i} is not in the vocabulary: ids are 0 to {self.vocab_size - 1}")
+        return self._core.token(i)
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of ids, special tokens included."""
+        return self._core.vocab_size
+
+    @property
+    def kind(self) -> str:
+        """The kind that was trained: "word", "char" or "byte"."""
+        return self._core.kind
+
+    @property
+    def special_tokens(self) -> tuple[str, ...]:
+        """The texts of the special tokens, in the order of their ids."""
+        return tuple(self._special)
+
+    def __repr__(self) -> str:
+        return f"Tokenizer(kind={self.kind!r}, vocab_size={self.vocab_size})"
+
+    def _allowed(self, allowed_special: Collection[str]) -> list[int]:
+        if isinstance(allowed_special, str):
+            if allowed_special == "all":
+                return list(self._special.values())
+            raise ValueError(
+                f"allowed_special must be 'all' or a set of special tokens, got the single str {allowed_special!r}"
+            )
+        for token in allowed_special:
+            if token not in self._special:
+                known = ", ".join(self._special) or "none"
+                raise ValueError(f"allowed_special names {token!r}; the special tokens here are: {known}")
+        return [self._special[token] for token in allowed_special]
+
+
+def _id_array(ids: Iterable[SupportsIndex] | NDArray[Any]) -> NDArray[np.int64]:
+    if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
+        raise TypeError(f"ids must be a list or an array of integers, got {type(ids).__name__}")
+    array = ids if isinstance(ids, np.ndarray) else np.asarray(list(ids) or np.empty(0, np.int64))
+    if array.ndim != 1:
+        raise ValueError(f"ids must have one dimension, got an array of shape {array.shape}")
+    if array.dtype.kind not in "iu":
+        if array.dtype == object and all(isinstance(i, int) for i in array):
+            raise ValueError("ids are beyond 64 bits: not in the vocabulary")
+        raise TypeError(f"ids must be integers, got {array.dtype}")
+    if array.dtype == np.uint64:
+        array = np.minimum(array, np.uint64(2**63 - 1))
+    return np.ascontiguousarray(array, dtype=np.int64)

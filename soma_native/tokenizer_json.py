@@ -1,0 +1,256 @@
+"""`tokenizer.json`, the file of Hugging Face `tokenizers`, for the kinds of tokenizer there are here.
+
+What is written here, `tokenizers.Tokenizer.from_file` loads and encodes to the same ids, whatever the text. For that,
+special tokens are not listed under `added_tokens`: `tokenizers` would find them within a text, where ours are plain text
+unless allowed. They are in the vocabulary, and a post-processor that adds nothing names them.
+
+What is read is reproduced exactly or refused by name: never guessed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .errors import CheckpointError
+from .safetensors_io import open_regular, parse_json
+
+__all__ = ["FILE_NAME", "read_tokenizer", "tokenizer_document"]
+
+FILE_NAME = "tokenizer.json"
+UNKNOWN = "<UNK>"
+_MAX_BYTES = 128 << 20  # the largest vocabularies published so far are below 40 MiB
+
+_BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+_WORD_LEVEL = {"type": "WordLevel", "unk_token": UNKNOWN}
+# What a kind is made of, apart from its vocabulary. The regular expressions are those of Oniguruma.
+_SECTIONS: dict[str, dict[str, Any]] = {
+    "word": {
+        "normalizer": {"type": "Lowercase"},
+        "pre_tokenizer": {
+            "type": "Split",
+            "pattern": {"Regex": r"[\p{L}\p{N}_]+"},
+            "behavior": "Removed",
+            "invert": True,
+        },
+        "decoder": None,
+        "model": _WORD_LEVEL,
+    },
+    "char": {
+        "normalizer": None,
+        "pre_tokenizer": {
+            "type": "Split",
+            "pattern": {"Regex": r"[\s\S]"},
+            "behavior": "Isolated",
+            "invert": False,
+        },
+        "decoder": {"type": "Fuse"},
+        "model": _WORD_LEVEL,
+    },
+    "byte": {
+        "normalizer": None,
+        "pre_tokenizer": _BYTE_LEVEL,
+        "decoder": _BYTE_LEVEL,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "merges": [],
+        },
+    },
+}
+_KEYS = {
+    "version",
+    "truncation",
+    "padding",
+    "added_tokens",
+    "normalizer",
+    "pre_tokenizer",
+    "post_processor",
+    "decoder",
+    "model",
+}
+_SEQUENCE_A = {"Sequence": {"id": "A", "type_id": 0}}
+_SEQUENCE_B = {"Sequence": {"id": "B", "type_id": 1}}
+
+
+def tokenizer_document(kind: str, tokens: Sequence[str], special_ids: Sequence[int]) -> dict[str, Any]:
+    """The JSON document of a tokenizer.
+
+    Args:
+        kind: "word", "char" or "byte".
+        tokens: the texts of all tokens, by id.
+        special_ids: the ids of those that are special.
+    """
+    sections = _SECTIONS[kind]
+    post_processor = None
+    if special_ids:
+        post_processor = {
+            "type": "TemplateProcessing",
+            "single": [_SEQUENCE_A],
+            "pair": [_SEQUENCE_A, _SEQUENCE_B],
+            "special_tokens": {tokens[i]: {"id": tokens[i], "ids": [i], "tokens": [tokens[i]]} for i in special_ids},
+        }
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [],
+        "normalizer": sections["normalizer"],
+        "pre_tokenizer": sections["pre_tokenizer"],
+        "post_processor": post_processor,
+        "decoder": sections["decoder"],
+        "model": {**sections["model"], "vocab": {token: i for i, token in enumerate(tokens)}},
+    }
+
+
+def read_tokenizer(path: Path) -> tuple[str, list[str], list[int]]:
+    """Read a tokenizer file: its kind, the texts of its tokens by id, and the ids of the special ones.
+
+    Raises:
+        CheckpointError: naming the file and what is wrong with it, or what it asks for that there is not here.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > _MAX_BYTES:
+            raise CheckpointError(f"has {size} bytes, more than the {_MAX_BYTES} that are read", path=path)
+        document = parse_json(file.read(_MAX_BYTES), path)
+    try:
+        return _parse(document)
+    except _Problem as problem:
+        raise CheckpointError(str(problem), path=path) from None
+
+
+class _Problem(Exception):
+    """What is wrong, in words that read well after the file's name."""
+
+
+def _parse(document: object) -> tuple[str, list[str], list[int]]:
+    if not isinstance(document, dict):
+        raise _Problem("is not a tokenizer: a JSON object is expected")
+    if not isinstance(document.get("model"), dict):
+        raise _Problem("is not a tokenizer: it has no 'model'")
+    for key in sorted(set(document) - _KEYS):
+        raise _Problem(f"has {_short(key)}, which is unknown here")
+    if document.get("version", "1.0") != "1.0":
+        raise _Problem(f"is of version {_short(document['version'])}; only '1.0' can be read")
+    for key in ("truncation", "padding"):
+        if document.get(key) is not None:
+            raise _Problem(f"asks for {key}, which there is not here")
+    kind = _kind(document)
+    ids = _vocabulary(document["model"].get("vocab"))
+    special = _post_processor(document.get("post_processor"), ids) | _added_tokens(document.get("added_tokens"), ids)
+    if UNKNOWN in ids:
+        special.add(UNKNOWN)
+    tokens = [""] * len(ids)
+    taken = [False] * len(ids)
+    for token, i in ids.items():
+        if i >= len(ids):
+            raise _Problem(f"gives {_short(token)} the id {i}, but has {len(ids)} tokens: ids must be 0 to n - 1")
+        if taken[i]:
+            raise _Problem(f"gives the id {i} to both {_short(tokens[i])} and {_short(token)}")
+        tokens[i], taken[i] = token, True
+    return kind, tokens, sorted(ids[token] for token in special)
+
+
+def _kind(document: Mapping[str, Any]) -> str:
+    """The kind whose sections the document has."""
+    model = document["model"]
+    settings = {key: value for key, value in model.items() if key != "vocab"}
+    by_pattern = {"word": document.get("normalizer") is not None, "char": document.get("normalizer") is None}
+    if model.get("type") == "BPE":
+        if model.get("merges"):
+            raise _Problem("holds a byte-pair encoding with merges; the kinds that can be read are word, char and byte")
+        kind = "byte"
+    elif model.get("type") == "WordLevel":
+        kind = next(kind for kind, matches in by_pattern.items() if matches)
+    else:
+        raise _Problem(f"has a model of type {_short(model.get('type'))}; 'WordLevel' and 'BPE' can be read")
+    expected = _SECTIONS[kind]
+    for key in ("normalizer", "pre_tokenizer", "decoder"):
+        if _without_offsets(document.get(key)) != _without_offsets(expected[key]):
+            raise _Problem(
+                f"has the {key} {_short(document.get(key))}, which there is not here; a tokenizer of kind {kind!r} "
+                f"has {_short(expected[key])}"
+            )
+    for name in sorted(set(settings) | set(expected["model"])):
+        # Settings that older versions of `tokenizers` did not write are off.
+        found, wanted = settings.get(name), expected["model"].get(name)
+        if found != wanted and not (name not in settings and not wanted):
+            raise _Problem(f"has a model with {name} = {_short(found)}; only {_short(wanted)} can be read")
+    return kind
+
+
+def _without_offsets(section: object) -> object:
+    """The section without the setting that changes offsets only."""
+    if isinstance(section, dict) and section.get("type") == "ByteLevel":
+        return {key: value for key, value in section.items() if key != "trim_offsets"}
+    return section
+
+
+def _vocabulary(vocab: object) -> dict[str, int]:
+    if not isinstance(vocab, dict) or not vocab:
+        raise _Problem("has a model without a 'vocab' of tokens and their ids")
+    for token, i in vocab.items():
+        _check_id(token, i)
+    return dict(vocab)
+
+
+def _check_id(token: str, i: object) -> None:
+    if type(i) is not int or i < 0:
+        raise _Problem(f"gives {_short(token)} the id {_short(i)}, which is not a whole number from 0 up")
+    if not token or any("\ud800" <= c <= "\udfff" for c in token):
+        raise _Problem(f"has the token {_short(token)}, which is not a text")
+
+
+def _post_processor(section: object, ids: Mapping[str, int]) -> set[str]:
+    """The special tokens that a post-processor of ours names."""
+    if section is None:
+        return set()
+    if not isinstance(section, dict) or section.get("type") != "TemplateProcessing":
+        raise _Problem(f"has the post_processor {_short(section)}, which there is not here")
+    if section.get("single") != [_SEQUENCE_A] or section.get("pair") != [_SEQUENCE_A, _SEQUENCE_B]:
+        raise _Problem("has a post_processor that adds tokens to a text, which there is not here")
+    named = section.get("special_tokens")
+    if not isinstance(named, dict):
+        raise _Problem("has a post_processor without special_tokens")
+    for token, entry in named.items():
+        if token not in ids or entry != {"id": token, "ids": [ids[token]], "tokens": [token]}:
+            raise _Problem(f"has a post_processor that disagrees with the vocabulary about {_short(token)}")
+    return set(named)
+
+
+def _added_tokens(section: object, ids: dict[str, int]) -> set[str]:
+    """The special tokens of a file that `tokenizers` made; those that are not in `ids` are added to it."""
+    if section is None:
+        return set()
+    if not isinstance(section, list):
+        raise _Problem("has added_tokens that are not a list")
+    special = set()
+    for entry in section:
+        if not isinstance(entry, dict) or not isinstance(entry.get("content"), str):
+            raise _Problem(f"has the added token {_short(entry)}, which has no content")
+        token = entry["content"]
+        _check_id(token, entry.get("id"))
+        if entry.get("special") is not True:
+            raise _Problem(f"has the added token {_short(token)}, which is not special; there are only such here")
+        for flag in ("single_word", "lstrip", "rstrip", "normalized"):
+            if entry.get(flag, False) is not False:
+                raise _Problem(f"has the added token {_short(token)} with {flag}, which there is not here")
+        if ids.setdefault(token, entry["id"]) != entry["id"]:
+            raise _Problem(f"gives {_short(token)} the ids {ids[token]} and {entry['id']}")
+        special.add(token)
+    return special
+
+
+def _short(value: object) -> str:
+    """The value for a message: ASCII, so that it can be printed anywhere, and not long."""
+    text = ascii(value)
+    return text if len(text) <= 120 else text[:117] + "..."

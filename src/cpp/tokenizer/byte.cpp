@@ -1,0 +1,60 @@
+// kind "byte": the UTF-8 bytes themselves, and special tokens.
+#include <array>
+
+#include "base/check.h"
+#include "tokenizer/byte_alphabet.h"
+#include "tokenizer/tokenizer.h"
+
+namespace soma {
+namespace {
+
+class ByteTokenizer final : public Tokenizer {
+ public:
+  ByteTokenizer(const std::vector<std::string>& tokens, const std::vector<TokenId>& special_ids)
+      : Tokenizer(tokens, special_ids), byte_of_(vocab_size(), 0) {
+    const auto alphabet = byte_alphabet();
+    for (uint32_t byte = 0; byte < 256; ++byte) {
+      const auto id = find(alphabet[byte]);
+      check(id && !is_special(*id), "the vocabulary has no token '", alphabet[byte], "' for byte ", byte);
+      id_of_[byte] = *id;
+      byte_of_[*id] = static_cast<char>(byte);
+    }
+    check(vocab_size() == 256 + this->special_ids().size(),
+          "a byte vocabulary is the 256 bytes and special tokens, got ",
+          vocab_size() - 256 - this->special_ids().size(), " tokens more");
+  }
+
+  TokenizerKind kind() const override { return TokenizerKind::kByte; }
+
+ protected:
+  void encode_ordinary(std::string_view text, Span span, bool with_spans, Encoding& out) const override {
+    const size_t before = out.ids.size();
+    if (before == 0) out.ids.reserve(text.size());
+    out.ids.resize(before + (span.end - span.begin));
+    TokenId* id = out.ids.data() + before;
+    for (size_t i = span.begin; i < span.end; ++i) *id++ = id_of_[static_cast<unsigned char>(text[i])];
+    if (!with_spans) return;
+    for (size_t i = span.begin; i < span.end; ++i) out.spans.push_back({i, i + 1});
+  }
+
+  void append_decoded(TokenId id, std::string& out) const override {
+    if (is_special(id)) {
+      out += token(id);
+    } else {
+      out.push_back(byte_of_[id]);
+    }
+  }
+
+ private:
+  std::array<TokenId, 256> id_of_;
+  std::vector<char> byte_of_;  // by id
+};
+
+}  // namespace
+
+std::unique_ptr<Tokenizer> make_byte_tokenizer(const std::vector<std::string>& tokens,
+                                               const std::vector<TokenId>& special_ids) {
+  return std::make_unique<ByteTokenizer>(tokens, special_ids);
+}
+
+}  // namespace soma

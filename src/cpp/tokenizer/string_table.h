@@ -1,0 +1,44 @@
+// A set of byte strings numbered 0, 1, 2, ... as they come: the vocabulary's way from token to id, and the counter's
+// from word to count. Open addressing over one arena of bytes.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+namespace soma {
+
+class StringTable {
+ public:
+  static constexpr uint32_t kAbsent = 0xFFFFFFFFu;
+
+  StringTable();
+
+  // The number of `key`, or kAbsent.
+  uint32_t find(std::string_view key) const;
+
+  // The number of `key`, which is added where it is absent. Throws std::length_error when there are 2^32 - 1 keys.
+  uint32_t insert(std::string_view key);
+
+  // Valid until the next insert.
+  std::string_view key(uint32_t number) const {
+    return {arena_.data() + starts_[number], static_cast<size_t>(starts_[number + 1] - starts_[number])};
+  }
+
+  uint32_t size() const { return static_cast<uint32_t>(starts_.size() - 1); }
+
+ private:
+  struct Slot {
+    uint32_t tag = 0;  // upper half of the hash
+    uint32_t number = kAbsent;
+  };
+
+  const Slot* find_slot(std::string_view key, uint64_t hash) const;
+  void grow();
+
+  std::vector<Slot> slots_;  // a power of two, at most half full
+  std::vector<char> arena_;
+  std::vector<uint64_t> starts_;
+};
+
+}  // namespace soma

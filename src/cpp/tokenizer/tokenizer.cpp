@@ -1,0 +1,201 @@
+// What every kind shares: the vocabulary, special tokens inside text, batches, and spans in characters.
+#include "tokenizer/tokenizer.h"
+
+#include <algorithm>
+#include <exception>
+#include <string>
+
+#include "base/check.h"
+#include "base/interrupt.h"
+#include "base/parallel.h"
+#include "tokenizer/split.h"
+#include "tokenizer/unicode.h"
+
+namespace soma {
+namespace {
+
+constexpr size_t kSliceBytes = size_t{1} << 22;  // of one text between two chances to interrupt
+constexpr size_t kBatchTaskBytes = size_t{1} << 14;
+
+struct SpecialMatch {
+  size_t at;
+  size_t size;
+  TokenId id;
+};
+
+// The first place in text[from, ...) where an allowed special token stands, the longest one there.
+std::optional<SpecialMatch> find_special(const Tokenizer& tokenizer, const std::vector<TokenId>& allowed,
+                                         std::string_view text, size_t from) {
+  if (allowed.empty()) return std::nullopt;
+  bool starts[256] = {};
+  for (const TokenId id : allowed) starts[static_cast<unsigned char>(tokenizer.token(id)[0])] = true;
+  for (size_t at = from; at < text.size(); ++at) {
+    if (!starts[static_cast<unsigned char>(text[at])]) continue;
+    std::optional<SpecialMatch> best;
+    for (const TokenId id : allowed) {
+      const std::string_view token = tokenizer.token(id);
+      if (text.compare(at, token.size(), token) == 0 && (!best || token.size() > best->size)) {
+        best = SpecialMatch{at, token.size(), id};
+      }
+    }
+    if (best) return best;
+  }
+  return std::nullopt;
+}
+
+// Text for an error message: not long, and no control characters, which would end it or garble it.
+std::string quote(std::string_view text) {
+  constexpr size_t kLongest = 100;
+  std::string out = "'";
+  size_t i = 0;
+  while (i < text.size() && i < kLongest) {
+    const auto lead = static_cast<unsigned char>(text[i]);
+    if (lead < 0x20 || lead == 0x7F) {
+      constexpr char kHex[] = "0123456789abcdef";
+      out += {'\\', 'x', kHex[lead >> 4], kHex[lead & 15]};
+    } else {
+      out += text.substr(i, utf8_length(lead));
+    }
+    i += utf8_length(lead);
+  }
+  return out + (i < text.size() ? "...'" : "'");
+}
+
+}  // namespace
+
+TokenizerKind parse_tokenizer_kind(std::string_view name) {
+  if (name == "word") return TokenizerKind::kWord;
+  if (name == "char") return TokenizerKind::kChar;
+  if (name == "byte") return TokenizerKind::kByte;
+  fail("kind must be 'word', 'char' or 'byte', got ", quote(name));
+}
+
+const char* tokenizer_kind_name(TokenizerKind kind) {
+  switch (kind) {
+    case TokenizerKind::kWord:
+      return "word";
+    case TokenizerKind::kChar:
+      return "char";
+    case TokenizerKind::kByte:
+      return "byte";
+  }
+  return "";
+}
+
+Tokenizer::Tokenizer(const std::vector<std::string>& tokens, std::vector<TokenId> special_ids)
+    : special_(tokens.size(), false), special_ids_(std::move(special_ids)) {
+  for (const std::string& token : tokens) {
+    const uint32_t expected = tokens_.size();
+    check(tokens_.insert(token) == expected, "token ", quote(token), " is in the vocabulary twice");
+  }
+  std::sort(special_ids_.begin(), special_ids_.end());
+  special_ids_.erase(std::unique(special_ids_.begin(), special_ids_.end()), special_ids_.end());
+  for (const TokenId id : special_ids_) {
+    check(id < vocab_size(), "special token id ", id, " is not below the vocabulary size ", vocab_size());
+    check(!token(id).empty(), "special token ", id, " is empty");
+    special_[id] = true;
+  }
+}
+
+std::optional<TokenId> Tokenizer::find(std::string_view token) const {
+  const uint32_t id = tokens_.find(token);
+  return id == StringTable::kAbsent ? std::nullopt : std::optional<TokenId>(id);
+}
+
+Encoding Tokenizer::encode(std::string_view text, const std::vector<TokenId>& allowed_special, bool with_spans,
+                           bool interruptible) const {
+  Encoding out;
+  try {
+    for (size_t at = 0; at < text.size();) {
+      const auto special = find_special(*this, allowed_special, text, at);
+      const size_t stop = special ? special->at : text.size();
+      for (const std::string_view slice : cut_at_word_ends(text.substr(at, stop - at), kSliceBytes)) {
+        encode_ordinary(text, {at, at + slice.size()}, with_spans, out);
+        at += slice.size();
+        if (interruptible) check_interrupt();
+      }
+      if (special) {
+        out.ids.push_back(special->id);
+        if (with_spans) out.spans.push_back({special->at, special->at + special->size});
+        at = special->at + special->size;
+      }
+    }
+  } catch (const Unencodable& piece) {
+    fail(piece.what, " ", quote(text.substr(piece.span.begin, piece.span.end - piece.span.begin)), " at character ",
+         count_code_points(text.substr(0, piece.span.begin)),
+         " is not in the vocabulary, and there is no special token ", kUnknownToken,
+         " to stand for it: train with special_tokens that include ", kUnknownToken, ", or leave the ", piece.what,
+         " out of the text");
+  }
+  return out;
+}
+
+std::vector<std::vector<TokenId>> Tokenizer::encode_batch(const std::vector<std::string_view>& texts,
+                                                          const std::vector<TokenId>& allowed_special) const {
+  std::vector<size_t> starts;  // of tasks: neighbouring texts of together about kBatchTaskBytes
+  size_t bytes = kBatchTaskBytes;
+  for (size_t i = 0; i < texts.size(); ++i) {
+    if (bytes >= kBatchTaskBytes) {
+      starts.push_back(i);
+      bytes = 0;
+    }
+    bytes += texts[i].size() + 64;
+  }
+  std::vector<std::vector<TokenId>> ids(texts.size());
+  std::vector<std::exception_ptr> failures(starts.size());
+  std::vector<size_t> failed(starts.size());
+  parallel_for(static_cast<int64_t>(starts.size()), [&](int64_t task) {
+    const size_t end = static_cast<size_t>(task) + 1 < starts.size() ? starts[task + 1] : texts.size();
+    for (size_t i = starts[task]; i < end; ++i) {
+      try {
+        ids[i] = encode(texts[i], allowed_special, false, false).ids;
+      } catch (...) {
+        failures[task] = std::current_exception();
+        failed[task] = i;
+        return;
+      }
+    }
+  });
+  for (size_t task = 0; task < failures.size(); ++task) {
+    if (!failures[task]) continue;
+    try {
+      std::rethrow_exception(failures[task]);
+    } catch (const std::invalid_argument& error) {
+      fail("texts[", failed[task], "]: ", error.what());
+    }
+  }
+  return ids;
+}
+
+std::string Tokenizer::decode(const std::vector<TokenId>& ids) const {
+  std::string out;
+  for (const TokenId id : ids) append_decoded(id, out);
+  return out;
+}
+
+std::unique_ptr<Tokenizer> make_tokenizer(TokenizerKind kind, const std::vector<std::string>& tokens,
+                                          const std::vector<TokenId>& special_ids) {
+  switch (kind) {
+    case TokenizerKind::kWord:
+      return make_word_tokenizer(tokens, special_ids);
+    case TokenizerKind::kChar:
+      return make_char_tokenizer(tokens, special_ids);
+    case TokenizerKind::kByte:
+      return make_byte_tokenizer(tokens, special_ids);
+  }
+  fail("no such kind of tokenizer");
+}
+
+void bytes_to_characters(std::string_view text, std::vector<Span>& spans) {
+  const auto starts_character = [text](size_t i) { return !is_utf8_continuation(static_cast<unsigned char>(text[i])); };
+  size_t at = 0;       // bytes passed
+  size_t started = 0;  // characters that start in text[0, at)
+  for (Span& span : spans) {
+    for (; at <= span.begin; ++at) started += starts_character(at);
+    const size_t begin = started - 1;
+    for (; at < span.end; ++at) started += starts_character(at);
+    span = {begin, started};
+  }
+}
+
+}  // namespace soma

@@ -1,0 +1,44 @@
+// kind "word": lower-cased runs of [\p{L}\p{N}_], looked up whole.
+#include "tokenizer/split.h"
+#include "tokenizer/tokenizer.h"
+
+namespace soma {
+namespace {
+
+class WordTokenizer final : public Tokenizer {
+ public:
+  WordTokenizer(const std::vector<std::string>& tokens, const std::vector<TokenId>& special_ids)
+      : Tokenizer(tokens, special_ids), unknown_(find(kUnknownToken)) {}
+
+  TokenizerKind kind() const override { return TokenizerKind::kWord; }
+
+ protected:
+  void encode_ordinary(std::string_view text, Span span, bool with_spans, Encoding& out) const override {
+    const auto add = [&](std::string_view word, size_t begin, size_t end) {
+      auto id = find(word);
+      if (!id) id = unknown_;
+      if (!id) throw Unencodable{{span.begin + begin, span.begin + end}, "word"};
+      out.ids.push_back(*id);
+      if (with_spans) out.spans.push_back({span.begin + begin, span.begin + end});
+    };
+    for_each_word(text.substr(span.begin, span.end - span.begin), add);
+  }
+
+  void append_decoded(TokenId id, std::string& out) const override {
+    if (is_special(id)) return;
+    if (!out.empty()) out.push_back(' ');
+    out += token(id);
+  }
+
+ private:
+  std::optional<TokenId> unknown_;
+};
+
+}  // namespace
+
+std::unique_ptr<Tokenizer> make_word_tokenizer(const std::vector<std::string>& tokens,
+                                               const std::vector<TokenId>& special_ids) {
+  return std::make_unique<WordTokenizer>(tokens, special_ids);
+}
+
+}  // namespace soma
