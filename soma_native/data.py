@@ -1,0 +1,300 @@
+"""From texts to token ids: what counts as a document, and all documents in one compact array; `batches` goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from .tokenizer import Tokenizer
+
+__all__ = ["Texts", "TokenStore", "iter_documents", "random_words", "read_documents"]
+
+Texts: TypeAlias = "str | os.PathLike[str] | Iterable[str | os.PathLike[str]]"
+Split: TypeAlias = Literal["file", "line", "blank-line"]
+
+logger = logging.getLogger("soma_native")
+
+_SPLIT_STREAM = 3  # of random_words; 0 to 2 are those of the samplers
+
+# --- documents ------------------------------------------------------------------------------------------------------
+
+
+def read_documents(paths: Texts, split: Split = "file") -> Iterator[str]:
+    r"""Read UTF-8 text files and yield their documents.
+
+    Args:
+        paths: one path or several; a `str` is a path here.
+        split: "file" makes each file one document, kept as it is; "line" makes each line one, "blank-line" each
+            stretch between blank lines (its inner line breaks stay). Line ends are not part of such a document, and
+            lines of white space alone make none.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+        ValueError: a path is a folder, a file is not UTF-8 (the message names the file and the byte), or `split` is
+            none of the three.
+
+    >>> import pathlib, tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "poem.txt")
+    >>> _ = path.write_text("one\ntwo\n\nthree\n", encoding="utf-8")
+    >>> list(read_documents(path, split="line"))
+    ['one', 'two', 'three']
+    >>> list(read_documents([path], split="blank-line"))
+    ['one\ntwo', 'three']
+    """
+    if split not in ("file", "line", "blank-line"):
+        raise ValueError(f"split={split!r}: allowed are 'file', 'line' and 'blank-line'")
+    for path in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
+        text = _read_file(path)
+        if split == "file":
+            yield text
+            continue
+        lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        del text
+        block: list[str] = []
+        for line in lines:
+            if line.strip():
+                block.append(line)
+            if block and (split == "line" or not line.strip()):
+                yield "\n".join(block)
+                block = []
+        if block:
+            yield "\n".join(block)
+
+
+def iter_documents(texts: Texts) -> Iterator[str]:
+    """Yield the documents of `texts`, the argument every function that takes texts understands in this way.
+
+    A `str` in an iterable is a document; an `os.PathLike` (`pathlib.Path`), alone or in an iterable, is a UTF-8 file
+    and that file one document. A `str` by itself is one document too, unless a file has that name: then the file.
+    For files with many documents, pass `read_documents(paths, split="line")`.
+
+    Raises:
+        TypeError: something that is neither text nor a path (the message says where).
+        FileNotFoundError, ValueError: as `read_documents`.
+
+    >>> list(iter_documents(["first document", "second document"]))
+    ['first document', 'second document']
+    >>> list(iter_documents("a text by itself"))
+    ['a text by itself']
+    """
+    if isinstance(texts, os.PathLike) or (isinstance(texts, str) and _names_a_file(texts)):
+        yield _read_file(texts)
+        return
+    if isinstance(texts, str):
+        yield texts
+        return
+    given: object = texts
+    if isinstance(given, (bytes, bytearray)) or not isinstance(given, Iterable):
+        raise TypeError(f"texts is {type(given).__name__}: pass an iterable of str, or paths of UTF-8 text files")
+    for index, item in enumerate(given):
+        if isinstance(item, str):
+            if index == 0 and _names_a_file(item):
+                logger.warning(
+                    "texts[0] is %r, taken as a text; to read the file of that name pass a pathlib.Path", item
+                )
+            yield item
+        elif isinstance(item, os.PathLike):
+            yield _read_file(item)
+        else:
+            raise TypeError(f"texts[{index}] is {type(item).__name__}: expected str (a document) or a path (a file)")
+
+
+def _names_a_file(text: str) -> bool:
+    if len(text) > 4096 or "\n" in text or "\0" in text:
+        return False
+    try:
+        return os.path.isfile(text)
+    except (OSError, ValueError):
+        return False
+
+
+def _read_file(path: str | os.PathLike[str]) -> str:
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder; pass the text files in it, such as Path({str(path)!r}).glob('*.txt')")
+    try:
+        return path.read_bytes().decode("utf-8").removeprefix("\ufeff")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: there is no such text file") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: not UTF-8 text: byte {error.start} ({error.reason}); convert the file first"
+        ) from None
+
+
+# --- tokens ---------------------------------------------------------------------------------------------------------
+
+
+class _Grower:
+    """An array that grows at its end: amortised constant time, and no second copy when it is finished."""
+
+    def __init__(self, dtype: type[np.generic]) -> None:
+        self._array: NDArray[Any] = np.empty(1024, dtype)
+        self._size = 0
+
+    def extend(self, values: NDArray[Any]) -> None:
+        end = self._size + len(values)
+        if end > len(self._array):
+            self._array.resize(max(end, len(self._array) * 3 // 2), refcheck=False)
+        self._array[self._size : end] = values
+        self._size = end
+
+    def finish(self) -> NDArray[Any]:
+        self._array.resize(self._size, refcheck=False)
+        return self._array
+
+
+@dataclass(frozen=True, eq=False)
+class TokenStore:
+    """The token ids of many documents in one array: 2 bytes a token up to 65,536 different ones, 4 beyond.
+
+    Attributes:
+        tokens: all ids, (N,) uint16 or uint32.
+        starts, stops: document d is `tokens[starts[d]:stops[d]]`, at least 2 tokens; (D,) int64.
+        dropped_documents, dropped_tokens: what had fewer than 2 tokens, and so no next-token pair.
+        unknown_id: the id of <UNK>, or None where the tokenizer has none.
+
+    >>> store = TokenStore(np.arange(5, dtype=np.uint16), np.array([0]), np.array([5]))
+    >>> store.pairs, store.counts()["tokens"]
+    (4, 5)
+    """
+
+    tokens: NDArray[Any]
+    starts: NDArray[np.int64]
+    stops: NDArray[np.int64]
+    dropped_documents: int = 0
+    dropped_tokens: int = 0
+    unknown_id: int | None = None
+
+    @classmethod
+    def encode(cls, texts: Texts | TokenStore, tokenizer: Tokenizer) -> TokenStore:
+        """Encode every document of `texts`; a store is returned as it is.
+
+        Raises:
+            TypeError, ValueError, FileNotFoundError: as `iter_documents`; a text the tokenizer refuses is named by
+                its position.
+        """
+        if isinstance(texts, TokenStore):
+            return texts
+        tokens = _Grower(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
+        stops = _Grower(np.int64)
+        total = dropped_documents = dropped_tokens = 0
+        for index, text in enumerate(iter_documents(texts)):
+            try:
+                ids = tokenizer.encode_array(text)
+            except ValueError as error:
+                raise ValueError(f"document {index}: {error}") from error
+            if len(ids) < 2:
+                dropped_documents += 1
+                dropped_tokens += len(ids)
+                continue
+            tokens.extend(ids)
+            total += len(ids)
+            stops.extend(np.array([total]))
+        ends = stops.finish()
+        starts = np.concatenate([np.zeros(1, np.int64), ends[:-1]])[: len(ends)]
+        unknown_id = tokenizer.token_to_id("<UNK>")
+        return cls(tokens.finish(), starts, ends, dropped_documents, dropped_tokens, unknown_id)
+
+    @property
+    def pairs(self) -> int:
+        """Number of next-token pairs: one less than its tokens for every document."""
+        return int((self.stops - self.starts - 1).sum())
+
+    @property
+    def unknown_tokens(self) -> int:
+        """Number of tokens that are <UNK>."""
+        if self.unknown_id is None:
+            return 0
+        found = np.flatnonzero(self.tokens == self.unknown_id)
+        return int((np.searchsorted(found, self.stops) - np.searchsorted(found, self.starts)).sum())
+
+    def counts(self) -> dict[str, int]:
+        """What there is and what was left out, by name."""
+        return {
+            "documents": len(self.starts),
+            "tokens": int((self.stops - self.starts).sum()),
+            "pairs": self.pairs,
+            "dropped_documents": self.dropped_documents,
+            "dropped_tokens": self.dropped_tokens,
+            "unknown_tokens": self.unknown_tokens,
+        }
+
+    def fingerprint(self) -> str:
+        """Hash of the documents' ids and bounds; equal for equal data, whatever it was cut from."""
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update((self.stops - self.starts).astype("<i8").tobytes())
+        at = 0
+        while at < len(self.starts):  # runs of adjoining documents are hashed in one go
+            end = at
+            while end + 1 < len(self.starts) and self.starts[end + 1] == self.stops[end]:
+                end += 1
+            for piece in range(int(self.starts[at]), int(self.stops[end]), 1 << 20):
+                span = self.tokens[piece : min(piece + (1 << 20), int(self.stops[end]))]
+                digest.update(span.astype("<u4").tobytes())
+            at = end + 1
+        return digest.hexdigest()
+
+    def split(self, fraction: float) -> tuple[TokenStore, TokenStore]:
+        """Hold out about `fraction` of the data, the same part every time: (training, validation).
+
+        Whole documents are held out when there are at least 20 and none has more than a fifth of the tokens.
+        Otherwise the tail of every document is (nanoGPT's last tenth of one long text); the pair across the cut
+        belongs to neither part. No pair is in both. Nothing is copied.
+
+        Raises:
+            ValueError: a part would have no pair.
+        """
+        lengths = self.stops - self.starts
+        count = len(lengths)
+        if count >= 20 and int(lengths.max()) * 5 <= int(lengths.sum()):
+            order = np.argsort(random_words(0, _SPLIT_STREAM, 0, count), kind="stable")
+            held = np.zeros(count, bool)
+            held[order[: min(max(1, round(fraction * count)), count - 1)]] = True
+            train_starts, train_stops = self.starts[~held], self.stops[~held]
+            val_starts, val_stops = self.starts[held], self.stops[held]
+        else:
+            cuts = self.starts + (lengths * (1.0 - fraction)).astype(np.int64)
+            can = (cuts - self.starts >= 2) & (self.stops - cuts >= 2)
+            train_starts, train_stops = self.starts, np.where(can, cuts, self.stops)
+            val_starts, val_stops = cuts[can], self.stops[can]
+        if len(val_starts) == 0:
+            raise ValueError(
+                f"val_fraction={fraction} holds out no next-token pair of {int(lengths.sum())} tokens in {count} "
+                "document(s): give more text, a larger fraction, a validation set, or val_fraction=0"
+            )
+        train = TokenStore(
+            self.tokens, train_starts, train_stops, self.dropped_documents, self.dropped_tokens, self.unknown_id
+        )
+        return train, TokenStore(self.tokens, val_starts, val_stops, unknown_id=self.unknown_id)
+
+    def require_pairs(self, what: str) -> None:
+        """Raise a ValueError that says why, if there is no next-token pair; `what` names the argument."""
+        if len(self.starts):
+            return
+        if self.dropped_documents == 0:
+            raise ValueError(f"{what} has no documents: pass at least one text of two or more tokens")
+        raise ValueError(
+            f"{what} has no next-token pair: all {self.dropped_documents} document(s) have fewer than 2 tokens "
+            f"({self.dropped_tokens} tokens in all); pass longer texts, or join them"
+        )
+
+
+def random_words(seed: int, stream: int, index: int, count: int) -> NDArray[np.uint64]:
+    """`count` random 64-bit words that depend on the arguments alone (Philox4x64: Salmon et al. 2011).
+
+    The raw words of a bit generator are fixed by NumPy's compatibility policy; those of `Generator.permutation` are
+    not, and an order that changed with NumPy would break resuming.
+    """
+    key = np.array([seed, stream], np.uint64)
+    counter = np.array([0, 0, 0, index], np.uint64)
+    return np.random.Philox(key=key, counter=counter).random_raw(count)

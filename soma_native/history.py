@@ -1,0 +1,223 @@
+"""What a training run recorded: losses as dicts, as CSV, JSON and a picture, and where over-fitting set in."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any, TypedDict, cast
+
+from .errors import CheckpointError
+
+__all__ = ["FIELDS", "History", "Record"]
+
+FIELDS = ("epoch", "step", "train_loss", "val_loss", "seconds", "tokens_per_second", "lr")
+_FORMAT = 1
+
+
+class Record(TypedDict):
+    """One line of the history; a plain dict at run time."""
+
+    epoch: int
+    step: int
+    train_loss: float
+    val_loss: float | None
+    seconds: float
+    tokens_per_second: float
+    lr: float
+
+
+class History:
+    """The records of a training run, in order.
+
+    Attributes:
+        records: a dict for each record, usually one an epoch:
+            `epoch` (from 1) and `step` (optimizer steps done) say where;
+            `train_loss` is the mean over all pairs trained on since the record before, in nats a token;
+            `val_loss` the mean over the validation data then, or None where there is none;
+            `seconds` the wall-clock time spent so far, with validation and saving, over all resumed parts;
+            `tokens_per_second` the pairs trained on per second since the record before, without validation and saving;
+            `lr` the learning rate of the last step.
+        data: counts of the data by part, "train" and "validation": documents, tokens, pairs, windows, what was
+            dropped, unknown tokens, the longest window.
+        warnings: what the trainer warned of, such as over-fitting.
+        stop_reason: why the training ended: "finished", "early stopping", "stopped" (by `Trainer.stop`),
+            "interrupted" (Ctrl-C); None while it runs, or where an error ended it.
+        checkpoint: the folder last saved into, or None.
+
+    >>> history = History()
+    >>> for step, (train, val) in enumerate([(3.0, 3.1), (2.0, 2.5), (1.0, 2.9), (0.5, 3.3)], start=1):
+    ...     history.records.append(
+    ...         {"epoch": step, "step": step, "train_loss": train, "val_loss": val, "seconds": 1.0 * step,
+    ...          "tokens_per_second": 100.0, "lr": 1e-3})
+    >>> history.best["step"], history.overfit_from["step"]
+    (2, 2)
+    """
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.data: dict[str, dict[str, int]] = {}
+        self.warnings: list[str] = []
+        self.stop_reason: str | None = None
+        self.checkpoint: str | None = None
+
+    @property
+    def best(self) -> Record | None:
+        """The record of the lowest validation loss, the first of equals; None where there is no validation."""
+        judged = [record for record in self.records if record["val_loss"] is not None]
+        return min(judged, key=_val_loss) if judged else None
+
+    @property
+    def overfit_from(self) -> Record | None:
+        """The record at which over-fitting set in, or None.
+
+        That is the best record, if two or more evaluations in a row have followed it in which the validation loss
+        was higher and the training loss lower than there, and none has brought it down again.
+        """
+        best = self.best
+        if best is None:
+            return None
+        later = [record for record in self.records if record["step"] > best["step"] and record["val_loss"] is not None]
+        turned = [_val_loss(record) > _val_loss(best) and record["train_loss"] < best["train_loss"] for record in later]
+        return best if len(turned) >= 2 and all(turned[-2:]) else None
+
+    def bad_evaluations(self, min_delta: float = 0.0) -> int:
+        """Evaluations since the validation loss last fell by more than `min_delta` below the lowest before."""
+        lowest, bad = float("inf"), 0
+        for record in self.records:
+            if record["val_loss"] is None:
+                continue
+            if record["val_loss"] < lowest - min_delta:
+                lowest, bad = record["val_loss"], 0
+            else:
+                bad += 1
+        return bad
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON can hold it."""
+        return {
+            "format": _FORMAT,
+            "records": self.records,
+            "data": self.data,
+            "warnings": self.warnings,
+            "stop_reason": self.stop_reason,
+            "checkpoint": self.checkpoint,
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> History:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError: the values are not those of a history.
+        """
+        history = cls()
+        try:
+            if values["format"] != _FORMAT:
+                raise ValueError(f"format {values['format']!r} of a history is not known; this version reads {_FORMAT}")
+            for record in values["records"]:
+                if set(record) != set(FIELDS):
+                    raise ValueError(f"a record of a history has the keys {sorted(record)}; expected {sorted(FIELDS)}")
+                history.records.append(cast(Record, dict(record)))
+            history.data = dict(values["data"])
+            history.warnings = list(values["warnings"])
+            history.stop_reason = values["stop_reason"]
+            history.checkpoint = values["checkpoint"]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not a history: {error!r}") from None
+        return history
+
+    def to_json(self, path: str | os.PathLike[str]) -> None:
+        """Write everything to a JSON file, at once or not at all."""
+        _write(path, json.dumps(self.to_dict(), indent=1) + "\n")
+
+    @classmethod
+    def from_json(cls, path: str | os.PathLike[str]) -> History:
+        """Read what `to_json` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            CheckpointError: the file is not a history; the message says why.
+
+        >>> import tempfile
+        >>> history = History()
+        >>> path = tempfile.mkdtemp() + "/history.json"
+        >>> history.to_json(path)
+        >>> History.from_json(path).records
+        []
+        """
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except ValueError as error:  # json and unicode errors among them
+            raise CheckpointError(f"cannot be read as a history: {error}", path=path) from None
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write the records to a CSV file, at once or not at all; no validation loss is an empty field."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.records)
+        _write(path, text.getvalue())
+
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Draw the loss curves into a PNG file: training, validation, and where over-fitting set in.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+            ValueError: there is no record to draw.
+        """
+        if not self.records:
+            raise ValueError("the history has no records to draw")
+        try:
+            from matplotlib.figure import Figure
+        except ImportError:
+            raise ImportError("the loss curve needs matplotlib: pip install 'soma-native[plot]'") from None
+        figure = Figure(figsize=(8, 5), layout="constrained")
+        axes = figure.subplots()
+        steps = [record["step"] for record in self.records]
+        axes.plot(steps, [record["train_loss"] for record in self.records], marker=".", label="training")
+        judged = [record for record in self.records if record["val_loss"] is not None]
+        if judged:
+            axes.plot(
+                [record["step"] for record in judged], [_val_loss(record) for record in judged], marker=".",
+                label="validation",
+            )  # fmt: skip
+        turn = self.overfit_from
+        if turn is not None:
+            axes.axvline(turn["step"], color="grey", linestyle="--", linewidth=1)
+            axes.annotate(
+                f"over-fitting from here\n(validation {_val_loss(turn):.3f})",
+                (turn["step"], _val_loss(turn)), xytext=(6, 24), textcoords="offset points", fontsize="small",
+            )  # fmt: skip
+        axes.set_xlabel("step")
+        axes.set_ylabel("loss (nats a token)")
+        axes.grid(alpha=0.3)
+        axes.legend()
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png", dpi=120)
+        _write(path, picture.getvalue())
+
+    def __repr__(self) -> str:
+        last = f", last {self.records[-1]}" if self.records else ""
+        return f"History({len(self.records)} records{last})"
+
+
+def _val_loss(record: Record) -> float:
+    loss = record["val_loss"]
+    return float("inf") if loss is None else loss
+
+
+def _write(path: str | os.PathLike[str], content: str | bytes) -> None:
+    """Write a file so that a crash leaves the old one or the new one, never a part."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

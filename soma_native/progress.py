@@ -1,0 +1,160 @@
+"""Shows a training run while it runs: a live bar in a terminal, plain lines elsewhere. Used by the command only."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import TYPE_CHECKING, Any, TextIO
+
+from .callbacks import Callback, Event
+from .history import Record
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+__all__ = ["ProgressDisplay", "record_line"]
+
+_QUIET_SECONDS = 30.0  # without a terminal, a line appears at least so often
+
+
+class ProgressDisplay(Callback):
+    """A callback that prints a line for each record, and in a terminal a live bar below them.
+
+    Without a terminal a long wait for the next record is broken by a short line every half minute.
+
+    The bar shows epoch, step, the loss smoothed over about the last 20 steps, the last validation loss, tokens per
+    second and the time left. It is a context manager, so that the terminal is left in order whatever ends the run:
+    `with ProgressDisplay() as progress: trainer.fit(texts, callbacks=[progress])`.
+
+    Args:
+        stream: where to print; None means standard error.
+        live: whether to draw the bar; None means where `stream` is a terminal.
+    """
+
+    def __init__(self, stream: TextIO | None = None, live: bool | None = None) -> None:
+        self._stream = sys.stderr if stream is None else stream
+        self._live = self._stream.isatty() if live is None else live
+        self._progress: Progress | None = None
+        self._task: Any = None
+        self._smooth = math.nan
+        self._val_loss: float | None = None
+        self._said_at = 0.0
+
+    def __enter__(self) -> ProgressDisplay:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the bar away, if there is one."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def on_start(self, event: Event) -> None:
+        """Say what there is to train on, and draw the bar."""
+        for name, counts in event.history.data.items():
+            self._line(
+                f"{name}: {counts['documents']:,} documents, {counts['tokens']:,} tokens, {counts['pairs']:,} pairs"
+                f" in {counts['windows']:,} windows"
+                + (f", {counts['unknown_tokens']:,} unknown" if counts["unknown_tokens"] else "")
+                + (f", dropped {counts['dropped_documents']:,} documents of fewer than 2 tokens"
+                   if counts["dropped_documents"] else "")
+            )  # fmt: skip
+        self._said_at = event.seconds
+        if event.step:
+            self._line(f"continuing after step {event.step:,} of {event.total_steps:,}")
+        if event.record is not None:
+            self._val_loss = event.record["val_loss"]
+        if self._live:
+            self._start_bar(event)
+
+    def _start_bar(self, event: Event) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._progress = Progress(
+            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.completed}/{task.total}"),
+            TextColumn("{task.fields[losses]}"),
+            TextColumn("{task.fields[speed]} tokens/s"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=Console(file=self._stream, force_terminal=True),
+            expand=True,
+        )
+        self._task = self._progress.add_task(
+            "", total=event.total_steps, completed=event.step, epoch=event.epoch, epochs=event.epochs,
+            losses="loss -", speed="-",
+        )  # fmt: skip
+        self._progress.start()
+
+    def on_step(self, event: Event) -> None:
+        """Move the bar."""
+        if self._progress is None:
+            if event.seconds - self._said_at >= _QUIET_SECONDS:
+                self._said_at = event.seconds
+                self._line(
+                    f"step {event.step}/{event.total_steps}  loss {event.loss:.4f}"
+                    f"  {event.tokens_per_second:,.0f} tokens/s"
+                )
+            return
+        self._smooth = event.loss if math.isnan(self._smooth) else 0.95 * self._smooth + 0.05 * event.loss
+        losses = f"loss {self._smooth:.3f}"
+        if self._val_loss is not None:
+            losses += f"  validation {self._val_loss:.3f}"
+        self._progress.update(
+            self._task, completed=event.step, epoch=event.epoch, losses=losses,
+            speed=f"{event.tokens_per_second:,.0f}",
+        )  # fmt: skip
+
+    def on_evaluate(self, event: Event) -> None:
+        """Print the new record."""
+        if event.record is None:
+            return
+        self._val_loss = event.record["val_loss"]
+        self._said_at = event.seconds
+        best = event.history.best is event.record and len(event.history.records) > 1
+        self._line(record_line(event.record, event.epochs, event.total_steps) + ("  best" if best else ""))
+
+    def on_warning(self, event: Event) -> None:
+        """Print the warning."""
+        self._line(f"warning: {event.message}")
+
+    def on_end(self, event: Event) -> None:
+        """Take the bar away, and say why the training ended if it did so early."""
+        self.close()
+        if event.message != "finished":
+            self._line(f"ended after step {event.step:,} of {event.total_steps:,}: {event.message}")
+
+    def _line(self, text: str) -> None:
+        if self._progress is not None:
+            self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(text, file=self._stream, flush=True)
+
+
+def record_line(record: Record, epochs: int, total_steps: int) -> str:
+    """A record of the history as one line of text.
+
+    >>> record_line({"epoch": 2, "step": 40, "train_loss": 3.25, "val_loss": None, "seconds": 1.5,
+    ...              "tokens_per_second": 30000.0, "lr": 1e-3}, epochs=20, total_steps=400)
+    'epoch  2/20  step  40/400  loss 3.2500  lr 0.001  30,000 tokens/s  1.5 s, 13.5 s left'
+    """
+    left = record["seconds"] * (total_steps - record["step"]) / record["step"]
+    validation = "" if record["val_loss"] is None else f"  validation {record['val_loss']:.4f}"
+    return (
+        f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}"
+        f"  step {record['step']:>{len(str(total_steps))}}/{total_steps}"
+        f"  loss {record['train_loss']:.4f}{validation}  lr {record['lr']:.3g}"
+        f"  {record['tokens_per_second']:,.0f} tokens/s"
+        f"  {_time(record['seconds'])}" + (f", {_time(left)} left" if left else "")
+    )
+
+
+def _time(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"

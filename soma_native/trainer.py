@@ -1,0 +1,140 @@
+"""The training loop: batches in, a trained model and its history out, with checkpoints from which it can go on."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from .batches import Windows
+from .callbacks import CallbackLike, Dispatcher, InterruptGuard
+from .data import Texts, TokenStore
+from .history import History
+from .train_config import TrainConfig
+from .training_run import TrainingRun, mean_loss
+from .training_state import read_state
+
+if TYPE_CHECKING:
+    from .model import Model
+    from .tokenizer import Tokenizer
+
+__all__ = ["Trainer", "mean_loss"]
+
+
+class Trainer:
+    """Trains a model on texts.
+
+    Args:
+        model: the model, trained in place.
+        tokenizer: turns the texts into token ids; its vocabulary must not be larger than the model's.
+        config: the settings; None means the defaults of `TrainConfig`.
+
+    Attributes:
+        history: the `History` of the last `fit`, also when an error or Ctrl-C ended it.
+
+    Raises:
+        TypeError, ValueError: an argument does not fit; the message names it.
+
+    >>> import soma_native as soma
+    >>> texts = ["the cat sat on the mat", "the dog sat on the log"]
+    >>> tok = soma.Tokenizer.train(texts, kind="word", vocab_size=20)
+    >>> shape = {"d_model": 16, "n_layers": 1, "n_heads": 2, "d_ff": 32, "max_seq_len": 16}
+    >>> model = soma.Model(soma.ModelConfig(vocab_size=tok.vocab_size, **shape), seed=0)
+    >>> history = soma.Trainer(model, tok, soma.TrainConfig(epochs=20, lr=1e-2)).fit(texts)
+    >>> history.records[-1]["step"], history.records[-1]["train_loss"] < history.records[0]["train_loss"]
+    (20, True)
+    """
+
+    def __init__(self, model: Model, tokenizer: Tokenizer, config: TrainConfig | None = None) -> None:
+        config = TrainConfig() if config is None else config
+        if not isinstance(config, TrainConfig):
+            raise TypeError(f"config is {type(config).__name__}: expected a TrainConfig")
+        if tokenizer.vocab_size > model.config.vocab_size:
+            raise ValueError(
+                f"the tokenizer has {tokenizer.vocab_size} tokens and the model only {model.config.vocab_size}: make "
+                f"the model with vocab_size={tokenizer.vocab_size}"
+            )
+        longest = model.config.max_seq_len
+        if config.seq_len is not None and config.seq_len > longest:
+            raise ValueError(f"seq_len={config.seq_len}: allowed is 1 to {longest}, the model's max_seq_len")
+        self.model = model
+        self.tokenizer = tokenizer
+        self.config = config
+        self.history = History()
+        self._stop = threading.Event()
+
+    @classmethod
+    def resume(cls, folder: str | os.PathLike[str], **changes: Any) -> Trainer:
+        """A trainer that will continue the run whose checkpoint is in `folder`: call `fit` with the same texts.
+
+        Args:
+            folder: the `checkpoint_dir` of that run.
+            changes: settings of `TrainConfig` to change. Only those that do not change what is learned may differ
+                (`checkpoint_every`, `log_every`); `fit` names any other and refuses.
+
+        Raises:
+            FileNotFoundError: there is nothing to resume in the folder.
+            CheckpointError: a file in it is damaged.
+        """
+        from . import checkpoint
+
+        state, _ = read_state(folder)
+        model, tokenizer = checkpoint.load(folder, precision=state.identity["precision"])
+        config = TrainConfig.from_dict({**state.config, "checkpoint_dir": folder, "resume": True, **changes})
+        return cls(model, tokenizer, config)
+
+    def stop(self) -> None:
+        """Let `fit` return after the current step, with a checkpoint; from a callback or from another thread."""
+        self._stop.set()
+
+    def fit(
+        self,
+        texts: Texts | TokenStore,
+        validation: Texts | TokenStore | None = None,
+        callbacks: Iterable[CallbackLike] | CallbackLike = (),
+    ) -> History:
+        """Train the model and return the history.
+
+        Args:
+            texts: the documents, as `iter_documents` understands them: an iterable of str, each a document, or paths
+                of UTF-8 text files, each a document; or a `TokenStore` already encoded.
+            validation: documents to compute the validation loss on, likewise; None holds out
+                `config.val_fraction` of `texts`, which by default is nothing.
+            callbacks: functions of an `Event`, or objects with the hooks of `Callback`.
+
+        Returns:
+            The history. After early stopping or `stop` it is shorter than asked for, and `stop_reason` says so.
+            The model then has its latest weights; those of the lowest validation loss are in `checkpoint_dir`.
+
+        Raises:
+            ValueError: there is no pair to train on, a setting does not fit the data, or the run to resume was
+                another one; the message names what and how.
+            FloatingPointError: a loss, gradient or weight is not finite. The message says in which step; the
+                checkpoint on disk stays the last good one.
+            CheckpointError: a checkpoint could not be saved, or the one to resume from is damaged.
+            KeyboardInterrupt: Ctrl-C. A checkpoint was saved, `history.checkpoint` says where.
+        """
+        self._stop.clear()
+        self.history = History()
+        run = TrainingRun(self, texts, validation, Dispatcher(callbacks))
+        try:
+            with InterruptGuard() as guard:
+                try:
+                    return run.loop(guard)
+                except KeyboardInterrupt:
+                    run.interrupted()
+                    raise
+        finally:
+            self.model.zero_grad()
+
+    def evaluate(self, texts: Texts | TokenStore) -> float:
+        """Mean loss of the model on `texts` in nats a token; its exponential is the perplexity.
+
+        Raises:
+            ValueError: there is no next-token pair in the texts.
+        """
+        store = TokenStore.encode(texts, self.tokenizer)
+        store.require_pairs("texts")
+        windows = Windows(store, self.config.seq_len or self.model.config.max_seq_len)
+        return mean_loss(self.model, windows, self.config.batch_size)

@@ -1,0 +1,119 @@
+"""What is settled before the first step of a training run: data, order, number of steps, schedule, and its identity."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+from .batches import EpochSampler, RandomSampler, Sampler, Windows
+from .data import Texts, TokenStore
+from .schedule import Schedule
+from .train_config import FREE_TO_CHANGE, TrainConfig
+
+if TYPE_CHECKING:
+    from .model import Model
+    from .tokenizer import Tokenizer
+
+__all__ = ["TrainingPlan"]
+
+logger = logging.getLogger("soma_native")
+
+
+class TrainingPlan:
+    """The data and the settings of a run with every default filled in.
+
+    Attributes:
+        sampler: gives the batches of each step.
+        validation: the windows the validation loss is computed on, or None.
+        total_steps, eval_every: optimizer steps in all, and between two records of the history.
+        schedule: the learning rate of each step.
+        data: counts of the data by part, for the history.
+        identity: what must not differ between a run and its continuation, under the names an error message uses.
+
+    Raises:
+        TypeError, ValueError: the data or a setting does not fit; the message names it.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        config: TrainConfig,
+        texts: Texts | TokenStore,
+        validation: Texts | TokenStore | None,
+    ) -> None:
+        self._seq_len = model.config.max_seq_len if config.seq_len is None else config.seq_len
+        train, held_out = _encode(tokenizer, config, texts, validation)
+        self.sampler: Sampler
+        windows = Windows(train, self._seq_len)
+        if config.sampling == "random":
+            self.sampler = RandomSampler(train, self._seq_len, config.batch_size, config.seed, config.grad_accumulation)
+        else:
+            self.sampler = EpochSampler(windows, config.batch_size, config.seed, config.grad_accumulation)
+        self.validation = None if held_out is None else Windows(held_out, self._seq_len)
+        self.data = {"train": _count("train", windows)}
+        if self.validation is not None:
+            self.data["validation"] = _count("validation", self.validation)
+
+        per_epoch = self.sampler.steps_per_epoch
+        self.total_steps = config.epochs_or_default * per_epoch if config.steps is None else config.steps
+        default_eval_every = per_epoch if config.steps is None else -(-self.total_steps // 10)
+        self.eval_every = default_eval_every if config.eval_every is None else config.eval_every
+        warmup = min(100, self.total_steps // 10) if config.warmup_steps is None else config.warmup_steps
+        self.schedule = Schedule(config.lr, self.total_steps, warmup, config.min_lr, config.schedule)
+        self.identity = self._identity(model, config, train, held_out)
+
+    def _identity(
+        self, model: Model, config: TrainConfig, train: TokenStore, held_out: TokenStore | None
+    ) -> dict[str, Any]:
+        settings = {key: value for key, value in config.to_dict().items() if key not in FREE_TO_CHANGE}
+        del settings["epochs"], settings["steps"]
+        settings |= {
+            "seq_len": self._seq_len,
+            "eval_every": self.eval_every,
+            "warmup_steps": self.schedule.warmup_steps,
+            "model": model.config.to_dict(),
+            "precision": model.precision,
+            "training texts": train.fingerprint(),
+            "validation texts": None if held_out is None else held_out.fingerprint(),
+        }
+        if config.schedule != "constant":  # a longer run at a constant rate begins with the shorter one
+            settings["number of steps (epochs, steps)"] = self.total_steps
+        identity: dict[str, Any] = json.loads(json.dumps(settings))  # as it will come back from the file
+        return identity
+
+    def differences(self, identity: dict[str, Any]) -> list[str]:
+        """In what `identity`, that of another run, differs from this one, in words for an error message."""
+        found = []
+        for key in sorted(self.identity.keys() | identity.keys()):
+            there, here = identity.get(key), self.identity.get(key)
+            if there != here:
+                found.append(key if key.endswith("texts") else f"{key} ({there} there, {here} here)")
+        return found
+
+
+def _encode(
+    tokenizer: Tokenizer, config: TrainConfig, texts: Texts | TokenStore, validation: Texts | TokenStore | None
+) -> tuple[TokenStore, TokenStore | None]:
+    if validation is not None and config.val_fraction > 0:
+        raise ValueError(f"validation and val_fraction={config.val_fraction:g}: give one of the two, not both")
+    if validation is None and config.val_fraction == 0 and config.patience is not None:
+        raise ValueError(f"patience={config.patience} needs validation data: give validation or val_fraction")
+    train = TokenStore.encode(texts, tokenizer)
+    train.require_pairs("texts")
+    if validation is not None:
+        held_out = TokenStore.encode(validation, tokenizer)
+        held_out.require_pairs("validation")
+        return train, held_out
+    return train.split(config.val_fraction) if config.val_fraction > 0 else (train, None)
+
+
+def _count(name: str, windows: Windows) -> dict[str, int]:
+    counts = windows.store.counts() | {"windows": len(windows), "longest_window": int(windows.lengths.max())}
+    listed = ", ".join(f"{value:,} {key.replace('_', ' ')}" for key, value in counts.items())
+    logger.info("%s data: %s", name, listed)
+    if counts["unknown_tokens"] * 100 > counts["tokens"]:
+        share = 100 * counts["unknown_tokens"] / counts["tokens"]
+        logger.warning("%.1f%% of the tokens of the %s data are <UNK>: a larger vocabulary would help", share, name)
+    return counts

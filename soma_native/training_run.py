@@ -1,0 +1,325 @@
+"""One run of the training loop: where it stands, and what is due when. `trainer` is its public face."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .batches import Windows
+from .callbacks import Dispatcher, Event, EventKind, InterruptGuard
+from .data import Texts, TokenStore
+from .history import History, Record
+from .training_plan import TrainingPlan
+from .training_state import STATE_FILE, TrainingState, load_arrays, read_state, write_state
+
+if TYPE_CHECKING:
+    from .model import Model
+    from .optimizer import AdamW
+    from .trainer import Trainer
+
+__all__ = ["TrainingRun", "mean_loss"]
+
+logger = logging.getLogger("soma_native")
+
+_SECONDS_BETWEEN_CHECKPOINTS = 60.0  # where checkpoint_every leaves it to us: flushing files to disk takes a while
+
+
+def mean_loss(model: Model, windows: Windows, batch_size: int = 8, limit: int | None = None) -> float:
+    """Mean negative log-likelihood over all pairs of `windows`, in nats a token; nothing is trained.
+
+    Args:
+        model: the model.
+        windows: the data.
+        batch_size: windows in a forward pass.
+        limit: most windows to look at, evenly spread; None means all.
+    """
+    total, pairs = 0.0, 0
+    for ids, targets in windows.in_order(batch_size, limit):
+        count = int(np.count_nonzero(targets >= 0))
+        total += model.loss(ids, targets) * count
+        pairs += count
+    return total / pairs
+
+
+class _Snapshot:
+    """A copy of a model's weights, with what saving a model asks for."""
+
+    def __init__(self, model: Model) -> None:
+        self.config = model.config
+        self.num_parameters = model.num_parameters
+        self._parameters = {name: array.copy() for name, array in model.parameters().items()}
+
+    def parameters(self) -> dict[str, NDArray[np.float32]]:
+        """The copies, by name."""
+        return self._parameters
+
+
+class TrainingRun:
+    """One call of `Trainer.fit`: the data, the optimizer, and where the run stands."""
+
+    def __init__(
+        self, trainer: Trainer, texts: Texts | TokenStore, validation: Texts | TokenStore | None, callbacks: Dispatcher
+    ) -> None:
+        from .optimizer import AdamW
+
+        self.trainer = trainer
+        self.model: Model = trainer.model
+        self.config = config = trainer.config
+        self.history = trainer.history
+        self.callbacks = callbacks
+        self.plan = TrainingPlan(trainer.model, trainer.tokenizer, config, texts, validation)
+        self.history.data = self.plan.data
+        self.optimizer: AdamW = AdamW(
+            self.model,
+            lr=config.lr,
+            betas=config.betas,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+            max_grad_norm=config.max_grad_norm,
+        )
+        self.step = 0
+        self.loss = self.lr = self.grad_norm = math.nan
+        self.loss_sum = 0.0  # of the steps since the last record: loss times pairs, pairs, and time
+        self.pairs = 0
+        self.step_seconds = 0.0
+        self.earlier_seconds = 0.0
+        self.began = time.perf_counter()
+        self.saved_step, self.saved_at = 0, self.began
+        self.best: _Snapshot | None = None  # the weights of the lowest validation loss, until they are saved
+        self.folder = None if config.checkpoint_dir is None else Path(config.checkpoint_dir)
+        if config.resume:
+            self._resume()
+        elif self.folder is not None and (self.folder / STATE_FILE).exists():
+            logger.warning("%s holds another training run, which the first checkpoint will replace", self.folder)
+        self.model.zero_grad()
+
+    def _resume(self) -> None:
+        assert self.folder is not None  # TrainConfig sees to it
+        state, optimizer_steps = read_state(self.folder)
+        differences = self.plan.differences(state.identity)
+        if differences:
+            raise ValueError(
+                f"cannot resume the run in {self.folder}, which differs in: {'; '.join(differences)}. Give the same "
+                "texts and settings, or train anew without resume"
+            )
+        if state.step > self.plan.total_steps:
+            raise ValueError(
+                f"cannot resume the run in {self.folder}: it has already done {state.step} steps, more than the "
+                f"{self.plan.total_steps} asked for"
+            )
+        load_arrays(self.folder, self.model, self.optimizer)
+        self.optimizer.step_count = optimizer_steps
+        self.history.__dict__.update(History.from_dict(state.history).__dict__)
+        self.history.data = self.plan.data
+        self.history.stop_reason = None
+        self.history.checkpoint = str(self.folder)
+        self.step = self.saved_step = state.step
+        self.loss_sum, self.pairs, self.step_seconds = state.loss_sum, state.pairs, state.step_seconds
+        self.earlier_seconds = state.seconds
+        logger.info("resumed from %s after step %d of %d", self.folder, self.step, self.plan.total_steps)
+
+    # --- the loop
+
+    def loop(self, guard: InterruptGuard) -> History:
+        """Train until there is a reason to end; record, evaluate and save where it is due."""
+        self._emit("start")
+        last_epoch_end = self.step
+        while True:
+            if self._record_due():
+                self._record()
+            if self.step % self.plan.sampler.steps_per_epoch == 0 and self.step > last_epoch_end:
+                last_epoch_end = self.step
+                self._emit("epoch")
+            reason = self._reason_to_end()
+            if reason is not None:
+                break
+            if self._checkpoint_due():
+                self._checkpoint()
+            self._train_step(guard)
+            self._emit("step")
+            if self.config.log_every is not None and self.step % self.config.log_every == 0:
+                logger.info("step %d: loss %.4f, lr %.3g, norm %.3g", self.step, self.loss, self.lr, self.grad_norm)
+        self.history.stop_reason = reason
+        if self.folder is not None:
+            self._checkpoint()
+        logger.info("training ended after step %d of %d: %s", self.step, self.plan.total_steps, reason)
+        self._emit("end", reason)
+        return self.history
+
+    def _train_step(self, guard: InterruptGuard) -> None:
+        began = time.perf_counter()
+        micro_batches = self.plan.sampler.batches(self.step)
+        pairs = sum(int(np.count_nonzero(targets >= 0)) for _, targets in micro_batches)
+        loss = 0.0
+        for ids, targets in micro_batches:
+            loss += self.model.loss_and_grad(ids, targets, normalizer=pairs)
+        if not math.isfinite(loss):
+            raise self._not_finite(f"the loss is {loss}")
+        lr = self.plan.schedule(self.step)
+        with guard.hold():
+            try:
+                grad_norm = self.optimizer.step(lr)
+            except FloatingPointError as error:
+                raise self._not_finite(str(error)) from error
+            self.step += 1
+            self.loss, self.lr, self.grad_norm = loss, lr, grad_norm
+            self.loss_sum += loss * pairs
+            self.pairs += pairs
+            self.step_seconds += time.perf_counter() - began
+
+    def _not_finite(self, what: str, step: int | None = None) -> FloatingPointError:
+        step = self.step + 1 if step is None else step
+        saved = self.history.checkpoint
+        kept = "" if saved is None else f"; the last good checkpoint, in {saved}, is untouched"
+        return FloatingPointError(
+            f"training stopped in step {step}: {what}{kept}. A lower lr (it is {self.config.lr:g}), a longer warm-up "
+            "or a smaller max_grad_norm may help"
+        )
+
+    def _record_due(self) -> bool:
+        last = self.history.records[-1]["step"] if self.history.records else 0
+        return self.step > last and (self.step % self.plan.eval_every == 0 or self.step >= self.plan.total_steps)
+
+    def _record(self) -> None:
+        val_loss = None
+        if self.plan.validation is not None:
+            val_loss = mean_loss(self.model, self.plan.validation, self.config.batch_size, self.config.max_eval_windows)
+            if not math.isfinite(val_loss):
+                raise self._not_finite(f"the validation loss is {val_loss}", self.step)
+        record: Record = {
+            "epoch": self._epoch,
+            "step": self.step,
+            "train_loss": self.loss_sum / self.pairs,
+            "val_loss": val_loss,
+            "seconds": self._seconds,
+            "tokens_per_second": self.pairs / max(self.step_seconds, 1e-9),
+            "lr": self.lr if math.isfinite(self.lr) else self.plan.schedule(self.step - 1),
+        }
+        self.history.records.append(record)
+        self.loss_sum, self.pairs, self.step_seconds = 0.0, 0, 0.0
+        validated = "" if val_loss is None else f", validation loss {val_loss:.4f}"
+        logger.info("epoch %d, step %d: loss %.4f%s", record["epoch"], self.step, record["train_loss"], validated)
+        if self.folder is not None and self.config.keep_best and self.history.best is record:
+            self._require_finite_weights()
+            self.best = _Snapshot(self.model)
+        self._emit("evaluate")
+        self._warn_of_overfitting()
+
+    def _warn_of_overfitting(self) -> None:
+        turn = self.history.overfit_from
+        if turn is None:
+            return
+        message = (
+            f"over-fitting from step {turn['step']} (epoch {turn['epoch']}) on: the validation loss was lowest there, "
+            f"{turn['val_loss']:.4f}, and has risen since, while the training loss kept falling"
+        )
+        if message not in self.history.warnings:
+            self.history.warnings.append(message)
+            logger.warning("%s", message)
+            self._emit("warning", message)
+
+    def _reason_to_end(self) -> str | None:
+        if self.step >= self.plan.total_steps:
+            return "finished"
+        patience = self.config.patience
+        if patience is not None and self.history.bad_evaluations(self.config.min_delta) >= patience:
+            return "early stopping"
+        return "stopped" if self.trainer._stop.is_set() else None
+
+    # --- checkpoints
+
+    def _checkpoint_due(self) -> bool:
+        if self.folder is None or self.step == self.saved_step:
+            return False
+        if self.config.checkpoint_every is not None:
+            return self.step % self.config.checkpoint_every == 0
+        recorded = self.history.records[-1]["step"] if self.history.records else 0
+        return self.step == recorded and time.perf_counter() - self.saved_at >= _SECONDS_BETWEEN_CHECKPOINTS
+
+    def _require_finite_weights(self) -> None:
+        for name, array in self.model.parameters().items():
+            if not np.isfinite(array).all():
+                raise self._not_finite(f"{name} has values that are not finite", self.step)
+
+    def _checkpoint(self) -> None:
+        """Save the model, unless the folder has a better one already, then the state.
+
+        In this order, because after a crash between the two the older state leads to the same model once more.
+        """
+        from . import checkpoint
+        from .atomic_folder import replace_files
+
+        assert self.folder is not None
+        self._require_finite_weights()
+        if not self.config.keep_best or self.history.best is None:
+            checkpoint.save(self.folder, self.model, self.trainer.tokenizer)
+        elif self.best is not None:
+            checkpoint.save(self.folder, cast("Model", self.best), self.trainer.tokenizer)
+            self.best = None
+        self.history.checkpoint = str(self.folder)
+        state = TrainingState(
+            self.step, self.plan.identity, self.config.to_dict(), self.history.to_dict(),
+            self.loss_sum, self.pairs, self.step_seconds, self._seconds,
+        )  # fmt: skip
+        with replace_files(self.folder) as staging:
+            write_state(staging.path / STATE_FILE, state, self.model, self.optimizer)
+            self.history.to_json(staging.path / "history.json")
+            self.history.to_csv(staging.path / "history.csv")
+        self.saved_step, self.saved_at = self.step, time.perf_counter()
+        logger.info("saved a checkpoint after step %d in %s", self.step, self.folder)
+        self._emit("checkpoint", str(self.folder))
+
+    def interrupted(self) -> None:
+        """Save after a Ctrl-C, where there is a folder and the run stands between two steps."""
+        self.history.stop_reason = "interrupted"
+        if self.folder is None:
+            logger.warning("interrupted after step %d; there is no checkpoint_dir, nothing was saved", self.step)
+            return
+        if self.optimizer.step_count != self.step:  # the interrupt came from a handler of somebody else's
+            logger.warning(
+                "interrupted inside step %d; the checkpoint in %s is an earlier one", self.step + 1, self.folder
+            )
+            return
+        self._checkpoint()
+        logger.warning(
+            "interrupted after step %d of %d; saved in %s, resume=True continues from there",
+            self.step, self.plan.total_steps, self.folder,
+        )  # fmt: skip
+
+    # --- what others see
+
+    @property
+    def _epoch(self) -> int:
+        return max(1, -(-self.step // self.plan.sampler.steps_per_epoch))
+
+    @property
+    def _seconds(self) -> float:
+        return self.earlier_seconds + time.perf_counter() - self.began
+
+    def _emit(self, kind: EventKind, message: str = "") -> None:
+        if not self.callbacks.wants(kind):
+            return
+        self.callbacks.emit(
+            Event(
+                kind=kind,
+                trainer=self.trainer,
+                history=self.history,
+                step=self.step,
+                total_steps=self.plan.total_steps,
+                epoch=self._epoch,
+                epochs=-(-self.plan.total_steps // self.plan.sampler.steps_per_epoch),
+                loss=self.loss,
+                lr=self.lr,
+                grad_norm=self.grad_norm,
+                seconds=self._seconds,
+                tokens_per_second=self.pairs / self.step_seconds if self.step_seconds else 0.0,
+                record=self.history.records[-1] if self.history.records else None,
+                message=message,
+            )
+        )

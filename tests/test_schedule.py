@@ -1,0 +1,96 @@
+"""The learning rate of every step, and the checks on the settings of a training run."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import soma_native as soma
+from soma_native.schedule import Schedule
+
+
+def nanogpt_lr(step: int, lr: float, warmup: int, decay_steps: int, min_lr: float) -> float:
+    """Written down from the recipe that nanoGPT's README describes: linear warm-up, cosine to min_lr."""
+    if step < warmup:
+        return lr * (step + 1) / (warmup + 1)
+    if step > decay_steps:
+        return min_lr
+    return min_lr + 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / (decay_steps - warmup))) * (lr - min_lr)
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 100])
+def test_cosine_follows_the_recipe(warmup: int) -> None:
+    schedule = Schedule(lr=1e-3, total_steps=2000, warmup_steps=warmup, min_lr=1e-4)
+    for step in range(2100):
+        assert schedule(step) == pytest.approx(nanogpt_lr(step, 1e-3, warmup, 2000, 1e-4), rel=1e-12)
+
+
+def test_the_floor_is_a_tenth_unless_given() -> None:
+    assert Schedule(lr=0.5, total_steps=10)(10) == pytest.approx(0.05)
+    assert Schedule(lr=0.5, total_steps=10, min_lr=0.0)(10) == 0.0
+
+
+def test_constant_stays_after_the_warm_up() -> None:
+    schedule = Schedule(lr=0.5, total_steps=10, warmup_steps=4, kind="constant")
+    assert [schedule(step) for step in range(10)] == pytest.approx([0.1, 0.2, 0.3, 0.4] + [0.5] * 6)
+
+
+@pytest.mark.parametrize("warmup", [-1, 10, 11])
+def test_warm_up_must_be_shorter_than_the_training(warmup: int) -> None:
+    with pytest.raises(ValueError, match=f"warmup_steps={warmup}: must be at least 0 and below the 10 steps"):
+        Schedule(lr=0.1, total_steps=10, warmup_steps=warmup)
+
+
+def test_an_unknown_schedule_is_refused() -> None:
+    with pytest.raises(ValueError, match="schedule='linear': allowed are 'cosine' and 'constant'"):
+        Schedule(lr=0.1, total_steps=10, kind="linear")
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"epochs": 0}, ValueError, "epochs=0: must be at least 1"),
+        ({"epochs": 2, "steps": 3}, ValueError, "epochs=2 and steps=3: give one of the two"),
+        ({"steps": 2.5}, TypeError, "steps=2.5: must be an integer or None"),
+        ({"batch_size": True}, TypeError, "batch_size=True: must be an integer"),
+        ({"batch_size": None}, TypeError, "batch_size=None: must be an integer"),
+        ({"seq_len": 0}, ValueError, "seq_len=0: must be at least 1"),
+        ({"seed": -1}, ValueError, "seed=-1: must be at least 0"),
+        ({"seed": 1 << 64}, ValueError, r"must be below 2\*\*64"),
+        ({"sampling": "shuffle"}, ValueError, "sampling='shuffle': allowed are 'epoch' and 'random'"),
+        ({"schedule": "linear"}, ValueError, "schedule='linear': allowed are 'cosine' and 'constant'"),
+        ({"lr": 0}, ValueError, "lr=0: must be above 0"),
+        ({"lr": math.nan}, ValueError, "lr=nan: must be above 0"),
+        ({"lr": "fast"}, TypeError, "lr='fast': must be a number"),
+        ({"lr": 0.1, "min_lr": 0.2}, ValueError, "min_lr=0.2: must not be above lr=0.1"),
+        ({"betas": 0.9}, TypeError, "betas=0.9: must be a pair"),
+        ({"betas": (0.9, 1.0)}, ValueError, r"betas=\(0.9, 1.0\): both must be numbers of at least 0 and below 1"),
+        ({"weight_decay": -0.1}, ValueError, "weight_decay=-0.1: must be at least 0"),
+        ({"max_grad_norm": math.inf}, ValueError, "max_grad_norm=inf: must be at least 0"),
+        ({"val_fraction": 1.0}, ValueError, "val_fraction=1: must be at least 0 and below 1"),
+        ({"patience": 0}, ValueError, "patience=0: must be at least 1"),
+        ({"keep_best": 1}, TypeError, "keep_best=1: must be True or False"),
+        ({"resume": True}, ValueError, "resume=True needs checkpoint_dir"),
+        ({"checkpoint_every": 5}, ValueError, "checkpoint_every=5 needs checkpoint_dir"),
+        ({"checkpoint_dir": 5}, TypeError, "checkpoint_dir=5: must be the path of a folder"),
+        ({"learning_rate": 0.1}, TypeError, "learning_rate"),
+    ],
+)
+def test_wrong_settings_are_named(settings: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        soma.TrainConfig(**settings)
+
+
+def test_settings_go_through_json_and_back() -> None:
+    config = soma.TrainConfig(
+        epochs=np.int64(3), lr=np.float32(0.5), betas=[0.8, 0.9], checkpoint_dir=Path("run")  # type: ignore[arg-type]
+    )  # fmt: skip
+    again = soma.TrainConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+    assert (again.epochs, again.lr, again.betas, again.checkpoint_dir) == (3, 0.5, (0.8, 0.9), "run")
+    with pytest.raises(ValueError, match="colour: not a setting of TrainConfig"):
+        soma.TrainConfig.from_dict({**config.to_dict(), "colour": "red"})
