@@ -1,0 +1,13 @@
+// soma_native._core: the C++ core as Python sees it. Arrays and exceptions in and out, no arithmetic, the GIL released
+// around compute.
+#include "registers.h"
+
+PYBIND11_MODULE(_core, m) {
+  m.doc() = "The C++ core of soma_native. Use the classes of soma_native; this module is their engine.";
+  register_system(m);
+  register_model(m);
+  register_generation(m);
+#ifdef SOMA_WITH_TOKENIZER
+  register_tokenizer(m);
+#endif
+}

@@ -1,0 +1,71 @@
+// Decoder and Sampler.
+#include "base/check.h"
+#include "handle.h"
+#include "model/decoder.h"
+#include "model/sampler.h"
+#include "registers.h"
+
+namespace {
+
+using soma::check;
+using Logits = py::array_t<float, py::array::c_style>;
+
+struct DecoderHandle {
+  ModelHandle& model;
+  soma::Decoder decoder;
+
+  DecoderHandle(ModelHandle& handle, int64_t rows) : model(handle), decoder(handle.transformer, rows) {}
+
+  void prefill(int64_t row, const Ids& ids) {
+    check(ids.ndim() == 1, "ids must have one dimension, got ", ids.ndim());
+    const int32_t* data = ids.data();
+    const int64_t length = ids.shape(0);
+    compute(model, [&] { decoder.prefill(row, data, length); });
+  }
+
+  void step(const Ids& rows, const Ids& ids) {
+    check(rows.ndim() == 1 && ids.ndim() == 1 && rows.shape(0) == ids.shape(0),
+          "rows and ids must be one-dimensional and of the same length");
+    const int32_t *row_data = rows.data(), *id_data = ids.data();
+    const int64_t count = rows.shape(0);
+    compute(model, [&] { decoder.step(row_data, id_data, count); });
+  }
+};
+
+}  // namespace
+
+void register_generation(py::module_& m) {
+  py::class_<DecoderHandle>(m, "Decoder", "Generation with cached keys and values, one row a sequence.")
+      .def(py::init([](ModelHandle& model, int64_t batch_size) {
+             return std::make_unique<DecoderHandle>(model, batch_size);
+           }),
+           py::keep_alive<1, 2>(), py::arg("model"), py::arg("batch_size"))
+      .def("prefill", &DecoderHandle::prefill, py::arg("row"), py::arg("ids"))
+      .def("step", &DecoderHandle::step, py::arg("rows"), py::arg("ids"))
+      .def("logits",
+           [](const py::object& self) {
+             auto& handle = self.cast<DecoderHandle&>();
+             const py::ssize_t rows = handle.decoder.rows(), vocab = handle.model.transformer.config().vocab_size;
+             return py::array_t<float>({rows, vocab}, handle.decoder.logits(), self);
+           })
+      .def("length", [](const DecoderHandle& h, int64_t row) { return h.decoder.length(row); }, py::arg("row"));
+
+  py::class_<soma::Sampler>(m, "Sampler", "Draws the next token from logits.")
+      .def(py::init([](int64_t vocab_size, double temperature, int64_t top_k, double top_p, double repetition_penalty,
+                       uint64_t seed, const Ids& banned_ids) {
+             const soma::SamplerConfig config{vocab_size, temperature, top_k, top_p, repetition_penalty, seed};
+             return std::make_unique<soma::Sampler>(config, banned_ids.data(), banned_ids.size());
+           }),
+           py::kw_only(), py::arg("vocab_size"), py::arg("temperature"), py::arg("top_k"), py::arg("top_p"),
+           py::arg("repetition_penalty"), py::arg("seed"), py::arg("banned_ids"))
+      .def("observe", [](soma::Sampler& s, const Ids& ids) { s.observe(ids.data(), ids.size()); }, py::arg("ids"))
+      .def(
+          "sample",
+          [](soma::Sampler& s, const Logits& logits) {
+            check(logits.size() == s.vocab_size(), "logits must hold vocab_size = ", s.vocab_size(), " numbers, got ",
+                  logits.size());
+            const float* data = logits.data();
+            return s.sample(data);
+          },
+          py::arg("logits"));
+}

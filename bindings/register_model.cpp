@@ -1,0 +1,142 @@
+// Model and AdamW: shapes checked, arrays as views of the core's arenas.
+#include <pybind11/stl.h>
+
+#include <string>
+
+#include "base/check.h"
+#include "handle.h"
+#include "model/optimizer.h"
+#include "registers.h"
+
+namespace {
+
+using soma::check;
+
+soma::BlockStyle parse_block(const std::string& name) {
+  if (name == "soma") return soma::BlockStyle::kSoma;
+  check(name == "gpt2", "block must be 'soma' or 'gpt2', got '", name, "'");
+  return soma::BlockStyle::kGpt2;
+}
+
+// Views of one arena by tensor name; they keep `owner` alive.
+py::dict views(const soma::Transformer& model, float* arena, const py::object& owner) {
+  py::dict dict;
+  for (const soma::ParameterInfo& info : model.parameter_infos()) {
+    std::vector<py::ssize_t> shape;
+    if (!info.is_vector) shape.push_back(info.rows);
+    shape.push_back(info.cols);
+    dict[py::str(info.name)] = py::array_t<float>(shape, arena + info.offset, owner);
+  }
+  return dict;
+}
+
+struct Batch {
+  const int32_t *ids, *targets;
+  int64_t rows, length;
+};
+
+Batch read_batch(const Ids& ids, const Ids* targets) {
+  check(ids.ndim() == 2, "ids must have shape (B, T), got ", ids.ndim(), " dimensions");
+  Batch batch{ids.data(), nullptr, ids.shape(0), ids.shape(1)};
+  if (targets != nullptr) {
+    check(targets->ndim() == 2 && targets->shape(0) == ids.shape(0) && targets->shape(1) == ids.shape(1),
+          "targets must have the shape of ids, (", ids.shape(0), ", ", ids.shape(1), ")");
+    batch.targets = targets->data();
+  }
+  return batch;
+}
+
+py::array_t<float> forward(ModelHandle& model, const Ids& ids) {
+  const Batch batch = read_batch(ids, nullptr);
+  py::array_t<float> logits({batch.rows, batch.length, model.transformer.config().vocab_size});
+  float* out = logits.mutable_data();
+  compute(model, [&] { model.transformer.forward(out, batch.ids, batch.rows, batch.length); });
+  return logits;
+}
+
+double loss(ModelHandle& model, const Ids& ids, const Ids& targets, int64_t normalizer) {
+  const Batch b = read_batch(ids, &targets);
+  return compute(model, [&] { return model.transformer.loss(b.ids, b.targets, b.rows, b.length, normalizer); });
+}
+
+double loss_and_grad(ModelHandle& model, const Ids& ids, const Ids& targets, int64_t normalizer) {
+  const Batch b = read_batch(ids, &targets);
+  return compute(model,
+                 [&] { return model.transformer.loss_and_grad(b.ids, b.targets, b.rows, b.length, normalizer); });
+}
+
+struct OptimizerHandle {
+  ModelHandle& model;
+  soma::AdamW optimizer;
+
+  OptimizerHandle(ModelHandle& handle, const soma::AdamWConfig& config) : model(handle), optimizer(handle.transformer, config) {}
+
+  double step(double lr) {
+    try {
+      return compute(model, [&] { return optimizer.step(lr); });
+    } catch (const soma::NonFiniteGradient& error) {
+      const std::string message = "the gradient is not finite (its norm is " + std::to_string(error.norm) +
+                                  "): nothing was updated. Lower the learning rate, or look for NaN in the parameters";
+      PyErr_SetString(PyExc_FloatingPointError, message.c_str());
+      throw py::error_already_set();
+    }
+  }
+};
+
+}  // namespace
+
+void register_model(py::module_& m) {
+  py::class_<ModelHandle>(m, "Model", "A transformer: parameters, forward, loss, gradients.")
+      .def(py::init([](int64_t vocab_size, int64_t d_model, int64_t n_layers, int64_t n_heads, int64_t d_ff,
+                       int64_t max_seq_len, const std::string& block, bool tied_head, uint64_t seed,
+                       const std::string& precision) {
+             check(precision == "float32", "precision must be 'float32', got '", precision, "'");
+             const soma::ModelConfig config{vocab_size, d_model,     n_layers,           n_heads,
+                                            d_ff,       max_seq_len, parse_block(block), tied_head};
+             return std::make_unique<ModelHandle>(config, seed);
+           }),
+           py::kw_only(), py::arg("vocab_size"), py::arg("d_model"), py::arg("n_layers"), py::arg("n_heads"),
+           py::arg("d_ff"), py::arg("max_seq_len"), py::arg("block"), py::arg("tied_head"), py::arg("seed"),
+           py::arg("precision"))
+      .def_property_readonly("num_parameters", [](const ModelHandle& h) { return h.transformer.num_parameters(); })
+      .def("parameters",
+           [](const py::object& self) {
+             auto& model = self.cast<ModelHandle&>().transformer;
+             return views(model, model.values(), self);
+           })
+      .def("gradients",
+           [](const py::object& self) {
+             auto& model = self.cast<ModelHandle&>().transformer;
+             return views(model, model.gradients(), self);
+           })
+      .def("forward", &forward, py::arg("ids"))
+      .def("loss", &loss, py::arg("ids"), py::arg("targets"), py::arg("normalizer") = 0)
+      .def("loss_and_grad", &loss_and_grad, py::arg("ids"), py::arg("targets"), py::arg("normalizer") = 0)
+      .def("zero_grad", [](ModelHandle& h) { compute(h, [&] { h.transformer.zero_grad(); }); });
+
+  py::class_<OptimizerHandle>(m, "AdamW", "AdamW over a model's parameters.")
+      .def(py::init([](ModelHandle& model, double lr, double beta1, double beta2, double eps, double weight_decay,
+                       double max_grad_norm) {
+             return std::make_unique<OptimizerHandle>(
+                 model, soma::AdamWConfig{lr, beta1, beta2, eps, weight_decay, max_grad_norm});
+           }),
+           py::keep_alive<1, 2>(), py::arg("model"), py::kw_only(), py::arg("lr"), py::arg("beta1"), py::arg("beta2"),
+           py::arg("eps"), py::arg("weight_decay"), py::arg("max_grad_norm"))
+      .def("step", &OptimizerHandle::step, py::arg("lr"))
+      .def("first_moments",
+           [](const py::object& self) {
+             auto& handle = self.cast<OptimizerHandle&>();
+             return views(handle.model.transformer, handle.optimizer.first_moments(), self);
+           })
+      .def("second_moments",
+           [](const py::object& self) {
+             auto& handle = self.cast<OptimizerHandle&>();
+             return views(handle.model.transformer, handle.optimizer.second_moments(), self);
+           })
+      .def_property(
+          "step_count", [](const OptimizerHandle& h) { return h.optimizer.steps; },
+          [](OptimizerHandle& h, int64_t steps) {
+            check(steps >= 0, "step_count must be >= 0, got ", steps);
+            h.optimizer.steps = steps;
+          });
+}

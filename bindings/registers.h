@@ -1,0 +1,9 @@
+// What each file of the bindings adds to the module.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+void register_system(pybind11::module_& m);
+void register_model(pybind11::module_& m);
+void register_generation(pybind11::module_& m);
+void register_tokenizer(pybind11::module_& m);

@@ -1,0 +1,64 @@
+"""Train small language models on an ordinary CPU: tokenizer, transformer, trainer, generator on native kernels."""
+
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING
+from typing import Any as _Any
+
+from soma_native._core import active_isa, available_isas, get_num_threads, set_num_threads
+from soma_native.config import ModelConfig
+from soma_native.model import Model
+from soma_native.optimizer import AdamW
+from soma_native.version import __version__
+
+if TYPE_CHECKING:
+    from soma_native.checkpoint import load, load_model, save
+    from soma_native.errors import CheckpointError
+    from soma_native.generator import Generator
+    from soma_native.history import History
+    from soma_native.tokenizer import Tokenizer
+    from soma_native.trainer import TrainConfig, Trainer
+
+# Where the names live that are imported on first use, so that `import soma_native` stays quick.
+_LAZY = {
+    "CheckpointError": "errors",
+    "Generator": "generator",
+    "History": "history",
+    "Tokenizer": "tokenizer",
+    "TrainConfig": "trainer",
+    "Trainer": "trainer",
+    "load": "checkpoint",
+    "load_model": "checkpoint",
+    "save": "checkpoint",
+}
+
+__all__ = [
+    "AdamW",
+    "CheckpointError",
+    "Generator",
+    "History",
+    "Model",
+    "ModelConfig",
+    "Tokenizer",
+    "TrainConfig",
+    "Trainer",
+    "__version__",
+    "active_isa",
+    "available_isas",
+    "get_num_threads",
+    "load",
+    "load_model",
+    "save",
+    "set_num_threads",
+]
+
+
+def __getattr__(name: str) -> _Any:
+    if name in _LAZY:
+        value = getattr(_import_module(f"soma_native.{_LAZY[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'soma_native' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -1,0 +1,155 @@
+"""What a model is: sizes and block style, with presets."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+BLOCKS = ("soma", "gpt2")
+PRECISIONS = ("auto", "float32")
+
+_LIMITS = {
+    "vocab_size": (2, 1 << 24),
+    "d_model": (1, 1 << 16),
+    "n_layers": (1, 1024),
+    "n_heads": (1, 1 << 16),
+    "d_ff": (1, 1 << 18),
+    "max_seq_len": (1, 1 << 20),
+}
+
+_PRESETS: dict[str, dict[str, Any]] = {
+    "showcase": {"vocab_size": 576, "d_model": 128, "n_layers": 3, "n_heads": 4, "d_ff": 512, "max_seq_len": 256},
+    "improved": {"vocab_size": 8000, "d_model": 256, "n_layers": 4, "n_heads": 4, "d_ff": 1024, "max_seq_len": 512},
+    "full": {"vocab_size": 60000, "d_model": 768, "n_layers": 12, "n_heads": 12, "d_ff": 3072, "max_seq_len": 1024},
+    "nano-cpu": {
+        "vocab_size": 65,
+        "d_model": 128,
+        "n_layers": 4,
+        "n_heads": 4,
+        "d_ff": 512,
+        "max_seq_len": 64,
+        "block": "gpt2",
+    },
+    "baby": {
+        "vocab_size": 65,
+        "d_model": 384,
+        "n_layers": 6,
+        "n_heads": 6,
+        "d_ff": 1536,
+        "max_seq_len": 256,
+        "block": "gpt2",
+    },
+    "gpt2-124m": {
+        "vocab_size": 50257,
+        "d_model": 768,
+        "n_layers": 12,
+        "n_heads": 12,
+        "d_ff": 3072,
+        "max_seq_len": 1024,
+        "block": "gpt2",
+    },
+}
+# The vocabulary is what a tokenizer makes of a text; these presets state the most they are meant for.
+_LARGEST_VOCAB = {"improved": 8000, "full": 60000}
+
+PRESETS = tuple(_PRESETS)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes and block style of a decoder-only transformer.
+
+    Attributes:
+        vocab_size: tokens of the vocabulary, V >= 2.
+        d_model: channels of the residual stream, C; a multiple of ``n_heads``.
+        n_layers: blocks, L.
+        n_heads: attention heads, H; each has ``d_model // n_heads`` channels.
+        d_ff: hidden channels of the feed-forward network, F.
+        max_seq_len: positions that are learned; no sequence can be longer.
+        block: ``"soma"`` (post-norm without affine, ReLU, attention without biases, untied head) or ``"gpt2"`` (pre-norm
+            with affine, GELU, biases, tied head: Radford et al. 2019).
+        tied_head: whether the output head is the token embedding; ``None`` takes the block's own way.
+
+    Raises:
+        TypeError: a size is not an integer.
+        ValueError: a size is out of range or does not fit the others; the message names it.
+
+    >>> ModelConfig(vocab_size=576, d_model=128, n_layers=3, n_heads=4, d_ff=512, max_seq_len=256).num_parameters
+    771968
+    """
+
+    vocab_size: int
+    d_model: int
+    n_layers: int
+    n_heads: int
+    d_ff: int
+    max_seq_len: int
+    block: str = "soma"
+    tied_head: bool | None = None
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in _LIMITS.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not hasattr(value, "__index__"):
+                raise TypeError(f"{name} must be an integer, got {value!r}")
+            object.__setattr__(self, name, int(value))
+            if not low <= value <= high:
+                raise ValueError(f"{name} must be from {low} to {high}, got {value}")
+        if self.d_model % self.n_heads:
+            raise ValueError(
+                f"d_model must be a multiple of n_heads, got d_model={self.d_model} and n_heads={self.n_heads}"
+            )
+        if self.block not in BLOCKS:
+            raise ValueError(f"block must be one of {', '.join(BLOCKS)}, got {self.block!r}")
+        if self.tied_head is None:
+            object.__setattr__(self, "tied_head", self.block == "gpt2")
+        elif not isinstance(self.tied_head, bool):
+            raise TypeError(f"tied_head must be True, False or None, got {self.tied_head!r}")
+
+    @classmethod
+    def preset(cls, name: str, **overrides: Any) -> ModelConfig:
+        """A config by name, with fields replaced.
+
+        Args:
+            name: one of ``showcase``, ``improved``, ``full``, ``nano-cpu``, ``baby``, ``gpt2-124m``.
+            overrides: fields to set otherwise, most often ``vocab_size``.
+
+        Raises:
+            ValueError: an unknown name, or a vocabulary larger than the preset is meant for.
+            TypeError: an unknown field.
+
+        >>> ModelConfig.preset("gpt2-124m").num_parameters
+        124439808
+        """
+        if name not in _PRESETS:
+            raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
+        fields = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(overrides) - fields)
+        if unknown:
+            raise TypeError(f"unknown field {unknown[0]!r}; a ModelConfig has {', '.join(sorted(fields))}")
+        config = cls(**{**_PRESETS[name], **overrides})
+        largest = _LARGEST_VOCAB.get(name)
+        if largest is not None and config.vocab_size > largest:
+            raise ValueError(f"preset {name!r} takes a vocab_size up to {largest}, got {config.vocab_size}")
+        return config
+
+    @property
+    def num_parameters(self) -> int:
+        """Learned numbers in all, without building the model."""
+        v, c, ff, layers = self.vocab_size, self.d_model, self.d_ff, self.n_layers
+        embeddings = v * c * (1 if self.tied_head else 2) + self.max_seq_len * c
+        mlp = 2 * c * ff + ff + c
+        if self.block == "soma":
+            return embeddings + layers * (4 * c * c + mlp)
+        return embeddings + layers * (4 * c * c + 4 * c + mlp + 4 * c) + 2 * c
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values; ``from_dict`` reads them back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
+        """The config whose ``to_dict`` gave ``values``. Raises TypeError or ValueError as the constructor does."""
+        return cls(**values)

@@ -1,0 +1,172 @@
+"""The model: parameters as NumPy views, forward, loss and exact gradients, computed by the C++ core."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from soma_native import _core
+from soma_native.config import PRECISIONS, ModelConfig
+
+Floats = npt.NDArray[np.float32]
+
+IGNORED_TARGET = -100
+
+
+def resolve_precision(precision: str) -> str:
+    """What ``"auto"`` means on this machine; other values as they are.
+
+    Raises:
+        ValueError: not one of the allowed values.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    return "float32" if precision == "auto" else precision
+
+
+def _as_ids(name: str, value: npt.ArrayLike) -> npt.NDArray[np.int32]:
+    array = np.asarray(value)
+    if array.dtype.kind not in "iu":
+        if array.size == 0:
+            raise ValueError(f"{name} must hold at least one token, got shape {array.shape}")
+        raise TypeError(f"{name} must be integers, got dtype {array.dtype}")
+    if array.ndim not in (1, 2):
+        raise ValueError(f"{name} must have shape (T,) or (B, T), got {array.shape}")
+    if array.size == 0:
+        raise ValueError(f"{name} must hold at least one token, got shape {array.shape}")
+    if array.dtype.itemsize > 2 and array.dtype != np.int32:
+        least, most = int(array.min()), int(array.max())
+        if least < -(2**31) or most >= 2**31:
+            raise ValueError(f"{name} must fit into 32 bits, got values from {least} to {most}")
+    return np.ascontiguousarray(np.atleast_2d(array), dtype=np.int32)
+
+
+class Model:
+    """A decoder-only transformer that lives in the C++ core.
+
+    Args:
+        config: sizes and block style.
+        seed: of the initial values, N(0, 0.02) for matrices and embeddings. The same seed gives the same bits on every
+            machine, instruction set and thread count.
+        precision: ``"float32"``, or ``"auto"`` for the fastest that this machine has.
+
+    Raises:
+        ValueError: an unknown precision, or a seed that is no integer from 0 to 2**64 - 1.
+        MemoryError: the parameters do not fit.
+
+    >>> model = Model(ModelConfig.preset("showcase"), seed=1)
+    >>> model.num_parameters
+    771968
+    >>> model.forward([1, 2, 3]).shape
+    (3, 576)
+
+    One model may be called from several threads: the calls take turns. Two models compute side by side.
+    """
+
+    def __init__(self, config: ModelConfig, seed: int = 0, precision: str = "auto") -> None:
+        if not isinstance(config, ModelConfig):
+            raise TypeError(f"config must be a ModelConfig, got {type(config).__name__}")
+        if isinstance(seed, bool) or not hasattr(seed, "__index__"):
+            raise TypeError(f"seed must be an integer, got {seed!r}")
+        if not 0 <= int(seed) < 2**64:
+            raise ValueError(f"seed must be from 0 to 2**64 - 1, got {seed}")
+        self._config = config
+        self._precision = resolve_precision(precision)
+        self._core = _core.Model(**config.to_dict(), seed=int(seed), precision=self._precision)
+
+    @property
+    def config(self) -> ModelConfig:
+        """Sizes and block style."""
+        return self._config
+
+    @property
+    def precision(self) -> str:
+        """What the matrix products compute in."""
+        return self._precision
+
+    @property
+    def num_parameters(self) -> int:
+        """Learned numbers in all."""
+        return self._core.num_parameters
+
+    def parameters(self) -> dict[str, Floats]:
+        """Every parameter by name: float32 views without a copy; writing to one changes the model.
+
+        Weights of ``x @ w + b`` have shape (in, out); embeddings and the head (V, d_model); vectors one dimension.
+        """
+        return self._core.parameters()
+
+    def gradients(self) -> dict[str, Floats]:
+        """The accumulated gradients, with the names and shapes of :meth:`parameters`; views as well."""
+        return self._core.gradients()
+
+    def forward(self, ids: npt.ArrayLike) -> Floats:
+        """Logits of every position.
+
+        Args:
+            ids: integers, shape (B, T) or (T,), 0 <= id < vocab_size, T <= max_seq_len.
+
+        Returns:
+            float32, shape (B, T, V) or (T, V).
+
+        Raises:
+            TypeError: ids are not integers.
+            ValueError: a wrong shape, no tokens, too many, or an id out of range.
+            KeyboardInterrupt: Ctrl-C; nothing changed.
+        """
+        array = _as_ids("ids", ids)
+        logits = self._core.forward(array)
+        return logits if np.ndim(ids) == 2 else logits[0]
+
+    def loss(self, ids: npt.ArrayLike, targets: npt.ArrayLike, normalizer: int | None = None) -> float:
+        """Mean negative log-likelihood of the targets, in nats.
+
+        Args:
+            ids: as in :meth:`forward`.
+            targets: the same shape; the token that follows each position. -100 is ignored.
+            normalizer: what the sum is divided by; ``None`` takes the number of targets that count.
+
+        Raises:
+            TypeError, ValueError: as :meth:`forward`; also where no target counts.
+        """
+        return self._core.loss(*self._batch(ids, targets), self._normalizer(normalizer))
+
+    def loss_and_grad(self, ids: npt.ArrayLike, targets: npt.ArrayLike, normalizer: int | None = None) -> float:
+        """:meth:`loss`, and adds its gradient to :meth:`gradients`.
+
+        Gradients accumulate until :meth:`zero_grad` or an optimizer step. To accumulate over several batches exactly as
+        one large batch would, pass the number of targets of all of them as ``normalizer`` to each; the losses then add up.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C; gradients may hold a part of this batch, so call :meth:`zero_grad` before going on.
+        """
+        return self._core.loss_and_grad(*self._batch(ids, targets), self._normalizer(normalizer))
+
+    def zero_grad(self) -> None:
+        """Sets all gradients to zero."""
+        self._core.zero_grad()
+
+    def _batch(self, ids: npt.ArrayLike, targets: npt.ArrayLike) -> tuple[Any, Any]:
+        left, right = _as_ids("ids", ids), _as_ids("targets", targets)
+        if np.shape(ids) != np.shape(targets):
+            raise ValueError(f"targets must have the shape of ids, {np.shape(ids)}, got {np.shape(targets)}")
+        return left, right
+
+    @staticmethod
+    def _normalizer(normalizer: int | None) -> int:
+        if normalizer is None:
+            return 0
+        if isinstance(normalizer, bool) or not hasattr(normalizer, "__index__"):
+            raise TypeError(f"normalizer must be an integer or None, got {normalizer!r}")
+        if normalizer < 1:
+            raise ValueError(f"normalizer must be at least 1, got {normalizer}")
+        return int(normalizer)
+
+    def __repr__(self) -> str:
+        c = self._config
+        return (
+            f"Model(block={c.block!r}, parameters={self.num_parameters:,}, vocab_size={c.vocab_size}, "
+            f"d_model={c.d_model}, n_layers={c.n_layers}, precision={self._precision!r})"
+        )

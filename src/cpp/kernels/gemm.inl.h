@@ -1,0 +1,170 @@
+// Packing and the register tile of the matrix product, for whatever Vec the including level defines. A tile keeps
+// kGemmRows x (kGemmVectors * kWidth) sums in registers over the whole of k; every element is one chain of fma in the order
+// of k, starting from zero or from C, so tiles of any shape give the same bits.
+
+constexpr int kGemmCols = kGemmVectors * kWidth;
+
+template <int kPanel>
+void pack_copy(float* dst, const float* src, int64_t ld, int64_t k, int64_t n) {
+  if (n == kPanel) {
+    for (int64_t p = 0; p < k; ++p) __builtin_memcpy(dst + p * kPanel, src + p * ld, kPanel * sizeof(float));
+    return;
+  }
+  for (int64_t p = 0; p < k; ++p) {
+    for (int64_t j = 0; j < kPanel; ++j) dst[p * kPanel + j] = j < n ? src[p * ld + j] : 0.0f;
+  }
+}
+
+template <int kPanel>
+void pack_transpose(float* dst, const float* src, int64_t ld, int64_t k, int64_t n) {
+  int64_t j = 0;
+  for (; j + 4 <= n; j += 4) {
+    int64_t p = 0;
+    for (; p + 4 <= k; p += 4) transpose4x4(dst + p * kPanel + j, kPanel, src + j * ld + p, ld);
+    for (; p < k; ++p) {
+      for (int64_t i = j; i < j + 4; ++i) dst[p * kPanel + i] = src[i * ld + p];
+    }
+  }
+  for (; j < kPanel; ++j) {
+    for (int64_t p = 0; p < k; ++p) dst[p * kPanel + j] = j < n ? src[j * ld + p] : 0.0f;
+  }
+}
+
+inline Vec load_tail(const float* p, int64_t n) { return n >= kWidth ? load(p) : load_n(p, n > 0 ? n : 0); }
+inline void store_tail(float* p, Vec a, int64_t n) {
+  if (n >= kWidth) {
+    store(p, a);
+  } else if (n > 0) {
+    store_n(p, a, n);
+  }
+}
+
+template <int kRows, int kVectors>
+void tile(float* c, int64_t ldc, const float* a, const float* b, int64_t k, int64_t n, const TileStore& store_as) {
+  Vec sum[kRows][kVectors];
+  SOMA_UNROLL for (int i = 0; i < kRows; ++i) {
+    SOMA_UNROLL for (int j = 0; j < kVectors; ++j) {
+      sum[i][j] = store_as.accumulate ? load_tail(c + i * ldc + j * kWidth, n - j * kWidth) : set1(0.0f);
+    }
+  }
+  for (int64_t p = 0; p < k; ++p) {
+    Vec row[kVectors];
+    SOMA_UNROLL for (int j = 0; j < kVectors; ++j) row[j] = load(b + p * kGemmCols + j * kWidth);
+    SOMA_UNROLL for (int i = 0; i < kRows; ++i) {
+      const Vec x = set1(a[p * kGemmRows + i]);
+      SOMA_UNROLL for (int j = 0; j < kVectors; ++j) sum[i][j] = fma(x, row[j], sum[i][j]);
+    }
+  }
+  if (store_as.bias != nullptr) {
+    SOMA_UNROLL for (int j = 0; j < kVectors; ++j) {
+      const Vec bias = load_tail(store_as.bias + j * kWidth, n - j * kWidth);
+      SOMA_UNROLL for (int i = 0; i < kRows; ++i) sum[i][j] = add(sum[i][j], bias);
+    }
+  }
+  if (store_as.residual != nullptr) {
+    SOMA_UNROLL for (int i = 0; i < kRows; ++i) {
+      SOMA_UNROLL for (int j = 0; j < kVectors; ++j) {
+        const float* r = store_as.residual + i * store_as.ld_residual + j * kWidth;
+        sum[i][j] = add(sum[i][j], load_tail(r, n - j * kWidth));
+      }
+    }
+  }
+  if (store_as.relu) {
+    SOMA_UNROLL for (int i = 0; i < kRows; ++i) {
+      SOMA_UNROLL for (int j = 0; j < kVectors; ++j) sum[i][j] = max(set1(0.0f), sum[i][j]);  // keeps a NaN
+    }
+  }
+  SOMA_UNROLL for (int i = 0; i < kRows; ++i) {
+    SOMA_UNROLL for (int j = 0; j < kVectors; ++j) {
+      store_tail(c + i * ldc + j * kWidth, sum[i][j], n - j * kWidth);
+    }
+  }
+}
+
+template <int kVectors>
+void tile_of_rows(float* c, int64_t ldc, const float* a, const float* b, int64_t k, int64_t m, int64_t n,
+                  const TileStore& s) {
+  switch (m) {
+    case 1: return tile<1, kVectors>(c, ldc, a, b, k, n, s);
+    case 2: return tile<2, kVectors>(c, ldc, a, b, k, n, s);
+    case 3: return tile<3, kVectors>(c, ldc, a, b, k, n, s);
+    case 4: return tile<4, kVectors>(c, ldc, a, b, k, n, s);
+    case 5: return tile<(kGemmRows >= 5 ? 5 : 1), kVectors>(c, ldc, a, b, k, n, s);
+    case 6: return tile<(kGemmRows >= 6 ? 6 : 1), kVectors>(c, ldc, a, b, k, n, s);
+    case 7: return tile<(kGemmRows >= 7 ? 7 : 1), kVectors>(c, ldc, a, b, k, n, s);
+    case 8: return tile<(kGemmRows >= 8 ? 8 : 1), kVectors>(c, ldc, a, b, k, n, s);
+    case 9: return tile<(kGemmRows >= 9 ? 9 : 1), kVectors>(c, ldc, a, b, k, n, s);
+    case 10: return tile<(kGemmRows >= 10 ? 10 : 1), kVectors>(c, ldc, a, b, k, n, s);
+    case 11: return tile<(kGemmRows >= 11 ? 11 : 1), kVectors>(c, ldc, a, b, k, n, s);
+    case 12: return tile<(kGemmRows >= 12 ? 12 : 1), kVectors>(c, ldc, a, b, k, n, s);
+    default: return;
+  }
+}
+
+void gemm_tile(float* c, int64_t ldc, const float* a, const float* b, int64_t k, int64_t m, int64_t n,
+               const TileStore* s) {
+  if (n > kWidth) {
+    tile_of_rows<kGemmVectors>(c, ldc, a, b, k, m, n, *s);
+  } else {
+    tile_of_rows<1>(c, ldc, a, b, k, m, n, *s);
+  }
+}
+
+void pack_a_copy(float* dst, const float* src, int64_t ld, int64_t k, int64_t n) {
+  pack_copy<kGemmRows>(dst, src, ld, k, n);
+}
+void pack_a_transpose(float* dst, const float* src, int64_t ld, int64_t k, int64_t n) {
+  pack_transpose<kGemmRows>(dst, src, ld, k, n);
+}
+void pack_b_copy(float* dst, const float* src, int64_t ld, int64_t k, int64_t n) {
+  pack_copy<kGemmCols>(dst, src, ld, k, n);
+}
+void pack_b_transpose(float* dst, const float* src, int64_t ld, int64_t k, int64_t n) {
+  pack_transpose<kGemmCols>(dst, src, ld, k, n);
+}
+
+// Eight rows of W at a time: W is read once, in order, and y stays in cache.
+void vector_matrix(float* y, const float* x, const float* w, int64_t ld, int64_t k, int64_t n) {
+  for (int64_t j = 0; j < n; ++j) y[j] = 0.0f;
+  int64_t p = 0;
+  for (; p + 8 <= k; p += 8) {
+    const float* row = w + p * ld;
+    Vec s[8];
+    SOMA_UNROLL for (int i = 0; i < 8; ++i) s[i] = set1(x[p + i]);
+    int64_t j = 0;
+    for (; j + kWidth <= n; j += kWidth) {
+      Vec sum = load(y + j);
+      SOMA_UNROLL for (int i = 0; i < 8; ++i) sum = fma(s[i], load(row + i * ld + j), sum);
+      store(y + j, sum);
+    }
+    if (j < n) {
+      Vec sum = load_n(y + j, n - j);
+      SOMA_UNROLL for (int i = 0; i < 8; ++i) sum = fma(s[i], load_n(row + i * ld + j, n - j), sum);
+      store_n(y + j, sum, n - j);
+    }
+  }
+  for (; p < k; ++p) {
+    const Vec s = set1(x[p]);
+    for (int64_t j = 0; j < n; j += kWidth) {
+      store_tail(y + j, fma(s, load_tail(w + p * ld + j, n - j), load_tail(y + j, n - j)), n - j);
+    }
+  }
+}
+
+float dot(const float* a, const float* b, int64_t n) {
+  Vec s0 = set1(0.0f), s1 = s0, s2 = s0, s3 = s0;
+  int64_t i = 0;
+  for (; i + 4 * kWidth <= n; i += 4 * kWidth) {
+    s0 = fma(load(a + i), load(b + i), s0);
+    s1 = fma(load(a + i + kWidth), load(b + i + kWidth), s1);
+    s2 = fma(load(a + i + 2 * kWidth), load(b + i + 2 * kWidth), s2);
+    s3 = fma(load(a + i + 3 * kWidth), load(b + i + 3 * kWidth), s3);
+  }
+  for (; i + kWidth <= n; i += kWidth) s0 = fma(load(a + i), load(b + i), s0);
+  if (i < n) s1 = fma(load_n(a + i, n - i), load_n(b + i, n - i), s1);
+  return reduce_add(add(add(s0, s1), add(s2, s3)));
+}
+
+void matrix_vector(float* y, const float* w, int64_t ld, const float* x, int64_t rows, int64_t k) {
+  for (int64_t r = 0; r < rows; ++r) y[r] = dot(w + r * ld, x, k);
+}

@@ -1,0 +1,26 @@
+// The kernels of the avx2 level. Everything but install_avx2 lives in an anonymous namespace: code compiled with this
+// file's flags must never be the copy that the linker keeps for another file.
+#include "kernels/kernels.h"
+
+#if !defined(__AVX2__) || !defined(__FMA__)
+#error "isa_avx2.cpp needs -mavx2 -mfma: see cmake/isa.cmake"
+#endif
+
+#include <immintrin.h>
+
+#include "kernels/compiler.h"
+
+namespace soma {
+namespace kernels {
+namespace {
+#include "kernels/vec_avx2.h"
+#include "kernels/transpose_x86.h"
+#include "kernels/gemm.inl.h"
+#include "kernels/rowwise.inl.h"
+#include "kernels/install.inl.h"
+}  // namespace
+
+void install_avx2(Table* table) { install(table); }
+
+}  // namespace kernels
+}  // namespace soma

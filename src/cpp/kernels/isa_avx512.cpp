@@ -1,0 +1,26 @@
+// The kernels of the avx512 level. Everything but install_avx512 lives in an anonymous namespace: code compiled with this
+// file's flags must never be the copy that the linker keeps for another file.
+#include "kernels/kernels.h"
+
+#if !defined(__AVX512F__) || !defined(__AVX512BW__) || !defined(__AVX512DQ__) || !defined(__AVX512VL__)
+#error "isa_avx512.cpp needs -mavx512f -mavx512bw -mavx512dq -mavx512vl: see cmake/isa.cmake"
+#endif
+
+#include <immintrin.h>
+
+#include "kernels/compiler.h"
+
+namespace soma {
+namespace kernels {
+namespace {
+#include "kernels/vec_avx512.h"
+#include "kernels/transpose_x86.h"
+#include "kernels/gemm.inl.h"
+#include "kernels/rowwise.inl.h"
+#include "kernels/install.inl.h"
+}  // namespace
+
+void install_avx512(Table* table) { install(table); }
+
+}  // namespace kernels
+}  // namespace soma

@@ -1,0 +1,26 @@
+// The kernels of the sse level. Everything but install_sse lives in an anonymous namespace: code compiled with this
+// file's flags must never be the copy that the linker keeps for another file.
+#include "kernels/kernels.h"
+
+#ifndef __SSE2__
+#error "isa_sse.cpp needs -msse2: see cmake/isa.cmake"
+#endif
+
+#include <emmintrin.h>
+
+#include "kernels/compiler.h"
+
+namespace soma {
+namespace kernels {
+namespace {
+#include "kernels/vec_sse.h"
+#include "kernels/transpose_x86.h"
+#include "kernels/gemm.inl.h"
+#include "kernels/rowwise.inl.h"
+#include "kernels/install.inl.h"
+}  // namespace
+
+void install_sse(Table* table) { install(table); }
+
+}  // namespace kernels
+}  // namespace soma

@@ -1,0 +1,253 @@
+// Norms, activations, softmax, cross entropy and AdamW, for whatever Vec the including level defines.
+
+// The sums of `count` terms that term(i, n) yields for the n elements at i, as one vector and as its total.
+template <typename Term>
+inline float sum_over(int64_t count, Term term) {
+  Vec s0 = set1(0.0f), s1 = s0;
+  int64_t i = 0;
+  for (; i + 2 * kWidth <= count; i += 2 * kWidth) {
+    s0 = add(s0, term(i, static_cast<int64_t>(kWidth)));
+    s1 = add(s1, term(i + kWidth, static_cast<int64_t>(kWidth)));
+  }
+  for (; i + kWidth <= count; i += kWidth) s0 = add(s0, term(i, static_cast<int64_t>(kWidth)));
+  if (i < count) s1 = add(s1, term(i, count - i));
+  return reduce_add(add(s0, s1));
+}
+
+// Calls f(i, n) for consecutive groups of n <= kWidth elements.
+template <typename F>
+inline void each(int64_t count, F f) {
+  int64_t i = 0;
+  for (; i + kWidth <= count; i += kWidth) f(i, static_cast<int64_t>(kWidth));
+  if (i < count) f(i, count - i);
+}
+
+// v where the lane is below n, else 0: keeps a padded lane out of a sum.
+inline Vec keep(Vec v, int64_t n) {
+  if (n >= kWidth) return v;
+  float t[kWidth];
+  store(t, v);
+  return load_n(t, n);
+}
+
+// e^x. Cody-Waite reduction by ln 2 in two parts, then a degree-6 Taylor-like polynomial on [-ln2/2, ln2/2]; relative error
+// below 2 ulp. Saturates outside [-87, 88]; NaN stays NaN.
+inline Vec exp(Vec x) {
+  const Vec clamped = min(set1(88.0f), max(set1(-87.0f), x));  // the second operand survives a NaN
+  const Vec shifted = fma(clamped, set1(1.44269504f), set1(12582912.0f));  // x log2(e), rounded, + 1.5 * 2^23
+  const Vec n = sub(shifted, set1(12582912.0f));
+  Vec r = fma(n, set1(-0.693359375f), clamped);
+  r = fma(n, set1(2.12194440e-4f), r);
+  Vec p = set1(1.9875691500e-4f);
+  p = fma(p, r, set1(1.3981999507e-3f));
+  p = fma(p, r, set1(8.3334519073e-3f));
+  p = fma(p, r, set1(4.1665795894e-2f));
+  p = fma(p, r, set1(1.6666665459e-1f));
+  p = fma(p, r, set1(5.0000001201e-1f));
+  p = add(fma(p, mul(r, r), r), set1(1.0f));
+  return mul(p, exp2_of_shifted(shifted));
+}
+
+void norm_forward(float* y, float* mean, float* rstd, const float* x, const float* gamma, const float* beta,
+                  int64_t rows, int64_t c, float eps) {
+  for (int64_t r = 0; r < rows; ++r, x += c, y += c) {
+    const float mu = sum_over(c, [&](int64_t i, int64_t n) { return load_tail(x + i, n); }) / static_cast<float>(c);
+    const Vec centre = set1(mu);
+    const float variance = sum_over(c, [&](int64_t i, int64_t n) {
+                             const Vec d = keep(sub(load_tail(x + i, n), centre), n);
+                             return mul(d, d);
+                           }) /
+                           static_cast<float>(c);
+    const float scale = 1.0f / __builtin_sqrtf(variance + eps);
+    if (mean != nullptr) mean[r] = mu;
+    if (rstd != nullptr) rstd[r] = scale;
+    const Vec s = set1(scale);
+    each(c, [&](int64_t i, int64_t n) {
+      Vec v = mul(sub(load_tail(x + i, n), centre), s);
+      if (gamma != nullptr) v = fma(v, load_tail(gamma + i, n), load_tail(beta + i, n));
+      store_tail(y + i, v, n);
+    });
+  }
+}
+
+void norm_backward(float* dx, const float* dy, const float* x, const float* mean, const float* rstd, const float* gamma,
+                   int64_t rows, int64_t c, int32_t accumulate) {
+  const Vec per_element = set1(1.0f / static_cast<float>(c));
+  for (int64_t r = 0; r < rows; ++r, x += c, dy += c, dx += c) {
+    const Vec scale = set1(rstd[r]);
+    const Vec centre = set1(mean != nullptr ? mean[r] : 0.0f);
+    const Vec unit = mean != nullptr ? scale : set1(1.0f);
+    const auto xhat = [&](int64_t i, int64_t n) { return mul(sub(load_tail(x + i, n), centre), unit); };
+    const auto g = [&](int64_t i, int64_t n) {
+      const Vec v = load_tail(dy + i, n);
+      return gamma != nullptr ? mul(v, load_tail(gamma + i, n)) : v;
+    };
+    const Vec mean_g = mul(set1(sum_over(c, g)), per_element);
+    const Vec mean_gx =
+        mul(set1(sum_over(c, [&](int64_t i, int64_t n) { return mul(g(i, n), xhat(i, n)); })), per_element);
+    each(c, [&](int64_t i, int64_t n) {
+      Vec v = mul(scale, sub(sub(g(i, n), mean_g), mul(xhat(i, n), mean_gx)));
+      if (accumulate) v = add(v, load_tail(dx + i, n));
+      store_tail(dx + i, v, n);
+    });
+  }
+}
+
+void norm_grad(float* dgamma, float* dbeta, const float* dy, const float* x, const float* mean, const float* rstd,
+               int64_t ld, int64_t rows, int64_t n) {
+  each(n, [&](int64_t j, int64_t m) {
+    Vec sum_gamma = load_tail(dgamma + j, m), sum_beta = load_tail(dbeta + j, m);
+    for (int64_t r = 0; r < rows; ++r) {
+      const Vec d = load_tail(dy + r * ld + j, m);
+      const Vec xhat = mul(sub(load_tail(x + r * ld + j, m), set1(mean[r])), set1(rstd[r]));
+      sum_gamma = fma(d, xhat, sum_gamma);
+      sum_beta = add(sum_beta, d);
+    }
+    store_tail(dgamma + j, sum_gamma, m);
+    store_tail(dbeta + j, sum_beta, m);
+  });
+}
+
+void column_sum(float* out, const float* x, int64_t ld, int64_t rows, int64_t n) {
+  each(n, [&](int64_t j, int64_t m) {
+    Vec sum = load_tail(out + j, m);
+    for (int64_t r = 0; r < rows; ++r) sum = add(sum, load_tail(x + r * ld + j, m));
+    store_tail(out + j, sum, m);
+  });
+}
+
+// tanh(u) = 2 s - 1 with s = 1/(1 + e^(-2u)), so gelu(x) = x s and gelu'(x) = s + x s (1 - s) 2 u'.
+constexpr float kGeluA = 1.5957691216f;   // 2 sqrt(2/pi)
+constexpr float kGeluB = 0.07135481283f;  // 2 sqrt(2/pi) 0.044715
+
+inline Vec gelu_gate(Vec x) {
+  const Vec u2 = mul(x, fma(mul(x, x), set1(kGeluB), set1(kGeluA)));
+  return div(set1(1.0f), add(set1(1.0f), exp(sub(set1(0.0f), u2))));
+}
+
+void gelu_forward(float* y, const float* x, int64_t n) {
+  each(n, [&](int64_t i, int64_t m) {
+    const Vec v = load_tail(x + i, m);
+    store_tail(y + i, mul(v, gelu_gate(v)), m);
+  });
+}
+
+void gelu_backward(float* dx, const float* dy, const float* x, int64_t n) {
+  each(n, [&](int64_t i, int64_t m) {
+    const Vec v = load_tail(x + i, m);
+    const Vec s = gelu_gate(v);
+    const Vec slope = fma(mul(v, v), set1(3.0f * kGeluB), set1(kGeluA));
+    const Vec derivative = fma(mul(mul(v, s), sub(set1(1.0f), s)), slope, s);
+    store_tail(dx + i, mul(load_tail(dy + i, m), derivative), m);
+  });
+}
+
+void relu_backward(float* dx, const float* dy, const float* y, int64_t n) {
+  each(n, [&](int64_t i, int64_t m) {
+    store_tail(dx + i, where_positive(load_tail(y + i, m), load_tail(dy + i, m)), m);
+  });
+}
+
+void add(float* y, const float* a, const float* b, int64_t n) {
+  each(n, [&](int64_t i, int64_t m) { store_tail(y + i, add(load_tail(a + i, m), load_tail(b + i, m)), m); });
+}
+
+void scale_add(float* y, const float* x, float s, int64_t n) {
+  each(n, [&](int64_t i, int64_t m) {
+    store_tail(y + i, fma(set1(s), load_tail(x + i, m), load_tail(y + i, m)), m);
+  });
+}
+
+inline float row_max(const float* x, int64_t n) {
+  Vec best = set1(x[0]);
+  int64_t i = 0;
+  for (; i + kWidth <= n; i += kWidth) best = max(best, load(x + i));
+  float top = reduce_max(best);
+  for (; i < n; ++i) top = x[i] > top ? x[i] : top;
+  return top;
+}
+
+void exp_row(float* y, const float* x, int64_t n, float scale, float shift) {
+  each(n, [&](int64_t i, int64_t m) {
+    store_tail(y + i, exp(fma(load_tail(x + i, m), set1(scale), set1(-shift))), m);
+  });
+}
+
+// y = exp(scale x - shift), and its sum.
+inline float exp_and_sum(float* y, const float* x, int64_t n, float scale, float shift) {
+  return sum_over(n, [&](int64_t i, int64_t m) {
+    const Vec e = keep(exp(fma(load_tail(x + i, m), set1(scale), set1(-shift))), m);
+    if (y != nullptr) store_tail(y + i, e, m);
+    return e;
+  });
+}
+
+void softmax_row(float* x, int64_t n, float scale, float* max_out, float* sum_out) {
+  *max_out = scale * row_max(x, n);
+  *sum_out = exp_and_sum(x, x, n, scale, *max_out);
+  const Vec s = set1(1.0f / *sum_out);
+  each(n, [&](int64_t i, int64_t m) { store_tail(x + i, mul(load_tail(x + i, m), s), m); });
+}
+
+void attention_dscores(float* ds, const float* p, const float* dp, float delta, float scale, int64_t n) {
+  each(n, [&](int64_t i, int64_t m) {
+    const Vec d = sub(load_tail(dp + i, m), set1(delta));
+    store_tail(ds + i, mul(set1(scale), mul(load_tail(p + i, m), d)), m);
+  });
+}
+
+void max_sum_exp(const float* x, int64_t n, float* max_out, float* sum_out) {
+  *max_out = row_max(x, n);
+  *sum_out = exp_and_sum(nullptr, x, n, 1.0f, *max_out);
+}
+
+void cross_entropy_row(float* x, int64_t n, int64_t target, float grad_scale, float* max_out, float* sum_out) {
+  *max_out = row_max(x, n);
+  *sum_out = exp_and_sum(x, x, n, 1.0f, *max_out);
+  const Vec s = set1(grad_scale / *sum_out);
+  each(n, [&](int64_t i, int64_t m) { store_tail(x + i, mul(load_tail(x + i, m), s), m); });
+  x[target] -= grad_scale;
+}
+
+void attend(float* out, const float* q, const float* keys, const float* values, int64_t ld, int64_t n, int64_t head_size,
+            float scale, float* scores) {
+  for (int64_t j = 0; j < n; ++j) scores[j] = dot(q, keys + j * ld, head_size);
+  float top, sum;
+  softmax_row(scores, n, scale, &top, &sum);
+  each(head_size, [&](int64_t i, int64_t m) {
+    Vec total = set1(0.0f);
+    for (int64_t j = 0; j < n; ++j) total = fma(set1(scores[j]), load_tail(values + j * ld + i, m), total);
+    store_tail(out + i, total, m);
+  });
+}
+
+double sum_squares(const float* x, int64_t n) {
+  constexpr int64_t kRun = 256;  // floats summed in single precision before the double takes over
+  double total = 0;
+  for (int64_t start = 0; start < n; start += kRun) {
+    const int64_t count = n - start < kRun ? n - start : kRun;
+    total += sum_over(count, [&](int64_t i, int64_t m) {
+      const Vec v = load_tail(x + start + i, m);
+      return mul(v, v);
+    });
+  }
+  return total;
+}
+
+void adamw(float* p, float* g, float* m, float* v, int64_t n, const AdamWStep* s) {
+  const Vec beta1 = set1(s->beta1), beta2 = set1(s->beta2), rest1 = set1(1.0f - s->beta1), rest2 = set1(1.0f - s->beta2);
+  const Vec kept = set1(1.0f - s->lr * s->weight_decay), rate = set1(s->lr / s->bias_correction1);
+  const Vec correction = set1(1.0f / s->bias_correction2_sqrt), eps = set1(s->eps), grad_scale = set1(s->grad_scale);
+  const Vec zero = set1(0.0f);
+  each(n, [&](int64_t i, int64_t k) {
+    const Vec grad = mul(load_tail(g + i, k), grad_scale);
+    const Vec first = fma(rest1, grad, mul(beta1, load_tail(m + i, k)));
+    const Vec second = fma(rest2, mul(grad, grad), mul(beta2, load_tail(v + i, k)));
+    const Vec denominator = fma(sqrt(second), correction, eps);
+    const Vec value = sub(mul(load_tail(p + i, k), kept), mul(rate, div(first, denominator)));
+    store_tail(p + i, value, k);
+    store_tail(m + i, first, k);
+    store_tail(v + i, second, k);
+    store_tail(g + i, zero, k);
+  });
+}

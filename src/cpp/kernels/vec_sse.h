@@ -1,0 +1,43 @@
+// Four floats in an SSE2 register. No fused multiply-add at this level: a*b+c is two roundings.
+struct Vec {
+  __m128 v;
+};
+constexpr int kWidth = 4;
+constexpr int kGemmRows = 6;
+constexpr int kGemmVectors = 2;
+
+inline Vec set1(float x) { return {_mm_set1_ps(x)}; }
+inline Vec load(const float* p) { return {_mm_loadu_ps(p)}; }
+inline Vec load_n(const float* p, int64_t n) {
+  float t[4] = {0, 0, 0, 0};
+  for (int64_t i = 0; i < n; ++i) t[i] = p[i];
+  return load(t);
+}
+inline void store(float* p, Vec a) { _mm_storeu_ps(p, a.v); }
+inline void store_n(float* p, Vec a, int64_t n) {
+  float t[4];
+  store(t, a);
+  for (int64_t i = 0; i < n; ++i) p[i] = t[i];
+}
+inline Vec add(Vec a, Vec b) { return {_mm_add_ps(a.v, b.v)}; }
+inline Vec sub(Vec a, Vec b) { return {_mm_sub_ps(a.v, b.v)}; }
+inline Vec mul(Vec a, Vec b) { return {_mm_mul_ps(a.v, b.v)}; }
+inline Vec div(Vec a, Vec b) { return {_mm_div_ps(a.v, b.v)}; }
+inline Vec fma(Vec a, Vec b, Vec c) { return {_mm_add_ps(_mm_mul_ps(a.v, b.v), c.v)}; }
+inline Vec max(Vec a, Vec b) { return {_mm_max_ps(a.v, b.v)}; }
+inline Vec min(Vec a, Vec b) { return {_mm_min_ps(a.v, b.v)}; }
+inline Vec sqrt(Vec a) { return {_mm_sqrt_ps(a.v)}; }
+// x > 0 ? a : 0
+inline Vec where_positive(Vec x, Vec a) { return {_mm_and_ps(_mm_cmpgt_ps(x.v, _mm_setzero_ps()), a.v)}; }
+// 2^n for integral n in [-126, 127], given as n + 1.5 * 2^23: the low bits of that sum are n.
+inline Vec exp2_of_shifted(Vec shifted) {
+  return {_mm_castsi128_ps(_mm_slli_epi32(_mm_add_epi32(_mm_castps_si128(shifted.v), _mm_set1_epi32(127)), 23))};
+}
+inline float reduce_add(Vec a) {
+  const __m128 pairs = _mm_add_ps(a.v, _mm_movehl_ps(a.v, a.v));
+  return _mm_cvtss_f32(_mm_add_ss(pairs, _mm_shuffle_ps(pairs, pairs, 1)));
+}
+inline float reduce_max(Vec a) {
+  const __m128 pairs = _mm_max_ps(a.v, _mm_movehl_ps(a.v, a.v));
+  return _mm_cvtss_f32(_mm_max_ss(pairs, _mm_shuffle_ps(pairs, pairs, 1)));
+}

@@ -1,0 +1,60 @@
+// AdamW (Loshchilov and Hutter 2019): decay on matrices and embeddings only, gradients scaled to the global norm first.
+#include "model/optimizer.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/check.h"
+
+namespace soma {
+
+void AdamWConfig::validate() const {
+  const auto finite_from_zero = [](const char* name, double value) {
+    check(std::isfinite(value) && value >= 0, name, " must be a finite number >= 0, got ", value);
+  };
+  finite_from_zero("lr", lr);
+  finite_from_zero("eps", eps);
+  finite_from_zero("weight_decay", weight_decay);
+  check(beta1 >= 0 && beta1 < 1, "betas[0] must be in [0, 1), got ", beta1);
+  check(beta2 >= 0 && beta2 < 1, "betas[1] must be in [0, 1), got ", beta2);
+  check(!std::isnan(max_grad_norm), "max_grad_norm must be a number, got nan");
+}
+
+AdamW::AdamW(Transformer& model, const AdamWConfig& config) : model_(model), config_(config) {
+  config_.validate();
+  first_.reserve(model.arena_size());
+  second_.reserve(model.arena_size());
+  for (const ParameterInfo& info : model.parameter_infos()) {
+    const int64_t size = Arena::padded(info.size());  // the padding is zero and stays zero
+    if (!ranges_.empty() && ranges_.back().decays == info.decays()) {
+      ranges_.back().size += size;
+    } else {
+      ranges_.push_back({info.offset, size, info.decays()});
+    }
+  }
+}
+
+double AdamW::step(double lr) {
+  check(std::isfinite(lr) && lr >= 0, "lr must be a finite number >= 0, got ", lr);
+  float* gradients = model_.gradients();
+  Ops& ops = model_.ops();
+  const double norm = std::sqrt(ops.sum_squares(gradients, model_.arena_size()));
+  if (!std::isfinite(norm)) throw NonFiniteGradient{norm};
+  const double scale = config_.max_grad_norm > 0 ? std::min(1.0, config_.max_grad_norm / (norm + 1e-6)) : 1.0;
+  ++steps;
+  AdamWOptions options{};
+  options.lr = static_cast<float>(lr);
+  options.beta1 = static_cast<float>(config_.beta1);
+  options.beta2 = static_cast<float>(config_.beta2);
+  options.eps = static_cast<float>(config_.eps);
+  options.grad_scale = static_cast<float>(scale);
+  options.step = steps;
+  for (const Range& r : ranges_) {
+    options.weight_decay = r.decays ? static_cast<float>(config_.weight_decay) : 0.0f;
+    ops.adamw(model_.values() + r.offset, gradients + r.offset, first_.data() + r.offset, second_.data() + r.offset,
+              r.size, options);
+  }
+  return norm;
+}
+
+}  // namespace soma

@@ -1,0 +1,49 @@
+// Draws the next token from logits: repetition penalty, temperature, top-k, top-p, a seeded counter-based generator.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace soma {
+
+struct SamplerConfig {
+  int64_t vocab_size;
+  double temperature;         // 0: the most likely token
+  int64_t top_k;              // 0: off
+  double top_p;               // 1: off
+  double repetition_penalty;  // 1: off
+  uint64_t seed;
+
+  // Throws std::invalid_argument naming the option and its limits.
+  void validate() const;
+};
+
+class Sampler {
+ public:
+  // Banned ids are never drawn; at least one id must remain.
+  Sampler(const SamplerConfig& config, const int32_t* banned, int64_t banned_count);
+
+  int64_t vocab_size() const { return config_.vocab_size; }
+
+  // Ids that were seen are penalised from then on (Keskar et al. 2019, CTRL, section 4.1): a positive logit is divided by
+  // the penalty, a negative one multiplied.
+  void observe(const int32_t* ids, int64_t count);
+
+  // Draws from logits(V), observes and returns the id. Ties go to the smaller id. Throws std::invalid_argument where a
+  // logit is NaN or +infinity.
+  int32_t sample(const float* logits);
+
+ private:
+  struct Candidate {
+    float logit;
+    int32_t id;
+  };
+
+  SamplerConfig config_;
+  std::vector<char> banned_, seen_;
+  std::vector<Candidate> candidates_;
+  std::vector<double> weights_;
+  uint64_t draws_ = 0;
+};
+
+}  // namespace soma

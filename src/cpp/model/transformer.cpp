@@ -1,0 +1,176 @@
+// Forward, loss and backward of the whole model.
+#include "model/transformer.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "base/interrupt.h"
+
+namespace soma {
+namespace {
+
+// Rows of logits that exist at a time: at most 256, and at most 64 MB of them, but never below 16.
+int64_t head_rows(int64_t vocab_size) {
+  constexpr int64_t kMaxLogits = int64_t{16} << 20;
+  return std::clamp<int64_t>(kMaxLogits / vocab_size, 16, 256);
+}
+
+}  // namespace
+
+Transformer::Transformer(const ModelConfig& config, uint64_t seed) : config_(config), ops_(make_cpu_ops()) {
+  config_.validate();
+  infos_ = describe_parameters(config_);
+  values_.reserve(weights_.carve(config_, nullptr));
+  weights_.carve(config_, values_.data());
+  initialize_parameters(config_, values_.data(), seed);
+}
+
+int64_t Transformer::num_parameters() const {
+  int64_t count = 0;
+  for (const ParameterInfo& info : infos_) count += info.size();
+  return count;
+}
+
+float* Transformer::gradients() {
+  if (gradients_.size() == 0) {
+    gradients_.reserve(values_.size());
+    grads_.carve(config_, gradients_.data());
+  }
+  return gradients_.data();
+}
+
+void Transformer::zero_grad() {
+  if (gradients_.size() > 0) std::fill(gradients_.data(), gradients_.data() + gradients_.size(), 0.0f);
+}
+
+void Transformer::check_ids(const int32_t* ids, int64_t batch, int64_t length) const {
+  check(batch >= 1 && length >= 1, "ids must hold at least one token, got shape (", batch, ", ", length, ")");
+  check(length <= config_.max_seq_len, "ids are ", length, " tokens long, but max_seq_len is ", config_.max_seq_len);
+  for (int64_t i = 0; i < batch * length; ++i) {
+    check(ids[i] >= 0 && ids[i] < config_.vocab_size, "ids must be from 0 to ", config_.vocab_size - 1, ", got ", ids[i],
+          " in row ", i / length, ", position ", i % length);
+  }
+}
+
+int64_t Transformer::check_targets(const int32_t* targets, int64_t count, int64_t normalizer) const {
+  int64_t counted = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    if (targets[i] == kIgnoredTarget) continue;
+    check(targets[i] >= 0 && targets[i] < config_.vocab_size, "targets must be from 0 to ", config_.vocab_size - 1,
+          ", or ", kIgnoredTarget, " to be ignored, got ", targets[i], " at element ", i);
+    ++counted;
+  }
+  check(counted > 0, "targets are all ", kIgnoredTarget, " (ignored), so there is no loss to compute");
+  check(normalizer >= 0, "normalizer must be positive, got ", normalizer);
+  return normalizer > 0 ? normalizer : counted;
+}
+
+void Transformer::run_blocks(const int32_t* ids, int64_t batch, int64_t length, bool for_backward,
+                             const CacheRow* cache) {
+  activation_arena_.reserve(activations_.carve(config_, batch, length, for_backward, nullptr));
+  activations_.carve(config_, batch, length, for_backward, activation_arena_.data());
+  const BlockContext context{*ops_, config_, batch, length};
+  const int64_t m = context.rows(), c = config_.d_model;
+
+  ops_->embed({activations_.blocks[0].input, m, c}, ids, weights_.wte, weights_.wpe, length);
+  for (std::size_t l = 0; l < weights_.blocks.size(); ++l) {
+    check_interrupt();
+    const BlockActivations& a = activations_.blocks[l];
+    float* output = l + 1 < weights_.blocks.size() ? activations_.blocks[l + 1].input : activations_.output;
+    block_forward(context, weights_.blocks[l], a, activations_.scratch, output);
+    if (cache != nullptr) {
+      for (int64_t t = 0; t < length; ++t) {
+        const float* row = a.qkv + t * 3 * c;
+        std::copy(row + c, row + 2 * c, cache[l].keys + t * c);
+        std::copy(row + 2 * c, row + 3 * c, cache[l].values + t * c);
+      }
+    }
+  }
+  if (config_.block == BlockStyle::kGpt2) {
+    ops_->norm({activations_.final_normed, m, c}, {activations_.final_mean, activations_.final_rstd},
+               {activations_.output, m, c}, weights_.norm_w.data, weights_.norm_b.data, config_.norm_eps());
+  }
+}
+
+void Transformer::forward(float* logits, const int32_t* ids, int64_t batch, int64_t length) {
+  check_ids(ids, batch, length);
+  run_blocks(ids, batch, length, false, nullptr);
+  const int64_t m = batch * length;
+  check_interrupt();
+  ops_->matmul({logits, m, config_.vocab_size}, ConstMatrix{activations_.final_normed, m, config_.d_model},
+               ConstMatrix(weights_.head).t());
+}
+
+double Transformer::run_head(const int32_t* targets, int64_t rows, int64_t normalizer, bool backward) {
+  const int64_t c = config_.d_model, v = config_.vocab_size, chunk = std::min(rows, head_rows(v));
+  Carver sizes(nullptr);
+  sizes.take(chunk * v);
+  sizes.take(chunk);
+  head_arena_.reserve(sizes.used());
+  Carver carver(head_arena_.data());
+  float* logits_data = carver.take(chunk * v);
+  float* losses = carver.take(chunk);
+
+  double total = 0;
+  for (int64_t first = 0; first < rows; first += chunk) {
+    check_interrupt();
+    const int64_t n = std::min(chunk, rows - first);
+    const ConstMatrix x{activations_.final_normed + first * c, n, c};
+    const Matrix logits{logits_data, n, v};
+    ops_->matmul(logits, x, ConstMatrix(weights_.head).t());
+    ops_->cross_entropy(losses, logits, targets + first, backward ? 1.0f / static_cast<float>(normalizer) : 0.0f);
+    for (int64_t r = 0; r < n; ++r) total += losses[r];
+    if (!backward) continue;
+    ops_->matmul(grads_.head, ConstMatrix(logits).t(), x, {.accumulate = true});
+    ops_->matmul({activations_.scratch.d_stream + first * c, n, c}, logits, weights_.head);
+  }
+  return total / static_cast<double>(normalizer);
+}
+
+double Transformer::run_loss(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length,
+                             int64_t normalizer, bool backward) {
+  check_ids(ids, batch, length);
+  normalizer = check_targets(targets, batch * length, normalizer);
+  if (backward) gradients();
+  run_blocks(ids, batch, length, backward, nullptr);
+  const int64_t m = batch * length, c = config_.d_model;
+  const double loss = run_head(targets, m, normalizer, backward);
+  if (!backward) return loss;
+
+  const BlockContext context{*ops_, config_, batch, length};
+  const Scratch& s = activations_.scratch;
+  if (config_.block == BlockStyle::kGpt2) {
+    const NormStats stats{activations_.final_mean, activations_.final_rstd};
+    const Matrix d_stream{s.d_stream, m, c}, d_normed{s.d_branch, m, c};
+    std::copy(s.d_stream, s.d_stream + m * c, s.d_branch);
+    ops_->norm_grad(grads_.norm_w.data, grads_.norm_b.data, d_normed, {activations_.output, m, c}, stats);
+    ops_->norm_backward(d_stream, d_normed, {activations_.output, m, c}, stats, weights_.norm_w.data, false);
+  }
+  for (std::size_t l = weights_.blocks.size(); l-- > 0;) {
+    check_interrupt();
+    const float* output = l + 1 < weights_.blocks.size() ? activations_.blocks[l + 1].input : activations_.output;
+    block_backward(context, weights_.blocks[l], grads_.blocks[l], activations_.blocks[l], s, output);
+  }
+  ops_->embed_backward(grads_.wte, grads_.wpe, {s.d_stream, m, c}, ids, length);
+  return loss;
+}
+
+double Transformer::loss(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length,
+                         int64_t normalizer) {
+  return run_loss(ids, targets, batch, length, normalizer, false);
+}
+
+double Transformer::loss_and_grad(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length,
+                                  int64_t normalizer) {
+  return run_loss(ids, targets, batch, length, normalizer, true);
+}
+
+void Transformer::prefill(float* logits, const int32_t* ids, int64_t length, const CacheRow* cache) {
+  check_ids(ids, 1, length);
+  run_blocks(ids, 1, length, false, cache);
+  ops_->project_rows({logits, 1, config_.vocab_size},
+                     ConstMatrix{activations_.final_normed + (length - 1) * config_.d_model, 1, config_.d_model},
+                     weights_.head);
+}
+
+}  // namespace soma

@@ -1,0 +1,62 @@
+// A decoder-only transformer: embeddings, blocks, a head read in chunks of rows; forward, loss, exact gradients.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "base/arena.h"
+#include "model/activations.h"
+#include "model/block.h"
+#include "model/config.h"
+#include "model/parameters.h"
+#include "ops/ops.h"
+
+namespace soma {
+
+class Transformer {
+ public:
+  // Throws std::invalid_argument on a bad config, std::bad_alloc when the parameters do not fit into memory.
+  Transformer(const ModelConfig& config, uint64_t seed);
+
+  const ModelConfig& config() const { return config_; }
+  const std::vector<ParameterInfo>& parameter_infos() const { return infos_; }
+  int64_t num_parameters() const;
+
+  float* values() { return values_.data(); }
+  float* gradients();  // made at the first call: a model that only generates has none
+  int64_t arena_size() const { return values_.size(); }
+  Ops& ops() { return *ops_; }
+  const Parameters& parameters() const { return weights_; }
+
+  // logits(B, T, V) for ids(B, T).
+  void forward(float* logits, const int32_t* ids, int64_t batch, int64_t length);
+
+  // sum of -log p(target) / normalizer over targets that are not kIgnoredTarget; normalizer 0: their number.
+  double loss(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length, int64_t normalizer);
+  // The same; gradients += its derivative. Throws Interrupted when asked to stop.
+  double loss_and_grad(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length, int64_t normalizer);
+  void zero_grad();
+
+  // Runs one sequence and hands each block's keys and values to `cache`, one CacheRow a layer, positions 0..length-1; then
+  // logits(V) after the last position.
+  void prefill(float* logits, const int32_t* ids, int64_t length, const CacheRow* cache);
+
+ private:
+  void check_ids(const int32_t* ids, int64_t batch, int64_t length) const;
+  int64_t check_targets(const int32_t* targets, int64_t count, int64_t normalizer) const;
+  // Fills activations_; the result is activations_.final_normed. Hands keys and values to `cache` where given.
+  void run_blocks(const int32_t* ids, int64_t batch, int64_t length, bool for_backward, const CacheRow* cache);
+  // Loss over the rows of final_normed, in chunks; with `backward` also the head's gradient and d_stream.
+  double run_head(const int32_t* targets, int64_t rows, int64_t normalizer, bool backward);
+  double run_loss(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length, int64_t normalizer,
+                  bool backward);
+
+  ModelConfig config_;
+  std::vector<ParameterInfo> infos_;
+  std::unique_ptr<Ops> ops_;
+  Arena values_, gradients_, activation_arena_, head_arena_;
+  Parameters weights_, grads_;
+  Activations activations_;
+};
+
+}  // namespace soma

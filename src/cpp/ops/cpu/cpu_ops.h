@@ -1,0 +1,49 @@
+// The CPU's Ops: kernels of the active ISA level, OpenMP threads, packing buffers that grow once and are kept.
+#pragma once
+
+#include <vector>
+
+#include "base/arena.h"
+#include "base/parallel.h"
+#include "kernels/kernels.h"
+#include "ops/ops.h"
+
+namespace soma {
+
+// The kernel table of the active ISA level.
+const kernels::Table& active_kernels();
+
+class CpuOps final : public Ops {
+ public:
+  void matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& epilogue) override;
+  void column_sum(float* out, ConstMatrix x) override;
+  void norm(Matrix y, NormStats saved, ConstMatrix x, const float* gamma, const float* beta, float eps) override;
+  void norm_backward(Matrix dx, ConstMatrix dy, ConstMatrix x, NormStats saved, const float* gamma,
+                     bool accumulate) override;
+  void norm_grad(float* dgamma, float* dbeta, ConstMatrix dy, ConstMatrix x, NormStats saved) override;
+  void gelu(Matrix y, ConstMatrix x) override;
+  void gelu_backward(Matrix dx, ConstMatrix dy, ConstMatrix x) override;
+  void relu_backward(Matrix dx, ConstMatrix dy, ConstMatrix y) override;
+  void attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionShape& shape) override;
+  void attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, ConstMatrix out, const float* lse,
+                          const AttentionShape& shape) override;
+  void embed(Matrix out, const int32_t* ids, ConstMatrix wte, ConstMatrix wpe, int64_t length) override;
+  void embed_backward(Matrix dwte, Matrix dwpe, ConstMatrix dout, const int32_t* ids, int64_t length) override;
+  void cross_entropy(float* losses, Matrix logits, const int32_t* targets, float grad_scale) override;
+  void linear_rows(Matrix y, ConstMatrix x, ConstMatrix w, const Epilogue& epilogue) override;
+  void project_rows(Matrix y, ConstMatrix x, ConstMatrix w) override;
+  void attention_decode(Matrix out, ConstMatrix qkv, const CacheRow* cache, const AttentionShape& shape) override;
+  double sum_squares(const float* x, int64_t n) override;
+  void adamw(float* p, float* g, float* m, float* v, int64_t n, const AdamWOptions& options) override;
+
+ private:
+  // Room for `floats` floats for every thread; inside parallel_for, scratch() is the calling thread's.
+  void reserve_scratch(int64_t floats);
+  float* scratch() { return scratch_.data() + thread_index() * scratch_stride_; }
+
+  Arena packed_a_, packed_b_, scratch_;
+  int64_t scratch_stride_ = 0;
+  std::vector<double> partial_sums_;
+};
+
+}  // namespace soma

@@ -1,0 +1,147 @@
+// Norms, activations, embeddings, loss and optimizer: every row, or every column, belongs to one thread.
+#include <cmath>
+
+#include "ops/cpu/cpu_ops.h"
+#include "ops/cpu/ranges.h"
+
+namespace soma {
+namespace {
+
+constexpr int64_t kColumns = 16;          // columns a thread takes at least: a cache line
+constexpr int64_t kOptimizerRun = 32768;  // floats of one piece of an optimizer pass
+
+// f(offset, count) over the elements of an (M, C) matrix, cut between rows.
+template <typename F>
+void for_elements(ConstMatrix x, int64_t cost, F&& f) {
+  for_ranges(x.rows, cost * x.cols, 1, [&](int64_t begin, int64_t end) { f(begin * x.cols, (end - begin) * x.cols); });
+}
+
+}  // namespace
+
+void CpuOps::column_sum(float* out, ConstMatrix x) {
+  const auto& t = active_kernels();
+  for_ranges(x.cols, x.rows, kColumns, [&](int64_t begin, int64_t end) {
+    t.column_sum(out + begin, x.data + begin, x.ld, x.rows, end - begin);
+  });
+}
+
+void CpuOps::norm(Matrix y, NormStats saved, ConstMatrix x, const float* gamma, const float* beta, float eps) {
+  const auto& t = active_kernels();
+  for_ranges(x.rows, 2 * x.cols, 1, [&](int64_t begin, int64_t end) {
+    t.norm_forward(y.data + begin * y.cols, saved.mean != nullptr ? saved.mean + begin : nullptr,
+                   saved.rstd != nullptr ? saved.rstd + begin : nullptr, x.data + begin * x.cols, gamma, beta, end - begin,
+                   x.cols, eps);
+  });
+}
+
+void CpuOps::norm_backward(Matrix dx, ConstMatrix dy, ConstMatrix x, NormStats saved, const float* gamma,
+                           bool accumulate) {
+  const auto& t = active_kernels();
+  for_ranges(x.rows, 3 * x.cols, 1, [&](int64_t begin, int64_t end) {
+    const int64_t at = begin * x.cols;
+    t.norm_backward(dx.data + at, dy.data + at, x.data + at, saved.mean != nullptr ? saved.mean + begin : nullptr,
+                    saved.rstd + begin, gamma, end - begin, x.cols, accumulate);
+  });
+}
+
+void CpuOps::norm_grad(float* dgamma, float* dbeta, ConstMatrix dy, ConstMatrix x, NormStats saved) {
+  const auto& t = active_kernels();
+  for_ranges(x.cols, 2 * x.rows, kColumns, [&](int64_t begin, int64_t end) {
+    t.norm_grad(dgamma + begin, dbeta + begin, dy.data + begin, x.data + begin, saved.mean, saved.rstd, x.ld, x.rows,
+                end - begin);
+  });
+}
+
+void CpuOps::gelu(Matrix y, ConstMatrix x) {
+  const auto& t = active_kernels();
+  for_elements(x, 4, [&](int64_t at, int64_t n) { t.gelu_forward(y.data + at, x.data + at, n); });
+}
+
+void CpuOps::gelu_backward(Matrix dx, ConstMatrix dy, ConstMatrix x) {
+  const auto& t = active_kernels();
+  for_elements(x, 4, [&](int64_t at, int64_t n) { t.gelu_backward(dx.data + at, dy.data + at, x.data + at, n); });
+}
+
+void CpuOps::relu_backward(Matrix dx, ConstMatrix dy, ConstMatrix y) {
+  const auto& t = active_kernels();
+  for_elements(y, 1, [&](int64_t at, int64_t n) { t.relu_backward(dx.data + at, dy.data + at, y.data + at, n); });
+}
+
+void CpuOps::embed(Matrix out, const int32_t* ids, ConstMatrix wte, ConstMatrix wpe, int64_t length) {
+  const auto& t = active_kernels();
+  const int64_t c = out.cols;
+  for_ranges(out.rows, c, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) t.add(out.data + r * c, wte.data + ids[r] * c, wpe.data + (r % length) * c, c);
+  });
+}
+
+void CpuOps::embed_backward(Matrix dwte, Matrix dwpe, ConstMatrix dout, const int32_t* ids, int64_t length) {
+  const auto& t = active_kernels();
+  const int64_t c = dout.cols;
+  for_ranges(c, 2 * dout.rows, kColumns, [&](int64_t begin, int64_t end) {
+    for (int64_t r = 0; r < dout.rows; ++r) {
+      const float* d = dout.data + r * c + begin;
+      t.scale_add(dwte.data + ids[r] * c + begin, d, 1.0f, end - begin);
+      t.scale_add(dwpe.data + (r % length) * c + begin, d, 1.0f, end - begin);
+    }
+  });
+}
+
+void CpuOps::cross_entropy(float* losses, Matrix logits, const int32_t* targets, float grad_scale) {
+  const auto& t = active_kernels();
+  const int64_t v = logits.cols;
+  for_ranges(logits.rows, 4 * v, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      float* row = logits.data + r * logits.ld;
+      const int32_t target = targets[r];
+      losses[r] = 0.0f;
+      if (target == kIgnoredTarget) {
+        if (grad_scale != 0.0f) std::fill(row, row + v, 0.0f);
+        continue;
+      }
+      const float chosen = row[target];
+      float max = 0.0f, sum = 0.0f;
+      if (grad_scale != 0.0f) {
+        t.cross_entropy_row(row, v, target, grad_scale, &max, &sum);
+      } else {
+        t.max_sum_exp(row, v, &max, &sum);
+      }
+      losses[r] = (max - chosen) + std::log(sum);
+    }
+  });
+}
+
+double CpuOps::sum_squares(const float* x, int64_t n) {
+  const auto& t = active_kernels();
+  const int64_t runs = (n + kOptimizerRun - 1) / kOptimizerRun;
+  partial_sums_.resize(static_cast<std::size_t>(runs));
+  for_ranges(runs, kOptimizerRun, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t at = i * kOptimizerRun;
+      partial_sums_[static_cast<std::size_t>(i)] = t.sum_squares(x + at, std::min(kOptimizerRun, n - at));
+    }
+  });
+  double total = 0;
+  for (const double sum : partial_sums_) total += sum;
+  return total;
+}
+
+void CpuOps::adamw(float* p, float* g, float* m, float* v, int64_t n, const AdamWOptions& o) {
+  const auto& t = active_kernels();
+  kernels::AdamWStep step{};
+  step.lr = o.lr;
+  step.beta1 = o.beta1;
+  step.beta2 = o.beta2;
+  step.eps = o.eps;
+  step.weight_decay = o.weight_decay;
+  step.grad_scale = o.grad_scale;
+  step.bias_correction1 = static_cast<float>(1.0 - std::pow(static_cast<double>(o.beta1), static_cast<double>(o.step)));
+  step.bias_correction2_sqrt =
+      static_cast<float>(std::sqrt(1.0 - std::pow(static_cast<double>(o.beta2), static_cast<double>(o.step))));
+  for_ranges((n + kOptimizerRun - 1) / kOptimizerRun, 4 * kOptimizerRun, 1, [&](int64_t begin, int64_t end) {
+    const int64_t at = begin * kOptimizerRun, count = std::min(n, end * kOptimizerRun) - at;
+    t.adamw(p + at, g + at, m + at, v + at, count, &step);
+  });
+}
+
+}  // namespace soma

@@ -1,0 +1,121 @@
+// The operations a model is made of, behind one interface per device. Ops know blocking, packing and threads, and no model.
+// Glossary: B sequences, T positions, C channels (d_model), H heads, D head size, V vocabulary, M = B*T rows.
+// Matrices are row-major floats. `=` overwrites, `+=` accumulates. Results do not depend on the number of threads.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+namespace soma {
+
+struct ConstMatrix {
+  const float* data;
+  int64_t rows, cols, ld;
+  bool transposed = false;  // the operand is the transpose of what is stored
+
+  ConstMatrix(const float* d, int64_t r, int64_t c) : data(d), rows(r), cols(c), ld(c) {}
+  ConstMatrix t() const {
+    ConstMatrix m = *this;
+    m.transposed = !m.transposed;
+    return m;
+  }
+  int64_t height() const { return transposed ? cols : rows; }
+  int64_t width() const { return transposed ? rows : cols; }
+};
+
+struct Matrix {
+  float* data;
+  int64_t rows, cols, ld;
+
+  Matrix(float* d, int64_t r, int64_t c) : data(d), rows(r), cols(c), ld(c) {}
+  operator ConstMatrix() const { return {data, rows, cols}; }
+};
+
+// What a matrix product does to its result before it is stored.
+struct Epilogue {
+  const float* bias = nullptr;      // (cols): added to every row
+  const float* residual = nullptr;  // (rows, cols): added; not the result's own memory
+  bool relu = false;
+  bool accumulate = false;  // C += instead of C =; not together with the others
+};
+
+struct NormStats {  // saved by norm for its backward; (M) each
+  float* mean;
+  float* rstd;
+};
+
+// Causal attention over packed queries, keys and values: qkv is (B*T, 3C), a row is q | k | v, each H heads of D.
+struct AttentionShape {
+  int64_t batch, length, heads, head_size;
+  int64_t channels() const { return heads * head_size; }
+};
+
+// One row per sequence of a key/value cache: keys and values are (capacity, C), `length` positions filled.
+struct CacheRow {
+  float* keys;
+  float* values;
+  int64_t length;
+};
+
+struct AdamWOptions {
+  float lr, beta1, beta2, eps, weight_decay;
+  float grad_scale;  // clipping: every gradient is multiplied by it first
+  int64_t step;      // 1 for the first step
+};
+
+class Ops {
+ public:
+  virtual ~Ops() = default;
+
+  // c = a b, then the epilogue: bias, residual, relu. Or c += a b.
+  virtual void matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& epilogue = {}) = 0;
+  // out(cols) += sum over the rows of x
+  virtual void column_sum(float* out, ConstMatrix x) = 0;
+
+  // y = (x - mean) / sqrt(var + eps) * gamma + beta, row by row; gamma and beta may be null. y may be x.
+  virtual void norm(Matrix y, NormStats saved, ConstMatrix x, const float* gamma, const float* beta, float eps) = 0;
+  // dx = (or += where `accumulate`) the gradient through norm. With saved.mean null, x is the normalised output itself.
+  virtual void norm_backward(Matrix dx, ConstMatrix dy, ConstMatrix x, NormStats saved, const float* gamma,
+                             bool accumulate) = 0;
+  // dgamma += sum dy xhat, dbeta += sum dy
+  virtual void norm_grad(float* dgamma, float* dbeta, ConstMatrix dy, ConstMatrix x, NormStats saved) = 0;
+
+  virtual void gelu(Matrix y, ConstMatrix x) = 0;
+  virtual void gelu_backward(Matrix dx, ConstMatrix dy, ConstMatrix x) = 0;  // dx = dy gelu'(x); dx may be dy
+  virtual void relu_backward(Matrix dx, ConstMatrix dy, ConstMatrix y) = 0;  // dx = y > 0 ? dy : 0; dx may be dy
+
+  // out(B*T, C) = softmax(q k^T / sqrt(D), causal) v per head; lse(B*H*T) = log sum exp of the scaled scores, for backward.
+  // No more than one tile of query rows of scores exists per thread.
+  virtual void attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionShape& shape) = 0;
+  // dqkv = gradient; the probabilities are computed again from lse.
+  virtual void attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, ConstMatrix out, const float* lse,
+                                  const AttentionShape& shape) = 0;
+
+  // out[r] = wte[ids[r]] + wpe[r % T]
+  virtual void embed(Matrix out, const int32_t* ids, ConstMatrix wte, ConstMatrix wpe, int64_t length) = 0;
+  // dwte[ids[r]] += dout[r]; dwpe[r % T] += dout[r]
+  virtual void embed_backward(Matrix dwte, Matrix dwpe, ConstMatrix dout, const int32_t* ids, int64_t length) = 0;
+
+  // losses[r] = -log softmax(logits[r])[targets[r]], 0 where the target is ignored (kIgnoredTarget). Where grad_scale is
+  // not 0, logits becomes grad_scale (softmax - onehot), a zero row where ignored.
+  virtual void cross_entropy(float* losses, Matrix logits, const int32_t* targets, float grad_scale) = 0;
+
+  // Inference on few rows: y = x w + bias (+ residual), then relu. The same bits as matmul, row by row.
+  virtual void linear_rows(Matrix y, ConstMatrix x, ConstMatrix w, const Epilogue& epilogue = {}) = 0;
+  // y(rows of x, rows of w) = x w^T
+  virtual void project_rows(Matrix y, ConstMatrix x, ConstMatrix w) = 0;
+  // Appends k and v of qkv(R, 3C) to each row's cache at position `length`, then out(R, C) = attention of q over
+  // length + 1 positions. The caller advances length.
+  virtual void attention_decode(Matrix out, ConstMatrix qkv, const CacheRow* cache, const AttentionShape& shape) = 0;
+
+  // sum x^2 over n floats
+  virtual double sum_squares(const float* x, int64_t n) = 0;
+  // One pass over n parameters: decoupled weight decay, Adam; g = 0 afterwards.
+  virtual void adamw(float* p, float* g, float* m, float* v, int64_t n, const AdamWOptions& options) = 0;
+};
+
+constexpr int32_t kIgnoredTarget = -100;
+
+std::unique_ptr<Ops> make_cpu_ops();
+
+}  // namespace soma
