@@ -4,7 +4,10 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11)
+# The first Python that runs and is new enough; looked for only when the virtual environment is made.
+PYTHON ?= $(or $(shell for python in python3.11 python3.12 python3.13 python3.14 python3.10 python3 python; do \
+  "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2> /dev/null && command -v "$$python" && break; \
+  done),python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check

@@ -27,7 +27,7 @@ LAYERS = {
 
 # Longer than a screenful of screenfuls, each for a reason.
 MAX_LINES = 450
-LONG_FILES: dict[str, str] = {}
+LONG_FILES = {"src/cpp/tokenizer/unicode_tables.cpp": "generated tables"}
 
 # Names of the public surface. Removing one breaks other people's programs.
 PUBLIC = (
@@ -318,7 +318,7 @@ def test_only_the_command_prints() -> None:
 def test_every_top_level_entry_is_explained() -> None:
     contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     entries = {relative(path).split("/")[0] for path in FILES}
-    unexplained = sorted(e for e in entries if e not in contributing and not e.startswith(".git"))
+    unexplained = sorted(e for e in entries if e not in contributing and e != "CONTRIBUTING.md")
     assert not unexplained, "say in CONTRIBUTING.md what these are"
 
 
