@@ -1,0 +1,162 @@
+"""What the subcommands share: argument types that name their limits, corpora, and output for people and machines."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = [
+    "PROGRAM",
+    "CommandError",
+    "UsageError",
+    "add_command",
+    "add_corpus",
+    "corpus_files",
+    "integer",
+    "number",
+    "one_line",
+    "print_json",
+    "print_table",
+]
+
+PROGRAM = "soma-native"
+SUFFIXES = (".txt", ".md")
+SPLITS = ("file", "line", "blank-line")
+
+
+class CommandError(Exception):
+    """Something a user can cause and mend; its text is the one line they see."""
+
+
+class UsageError(Exception):
+    """Arguments that do not go together; shown with the usage, exit status 2."""
+
+
+def add_command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int | None], help: str, example: str, notes: str = ""
+) -> argparse.ArgumentParser:
+    """A subcommand with a one-line help and, below its options, an example."""
+    epilog = f"{notes}\n\n" if notes else ""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=help,
+        description=help[:1].upper() + help[1:] + ".",
+        epilog=f"{epilog}Example:\n  {PROGRAM} {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run, parser=parser)
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    return parser
+
+
+def integer(least: int, most: int | None = None) -> Callable[[str], int]:
+    """An argparse type: whole numbers from `least` to `most`."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+        if value < least or (most is not None and value > most):
+            limit = f"at least {least}" if most is None else f"from {least} to {most}"
+            raise argparse.ArgumentTypeError(f"{text} is out of range: must be {limit}")
+        return value
+
+    return parse
+
+
+def number(allowed: str, test: Callable[[float], bool]) -> Callable[[str], float]:
+    """An argparse type: finite numbers that pass `test`, which `allowed` puts in words."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+        if not math.isfinite(value) or not test(value):
+            raise argparse.ArgumentTypeError(f"{text} is out of range: must be {allowed}")
+        return value
+
+    return parse
+
+
+seed_type = integer(0, 2**64 - 1)
+fraction_type = number("at least 0 and below 1", lambda x: 0 <= x < 1)
+positive_type = number("above 0", lambda x: x > 0)
+
+
+def add_corpus(parser: argparse.ArgumentParser) -> None:
+    """The arguments CORPUS... and --split."""
+    parser.add_argument(
+        "corpus",
+        metavar="CORPUS",
+        nargs="+",
+        help=f"UTF-8 text files, or folders searched for {' and '.join('*' + s for s in SUFFIXES)} files",
+    )
+    parser.add_argument(
+        "--split",
+        choices=SPLITS,
+        default="file",
+        help="what a document is: a whole file, each line, or each stretch between blank lines (default: file)",
+    )
+
+
+def corpus_files(paths: Sequence[str]) -> list[Path]:
+    """The files that CORPUS... names: files as given, folders as their text files in sorted order, nothing twice.
+
+    Raises:
+        CommandError: a path does not exist, or a folder holds no text file.
+    """
+    found: dict[Path, None] = {}
+    for given in paths:
+        path = Path(given)
+        if path.is_dir():
+            inside = sorted(
+                Path(folder, name)
+                for folder, _, names in os.walk(path)
+                for name in names
+                if name.lower().endswith(SUFFIXES) and Path(folder, name).is_file()
+            )
+            if not inside:
+                raise CommandError(f"{given}: no {' or '.join(SUFFIXES)} file in this folder")
+            found.update(dict.fromkeys(inside))
+        elif path.exists():
+            found[path] = None
+        else:
+            raise CommandError(f"{given}: no such file or folder")
+    return list(found)
+
+
+def one_line(text: str) -> str:
+    """`text` without line breaks, so that an error is one line."""
+    return " ".join(text.split())
+
+
+def print_json(document: Any) -> None:
+    """Print a result for machines."""
+    print(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table: drawn in a terminal (unless NO_COLOR asks for none of that), plain columns elsewhere."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(*columns, title=title or None, title_justify="left", highlight=False)
+        for row in cells:
+            table.add_row(*row)
+        Console(markup=False).print(table)
+        return
+    if title:
+        print(title)
+    widths = [max(len(row[i]) for row in [list(columns), *cells]) for i in range(len(columns))]
+    for row in [list(columns), ["-" * width for width in widths], *cells]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

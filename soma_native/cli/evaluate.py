@@ -1,0 +1,89 @@
+"""`soma-native evaluate`: how well a saved model predicts texts."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from .common import add_command, add_corpus, corpus_files, integer, print_json, print_table
+
+_NOTES = """\
+Loss is the mean over all next-token pairs inside documents, in nats; longer documents are cut into windows of the
+model's context (--seq-len). Perplexity is its exponential. Bits per byte is the loss of all pairs together in bits,
+divided by the UTF-8 bytes of the documents without their first tokens, which nothing predicts. It compares models with
+different tokenizers, as long as these lose nothing; the word tokenizer loses case and punctuation."""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the subcommand."""
+    parser = add_command(
+        commands,
+        "evaluate",
+        run,
+        "measure loss, perplexity and bits per byte of a saved model on texts",
+        "evaluate runs/mine held_out.txt --json",
+        _NOTES,
+    )
+    parser.add_argument("folder", metavar="DIR", help="the folder of the model")
+    add_corpus(parser)
+    parser.add_argument("--seq-len", type=integer(1), metavar="N", help="most pairs in a window (default: the context)")
+    parser.add_argument("--batch-size", type=integer(1), default=8, metavar="N", help="windows at a time (default: 8)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print the measures."""
+    result = evaluate(arguments)
+    if arguments.json:
+        print_json(result)
+        return
+    print_table(
+        "",
+        ("measure", "value"),
+        [
+            ("loss (nats per token)", f"{result['loss']:.4f}"),
+            ("perplexity", f"{result['perplexity']:.2f}"),
+            ("bits per byte", f"{result['bits_per_byte']:.4f}"),
+            ("pairs", f"{result['pairs']:,}"),
+            ("documents", f"{result['documents']:,}"),
+            ("bytes", f"{result['bytes']:,}"),
+            ("unknown tokens", f"{result['unknown_tokens']:,}"),
+        ],
+    )
+
+
+def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The measures by name."""
+    from soma_native import load
+    from soma_native.data import TokenStore, Windows, read_documents
+    from soma_native.trainer import mean_loss
+
+    files = corpus_files(arguments.corpus)
+    model, tok = load(arguments.folder)
+    longest = model.config.max_seq_len
+    if arguments.seq_len is not None and arguments.seq_len > longest:
+        raise ValueError(f"--seq-len {arguments.seq_len}: the model's context is {longest}")
+    size = 0
+
+    def documents() -> Iterator[str]:
+        nonlocal size
+        for text in read_documents(files, arguments.split):
+            size += len(text.encode())
+            yield text
+
+    store = TokenStore.encode(documents(), tok)
+    store.require_pairs("CORPUS")
+    first_tokens = sum(len(tok.decode_bytes([int(token)])) for token in store.tokens[store.starts])
+    size = max(1, size - first_tokens)
+    loss = mean_loss(model, Windows(store, arguments.seq_len or longest), arguments.batch_size)
+    counts = store.counts()
+    return {
+        "loss": loss,
+        "perplexity": math.exp(min(loss, 700.0)),
+        "bits_per_byte": loss * counts["pairs"] / math.log(2) / size,
+        "pairs": counts["pairs"],
+        "documents": counts["documents"],
+        "bytes": size,
+        "unknown_tokens": counts["unknown_tokens"],
+    }

@@ -1,0 +1,78 @@
+"""`soma-native generate`: text from a saved model, shown while it is made."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from typing import Any
+
+from .common import add_command, integer, number, positive_type, print_json, seed_type
+
+
+def add_parser(commands: Any) -> None:
+    """Add the subcommand."""
+    parser = add_command(
+        commands,
+        "generate",
+        run,
+        "continue a text with a saved model",
+        'generate runs/showcase "SOMA is" --max-tokens 11 --seed 1',
+    )
+    parser.add_argument("folder", metavar="DIR", help="the folder of the model")
+    parser.add_argument("prompt", metavar="PROMPT", help='the text to continue; "-" reads it from standard input')
+    parser.add_argument("--max-tokens", type=integer(0, 2**31 - 1), default=100, metavar="N", help="most tokens to add")
+    parser.add_argument(
+        "--temperature",
+        type=number("at least 0", lambda x: x >= 0),
+        default=0.7,
+        metavar="X",
+        help="higher is more varied, 0 always takes the likeliest (default: 0.7)",
+    )
+    parser.add_argument(
+        "--top-k", type=integer(0, 2**31 - 1), default=50, metavar="N", help="draw from the N likeliest; 0 from all"
+    )
+    parser.add_argument(
+        "--top-p",
+        type=number("above 0 and at most 1", lambda x: 0 < x <= 1),
+        default=0.95,
+        metavar="X",
+        help="draw from the likeliest that together reach this probability; 1 from all (default: 0.95)",
+    )
+    parser.add_argument(
+        "--repetition-penalty", type=positive_type, default=1.15, metavar="X", help="1 is off (default: 1.15)"
+    )
+    parser.add_argument("--seed", type=seed_type, metavar="N", help="the same seed gives the same text")
+    parser.add_argument("--stop", action="append", metavar="TEXT", help="end before this text; may be repeated")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print the prompt and its continuation."""
+    from soma_native import Generator, load
+
+    prompt = arguments.prompt
+    if prompt == "-":
+        prompt = sys.stdin.read().rstrip("\n")
+    model, tok = load(arguments.folder)
+    began = time.perf_counter()
+    pieces = Generator(model, tok).stream(
+        prompt,
+        max_tokens=arguments.max_tokens,
+        temperature=arguments.temperature,
+        top_k=arguments.top_k,
+        top_p=arguments.top_p,
+        repetition_penalty=arguments.repetition_penalty,
+        seed=arguments.seed,
+        stop=[text for text in arguments.stop or [] if text],
+    )
+    if arguments.json:
+        continuation = "".join(pieces)
+        seconds = time.perf_counter() - began
+        print_json({"prompt": prompt, "text": prompt + continuation, "seconds": seconds, "seed": arguments.seed})
+        return
+    try:
+        print(prompt, end="", flush=True)
+        for piece in pieces:
+            print(piece, end="", flush=True)
+    finally:
+        print()

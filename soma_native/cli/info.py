@@ -1,0 +1,51 @@
+"""`soma-native info`: version, instruction sets, threads, and what precision "auto" means on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from typing import Any
+
+from .common import add_command, print_json, print_table
+
+
+def add_parser(commands: Any) -> None:
+    """Add the subcommand."""
+    add_command(commands, "info", run, "say what this machine and this installation can do", "info --json")
+
+
+def collect() -> dict[str, Any]:
+    """The facts, by name."""
+    import numpy
+
+    import soma_native
+
+    config = soma_native.ModelConfig(vocab_size=2, d_model=2, n_layers=1, n_heads=1, d_ff=2, max_seq_len=2)
+    return {
+        "version": soma_native.__version__,
+        "isas": list(soma_native.available_isas()),
+        "isa": soma_native.active_isa(),
+        "threads": soma_native.get_num_threads(),
+        "precision": soma_native.Model(config, precision="auto").precision,
+        "python": platform.python_version(),
+        "numpy": numpy.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print them."""
+    facts = collect()
+    if arguments.json:
+        print_json(facts)
+        return
+    rows = [
+        ("version", facts["version"]),
+        ("instruction sets here", " < ".join(facts["isas"])),
+        ("in use (SOMA_ISA caps it)", facts["isa"]),
+        ("threads (SOMA_NUM_THREADS sets it)", facts["threads"]),
+        ('precision "auto" is', facts["precision"]),
+        ("Python, NumPy", f"{facts['python']}, {facts['numpy']}"),
+        ("system", facts["system"]),
+    ]
+    print_table("", ("what", "value"), rows)

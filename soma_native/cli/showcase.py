@@ -1,0 +1,56 @@
+"""`soma-native showcase`: the whole way once, beside the reference's own figures."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from .common import add_command, fraction_type, print_json, print_table, seed_type
+
+OUT = "runs/showcase"
+VAL_FRACTION = 0.1
+
+
+def add_parser(commands: Any) -> None:
+    """Add the subcommand."""
+    parser = add_command(
+        commands,
+        "showcase",
+        run,
+        "train the showcase model, save it, load it, and let it speak",
+        f"showcase --out {OUT} --seed 0",
+        "Writes the model and report.json into DIR.",
+    )
+    parser.add_argument("--out", default=OUT, metavar="DIR", help=f"folder of the model and report.json ({OUT})")
+    parser.add_argument("--seed", type=seed_type, default=0, metavar="N", help="of weights, order and samples (0)")
+    parser.add_argument(
+        "--val-fraction",
+        type=fraction_type,
+        nargs="?",
+        const=VAL_FRACTION,
+        default=0.0,
+        metavar="X",
+        help=f"keep this part of the sentences from training and report the loss on it ({VAL_FRACTION} if no X is given)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Train, and print the table and the samples."""
+    from ..progress import ProgressDisplay
+    from ..showcase import SENTENCE_WORDS, comparison, run_showcase
+
+    with ProgressDisplay(sys.stderr) as progress:
+        report = run_showcase(
+            arguments.out, seed=arguments.seed, val_fraction=arguments.val_fraction, callbacks=[progress]
+        )
+    if arguments.json:
+        print_json(report)
+        return
+    print_table("", ("", "reference", "soma_native"), comparison(report))
+    print(f"\nSamples from the saved folder, at most {SENTENCE_WORDS} words, the length of a sentence of the corpus:")
+    for sample in report["samples"]:
+        print(f"  {sample['prompt']!r}: {sample['text']}")
+    print(
+        f'\nThe model and report.json are in {arguments.out}; more text: soma-native generate {arguments.out} "SOMA is"'
+    )

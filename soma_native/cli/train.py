@@ -1,0 +1,225 @@
+"""`soma-native train`: a model from one's own text."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .common import (
+    CommandError,
+    UsageError,
+    add_command,
+    add_corpus,
+    corpus_files,
+    fraction_type,
+    integer,
+    positive_type,
+    print_json,
+    seed_type,
+)
+from .tokenizer import KINDS
+
+if TYPE_CHECKING:
+    from ..data import TokenStore
+    from ..history import History
+    from ..tokenizer import Tokenizer
+    from ..trainer import Trainer
+
+VAL_FRACTION = 0.1
+EPOCHS = 20
+
+
+class Recipe(NamedTuple):
+    """What goes with a preset where the command line does not say otherwise."""
+
+    tokenizer: str
+    vocab_size: int
+    batch_size: int
+    lr: float
+
+
+# lr and batch of nano-cpu are nanoGPT's; the others were chosen by the same rule, smaller steps for wider models.
+RECIPES = {
+    "showcase": Recipe("word", 3000, 8, 2e-3),
+    "improved": Recipe("word", 8000, 16, 1e-3),
+    "full": Recipe("word", 60000, 4, 3e-4),
+    "nano-cpu": Recipe("char", 3000, 12, 1e-3),
+    "baby": Recipe("char", 3000, 16, 1e-3),
+    "gpt2-124m": Recipe("word", 50257, 4, 3e-4),
+}
+
+_NOTES = """\
+Texts are documents: windows never reach from one into the next. While training, Ctrl-C saves and says where; the same
+command with --resume goes on from there, bit for bit. DIR gets the model (the best by validation loss, where there is
+any validation), its tokenizer, history.csv, history.json, the state to resume from, and loss.png where matplotlib is."""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the subcommand."""
+    parser = add_command(
+        commands,
+        "train",
+        run,
+        "train a model on your own texts",
+        "train my_texts/ --out runs/mine --preset showcase --epochs 20",
+        _NOTES,
+    )
+    add_corpus(parser)
+    parser.add_argument("--out", required=True, metavar="DIR", help="the folder to save into")
+    parser.add_argument("--preset", choices=tuple(RECIPES), help="size of the model (default: showcase)")
+    parser.add_argument("--tokenizer", choices=KINDS, help="default: what suits the preset")
+    parser.add_argument("--vocab-size", type=integer(2), metavar="N", help="most tokens (default: by preset)")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--epochs", type=integer(1), metavar="N", help=f"times through the texts (default: {EPOCHS})")
+    length.add_argument("--steps", type=integer(1), metavar="N", help="optimizer steps instead of epochs")
+    parser.add_argument("--batch-size", type=integer(1), metavar="N", help="windows in a step (default: by preset)")
+    parser.add_argument(
+        "--seq-len",
+        type=integer(1),
+        metavar="N",
+        help="tokens in a window, and the model's context (default: by preset)",
+    )
+    parser.add_argument("--lr", type=positive_type, metavar="X", help="highest learning rate (default: by preset)")
+    parser.add_argument(
+        "--val-fraction",
+        type=fraction_type,
+        metavar="X",
+        help=f"part held out to validate on (default: {VAL_FRACTION}, or 0 where the texts are too short for that)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="of matrix products (default: auto)",
+    )
+    parser.add_argument("--seed", type=seed_type, metavar="N", help="of weights and order (default: 0)")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in DIR")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Train, and print what came out."""
+    from ..progress import ProgressDisplay
+
+    files = corpus_files(arguments.corpus)
+    trainer, store = _resumed(arguments, files) if arguments.resume else _fresh(arguments, files)
+    try:
+        with ProgressDisplay(sys.stderr) as progress:
+            history = trainer.fit(store, callbacks=[progress])
+    except KeyboardInterrupt:
+        saved = trainer.history.checkpoint
+        where = f"saved in {saved}; --resume goes on from there" if saved else "nothing was saved yet"
+        raise KeyboardInterrupt(f"interrupted; {where}") from None
+    _plot(history, Path(arguments.out))
+    result = _result(trainer, history, arguments.out)
+    if arguments.json:
+        print_json(result)
+        return
+    validation = "" if result["val_loss"] is None else f", validation {result['val_loss']:.4f} (best)"
+    print(
+        f"{arguments.out}: {result['parameters']:,} parameters, {result['vocab_size']:,} tokens; "
+        f"loss {result['train_loss']:.4f}{validation}; {result['seconds']:.1f} s"
+    )
+
+
+def _fresh(arguments: argparse.Namespace, files: Sequence[Path]) -> tuple[Trainer, TokenStore]:
+    from soma_native import Model, ModelConfig, Tokenizer, TrainConfig, Trainer
+
+    from ..data import TokenStore, read_documents
+
+    preset = arguments.preset or "showcase"
+    recipe = RECIPES[preset]
+    kind = arguments.tokenizer or recipe.tokenizer
+    vocab_size = arguments.vocab_size or (recipe.vocab_size if kind == "word" else None)
+    tok = Tokenizer.train(read_documents(files, arguments.split), kind=kind, vocab_size=vocab_size)
+    context = {} if arguments.seq_len is None else {"max_seq_len": arguments.seq_len}
+    config = ModelConfig.preset(preset, vocab_size=tok.vocab_size, **context)
+    store = TokenStore.encode(read_documents(files, arguments.split), tok)
+    store.require_pairs("CORPUS")
+    seed = arguments.seed or 0
+    settings = TrainConfig(
+        epochs=None if arguments.steps else arguments.epochs or EPOCHS,
+        steps=arguments.steps,
+        batch_size=arguments.batch_size or recipe.batch_size,
+        lr=arguments.lr or recipe.lr,
+        seed=seed,
+        val_fraction=_val_fraction(arguments.val_fraction, store),
+        checkpoint_dir=arguments.out,
+    )
+    return Trainer(Model(config, seed=seed, precision=arguments.precision), tok, settings), store
+
+
+def _val_fraction(asked: float | None, store: TokenStore) -> float:
+    if asked is not None:
+        return asked
+    try:
+        store.split(VAL_FRACTION)
+    except ValueError:
+        print("too little text to hold out a part of: no validation", file=sys.stderr)
+        return 0.0
+    return VAL_FRACTION
+
+
+def _resumed(arguments: argparse.Namespace, files: Sequence[Path]) -> tuple[Trainer, TokenStore]:
+    """The trainer of the run in DIR; what the command line says must be what that run was started with."""
+    from soma_native import ModelConfig, Trainer
+
+    from ..data import TokenStore, read_documents
+
+    given = {
+        "epochs": arguments.epochs,
+        "steps": arguments.steps,
+        "batch_size": arguments.batch_size,
+        "lr": arguments.lr,
+        "val_fraction": arguments.val_fraction,
+        "seed": arguments.seed,
+    }
+    try:
+        trainer = Trainer.resume(arguments.out, **{name: value for name, value in given.items() if value is not None})
+    except FileNotFoundError as error:
+        raise CommandError(str(error)) from None
+    config, tok = trainer.model.config, trainer.tokenizer
+    if arguments.preset is not None:
+        context = {} if arguments.seq_len is None else {"max_seq_len": arguments.seq_len}
+        if ModelConfig.preset(arguments.preset, vocab_size=config.vocab_size, **context) != config:
+            raise UsageError(f"--resume: the model in {arguments.out} is not of --preset {arguments.preset}")
+    if arguments.seq_len not in (None, config.max_seq_len):
+        raise UsageError(f"--resume: the model in {arguments.out} has a context of {config.max_seq_len}")
+    _same_tokenizer(arguments, tok)
+    return trainer, TokenStore.encode(read_documents(files, arguments.split), tok)
+
+
+def _same_tokenizer(arguments: argparse.Namespace, tok: Tokenizer) -> None:
+    if arguments.tokenizer not in (None, tok.kind):
+        raise UsageError(f"--resume: the tokenizer in {arguments.out} is of kind {tok.kind}")
+    if arguments.vocab_size is not None and tok.vocab_size > arguments.vocab_size:
+        raise UsageError(f"--resume: the tokenizer in {arguments.out} has {tok.vocab_size} tokens")
+
+
+def _plot(history: History, folder: Path) -> None:
+    """The loss curve as loss.png; a picture is never worth failing for."""
+    if importlib.util.find_spec("matplotlib") is not None:
+        with contextlib.suppress(ImportError, OSError, ValueError):
+            history.plot(folder / "loss.png")
+
+
+def _result(trainer: Trainer, history: History, out: str) -> dict[str, Any]:
+    last, best = history.records[-1], history.best
+    return {
+        "out": out,
+        "parameters": trainer.model.num_parameters,
+        "vocab_size": trainer.tokenizer.vocab_size,
+        "pairs": history.data["train"]["pairs"],
+        "train_loss": last["train_loss"],
+        "val_loss": None if best is None else best["val_loss"],
+        "seconds": last["seconds"],
+        "tokens_per_second": last["tokens_per_second"],
+        "precision": trainer.model.precision,
+        "stop_reason": history.stop_reason,
+        "warnings": history.warnings,
+        "epochs": [{name: r[name] for name in ("epoch", "step", "train_loss", "val_loss")} for r in history.records],
+    }

@@ -1,0 +1,154 @@
+"""The whole way once: train the showcase model on our 400 sentences, save it, load it, let it speak, report."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from . import _core
+from .atomic_folder import replace_files
+from .checkpoint import load, save
+from .config import ModelConfig
+from .generator import Generator
+from .model import Model
+from .tokenizer import Tokenizer
+from .train_config import TrainConfig
+from .trainer import Trainer
+
+__all__ = ["PROMPTS", "REFERENCE", "corpus", "run_showcase"]
+
+PROMPTS = ("SOMA is", "SOMA tokenization", "SOMA Cognitive", "What is SOMA?")
+EPOCHS = 20
+SEQ_LEN = 64
+# A sentence of the corpus has 12.7 words on average, and no training window is longer than its sentence, so the model
+# has never seen a fourteenth position: a sample ends where a sentence would.
+SENTENCE_WORDS = 13
+
+# Tuned together over several seeds; see `benchmarks`. TODO
+LR = 4e-3
+BATCH_SIZE = 8
+WARMUP_STEPS = 20
+WEIGHT_DECAY = 0.01
+
+# What the reference reports of the same corpus size, model and prompts. It names only these two losses.
+REFERENCE: dict[str, Any] = {
+    "vocab_size": 576,
+    "parameters": 771_968,
+    "pairs": 4_666,
+    "losses": {1: 6.2542, 20: 2.9922},
+    "time": "40-60 min",
+}
+
+
+def corpus() -> list[str]:
+    """The 400 sentences, each a document."""
+    text = resources.files("soma_native").joinpath("showcase_corpus.txt").read_text(encoding="utf-8")
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def run_showcase(
+    out: str | os.PathLike[str], *, seed: int = 0, val_fraction: float = 0.0, callbacks: Callable[..., Any] | Any = ()
+) -> dict[str, Any]:
+    """Train, save, load and sample; write `report.json` into `out`, and return what is in it.
+
+    Args:
+        out: the folder of the model and the report.
+        seed: of the weights, the order of the sentences, and the samples.
+        val_fraction: part of the sentences kept from training, whose loss is reported.
+        callbacks: as for `Trainer.fit`.
+
+    Raises:
+        CheckpointError: the folder cannot be written.
+    """
+    sentences = corpus()
+    tok = Tokenizer.train(sentences, kind="word", vocab_size=ModelConfig.preset("showcase").vocab_size)
+    model = Model(ModelConfig.preset("showcase", vocab_size=tok.vocab_size), seed=seed)
+    trainer = Trainer(
+        model,
+        tok,
+        TrainConfig(
+            epochs=EPOCHS,
+            batch_size=BATCH_SIZE,
+            seq_len=SEQ_LEN,
+            lr=LR,
+            warmup_steps=WARMUP_STEPS,
+            weight_decay=WEIGHT_DECAY,
+            seed=seed,
+            val_fraction=val_fraction,
+        ),
+    )
+    began = time.perf_counter()
+    history = trainer.fit(sentences, callbacks=callbacks)
+    train_seconds = time.perf_counter() - began
+    save(out, model, tok)
+
+    loaded, loaded_tok = load(out)  # from here on, only what is on the disk
+    generator = Generator(loaded, loaded_tok)
+    samples = [
+        {
+            "prompt": prompt,
+            "text": generator.generate(prompt, max_tokens=SENTENCE_WORDS - len(loaded_tok.encode(prompt)), seed=seed),
+        }
+        for prompt in PROMPTS
+    ]
+    pairs = history.data["train"]["pairs"]
+    report = {
+        "vocab_size": loaded_tok.vocab_size,
+        "parameters": loaded.num_parameters,
+        "pairs": pairs,
+        "sentences": len(sentences),
+        "epochs": [
+            {"epoch": r["epoch"], "train_loss": r["train_loss"], "val_loss": r["val_loss"]} for r in history.records
+        ],
+        "train_seconds": train_seconds,
+        "tokens_per_second": pairs * EPOCHS / train_seconds,
+        "checkpoint_bytes": (Path(out) / "model.safetensors").stat().st_size,
+        "samples": samples,
+        "isa": _core.active_isa(),
+        "threads": _core.get_num_threads(),
+        "precision": loaded.precision,
+        "version": _version(),
+    }
+    with replace_files(out) as staging:
+        (staging.path / "report.json").write_text(
+            json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+    return report
+
+
+def _version() -> str:
+    from . import __version__
+
+    return str(__version__)
+
+
+def comparison(report: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """The rows (what, the reference's, ours) of the showcase's table."""
+    rows = [
+        ("vocabulary", f"{REFERENCE['vocab_size']:,}", f"{report['vocab_size']:,}"),
+        ("parameters", f"{REFERENCE['parameters']:,}", f"{report['parameters']:,}"),
+        ("training pairs", f"{REFERENCE['pairs']:,}", f"{report['pairs']:,}"),
+    ]
+    by_epoch = {record["epoch"]: record for record in report["epochs"]}
+    validated = any(record["val_loss"] is not None for record in report["epochs"])
+    for epoch in (1, 5, 10, 15, 20):
+        record = by_epoch[epoch]
+        theirs = REFERENCE["losses"].get(epoch)
+        ours = f"{record['train_loss']:.4f}"
+        if validated:
+            ours += f" (held out: {record['val_loss']:.4f})"
+        rows.append((f"loss, epoch {epoch}", "-" if theirs is None else f"{theirs:.4f}", ours))
+    last = report["epochs"][-1]["train_loss"]
+    rows += [
+        ("perplexity at the end", f"{math.exp(REFERENCE['losses'][20]):.1f}", f"{math.exp(last):.2f}"),
+        ("training time", REFERENCE["time"], f"{report['train_seconds']:.2f} s"),
+        ("tokens per second", "-", f"{report['tokens_per_second']:,.0f}"),
+        ("model.safetensors", "-", f"{report['checkpoint_bytes'] / 1e6:.2f} MB"),
+    ]
+    return rows
