@@ -1,8 +1,8 @@
 """`tokenizer.json`, the file of Hugging Face `tokenizers`, for the kinds of tokenizer there are here.
 
 What is written here, `tokenizers.Tokenizer.from_file` loads and encodes to the same ids, whatever the text. For that,
-special tokens are not listed under `added_tokens`: `tokenizers` would find them within a text, where ours are plain text
-unless allowed. They are in the vocabulary, and a post-processor that adds nothing names them.
+special tokens are not listed under `added_tokens`: `tokenizers` would find them within a text, where ours are plain
+text unless allowed. They are in the vocabulary, and a post-processor that adds nothing names them.
 
 What is read is reproduced exactly or refused by name: never guessed.
 """
