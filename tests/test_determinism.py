@@ -172,14 +172,16 @@ def test_cached_decoding_is_the_full_forward(block: str, prompt: int) -> None:
 
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("block", BLOCKS)
-def test_rows_of_a_batch_are_single_rows_bit_for_bit(block: str) -> None:
-    model = soma.Model(shape(block), seed=4, precision="float32")
+@pytest.mark.parametrize("rows", [4, 11])
+def test_rows_of_a_batch_are_single_rows_bit_for_bit(block: str, rows: int) -> None:
+    """With few rows and with so many that a step becomes a matrix product; sums longer than a tile."""
+    model = soma.Model(shape(block, d_ff=500), seed=4, precision="float32")
     rng = np.random.default_rng(5)
-    prompts = [rng.integers(0, 301, n).astype(np.int32) for n in (1, 30, 7, 12)]
-    tails = [rng.integers(0, 301, n).astype(np.int32) for n in (20, 5, 20, 0)]
+    prompts = [rng.integers(0, 301, n).astype(np.int32) for n in (1, 30, 7, 12, 2, 3, 9, 4, 4, 1, 17)[:rows]]
+    tails = [rng.integers(0, 301, n).astype(np.int32) for n in (20, 5, 20, 0, 7, 19, 8, 8, 20, 20, 3)[:rows]]
     batch = _core.Decoder(model._core, len(prompts))
     singles = [_core.Decoder(model._core, 1) for _ in prompts]
-    for row in (2, 0, 3, 1):
+    for row in rng.permutation(rows):
         batch.prefill(row, prompts[row])
         singles[row].prefill(0, prompts[row])
     for position in range(20):

@@ -92,6 +92,75 @@ def test_every_parameter(variant: tuple[str, bool], case: str) -> None:
     assert_gradients(model.gradients(), grads, config, rows * length)
 
 
+# Sizes beyond what the matrix product packs, multiplies or keeps in registers at a time.
+LARGE = {
+    "sums deeper than a tile": (replace(SMALL, d_ff=900), 2, 17),
+    "sums deeper than what is packed": (replace(SMALL, d_ff=4500), 1, 9),
+    "more rows and columns than what is packed": (
+        replace(SMALL, vocab_size=40_000, d_model=128, n_heads=4, n_layers=1, max_seq_len=130),
+        1,
+        111,
+    ),
+}
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("block", ["soma", "gpt2"])
+@pytest.mark.parametrize("case", LARGE)
+def test_products_larger_than_their_blocks(block: str, case: str) -> None:
+    shape, rows, length = LARGE[case]
+    config = replace(shape, block=block, tied_head=block == "gpt2")
+    params, logits, loss, grads = expected(config, rows, length)
+    ids, targets = draw(config, rows, length)
+    model = native(config, params)
+    assert relative_error(model.forward(ids), logits) < model_tolerance(config, rows * length)
+    assert model.loss_and_grad(ids, targets) == pytest.approx(loss, rel=1e-5)
+    assert_gradients(model.gradients(), grads, config, rows * length)
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize(("name", "factor"), [("fc", 300.0), ("qkv", 30.0), ("head", 3000.0)])
+def test_large_activations_saturate_as_they_should(variant: tuple[str, bool], name: str, factor: float) -> None:
+    """GELU far out on both sides, attention on one key, a loss of thousands: no overflow, no lost digits."""
+    config = replace(SMALL, block=variant[0], tied_head=variant[1])
+    names = ref.LAYER_NAMES[config.block] | {"w_head": ref.MODEL_NAMES[config.block]["head"]}
+    params = ref.random_parameters(config, seed=1)
+    for target in {names[f"w_{name}"].format(layer) for layer in range(2)} & params.keys():
+        params[target] = (params[target] * factor).astype(np.float32).astype(np.float64)
+    ids, targets = draw(config, 2, 13)
+    model = native(config, params)
+    loss, grads = ref.loss_and_grad(params, config, ids, targets)
+    assert relative_error(model.forward(ids), ref.forward(params, config, ids)) < 1e-4
+    assert model.loss_and_grad(ids, targets) == pytest.approx(loss, rel=1e-4)
+    # A large input is off by its own rounding before the function sees it: hence the looser bound.
+    largest = max(float(np.linalg.norm(value)) for value in grads.values())
+    for target, value in model.gradients().items():
+        assert np.linalg.norm(value - grads[target]) < 1e-3 * largest, target
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_is_never_lost(variant: tuple[str, bool], bad: float) -> None:
+    """One bad number in any tensor shows in the loss or in the gradient's norm, and the optimizer then refuses."""
+    config = replace(SMALL, block=variant[0], tied_head=variant[1])
+    params = ref.random_parameters(config, seed=1)
+    ids, targets = draw(config, 2, 13)
+    for name, value in params.items():
+        model = native(config, params)
+        optimizer = soma.AdamW(model)
+        row = int(ids[0, 0]) if "wte" in name else 0
+        model.parameters()[name][(row,) if value.ndim == 1 else (row, 0)] = bad
+        before = {key: array.copy() for key, array in model.parameters().items()}
+        loss = model.loss_and_grad(ids, targets)
+        assert not np.isfinite(loss) or np.isinf(bad), name
+        if np.isfinite(loss) and all(np.isfinite(g).all() for g in model.gradients().values()):
+            continue  # an infinite weight that a ReLU or a norm made harmless
+        with pytest.raises(FloatingPointError):
+            optimizer.step()
+        for key, array in model.parameters().items():
+            assert array.tobytes() == before[key].tobytes(), (name, key)
+
+
 @pytest.mark.usefixtures("isa")
 def test_shorter_and_longer_calls_on_one_model(variant: tuple[str, bool]) -> None:
     """Buffers sized by an earlier call leave nothing behind in a later one of another shape."""
