@@ -7,7 +7,5 @@ PYBIND11_MODULE(_core, m) {
   register_system(m);
   register_model(m);
   register_generation(m);
-#ifdef SOMA_WITH_TOKENIZER
   register_tokenizer(m);
-#endif
 }
