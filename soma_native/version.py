@@ -1,8 +1,5 @@
-"""The version, from the installed package's metadata: pyproject.toml is where it is set."""
+"""The version: pyproject.toml sets it, the build compiles it in; importlib.metadata would cost a third of an import."""
 
-from importlib.metadata import PackageNotFoundError, version
+from soma_native._core import __version__
 
-try:
-    __version__ = version("soma-native")
-except PackageNotFoundError:  # an in-tree build that was never installed
-    __version__ = "0.0.0"
+__all__ = ["__version__"]
