@@ -83,6 +83,7 @@ class ProgressDisplay(Callback):
             TimeRemainingColumn(elapsed_when_finished=True),
             console=Console(file=self._stream, force_terminal=True),
             expand=True,
+            refresh_per_second=4,  # drawing takes a core's time from the training
         )
         self._task = self._progress.add_task(
             "", total=event.total_steps, completed=event.step, epoch=event.epoch, epochs=event.epochs,

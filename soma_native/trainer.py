@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .model import Model
     from .tokenizer import Tokenizer
 
-__all__ = ["Trainer", "mean_loss"]
+__all__ = ["TrainConfig", "Trainer", "mean_loss"]
 
 
 class Trainer:

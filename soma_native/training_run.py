@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from ._core import active_isa
 from .batches import Windows
 from .callbacks import Dispatcher, Event, EventKind, InterruptGuard
 from .data import Texts, TokenStore
@@ -122,6 +123,8 @@ class TrainingRun:
         self.step = self.saved_step = state.step
         self.loss_sum, self.pairs, self.step_seconds = state.loss_sum, state.pairs, state.step_seconds
         self.earlier_seconds = state.seconds
+        if state.isa != active_isa():
+            logger.warning("the run began on %s; on %s it goes on, but not bit for bit", state.isa, active_isa())
         logger.info("resumed from %s after step %d of %d", self.folder, self.step, self.plan.total_steps)
 
     # --- the loop
@@ -132,7 +135,7 @@ class TrainingRun:
         last_epoch_end = self.step
         while True:
             if self._record_due():
-                self._record()
+                self._record(guard)
             if self.step % self.plan.sampler.steps_per_epoch == 0 and self.step > last_epoch_end:
                 last_epoch_end = self.step
                 self._emit("epoch")
@@ -186,7 +189,7 @@ class TrainingRun:
         last = self.history.records[-1]["step"] if self.history.records else 0
         return self.step > last and (self.step % self.plan.eval_every == 0 or self.step >= self.plan.total_steps)
 
-    def _record(self) -> None:
+    def _record(self, guard: InterruptGuard) -> None:
         val_loss = None
         if self.plan.validation is not None:
             val_loss = mean_loss(self.model, self.plan.validation, self.config.batch_size, self.config.max_eval_windows)
@@ -201,13 +204,18 @@ class TrainingRun:
             "tokens_per_second": self.pairs / max(self.step_seconds, 1e-9),
             "lr": self.lr if math.isfinite(self.lr) else self.plan.schedule(self.step - 1),
         }
-        self.history.records.append(record)
-        self.loss_sum, self.pairs, self.step_seconds = 0.0, 0, 0.0
+        lowest = self.history.best
+        snapshot = None
+        if self.folder is not None and self.config.keep_best and val_loss is not None:
+            self._require_finite_weights()
+            if lowest is None or lowest["val_loss"] is None or val_loss < lowest["val_loss"]:
+                snapshot = _Snapshot(self.model)
+        with guard.hold():
+            self.history.records.append(record)
+            self.loss_sum, self.pairs, self.step_seconds = 0.0, 0, 0.0
+            self.best = self.best if snapshot is None else snapshot
         validated = "" if val_loss is None else f", validation loss {val_loss:.4f}"
         logger.info("epoch %d, step %d: loss %.4f%s", record["epoch"], self.step, record["train_loss"], validated)
-        if self.folder is not None and self.config.keep_best and self.history.best is record:
-            self._require_finite_weights()
-            self.best = _Snapshot(self.model)
         self._emit("evaluate")
         self._warn_of_overfitting()
 
@@ -264,7 +272,7 @@ class TrainingRun:
             self.best = None
         self.history.checkpoint = str(self.folder)
         state = TrainingState(
-            self.step, self.plan.identity, self.config.to_dict(), self.history.to_dict(),
+            self.step, self.plan.identity, self.config.to_dict(), active_isa(), self.history.to_dict(),
             self.loss_sum, self.pairs, self.step_seconds, self._seconds,
         )  # fmt: skip
         with replace_files(self.folder) as staging:
@@ -278,8 +286,9 @@ class TrainingRun:
     def interrupted(self) -> None:
         """Save after a Ctrl-C, where there is a folder and the run stands between two steps."""
         self.history.stop_reason = "interrupted"
-        if self.folder is None:
-            logger.warning("interrupted after step %d; there is no checkpoint_dir, nothing was saved", self.step)
+        if self.folder is None or self.step == 0:  # an untrained model is not worth replacing what the folder holds
+            why = "there is no checkpoint_dir" if self.folder is None else "nothing was trained yet"
+            logger.warning("interrupted after step %d; %s, so nothing was saved", self.step, why)
             return
         if self.optimizer.step_count != self.step:  # the interrupt came from a handler of somebody else's
             logger.warning(

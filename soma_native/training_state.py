@@ -37,6 +37,7 @@ class TrainingState:
         step: optimizer steps done; with the seed, it fixes which data comes next.
         identity: what must be the same for the run to be continued: settings, model, fingerprints of the data.
         config: the `TrainConfig` as a dict.
+        isa: the instruction set level it ran on; another one rounds differently.
         history: the `History` as a dict.
         loss_sum, pairs: of the steps since the last record: training loss times pairs, and pairs.
         step_seconds, seconds: time in those steps; wall-clock time of the whole run.
@@ -45,6 +46,7 @@ class TrainingState:
     step: int
     identity: dict[str, Any]
     config: dict[str, Any]
+    isa: str
     history: dict[str, Any]
     loss_sum: float
     pairs: int

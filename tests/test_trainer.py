@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import soma_native as soma
+from soma_native import _core
 from soma_native.batches import Windows
 from soma_native.callbacks import InterruptGuard
 from soma_native.data import TokenStore
@@ -333,6 +334,19 @@ def test_another_model_is_not_resumed(tmp_path: Path) -> None:
         soma.Trainer(make_model(d_ff=64), WORDS, config).fit(SENTENCES)
 
 
+def test_another_isa_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make_trainer(checkpoint_dir=tmp_path).fit(SENTENCES, callbacks=lambda event: event.trainer.stop())
+    before = soma.active_isa()
+    _core.set_isa("scalar")
+    try:
+        with caplog.at_level(logging.WARNING, "soma_native"):
+            history = soma.Trainer.resume(tmp_path).fit(SENTENCES)
+    finally:
+        _core.set_isa(before)
+    assert history.stop_reason == "finished"
+    assert (f"the run began on {before}; on scalar it goes on" in caplog.text) == (before != "scalar")
+
+
 def test_there_must_be_something_to_resume(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nothing to resume"):
         make_trainer(checkpoint_dir=tmp_path, resume=True).fit(SENTENCES)
@@ -366,12 +380,15 @@ KILLED = """
     import os, signal, sys
     sys.path.insert(0, {tests!r})
     import test_trainer as t
-    left = int(sys.argv[2])
+    left, armed = int(sys.argv[2]), False
+    def arm(event):
+        global armed
+        armed = armed or event.kind == "checkpoint"  # from the second save on
     def dying(name):
         real = getattr(os, name)
         def call(*args, **kwargs):
             global left
-            left -= 1
+            left -= armed
             if left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
             return real(*args, **kwargs)
@@ -379,8 +396,7 @@ KILLED = """
     os.fsync = lambda descriptor: None
     for name in ("rename", "replace", "unlink"):
         dying(name)
-    t.make_trainer(checkpoint_dir=sys.argv[1], checkpoint_every=2, **t.KILL_SETTINGS).fit(t.SENTENCES)
-    print("not killed")
+    t.make_trainer(checkpoint_dir=sys.argv[1], checkpoint_every=2, **t.KILL_SETTINGS).fit(t.SENTENCES, callbacks=arm)
 """
 KILL_SETTINGS: dict[str, Any] = {"val_fraction": 0.2, "eval_every": 3, "batch_size": 16}
 
@@ -392,7 +408,7 @@ def test_a_run_killed_while_saving_is_resumed_bit_for_bit(tmp_path: Path) -> Non
     script = textwrap.dedent(KILLED.format(tests=str(Path(__file__).parent)))
     processes = [
         subprocess.Popen([sys.executable, "-c", script, str(tmp_path / str(calls)), str(calls)])
-        for calls in (13, 18, 21, 26)
+        for calls in (8, 10, 15, 18)  # model in force, model and no state, state half in force, state in force
     ]
     for process in processes:
         assert process.wait() == -signal.SIGKILL
@@ -434,6 +450,39 @@ def test_ctrl_c_says_where_it_saved(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert f"interrupted after step 3 of 24; saved in {tmp_path}" in caplog.text
     assert weights(soma.load(tmp_path)[0]) == weights(trainer.model)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_in_a_validation_saves_the_steps_before_it(tmp_path: Path) -> None:
+    whole = make_trainer(val_fraction=0.2, eval_every=5)
+    expected = losses(whole.fit(SENTENCES))
+    trainer = make_trainer(val_fraction=0.2, eval_every=5, checkpoint_dir=tmp_path)
+    forward = trainer.model.loss
+    calls: list[int] = []
+
+    def loss(ids: Any, targets: Any) -> float:
+        calls.append(1)
+        if len(calls) == 4:  # of two batches each time
+            interrupt()
+        return forward(ids, targets)
+
+    trainer.model.loss = loss  # type: ignore[method-assign, assignment]
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(SENTENCES)
+    assert len(calls) == 4
+    assert [record["step"] for record in trainer.history.records] == [5]
+    again = soma.Trainer.resume(tmp_path)
+    assert losses(again.fit(SENTENCES)) == expected
+    assert weights(again.model) == weights(whole.model)
+
+
+def test_ctrl_c_before_the_first_step_leaves_the_folder_alone(tmp_path: Path) -> None:
+    make_trainer(checkpoint_dir=tmp_path).fit(SENTENCES)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(model_seed=1, checkpoint_dir=tmp_path).fit(
+            SENTENCES, callbacks=lambda event: interrupt() if event.kind == "start" else None
+        )
+    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
 
 def test_ctrl_c_without_a_folder_says_that_nothing_was_saved(caplog: pytest.LogCaptureFixture) -> None:
