@@ -11,7 +11,9 @@ from soma_native.optimizer import AdamW
 from soma_native.version import __version__
 
 if TYPE_CHECKING:
+    from soma_native.callbacks import Callback, Event
     from soma_native.checkpoint import load, load_model, save
+    from soma_native.data import TokenStore, read_documents
     from soma_native.errors import CheckpointError
     from soma_native.generator import Generator
     from soma_native.history import History
@@ -20,24 +22,31 @@ if TYPE_CHECKING:
 
 # Where the names live that are imported on first use, so that `import soma_native` stays quick.
 _LAZY = {
+    "Callback": "callbacks",
     "CheckpointError": "errors",
+    "Event": "callbacks",
     "Generator": "generator",
     "History": "history",
     "Tokenizer": "tokenizer",
+    "TokenStore": "data",
     "TrainConfig": "trainer",
     "Trainer": "trainer",
     "load": "checkpoint",
     "load_model": "checkpoint",
+    "read_documents": "data",
     "save": "checkpoint",
 }
 
 __all__ = [
     "AdamW",
+    "Callback",
     "CheckpointError",
+    "Event",
     "Generator",
     "History",
     "Model",
     "ModelConfig",
+    "TokenStore",
     "Tokenizer",
     "TrainConfig",
     "Trainer",
@@ -47,6 +56,7 @@ __all__ = [
     "get_num_threads",
     "load",
     "load_model",
+    "read_documents",
     "save",
     "set_num_threads",
 ]
