@@ -74,24 +74,22 @@ def iter_documents(texts: Texts) -> Iterator[str]:
     """Yield the documents of `texts`, the argument every function that takes texts understands in this way.
 
     A `str` in an iterable is a document; an `os.PathLike` (`pathlib.Path`), alone or in an iterable, is a UTF-8 file
-    and that file one document. A `str` by itself is one document too, unless a file has that name: then the file.
-    For files with many documents, pass `read_documents(paths, split="line")`.
+    and that file one document. A `str` by itself is the name of a file. For files with many documents, pass
+    `read_documents(paths, split="line")`.
 
     Raises:
-        TypeError: something that is neither text nor a path (the message says where).
+        TypeError: something that is neither text nor a path (the message says where), or a `str` by itself that names
+            no file.
         FileNotFoundError, ValueError: as `read_documents`.
 
     >>> list(iter_documents(["first document", "second document"]))
     ['first document', 'second document']
-    >>> list(iter_documents("a text by itself"))
-    ['a text by itself']
     """
     if isinstance(texts, os.PathLike) or (isinstance(texts, str) and _names_a_file(texts)):
         yield _read_file(texts)
         return
     if isinstance(texts, str):
-        yield texts
-        return
+        raise TypeError(f"texts is a str that names no file, {texts[:60]!r}: pass [text] for a text, or a file's path")
     given: object = texts
     if isinstance(given, (bytes, bytearray)) or not isinstance(given, Iterable):
         raise TypeError(f"texts is {type(given).__name__}: pass an iterable of str, or paths of UTF-8 text files")

@@ -260,7 +260,13 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("texts", "message"),
-    [(b"bytes", "texts is bytes"), (7, "texts is int"), (["a", 3], r"texts\[1\] is int"), ([b"a"], r"texts\[0\]")],
+    [
+        ("a text by itself", r"names no file, .*pass \[text\]"),
+        (b"bytes", "texts is bytes"),
+        (7, "texts is int"),
+        (["a", 3], r"texts\[1\] is int"),
+        ([b"a"], r"texts\[0\]"),
+    ],
 )
 def test_what_is_no_text_is_a_type_error(texts: object, message: str) -> None:
     with pytest.raises(TypeError, match=message):

@@ -137,7 +137,7 @@ def test_random_sampling_draws_full_windows_of_a_long_text() -> None:
         return real(ids, targets, normalizer=normalizer)
 
     trainer.model.loss_and_grad = watched  # type: ignore[method-assign]
-    trainer.fit(" ".join(SENTENCES))
+    trainer.fit([" ".join(SENTENCES)])
     assert seen == [(4, 12)] * 6
 
 
