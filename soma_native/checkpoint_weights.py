@@ -176,8 +176,8 @@ def _open_weights(view: FolderView) -> list[TensorFile]:
                     path=view.folder / name,
                 )
         raise CheckpointError(f"holds no saved model: {WEIGHTS} is missing", path=view.folder)
-    with open_regular(index_path) as file:
-        index = parse_json(file.read(_MAX_INDEX_BYTES), index_path)
+    with open_regular(index_path) as listing:
+        index = parse_json(listing.read(_MAX_INDEX_BYTES), index_path)
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError("has no weight_map", path=index_path)

@@ -35,7 +35,7 @@ class Generator:
     **The prompt** is kept as given, letter by letter. Words of it that are not in the vocabulary are read by the model
     as `<UNK>` (a warning on the logger "soma_native" names them); where there is no `<UNK>`, the tokenizer raises. A
     prompt without any token, such as "" or, for words, "?!", starts from `<|endoftext|>`, `<BOS>` or `<START>` if the
-    vocabulary has one, else from a line break.
+    vocabulary has one, else from a line break, a space, or the first token of the vocabulary.
 
     **The context** holds `max_seq_len` tokens. Of a longer prompt the model sees the last `max_seq_len`. When the
     context is full, the window slides: the last `max_seq_len // 2` tokens are read in again and generation goes on.
@@ -76,15 +76,21 @@ class Generator:
             raise ValueError(f"end_token={name!r} is not a token of the vocabulary")
         return found
 
-    def _find_start(self) -> int | None:
+    def _find_start(self) -> int:
+        """The token that a text without a beginning starts from; it is read, never shown."""
         name = start_token(self._tok)
-        if name is not None:
-            return self._tok.token_to_id(name)
-        try:
-            ids = self._tok.encode("\n")
-        except ValueError:  # a character vocabulary without line breaks and without <UNK>
-            return None
-        return ids[0] if len(ids) == 1 and ids[0] not in self._banned else None
+        found = None if name is None else self._tok.token_to_id(name)
+        if found is not None:
+            return found
+        banned = set(self._banned.tolist())
+        for text in ("\n", " "):
+            try:
+                ids = self._tok.encode(text)
+            except ValueError:  # a character vocabulary without it and without <UNK>
+                continue
+            if len(ids) == 1 and ids[0] not in banned:
+                return ids[0]
+        return next(i for i in range(self._tok.vocab_size) if i not in banned)
 
     def generate(
         self,
@@ -114,7 +120,7 @@ class Generator:
 
         Raises:
             TypeError: an unknown keyword (`max_length` too: say `max_tokens`), or an argument of the wrong type.
-            ValueError: an argument outside its range, or a prompt without tokens where no token can start a text.
+            ValueError: an argument outside its range, or a prompt the tokenizer refuses.
 
         >>> import soma_native as soma
         >>> tok = soma.Tokenizer.train(["the cat sat on the mat"], kind="word")
@@ -268,8 +274,6 @@ class Generator:
             _log.warning("not in the vocabulary, read as <UNK>: %s", ", ".join(words))
         if ids:
             return ids
-        if self._start_id is None:
-            raise ValueError(f"prompt={prompt!r:.80} has no token, and no token of the vocabulary can start a text")
         if prompt:
             _log.warning("the prompt %r has no token of the vocabulary", prompt)
         return [self._start_id]

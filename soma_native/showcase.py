@@ -20,6 +20,7 @@ from .model import Model
 from .tokenizer import Tokenizer
 from .train_config import TrainConfig
 from .trainer import Trainer
+from .version import __version__
 
 __all__ = ["PROMPTS", "REFERENCE", "corpus", "run_showcase"]
 
@@ -113,19 +114,13 @@ def run_showcase(
         "isa": _core.active_isa(),
         "threads": _core.get_num_threads(),
         "precision": loaded.precision,
-        "version": _version(),
+        "version": __version__,
     }
     with replace_files(out) as staging:
         (staging.path / "report.json").write_text(
             json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
     return report
-
-
-def _version() -> str:
-    from . import __version__
-
-    return str(__version__)
 
 
 def comparison(report: dict[str, Any]) -> list[tuple[str, str, str]]:

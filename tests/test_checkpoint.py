@@ -106,7 +106,7 @@ def test_a_vocabulary_padded_in_the_model(tmp_path: Path, tok: soma_native.Token
 
 
 def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path: Path, tok: soma_native.Tokenizer) -> None:
-    model = make_model(soma_native.Tokenizer.train(["one"], kind="word"))
+    model = make_model(soma_native.Tokenizer.train(["one two"], kind="word"))
     with pytest.raises(CheckpointError, match=f"the tokenizer has {tok.vocab_size} tokens"):
         soma_native.save(tmp_path / "model", model, tok)
     assert not (tmp_path / "model").exists()

@@ -31,7 +31,7 @@ def add_parser(commands: Any) -> None:
         const=VAL_FRACTION,
         default=0.0,
         metavar="X",
-        help=f"keep this part of the sentences from training and report the loss on it ({VAL_FRACTION} if no X is given)",
+        help=f"keep this part of the sentences ({VAL_FRACTION} without X) from training and report its loss",
     )
 
 

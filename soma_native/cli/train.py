@@ -56,7 +56,7 @@ RECIPES = {
 _NOTES = """\
 Texts are documents: windows never reach from one into the next. While training, Ctrl-C saves and says where; the same
 command with --resume goes on from there, bit for bit. DIR gets the model (the best by validation loss, where there is
-any validation), its tokenizer, history.csv, history.json, the state to resume from, and loss.png where matplotlib is."""
+any validation), its tokenizer, history.csv, history.json, the state to resume from, loss.png where matplotlib is."""
 
 
 def add_parser(commands: Any) -> None:
