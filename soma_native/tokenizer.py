@@ -282,7 +282,10 @@ class Tokenizer:
 def _id_array(ids: Iterable[SupportsIndex] | NDArray[Any]) -> NDArray[np.int64]:
     if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
         raise TypeError(f"ids must be a list or an array of integers, got {type(ids).__name__}")
-    array = ids if isinstance(ids, np.ndarray) else np.asarray(list(ids) or np.empty(0, np.int64))
+    try:
+        array = ids if isinstance(ids, np.ndarray) else np.asarray(list(ids) or np.empty(0, np.int64))
+    except ValueError:  # lists of different lengths in a list
+        raise TypeError("ids must be integers, got lists") from None
     if array.ndim != 1:
         raise ValueError(f"ids must have one dimension, got an array of shape {array.shape}")
     if array.dtype.kind not in "iu":

@@ -175,7 +175,7 @@ def _kind(document: Mapping[str, Any]) -> str:
         raise _Problem(f"has a model of type {_short(model.get('type'))}; 'WordLevel' and 'BPE' can be read")
     expected = _SECTIONS[kind]
     for key in ("normalizer", "pre_tokenizer", "decoder"):
-        if _without_offsets(document.get(key)) != _without_offsets(expected[key]):
+        if _that_matters(document.get(key), key) != _that_matters(expected[key], key):
             raise _Problem(
                 f"has the {key} {_short(document.get(key))}, which there is not here; a tokenizer of kind {kind!r} "
                 f"has {_short(expected[key])}"
@@ -188,11 +188,13 @@ def _kind(document: Mapping[str, Any]) -> str:
     return kind
 
 
-def _without_offsets(section: object) -> object:
-    """The section without the setting that changes offsets only."""
-    if isinstance(section, dict) and section.get("type") == "ByteLevel":
-        return {key: value for key, value in section.items() if key != "trim_offsets"}
-    return section
+def _that_matters(section: object, key: str) -> object:
+    """The section without settings that change neither ids nor text."""
+    if not isinstance(section, dict) or section.get("type") != "ByteLevel":
+        return section
+    if key == "decoder":
+        return "ByteLevel"
+    return {name: value for name, value in section.items() if name != "trim_offsets"}
 
 
 def _vocabulary(vocab: object) -> dict[str, int]:
