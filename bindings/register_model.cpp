@@ -1,5 +1,6 @@
 // Model and AdamW: shapes checked, arrays as views of the core's arenas.
 #include <pybind11/stl.h>
+#include <pybind11/typing.h>
 
 #include <string>
 
@@ -19,8 +20,9 @@ soma::BlockStyle parse_block(const std::string& name) {
 }
 
 // Views of one arena by tensor name; they keep `owner` alive.
-py::dict views(const soma::Transformer& model, float* arena, const py::object& owner) {
-  py::dict dict;
+using Views = py::typing::Dict<py::str, py::array_t<float>>;  // the stub says what is in it
+Views views(const soma::Transformer& model, float* arena, const py::object& owner) {
+  Views dict;
   for (const soma::ParameterInfo& info : model.parameter_infos()) {
     std::vector<py::ssize_t> shape;
     if (!info.is_vector) shape.push_back(info.rows);

@@ -1,5 +1,6 @@
 // Threads, instruction sets, and the poll through which Ctrl-C reaches a long computation.
 #include <pybind11/stl.h>
+#include <pybind11/typing.h>
 
 #include <string>
 #include <vector>
@@ -18,7 +19,7 @@ bool python_signal_pending() {
   return PyErr_CheckSignals() != 0;  // runs the handlers; in other threads than the main one it does nothing
 }
 
-py::tuple available_isas() {
+py::typing::Tuple<py::str, py::ellipsis> available_isas() {
   const auto& levels = soma::available_isas();
   py::tuple names(levels.size());
   for (std::size_t i = 0; i < levels.size(); ++i) names[i] = soma::isa_name(levels[i]);
