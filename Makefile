@@ -66,7 +66,8 @@ stub: $(DEV_STAMP) $(PACKAGE_STAMP) ## write soma_native/_core.pyi anew from the
 # The sanitized module stands in a package of its own, so that it never gets into the source tree. libstdc++ is loaded
 # first as well: the address sanitizer must find __cxa_throw when it starts, before Python has loaded any C++. Leaks are
 # not looked for: CPython keeps memory until the process ends.
-SANITIZE_TESTS ?= tests/test_kernels.py $(sort $(wildcard tests/test_tokenizer*.py))
+SANITIZE_TESTS ?= $(wildcard tests/test_kernels*.py) tests/test_gradients.py tests/test_determinism.py \
+  tests/test_generator.py tests/test_tokenizer.py tests/test_tokenizer_errors.py
 sanitize: $(DEV_STAMP) $(PACKAGE_STAMP) $(TEST_STAMP) ## run the kernel and tokenizer tests under ASan and UBSan
 	@$(MAKE) in-tree BUILD=build/sanitize \
 	  CONFIGURE="-DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O1 -DSOMA_SANITIZE=address,undefined"
@@ -74,7 +75,7 @@ sanitize: $(DEV_STAMP) $(PACKAGE_STAMP) $(TEST_STAMP) ## run the kernel and toke
 	cp -r soma_native build/sanitize/package/ && rm -f build/sanitize/package/soma_native/_core*.so
 	cp build/sanitize/_core*.so build/sanitize/package/soma_native/
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
-	ASAN_OPTIONS=detect_leaks=0:strict_string_checks=1 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
+	ASAN_OPTIONS=detect_leaks=0:strict_string_checks=1:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
 	PYTHONPATH=build/sanitize/package $(BIN)/pytest -p no:cacheprovider $(SANITIZE_TESTS)
 
 bench: $(PACKAGE_STAMP) $(TEST_STAMP) ## run the benchmarks and write their records
