@@ -39,74 +39,87 @@ inline void store_tail(float* p, Vec a, int64_t n) {
   }
 }
 
-template <int kRows, int kVectors>
-void tile(float* c, int64_t ldc, const float* a, const float* b, int64_t k, int64_t n, const TileStore& store_as) {
+// One group of columns of a row of C, where only the last may be partial.
+template <bool kFull>
+inline Vec load_cols(const float* p, int64_t n) {
+  return kFull ? load(p) : load_tail(p, n);
+}
+template <bool kFull>
+inline void store_cols(float* p, Vec a, int64_t n) {
+  if (kFull) {
+    store(p, a);
+  } else {
+    store_tail(p, a, n);
+  }
+}
+
+template <int kRows, int kVectors, bool kFull>
+void tile(float* c, int64_t ldc, const float* a, const float* b, int64_t k, int64_t n, const TileStore& how) {
   Vec sum[kRows][kVectors];
-  SOMA_UNROLL for (int i = 0; i < kRows; ++i) {
-    SOMA_UNROLL for (int j = 0; j < kVectors; ++j) {
-      sum[i][j] = store_as.accumulate ? load_tail(c + i * ldc + j * kWidth, n - j * kWidth) : set1(0.0f);
+  if (how.accumulate) {
+    SOMA_UNROLL for (int i = 0; i < kRows; ++i) {
+      SOMA_UNROLL for (int j = 0; j < kVectors; ++j) {
+        sum[i][j] = load_cols<kFull>(c + i * ldc + j * kWidth, n - j * kWidth);
+      }
+    }
+  } else {
+    SOMA_UNROLL for (int i = 0; i < kRows; ++i) {
+      SOMA_UNROLL for (int j = 0; j < kVectors; ++j) sum[i][j] = set1(0.0f);
     }
   }
   for (int64_t p = 0; p < k; ++p) {
     Vec row[kVectors];
-    SOMA_UNROLL for (int j = 0; j < kVectors; ++j) row[j] = load(b + p * kGemmCols + j * kWidth);
+    SOMA_UNROLL for (int j = 0; j < kVectors; ++j) row[j] = in_register(load(b + p * kGemmCols + j * kWidth));
     SOMA_UNROLL for (int i = 0; i < kRows; ++i) {
       const Vec x = set1(a[p * kGemmRows + i]);
       SOMA_UNROLL for (int j = 0; j < kVectors; ++j) sum[i][j] = fma(x, row[j], sum[i][j]);
     }
   }
-  if (store_as.bias != nullptr) {
+  if (how.bias != nullptr) {
     SOMA_UNROLL for (int j = 0; j < kVectors; ++j) {
-      const Vec bias = load_tail(store_as.bias + j * kWidth, n - j * kWidth);
+      const Vec bias = load_cols<kFull>(how.bias + j * kWidth, n - j * kWidth);
       SOMA_UNROLL for (int i = 0; i < kRows; ++i) sum[i][j] = add(sum[i][j], bias);
     }
   }
-  if (store_as.residual != nullptr) {
+  if (how.residual != nullptr) {
     SOMA_UNROLL for (int i = 0; i < kRows; ++i) {
       SOMA_UNROLL for (int j = 0; j < kVectors; ++j) {
-        const float* r = store_as.residual + i * store_as.ld_residual + j * kWidth;
-        sum[i][j] = add(sum[i][j], load_tail(r, n - j * kWidth));
+        const float* r = how.residual + i * how.ld_residual + j * kWidth;
+        sum[i][j] = add(sum[i][j], load_cols<kFull>(r, n - j * kWidth));
       }
     }
   }
-  if (store_as.relu) {
+  if (how.relu) {
     SOMA_UNROLL for (int i = 0; i < kRows; ++i) {
       SOMA_UNROLL for (int j = 0; j < kVectors; ++j) sum[i][j] = max(set1(0.0f), sum[i][j]);  // keeps a NaN
     }
   }
   SOMA_UNROLL for (int i = 0; i < kRows; ++i) {
     SOMA_UNROLL for (int j = 0; j < kVectors; ++j) {
-      store_tail(c + i * ldc + j * kWidth, sum[i][j], n - j * kWidth);
+      store_cols<kFull>(c + i * ldc + j * kWidth, sum[i][j], n - j * kWidth);
     }
   }
 }
 
-template <int kVectors>
-void tile_of_rows(float* c, int64_t ldc, const float* a, const float* b, int64_t k, int64_t m, int64_t n,
-                  const TileStore& s) {
-  switch (m) {
-    case 1: return tile<1, kVectors>(c, ldc, a, b, k, n, s);
-    case 2: return tile<2, kVectors>(c, ldc, a, b, k, n, s);
-    case 3: return tile<3, kVectors>(c, ldc, a, b, k, n, s);
-    case 4: return tile<4, kVectors>(c, ldc, a, b, k, n, s);
-    case 5: return tile<(kGemmRows >= 5 ? 5 : 1), kVectors>(c, ldc, a, b, k, n, s);
-    case 6: return tile<(kGemmRows >= 6 ? 6 : 1), kVectors>(c, ldc, a, b, k, n, s);
-    case 7: return tile<(kGemmRows >= 7 ? 7 : 1), kVectors>(c, ldc, a, b, k, n, s);
-    case 8: return tile<(kGemmRows >= 8 ? 8 : 1), kVectors>(c, ldc, a, b, k, n, s);
-    case 9: return tile<(kGemmRows >= 9 ? 9 : 1), kVectors>(c, ldc, a, b, k, n, s);
-    case 10: return tile<(kGemmRows >= 10 ? 10 : 1), kVectors>(c, ldc, a, b, k, n, s);
-    case 11: return tile<(kGemmRows >= 11 ? 11 : 1), kVectors>(c, ldc, a, b, k, n, s);
-    case 12: return tile<(kGemmRows >= 12 ? 12 : 1), kVectors>(c, ldc, a, b, k, n, s);
-    default: return;
+// Calls the tile of m rows; the recursion is a switch over 1..kGemmRows at compile time.
+template <int kRows, int kVectors, bool kFull>
+inline void tile_of_rows(float* c, int64_t ldc, const float* a, const float* b, int64_t k, int64_t m, int64_t n,
+                         const TileStore& how) {
+  if (m == kRows) {
+    tile<kRows, kVectors, kFull>(c, ldc, a, b, k, n, how);
+  } else if constexpr (kRows > 1) {
+    tile_of_rows<kRows - 1, kVectors, kFull>(c, ldc, a, b, k, m, n, how);
   }
 }
 
 void gemm_tile(float* c, int64_t ldc, const float* a, const float* b, int64_t k, int64_t m, int64_t n,
-               const TileStore* s) {
-  if (n > kWidth) {
-    tile_of_rows<kGemmVectors>(c, ldc, a, b, k, m, n, *s);
+               const TileStore* how) {
+  if (n == kGemmCols) {
+    tile_of_rows<kGemmRows, kGemmVectors, true>(c, ldc, a, b, k, m, n, *how);
+  } else if (n > kWidth) {
+    tile_of_rows<kGemmRows, kGemmVectors, false>(c, ldc, a, b, k, m, n, *how);
   } else {
-    tile_of_rows<1>(c, ldc, a, b, k, m, n, *s);
+    tile_of_rows<kGemmRows, 1, false>(c, ldc, a, b, k, m, n, *how);
   }
 }
 

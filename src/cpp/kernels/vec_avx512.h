@@ -32,3 +32,11 @@ inline Vec exp2_of_shifted(Vec shifted) {
 }
 inline float reduce_add(Vec a) { return _mm512_reduce_add_ps(a.v); }
 inline float reduce_max(Vec a) { return _mm512_reduce_max_ps(a.v); }
+
+// Keeps the compiler from spilling a value that a loop reads many times.
+inline Vec in_register(Vec a) {
+#ifdef __GNUC__
+  __asm__("" : "+v"(a.v));
+#endif
+  return a;
+}

@@ -41,3 +41,11 @@ inline float reduce_max(Vec a) {
   const __m128 pairs = _mm_max_ps(a.v, _mm_movehl_ps(a.v, a.v));
   return _mm_cvtss_f32(_mm_max_ss(pairs, _mm_shuffle_ps(pairs, pairs, 1)));
 }
+
+// Keeps the compiler from spilling a value that a loop reads many times.
+inline Vec in_register(Vec a) {
+#ifdef __GNUC__
+  __asm__("" : "+x"(a.v));
+#endif
+  return a;
+}
