@@ -58,7 +58,8 @@ void register_generation(py::module_& m) {
            }),
            py::kw_only(), py::arg("vocab_size"), py::arg("temperature"), py::arg("top_k"), py::arg("top_p"),
            py::arg("repetition_penalty"), py::arg("seed"), py::arg("banned_ids"))
-      .def("observe", [](soma::Sampler& s, const Ids& ids) { s.observe(ids.data(), ids.size()); }, py::arg("ids"))
+      .def(
+          "observe", [](soma::Sampler& s, const Ids& ids) { s.observe(ids.data(), ids.size()); }, py::arg("ids"))
       .def(
           "sample",
           [](soma::Sampler& s, const Logits& logits) {

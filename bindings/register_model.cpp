@@ -71,7 +71,8 @@ struct OptimizerHandle {
   ModelHandle& model;
   soma::AdamW optimizer;
 
-  OptimizerHandle(ModelHandle& handle, const soma::AdamWConfig& config) : model(handle), optimizer(handle.transformer, config) {}
+  OptimizerHandle(ModelHandle& handle, const soma::AdamWConfig& config)
+      : model(handle), optimizer(handle.transformer, config) {}
 
   double step(double lr) {
     try {

@@ -31,8 +31,9 @@ py::typing::Tuple<py::str, py::ellipsis> available_isas() {
 void register_system(py::module_& m) {
   soma::set_interrupt_poll(python_signal_pending);
   m.def("available_isas", &available_isas, "Instruction-set levels this machine can run, weakest first.");
-  m.def("active_isa", [] { return std::string(soma::isa_name(soma::active_isa())); },
-        "The level in force: the highest available, capped by SOMA_ISA.");
+  m.def(
+      "active_isa", [] { return std::string(soma::isa_name(soma::active_isa())); },
+      "The level in force: the highest available, capped by SOMA_ISA.");
   m.def("set_isa", &soma::set_isa, py::arg("name"), "Forces a level from now on.");
   m.def("get_num_threads", &soma::num_threads, "Threads that compute.");
   m.def("set_num_threads", &soma::set_num_threads, py::arg("n"), "Sets the number of threads that compute.");

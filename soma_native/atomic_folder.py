@@ -17,6 +17,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from .errors import CheckpointError
 from .safetensors_io import open_regular, parse_json
@@ -197,7 +198,7 @@ def _read_manifest(folder: Path) -> tuple[frozenset[str], frozenset[str]] | None
         raise CheckpointError("is a link, which no save of ours makes; remove it", path=path.parent)
     with open_regular(path) as file:
         document = parse_json(file.read(_MAX_MANIFEST_BYTES), path)
-    lists = [document.get("files"), document.get("removed")] if isinstance(document, dict) else []
+    lists: list[Any] = [document.get("files"), document.get("removed")] if isinstance(document, dict) else []
     if not lists or not all(isinstance(names, list) and all(isinstance(n, str) for n in names) for names in lists):
         raise CheckpointError("does not list the files of the save it belongs to", path=path)
     try:

@@ -68,8 +68,8 @@ class ModelConfig:
         n_heads: attention heads, H; each has ``d_model // n_heads`` channels.
         d_ff: hidden channels of the feed-forward network, F.
         max_seq_len: positions that are learned; no sequence can be longer.
-        block: ``"soma"`` (post-norm without affine, ReLU, attention without biases, untied head) or ``"gpt2"`` (pre-norm
-            with affine, GELU, biases, tied head: Radford et al. 2019).
+        block: ``"soma"`` (post-norm without affine, ReLU, attention without biases, untied head) or ``"gpt2"``
+            (pre-norm with affine, GELU, biases, tied head: Radford et al. 2019).
         tied_head: whether the output head is the token embedding; ``None`` takes the block's own way.
 
     Raises:

@@ -137,10 +137,12 @@ class Model:
         """:meth:`loss`, and adds its gradient to :meth:`gradients`.
 
         Gradients accumulate until :meth:`zero_grad` or an optimizer step. To accumulate over several batches exactly as
-        one large batch would, pass the number of targets of all of them as ``normalizer`` to each; the losses then add up.
+        one large batch would, pass the number of targets of all of them as ``normalizer`` to each; the losses then add
+        up.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C; gradients may hold a part of this batch, so call :meth:`zero_grad` before going on.
+            KeyboardInterrupt: Ctrl-C; gradients may hold a part of this batch, so call :meth:`zero_grad` before going
+                on.
         """
         return self._core.loss_and_grad(*self._batch(ids, targets), self._normalizer(normalizer))
 

@@ -80,7 +80,7 @@ def crc32_of_array(array: NDArray[Any]) -> int:
 
 
 def _bytes_of(array: NDArray[Any]) -> memoryview:
-    return memoryview(array.reshape(-1).view(np.uint8))
+    return array.reshape(-1).view(np.uint8).data
 
 
 def open_regular(path: Path) -> BinaryIO:

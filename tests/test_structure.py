@@ -277,6 +277,13 @@ def test_files_are_short() -> None:
     )
 
 
+def test_lines_are_short() -> None:
+    """In C++, comments included: clang-format looks after code only. Ruff looks after Python."""
+    paths = [p for p in FILES if p.suffix in CPP_SUFFIXES and relative(p) not in LONG_FILES]
+    lines = [(p, n, line) for p in paths for n, line in enumerate(p.read_text(encoding="utf-8").splitlines(), 1)]
+    assert not [f"{relative(p)}:{n}" for p, n, line in lines if len(line) > 120]
+
+
 def test_nothing_names_this_machine() -> None:
     """No absolute path of somebody's computer, in any file."""
     pattern = re.compile(r"(?<![\w.~$}])/(?:work|opt|root|home|Users)/\w")

@@ -1,5 +1,5 @@
-// A long computation asks here, between ops, whether it should stop. The bindings install what is asked (Python's signal
-// handlers); the core knows nothing of Python.
+// A long computation asks here, between ops, whether it should stop. The bindings install what is asked (Python's
+// signal handlers); the core knows nothing of Python.
 #pragma once
 
 namespace soma {

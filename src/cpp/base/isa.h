@@ -11,12 +11,12 @@ enum class Isa { kScalar = 0, kSse = 1, kAvx2 = 2, kAvx512 = 3 };
 
 const char* isa_name(Isa isa);
 
-// Levels that this build has and this machine can run, weakest first. Asked of CPUID and, for the wide registers, of the
-// operating system (XCR0).
+// Levels that this build has and this machine can run, weakest first. Asked of CPUID and, for the wide registers, of
+// the operating system (XCR0).
 const std::vector<Isa>& available_isas();
 
-// The level in force: the highest available, capped by SOMA_ISA=<name>. Throws std::invalid_argument when SOMA_ISA names
-// a level that does not exist or that this machine lacks; never falls back silently.
+// The level in force: the highest available, capped by SOMA_ISA=<name>. Throws std::invalid_argument when SOMA_ISA
+// names a level that does not exist or that this machine lacks; never falls back silently.
 Isa active_isa();
 
 // Forces a level from now on. Throws as active_isa does.

@@ -7,8 +7,9 @@
 namespace soma {
 
 // Threads that parallel_for uses: what set_num_threads said, else SOMA_NUM_THREADS, else
-// min(CPU affinity, cgroup CPU quota, cores). Throws std::invalid_argument when SOMA_NUM_THREADS is no positive integer.
-// A process forked from one that already computed in parallel has one thread: the pool does not survive fork().
+// min(CPU affinity, cgroup CPU quota, cores). Throws std::invalid_argument when SOMA_NUM_THREADS is no positive
+// integer. A process forked from one that already computed in parallel has one thread: the pool does not survive
+// fork().
 int num_threads();
 void set_num_threads(int count);
 

@@ -1,6 +1,6 @@
 // Packing and the register tile of the matrix product, for whatever Vec the including level defines. A tile keeps
-// kGemmRows x (kGemmVectors * kWidth) sums in registers over the whole of k; every element is one chain of fma in the order
-// of k, starting from zero or from C, so tiles of any shape give the same bits.
+// kGemmRows x (kGemmVectors * kWidth) sums in registers over the whole of k; every element is one chain of fma in the
+// order of k, starting from zero or from C, so tiles of any shape give the same bits.
 
 constexpr int kGemmCols = kGemmVectors * kWidth;
 

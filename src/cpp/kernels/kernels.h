@@ -1,6 +1,6 @@
 // The leaves of the core: what every instruction-set level offers, as one list. One thread, no allocation, no STL, no
-// exceptions. `=` in an equation overwrites, `+=` accumulates. Matrices are row-major; ld is the distance between rows, in
-// floats. Every sum over k runs in the order of k, so a result never depends on how the work was cut into tiles.
+// exceptions. `=` in an equation overwrites, `+=` accumulates. Matrices are row-major; ld is the distance between rows,
+// in floats. Every sum over k runs in the order of k, so a result never depends on how the work was cut into tiles.
 #pragma once
 
 #include <stdint.h>
@@ -8,7 +8,8 @@
 namespace soma {
 namespace kernels {
 
-// What happens to a tile of C on its way to memory. Pointers are to the tile's first column (bias) or element (residual).
+// What happens to a tile of C on its way to memory. Pointers are to the tile's first column (bias) or element
+// (residual).
 struct TileStore {
   int32_t accumulate;     // 1: C += A B, 0: C = A B
   int32_t relu;           // 1: C = max(0, .) at the end
@@ -20,21 +21,25 @@ struct TileStore {
 // Decoupled weight decay: p -= lr weight_decay p; then Adam (Loshchilov & Hutter, 2019, algorithm 2).
 struct AdamWStep {
   float lr, beta1, beta2, eps, weight_decay;
-  float grad_scale;                         // every gradient is multiplied by it first (clipping)
+  float grad_scale;                               // every gradient is multiplied by it first (clipping)
   float bias_correction1, bias_correction2_sqrt;  // 1 - beta1^t and sqrt(1 - beta2^t)
 };
 
 // X(return type, name, (arguments)); the equation stands above each line.
 //
-// pack_*: an operand of gemm_tile in its order. Panels are `width` wide (gemm_rows for A, gemm_cols for B), missing columns
-//   are zero. `copy`: dst[p*width + j] = src[p*ld + j]; `transpose`: dst[p*width + j] = src[j*ld + p]; p < k, j < n <= width.
-// gemm_tile: C(m, n) = sum_p A[p*gemm_rows + i] B[p*gemm_cols + j], stored as `store` says; 1 <= m <= gemm_rows, n likewise.
+// pack_*: an operand of gemm_tile in its order. Panels are `width` wide (gemm_rows for A, gemm_cols for B), missing
+//   columns are zero. `copy`: dst[p*width + j] = src[p*ld + j]; `transpose`: dst[p*width + j] = src[j*ld + p]; p < k, j
+//   < n <= width.
+// gemm_tile: C(m, n) = sum_p A[p*gemm_rows + i] B[p*gemm_cols + j], stored as `store` says; 1 <= m <= gemm_rows, n
+//   likewise.
 // vector_matrix: y[j] = sum_p x[p] W[p*ld + j], j < n.            (one row of a matrix product, W streamed once)
 // matrix_vector: y[r] = sum_p W[r*ld + p] x[p], r < rows.         (tied output heads)
-// norm_forward: y = (x - mean) rstd gamma + beta, rstd = 1/sqrt(var + eps) over each row of c; gamma, beta may be null (1, 0).
-// norm_backward: dx = or += rstd (g - mean(g) - xhat mean(g xhat)), g = dy gamma; xhat = (x - mean) rstd, or x itself where
-//   mean is null.
-// norm_grad: dgamma[j] += sum_r dy xhat, dbeta[j] += sum_r dy over `rows` rows, columns j < n (pointers are to the first).
+// norm_forward: y = (x - mean) rstd gamma + beta, rstd = 1/sqrt(var + eps) over each row of c; gamma, beta may be null
+//   (1, 0).
+// norm_backward: dx = or += rstd (g - mean(g) - xhat mean(g xhat)), g = dy gamma; xhat = (x - mean) rstd, or x itself
+//   where mean is null.
+// norm_grad: dgamma[j] += sum_r dy xhat, dbeta[j] += sum_r dy over `rows` rows, columns j < n (pointers are to the
+//   first).
 // column_sum: out[j] += sum_r x[r*ld + j], j < n.
 // gelu_forward: y = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))). gelu_backward: dx = dy gelu'(x); dx may be dy.
 // relu_backward: dx = y > 0 ? dy : 0; dx may be dy.
@@ -47,40 +52,40 @@ struct AdamWStep {
 // attend: out(h) = sum_j softmax_j(scale q.K_j) V_j over n cached positions; scores is scratch for n floats.
 // sum_squares: sum x^2, in double.
 // adamw: one pass over p, g, m, v; g = 0 afterwards.
-#define SOMA_KERNELS(X)                                                                                                  \
-  X(void, pack_a_copy, (float* dst, const float* src, int64_t ld, int64_t k, int64_t n))                                 \
-  X(void, pack_a_transpose, (float* dst, const float* src, int64_t ld, int64_t k, int64_t n))                            \
-  X(void, pack_b_copy, (float* dst, const float* src, int64_t ld, int64_t k, int64_t n))                                 \
-  X(void, pack_b_transpose, (float* dst, const float* src, int64_t ld, int64_t k, int64_t n))                            \
-  X(void, gemm_tile,                                                                                                     \
-    (float* c, int64_t ldc, const float* a, const float* b, int64_t k, int64_t m, int64_t n, const TileStore* store))    \
-  X(void, vector_matrix, (float* y, const float* x, const float* w, int64_t ld, int64_t k, int64_t n))                   \
-  X(void, matrix_vector, (float* y, const float* w, int64_t ld, const float* x, int64_t rows, int64_t k))                \
-  X(void, norm_forward,                                                                                                  \
-    (float* y, float* mean, float* rstd, const float* x, const float* gamma, const float* beta, int64_t rows, int64_t c, \
-     float eps))                                                                                                         \
-  X(void, norm_backward,                                                                                                 \
-    (float* dx, const float* dy, const float* x, const float* mean, const float* rstd, const float* gamma,               \
-     int64_t rows, int64_t c, int32_t accumulate))                                                                       \
-  X(void, norm_grad,                                                                                                     \
-    (float* dgamma, float* dbeta, const float* dy, const float* x, const float* mean, const float* rstd, int64_t ld,     \
-     int64_t rows, int64_t n))                                                                                           \
-  X(void, column_sum, (float* out, const float* x, int64_t ld, int64_t rows, int64_t n))                                 \
-  X(void, gelu_forward, (float* y, const float* x, int64_t n))                                                           \
-  X(void, gelu_backward, (float* dx, const float* dy, const float* x, int64_t n))                                        \
-  X(void, relu_backward, (float* dx, const float* dy, const float* y, int64_t n))                                        \
-  X(void, add, (float* y, const float* a, const float* b, int64_t n))                                                    \
-  X(void, scale_add, (float* y, const float* x, float s, int64_t n))                                                     \
-  X(void, softmax_row, (float* x, int64_t n, float scale, float* max, float* sum))                                       \
-  X(void, exp_row, (float* y, const float* x, int64_t n, float scale, float shift))                                      \
-  X(void, attention_dscores, (float* ds, const float* p, const float* dp, float delta, float scale, int64_t n))          \
-  X(void, max_sum_exp, (const float* x, int64_t n, float* max, float* sum))                                              \
-  X(void, cross_entropy_row, (float* x, int64_t n, int64_t target, float grad_scale, float* max, float* sum))            \
-  X(void, attend,                                                                                                        \
-    (float* out, const float* q, const float* keys, const float* values, int64_t ld, int64_t n, int64_t head_size,       \
-     float scale, float* scores))                                                                                        \
-  X(float, dot, (const float* a, const float* b, int64_t n))                                                             \
-  X(double, sum_squares, (const float* x, int64_t n))                                                                    \
+#define SOMA_KERNELS(X)                                                                                               \
+  X(void, pack_a_copy, (float* dst, const float* src, int64_t ld, int64_t k, int64_t n))                              \
+  X(void, pack_a_transpose, (float* dst, const float* src, int64_t ld, int64_t k, int64_t n))                         \
+  X(void, pack_b_copy, (float* dst, const float* src, int64_t ld, int64_t k, int64_t n))                              \
+  X(void, pack_b_transpose, (float* dst, const float* src, int64_t ld, int64_t k, int64_t n))                         \
+  X(void, gemm_tile,                                                                                                  \
+    (float* c, int64_t ldc, const float* a, const float* b, int64_t k, int64_t m, int64_t n, const TileStore* store)) \
+  X(void, vector_matrix, (float* y, const float* x, const float* w, int64_t ld, int64_t k, int64_t n))                \
+  X(void, matrix_vector, (float* y, const float* w, int64_t ld, const float* x, int64_t rows, int64_t k))             \
+  X(void, norm_forward,                                                                                               \
+    (float* y, float* mean, float* rstd, const float* x, const float* gamma, const float* beta, int64_t rows,         \
+     int64_t c, float eps))                                                                                           \
+  X(void, norm_backward,                                                                                              \
+    (float* dx, const float* dy, const float* x, const float* mean, const float* rstd, const float* gamma,            \
+     int64_t rows, int64_t c, int32_t accumulate))                                                                    \
+  X(void, norm_grad,                                                                                                  \
+    (float* dgamma, float* dbeta, const float* dy, const float* x, const float* mean, const float* rstd, int64_t ld,  \
+     int64_t rows, int64_t n))                                                                                        \
+  X(void, column_sum, (float* out, const float* x, int64_t ld, int64_t rows, int64_t n))                              \
+  X(void, gelu_forward, (float* y, const float* x, int64_t n))                                                        \
+  X(void, gelu_backward, (float* dx, const float* dy, const float* x, int64_t n))                                     \
+  X(void, relu_backward, (float* dx, const float* dy, const float* y, int64_t n))                                     \
+  X(void, add, (float* y, const float* a, const float* b, int64_t n))                                                 \
+  X(void, scale_add, (float* y, const float* x, float s, int64_t n))                                                  \
+  X(void, softmax_row, (float* x, int64_t n, float scale, float* max, float* sum))                                    \
+  X(void, exp_row, (float* y, const float* x, int64_t n, float scale, float shift))                                   \
+  X(void, attention_dscores, (float* ds, const float* p, const float* dp, float delta, float scale, int64_t n))       \
+  X(void, max_sum_exp, (const float* x, int64_t n, float* max, float* sum))                                           \
+  X(void, cross_entropy_row, (float* x, int64_t n, int64_t target, float grad_scale, float* max, float* sum))         \
+  X(void, attend,                                                                                                     \
+    (float* out, const float* q, const float* keys, const float* values, int64_t ld, int64_t n, int64_t head_size,    \
+     float scale, float* scores))                                                                                     \
+  X(float, dot, (const float* a, const float* b, int64_t n))                                                          \
+  X(double, sum_squares, (const float* x, int64_t n))                                                                 \
   X(void, adamw, (float* p, float* g, float* m, float* v, int64_t n, const AdamWStep* step))
 
 struct Table {

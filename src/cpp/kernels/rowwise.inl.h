@@ -30,10 +30,10 @@ inline Vec keep(Vec v, int64_t n) {
   return load_n(t, n);
 }
 
-// e^x. Cody-Waite reduction by ln 2 in two parts, then a degree-6 Taylor-like polynomial on [-ln2/2, ln2/2]; relative error
-// below 2 ulp. Saturates outside [-87, 88]; NaN stays NaN.
+// e^x. Cody-Waite reduction by ln 2 in two parts, then a degree-6 Taylor-like polynomial on [-ln2/2, ln2/2]; relative
+// error below 2 ulp. Saturates outside [-87, 88]; NaN stays NaN.
 inline Vec exp(Vec x) {
-  const Vec clamped = min(set1(88.0f), max(set1(-87.0f), x));  // the second operand survives a NaN
+  const Vec clamped = min(set1(88.0f), max(set1(-87.0f), x));              // the second operand survives a NaN
   const Vec shifted = fma(clamped, set1(1.44269504f), set1(12582912.0f));  // x log2(e), rounded, + 1.5 * 2^23
   const Vec n = sub(shifted, set1(12582912.0f));
   Vec r = fma(n, set1(-0.693359375f), clamped);
@@ -53,10 +53,11 @@ void norm_forward(float* y, float* mean, float* rstd, const float* x, const floa
   for (int64_t r = 0; r < rows; ++r, x += c, y += c) {
     const float mu = sum_over(c, [&](int64_t i, int64_t n) { return load_tail(x + i, n); }) / static_cast<float>(c);
     const Vec centre = set1(mu);
-    const float variance = sum_over(c, [&](int64_t i, int64_t n) {
-                             const Vec d = keep(sub(load_tail(x + i, n), centre), n);
-                             return mul(d, d);
-                           }) /
+    const float variance = sum_over(c,
+                                    [&](int64_t i, int64_t n) {
+                                      const Vec d = keep(sub(load_tail(x + i, n), centre), n);
+                                      return mul(d, d);
+                                    }) /
                            static_cast<float>(c);
     const float scale = 1.0f / __builtin_sqrtf(variance + eps);
     if (mean != nullptr) mean[r] = mu;
@@ -143,9 +144,8 @@ void gelu_backward(float* dx, const float* dy, const float* x, int64_t n) {
 }
 
 void relu_backward(float* dx, const float* dy, const float* y, int64_t n) {
-  each(n, [&](int64_t i, int64_t m) {
-    store_tail(dx + i, where_positive(load_tail(y + i, m), load_tail(dy + i, m)), m);
-  });
+  each(n,
+       [&](int64_t i, int64_t m) { store_tail(dx + i, where_positive(load_tail(y + i, m), load_tail(dy + i, m)), m); });
 }
 
 void add(float* y, const float* a, const float* b, int64_t n) {
@@ -153,9 +153,7 @@ void add(float* y, const float* a, const float* b, int64_t n) {
 }
 
 void scale_add(float* y, const float* x, float s, int64_t n) {
-  each(n, [&](int64_t i, int64_t m) {
-    store_tail(y + i, fma(set1(s), load_tail(x + i, m), load_tail(y + i, m)), m);
-  });
+  each(n, [&](int64_t i, int64_t m) { store_tail(y + i, fma(set1(s), load_tail(x + i, m), load_tail(y + i, m)), m); });
 }
 
 inline float row_max(const float* x, int64_t n) {
@@ -168,9 +166,8 @@ inline float row_max(const float* x, int64_t n) {
 }
 
 void exp_row(float* y, const float* x, int64_t n, float scale, float shift) {
-  each(n, [&](int64_t i, int64_t m) {
-    store_tail(y + i, exp(fma(load_tail(x + i, m), set1(scale), set1(-shift))), m);
-  });
+  each(n,
+       [&](int64_t i, int64_t m) { store_tail(y + i, exp(fma(load_tail(x + i, m), set1(scale), set1(-shift))), m); });
 }
 
 // y = exp(scale x - shift), and its sum.
@@ -209,8 +206,8 @@ void cross_entropy_row(float* x, int64_t n, int64_t target, float grad_scale, fl
   x[target] -= grad_scale;
 }
 
-void attend(float* out, const float* q, const float* keys, const float* values, int64_t ld, int64_t n, int64_t head_size,
-            float scale, float* scores) {
+void attend(float* out, const float* q, const float* keys, const float* values, int64_t ld, int64_t n,
+            int64_t head_size, float scale, float* scores) {
   for (int64_t j = 0; j < n; ++j) scores[j] = dot(q, keys + j * ld, head_size);
   float top, sum;
   softmax_row(scores, n, scale, &top, &sum);
@@ -235,7 +232,8 @@ double sum_squares(const float* x, int64_t n) {
 }
 
 void adamw(float* p, float* g, float* m, float* v, int64_t n, const AdamWStep* s) {
-  const Vec beta1 = set1(s->beta1), beta2 = set1(s->beta2), rest1 = set1(1.0f - s->beta1), rest2 = set1(1.0f - s->beta2);
+  const Vec beta1 = set1(s->beta1), beta2 = set1(s->beta2), rest1 = set1(1.0f - s->beta1),
+            rest2 = set1(1.0f - s->beta2);
   const Vec kept = set1(1.0f - s->lr * s->weight_decay), rate = set1(s->lr / s->bias_correction1);
   const Vec correction = set1(1.0f / s->bias_correction2_sqrt), eps = set1(s->eps), grad_scale = set1(s->grad_scale);
   const Vec zero = set1(0.0f);

@@ -2,7 +2,8 @@
 
 // dst[p*width + j] = src[j*ld + p] for j, p < 4
 inline void transpose4x4(float* dst, int64_t width, const float* src, int64_t ld) {
-  __m128 a = _mm_loadu_ps(src), b = _mm_loadu_ps(src + ld), c = _mm_loadu_ps(src + 2 * ld), d = _mm_loadu_ps(src + 3 * ld);
+  __m128 a = _mm_loadu_ps(src), b = _mm_loadu_ps(src + ld), c = _mm_loadu_ps(src + 2 * ld),
+         d = _mm_loadu_ps(src + 3 * ld);
   _MM_TRANSPOSE4_PS(a, b, c, d);
   _mm_storeu_ps(dst, a);
   _mm_storeu_ps(dst + width, b);

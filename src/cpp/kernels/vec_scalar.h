@@ -6,8 +6,8 @@ constexpr int kWidth = 4;
 constexpr int kGemmRows = 4;
 constexpr int kGemmVectors = 2;
 
-#define SOMA_EACH(expression)                    \
-  Vec r;                                         \
+#define SOMA_EACH(expression)                      \
+  Vec r;                                           \
   for (int i = 0; i < 4; ++i) r.v[i] = expression; \
   return r
 

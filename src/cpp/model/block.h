@@ -1,5 +1,5 @@
-// One transformer block, three ways: forward over whole sequences, its exact backward, and decode of one new position per
-// sequence from a cache. The styles are block_soma.cpp and block_gpt2.cpp; each shows the three side by side.
+// One transformer block, three ways: forward over whole sequences, its exact backward, and decode of one new position
+// per sequence from a cache. The styles are block_soma.cpp and block_gpt2.cpp; each shows the three side by side.
 #pragma once
 
 #include "model/activations.h"

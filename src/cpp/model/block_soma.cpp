@@ -1,5 +1,5 @@
-// The soma block: h = norm(x + attention(x)); y = norm(h + relu(h W1 + b1) W2 + b2). Post-norm (Vaswani et al. 2017), norm
-// without affine. The normalised output itself is saved, so a norm's backward needs rstd alone.
+// The soma block: h = norm(x + attention(x)); y = norm(h + relu(h W1 + b1) W2 + b2). Post-norm (Vaswani et al. 2017),
+// norm without affine. The normalised output itself is saved, so a norm's backward needs rstd alone.
 #include "model/block.h"
 
 namespace soma {
@@ -28,7 +28,8 @@ void soma_block_backward(const BlockContext& x, const BlockParameters& w, const 
   const int64_t m = x.rows(), c = x.config.d_model, f = x.config.d_ff;
   const ConstMatrix input{a.input, m, c}, qkv{a.qkv, m, 3 * c}, heads{a.attention, m, c}, middle{a.middle, m, c};
   const ConstMatrix hidden{a.hidden, m, f}, out{output, m, c};
-  const Matrix d_stream{s.d_stream, m, c}, d_sum{s.d_branch, m, c}, d_hidden{s.d_hidden, m, f}, d_qkv{s.d_qkv, m, 3 * c};
+  const Matrix d_stream{s.d_stream, m, c}, d_sum{s.d_branch, m, c}, d_hidden{s.d_hidden, m, f},
+      d_qkv{s.d_qkv, m, 3 * c};
 
   ops.norm_backward(d_sum, d_stream, out, {nullptr, a.rstd2}, nullptr, false);
   ops.column_sum(dw.b_out.data, d_sum);

@@ -15,7 +15,8 @@ void ModelConfig::validate() const {
   range("n_heads", n_heads, 1, d_model);
   range("d_ff", d_ff, 1, 1 << 18);
   range("max_seq_len", max_seq_len, 1, 1 << 20);
-  check(d_model % n_heads == 0, "d_model must be a multiple of n_heads, got d_model=", d_model, " and n_heads=", n_heads);
+  check(d_model % n_heads == 0, "d_model must be a multiple of n_heads, got d_model=", d_model,
+        " and n_heads=", n_heads);
 }
 
 }  // namespace soma

@@ -52,7 +52,8 @@ void Decoder::step(const int32_t* rows, const int32_t* ids, int64_t count) {
     check_row(rows[i]);
     const int64_t filled = lengths_[static_cast<std::size_t>(rows[i])];
     check(filled > 0, "row ", rows[i], " is empty: prefill it first");
-    check(filled < config.max_seq_len, "row ", rows[i], " is full: it holds max_seq_len = ", config.max_seq_len, " tokens");
+    check(filled < config.max_seq_len, "row ", rows[i], " is full: it holds max_seq_len = ", config.max_seq_len,
+          " tokens");
     check(ids[i] >= 0 && ids[i] < config.vocab_size, "ids must be from 0 to ", config.vocab_size - 1, ", got ", ids[i]);
   }
 
@@ -85,7 +86,8 @@ void Decoder::step(const int32_t* rows, const int32_t* ids, int64_t count) {
   float* last = d.stream;
   if (config.block == BlockStyle::kGpt2) {
     last = d.normed;
-    ops.norm({last, count, c}, {nullptr, nullptr}, {d.stream, count, c}, w.norm_w.data, w.norm_b.data, config.norm_eps());
+    ops.norm({last, count, c}, {nullptr, nullptr}, {d.stream, count, c}, w.norm_w.data, w.norm_b.data,
+             config.norm_eps());
   }
   ops.project_rows({logits, count, config.vocab_size}, ConstMatrix{last, count, c}, w.head);
   for (int64_t i = 0; i < count; ++i) {

@@ -32,10 +32,18 @@ void initialize_parameters(const ModelConfig& config, float* arena, uint64_t see
   for (const ParameterInfo& info : describe_parameters(config)) {
     float* data = arena + info.offset;
     switch (info.init) {
-      case Init::kNormal: fill_normal(data, info.size(), 0.02f, seed, stream); break;
-      case Init::kResidual: fill_normal(data, info.size(), residual, seed, stream); break;
-      case Init::kOne: std::fill(data, data + info.size(), 1.0f); break;
-      case Init::kZero: std::fill(data, data + info.size(), 0.0f); break;
+      case Init::kNormal:
+        fill_normal(data, info.size(), 0.02f, seed, stream);
+        break;
+      case Init::kResidual:
+        fill_normal(data, info.size(), residual, seed, stream);
+        break;
+      case Init::kOne:
+        std::fill(data, data + info.size(), 1.0f);
+        break;
+      case Init::kZero:
+        std::fill(data, data + info.size(), 0.0f);
+        break;
     }
     ++stream;
   }

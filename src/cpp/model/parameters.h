@@ -1,5 +1,5 @@
-// Every tensor of a model, declared once: visit() drives sizing, carving, initialisation, weight decay, checkpoint names
-// and Python views. Values, gradients and both moments share this plan, each in an arena of its own.
+// Every tensor of a model, declared once: visit() drives sizing, carving, initialisation, weight decay, checkpoint
+// names and Python views. Values, gradients and both moments share this plan, each in an arena of its own.
 #pragma once
 
 #include <string>
@@ -58,8 +58,9 @@ struct ParameterInfo {
 // The plan as a list.
 std::vector<ParameterInfo> describe_parameters(const ModelConfig& config);
 
-// Initial values: N(0, 0.02) for matrices and embeddings (gpt2: N(0, 0.02 / sqrt(2 n_layers)) for projections back into the
-// residual stream, Radford et al. 2019), 1 for norm weights, 0 for biases. Tensor i draws from stream i of the seed.
+// Initial values: N(0, 0.02) for matrices and embeddings (gpt2: N(0, 0.02 / sqrt(2 n_layers)) for projections back into
+// the residual stream, Radford et al. 2019), 1 for norm weights, 0 for biases. Tensor i draws from stream i of the
+// seed.
 void initialize_parameters(const ModelConfig& config, float* arena, uint64_t seed);
 
 template <typename F>

@@ -35,7 +35,8 @@ Sampler::Sampler(const SamplerConfig& config, const int32_t* banned, int64_t ban
 
 void Sampler::observe(const int32_t* ids, int64_t count) {
   for (int64_t i = 0; i < count; ++i) {
-    check(ids[i] >= 0 && ids[i] < config_.vocab_size, "ids must be from 0 to ", config_.vocab_size - 1, ", got ", ids[i]);
+    check(ids[i] >= 0 && ids[i] < config_.vocab_size, "ids must be from 0 to ", config_.vocab_size - 1, ", got ",
+          ids[i]);
     seen_[static_cast<std::size_t>(ids[i])] = 1;
   }
 }
@@ -47,7 +48,8 @@ int32_t Sampler::sample(const float* logits) {
     const auto at = static_cast<std::size_t>(i);
     if (banned_[at]) continue;
     float logit = logits[i];
-    check(!std::isnan(logit) && logit < INFINITY, "logit ", i, " is not finite: the model's weights are broken or were trained to divergence");
+    check(!std::isnan(logit) && logit < INFINITY, "logit ", i,
+          " is not finite: the model's weights are broken or were trained to divergence");
     if (seen_[at]) logit = logit > 0 ? logit / penalty : logit * penalty;
     candidates_.push_back({logit, static_cast<int32_t>(i)});
   }

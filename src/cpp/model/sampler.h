@@ -25,8 +25,8 @@ class Sampler {
 
   int64_t vocab_size() const { return config_.vocab_size; }
 
-  // Ids that were seen are penalised from then on (Keskar et al. 2019, CTRL, section 4.1): a positive logit is divided by
-  // the penalty, a negative one multiplied.
+  // Ids that were seen are penalised from then on (Keskar et al. 2019, CTRL, section 4.1): a positive logit is divided
+  // by the penalty, a negative one multiplied.
   void observe(const int32_t* ids, int64_t count);
 
   // Draws from logits(V), observes and returns the id. Ties go to the smaller id. Throws std::invalid_argument where a

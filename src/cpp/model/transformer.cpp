@@ -47,8 +47,8 @@ void Transformer::check_ids(const int32_t* ids, int64_t batch, int64_t length) c
   check(batch >= 1 && length >= 1, "ids must hold at least one token, got shape (", batch, ", ", length, ")");
   check(length <= config_.max_seq_len, "ids are ", length, " tokens long, but max_seq_len is ", config_.max_seq_len);
   for (int64_t i = 0; i < batch * length; ++i) {
-    check(ids[i] >= 0 && ids[i] < config_.vocab_size, "ids must be from 0 to ", config_.vocab_size - 1, ", got ", ids[i],
-          " in row ", i / length, ", position ", i % length);
+    check(ids[i] >= 0 && ids[i] < config_.vocab_size, "ids must be from 0 to ", config_.vocab_size - 1, ", got ",
+          ids[i], " in row ", i / length, ", position ", i % length);
   }
 }
 

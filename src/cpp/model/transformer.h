@@ -37,8 +37,8 @@ class Transformer {
   double loss_and_grad(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length, int64_t normalizer);
   void zero_grad();
 
-  // Runs one sequence and hands each block's keys and values to `cache`, one CacheRow a layer, positions 0..length-1; then
-  // logits(V) after the last position.
+  // Runs one sequence and hands each block's keys and values to `cache`, one CacheRow a layer, positions 0..length-1;
+  // then logits(V) after the last position.
   void prefill(float* logits, const int32_t* ids, int64_t length, const CacheRow* cache);
 
  private:

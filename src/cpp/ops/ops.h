@@ -1,5 +1,5 @@
-// The operations a model is made of, behind one interface per device. Ops know blocking, packing and threads, and no model.
-// Glossary: B sequences, T positions, C channels (d_model), H heads, D head size, V vocabulary, M = B*T rows.
+// The operations a model is made of, behind one interface per device. Ops know blocking, packing and threads, and no
+// model. Glossary: B sequences, T positions, C channels (d_model), H heads, D head size, V vocabulary, M = B*T rows.
 // Matrices are row-major floats. `=` overwrites, `+=` accumulates. Results do not depend on the number of threads.
 #pragma once
 
@@ -84,8 +84,8 @@ class Ops {
   virtual void gelu_backward(Matrix dx, ConstMatrix dy, ConstMatrix x) = 0;  // dx = dy gelu'(x); dx may be dy
   virtual void relu_backward(Matrix dx, ConstMatrix dy, ConstMatrix y) = 0;  // dx = y > 0 ? dy : 0; dx may be dy
 
-  // out(B*T, C) = softmax(q k^T / sqrt(D), causal) v per head; lse(B*H*T) = log sum exp of the scaled scores, for backward.
-  // No more than one tile of query rows of scores exists per thread.
+  // out(B*T, C) = softmax(q k^T / sqrt(D), causal) v per head; lse(B*H*T) = log sum exp of the scaled scores, for
+  // backward. No more than one tile of query rows of scores exists per thread.
   virtual void attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionShape& shape) = 0;
   // dqkv = gradient; the probabilities are computed again from lse.
   virtual void attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, ConstMatrix out, const float* lse,
@@ -96,8 +96,8 @@ class Ops {
   // dwte[ids[r]] += dout[r]; dwpe[r % T] += dout[r]
   virtual void embed_backward(Matrix dwte, Matrix dwpe, ConstMatrix dout, const int32_t* ids, int64_t length) = 0;
 
-  // losses[r] = -log softmax(logits[r])[targets[r]], 0 where the target is ignored (kIgnoredTarget). Where grad_scale is
-  // not 0, logits becomes grad_scale (softmax - onehot), a zero row where ignored.
+  // losses[r] = -log softmax(logits[r])[targets[r]], 0 where the target is ignored (kIgnoredTarget). Where grad_scale
+  // is not 0, logits becomes grad_scale (softmax - onehot), a zero row where ignored.
   virtual void cross_entropy(float* losses, Matrix logits, const int32_t* targets, float grad_scale) = 0;
 
   // Inference on few rows: y = x w + bias (+ residual), then relu. The same bits as matmul, row by row.

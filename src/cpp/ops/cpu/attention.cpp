@@ -35,7 +35,8 @@ void pack_plain(const Table& t, float* dst, Head x, int64_t length, int64_t head
   }
 }
 
-// c(m, n) = or += a b for one tile of rows and every panel of columns; b's panels are `panel_depth` deep, used from `skip`.
+// c(m, n) = or += a b for one tile of rows and every panel of columns; b's panels are `panel_depth` deep, used from
+// `skip`.
 void multiply(const Table& t, float* c, int64_t ldc, const float* a, const float* b, int64_t panel_depth, int64_t skip,
               int64_t k, int64_t m, int64_t n, bool accumulate) {
   TileStore store{};

@@ -8,10 +8,11 @@
 
 namespace soma {
 
-constexpr int64_t kWorthAThread = 16 * 1024;  // floats touched, or multiply-adds / 8: about 5 us of work, what waking costs
+constexpr int64_t kWorthAThread =
+    16 * 1024;  // floats touched, or multiply-adds / 8: about 5 us of work, what waking costs
 
-// Calls f(begin, end) over [0, count) cut into equal ranges, multiples of `grain`, one per thread; in one piece where the
-// whole job, `cost` per item, is too small to share.
+// Calls f(begin, end) over [0, count) cut into equal ranges, multiples of `grain`, one per thread; in one piece where
+// the whole job, `cost` per item, is too small to share.
 template <typename F>
 void for_ranges(int64_t count, int64_t cost, int64_t grain, F&& f) {
   if (count <= 0) return;

@@ -20,17 +20,16 @@ void for_elements(ConstMatrix x, int64_t cost, F&& f) {
 
 void CpuOps::column_sum(float* out, ConstMatrix x) {
   const auto& t = active_kernels();
-  for_ranges(x.cols, x.rows, kColumns, [&](int64_t begin, int64_t end) {
-    t.column_sum(out + begin, x.data + begin, x.ld, x.rows, end - begin);
-  });
+  for_ranges(x.cols, x.rows, kColumns,
+             [&](int64_t begin, int64_t end) { t.column_sum(out + begin, x.data + begin, x.ld, x.rows, end - begin); });
 }
 
 void CpuOps::norm(Matrix y, NormStats saved, ConstMatrix x, const float* gamma, const float* beta, float eps) {
   const auto& t = active_kernels();
   for_ranges(x.rows, 2 * x.cols, 1, [&](int64_t begin, int64_t end) {
     t.norm_forward(y.data + begin * y.cols, saved.mean != nullptr ? saved.mean + begin : nullptr,
-                   saved.rstd != nullptr ? saved.rstd + begin : nullptr, x.data + begin * x.cols, gamma, beta, end - begin,
-                   x.cols, eps);
+                   saved.rstd != nullptr ? saved.rstd + begin : nullptr, x.data + begin * x.cols, gamma, beta,
+                   end - begin, x.cols, eps);
   });
 }
 
@@ -71,7 +70,8 @@ void CpuOps::embed(Matrix out, const int32_t* ids, ConstMatrix wte, ConstMatrix 
   const auto& t = active_kernels();
   const int64_t c = out.cols;
   for_ranges(out.rows, c, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) t.add(out.data + r * c, wte.data + ids[r] * c, wpe.data + (r % length) * c, c);
+    for (int64_t r = begin; r < end; ++r)
+      t.add(out.data + r * c, wte.data + ids[r] * c, wpe.data + (r % length) * c, c);
   });
 }
 
