@@ -30,7 +30,7 @@ def generate() -> str:
             check=True,
         )
         text = (Path(folder) / "soma_native" / "_core.pyi").read_text(encoding="utf-8")
-    text = HEADER + re.sub(r'(?m)^__version__: str = .*$', "__version__: str", text)
+    text = HEADER + re.sub(r"(?m)^__version__: str = .*$", "__version__: str", text)
     # `-` reads standard input; --isolated because the project tells ruff to leave this file alone.
     command = [tool("ruff"), "format", "--isolated", "--line-length", "120", "--stdin-filename", "_core.pyi", "-"]
     formatted = subprocess.run(command, input=text, capture_output=True, check=True, encoding="utf-8")
