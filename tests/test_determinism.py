@@ -80,7 +80,7 @@ def test_same_bits_in_another_process() -> None:
     here = Path(__file__).parent
     paths = [str(here), str(Path(soma.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    environment["SOMA_ISA"] = soma.active_isa()
+    environment |= {"SOMA_ISA": soma.active_isa(), "SOMA_NUM_THREADS": "1"}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == [trained_bits(block) for block in BLOCKS]
@@ -228,6 +228,7 @@ def repeating(rng: np.random.Generator, rows: int = 8, period: int = 4) -> tuple
 def test_a_toy_task_is_learned(block: str) -> None:
     """Copying what stood four tokens before, on patterns never seen: only attention to a position can do it."""
     steps = 300
+    soma.set_num_threads(1)  # on a machine that is busy elsewhere, tiny steps of two threads wait for each other
     config = shape(block, vocab_size=11, d_model=32, n_heads=2, d_ff=64, max_seq_len=16)
     model = soma.Model(config, seed=0, precision="float32")
     optimizer = soma.AdamW(model, lr=1e-2)
