@@ -5,7 +5,9 @@
 #include <pybind11/stl.h>
 #include <pybind11/typing.h>
 
+#include <algorithm>
 #include <cstdio>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -71,7 +73,7 @@ using Allowed = std::vector<TokenId>;
 
 soma::Encoding encode(const soma::Tokenizer& tokenizer, std::string_view text, const Allowed& allowed,
                       bool with_spans) {
-  py::gil_scoped_release release;
+  const py::gil_scoped_release release;
   return tokenizer.encode(text, allowed, with_spans, /*interruptible=*/true);
 }
 
@@ -101,7 +103,7 @@ py::typing::List<IdList> encode_batch(const soma::Tokenizer& tokenizer, const Te
   const auto views = utf8_of_list(texts);
   std::vector<std::vector<TokenId>> ids;
   {
-    py::gil_scoped_release release;
+    const py::gil_scoped_release release;
     ids = tokenizer.encode_batch(views, allowed);
   }
   py::typing::List<IdList> lists(ids.size());
@@ -109,21 +111,27 @@ py::typing::List<IdList> encode_batch(const soma::Tokenizer& tokenizer, const Te
   return lists;
 }
 
-using IdArray = py::array_t<int64_t, py::array::c_style>;
+template <typename Int>
+using IdArray = py::array_t<Int, py::array::c_style>;
 
-py::bytes decode_bytes(const soma::Tokenizer& tokenizer, const IdArray& array) {
+template <typename Int>
+py::bytes decode_bytes(const soma::Tokenizer& tokenizer, const IdArray<Int>& array) {
   std::string bytes;
   {
-    const int64_t* const values = array.data();
+    const Int* const values = array.data();
     const auto count = static_cast<size_t>(array.size());
-    py::gil_scoped_release release;
-    std::vector<TokenId> ids(count);
-    for (size_t i = 0; i < count; ++i) {
-      soma::check(values[i] >= 0 && values[i] < static_cast<int64_t>(tokenizer.vocab_size()), "id ", values[i],
-                  " at position ", i, " is not in the vocabulary: ids are 0 to ", tokenizer.vocab_size() - 1);
-      ids[i] = static_cast<TokenId>(values[i]);
+    const py::gil_scoped_release release;
+    TokenId block[1024];
+    for (size_t start = 0; start < count; start += std::size(block)) {
+      const size_t size = std::min(std::size(block), count - start);
+      for (size_t i = 0; i < size; ++i) {
+        const auto id = static_cast<int64_t>(values[start + i]);
+        soma::check(id >= 0 && id < static_cast<int64_t>(tokenizer.vocab_size()), "id ", id, " at position ", start + i,
+                    " is not in the vocabulary: ids are 0 to ", tokenizer.vocab_size() - 1);
+        block[i] = static_cast<TokenId>(id);
+      }
+      tokenizer.append_decoded(block, size, bytes);
     }
-    bytes = tokenizer.decode(ids);
   }
   return py::bytes(bytes);
 }
@@ -147,7 +155,7 @@ void count(soma::TokenCounter& counter, const TextsOrBytes& texts, size_t first)
       views.push_back(utf8_of(text, "texts[" + std::to_string(first + i) + "]"));
     }
   }
-  py::gil_scoped_release release;
+  const py::gil_scoped_release release;
   counter.add(views);
 }
 
@@ -155,7 +163,7 @@ void count(soma::TokenCounter& counter, const TextsOrBytes& texts, size_t first)
 py::typing::Tuple<Texts, py::int_> ranked(const soma::TokenCounter& counter, size_t limit) {
   std::vector<soma::TokenCount> all;
   {
-    py::gil_scoped_release release;
+    const py::gil_scoped_release release;
     all = counter.ranked();
   }
   Texts tokens;
@@ -178,7 +186,8 @@ void register_tokenizer(py::module_& m) {
       .def("encode_with_offsets", &encode_with_offsets, py::arg("text"), py::arg("allowed_special"),
            "(list[int], list[tuple[int, int]]), in characters")
       .def("encode_batch", &encode_batch, py::arg("texts"), py::arg("allowed_special"), "list[list[int]]")
-      .def("decode_bytes", &decode_bytes, py::arg("ids"), "The bytes of int64 ids (n,)")
+      .def("decode_bytes", &decode_bytes<int64_t>, py::arg("ids").noconvert(), "The bytes of ids (n,)")
+      .def("decode_bytes", &decode_bytes<uint32_t>, py::arg("ids").noconvert())
       .def_property_readonly("kind", [](const soma::Tokenizer& self) { return soma::tokenizer_kind_name(self.kind()); })
       .def_property_readonly("vocab_size", &soma::Tokenizer::vocab_size)
       .def_property_readonly("special_ids", &soma::Tokenizer::special_ids)
@@ -209,7 +218,7 @@ void register_tokenizer(py::module_& m) {
         const std::string_view view(PyBytes_AS_STRING(data.ptr()), static_cast<size_t>(PyBytes_GET_SIZE(data.ptr())));
         size_t at;
         {
-          py::gil_scoped_release release;
+          const py::gil_scoped_release release;
           at = soma::find_invalid_utf8(view);
         }
         return at == std::string_view::npos ? int64_t{-1} : static_cast<int64_t>(at);

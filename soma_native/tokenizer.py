@@ -279,7 +279,7 @@ class Tokenizer:
         return [self._special[token] for token in allowed_special]
 
 
-def _id_array(ids: Iterable[SupportsIndex] | NDArray[Any]) -> NDArray[np.int64]:
+def _id_array(ids: Iterable[SupportsIndex] | NDArray[Any]) -> NDArray[np.int64] | NDArray[np.uint32]:
     if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
         raise TypeError(f"ids must be a list or an array of integers, got {type(ids).__name__}")
     try:
@@ -292,6 +292,8 @@ def _id_array(ids: Iterable[SupportsIndex] | NDArray[Any]) -> NDArray[np.int64]:
         if array.dtype == object and all(isinstance(i, int) for i in array):
             raise ValueError("ids are beyond 64 bits: not in the vocabulary")
         raise TypeError(f"ids must be integers, got {array.dtype}")
+    if array.dtype == np.uint32:
+        return np.ascontiguousarray(array)
     if array.dtype == np.uint64:
         array = np.minimum(array, np.uint64(2**63 - 1))
     return np.ascontiguousarray(array, dtype=np.int64)

@@ -26,6 +26,16 @@ class ByteTokenizer final : public Tokenizer {
 
   TokenizerKind kind() const override { return TokenizerKind::kByte; }
 
+  void append_decoded(const TokenId* ids, size_t count, std::string& out) const override {
+    for (const TokenId* id = ids; id < ids + count; ++id) {
+      if (is_special(*id)) {
+        out += token(*id);
+      } else {
+        out.push_back(byte_of_[*id]);
+      }
+    }
+  }
+
  protected:
   void encode_ordinary(std::string_view text, Span span, bool with_spans, Encoding& out) const override {
     const size_t before = out.ids.size();
@@ -35,14 +45,6 @@ class ByteTokenizer final : public Tokenizer {
     for (size_t i = span.begin; i < span.end; ++i) *id++ = id_of_[static_cast<unsigned char>(text[i])];
     if (!with_spans) return;
     for (size_t i = span.begin; i < span.end; ++i) out.spans.push_back({i, i + 1});
-  }
-
-  void append_decoded(TokenId id, std::string& out) const override {
-    if (is_special(id)) {
-      out += token(id);
-    } else {
-      out.push_back(byte_of_[id]);
-    }
   }
 
  private:

@@ -32,6 +32,12 @@ class CharTokenizer final : public Tokenizer {
 
   TokenizerKind kind() const override { return TokenizerKind::kChar; }
 
+  void append_decoded(const TokenId* ids, size_t count, std::string& out) const override {
+    for (const TokenId* id = ids; id < ids + count; ++id) {
+      if (!is_special(*id)) out += token(*id);
+    }
+  }
+
  protected:
   void encode_ordinary(std::string_view text, Span span, bool with_spans, Encoding& out) const override {
     const auto* const start = reinterpret_cast<const unsigned char*>(text.data());
@@ -55,10 +61,6 @@ class CharTokenizer final : public Tokenizer {
       if (with_spans) out.spans.push_back(bytes);
     }
     out.ids.resize(id - out.ids.data());
-  }
-
-  void append_decoded(TokenId id, std::string& out) const override {
-    if (!is_special(id)) out += token(id);
   }
 
  private:

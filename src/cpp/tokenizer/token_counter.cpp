@@ -24,6 +24,10 @@ void TokenCounter::Shard::add(std::string_view token, uint64_t position) {
 }
 
 void TokenCounter::add(const std::vector<std::string_view>& texts) {
+  if (kind_ == TokenizerKind::kByte) {  // all bytes are in the vocabulary anyway
+    for (const std::string_view text : texts) bytes_seen_ += text.size();
+    return;
+  }
   struct Piece {
     std::string_view text;
     uint64_t position;
@@ -62,8 +66,7 @@ void TokenCounter::add(const std::vector<std::string_view>& texts) {
             });
           } else {
             for (size_t at = 0; at < text.size();) {
-              const size_t length =
-                  kind_ == TokenizerKind::kByte ? 1 : utf8_length(static_cast<unsigned char>(text[at]));
+              const size_t length = utf8_length(static_cast<unsigned char>(text[at]));
               shard.add(text.substr(at, length), position + at);
               at += length;
             }
@@ -83,6 +86,7 @@ void TokenCounter::add(const std::vector<std::string_view>& texts) {
 }
 
 uint64_t TokenCounter::total() const {
+  if (kind_ == TokenizerKind::kByte) return bytes_seen_;
   uint64_t total = 0;
   for (const Shard& shard : shards_) {
     for (const uint64_t count : shard.counts) total += count;

@@ -27,7 +27,7 @@ class TokenCounter {
 
   uint64_t total() const;  // tokens seen, repetitions included
 
-  // The most frequent first, among equals the one that appeared first.
+  // The most frequent first, among equals the one that appeared first. Bytes are not told apart: none of them here.
   std::vector<TokenCount> ranked() const;
 
  private:

@@ -167,12 +167,6 @@ std::vector<std::vector<TokenId>> Tokenizer::encode_batch(const std::vector<std:
   return ids;
 }
 
-std::string Tokenizer::decode(const std::vector<TokenId>& ids) const {
-  std::string out;
-  for (const TokenId id : ids) append_decoded(id, out);
-  return out;
-}
-
 std::unique_ptr<Tokenizer> make_tokenizer(TokenizerKind kind, const std::vector<std::string>& tokens,
                                           const std::vector<TokenId>& special_ids) {
   switch (kind) {

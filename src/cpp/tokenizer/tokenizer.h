@@ -57,8 +57,8 @@ class Tokenizer {
   std::vector<std::vector<TokenId>> encode_batch(const std::vector<std::string_view>& texts,
                                                  const std::vector<TokenId>& allowed_special) const;
 
-  // The bytes that `ids` stand for. All of them below vocab_size().
-  std::string decode(const std::vector<TokenId>& ids) const;
+  // Appends the bytes that `count` ids stand for, all of them below vocab_size(). A text may be decoded piece by piece.
+  virtual void append_decoded(const TokenId* ids, size_t count, std::string& out) const = 0;
 
  protected:
   // `tokens` by id. Throws std::invalid_argument for repeated tokens and for special ids that do not exist.
@@ -73,7 +73,6 @@ class Tokenizer {
   // Appends the ids of the bytes [span.begin, span.end) of `text`, which hold whole characters, and their spans in
   // `text` where with_spans.
   virtual void encode_ordinary(std::string_view text, Span span, bool with_spans, Encoding& out) const = 0;
-  virtual void append_decoded(TokenId id, std::string& out) const = 0;
 
  private:
   StringTable tokens_;

@@ -12,6 +12,14 @@ class WordTokenizer final : public Tokenizer {
 
   TokenizerKind kind() const override { return TokenizerKind::kWord; }
 
+  void append_decoded(const TokenId* ids, size_t count, std::string& out) const override {
+    for (const TokenId* id = ids; id < ids + count; ++id) {
+      if (is_special(*id)) continue;
+      if (!out.empty()) out.push_back(' ');
+      out += token(*id);
+    }
+  }
+
  protected:
   void encode_ordinary(std::string_view text, Span span, bool with_spans, Encoding& out) const override {
     const auto add = [&](std::string_view word, size_t begin, size_t end) {
@@ -22,12 +30,6 @@ class WordTokenizer final : public Tokenizer {
       if (with_spans) out.spans.push_back({span.begin + begin, span.begin + end});
     };
     for_each_word(text.substr(span.begin, span.end - span.begin), add);
-  }
-
-  void append_decoded(TokenId id, std::string& out) const override {
-    if (is_special(id)) return;
-    if (!out.empty()) out.push_back(' ');
-    out += token(id);
   }
 
  private:
