@@ -109,8 +109,9 @@ void register_model(py::module_& m) {
            })
       .def("gradients",
            [](const py::object& self) {
-             auto& model = self.cast<ModelHandle&>().transformer;
-             return views(model, model.gradients(), self);
+             auto& handle = self.cast<ModelHandle&>();
+             float* arena = compute(handle, [&] { return handle.transformer.gradients(); });
+             return views(handle.transformer, arena, self);
            })
       .def("forward", &forward, py::arg("ids"))
       .def("loss", &loss, py::arg("ids"), py::arg("targets"), py::arg("normalizer") = 0)

@@ -121,14 +121,6 @@ void set_num_threads(int count) {
   configured_threads.store(count);
 }
 
-int thread_index() {
-#ifdef _OPENMP
-  return omp_get_thread_num();
-#else
-  return 0;
-#endif
-}
-
 namespace detail {
 
 void run_parallel(int64_t count, void (*task)(void* context, int64_t index), void* context) {

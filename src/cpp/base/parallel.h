@@ -13,9 +13,6 @@ namespace soma {
 int num_threads();
 void set_num_threads(int count);
 
-// The index of the calling thread inside parallel_for, below num_threads(); 0 outside.
-int thread_index();
-
 namespace detail {
 void run_parallel(int64_t count, void (*task)(void* context, int64_t index), void* context);
 }

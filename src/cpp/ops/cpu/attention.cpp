@@ -54,13 +54,14 @@ void CpuOps::attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionS
   const int64_t mr = t.gemm_rows, nr = t.gemm_cols, len = s.length, d = s.head_size, c = s.channels();
   const int64_t padded = round_up(len, nr), ld = padded + 16;  // + 16: rows must not share their L1 sets
   const float scale = 1.0f / std::sqrt(static_cast<float>(d));
-  reserve_scratch(padded * d + round_up(d, nr) * len + d * mr + mr * ld + len * mr);
+  const int64_t heads = s.batch * s.heads, ranges = range_count(heads, len * len * d / 8, 1);
+  reserve_scratch(ranges, padded * d + round_up(d, nr) * len + d * mr + mr * ld + len * mr);
 
-  const auto head_task = [&](int64_t task) {
+  const auto head_task = [&](int64_t task, float* memory) {
     const int64_t b = task / s.heads, h = task % s.heads;
     const float* base = qkv.data + b * len * qkv.ld + h * d;
     const Head q{base, qkv.ld}, k{base + c, qkv.ld}, v{base + 2 * c, qkv.ld};
-    float* kt = scratch();
+    float* kt = memory;
     float* vp = kt + padded * d;
     float* q_tile = vp + round_up(d, nr) * len;
     float* scores = q_tile + d * mr;
@@ -81,8 +82,8 @@ void CpuOps::attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionS
       multiply(t, out.data + (b * len + i) * out.ld + h * d, out.ld, p_tile, vp, len, 0, keys, m, d, false);
     }
   };
-  for_ranges(s.batch * s.heads, len * len * d / 8, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t task = begin; task < end; ++task) head_task(task);
+  for_numbered_ranges(heads, ranges, 1, [&](int64_t range, int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) head_task(task, scratch(range));
   });
 }
 
@@ -93,16 +94,17 @@ void CpuOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, 
   const int64_t block = 8 * mr;  // query rows whose probabilities exist at once
   const int64_t padded = round_up(len, nr), padded_d = round_up(d, nr), ld = padded + 16;
   const float scale = 1.0f / std::sqrt(static_cast<float>(d));
-  reserve_scratch(2 * padded * d + padded_d * len + 2 * padded_d * block + 2 * block * ld + 2 * d * mr +
-                  std::max(len, block) * mr);
+  const int64_t heads = s.batch * s.heads, ranges = range_count(heads, len * len * d / 4, 1);
+  reserve_scratch(ranges, 2 * padded * d + padded_d * len + 2 * padded_d * block + 2 * block * ld + 2 * d * mr +
+                              std::max(len, block) * mr);
 
-  const auto head_task = [&](int64_t task) {
+  const auto head_task = [&](int64_t task, float* memory) {
     const int64_t b = task / s.heads, h = task % s.heads, first = b * len;
     const float* base = qkv.data + first * qkv.ld + h * d;
     float* grad = dqkv.data + first * dqkv.ld + h * d;
     const Head q{base, qkv.ld}, k{base + c, qkv.ld}, v{base + 2 * c, qkv.ld};
     const Head o{out.data + first * out.ld + h * d, out.ld}, g{dout.data + first * dout.ld + h * d, dout.ld};
-    float* kt = scratch();
+    float* kt = memory;
     float* vt = kt + padded * d;
     float* kp = vt + padded * d;
     float* q_block = kp + padded_d * len;
@@ -149,8 +151,8 @@ void CpuOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, 
       }
     }
   };
-  for_ranges(s.batch * s.heads, len * len * d / 4, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t task = begin; task < end; ++task) head_task(task);
+  for_numbered_ranges(heads, ranges, 1, [&](int64_t range, int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) head_task(task, scratch(range));
   });
 }
 
@@ -165,12 +167,13 @@ void CpuOps::attention_decode(Matrix out, ConstMatrix qkv, const CacheRow* cache
     std::copy(row + 2 * c, row + 3 * c, cache[r].values + cache[r].length * c);
   }
   const float scale = 1.0f / std::sqrt(static_cast<float>(d));
-  reserve_scratch(longest);
-  for_ranges(out.rows * s.heads, longest * d, 1, [&](int64_t begin, int64_t end) {
+  const int64_t ranges = range_count(out.rows * s.heads, longest * d, 1);
+  reserve_scratch(ranges, longest);
+  for_numbered_ranges(out.rows * s.heads, ranges, 1, [&](int64_t range, int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
       const int64_t r = task / s.heads, h = task % s.heads;
       t.attend(out.data + r * out.ld + h * d, qkv.data + r * qkv.ld + h * d, cache[r].keys + h * d,
-               cache[r].values + h * d, c, cache[r].length + 1, d, scale, scratch());
+               cache[r].values + h * d, c, cache[r].length + 1, d, scale, scratch(range));
     }
   });
 }

@@ -4,7 +4,6 @@
 #include <vector>
 
 #include "base/arena.h"
-#include "base/parallel.h"
 #include "kernels/kernels.h"
 #include "ops/ops.h"
 
@@ -37,9 +36,9 @@ class CpuOps final : public Ops {
   void adamw(float* p, float* g, float* m, float* v, int64_t n, const AdamWOptions& options) override;
 
  private:
-  // Room for `floats` floats for every thread; inside parallel_for, scratch() is the calling thread's.
-  void reserve_scratch(int64_t floats);
-  float* scratch() { return scratch_.data() + thread_index() * scratch_stride_; }
+  // Room for `slots` pieces of `floats` floats; scratch(i) is one.
+  void reserve_scratch(int64_t slots, int64_t floats);
+  float* scratch(int64_t slot) { return scratch_.data() + slot * scratch_stride_; }
 
   Arena packed_a_, packed_b_, scratch_;
   int64_t scratch_stride_ = 0;

@@ -36,9 +36,9 @@ const kernels::Table& active_kernels() {
 
 std::unique_ptr<Ops> make_cpu_ops() { return std::make_unique<CpuOps>(); }
 
-void CpuOps::reserve_scratch(int64_t floats) {
+void CpuOps::reserve_scratch(int64_t slots, int64_t floats) {
   scratch_stride_ = Arena::padded(floats);
-  scratch_.reserve(scratch_stride_ * num_threads());
+  scratch_.reserve(scratch_stride_ * slots);
 }
 
 }  // namespace soma

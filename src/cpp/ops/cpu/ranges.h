@@ -11,18 +11,28 @@ namespace soma {
 constexpr int64_t kWorthAThread =
     16 * 1024;  // floats touched, or multiply-adds / 8: about 5 us of work, what waking costs
 
-// Calls f(begin, end) over [0, count) cut into equal ranges, multiples of `grain`, one per thread; in one piece where
-// the whole job, `cost` per item, is too small to share.
-template <typename F>
-void for_ranges(int64_t count, int64_t cost, int64_t grain, F&& f) {
-  if (count <= 0) return;
-  const int64_t grains = (count + grain - 1) / grain;
+// How many ranges for_ranges makes of `count` items of `cost` each: one per thread, fewer where the job is small.
+inline int64_t range_count(int64_t count, int64_t cost, int64_t grain) {
   const int64_t wanted = std::min<int64_t>(num_threads(), std::max<int64_t>(1, count * cost / kWorthAThread));
-  const int64_t ranges = std::min(grains, wanted);
+  return std::min((count + grain - 1) / grain, wanted);
+}
+
+// Calls f(range, begin, end) for [0, count) cut into `ranges` equal parts, multiples of `grain`. The number of a range is a
+// slot for scratch: no two calls with the same one run at once.
+template <typename F>
+void for_numbered_ranges(int64_t count, int64_t ranges, int64_t grain, F&& f) {
+  const int64_t grains = (count + grain - 1) / grain;
   parallel_for(ranges, [&](int64_t i) {
     const int64_t begin = grains * i / ranges * grain, end = std::min(count, grains * (i + 1) / ranges * grain);
-    if (begin < end) f(begin, end);
+    if (begin < end) f(i, begin, end);
   });
+}
+
+// Calls f(begin, end) likewise.
+template <typename F>
+void for_ranges(int64_t count, int64_t cost, int64_t grain, F&& f) {
+  for_numbered_ranges(count, range_count(count, cost, grain), grain,
+                      [&](int64_t, int64_t begin, int64_t end) { f(begin, end); });
 }
 
 }  // namespace soma
