@@ -20,7 +20,8 @@ _QUIET_SECONDS = 30.0  # without a terminal, a line appears at least so often
 class ProgressDisplay(Callback):
     """A callback that prints a line for each record, and in a terminal a live bar below them.
 
-    Without a terminal a long wait for the next record is broken by a short line every half minute.
+    Without a terminal a long wait for the next record is broken by a short line every half minute. Warnings are not
+    shown here: the trainer logs them.
 
     The bar shows epoch, step, the loss smoothed over about the last 20 steps, the last validation loss, tokens per
     second and the time left. It is a context manager, so that the terminal is left in order whatever ends the run:
@@ -118,10 +119,6 @@ class ProgressDisplay(Callback):
         self._said_at = event.seconds
         best = event.history.best is event.record and len(event.history.records) > 1
         self._line(record_line(event.record, event.epochs, event.total_steps) + ("  best" if best else ""))
-
-    def on_warning(self, event: Event) -> None:
-        """Print the warning."""
-        self._line(f"warning: {event.message}")
 
     def on_end(self, event: Event) -> None:
         """Take the bar away, and say why the training ended if it did so early."""
