@@ -50,7 +50,8 @@ dev: $(DEV_STAMP) ## build in the source tree, only what changed; then PYTHONPAT
 lint: $(DEV_STAMP) ## ruff and clang-format, changing nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
+	@echo "clang-format --dry-run of $(words $(CXX_FILES)) files"
+	@$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
 
 format: $(DEV_STAMP) ## let ruff and clang-format mend what they can
 	$(BIN)/ruff check --fix .
