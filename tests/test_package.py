@@ -158,7 +158,9 @@ def test_the_command_answers(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------- examples
 
 MODULES = ["soma_native"] + [
-    f"soma_native.{m.name}" for m in pkgutil.iter_modules([str(PACKAGE)]) if m.name not in {"__main__", "_core"}
+    m.name
+    for m in pkgutil.walk_packages([str(PACKAGE)], "soma_native.")
+    if m.name.rsplit(".")[-1] not in {"__main__", "_core"}
 ]
 
 
