@@ -27,15 +27,14 @@ __all__ = ["PROMPTS", "REFERENCE", "corpus", "run_showcase"]
 PROMPTS = ("SOMA is", "SOMA tokenization", "SOMA Cognitive", "What is SOMA?")
 EPOCHS = 20
 SEQ_LEN = 64
-# A sentence of the corpus has 12.7 words on average, and no training window is longer than its sentence, so the model
-# has never seen a fourteenth position: a sample ends where a sentence would.
+# The sentences of the corpus have 13 words (14 of them 3 or 4), and a window is a sentence, so the model never saw what
+# comes after the thirteenth word: a sample ends there, 13 words with those of the prompt.
 SENTENCE_WORDS = 13
 
-# Tuned together over several seeds; see `benchmarks`. TODO
-LR = 4e-3
-BATCH_SIZE = 8
-WARMUP_STEPS = 20
-WEIGHT_DECAY = 0.01
+# In the middle of what works: with batches of 16 sentences, learning rates from 2e-3 to 5e-3 end between 0.45 and 0.21,
+# and seeds differ by 0.01. The rest is as TrainConfig has it.
+LR = 3e-3
+BATCH_SIZE = 16
 
 # What the reference reports of the same corpus size, model and prompts. It names only these two losses.
 REFERENCE: dict[str, Any] = {
@@ -78,8 +77,6 @@ def run_showcase(
             batch_size=BATCH_SIZE,
             seq_len=SEQ_LEN,
             lr=LR,
-            warmup_steps=WARMUP_STEPS,
-            weight_decay=WEIGHT_DECAY,
             seed=seed,
             val_fraction=val_fraction,
         ),

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from . import evaluate, generate, info, showcase, tokenizer, train
-from .common import PROGRAM, CommandError, UsageError, one_line
+from .common import PROGRAM, CommandError, Parser, UsageError, one_line
 
 __all__ = ["main"]
 
@@ -25,7 +25,7 @@ PIPE_CLOSED = 141
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=PROGRAM,
         description="Train small language models from your own text on an ordinary CPU, and generate with them.",
         epilog=f"Example:\n  {PROGRAM} showcase --out runs/showcase\nEvery command has its own --help with an example.",
@@ -55,19 +55,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{PROGRAM} {__version__}")
         return 0
     if not hasattr(arguments, "run"):
-        parser.print_usage(sys.stderr)
-        print(f"{PROGRAM}: error: name a command; {PROGRAM} --help lists them", file=sys.stderr)
-        return 2
+        parser.error("name a command")
     handler = _log_to_stderr()
     try:
         status = int(arguments.run(arguments) or 0)
         sys.stdout.flush()
         return status
     except UsageError as error:
-        arguments.parser.print_usage(sys.stderr)
-        return _fail(str(error), 2)
+        arguments.parser.error(str(error))
+        return 2
     except KeyboardInterrupt as error:
-        return _fail(str(error) or "interrupted", INTERRUPTED)
+        print(f"{PROGRAM}: {str(error) or 'interrupted'}", file=sys.stderr)
+        return INTERRUPTED
     except BrokenPipeError:
         # Python would complain once more when it flushes on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -88,10 +87,18 @@ def _fail(message: str, status: int) -> int:
     return status
 
 
+class _StderrHandler(logging.Handler):
+    """Prints to what sys.stderr is at that moment, so that a live display can put the line above itself."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if not message.startswith(("interrupted", "over-fitting")):  # the command and its display say these themselves
+            print(self.format(record), file=sys.stderr)
+
+
 def _log_to_stderr() -> logging.Handler:
     """Show the library's warnings as lines of ours."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setLevel(logging.WARNING)
+    handler = _StderrHandler(logging.WARNING)
     handler.setFormatter(logging.Formatter(f"{PROGRAM}: %(message)s"))
     logging.getLogger("soma_native").addHandler(handler)
     return handler

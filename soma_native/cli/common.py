@@ -9,14 +9,16 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 __all__ = [
     "PROGRAM",
     "CommandError",
+    "Parser",
     "UsageError",
     "add_command",
     "add_corpus",
+    "check_writable",
     "corpus_files",
     "integer",
     "number",
@@ -36,6 +38,14 @@ class CommandError(Exception):
 
 class UsageError(Exception):
     """Arguments that do not go together; shown with the usage, exit status 2."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser whose complaint is one line, like every other of ours; its subparsers are the same."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the usage, and end with status 2."""
+        self.exit(2, f"{PROGRAM}: error: {one_line(message)}; see {self.prog} --help\n")
 
 
 def add_command(
@@ -105,6 +115,19 @@ def add_corpus(parser: argparse.ArgumentParser) -> None:
         default="file",
         help="what a document is: a whole file, each line, or each stretch between blank lines (default: file)",
     )
+
+
+def check_writable(folder: str) -> None:
+    """Make the folder and see that files can be made in it, before any work is done for it.
+
+    Raises:
+        CheckpointError: they cannot.
+    """
+    from ..atomic_folder import replace_files
+
+    with replace_files(folder):
+        pass
+    Path(folder).mkdir(parents=True, exist_ok=True)
 
 
 def corpus_files(paths: Sequence[str]) -> list[Path]:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from .common import add_command, fraction_type, print_json, print_table, seed_type
+from .common import add_command, check_writable, fraction_type, print_json, print_table, seed_type
 
 OUT = "runs/showcase"
 VAL_FRACTION = 0.1
@@ -40,6 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
     from ..progress import ProgressDisplay
     from ..showcase import SENTENCE_WORDS, comparison, run_showcase
 
+    check_writable(arguments.out)
     with ProgressDisplay(sys.stderr) as progress:
         report = run_showcase(
             arguments.out, seed=arguments.seed, val_fraction=arguments.val_fraction, callbacks=[progress]
@@ -51,6 +52,10 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"\nSamples from the saved folder, at most {SENTENCE_WORDS} words, the length of a sentence of the corpus:")
     for sample in report["samples"]:
         print(f"  {sample['prompt']!r}: {sample['text']}")
+    print(
+        "\nA loss this low means that the model knows its sentences by heart. What it makes of others, --val-fraction"
+        "\nshows: it keeps a tenth of the sentences from the training and reports the loss on them."
+    )
     print(
         f'\nThe model and report.json are in {arguments.out}; more text: soma-native generate {arguments.out} "SOMA is"'
     )

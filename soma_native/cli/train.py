@@ -15,6 +15,7 @@ from .common import (
     UsageError,
     add_command,
     add_corpus,
+    check_writable,
     corpus_files,
     fraction_type,
     integer,
@@ -106,6 +107,8 @@ def run(arguments: argparse.Namespace) -> None:
     from ..progress import ProgressDisplay
 
     files = corpus_files(arguments.corpus)
+    if not arguments.resume:
+        check_writable(arguments.out)
     trainer, store = _resumed(arguments, files) if arguments.resume else _fresh(arguments, files)
     try:
         with ProgressDisplay(sys.stderr) as progress:
