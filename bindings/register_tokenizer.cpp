@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "base/interrupt.h"
 #include "registers.h"
 #include "tokenizer/byte_alphabet.h"
 #include "tokenizer/token_counter.h"
@@ -29,6 +30,17 @@ using IdList = py::typing::List<py::int_>;
 using Offsets = py::typing::List<py::typing::Tuple<py::int_, py::int_>>;
 using Texts = py::typing::List<py::str>;
 using TextsOrBytes = py::typing::List<py::typing::Union<py::str, py::bytes>>;
+
+// Runs f without the GIL; Ctrl-C ends it where it allows for that.
+template <typename F>
+auto without_gil(F&& f) {
+  try {
+    const py::gil_scoped_release release;
+    return f();
+  } catch (const soma::Interrupted&) {
+    throw py::error_already_set();  // the poll left what the signal handler raised in this thread
+  }
+}
 
 // The UTF-8 of a Python str, which keeps it; `name` is what an error calls the text.
 std::string_view utf8_of(py::handle text, const std::string& name) {
@@ -73,8 +85,7 @@ using Allowed = std::vector<TokenId>;
 
 soma::Encoding encode(const soma::Tokenizer& tokenizer, std::string_view text, const Allowed& allowed,
                       bool with_spans) {
-  const py::gil_scoped_release release;
-  return tokenizer.encode(text, allowed, with_spans, /*interruptible=*/true);
+  return without_gil([&] { return tokenizer.encode(text, allowed, with_spans, /*interruptible=*/true); });
 }
 
 py::array_t<uint32_t> encode_array(const soma::Tokenizer& tokenizer, const py::object& text, const Allowed& allowed) {
@@ -101,11 +112,7 @@ py::typing::Tuple<IdList, Offsets> encode_with_offsets(const soma::Tokenizer& to
 
 py::typing::List<IdList> encode_batch(const soma::Tokenizer& tokenizer, const Texts& texts, const Allowed& allowed) {
   const auto views = utf8_of_list(texts);
-  std::vector<std::vector<TokenId>> ids;
-  {
-    const py::gil_scoped_release release;
-    ids = tokenizer.encode_batch(views, allowed);
-  }
+  const auto ids = without_gil([&] { return tokenizer.encode_batch(views, allowed); });
   py::typing::List<IdList> lists(ids.size());
   for (size_t i = 0; i < ids.size(); ++i) lists[i] = to_list(ids[i]);
   return lists;
@@ -116,11 +123,10 @@ using IdArray = py::array_t<Int, py::array::c_style>;
 
 template <typename Int>
 py::bytes decode_bytes(const soma::Tokenizer& tokenizer, const IdArray<Int>& array) {
-  std::string bytes;
-  {
-    const Int* const values = array.data();
-    const auto count = static_cast<size_t>(array.size());
-    const py::gil_scoped_release release;
+  const Int* const values = array.data();
+  const auto count = static_cast<size_t>(array.size());
+  return py::bytes(without_gil([&] {
+    std::string bytes;
     TokenId block[1024];
     for (size_t start = 0; start < count; start += std::size(block)) {
       const size_t size = std::min(std::size(block), count - start);
@@ -132,8 +138,8 @@ py::bytes decode_bytes(const soma::Tokenizer& tokenizer, const IdArray<Int>& arr
       }
       tokenizer.append_decoded(block, size, bytes);
     }
-  }
-  return py::bytes(bytes);
+    return bytes;
+  }));
 }
 
 std::unique_ptr<soma::Tokenizer> make(const std::string& kind, const Texts& tokens, const Allowed& special_ids) {
@@ -155,17 +161,12 @@ void count(soma::TokenCounter& counter, const TextsOrBytes& texts, size_t first)
       views.push_back(utf8_of(text, "texts[" + std::to_string(first + i) + "]"));
     }
   }
-  const py::gil_scoped_release release;
-  counter.add(views);
+  without_gil([&] { counter.add(views); });
 }
 
 // The `limit` first of the ranked tokens, and how many there are.
 py::typing::Tuple<Texts, py::int_> ranked(const soma::TokenCounter& counter, size_t limit) {
-  std::vector<soma::TokenCount> all;
-  {
-    const py::gil_scoped_release release;
-    all = counter.ranked();
-  }
+  const auto all = without_gil([&] { return counter.ranked(); });
   Texts tokens;
   for (size_t i = 0; i < all.size() && i < limit; ++i) tokens.append(to_str(all[i].token));
   return py::make_tuple(tokens, all.size());
@@ -216,11 +217,7 @@ void register_tokenizer(py::module_& m) {
       "find_invalid_utf8",
       [](const py::bytes& data) {
         const std::string_view view(PyBytes_AS_STRING(data.ptr()), static_cast<size_t>(PyBytes_GET_SIZE(data.ptr())));
-        size_t at;
-        {
-          const py::gil_scoped_release release;
-          at = soma::find_invalid_utf8(view);
-        }
+        const size_t at = without_gil([view] { return soma::find_invalid_utf8(view); });
         return at == std::string_view::npos ? int64_t{-1} : static_cast<int64_t>(at);
       },
       py::arg("data"), "Offset of the first byte that is not valid UTF-8, or -1");

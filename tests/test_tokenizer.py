@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -234,6 +235,35 @@ def test_several_threads_at_once() -> None:
     for worker in workers:
         worker.join()
     assert results == [expected] * 4
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no interval timers")
+@pytest.mark.parametrize("what", ["encode", "encode_batch", "train"])
+def test_a_signal_ends_a_long_call(what: str) -> None:
+    """Far more text than can be done before the signal, which comes soon and is looked for every 50 ms."""
+    tok = Tokenizer.train(TEXTS, kind="word")
+    text = "the cat É sat on a MAT " * 3_000_000
+    calls: dict[str, Callable[[], object]] = {
+        "encode": lambda: tok.encode_array(text),
+        "encode_batch": lambda: tok.encode_batch([text[: 1 << 16]] * 4000),
+        "train": lambda: Tokenizer.train([text] * 4),
+    }
+
+    class Alarm(Exception):
+        pass
+
+    def ring(number: int, frame: object) -> None:
+        raise Alarm
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        with pytest.raises(Alarm):
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+            calls[what]()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert tok.decode(tok.encode("The cat!")) == "the cat"
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.uint32, np.int64, np.uint64])

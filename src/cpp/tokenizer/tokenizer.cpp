@@ -16,6 +16,7 @@ namespace {
 
 constexpr size_t kSliceBytes = size_t{1} << 22;  // of one text between two chances to interrupt
 constexpr size_t kBatchTaskBytes = size_t{1} << 14;
+constexpr size_t kBatchRoundTasks = 1024;  // between two chances to interrupt
 
 struct SpecialMatch {
   size_t at;
@@ -144,8 +145,8 @@ std::vector<std::vector<TokenId>> Tokenizer::encode_batch(const std::vector<std:
   std::vector<std::vector<TokenId>> ids(texts.size());
   std::vector<std::exception_ptr> failures(starts.size());
   std::vector<size_t> failed(starts.size());
-  parallel_for(static_cast<int64_t>(starts.size()), [&](int64_t task) {
-    const size_t end = static_cast<size_t>(task) + 1 < starts.size() ? starts[task + 1] : texts.size();
+  const auto encode_task = [&](size_t task) {
+    const size_t end = task + 1 < starts.size() ? starts[task + 1] : texts.size();
     for (size_t i = starts[task]; i < end; ++i) {
       try {
         ids[i] = encode(texts[i], allowed_special, false, false).ids;
@@ -155,14 +156,19 @@ std::vector<std::vector<TokenId>> Tokenizer::encode_batch(const std::vector<std:
         return;
       }
     }
-  });
-  for (size_t task = 0; task < failures.size(); ++task) {
-    if (!failures[task]) continue;
-    try {
-      std::rethrow_exception(failures[task]);
-    } catch (const std::invalid_argument& error) {
-      fail("texts[", failed[task], "]: ", error.what());
+  };
+  for (size_t round = 0; round < starts.size(); round += kBatchRoundTasks) {
+    const size_t tasks = std::min(kBatchRoundTasks, starts.size() - round);
+    parallel_for(static_cast<int64_t>(tasks), [&](int64_t i) { encode_task(round + static_cast<size_t>(i)); });
+    for (size_t task = round; task < round + tasks; ++task) {
+      if (!failures[task]) continue;
+      try {
+        std::rethrow_exception(failures[task]);
+      } catch (const std::invalid_argument& error) {
+        fail("texts[", failed[task], "]: ", error.what());
+      }
     }
+    check_interrupt();
   }
   return ids;
 }

@@ -53,7 +53,8 @@ class Tokenizer {
   Encoding encode(std::string_view text, const std::vector<TokenId>& allowed_special, bool with_spans,
                   bool interruptible) const;
 
-  // encode of each text, in parallel. An error is that of the first text that has one, and names it.
+  // encode of each text, in parallel. An error is that of the first text that has one, and names it. May throw
+  // Interrupted.
   std::vector<std::vector<TokenId>> encode_batch(const std::vector<std::string_view>& texts,
                                                  const std::vector<TokenId>& allowed_special) const;
 
