@@ -1,4 +1,4 @@
-# The commands of the house. `make showcase` and `make test` need Python >= 3.10, a C++17 compiler and make, nothing more:
+# The commands of the house. `make showcase` and `make test` need Python >= 3.10, a C++20 compiler and make, nothing more:
 # each makes its own virtual environment where there is none and installs what changed since the last call.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help

@@ -201,7 +201,9 @@ def isa_flags() -> dict[str, list[str]]:
 def core_flags() -> list[str]:
     """The flags of the whole core that change what a kernel compiles to, as CMakeLists.txt says them."""
     text = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
-    return [flag for flag in ("-ffp-contract=off", "-fno-math-errno") if flag in text]
+    standard = re.search(r"set\(CMAKE_CXX_STANDARD (\d+)\)", text)
+    assert standard
+    return [f"-std=c++{standard[1]}", *(flag for flag in ("-ffp-contract=off", "-fno-math-errno") if flag in text)]
 
 
 def machine_levels(compiler: str) -> list[str]:
@@ -232,7 +234,7 @@ def test_an_isa_unit_exports_one_symbol_and_no_weak_one(optimisation: str, tmp_p
     jobs = []
     for level in levels:
         unit = tmp_path / f"isa_{level}.o"
-        command = [COMPILER, "-std=c++17", "-fPIC", "-fvisibility=hidden", f"-I{CPP}", optimisation, *core_flags()]
+        command = [COMPILER, "-fPIC", "-fvisibility=hidden", f"-I{CPP}", optimisation, *core_flags()]
         command += [*isa_flags()[level], "-c", str(CPP / "kernels" / f"isa_{level}.cpp"), "-o", str(unit)]
         command += [f"-DSOMA_HAVE_{name.upper()}=1" for name in levels]
         jobs.append(
