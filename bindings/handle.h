@@ -8,6 +8,7 @@
 #include <mutex>
 
 #include "base/interrupt.h"
+#include "base/parallel.h"
 #include "model/transformer.h"
 
 namespace py = pybind11;
@@ -27,6 +28,7 @@ auto compute(ModelHandle& model, F&& f) {
   try {
     py::gil_scoped_release release;
     const std::lock_guard<std::mutex> lock(model.mutex);
+    const soma::CallScope call;
     return f();
   } catch (const soma::Interrupted&) {
     throw py::error_already_set();  // the poll left KeyboardInterrupt (or what the handler raised) in this thread

@@ -24,6 +24,7 @@ namespace {
 
 constexpr int kMaxThreads = 1024;
 std::atomic<int> configured_threads{0};     // 0: not decided yet
+std::atomic<int> calls{0};                  // into the core, under way
 std::atomic<bool> pool_exists{false};       // a parallel region has run in this process
 std::atomic<bool> forked_from_pool{false};  // this process was forked from one whose pool existed
 
@@ -121,11 +122,16 @@ void set_num_threads(int count) {
   configured_threads.store(count);
 }
 
+CallScope::CallScope() { calls.fetch_add(1, std::memory_order_relaxed); }
+CallScope::~CallScope() { calls.fetch_sub(1, std::memory_order_relaxed); }
+
+int call_threads() { return std::max(1, num_threads() / std::max(1, calls.load(std::memory_order_relaxed))); }
+
 namespace detail {
 
 void run_parallel(int64_t count, void (*task)(void* context, int64_t index), void* context) {
 #ifdef _OPENMP
-  const int threads = static_cast<int>(std::min<int64_t>(num_threads(), count));
+  const int threads = static_cast<int>(std::min<int64_t>(call_threads(), count));
   if (threads > 1 && !omp_in_parallel()) {
     note_pool();
 #pragma omp parallel for schedule(static) num_threads(threads)

@@ -101,25 +101,31 @@ void tile(float* c, int64_t ldc, const float* a, const float* b, int64_t k, int6
   }
 }
 
-// Calls the tile of m rows; the recursion is a switch over 1..kGemmRows at compile time.
+// Rows that a remainder is made of: 8, 4, 2, 1 below the full tile. Few shapes keep the compiler quick.
+constexpr int next_rows(int rows) { return rows > 8 ? 8 : rows > 4 ? 4 : rows / 2; }
+
 template <int kRows, int kVectors, bool kFull>
-inline void tile_of_rows(float* c, int64_t ldc, const float* a, const float* b, int64_t k, int64_t m, int64_t n,
-                         const TileStore& how) {
-  if (m == kRows) {
+inline void tile_rows(float* c, int64_t ldc, const float* a, const float* b, int64_t k, int64_t m, int64_t n,
+                      TileStore how) {
+  if (m >= kRows) {
     tile<kRows, kVectors, kFull>(c, ldc, a, b, k, n, how);
-  } else if constexpr (kRows > 1) {
-    tile_of_rows<kRows - 1, kVectors, kFull>(c, ldc, a, b, k, m, n, how);
+    if (m == kRows) return;
+    c += kRows * ldc;
+    a += kRows;
+    m -= kRows;
+    if (how.residual != nullptr) how.residual += kRows * how.ld_residual;
   }
+  if constexpr (kRows > 1) tile_rows<next_rows(kRows), kVectors, kFull>(c, ldc, a, b, k, m, n, how);
 }
 
 void gemm_tile(float* c, int64_t ldc, const float* a, const float* b, int64_t k, int64_t m, int64_t n,
                const TileStore* how) {
   if (n == kGemmCols) {
-    tile_of_rows<kGemmRows, kGemmVectors, true>(c, ldc, a, b, k, m, n, *how);
+    tile_rows<kGemmRows, kGemmVectors, true>(c, ldc, a, b, k, m, n, *how);
   } else if (n > kWidth) {
-    tile_of_rows<kGemmRows, kGemmVectors, false>(c, ldc, a, b, k, m, n, *how);
+    tile_rows<kGemmRows, kGemmVectors, false>(c, ldc, a, b, k, m, n, *how);
   } else {
-    tile_of_rows<kGemmRows, 1, false>(c, ldc, a, b, k, m, n, *how);
+    tile_rows<kGemmRows, 1, false>(c, ldc, a, b, k, m, n, *how);
   }
 }
 

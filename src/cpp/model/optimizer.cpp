@@ -13,7 +13,7 @@ void AdamWConfig::validate() const {
     check(std::isfinite(value) && value >= 0, name, " must be a finite number >= 0, got ", value);
   };
   finite_from_zero("lr", lr);
-  finite_from_zero("eps", eps);
+  check(std::isfinite(eps) && eps > 0, "eps must be a finite number > 0, got ", eps);
   finite_from_zero("weight_decay", weight_decay);
   check(beta1 >= 0 && beta1 < 1, "betas[0] must be in [0, 1), got ", beta1);
   check(beta2 >= 0 && beta2 < 1, "betas[1] must be in [0, 1), got ", beta2);

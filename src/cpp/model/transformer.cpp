@@ -60,8 +60,9 @@ int64_t Transformer::check_targets(const int32_t* targets, int64_t count, int64_
           ", or ", kIgnoredTarget, " to be ignored, got ", targets[i], " at element ", i);
     ++counted;
   }
-  check(counted > 0, "targets are all ", kIgnoredTarget, " (ignored), so there is no loss to compute");
   check(normalizer >= 0, "normalizer must be positive, got ", normalizer);
+  check(counted > 0 || normalizer > 0, "targets are all ", kIgnoredTarget,
+        " (ignored), so there is no loss to compute");
   return normalizer > 0 ? normalizer : counted;
 }
 

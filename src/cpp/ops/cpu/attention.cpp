@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/interrupt.h"
 #include "ops/cpu/cpu_ops.h"
 #include "ops/cpu/ranges.h"
 
@@ -47,6 +48,20 @@ void multiply(const Table& t, float* c, int64_t ldc, const float* a, const float
   }
 }
 
+// f(head, slot) over all heads, in groups of about a tenth of a second of work between which the caller may stop.
+template <typename F>
+void for_heads(int64_t heads, int64_t ranges, int64_t cost, F&& f) {
+  constexpr int64_t kGroupCost = int64_t{1} << 31;
+  const int64_t group = std::max(ranges, kGroupCost / std::max<int64_t>(cost, 1));
+  for (int64_t first = 0; first < heads; first += group) {
+    check_interrupt();
+    const int64_t count = std::min(group, heads - first);
+    for_numbered_ranges(count, std::min(ranges, count), 1, [&](int64_t range, int64_t begin, int64_t end) {
+      for (int64_t head = begin; head < end; ++head) f(first + head, range);
+    });
+  }
+}
+
 }  // namespace
 
 void CpuOps::attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionShape& s) {
@@ -82,9 +97,7 @@ void CpuOps::attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionS
       multiply(t, out.data + (b * len + i) * out.ld + h * d, out.ld, p_tile, vp, len, 0, keys, m, d, false);
     }
   };
-  for_numbered_ranges(heads, ranges, 1, [&](int64_t range, int64_t begin, int64_t end) {
-    for (int64_t task = begin; task < end; ++task) head_task(task, scratch(range));
-  });
+  for_heads(heads, ranges, len * len * d, [&](int64_t task, int64_t range) { head_task(task, scratch(range)); });
 }
 
 void CpuOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, ConstMatrix out, const float* lse,
@@ -151,9 +164,7 @@ void CpuOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, 
       }
     }
   };
-  for_numbered_ranges(heads, ranges, 1, [&](int64_t range, int64_t begin, int64_t end) {
-    for (int64_t task = begin; task < end; ++task) head_task(task, scratch(range));
-  });
+  for_heads(heads, ranges, len * len * d, [&](int64_t task, int64_t range) { head_task(task, scratch(range)); });
 }
 
 void CpuOps::attention_decode(Matrix out, ConstMatrix qkv, const CacheRow* cache, const AttentionShape& s) {

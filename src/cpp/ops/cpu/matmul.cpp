@@ -2,6 +2,7 @@
 // tiles, cut so that a panel of A stays in L1 and a group of panels of B in L2. Also the few-row products of decoding.
 #include <algorithm>
 
+#include "base/interrupt.h"
 #include "ops/cpu/cpu_ops.h"
 #include "ops/cpu/ranges.h"
 
@@ -61,7 +62,7 @@ void CpuOps::matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e) {
   const int64_t m = c.rows, n = c.cols, k = a.width(), mr = t.gemm_rows, nr = t.gemm_cols;
   if (m == 0 || n == 0) return;
   const int64_t work = m * n * k / 8;
-  const int64_t threads = std::min<int64_t>(num_threads(), std::max<int64_t>(1, work / kWorthAThread));
+  const int64_t threads = std::min<int64_t>(call_threads(), std::max<int64_t>(1, work / kWorthAThread));
 
   const int64_t depth_limit = std::min(k, kMaxDepth);
   const int64_t rows_limit = std::min(ceil_div(m, mr), std::max<int64_t>(1, kPackBudget / depth_limit / mr)) * mr;
@@ -75,6 +76,7 @@ void CpuOps::matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e) {
     for (int64_t n0 = 0; n0 < n; n0 += cols_limit) {
       const Packing pb{b, false, packed_b_.data(), k0, depth, n0, std::min(cols_limit, n - n0), nr};
       for (int64_t m0 = 0; m0 < m; m0 += rows_limit) {
+        check_interrupt();
         const Packing pa{a, true, packed_a_.data(), k0, depth, m0, std::min(rows_limit, m - m0), mr};
         const int64_t panels_b = m0 == 0 ? pb.panels() : 0;  // B's block is packed once for all blocks of A
         for_ranges(pa.panels() + panels_b, threads == 1 ? 0 : depth * mr, 1, [&](int64_t begin, int64_t end) {
@@ -127,7 +129,7 @@ void CpuOps::linear_rows(Matrix y, ConstMatrix x, ConstMatrix w, const Epilogue&
       t.vector_matrix(out, x.data + r * x.ld, w.data + begin, w.ld, w.rows, n);
       if (e.bias != nullptr) t.add(out, out, e.bias + begin, n);
       if (e.residual != nullptr) t.add(out, out, e.residual + r * y.ld + begin, n);
-      if (e.relu) t.relu_backward(out, out, out, n);
+      if (e.relu) t.relu(out, out, n);
     }
   });
 }

@@ -13,7 +13,7 @@ constexpr int64_t kWorthAThread =
 
 // How many ranges for_ranges makes of `count` items of `cost` each: one per thread, fewer where the job is small.
 inline int64_t range_count(int64_t count, int64_t cost, int64_t grain) {
-  const int64_t wanted = std::min<int64_t>(num_threads(), std::max<int64_t>(1, count * cost / kWorthAThread));
+  const int64_t wanted = std::min<int64_t>(call_threads(), std::max<int64_t>(1, count * cost / kWorthAThread));
   return std::min((count + grain - 1) / grain, wanted);
 }
 
