@@ -76,6 +76,12 @@ def tiny_model(block: str, make_tiny_model: Callable[..., soma_native.Model]) ->
     return make_tiny_model(block)
 
 
+@pytest.fixture
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here pulls the plug of the machine, and flushing takes longer than the training of such models."""
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+
+
 # Where everything must run (SOMA_TESTS_NO_SKIP=1, as .ci/run says), a skipped test is a failure: a missing oracle would
 # otherwise look like a green run.
 
