@@ -227,6 +227,8 @@ def _read_checked(view: FolderView, name: str, checksums: Mapping[str, object], 
 
 def _read_config(view: FolderView, checksums: Mapping[str, object]) -> ModelConfig:
     path = view.path(CONFIG)
+    if not os.path.lexists(path) and not os.path.lexists(view.path(WEIGHTS)):
+        raise CheckpointError(f"holds no saved model: neither {CONFIG} nor {WEIGHTS} is there", path=view.folder)
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
     if size > _MAX_JSON_BYTES:

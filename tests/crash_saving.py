@@ -48,7 +48,7 @@ def loaded_state(folder: Path, with_extra: bool = True) -> str:
     try:
         model, tok = soma_native.load(folder)
     except (CheckpointError, FileNotFoundError) as error:
-        return "none" if "is missing" in str(error) or "no such folder" in str(error) else f"refused: {error}"
+        return "none" if "holds no saved model" in str(error) or "no such folder" in str(error) else f"refused: {error}"
     numbers = {float(value) for array in model.parameters().values() for value in np.unique(array)}
     if with_extra:
         numbers.add(float(json.loads(extra_file(folder, "state.json").read_text())["number"]))
