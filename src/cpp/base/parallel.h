@@ -13,8 +13,8 @@ namespace soma {
 int num_threads();
 void set_num_threads(int count);
 
-// Marks a call into the core for as long as it lives. Calls that run at the same time, from several threads of the program,
-// share the threads between them instead of fighting for the cores.
+// Marks a call into the core for as long as it lives. Calls that run at the same time, from several threads of the
+// program, share the threads between them instead of fighting for the cores.
 class CallScope {
  public:
   CallScope();
@@ -30,8 +30,8 @@ namespace detail {
 void run_parallel(int64_t count, void (*task)(void* context, int64_t index), void* context);
 }
 
-// Calls f(i) for every i in [0, count), spread over call_threads(). f must not throw. Nested calls run serially. What f(i)
-// computes must not depend on which thread runs it: results are then the same for any number of threads.
+// Calls f(i) for every i in [0, count), spread over call_threads(). f must not throw. Nested calls run serially. What
+// f(i) computes must not depend on which thread runs it: results are then the same for any number of threads.
 template <typename F>
 void parallel_for(int64_t count, F&& f) {
   if (count <= 0) return;

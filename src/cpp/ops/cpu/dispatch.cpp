@@ -1,9 +1,24 @@
-// Builds one kernel table per ISA level: the portable kernels first, then whatever each level overwrites on the way up.
+// Builds one kernel table per ISA level that this machine can run: the portable kernels first, then whatever each level
+// overwrites on the way up.
 #include "base/isa.h"
 #include "ops/cpu/cpu_ops.h"
 
 namespace soma {
 namespace {
+
+void install(Isa isa, kernels::Table* table) {
+#ifdef SOMA_HAVE_SSE
+  if (isa == Isa::kSse) kernels::install_sse(table);
+#endif
+#ifdef SOMA_HAVE_AVX2
+  if (isa == Isa::kAvx2) kernels::install_avx2(table);
+#endif
+#ifdef SOMA_HAVE_AVX512
+  if (isa == Isa::kAvx512) kernels::install_avx512(table);
+#endif
+  (void)isa;  // a build with the scalar level alone
+  (void)table;
+}
 
 struct Tables {
   kernels::Table level[4];
@@ -11,19 +26,12 @@ struct Tables {
   Tables() {
     kernels::Table table{};
     kernels::install_scalar(&table);
-    for (auto& t : level) t = table;
-#ifdef SOMA_HAVE_SSE
-    kernels::install_sse(&table);
-    level[static_cast<int>(Isa::kSse)] = table;
-#endif
-#ifdef SOMA_HAVE_AVX2
-    kernels::install_avx2(&table);
-    level[static_cast<int>(Isa::kAvx2)] = table;
-#endif
-#ifdef SOMA_HAVE_AVX512
-    kernels::install_avx512(&table);
-    level[static_cast<int>(Isa::kAvx512)] = table;
-#endif
+    // An installer is compiled with its level's flags, and the compiler does use them there: calling install_avx2 on a
+    // CPU without AVX is an illegal instruction.
+    for (const Isa isa : available_isas()) {
+      install(isa, &table);
+      level[static_cast<int>(isa)] = table;
+    }
   }
 };
 

@@ -17,8 +17,8 @@ inline int64_t range_count(int64_t count, int64_t cost, int64_t grain) {
   return std::min((count + grain - 1) / grain, wanted);
 }
 
-// Calls f(range, begin, end) for [0, count) cut into `ranges` equal parts, multiples of `grain`. The number of a range is a
-// slot for scratch: no two calls with the same one run at once.
+// Calls f(range, begin, end) for [0, count) cut into `ranges` equal parts, multiples of `grain`. The number of a range
+// is a slot for scratch: no two calls with the same one run at once.
 template <typename F>
 void for_numbered_ranges(int64_t count, int64_t ranges, int64_t grain, F&& f) {
   const int64_t grains = (count + grain - 1) / grain;
