@@ -18,7 +18,7 @@ from typing import TypeVar
 import numpy as np
 
 from .atomic_folder import FolderView, plain_name, replace_files
-from .checkpoint_config import config_to_json, generation_config, json_to_config
+from .checkpoint_config import config_to_json, generation_config, json_to_config, tokenizer_config
 from .checkpoint_weights import CHECKSUMS, WEIGHTS, WEIGHTS_INDEX, read_model, saved_checksums
 from .config import ModelConfig
 from .errors import CheckpointError
@@ -33,6 +33,7 @@ _Loaded = TypeVar("_Loaded")
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 GENERATION = "generation_config.json"
 _MAX_JSON_BYTES = 1 << 20
 _READ_ATTEMPTS = 5
@@ -46,6 +47,8 @@ def save(
     extra_files: Mapping[str, Callable[[Path], None]] | None = None,
 ) -> None:
     """Save a model and its tokenizer as a Hugging Face folder, all files at once or none.
+
+    The files: `config.json`, `model.safetensors`, `tokenizer.json`, `generation_config.json`, `tokenizer_config.json`.
 
     A process killed or a machine stopped at any moment leaves a folder that `load` reads as the complete old or the
     complete new state. Other files in the folder stay as they are.
@@ -61,6 +64,17 @@ def save(
     Raises:
         CheckpointError: a weight is NaN or infinite, the tokenizer has more tokens than the model, or the folder cannot
             be written (disk full, read-only, a file in its place); what was there before is then unchanged.
+
+    >>> import tempfile
+    >>> import soma_native as soma
+    >>> tok = soma.Tokenizer.train(["the cat sat on the mat"], kind="word")
+    >>> config = soma.ModelConfig(
+    ...     vocab_size=tok.vocab_size, d_model=8, n_layers=1, n_heads=2, d_ff=16, max_seq_len=16)
+    >>> folder = tempfile.mkdtemp()
+    >>> soma.save(folder, soma.Model(config, seed=0), tok)
+    >>> model, tok = soma.load(folder)
+    >>> model.config == config, tok.decode(tok.encode("the mat"))
+    (True, 'the mat')
     """
     folder = Path(folder)
     parameters = model.parameters()
@@ -76,7 +90,7 @@ def save(
         )
     extra_files = dict(extra_files or {})
     for name in extra_files:
-        if plain_name(name) in {CONFIG, WEIGHTS, WEIGHTS_INDEX, TOKENIZER, GENERATION}:
+        if plain_name(name) in {CONFIG, WEIGHTS, WEIGHTS_INDEX, TOKENIZER, TOKENIZER_CONFIG, GENERATION}:
             raise ValueError(f"extra_files: {name!r} is one of the model's own files")
 
     with replace_files(folder) as staging:
@@ -86,6 +100,7 @@ def save(
         _write_json(staging.path / GENERATION, generation_config(tok))
         if tok is not None:
             tok.save(staging.path / TOKENIZER)
+            _write_json(staging.path / TOKENIZER_CONFIG, tokenizer_config(model.config, tok))
         for name, write in extra_files.items():
             write(staging.path / name)
         checksums = {
@@ -118,7 +133,10 @@ def load(folder: str | os.PathLike[str], precision: str = "auto", *, verify: boo
         checksums = _file_checksums(view) if verify else {}
         config = _read_config(view, checksums)
         tok = _read_tokenizer(view, config, checksums)
-        return read_model(view, config, precision, verify), tok
+        model = read_model(view, config, precision, verify)
+        if verify and _file_checksums(view) != checksums:
+            raise CheckpointError("was saved anew while it was read", path=view.folder)  # and is read again
+        return model, tok
 
     return _consistently(folder, read)
 

@@ -1,4 +1,4 @@
-"""`config.json` and `generation_config.json`: our ModelConfig to and from what `transformers` calls the same things."""
+"""`config.json` and its small companions: our ModelConfig to and from what `transformers` calls the same things."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .config import ModelConfig
 from .errors import CheckpointError
 from .tokenizer import Tokenizer
 
-__all__ = ["config_to_json", "end_token", "generation_config", "json_to_config", "start_token"]
+__all__ = ["config_to_json", "end_token", "generation_config", "json_to_config", "start_token", "tokenizer_config"]
 
 _START_TOKENS = ("<|endoftext|>", "<BOS>", "<START>")
 _SIZES = ("vocab_size", "d_model", "n_layers", "n_heads", "d_ff", "max_seq_len")
@@ -85,6 +85,20 @@ def generation_config(tok: Tokenizer | None) -> dict[str, object]:
     ids["pad_token_id"] = _id(tok, "<PAD>" if tok is not None and "<PAD>" in tok.special_tokens else end_token(tok))
     sampling = {"do_sample": True, "max_new_tokens": 100, "temperature": 0.7, "top_k": 50, "top_p": 0.95}
     return {**sampling, "repetition_penalty": 1.15, **{name: value for name, value in ids.items() if value is not None}}
+
+
+def tokenizer_config(config: ModelConfig, tok: Tokenizer) -> dict[str, object]:
+    """What `tokenizer_config.json` holds: that `tokenizer.json` is all there is.
+
+    Without it, `AutoTokenizer` reads a gpt2 folder's tokenizer as GPT-2's own, which gives other ids and no error.
+    """
+    named = {"unk_token": "<UNK>", "pad_token": "<PAD>", "bos_token": start_token(tok), "eos_token": end_token(tok)}
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": config.max_seq_len,
+        **{name: token for name, token in named.items() if token in tok.special_tokens},
+    }
 
 
 def json_to_config(document: Any, path: Path) -> ModelConfig:

@@ -150,6 +150,15 @@ class Generator:
 
         Every text is the one that `generate` gives for its prompt alone with the same seed, whatever the others are.
         Without a seed each gets its own.
+
+        >>> import soma_native as soma
+        >>> tok = soma.Tokenizer.train(["the cat sat on the mat"], kind="word")
+        >>> config = soma.ModelConfig(
+        ...     vocab_size=tok.vocab_size, d_model=8, n_layers=1, n_heads=2, d_ff=16, max_seq_len=16)
+        >>> gen = soma.Generator(soma.Model(config, seed=0), tok)
+        >>> texts = gen.generate_batch(["the", "the cat sat"], max_tokens=4, seed=1)
+        >>> texts == [gen.generate("the", max_tokens=4, seed=1), gen.generate("the cat sat", max_tokens=4, seed=1)]
+        True
         """
         sampling = self._sampling(max_tokens, temperature, top_k, top_p, repetition_penalty, seed, stop, unknown)
         if isinstance(prompts, (str, bytes)):
@@ -177,6 +186,15 @@ class Generator:
         The pieces together are what `generate` returns after the prompt. A piece is never a part of a character, and
         what may turn out to begin a stop string is held back until it is known not to. Leave the loop whenever you
         like; arguments are checked at once, not at the first piece.
+
+        >>> import soma_native as soma
+        >>> tok = soma.Tokenizer.train(["the cat sat on the mat"], kind="char")
+        >>> config = soma.ModelConfig(
+        ...     vocab_size=tok.vocab_size, d_model=8, n_layers=1, n_heads=2, d_ff=16, max_seq_len=16)
+        >>> gen = soma.Generator(soma.Model(config, seed=0), tok)
+        >>> pieces = list(gen.stream("the ", max_tokens=5, seed=1))
+        >>> len(pieces), "the " + "".join(pieces) == gen.generate("the ", max_tokens=5, seed=1)
+        (5, True)
         """
         sampling = self._sampling(max_tokens, temperature, top_k, top_p, repetition_penalty, seed, stop, unknown)
         run = self._run([_text("prompt", prompt)], sampling)

@@ -71,7 +71,7 @@ def test_the_files_of_a_folder(tmp_path: Path, tok: soma_native.Tokenizer) -> No
     model = make_model(tok)
     soma_native.save(tmp_path, model, tok)
     assert sorted(os.listdir(tmp_path)) == [
-        "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
+        "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
     ]  # fmt: skip
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["model_type"] == "soma"

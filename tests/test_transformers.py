@@ -151,6 +151,17 @@ def test_models_that_compute_something_else_are_refused(tmp_path: Path, changes:
         load_model(tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["word", "char", "byte"])
+def test_auto_tokenizer_gives_our_ids(tmp_path: Path, kind: str) -> None:
+    tok = soma_native.Tokenizer.train(["some words of a text", "GRÜSSE 世界"], kind=kind)
+    model = soma_native.Model(soma_native.ModelConfig(**{**SHAPE, "vocab_size": tok.vocab_size}, block="gpt2"))
+    soma_native.save(tmp_path, model, tok)
+    loaded = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for text in ("some text", "words of a text of", "世界 a"):
+        assert loaded(text)["input_ids"] == tok.encode(text)
+    assert loaded.pad_token == ("<PAD>" if kind == "word" else None)
+
+
 def test_their_byte_level_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
     """Until byte-level BPE lands."""
     import tokenizers
