@@ -133,10 +133,13 @@ class Tokenizer:
         tokens: list[str],
         special_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
     ) -> None: ...
-    def decode_bytes(self, ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int64]) -> bytes:
+    @typing.overload
+    def decode_bytes(self, ids: numpy.typing.NDArray[numpy.int64]) -> bytes:
         """
-        The bytes of int64 ids (n,)
+        The bytes of ids (n,)
         """
+    @typing.overload
+    def decode_bytes(self, ids: numpy.typing.NDArray[numpy.uint32]) -> bytes: ...
     def encode(
         self, text: typing.Any, allowed_special: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]
     ) -> list[int]:
