@@ -121,6 +121,9 @@ void column_sum(float* out, const float* x, int64_t ld, int64_t rows, int64_t n)
 constexpr float kGeluA = 1.5957691216f;   // 2 sqrt(2/pi)
 constexpr float kGeluB = 0.07135481283f;  // 2 sqrt(2/pi) 0.044715
 
+// From 20 on gelu(x) is x, or 0, to the last bit. Powers of larger numbers must not meet the saturated exponential.
+constexpr float kGeluFar = 20.0f;
+
 inline Vec gelu_gate(Vec x) {
   const Vec u2 = mul(x, fma(mul(x, x), set1(kGeluB), set1(kGeluA)));
   return div(set1(1.0f), add(set1(1.0f), exp(sub(set1(0.0f), u2))));
@@ -128,14 +131,14 @@ inline Vec gelu_gate(Vec x) {
 
 void gelu_forward(float* y, const float* x, int64_t n) {
   each(n, [&](int64_t i, int64_t m) {
-    const Vec v = load_tail(x + i, m);
+    const Vec v = max(set1(-kGeluFar), load_tail(x + i, m));  // keeps a NaN
     store_tail(y + i, mul(v, gelu_gate(v)), m);
   });
 }
 
 void gelu_backward(float* dx, const float* dy, const float* x, int64_t n) {
   each(n, [&](int64_t i, int64_t m) {
-    const Vec v = load_tail(x + i, m);
+    const Vec v = min(set1(kGeluFar), max(set1(-kGeluFar), load_tail(x + i, m)));  // keeps a NaN
     const Vec s = gelu_gate(v);
     const Vec slope = fma(mul(v, v), set1(3.0f * kGeluB), set1(kGeluA));
     const Vec derivative = fma(mul(mul(v, s), sub(set1(1.0f), s)), slope, s);
