@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "base/check.h"
 
@@ -13,10 +14,12 @@ void AdamWConfig::validate() const {
     check(std::isfinite(value) && value >= 0, name, " must be a finite number >= 0, got ", value);
   };
   finite_from_zero("lr", lr);
-  check(std::isfinite(eps) && eps > 0, "eps must be a finite number > 0, got ", eps);
+  // The arithmetic is in single precision: what counts is what arrives there.
+  check(eps >= std::numeric_limits<float>::min() && eps <= std::numeric_limits<float>::max(),
+        "eps must be a finite number > 0 (in single precision: from 1.2e-38), got ", eps);
   finite_from_zero("weight_decay", weight_decay);
-  check(beta1 >= 0 && beta1 < 1, "betas[0] must be in [0, 1), got ", beta1);
-  check(beta2 >= 0 && beta2 < 1, "betas[1] must be in [0, 1), got ", beta2);
+  check(beta1 >= 0 && static_cast<float>(beta1) < 1, "betas[0] must be in [0, 1), in single precision, got ", beta1);
+  check(beta2 >= 0 && static_cast<float>(beta2) < 1, "betas[1] must be in [0, 1), in single precision, got ", beta2);
   check(!std::isnan(max_grad_norm), "max_grad_norm must be a number, got nan");
 }
 
