@@ -22,15 +22,23 @@ struct ModelHandle {
   ModelHandle(const soma::ModelConfig& config, uint64_t seed) : transformer(config, seed) {}
 };
 
-// Runs f without the GIL, alone on the model.
+// Runs f without the GIL.
 template <typename F>
-auto compute(ModelHandle& model, F&& f) {
+auto without_gil(F&& f) {
   try {
     py::gil_scoped_release release;
-    const std::lock_guard<std::mutex> lock(model.mutex);
-    const soma::CallScope call;
     return f();
   } catch (const soma::Interrupted&) {
     throw py::error_already_set();  // the poll left KeyboardInterrupt (or what the handler raised) in this thread
   }
+}
+
+// Runs f without the GIL, alone on the model.
+template <typename F>
+auto compute(ModelHandle& model, F&& f) {
+  return without_gil([&] {
+    const std::lock_guard<std::mutex> lock(model.mutex);
+    const soma::CallScope call;
+    return f();
+  });
 }

@@ -9,4 +9,5 @@ PYBIND11_MODULE(_core, m) {
   register_model(m);
   register_generation(m);
   register_tokenizer(m);
+  register_ops(m);
 }

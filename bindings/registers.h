@@ -7,3 +7,4 @@ void register_system(pybind11::module_& m);
 void register_model(pybind11::module_& m);
 void register_generation(pybind11::module_& m);
 void register_tokenizer(pybind11::module_& m);
+void register_ops(pybind11::module_& m);

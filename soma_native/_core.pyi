@@ -8,6 +8,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
+import types
 
 __all__: list[str] = [
     "AdamW",
@@ -240,3 +241,4 @@ def unicode_versions() -> tuple[str, str]:
     """
 
 __version__: str
+_ops: types.ModuleType

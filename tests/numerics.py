@@ -28,6 +28,14 @@ def model_tolerance(config: Config, tokens: int, dtype: Any = np.float32) -> flo
     return min(1e-5, bound)
 
 
+def chain_tolerance(*lengths: int, dtype: Any = np.float32) -> float:
+    """Norm-wise relative error of one sum of each of these lengths after another: 2 eps sqrt(k + 1) for each.
+
+    The bound of model_tolerance for a single operation; what has no sum (an exponential, a division) is a sum of one.
+    """
+    return float(np.finfo(dtype).eps) * 2 * sum(float(np.sqrt(k + 1)) for k in lengths)
+
+
 def relative_error(got: Array, want: Array) -> float:
     """||got - want|| / ||want||, both in float64; the plain norm of got where want is zero."""
     difference = float(np.linalg.norm(np.asarray(got, np.float64) - np.asarray(want, np.float64)))

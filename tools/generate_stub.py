@@ -29,8 +29,10 @@ def generate() -> str:
             cwd=folder,
             check=True,
         )
-        text = (Path(folder) / "soma_native" / "_core.pyi").read_text(encoding="utf-8")
+        text = (Path(folder) / "soma_native" / "_core" / "__init__.pyi").read_text(encoding="utf-8")
     text = HEADER + re.sub(r"(?m)^__version__: str = .*$", "__version__: str", text)
+    # What only the tests use would make a package of this one file.
+    text = text.replace("from . import _ops\n", "import types\n") + "_ops: types.ModuleType\n"
     # `-` reads standard input; --isolated because the project tells ruff to leave this file alone.
     command = [tool("ruff"), "format", "--isolated", "--line-length", "120", "--stdin-filename", "_core.pyi", "-"]
     formatted = subprocess.run(command, input=text, capture_output=True, check=True, encoding="utf-8")

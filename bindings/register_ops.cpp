@@ -1,0 +1,369 @@
+// The operations of ops/ops.h one by one, for tests: a kernel's mistake shows here with its own name and at its own size.
+// Every function returns new arrays; those an operation must fill hold NaN before, so that what it forgets is seen.
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <limits>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/check.h"
+#include "handle.h"
+#include "ops/ops.h"
+#include "registers.h"
+
+namespace {
+
+using soma::check;
+using soma::ConstMatrix;
+using soma::Matrix;
+using Floats = py::array_t<float, py::array::c_style>;
+using MaybeFloats = std::optional<Floats>;
+using Shape = std::vector<py::ssize_t>;
+using Pair = py::typing::Tuple<Floats, Floats>;
+using Triple = py::typing::Tuple<Floats, Floats, Floats>;
+using Four = py::typing::Tuple<Floats, Floats, Floats, Floats>;
+
+Shape shape_of(const py::array& x) { return Shape(x.shape(), x.shape() + x.ndim()); }
+
+std::string text(const Shape& shape) {
+  std::string s = "(";
+  for (const py::ssize_t n : shape) s += (s.size() > 1 ? ", " : "") + std::to_string(n);
+  return s + ")";
+}
+
+void expect(const char* name, const py::array& x, const Shape& shape) {
+  check(shape_of(x) == shape, name, " must have shape ", text(shape), ", got ", text(shape_of(x)));
+}
+
+void expect(const char* name, const MaybeFloats& x, const Shape& shape) {
+  if (x) expect(name, *x, shape);
+}
+
+void expect_dimensions(const char* name, const py::array& x, py::ssize_t dimensions) {
+  check(x.ndim() == dimensions, name, " must have ", dimensions, " dimensions, got ", x.ndim());
+  for (py::ssize_t i = 1; i < dimensions; ++i) check(x.shape(i) >= 1, name, " has no columns: ", text(shape_of(x)));
+}
+
+// x(..., C) as (M, C).
+ConstMatrix matrix(const Floats& x) {
+  const int64_t cols = x.shape(x.ndim() - 1);
+  return {x.data(), x.size() / cols, cols};
+}
+Matrix matrix(Floats& x) {
+  const int64_t cols = x.shape(x.ndim() - 1);
+  return {x.mutable_data(), x.size() / cols, cols};
+}
+
+const float* data(const MaybeFloats& x) { return x ? x->data() : nullptr; }
+
+Floats unset(const Shape& shape) {
+  Floats x(shape);
+  std::fill(x.mutable_data(), x.mutable_data() + x.size(), std::numeric_limits<float>::quiet_NaN());
+  return x;
+}
+
+Floats copy(const Floats& x) {
+  Floats y(shape_of(x));
+  std::copy(x.data(), x.data() + x.size(), y.mutable_data());
+  return y;
+}
+
+void expect_ids(const char* name, const Ids& ids, int64_t limit, bool may_ignore) {
+  for (py::ssize_t i = 0; i < ids.size(); ++i) {
+    const int32_t id = ids.data()[i];
+    check((id >= 0 && id < limit) || (may_ignore && id == soma::kIgnoredTarget), name, " must be from 0 to ", limit - 1,
+          ", got ", id);
+  }
+}
+
+// f(ops) without the GIL, with operations of its own: no call sees what another left in the packing buffers.
+template <typename F>
+auto run(F&& f) {
+  const auto ops = soma::make_cpu_ops();
+  return without_gil([&] {
+    const soma::CallScope call;
+    return f(*ops);
+  });
+}
+
+Floats matmul(const Floats& a, const Floats& b, const std::string& layout, const MaybeFloats& bias,
+              const MaybeFloats& residual, bool relu, const MaybeFloats& onto) {
+  expect_dimensions("a", a, 2);
+  expect_dimensions("b", b, 2);
+  check(layout == "nn" || layout == "nt" || layout == "tn", "layout must be 'nn', 'nt' or 'tn', got '", layout, "'");
+  const ConstMatrix left = layout == "tn" ? matrix(a).t() : matrix(a);
+  const ConstMatrix right = layout == "nt" ? matrix(b).t() : matrix(b);
+  check(left.width() == right.height(), "a and b must share their inner size, got ", left.width(), " and ",
+        right.height());
+  check(left.width() >= 1, "the inner size must be at least 1");
+  const Shape shape{left.height(), right.width()};
+  expect("bias", bias, {shape[1]});
+  expect("residual", residual, shape);
+  expect("onto", onto, shape);
+  check(!onto || !(bias || residual || relu), "onto goes with no bias, residual or relu");
+  Floats c = onto ? copy(*onto) : unset(shape);
+  const Matrix out(c.mutable_data(), shape[0], shape[1]);
+  run([&](soma::Ops& ops) { ops.matmul(out, left, right, {data(bias), data(residual), relu, onto.has_value()}); });
+  return c;
+}
+
+Floats linear_rows(const Floats& x, const Floats& w, const MaybeFloats& bias, const MaybeFloats& residual, bool relu) {
+  expect_dimensions("x", x, 2);
+  expect_dimensions("w", w, 2);
+  expect("w", w, {x.shape(1), w.shape(1)});
+  const Shape shape{x.shape(0), w.shape(1)};
+  expect("bias", bias, {shape[1]});
+  expect("residual", residual, shape);
+  Floats y = unset(shape);
+  const Matrix out = matrix(y);
+  run([&](soma::Ops& ops) { ops.linear_rows(out, matrix(x), matrix(w), {data(bias), data(residual), relu, false}); });
+  return y;
+}
+
+Floats project_rows(const Floats& x, const Floats& w) {
+  expect_dimensions("x", x, 2);
+  expect_dimensions("w", w, 2);
+  expect("w", w, {w.shape(0), x.shape(1)});
+  Floats y = unset({x.shape(0), w.shape(0)});
+  const Matrix out(y.mutable_data(), x.shape(0), w.shape(0));
+  run([&](soma::Ops& ops) { ops.project_rows(out, matrix(x), matrix(w)); });
+  return y;
+}
+
+Floats column_sum(const Floats& x, const Floats& onto) {
+  expect_dimensions("x", x, 2);
+  expect("onto", onto, {x.shape(1)});
+  Floats sums = copy(onto);
+  float* out = sums.mutable_data();
+  run([&](soma::Ops& ops) { ops.column_sum(out, matrix(x)); });
+  return sums;
+}
+
+Triple norm(const Floats& x, float eps, const MaybeFloats& gamma, const MaybeFloats& beta, bool in_place) {
+  expect_dimensions("x", x, 2);
+  check(gamma.has_value() == beta.has_value(), "gamma and beta go together");
+  expect("gamma", gamma, {x.shape(1)});
+  expect("beta", beta, {x.shape(1)});
+  Floats y = in_place ? copy(x) : unset(shape_of(x)), mean = unset({x.shape(0)}), rstd = unset({x.shape(0)});
+  const Matrix out = matrix(y);
+  const soma::NormStats saved{mean.mutable_data(), rstd.mutable_data()};
+  const ConstMatrix in = in_place ? ConstMatrix(out) : matrix(x);
+  run([&](soma::Ops& ops) { ops.norm(out, saved, in, data(gamma), data(beta), eps); });
+  return py::make_tuple(y, mean, rstd);
+}
+
+// NormStats has no const; the operations that read it write nothing.
+soma::NormStats stats(const float* mean, const float* rstd) {
+  return {const_cast<float*>(mean), const_cast<float*>(rstd)};
+}
+
+Floats norm_backward(const Floats& dy, const Floats& x, const Floats& rstd, const MaybeFloats& mean,
+                     const MaybeFloats& gamma, const MaybeFloats& onto) {
+  expect_dimensions("x", x, 2);
+  expect("dy", dy, shape_of(x));
+  expect("rstd", rstd, {x.shape(0)});
+  expect("mean", mean, {x.shape(0)});
+  expect("gamma", gamma, {x.shape(1)});
+  expect("onto", onto, shape_of(x));
+  Floats dx = onto ? copy(*onto) : unset(shape_of(x));
+  const Matrix out = matrix(dx);
+  run([&](soma::Ops& ops) {
+    ops.norm_backward(out, matrix(dy), matrix(x), stats(data(mean), rstd.data()), data(gamma), onto.has_value());
+  });
+  return dx;
+}
+
+Pair norm_grad(const Floats& dy, const Floats& x, const Floats& mean, const Floats& rstd, const Floats& dgamma,
+               const Floats& dbeta) {
+  expect_dimensions("x", x, 2);
+  expect("dy", dy, shape_of(x));
+  expect("mean", mean, {x.shape(0)});
+  expect("rstd", rstd, {x.shape(0)});
+  expect("dgamma", dgamma, {x.shape(1)});
+  expect("dbeta", dbeta, {x.shape(1)});
+  Floats gamma = copy(dgamma), beta = copy(dbeta);
+  float *gamma_out = gamma.mutable_data(), *beta_out = beta.mutable_data();
+  run([&](soma::Ops& ops) {
+    ops.norm_grad(gamma_out, beta_out, matrix(dy), matrix(x), stats(mean.data(), rstd.data()));
+  });
+  return py::make_tuple(gamma, beta);
+}
+
+Floats gelu(const Floats& x) {
+  expect_dimensions("x", x, 2);
+  Floats y = unset(shape_of(x));
+  const Matrix out = matrix(y);
+  run([&](soma::Ops& ops) { ops.gelu(out, matrix(x)); });
+  return y;
+}
+
+// gelu_backward and relu_backward: `backward` is one of them, x its last operand.
+Floats backward(void (soma::Ops::*backward)(Matrix, ConstMatrix, ConstMatrix), const Floats& dy, const Floats& x,
+                bool in_place) {
+  expect_dimensions("dy", dy, 2);
+  expect("the other operand", x, shape_of(dy));
+  Floats dx = in_place ? copy(dy) : unset(shape_of(dy));
+  const Matrix out = matrix(dx);
+  const ConstMatrix gradient = in_place ? ConstMatrix(out) : matrix(dy);
+  run([&](soma::Ops& ops) { (ops.*backward)(out, gradient, matrix(x)); });
+  return dx;
+}
+
+soma::AttentionShape attention_shape(const Floats& qkv, int64_t heads) {
+  expect_dimensions("qkv", qkv, 3);
+  check(heads >= 1 && qkv.shape(2) % (3 * heads) == 0, "qkv must be 3 * heads * head_size wide, got ", qkv.shape(2),
+        " for ", heads, " heads");
+  return {qkv.shape(0), qkv.shape(1), heads, qkv.shape(2) / 3 / heads};
+}
+
+Pair attention(const Floats& qkv, int64_t heads) {
+  const soma::AttentionShape shape = attention_shape(qkv, heads);
+  Floats out = unset({shape.batch, shape.length, shape.channels()}), lse = unset({shape.batch, heads, shape.length});
+  const Matrix result = matrix(out);
+  float* saved = lse.mutable_data();
+  run([&](soma::Ops& ops) { ops.attention(result, saved, matrix(qkv), shape); });
+  return py::make_tuple(out, lse);
+}
+
+Floats attention_backward(const Floats& dout, const Floats& qkv, const Floats& out, const Floats& lse) {
+  expect_dimensions("lse", lse, 3);
+  const soma::AttentionShape shape = attention_shape(qkv, lse.shape(1));
+  expect("lse", lse, {shape.batch, shape.heads, shape.length});
+  expect("dout", dout, {shape.batch, shape.length, shape.channels()});
+  expect("out", out, shape_of(dout));
+  Floats dqkv = unset(shape_of(qkv));
+  const Matrix result = matrix(dqkv);
+  run([&](soma::Ops& ops) {
+    ops.attention_backward(result, matrix(dout), matrix(qkv), matrix(out), lse.data(), shape);
+  });
+  return dqkv;
+}
+
+Triple attention_decode(const Floats& qkv, const Floats& keys, const Floats& values, const Ids& lengths,
+                        int64_t heads) {
+  expect_dimensions("qkv", qkv, 2);
+  expect_dimensions("keys", keys, 3);
+  check(heads >= 1 && qkv.shape(1) % (3 * heads) == 0, "qkv must be 3 * heads * head_size wide");
+  const int64_t rows = qkv.shape(0), channels = qkv.shape(1) / 3, capacity = keys.shape(1);
+  expect("keys", keys, {rows, capacity, channels});
+  expect("values", values, shape_of(keys));
+  expect("lengths", lengths, {rows});
+  expect_ids("lengths", lengths, capacity, false);
+  Floats out = unset({rows, channels}), k = copy(keys), v = copy(values);
+  const Matrix result = matrix(out);
+  std::vector<soma::CacheRow> cache;
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t at = r * capacity * channels;
+    cache.push_back({k.mutable_data() + at, v.mutable_data() + at, lengths.data()[r]});
+  }
+  run([&](soma::Ops& ops) {
+    ops.attention_decode(result, matrix(qkv), cache.data(), {rows, 1, heads, channels / heads});
+  });
+  return py::make_tuple(out, k, v);
+}
+
+void expect_embedding(const Ids& ids, const Floats& wte, const Floats& wpe) {
+  expect_dimensions("ids", ids, 2);
+  expect_dimensions("wte", wte, 2);
+  expect("wpe", wpe, {wpe.shape(0), wte.shape(1)});
+  check(ids.shape(1) <= wpe.shape(0), "ids are ", ids.shape(1), " long, but there are ", wpe.shape(0), " positions");
+  expect_ids("ids", ids, wte.shape(0), false);
+}
+
+Floats embed(const Ids& ids, const Floats& wte, const Floats& wpe) {
+  expect_embedding(ids, wte, wpe);
+  Floats out = unset({ids.shape(0), ids.shape(1), wte.shape(1)});
+  const Matrix result = matrix(out);
+  run([&](soma::Ops& ops) { ops.embed(result, ids.data(), matrix(wte), matrix(wpe), ids.shape(1)); });
+  return out;
+}
+
+Pair embed_backward(const Floats& dout, const Ids& ids, const Floats& dwte, const Floats& dwpe) {
+  expect_embedding(ids, dwte, dwpe);
+  expect("dout", dout, {ids.shape(0), ids.shape(1), dwte.shape(1)});
+  Floats tokens = copy(dwte), positions = copy(dwpe);
+  const Matrix token_out = matrix(tokens), position_out = matrix(positions);
+  run([&](soma::Ops& ops) { ops.embed_backward(token_out, position_out, matrix(dout), ids.data(), ids.shape(1)); });
+  return py::make_tuple(tokens, positions);
+}
+
+Pair cross_entropy(const Floats& logits, const Ids& targets, float grad_scale) {
+  expect_dimensions("logits", logits, 2);
+  expect("targets", targets, {logits.shape(0)});
+  expect_ids("targets", targets, logits.shape(1), true);
+  Floats gradient = copy(logits), losses = unset({logits.shape(0)});
+  const Matrix result = matrix(gradient);
+  float* out = losses.mutable_data();
+  run([&](soma::Ops& ops) { ops.cross_entropy(out, result, targets.data(), grad_scale); });
+  return py::make_tuple(losses, gradient);
+}
+
+double sum_squares(const Floats& x) {
+  return run([&](soma::Ops& ops) { return ops.sum_squares(x.data(), x.size()); });
+}
+
+Four adamw(const Floats& p, const Floats& g, const Floats& m, const Floats& v, float lr, float beta1, float beta2,
+           float eps, float weight_decay, float grad_scale, int64_t step) {
+  expect("g", g, shape_of(p));
+  expect("m", m, shape_of(p));
+  expect("v", v, shape_of(p));
+  check(step >= 1, "step must be at least 1, got ", step);
+  Floats new_p = copy(p), new_g = copy(g), new_m = copy(m), new_v = copy(v);
+  float *p_out = new_p.mutable_data(), *g_out = new_g.mutable_data();
+  float *m_out = new_m.mutable_data(), *v_out = new_v.mutable_data();
+  const soma::AdamWOptions options{lr, beta1, beta2, eps, weight_decay, grad_scale, step};
+  run([&](soma::Ops& ops) { ops.adamw(p_out, g_out, m_out, v_out, new_p.size(), options); });
+  return py::make_tuple(new_p, new_g, new_m, new_v);
+}
+
+}  // namespace
+
+void register_ops(py::module_& parent) {
+  py::module_ m = parent.def_submodule("_ops", "Single operations of the core on float32 arrays, for its tests.");
+  const auto none = py::none();
+  m.def(
+      "matmul", &matmul, py::arg("a"), py::arg("b"), py::kw_only(), py::arg("layout") = "nn", py::arg("bias") = none,
+      py::arg("residual") = none, py::arg("relu") = false, py::arg("onto") = none,
+      "op(a) op(b) with what 't' in the layout transposes; then + bias + residual, then relu. Or onto + op(a) op(b).");
+  m.def("linear_rows", &linear_rows, py::arg("x"), py::arg("w"), py::kw_only(), py::arg("bias") = none,
+        py::arg("residual") = none, py::arg("relu") = false, "matmul as generation does it on few rows.");
+  m.def("project_rows", &project_rows, py::arg("x"), py::arg("w"), "x w^T as generation does it on few rows.");
+  m.def("column_sum", &column_sum, py::arg("x"), py::arg("onto"), "onto + the sum over the rows of x.");
+  m.def("norm", &norm, py::arg("x"), py::kw_only(), py::arg("eps"), py::arg("gamma") = none, py::arg("beta") = none,
+        py::arg("in_place") = false, "(y, mean, rstd) of a norm of every row.");
+  m.def("norm_backward", &norm_backward, py::arg("dy"), py::arg("x"), py::arg("rstd"), py::kw_only(),
+        py::arg("mean") = none, py::arg("gamma") = none, py::arg("onto") = none,
+        "dx, or onto + dx; without mean, x is the normalised output itself.");
+  m.def("norm_grad", &norm_grad, py::arg("dy"), py::arg("x"), py::arg("mean"), py::arg("rstd"), py::arg("dgamma"),
+        py::arg("dbeta"), "(dgamma, dbeta) with what this batch adds.");
+  m.def("gelu", &gelu, py::arg("x"), "GELU, tanh form.");
+  m.def(
+      "gelu_backward",
+      [](const Floats& dy, const Floats& x, bool in_place) {
+        return backward(&soma::Ops::gelu_backward, dy, x, in_place);
+      },
+      py::arg("dy"), py::arg("x"), py::arg("in_place") = false, "dy gelu'(x).");
+  m.def(
+      "relu_backward",
+      [](const Floats& dy, const Floats& y, bool in_place) {
+        return backward(&soma::Ops::relu_backward, dy, y, in_place);
+      },
+      py::arg("dy"), py::arg("y"), py::arg("in_place") = false, "dy where y > 0, else 0.");
+  m.def("attention", &attention, py::arg("qkv"), py::arg("heads"),
+        "(out (B, T, C), log-sum-exp of the scaled scores (B, H, T)) of causal attention over qkv (B, T, 3C).");
+  m.def("attention_backward", &attention_backward, py::arg("dout"), py::arg("qkv"), py::arg("out"), py::arg("lse"),
+        "dqkv, from what attention returned.");
+  m.def("attention_decode", &attention_decode, py::arg("qkv"), py::arg("keys"), py::arg("values"), py::arg("lengths"),
+        py::arg("heads"), "(out (R, C), keys, values (R, S, C)): one more position of each cached row.");
+  m.def("embed", &embed, py::arg("ids"), py::arg("wte"), py::arg("wpe"), "wte[ids] + wpe[position], (B, T, C).");
+  m.def("embed_backward", &embed_backward, py::arg("dout"), py::arg("ids"), py::arg("dwte"), py::arg("dwpe"),
+        "(dwte, dwpe) with what this batch adds.");
+  m.def("cross_entropy", &cross_entropy, py::arg("logits"), py::arg("targets"), py::arg("grad_scale") = 0.0f,
+        "(losses (M), grad_scale (softmax - onehot)); the logits as they were where grad_scale is 0.");
+  m.def("sum_squares", &sum_squares, py::arg("x"), "The sum of the squares.");
+  m.def("adamw", &adamw, py::arg("p"), py::arg("g"), py::arg("m"), py::arg("v"), py::kw_only(), py::arg("lr"),
+        py::arg("beta1"), py::arg("beta2"), py::arg("eps"), py::arg("weight_decay"), py::arg("grad_scale"),
+        py::arg("step"), "(p, g, m, v) after one step.");
+}
