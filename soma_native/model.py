@@ -128,8 +128,12 @@ class Model:
             targets: the same shape; the token that follows each position. -100 is ignored.
             normalizer: what the sum is divided by; ``None`` takes the number of targets that count.
 
+        Returns:
+            The loss; 0.0 where no target counts and a normalizer is given.
+
         Raises:
-            TypeError, ValueError: as :meth:`forward`; also where no target counts.
+            TypeError, ValueError: as :meth:`forward`; also where no target counts and there is no normalizer either,
+                for a mean of nothing is no number.
         """
         return self._core.loss(*self._batch(ids, targets), self._normalizer(normalizer))
 
@@ -138,9 +142,10 @@ class Model:
 
         Gradients accumulate until :meth:`zero_grad` or an optimizer step. To accumulate over several batches exactly as
         one large batch would, pass the number of targets of all of them as ``normalizer`` to each; the losses then add
-        up.
+        up. One of them in which no target counts then has loss 0.0 and adds nothing.
 
         Raises:
+            TypeError, ValueError: as :meth:`loss`; the gradients are as they were.
             KeyboardInterrupt: Ctrl-C; gradients may hold a part of this batch, so call :meth:`zero_grad` before going
                 on.
         """

@@ -16,7 +16,7 @@ class AdamW:
         model: whose parameters and gradients it works on.
         lr: learning rate.
         betas: decay rates of the first and the second moment, each in [0, 1).
-        eps: added to the denominator.
+        eps: added to the denominator, greater than 0: a parameter without a gradient has nothing else there.
         weight_decay: of matrices and embeddings; norms and biases do not decay.
         max_grad_norm: gradients are scaled by ``min(1, max_grad_norm / (norm + 1e-6))``; ``None`` or 0 turns it off.
 

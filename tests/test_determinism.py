@@ -211,6 +211,29 @@ def test_decoding_gives_the_same_bits_on_any_number_of_threads(block: str) -> No
     assert len(seen) == 1
 
 
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("rows", [1, 9])
+def test_a_broken_weight_shows_in_what_is_decoded(rows: int) -> None:
+    """ReLU must not turn a NaN into 0 on the way of the few rows either: the sampler then refuses to choose."""
+    model = soma.Model(shape("soma"), seed=4, precision="float32")
+    decoder = _core.Decoder(model._core, rows)
+    for row in range(rows):
+        decoder.prefill(row, np.array([1, 2, 3], np.int32))
+    options = {"vocab_size": 301, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0, "seed": 0}
+    samplers = [
+        _core.Sampler(temperature=temperature, banned_ids=np.array([], np.int32), **options) for temperature in (0, 1)
+    ]
+    assert all(0 <= sampler.sample(decoder.logits()[0]) < 301 for sampler in samplers)
+    model.parameters()["h.0.mlp.b_fc"][3] = np.nan
+    decoder.step(np.arange(rows, dtype=np.int32), np.full(rows, 5, np.int32))
+    assert np.isnan(decoder.logits()).all()
+    for sampler in samplers:
+        with pytest.raises(ValueError, match="not finite"):
+            sampler.sample(decoder.logits()[0])
+    decoder.prefill(0, np.array([1, 2, 3], np.int32))
+    assert np.isnan(decoder.logits()[0]).all()
+
+
 # learning -------------------------------------------------------------------------------------------------------
 
 

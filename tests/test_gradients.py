@@ -203,6 +203,22 @@ def test_micro_batches_with_one_normalizer_are_one_batch(variant: tuple[str, boo
     assert model.loss(ids, targets, normalizer=2 * total) == pytest.approx(loss / 2, rel=1e-5)
 
 
+def test_a_micro_batch_without_targets_adds_nothing(variant: tuple[str, bool]) -> None:
+    """Where documents are cut into micro-batches, one may hold nothing but prompt; the whole batch has its loss."""
+    config = replace(SMALL, block=variant[0], tied_head=variant[1])
+    ids, targets = draw(config, 3, 13)
+    ignored = np.full_like(targets, ref.IGNORE)
+    model = native(config, ref.random_parameters(config, seed=1))
+    model.loss_and_grad(ids, targets, normalizer=64)
+    before = {name: value.copy() for name, value in model.gradients().items()}
+    assert model.loss_and_grad(ids, ignored, normalizer=64) == 0.0
+    assert model.loss(ids, ignored, normalizer=64) == 0.0
+    for name, value in model.gradients().items():
+        assert np.array_equal(value, before[name]), name
+    with pytest.raises(ValueError, match="-100"):  # on its own it has none
+        model.loss_and_grad(ids, ignored)
+
+
 def test_a_row_of_ids_is_a_batch_of_one(variant: tuple[str, bool]) -> None:
     config = replace(SMALL, block=variant[0], tied_head=variant[1])
     model = native(config, ref.random_parameters(config, seed=1))
@@ -331,3 +347,26 @@ def test_bad_precision_is_named() -> None:
     config = soma.ModelConfig(vocab_size=7, d_model=24, n_layers=1, n_heads=3, d_ff=37, max_seq_len=33)
     with pytest.raises(ValueError, match="float32"):
         soma.Model(config, precision="float16")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("eps", 0.0),
+        ("eps", -1e-8),
+        ("eps", 1e-60),  # 0 in single precision
+        ("eps", float("nan")),
+        ("eps", float("inf")),
+        ("betas", (0.9, 1.0)),
+        ("betas", (-0.1, 0.95)),
+        ("betas", (0.9, 1 - 1e-12)),  # 1 in single precision
+        ("lr", -1.0),
+        ("lr", float("nan")),
+        ("weight_decay", float("inf")),
+        ("max_grad_norm", float("nan")),
+    ],
+)
+def test_bad_options_of_the_optimizer_are_named(tiny: soma.Model, name: str, value: Any) -> None:
+    """With eps = 0 a parameter that never had a gradient would become 0 / 0."""
+    with pytest.raises(ValueError, match=name):
+        soma.AdamW(tiny, **{name: value})

@@ -14,60 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from child import PRELUDE, output_of, run_child
 
 import soma_native as soma
 
 LEVELS = ("scalar", "sse", "avx2", "avx512", "amx", "neon")
-
-# What every child needs: a small model and batch, and the bits of what it computes.
-PRELUDE = """
-import hashlib, os, sys
-import numpy as np
-import soma_native as soma
-
-def batch(rows=4, columns=16, vocab=48, seed=0):
-    ids = np.random.default_rng(seed).integers(0, vocab, (rows, columns + 1)).astype(np.int32)
-    return np.ascontiguousarray(ids[:, :-1]), np.ascontiguousarray(ids[:, 1:])
-
-def small_model(seed=0):
-    config = soma.ModelConfig(vocab_size=48, d_model=32, n_layers=2, n_heads=4, d_ff=64, max_seq_len=16)
-    return soma.Model(config, seed=seed)
-
-def train(model, steps=3):
-    optimizer = soma.AdamW(model, lr=1e-2)
-    losses = []
-    for step in range(steps):
-        losses.append(model.loss_and_grad(*batch(seed=step)))
-        optimizer.step()
-    return losses
-
-def digest(model):
-    state = hashlib.sha256()
-    for name, value in sorted(model.parameters().items()):
-        state.update(name.encode() + value.tobytes())
-    return state.hexdigest()
-"""
-
-
-def run_child(
-    code: str, cwd: Path, timeout: float = 120, arguments: tuple[str, ...] = (), **environment: str
-) -> subprocess.CompletedProcess[str]:
-    """Run code in a fresh interpreter, away from the source tree, without the thread settings of this process."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("SOMA_", "OMP_"))}
-    return subprocess.run(
-        [sys.executable, "-c", PRELUDE + code, *arguments],
-        cwd=cwd,
-        env={**inherited, **environment},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
-
-
-def output_of(code: str, cwd: Path, timeout: float = 120, **environment: str) -> str:
-    done = run_child(code, cwd, timeout, **environment)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
 
 
 # -------------------------------------------------------------------------------------------------------------- threads
@@ -224,6 +175,70 @@ def test_two_models_in_two_threads_do_what_they_do_alone(threads: int) -> None:
     for worker in workers:
         worker.join(timeout=120)
     assert [together[0], together[1]] == alone
+
+
+def test_the_number_of_threads_may_change_while_a_model_computes(tmp_path: Path) -> None:
+    """From another thread, hundreds of times: what a range of work needs does not depend on what the number is now."""
+    code = """
+import threading
+config = soma.ModelConfig(vocab_size=301, d_model=64, n_layers=2, n_heads=4, d_ff=256, max_seq_len=64)
+def run():
+    model = soma.Model(config, seed=0)
+    losses = [model.loss_and_grad(*batch(4, 64, 301, seed)) for seed in range(8)]
+    gradients = b"".join(value.tobytes() for value in model.gradients().values())
+    return losses, gradients, model.forward(batch(4, 64, 301)[0]).tobytes()
+soma.set_num_threads(1)
+alone = run()
+done, changes = threading.Event(), 0
+def change():
+    global changes
+    while not done.is_set():
+        soma.set_num_threads(1 + changes % 5)
+        changes += 1
+changer = threading.Thread(target=change)
+changer.start()
+try:
+    together = run()
+finally:
+    done.set()
+    changer.join()
+print(together == alone, changes > 5)
+"""
+    assert output_of(code, tmp_path) == "True True"
+
+
+def test_gradients_may_be_asked_for_while_they_are_first_computed(tmp_path: Path) -> None:
+    """They are allocated at the first need, once: everybody gets the same ones."""
+    code = """
+import threading
+config = soma.ModelConfig(vocab_size=64, d_model=32, n_layers=2, n_heads=2, d_ff=64, max_seq_len=32)
+ids, targets = batch(4, 32, 64)
+seen = set()
+for _ in range(50):
+    model, start = soma.Model(config), threading.Barrier(3)
+    views = []
+    def compute():
+        start.wait()
+        model.loss_and_grad(ids, targets)
+    def ask():
+        start.wait()
+        views.append(model.gradients())
+    workers = [threading.Thread(target=work) for work in (compute, ask, ask)]
+    for worker in workers: worker.start()
+    for worker in workers: worker.join()
+    for view in views:
+        seen.add(b"".join(value.tobytes() for value in view.values()))
+print(len(seen), any(seen.pop()))
+"""
+    assert output_of(code, tmp_path, SOMA_NUM_THREADS="1") == "1 True"
+
+
+def test_openmp_settings_stay_as_the_user_left_them(tmp_path: Path) -> None:
+    """Ours is there while OpenMP is loaded only; another library of the program, or a child, never sees it."""
+    code = "print(os.environ.get('GOMP_SPINCOUNT'), os.environ.get('OMP_WAIT_POLICY'))"
+    assert output_of(code, tmp_path) == "None None"
+    assert output_of(code, tmp_path, GOMP_SPINCOUNT="77") == "77 None"
+    assert output_of(code, tmp_path, OMP_WAIT_POLICY="active") == "None active"
 
 
 def test_other_threads_run_while_the_core_computes(tmp_path: Path) -> None:
