@@ -19,6 +19,20 @@ settings.register_profile("ci", parent=settings.get_profile("local"), derandomiz
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
+# Children find the package where this process does, wherever they start.
+if os.environ.get("PYTHONPATH"):
+    os.environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, os.environ["PYTHONPATH"].split(os.pathsep)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def away_from_the_source_tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests run in a folder of their own: beside the source tree, a child would import the package without its core."""
+    before = os.getcwd()
+    os.chdir(tmp_path_factory.mktemp("cwd"))
+    yield
+    os.chdir(before)
+
+
 def available_isas() -> tuple[str, ...]:
     """The levels of this machine; a made-up one without the compiled module, so that tests are still collected."""
     try:
