@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import CheckpointError
-from .safetensors_io import open_regular, parse_json
+from .untrusted import open_regular, parse_json
 
 __all__ = ["FolderView", "Staging", "plain_name", "replace_files"]
 

@@ -17,7 +17,8 @@ from .atomic_folder import FolderView
 from .config import ModelConfig
 from .errors import CheckpointError
 from .model import Model
-from .safetensors_io import TensorFile, crc32_of_array, open_regular, parse_json
+from .safetensors_io import TensorFile, crc32_of_array
+from .untrusted import open_regular, parse_json
 
 __all__ = ["CHECKSUMS", "WEIGHTS", "WEIGHTS_INDEX", "expected_shapes", "read_model", "saved_checksums"]
 
@@ -81,13 +82,9 @@ def read_model(view: FolderView, config: ModelConfig, precision: str, verify: bo
 def _fill(array: NDArray[np.float32], source: _Source, checksums: Mapping[str, object]) -> None:
     file, name = source
     dtype = file.entries[name].dtype
-    if dtype == "F32" and array.flags.c_contiguous:
-        found = file.read_into(name, array)
-    else:
-        stored = file.read(name)
-        found = crc32_of_array(stored)
-        array[...] = _to_float32(stored, dtype)
-    if name in checksums and checksums[name] != found:
+    stored = file.read(name)
+    array[...] = _to_float32(stored, dtype)
+    if name in checksums and checksums[name] != crc32_of_array(stored):
         raise CheckpointError("is damaged: its checksum does not match", path=file.path, tensor=name)
     if not np.isfinite(array).all():
         raise CheckpointError("holds NaN or infinity", path=file.path, tensor=name)
@@ -97,7 +94,7 @@ def _to_float32(stored: NDArray[Any], dtype: str) -> NDArray[np.float32]:
     """float16 and float32 by NumPy; bfloat16, which came as uint16, is the upper half of a float32."""
     if dtype == "BF16":
         return (stored.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    return stored.astype(np.float32)
+    return stored.astype(np.float32, copy=False)
 
 
 def _check_tied(model: Model, source: _Source) -> None:

@@ -141,4 +141,4 @@ def load_arrays(folder: str | os.PathLike[str], model: Model, optimizer: AdamW) 
             if not np.isfinite(array).all():
                 raise CheckpointError("has values that are not finite", path=path, tensor=name)
         for name, target in targets.items():
-            file.read_into(name, target)
+            target[...] = file.read(name)

@@ -214,3 +214,41 @@ def test_saving_copies_what_is_not_contiguous(tmp_path: Path) -> None:
     with TensorFile(tmp_path / "file") as file:
         assert np.array_equal(file.read("transposed"), array.T)
         assert np.array_equal(file.read("swapped"), array)
+
+
+def test_the_same_tensors_give_the_same_readable_file(tmp_path: Path) -> None:
+    tensors = {name: np.full(3, number, np.float32) for number, name in enumerate(("b", "a", "ü"))}
+    metadata = {"who": "wir", "quote": '"\\\n\x01\x7f/é😀', "empty": "", "what": "x" * 99}
+    written = set()
+    for number in range(20):
+        write_tensors(tmp_path / str(number), tensors, metadata)
+        written.add((tmp_path / str(number)).read_bytes())
+    assert len(written) == 1
+    with safetensors.safe_open(tmp_path / "0", framework="numpy") as file:
+        assert file.metadata() == metadata
+        assert all(np.array_equal(file.get_tensor(name), array) for name, array in tensors.items())
+    (tmp_path / "plain").write_bytes(b"")
+    assert (tmp_path / "0").stat().st_mode == (tmp_path / "plain").stat().st_mode, (
+        "others may read it as the umask says"
+    )
+
+
+def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "file", {"a": np.zeros(1 << 20, np.float32)})
+    with TensorFile(tmp_path / "file") as file:
+        os.truncate(tmp_path / "file", 1 << 12)
+        with pytest.raises(CheckpointError, match=r"file: tensor 'a' of type F32 cannot be read"):
+            file.read("a")
+
+
+def test_bfloat16_beside_float32(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
+    bits = (rows.view(np.uint32) >> 16).astype(np.uint16)
+    tensors = {
+        name: safetensors.TensorSpec(dtype=dtype, shape=rows.shape, data_ptr=a.ctypes.data, data_len=a.nbytes)
+        for name, dtype, a in (("half", "bfloat16", bits), ("full", "float32", rows))
+    }
+    safetensors.serialize_file(tensors, tmp_path / "file", {"who": "they"})
+    with TensorFile(tmp_path / "file") as file:
+        assert file.entries["half"].dtype == "BF16"
+        assert np.array_equal(file.read("half"), bits) and np.array_equal(file.read("full"), rows)
