@@ -178,7 +178,7 @@ def test_two_models_in_two_threads_do_what_they_do_alone(threads: int) -> None:
 
 
 def test_the_number_of_threads_may_change_while_a_model_computes(tmp_path: Path) -> None:
-    """From another thread, at any moment. The models are new ones, whose buffers have not grown to the largest number."""
+    """From another thread, at any moment. The models are new: their buffers have not grown to the largest number."""
     code = """
 import threading
 config = soma.ModelConfig(vocab_size=64, d_model=64, n_layers=2, n_heads=4, d_ff=64, max_seq_len=64)
