@@ -1,5 +1,5 @@
-// The operations of ops/ops.h one by one, for tests: a mistake of a kernel shows here by name and at its own size. Every
-// function returns new arrays; those an operation must fill hold NaN before, so that what it forgets is seen.
+// The operations of ops/ops.h one by one, for tests: a mistake of a kernel shows here by name and at its own size.
+// Every function returns new arrays; those an operation must fill hold NaN before, so that what it forgets is seen.
 #include <pybind11/stl.h>
 
 #include <algorithm>
