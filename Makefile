@@ -15,6 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOMA_CMAKE ?=
 PYTEST_ARGS ?=
 OUT ?= runs/showcase
+RECORDS ?= runs/records
 
 # A source tree on PYTHONPATH would hide the installed package.
 unexport PYTHONPATH
@@ -79,8 +80,10 @@ sanitize: $(DEV_STAMP) $(PACKAGE_STAMP) $(TEST_STAMP) ## run the kernel and toke
 	ASAN_OPTIONS=detect_leaks=0:strict_string_checks=1:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
 	PYTHONPATH=build/sanitize/package $(BIN)/pytest -p no:cacheprovider $(SANITIZE_TESTS)
 
-bench: $(PACKAGE_STAMP) $(TEST_STAMP) ## run the benchmarks and write their records
-	$(BIN)/python benchmarks/run.py
+bench: $(PACKAGE_STAMP) $(TEST_STAMP) ## run the benchmarks and write their records (into runs/records)
+	$(BIN)/python benchmarks/bench_train.py --json $(RECORDS)/train.json
+	$(BIN)/python benchmarks/bench_generate.py --json $(RECORDS)/generate.json
+	$(BIN)/python benchmarks/bench_tokenizer.py --json $(RECORDS)/tokenizer.json
 
 wheel: $(DEV_STAMP) ## build the wheel and the source distribution into dist/
 	rm -rf dist && $(BIN)/python -m build --outdir dist .

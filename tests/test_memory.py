@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import resource
+import platform
 import subprocess
 import sys
 
@@ -11,6 +11,11 @@ import numpy as np
 import pytest
 
 import soma_native as soma
+
+resource = pytest.importorskip("resource", reason="counts of page faults, which this system does not give")
+pytestmark = pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="mallinfo2, and ru_maxrss in KB: Linux with the GNU C library"
+)
 
 STEPS = 12
 

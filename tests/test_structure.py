@@ -331,6 +331,13 @@ def test_every_top_level_entry_is_explained() -> None:
     assert not unexplained, "say in CONTRIBUTING.md what these are"
 
 
+def test_every_script_in_the_makefile_exists() -> None:
+    makefile = re.sub(r"\$\(\w+\)/", "", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    scripts = set(re.findall(r"(?<![\w./-])[\w./-]+\.py\b", makefile))
+    assert {"tools/preflight.py", "benchmarks/bench_train.py"} <= scripts
+    assert not sorted(name for name in scripts if not (ROOT / name).is_file())
+
+
 # -------------------------------------------------------------------------------------------------------------- surface
 
 

@@ -15,7 +15,7 @@ AIM = 0.15
 
 
 def main() -> int:
-    """Print the times and return 1 where the fastest is over --limit."""
+    """Print the times, warn where the fastest is over the aim, and return 1 where it is over --limit."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--limit", type=float, default=AIM, help=f"seconds above which to fail (default {AIM})")
     parser.add_argument("--repeat", type=int, default=9, help="processes to start (default 9)")
@@ -26,6 +26,8 @@ def main() -> int:
         seconds.append(float(done.stdout))
     fastest, median = min(seconds[1:]), statistics.median(seconds[1:])
     print(f"import soma_native: fastest {fastest:.3f} s, median {median:.3f} s of {arguments.repeat}; aim {AIM} s")
+    if fastest > AIM:
+        print(f"WARNING: import soma_native takes {fastest:.3f} s here, more than the {AIM} s it should take at most")
     if fastest > arguments.limit:
         print(f"over the limit of {arguments.limit} s")
         return 1
