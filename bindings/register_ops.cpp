@@ -29,7 +29,10 @@ Shape shape_of(const py::array& x) { return Shape(x.shape(), x.shape() + x.ndim(
 
 std::string text(const Shape& shape) {
   std::string s = "(";
-  for (const py::ssize_t n : shape) s += (s.size() > 1 ? ", " : "") + std::to_string(n);
+  for (const py::ssize_t n : shape) {
+    if (s.size() > 1) s += ", ";
+    s += std::to_string(n);
+  }
   return s + ")";
 }
 
