@@ -235,6 +235,7 @@ def test_resume_ends_where_an_unbroken_run_ends(run: Any, corpus: Path, tmp_path
         (["--tokenizer", "char"], 2, "of kind word"),
         (["--vocab-size", "8"], 2, "has 20 tokens"),
         (["--seq-len", "8"], 2, "has a context of 16"),
+        (["--precision", "bfloat16"], 2, "computes in float32"),
         (["--lr", "1"], 1, "lr"),
     ],
 )

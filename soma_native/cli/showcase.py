@@ -49,6 +49,10 @@ def run(arguments: argparse.Namespace) -> None:
         print_json(report)
         return
     print_table("", ("", "reference", "soma_native"), comparison(report))
+    print(
+        "\nreference: the NumPy program this project grew from, which trains on one pair at a time. Its losses and its"
+        "\n40 to 60 minutes are from its own report, which does not name the machine."
+    )
     print(f"\nSamples from the saved folder, at most {SENTENCE_WORDS} words, the length of a sentence of the corpus:")
     for sample in report["samples"]:
         print(f"  {sample['prompt']!r}: {sample['text']}")

@@ -95,7 +95,6 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--precision",
         choices=("auto", "float32", "bfloat16"),
-        default="auto",
         help="of matrix products (default: auto)",
     )
     parser.add_argument("--seed", type=seed_type, metavar="N", help="of weights and order (default: 0)")
@@ -153,7 +152,7 @@ def _fresh(arguments: argparse.Namespace, files: Sequence[Path]) -> tuple[Traine
         val_fraction=_val_fraction(arguments.val_fraction, store),
         checkpoint_dir=arguments.out,
     )
-    return Trainer(Model(config, seed=seed, precision=arguments.precision), tok, settings), store
+    return Trainer(Model(config, seed=seed, precision=arguments.precision or "auto"), tok, settings), store
 
 
 def _val_fraction(asked: float | None, store: TokenStore) -> float:
@@ -192,6 +191,8 @@ def _resumed(arguments: argparse.Namespace, files: Sequence[Path]) -> tuple[Trai
             raise UsageError(f"--resume: the model in {arguments.out} is not of --preset {arguments.preset}")
     if arguments.seq_len not in (None, config.max_seq_len):
         raise UsageError(f"--resume: the model in {arguments.out} has a context of {config.max_seq_len}")
+    if arguments.precision not in (None, "auto", trainer.model.precision):
+        raise UsageError(f"--resume: the run in {arguments.out} computes in {trainer.model.precision}")
     _same_tokenizer(arguments, tok)
     return trainer, TokenStore.encode(read_documents(files, arguments.split), tok)
 
