@@ -11,6 +11,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/check.h"
@@ -62,10 +63,13 @@ std::string_view utf8_of(py::handle text, const std::string& name) {
                         "text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')");
 }
 
-std::vector<std::string_view> utf8_of_list(const Texts& texts) {
+// Errors call them texts[first], texts[first + 1], ...
+std::vector<std::string_view> utf8_of_list(const Texts& texts, size_t first = 0) {
   std::vector<std::string_view> views;
   views.reserve(texts.size());
-  for (size_t i = 0; i < texts.size(); ++i) views.push_back(utf8_of(texts[i], "texts[" + std::to_string(i) + "]"));
+  for (size_t i = 0; i < texts.size(); ++i) {
+    views.push_back(utf8_of(texts[i], "texts[" + std::to_string(first + i) + "]"));
+  }
   return views;
 }
 
@@ -88,14 +92,19 @@ soma::Encoding encode(const soma::Tokenizer& tokenizer, std::string_view text, c
   return without_gil([&] { return tokenizer.encode(text, allowed, with_spans, /*interruptible=*/true); });
 }
 
-py::array_t<uint32_t> encode_array(const soma::Tokenizer& tokenizer, const py::object& text, const Allowed& allowed) {
+// An array that owns the ids, without a copy of them.
+py::array_t<uint32_t> to_array(std::vector<TokenId>&& from) {
   using Ids = std::vector<TokenId>;
-  auto ids = std::make_unique<Ids>(encode(tokenizer, utf8_of(text, "text"), allowed, false).ids);
+  auto ids = std::make_unique<Ids>(std::move(from));
   const TokenId* const data = ids->data();
   const auto size = static_cast<py::ssize_t>(ids->size());
   const py::capsule owner(ids.get(), [](void* owned) { delete static_cast<Ids*>(owned); });
   ids.release();
   return py::array_t<uint32_t>(size, data, owner);
+}
+
+py::array_t<uint32_t> encode_array(const soma::Tokenizer& tokenizer, const py::object& text, const Allowed& allowed) {
+  return to_array(encode(tokenizer, utf8_of(text, "text"), allowed, false).ids);
 }
 
 py::typing::Tuple<IdList, Offsets> encode_with_offsets(const soma::Tokenizer& tokenizer, const py::object& text,
@@ -116,6 +125,28 @@ py::typing::List<IdList> encode_batch(const soma::Tokenizer& tokenizer, const Te
   py::typing::List<IdList> lists(ids.size());
   for (size_t i = 0; i < ids.size(); ++i) lists[i] = to_list(ids[i]);
   return lists;
+}
+
+// The ids of all texts in a row, and how many each text has.
+py::typing::Tuple<py::array_t<uint32_t>, py::array_t<int64_t>> encode_joined(const soma::Tokenizer& tokenizer,
+                                                                             const Texts& texts, size_t first) {
+  const auto views = utf8_of_list(texts, first);
+  py::array_t<int64_t> lengths(static_cast<py::ssize_t>(views.size()));
+  int64_t* const length = lengths.mutable_data();
+  auto joined = without_gil([&] {
+    auto ids = tokenizer.encode_batch(views, {}, first);
+    size_t total = 0;
+    for (size_t i = 0; i < ids.size(); ++i) {
+      length[i] = static_cast<int64_t>(ids[i].size());
+      total += ids[i].size();
+    }
+    if (ids.size() == 1) return std::move(ids[0]);
+    std::vector<TokenId> all;
+    all.reserve(total);
+    for (const auto& some : ids) all.insert(all.end(), some.begin(), some.end());
+    return all;
+  });
+  return py::make_tuple(to_array(std::move(joined)), lengths);
 }
 
 template <typename Int>
@@ -187,6 +218,9 @@ void register_tokenizer(py::module_& m) {
       .def("encode_with_offsets", &encode_with_offsets, py::arg("text"), py::arg("allowed_special"),
            "(list[int], list[tuple[int, int]]), in characters")
       .def("encode_batch", &encode_batch, py::arg("texts"), py::arg("allowed_special"), "list[list[int]]")
+      .def("encode_joined", &encode_joined, py::arg("texts"), py::arg("first"),
+           "(uint32 (n,), the ids of all texts in a row; int64 (texts,), how many each has); an error calls the texts "
+           "texts[first], texts[first + 1], ...")
       .def("decode_bytes", &decode_bytes<int64_t>, py::arg("ids").noconvert(), "The bytes of ids (n,)")
       .def("decode_bytes", &decode_bytes<uint32_t>, py::arg("ids").noconvert())
       .def_property_readonly("kind", [](const soma::Tokenizer& self) { return soma::tokenizer_kind_name(self.kind()); })

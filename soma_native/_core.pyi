@@ -159,6 +159,12 @@ class Tokenizer:
         """
         list[list[int]]
         """
+    def encode_joined(
+        self, texts: list[str], first: typing.SupportsInt | typing.SupportsIndex
+    ) -> tuple[numpy.typing.NDArray[numpy.uint32], numpy.typing.NDArray[numpy.int64]]:
+        """
+        (uint32 (n,), the ids of all texts in a row; int64 (texts,), how many each has); an error calls the texts texts[first], texts[first + 1], ...
+        """
     def encode_with_offsets(
         self, text: typing.Any, allowed_special: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]
     ) -> tuple[list[int], list[tuple[int, int]]]:

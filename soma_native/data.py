@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .text_files import iter_texts, read_utf8
 
 if TYPE_CHECKING:
     from .tokenizer import Tokenizer
@@ -21,9 +21,8 @@ __all__ = ["Texts", "TokenStore", "iter_documents", "random_words", "read_docume
 Texts: TypeAlias = "str | os.PathLike[str] | Iterable[str | os.PathLike[str]]"
 Split: TypeAlias = Literal["file", "line", "blank-line"]
 
-logger = logging.getLogger("soma_native")
-
 _SPLIT_STREAM = 3  # of random_words; 0 to 2 are those of the samplers
+_BATCH_CHARACTERS = 1 << 24  # documents encoded at once: bounds what a stream of them holds in memory
 
 # --- documents ------------------------------------------------------------------------------------------------------
 
@@ -53,7 +52,7 @@ def read_documents(paths: Texts, split: Split = "file") -> Iterator[str]:
     if split not in ("file", "line", "blank-line"):
         raise ValueError(f"split={split!r}: allowed are 'file', 'line' and 'blank-line'")
     for path in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
-        text = _read_file(path)
+        text = read_utf8(path).decode("utf-8")
         if split == "file":
             yield text
             continue
@@ -85,48 +84,8 @@ def iter_documents(texts: Texts) -> Iterator[str]:
     >>> list(iter_documents(["first document", "second document"]))
     ['first document', 'second document']
     """
-    if isinstance(texts, os.PathLike) or (isinstance(texts, str) and _names_a_file(texts)):
-        yield _read_file(texts)
-        return
-    if isinstance(texts, str):
-        raise TypeError(f"texts is a str that names no file, {texts[:60]!r}: pass [text] for a text, or a file's path")
-    given: object = texts
-    if isinstance(given, (bytes, bytearray)) or not isinstance(given, Iterable):
-        raise TypeError(f"texts is {type(given).__name__}: pass an iterable of str, or paths of UTF-8 text files")
-    for index, item in enumerate(given):
-        if isinstance(item, str):
-            if index == 0 and _names_a_file(item):
-                logger.warning(
-                    "texts[0] is %r, taken as a text; to read the file of that name pass a pathlib.Path", item
-                )
-            yield item
-        elif isinstance(item, os.PathLike):
-            yield _read_file(item)
-        else:
-            raise TypeError(f"texts[{index}] is {type(item).__name__}: expected str (a document) or a path (a file)")
-
-
-def _names_a_file(text: str) -> bool:
-    if len(text) > 4096 or "\n" in text or "\0" in text:
-        return False
-    try:
-        return os.path.isfile(text)
-    except (OSError, ValueError):
-        return False
-
-
-def _read_file(path: str | os.PathLike[str]) -> str:
-    path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"{path}: is a folder; pass the text files in it, such as Path({str(path)!r}).glob('*.txt')")
-    try:
-        return path.read_bytes().decode("utf-8").removeprefix("\ufeff")
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: there is no such text file") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path}: not UTF-8 text: byte {error.start} ({error.reason}); convert the file first"
-        ) from None
+    for text in iter_texts(texts):
+        yield text if isinstance(text, str) else text.decode("utf-8")
 
 
 # --- tokens ---------------------------------------------------------------------------------------------------------
@@ -149,6 +108,20 @@ class _Grower:
     def finish(self) -> NDArray[Any]:
         self._array.resize(self._size, refcheck=False)
         return self._array
+
+
+def _batches(documents: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    """The documents in lists for the core's threads, each with the number of its first."""
+    batch: list[str] = []
+    first = size = 0
+    for index, document in enumerate(documents):
+        batch.append(document)
+        size += len(document) + 64
+        if size > _BATCH_CHARACTERS:
+            yield first, batch
+            batch, first, size = [], index + 1, 0
+    if batch:
+        yield first, batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,24 +153,24 @@ class TokenStore:
         Raises:
             TypeError, ValueError, FileNotFoundError: as `iter_documents`; a text the tokenizer refuses is named by
                 its position.
+            KeyboardInterrupt: Ctrl-C.
         """
         if isinstance(texts, TokenStore):
             return texts
         tokens = _Grower(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
         stops = _Grower(np.int64)
         total = dropped_documents = dropped_tokens = 0
-        for index, text in enumerate(iter_documents(texts)):
-            try:
-                ids = tokenizer.encode_array(text)
-            except ValueError as error:
-                raise ValueError(f"document {index}: {error}") from error
-            if len(ids) < 2:
-                dropped_documents += 1
-                dropped_tokens += len(ids)
-                continue
+        for first, batch in _batches(iter_documents(texts)):
+            ids, lengths = tokenizer._encode_joined(batch, first)
+            short = lengths < 2
+            if short.any():
+                dropped_documents += int(short.sum())
+                dropped_tokens += int(lengths[short].sum())
+                ids = ids[np.repeat(~short, lengths)]
+                lengths = lengths[~short]
             tokens.extend(ids)
+            stops.extend(total + np.cumsum(lengths))
             total += len(ids)
-            stops.extend(np.array([total]))
         ends = stops.finish()
         starts = np.concatenate([np.zeros(1, np.int64), ends[:-1]])[: len(ends)]
         unknown_id = tokenizer.token_to_id("<UNK>")

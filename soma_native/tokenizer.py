@@ -81,7 +81,7 @@ class Tokenizer:
             ValueError: an unknown kind; a `vocab_size` that leaves no room beside the special tokens; special tokens
                 that are empty, repeated or could be mistaken for ordinary tokens; texts with fewer than two different
                 words or characters ("byte": with fewer than two bytes); a text with a lone surrogate; a file that is
-                not UTF-8.
+                not UTF-8; a folder.
             OSError: a file cannot be read; `FileNotFoundError` where there is none.
 
         >>> tok = Tokenizer.train(["hello world"], kind="char", special_tokens=())
@@ -196,6 +196,11 @@ class Tokenizer:
         if isinstance(texts, (str, bytes)):
             raise TypeError(f"texts must be a list of str, got a single {type(texts).__name__}: pass [text]")
         return self._core.encode_batch(list(texts), self._allowed(allowed_special))
+
+    def _encode_joined(self, texts: list[str], first: int) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        """The ids of all texts in one array, and how many each text has; errors count the texts from `first`."""
+        ids, lengths = self._core.encode_joined(texts, first)
+        return ids, lengths
 
     def decode(self, ids: Iterable[SupportsIndex] | NDArray[Any]) -> str:
         """The text of ids.

@@ -6,10 +6,10 @@ import logging
 import operator
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import SupportsIndex
 
 from . import _core
+from .text_files import iter_texts
 from .tokenizer_json import UNKNOWN
 
 __all__ = ["train_tokenizer"]
@@ -106,17 +106,7 @@ def _batches(texts: object) -> Iterator[tuple[int, list[str | bytes]]]:
     """The texts in lists for the core, each with the index of its first."""
     batch: list[str | bytes] = []
     first = size = 0
-    for i, item in enumerate(_items(texts)):
-        if isinstance(item, str):
-            if i == 0 and len(item) < 1000 and os.path.isfile(item):
-                _log.warning(
-                    "texts[0] is read as a text, but a file has that name: %r; for the file, pass a Path", item
-                )
-            text: str | bytes = item
-        elif isinstance(item, os.PathLike):
-            text = _read_utf8(Path(item))
-        else:
-            raise TypeError(f"texts[{i}] must be a str or an os.PathLike, got {type(item).__name__}")
+    for i, text in enumerate(iter_texts(texts)):
         batch.append(text)
         size += len(text) + 64
         if size > _BATCH_CHARACTERS:
@@ -124,29 +114,3 @@ def _batches(texts: object) -> Iterator[tuple[int, list[str | bytes]]]:
             batch, first, size = [], i + 1, 0
     if batch:
         yield first, batch
-
-
-def _items(texts: object) -> Iterable[object]:
-    if isinstance(texts, os.PathLike):
-        return [texts]
-    if isinstance(texts, str):
-        if not os.path.isfile(texts):
-            raise TypeError(
-                f"texts is a single str that names no file: {texts[:60]!r}; pass [text] to train on one text, or the "
-                "path of a file"
-            )
-        return [Path(texts)]
-    if isinstance(texts, (bytes, bytearray)) or not isinstance(texts, Iterable):
-        raise TypeError(f"texts must be an iterable of str, or paths, got {type(texts).__name__}")
-    return texts
-
-
-def _read_utf8(path: Path) -> bytes:
-    data = path.read_bytes()
-    at = _core.find_invalid_utf8(data)
-    if at >= 0:
-        raise ValueError(
-            f"{path}: not UTF-8 at byte {at} (0x{data[at]:02x}): convert the file, for example with "
-            "iconv -f LATIN1 -t UTF-8, or read it with errors='replace' and pass the text"
-        )
-    return data

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import soma_native as soma
+from soma_native import data
 from soma_native.batches import IGNORE_INDEX, EpochSampler, RandomSampler, Windows
 from soma_native.data import TokenStore, iter_documents, read_documents
 
@@ -164,10 +165,35 @@ def test_no_pair_is_an_error_that_says_why(texts: list[str], message: str) -> No
         TokenStore.encode(texts, tok).require_pairs("texts")
 
 
-def test_a_text_the_tokenizer_refuses_is_named() -> None:
+def test_a_text_the_tokenizer_refuses_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     tok = soma.Tokenizer.train(["abc"], kind="char", special_tokens=())
-    with pytest.raises(ValueError, match="document 1: "):
+    with pytest.raises(ValueError, match=r"^texts\[1\]: "):
         TokenStore.encode(["abc", "abx"], tok)
+    monkeypatch.setattr(data, "_BATCH_CHARACTERS", 100)  # a text and its share make a batch: the second has texts 1, 2
+    with pytest.raises(ValueError, match=r"^texts\[2\]: "):
+        TokenStore.encode(["abc" * 50, "abc", "abx"], tok)
+    with pytest.raises(ValueError, match=r"^texts\[2\] has the lone surrogate"):
+        TokenStore.encode(["abc" * 50, "abc", "ab\ud800"], tok)
+
+
+@pytest.mark.parametrize("kind", ["word", "char", "byte"])
+@pytest.mark.parametrize("batch_characters", [0, 300, 5_000, 1 << 24])
+def test_batches_and_threads_change_no_token(kind: str, batch_characters: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["ein zwei drei é " * (i % 9) + "x" * (i % 2) for i in range(400)] + ["", "drei " * 5_000, "zwei", "ein é"]
+    tok = soma.Tokenizer.train(texts, kind=kind)
+    monkeypatch.setattr(data, "_BATCH_CHARACTERS", batch_characters)
+    threads = soma.get_num_threads()
+    soma.set_num_threads(3)
+    try:
+        store = TokenStore.encode(iter(texts), tok)
+    finally:
+        soma.set_num_threads(threads)
+    expected = [tok.encode(text) for text in texts]
+    long = [ids for ids in expected if len(ids) >= 2]
+    assert [store.tokens[a:b].tolist() for a, b in zip(store.starts, store.stops, strict=True)] == long
+    assert store.dropped_documents == len(expected) - len(long) > 0
+    assert store.dropped_tokens == sum(len(ids) for ids in expected if len(ids) < 2)
+    assert len(store.tokens) == sum(map(len, long)) and store.tokens.dtype == np.uint16
 
 
 def test_fingerprint_is_that_of_the_documents() -> None:
@@ -230,6 +256,22 @@ def test_files_are_documents(tmp_path: Path) -> None:
     assert list(read_documents([str(one), two])) == ["é\r\nb\n", "zwei"]
 
 
+def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path: Path) -> None:
+    path = tmp_path / "marked.txt"
+    path.write_bytes("\ufeffabc \ufeff".encode())
+    assert list(iter_documents(path)) == list(read_documents(path)) == ["abc \ufeff"]
+    assert list(iter_documents(["\ufeffabc"])) == ["\ufeffabc"]  # a text is as it is
+    for texts in (path, str(path), [path]):
+        assert soma.Tokenizer.train(texts, kind="char", special_tokens=()).decode(range(5)) == " abc\ufeff"
+    path.write_bytes("\ufeffaabb".encode())
+    tok = soma.Tokenizer.train(path, kind="char", special_tokens=())
+    assert TokenStore.encode(path, tok).tokens.tolist() == [0, 0, 1, 1] and tok.vocab_size == 2
+    path.write_bytes("\ufeffab\udcff".encode("utf-8", "surrogateescape"))
+    for read in (lambda: list(iter_documents(path)), lambda: soma.Tokenizer.train(path)):
+        with pytest.raises(ValueError, match=r"marked\.txt: not UTF-8 at byte 5"):
+            read()
+
+
 def test_lines_and_blank_lines_part_documents(tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
     path.write_bytes(b"a\r\nb\r\n \r\n\r\nc\rd\n\n\ne")
@@ -242,13 +284,13 @@ def test_a_name_of_a_file_among_texts_is_a_text_and_warned_of(tmp_path: Path, ca
     path.write_text("content")
     with caplog.at_level(logging.WARNING, "soma_native"):
         assert list(iter_documents([str(path)])) == [str(path)]
-    assert "pass a pathlib.Path" in caplog.text
+    assert "pass a Path" in caplog.text
 
 
 def test_wrong_files_are_named(tmp_path: Path) -> None:
     bad = tmp_path / "bad.txt"
     bad.write_bytes(b"abc\xff")
-    with pytest.raises(ValueError, match=r"bad\.txt: not UTF-8 text: byte 3"):
+    with pytest.raises(ValueError, match=r"bad\.txt: not UTF-8 at byte 3 \(0xff\)"):
         list(iter_documents(bad))
     with pytest.raises(FileNotFoundError, match=r"none\.txt: there is no such text file"):
         list(iter_documents([tmp_path / "none.txt"]))
@@ -261,10 +303,10 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ("a text by itself", r"names no file, .*pass \[text\]"),
-        (b"bytes", "texts is bytes"),
-        (7, "texts is int"),
-        (["a", 3], r"texts\[1\] is int"),
+        ("a text by itself", r"names no file: .*pass \[text\]"),
+        (b"bytes", "got bytes"),
+        (7, "texts must be an iterable of str, or paths .*got int"),
+        (["a", 3], r"texts\[1\] must be .*got int"),
         ([b"a"], r"texts\[0\]"),
     ],
 )

@@ -106,9 +106,9 @@ def test_bad_special_tokens(kind: str, special: Any, error: type[Exception], mes
     ("texts", "message"),
     [
         ("no such file.txt", r"single str that names no file: 'no such file.txt'; pass \[text\]"),
-        (b"one two", "iterable of str, or paths, got bytes"),
-        (7, "iterable of str, or paths, got int"),
-        (None, "iterable of str, or paths, got NoneType"),
+        (b"one two", "iterable of str, or paths of UTF-8 files, got bytes"),
+        (7, "iterable of str, or paths of UTF-8 files, got int"),
+        (None, "iterable of str, or paths of UTF-8 files, got NoneType"),
         (["one", 2], r"texts\[1\] must be a str or an os.PathLike, got int"),
         ([b"one"], r"texts\[0\] must be a str or an os.PathLike, got bytes"),
         ([["one"]], r"texts\[0\] must be a str or an os.PathLike, got list"),
@@ -121,9 +121,9 @@ def test_texts_that_are_none(texts: Any, message: str) -> None:
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"none\.txt: there is no such text file"):
         Tokenizer.train(tmp_path / "none.txt")
-    with pytest.raises(OSError):
+    with pytest.raises(ValueError, match="is a folder; pass the text files in it"):
         Tokenizer.train([tmp_path])
 
 

@@ -132,7 +132,8 @@ Encoding Tokenizer::encode(std::string_view text, const std::vector<TokenId>& al
 }
 
 std::vector<std::vector<TokenId>> Tokenizer::encode_batch(const std::vector<std::string_view>& texts,
-                                                          const std::vector<TokenId>& allowed_special) const {
+                                                          const std::vector<TokenId>& allowed_special,
+                                                          size_t first) const {
   std::vector<size_t> starts;  // of tasks: neighbouring texts of together about kBatchTaskBytes
   size_t bytes = kBatchTaskBytes;
   for (size_t i = 0; i < texts.size(); ++i) {
@@ -143,13 +144,14 @@ std::vector<std::vector<TokenId>> Tokenizer::encode_batch(const std::vector<std:
     bytes += texts[i].size() + 64;
   }
   std::vector<std::vector<TokenId>> ids(texts.size());
+  const bool alone = texts.size() == 1;  // and maybe very long: on this thread, which may ask for signals
   std::vector<std::exception_ptr> failures(starts.size());
   std::vector<size_t> failed(starts.size());
   const auto encode_task = [&](size_t task) {
     const size_t end = task + 1 < starts.size() ? starts[task + 1] : texts.size();
     for (size_t i = starts[task]; i < end; ++i) {
       try {
-        ids[i] = encode(texts[i], allowed_special, false, false).ids;
+        ids[i] = encode(texts[i], allowed_special, false, alone).ids;
       } catch (...) {
         failures[task] = std::current_exception();
         failed[task] = i;
@@ -165,7 +167,7 @@ std::vector<std::vector<TokenId>> Tokenizer::encode_batch(const std::vector<std:
       try {
         std::rethrow_exception(failures[task]);
       } catch (const std::invalid_argument& error) {
-        fail("texts[", failed[task], "]: ", error.what());
+        fail("texts[", first + failed[task], "]: ", error.what());
       }
     }
     check_interrupt();

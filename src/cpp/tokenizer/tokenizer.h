@@ -53,10 +53,10 @@ class Tokenizer {
   Encoding encode(std::string_view text, const std::vector<TokenId>& allowed_special, bool with_spans,
                   bool interruptible) const;
 
-  // encode of each text, in parallel. An error is that of the first text that has one, and names it. May throw
-  // Interrupted.
+  // encode of each text, in parallel. An error is that of the first text that has one, and calls the texts
+  // texts[first], texts[first + 1], ... May throw Interrupted.
   std::vector<std::vector<TokenId>> encode_batch(const std::vector<std::string_view>& texts,
-                                                 const std::vector<TokenId>& allowed_special) const;
+                                                 const std::vector<TokenId>& allowed_special, size_t first = 0) const;
 
   // Appends the bytes that `count` ids stand for, all of them below vocab_size(). A text may be decoded piece by piece.
   virtual void append_decoded(const TokenId* ids, size_t count, std::string& out) const = 0;

@@ -1,0 +1,80 @@
+"""What counts as texts, and how text files are read: one reader for the tokenizer's training and for the model's."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from . import _core
+
+__all__ = ["iter_texts", "read_utf8"]
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+_log = logging.getLogger("soma_native")
+
+
+def iter_texts(texts: object) -> Iterator[str | bytes]:
+    """Yield every text of an argument `texts`: a `str` as it is, a file's content as `read_utf8` gives it.
+
+    A `str` in an iterable is a text; an `os.PathLike`, alone or in an iterable, is a file, and so is a `str` by itself.
+
+    Raises:
+        TypeError: something that is neither text nor path (the message says where), or a `str` by itself that names no
+            file.
+        FileNotFoundError, ValueError: as `read_utf8`.
+    """
+    if isinstance(texts, os.PathLike) or (isinstance(texts, str) and _names_a_file(texts)):
+        yield read_utf8(texts)
+        return
+    if isinstance(texts, str):
+        raise TypeError(
+            f"texts is a single str that names no file: {texts[:60]!r}; pass [text] for one text, or the path of a file"
+        )
+    if isinstance(texts, (bytes, bytearray)) or not isinstance(texts, Iterable):
+        raise TypeError(f"texts must be an iterable of str, or paths of UTF-8 files, got {type(texts).__name__}")
+    for index, item in enumerate(texts):
+        if isinstance(item, str):
+            if index == 0 and _names_a_file(item):
+                _log.warning(
+                    "texts[0] is read as a text, but a file has that name: %r; for the file, pass a Path", item
+                )
+            yield item
+        elif isinstance(item, os.PathLike):
+            yield read_utf8(item)
+        else:
+            raise TypeError(f"texts[{index}] must be a str or an os.PathLike, got {type(item).__name__}")
+
+
+def read_utf8(path: str | os.PathLike[str]) -> bytes:
+    """The content of a text file, valid UTF-8; a byte order mark at its start is no part of it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the path is a folder, or the file is not UTF-8; the message names the file and the byte.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder; pass the text files in it, such as Path({str(path)!r}).glob('*.txt')")
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: there is no such text file") from None
+    at = _core.find_invalid_utf8(data)
+    if at >= 0:
+        raise ValueError(
+            f"{path}: not UTF-8 at byte {at} (0x{data[at]:02x}): convert the file, for example with "
+            "iconv -f LATIN1 -t UTF-8, or read it with errors='replace' and pass the text"
+        )
+    return data.removeprefix(_BYTE_ORDER_MARK)
+
+
+def _names_a_file(text: str) -> bool:
+    if len(text) > 4096 or "\n" in text or "\0" in text:
+        return False
+    try:
+        return os.path.isfile(text)
+    except (OSError, ValueError):
+        return False
