@@ -1,14 +1,15 @@
-// How Python holds a model: with a lock, so that two threads calling one model take turns, and with interruption turned
-// into KeyboardInterrupt.
+// How Python holds a model: with a lock, so that two threads calling one model take turns.
 #pragma once
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <atomic>
 #include <mutex>
+#include <stdexcept>
+#include <thread>
 
-#include "base/interrupt.h"
-#include "base/parallel.h"
+#include "gil.h"
 #include "model/transformer.h"
 
 namespace py = pybind11;
@@ -18,27 +19,28 @@ using Ids = py::array_t<int32_t, py::array::c_style>;
 struct ModelHandle {
   soma::Transformer transformer;
   std::mutex mutex;
+  std::atomic<std::thread::id> owner{};  // the thread that computes, while one does
 
-  ModelHandle(const soma::ModelConfig& config, uint64_t seed) : transformer(config, seed) {}
+  ModelHandle(const soma::ModelConfig& config, uint64_t seed, bool initialize)
+      : transformer(config, seed, initialize) {}
 };
-
-// Runs f without the GIL.
-template <typename F>
-auto without_gil(F&& f) {
-  try {
-    py::gil_scoped_release release;
-    return f();
-  } catch (const soma::Interrupted&) {
-    throw py::error_already_set();  // the poll left KeyboardInterrupt (or what the handler raised) in this thread
-  }
-}
 
 // Runs f without the GIL, alone on the model.
 template <typename F>
 auto compute(ModelHandle& model, F&& f) {
+  if (model.owner.load() == std::this_thread::get_id()) {
+    throw std::runtime_error(
+        "this thread is computing with this model already: a signal handler must not call the model that it "
+        "interrupted");
+  }
   return without_gil([&] {
-    const std::lock_guard<std::mutex> lock(model.mutex);
-    const soma::CallScope call;
+    struct Turn {
+      ModelHandle& model;
+      std::lock_guard<std::mutex> lock;
+      explicit Turn(ModelHandle& m) : model(m), lock(m.mutex) { model.owner.store(std::this_thread::get_id()); }
+      ~Turn() { model.owner.store({}); }
+    };
+    const Turn turn(model);
     return f();
   });
 }

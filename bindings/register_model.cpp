@@ -19,14 +19,17 @@ soma::BlockStyle parse_block(const std::string& name) {
   return soma::BlockStyle::kGpt2;
 }
 
+py::tuple shape_of(const soma::ParameterInfo& info) {
+  if (info.is_vector) return py::make_tuple(info.cols);
+  return py::make_tuple(info.rows, info.cols);
+}
+
 // Views of one arena by tensor name; they keep `owner` alive.
 using Views = py::typing::Dict<py::str, py::array_t<float>>;  // the stub says what is in it
 Views views(const soma::Transformer& model, float* arena, const py::object& owner) {
   Views dict;
   for (const soma::ParameterInfo& info : model.parameter_infos()) {
-    std::vector<py::ssize_t> shape;
-    if (!info.is_vector) shape.push_back(info.rows);
-    shape.push_back(info.cols);
+    const auto shape = shape_of(info).cast<std::vector<py::ssize_t>>();
     dict[py::str(info.name)] = py::array_t<float>(shape, arena + info.offset, owner);
   }
   return dict;
@@ -89,18 +92,34 @@ struct OptimizerHandle {
 }  // namespace
 
 void register_model(py::module_& m) {
+  m.def(
+      "parameter_shapes",
+      [](int64_t vocab_size, int64_t d_model, int64_t n_layers, int64_t n_heads, int64_t d_ff, int64_t max_seq_len,
+         const std::string& block, bool tied_head) {
+        const soma::ModelConfig config{vocab_size, d_model,     n_layers,           n_heads,
+                                       d_ff,       max_seq_len, parse_block(block), tied_head};
+        config.validate();
+        py::typing::Dict<py::str, py::tuple> shapes;
+        for (const soma::ParameterInfo& info : soma::describe_parameters(config))
+          shapes[py::str(info.name)] = shape_of(info);
+        return shapes;
+      },
+      py::kw_only(), py::arg("vocab_size"), py::arg("d_model"), py::arg("n_layers"), py::arg("n_heads"),
+      py::arg("d_ff"), py::arg("max_seq_len"), py::arg("block"), py::arg("tied_head"),
+      "Shapes of a model's parameters by name, without building it.");
+
   py::class_<ModelHandle>(m, "Model", "A transformer: parameters, forward, loss, gradients.")
       .def(py::init([](int64_t vocab_size, int64_t d_model, int64_t n_layers, int64_t n_heads, int64_t d_ff,
                        int64_t max_seq_len, const std::string& block, bool tied_head, uint64_t seed,
-                       const std::string& precision) {
+                       const std::string& precision, bool initialize) {
              check(precision == "float32", "precision must be 'float32', got '", precision, "'");
              const soma::ModelConfig config{vocab_size, d_model,     n_layers,           n_heads,
                                             d_ff,       max_seq_len, parse_block(block), tied_head};
-             return std::make_unique<ModelHandle>(config, seed);
+             return without_gil([&] { return std::make_unique<ModelHandle>(config, seed, initialize); });
            }),
            py::kw_only(), py::arg("vocab_size"), py::arg("d_model"), py::arg("n_layers"), py::arg("n_heads"),
            py::arg("d_ff"), py::arg("max_seq_len"), py::arg("block"), py::arg("tied_head"), py::arg("seed"),
-           py::arg("precision"))
+           py::arg("precision"), py::arg("initialize") = true)
       .def_property_readonly("num_parameters", [](const ModelHandle& h) { return h.transformer.num_parameters(); })
       .def("parameters",
            [](const py::object& self) {

@@ -16,6 +16,7 @@
 
 #include "base/check.h"
 #include "base/interrupt.h"
+#include "gil.h"
 #include "registers.h"
 #include "tokenizer/byte_alphabet.h"
 #include "tokenizer/token_counter.h"
@@ -31,17 +32,6 @@ using IdList = py::typing::List<py::int_>;
 using Offsets = py::typing::List<py::typing::Tuple<py::int_, py::int_>>;
 using Texts = py::typing::List<py::str>;
 using TextsOrBytes = py::typing::List<py::typing::Union<py::str, py::bytes>>;
-
-// Runs f without the GIL; Ctrl-C ends it where it allows for that.
-template <typename F>
-auto without_gil(F&& f) {
-  try {
-    const py::gil_scoped_release release;
-    return f();
-  } catch (const soma::Interrupted&) {
-    throw py::error_already_set();  // the poll left what the signal handler raised in this thread
-  }
-}
 
 // The UTF-8 of a Python str, which keeps it; `name` is what an error calls the text.
 std::string_view utf8_of(py::handle text, const std::string& name) {

@@ -22,6 +22,7 @@ __all__: list[str] = [
     "byte_alphabet",
     "find_invalid_utf8",
     "get_num_threads",
+    "parameter_shapes",
     "set_isa",
     "set_num_threads",
     "unicode_classes",
@@ -45,6 +46,7 @@ class Model:
         tied_head: bool,
         seed: typing.SupportsInt | typing.SupportsIndex,
         precision: str,
+        initialize: bool = True,
     ) -> None: ...
     def forward(
         self, ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32]
@@ -224,6 +226,21 @@ def find_invalid_utf8(data: bytes) -> int:
 def get_num_threads() -> int:
     """
     Threads that compute.
+    """
+
+def parameter_shapes(
+    *,
+    vocab_size: typing.SupportsInt | typing.SupportsIndex,
+    d_model: typing.SupportsInt | typing.SupportsIndex,
+    n_layers: typing.SupportsInt | typing.SupportsIndex,
+    n_heads: typing.SupportsInt | typing.SupportsIndex,
+    d_ff: typing.SupportsInt | typing.SupportsIndex,
+    max_seq_len: typing.SupportsInt | typing.SupportsIndex,
+    block: str,
+    tied_head: bool,
+) -> dict[str, tuple]:
+    """
+    Shapes of a model's parameters by name, without building it.
     """
 
 def set_isa(name: str) -> None:

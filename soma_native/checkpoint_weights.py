@@ -8,11 +8,12 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from . import _core
 from .atomic_folder import FolderView
 from .config import ModelConfig
 from .errors import CheckpointError
@@ -67,7 +68,7 @@ def read_model(view: FolderView, config: ModelConfig, precision: str, verify: bo
         for own, (file, name) in sources.items():
             if own not in expected and not (own == "lm_head.weight" and config.block == "gpt2"):
                 raise CheckpointError(f"is not one of a {config.block!r} model's", path=file.path, tensor=name)
-        model = Model(config, seed=0, precision=precision)
+        model = Model._blank(config, precision)
         tensor_checksums = _tensor_checksums(files) if verify else {}
         for own, array in model.parameters().items():
             _fill(array, sources[own], tensor_checksums)
@@ -128,34 +129,7 @@ def expected_shapes(config: ModelConfig, tensors: int, path: Path) -> dict[str, 
         raise CheckpointError(
             f"holds only {tensors} tensors, too few for the {config.n_layers} layers config.json names", path=path
         )
-    vocab, width, hidden, context = config.vocab_size, config.d_model, config.d_ff, config.max_seq_len
-    shapes: dict[str, tuple[int, ...]] = {}
-    if config.block == "soma":
-        shapes |= {"wte": (vocab, width), "wpe": (context, width)}
-        for layer in range(config.n_layers):
-            shapes |= {
-                f"h.{layer}.attn.w_qkv": (width, 3 * width),
-                f"h.{layer}.attn.w_proj": (width, width),
-                f"h.{layer}.mlp.w_fc": (width, hidden),
-                f"h.{layer}.mlp.b_fc": (hidden,),
-                f"h.{layer}.mlp.w_proj": (hidden, width),
-                f"h.{layer}.mlp.b_proj": (width,),
-            }
-        return shapes if config.tied_head else shapes | {"lm_head": (vocab, width)}
-    shapes |= {"transformer.wte.weight": (vocab, width), "transformer.wpe.weight": (context, width)}
-    for layer in range(config.n_layers):
-        for part, rows, columns in (
-            ("attn.c_attn", width, 3 * width),
-            ("attn.c_proj", width, width),
-            ("mlp.c_fc", width, hidden),
-            ("mlp.c_proj", hidden, width),
-        ):
-            shapes[f"transformer.h.{layer}.{part}.weight"] = (rows, columns)
-            shapes[f"transformer.h.{layer}.{part}.bias"] = (columns,)
-        for part in ("ln_1", "ln_2"):
-            shapes |= {f"transformer.h.{layer}.{part}.{kind}": (width,) for kind in ("weight", "bias")}
-    shapes |= {f"transformer.ln_f.{kind}": (width,) for kind in ("weight", "bias")}
-    return shapes if config.tied_head else shapes | {"lm_head.weight": (vocab, width)}
+    return cast("dict[str, tuple[int, ...]]", _core.parameter_shapes(**config.to_dict()))
 
 
 def _open_weights(view: FolderView) -> list[TensorFile]:

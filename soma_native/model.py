@@ -76,6 +76,15 @@ class Model:
         self._precision = resolve_precision(precision)
         self._core = _core.Model(**config.to_dict(), seed=int(seed), precision=self._precision)
 
+    @classmethod
+    def _blank(cls, config: ModelConfig, precision: str) -> Model:
+        """A model whose parameters are all zero, for a loader that fills them."""
+        model = cls.__new__(cls)
+        model._config = config
+        model._precision = resolve_precision(precision)
+        model._core = _core.Model(**config.to_dict(), seed=0, precision=model._precision, initialize=False)
+        return model
+
     @property
     def config(self) -> ModelConfig:
         """Sizes and block style."""

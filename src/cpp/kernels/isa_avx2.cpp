@@ -2,7 +2,7 @@
 // file's flags must never be the copy that the linker keeps for another file.
 #include "kernels/kernels.h"
 
-#if !defined(__AVX2__) || !defined(__FMA__)
+#if !defined(__AVX2__) || (!defined(__FMA__) && !defined(_MSC_VER))
 #error "isa_avx2.cpp needs -mavx2 -mfma: see cmake/isa.cmake"
 #endif
 

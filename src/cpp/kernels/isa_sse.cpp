@@ -2,7 +2,7 @@
 // file's flags must never be the copy that the linker keeps for another file.
 #include "kernels/kernels.h"
 
-#ifndef __SSE2__
+#if !defined(__SSE2__) && !defined(_M_X64)
 #error "isa_sse.cpp needs -msse2: see cmake/isa.cmake"
 #endif
 

@@ -1,6 +1,7 @@
 // The leaves of the core: what every instruction-set level offers, as one list. One thread, no allocation, no STL, no
 // exceptions. `=` in an equation overwrites, `+=` accumulates. Matrices are row-major; ld is the distance between rows,
-// in floats. Every sum over k runs in the order of k, so a result never depends on how the work was cut into tiles.
+// in floats. Sums of gemm_tile and vector_matrix run in the order of k, so a result never depends on how the work was
+// cut into tiles; dot, matrix_vector, attend and the row sums keep several partial sums, the same for any thread count.
 #pragma once
 
 #include <stdint.h>
@@ -50,7 +51,7 @@ struct AdamWStep {
 // max_sum_exp: *max = max x, *sum = sum exp(x - max).
 // cross_entropy_row: x = grad_scale (softmax(x) - onehot(target)) in place; *max, *sum as above.
 // attend: out(h) = sum_j softmax_j(scale q.K_j) V_j over n cached positions; scores is scratch for n floats.
-// sum_squares: sum x^2, in double.
+// dot: sum a b. sum_squares: sum x^2, in double.
 // adamw: one pass over p, g, m, v; g = 0 afterwards.
 #define SOMA_KERNELS(X)                                                                                               \
   X(void, pack_a_copy, (float* dst, const float* src, int64_t ld, int64_t k, int64_t n))                              \

@@ -45,7 +45,11 @@ void Decoder::step(const int32_t* rows, const int32_t* ids, int64_t count) {
   const ModelConfig& config = model_.config();
   const int64_t c = config.d_model;
   if (count == 0) return;
-  order_.assign(rows, rows + count);
+  rows_.assign(rows, rows + count);  // copies: another thread may be writing to the caller's
+  ids_.assign(ids, ids + count);
+  rows = rows_.data();
+  ids = ids_.data();
+  order_ = rows_;
   std::sort(order_.begin(), order_.end());
   check(std::adjacent_find(order_.begin(), order_.end()) == order_.end(), "rows must differ from each other");
   for (int64_t i = 0; i < count; ++i) {

@@ -29,7 +29,7 @@ class Decoder {
   std::vector<int64_t> lengths_;
   Arena cache_, logits_, buffer_arena_;
   std::vector<CacheRow> layer_cache_;
-  std::vector<int32_t> order_;
+  std::vector<int32_t> rows_, ids_, order_;
 };
 
 }  // namespace soma

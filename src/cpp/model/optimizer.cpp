@@ -11,7 +11,8 @@ namespace soma {
 
 void AdamWConfig::validate() const {
   const auto finite_from_zero = [](const char* name, double value) {
-    check(std::isfinite(value) && value >= 0, name, " must be a finite number >= 0, got ", value);
+    check(std::isfinite(static_cast<float>(value)) && value >= 0, name,
+          " must be a finite single-precision number >= 0, got ", value);
   };
   finite_from_zero("lr", lr);
   // The arithmetic is in single precision: what counts is what arrives there.
@@ -38,7 +39,8 @@ AdamW::AdamW(Transformer& model, const AdamWConfig& config) : model_(model), con
 }
 
 double AdamW::step(double lr) {
-  check(std::isfinite(lr) && lr >= 0, "lr must be a finite number >= 0, got ", lr);
+  check(lr >= 0 && std::isfinite(static_cast<float>(lr) * std::max(1.0f, static_cast<float>(config_.weight_decay))),
+        "lr must be a finite number >= 0, also after multiplication by weight_decay, got ", lr);
   float* gradients = model_.gradients();
   Ops& ops = model_.ops();
   const double norm = std::sqrt(ops.sum_squares(gradients, model_.arena_size()));

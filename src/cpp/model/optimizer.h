@@ -27,8 +27,6 @@ class AdamW {
   // Clips, updates, clears the gradients; returns the global gradient norm before clipping. Throws NonFiniteGradient.
   double step(double lr);
 
-  Transformer& model() { return model_; }
-  const AdamWConfig& config() const { return config_; }
   float* first_moments() { return first_.data(); }
   float* second_moments() { return second_.data(); }
   int64_t steps = 0;  // taken so far

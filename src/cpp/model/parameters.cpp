@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/interrupt.h"
 #include "base/random.h"
 
 namespace soma {
@@ -30,6 +31,7 @@ void initialize_parameters(const ModelConfig& config, float* arena, uint64_t see
   const float residual = static_cast<float>(0.02 / std::sqrt(2.0 * static_cast<double>(config.n_layers)));
   uint64_t stream = 0;
   for (const ParameterInfo& info : describe_parameters(config)) {
+    check_interrupt();
     float* data = arena + info.offset;
     switch (info.init) {
       case Init::kNormal:

@@ -14,8 +14,9 @@ void SamplerConfig::validate() const {
   check(std::isfinite(temperature) && temperature >= 0, "temperature must be a finite number >= 0, got ", temperature);
   check(top_k >= 0, "top_k must be >= 0 (0 turns it off), got ", top_k);
   check(top_p > 0 && top_p <= 1, "top_p must be in (0, 1], got ", top_p);
-  check(std::isfinite(repetition_penalty) && repetition_penalty > 0,
-        "repetition_penalty must be a finite number > 0, got ", repetition_penalty);
+  const auto penalty = static_cast<float>(repetition_penalty);  // what divides the logits
+  check(std::isfinite(penalty) && penalty > 0, "repetition_penalty must be a finite single-precision number > 0, got ",
+        repetition_penalty);
 }
 
 Sampler::Sampler(const SamplerConfig& config, const int32_t* banned, int64_t banned_count) : config_(config) {

@@ -17,12 +17,13 @@ int64_t head_rows(int64_t vocab_size) {
 
 }  // namespace
 
-Transformer::Transformer(const ModelConfig& config, uint64_t seed) : config_(config), ops_(make_cpu_ops()) {
+Transformer::Transformer(const ModelConfig& config, uint64_t seed, bool initialize)
+    : config_(config), ops_(make_cpu_ops()) {
   config_.validate();
   infos_ = describe_parameters(config_);
   values_.reserve(weights_.carve(config_, nullptr));
   weights_.carve(config_, values_.data());
-  initialize_parameters(config_, values_.data(), seed);
+  if (initialize) initialize_parameters(config_, values_.data(), seed);
 }
 
 int64_t Transformer::num_parameters() const {
@@ -43,16 +44,21 @@ void Transformer::zero_grad() {
   if (gradients_.size() > 0) std::fill(gradients_.data(), gradients_.data() + gradients_.size(), 0.0f);
 }
 
-void Transformer::check_ids(const int32_t* ids, int64_t batch, int64_t length) const {
+const int32_t* Transformer::take_ids(const int32_t* ids, int64_t batch, int64_t length) {
   check(batch >= 1 && length >= 1, "ids must hold at least one token, got shape (", batch, ", ", length, ")");
   check(length <= config_.max_seq_len, "ids are ", length, " tokens long, but max_seq_len is ", config_.max_seq_len);
+  ids_.assign(ids, ids + batch * length);
+  ids = ids_.data();
   for (int64_t i = 0; i < batch * length; ++i) {
     check(ids[i] >= 0 && ids[i] < config_.vocab_size, "ids must be from 0 to ", config_.vocab_size - 1, ", got ",
           ids[i], " in row ", i / length, ", position ", i % length);
   }
+  return ids;
 }
 
-int64_t Transformer::check_targets(const int32_t* targets, int64_t count, int64_t normalizer) const {
+const int32_t* Transformer::take_targets(const int32_t* targets, int64_t count, int64_t* normalizer) {
+  targets_.assign(targets, targets + count);
+  targets = targets_.data();
   int64_t counted = 0;
   for (int64_t i = 0; i < count; ++i) {
     if (targets[i] == kIgnoredTarget) continue;
@@ -60,10 +66,11 @@ int64_t Transformer::check_targets(const int32_t* targets, int64_t count, int64_
           ", or ", kIgnoredTarget, " to be ignored, got ", targets[i], " at element ", i);
     ++counted;
   }
-  check(normalizer >= 0, "normalizer must be positive, got ", normalizer);
-  check(counted > 0 || normalizer > 0, "targets are all ", kIgnoredTarget,
+  check(*normalizer >= 0, "normalizer must be positive, got ", *normalizer);
+  check(counted > 0 || *normalizer > 0, "targets are all ", kIgnoredTarget,
         " (ignored), so there is no loss to compute");
-  return normalizer > 0 ? normalizer : counted;
+  if (*normalizer == 0) *normalizer = counted;
+  return targets;
 }
 
 void Transformer::run_blocks(const int32_t* ids, int64_t batch, int64_t length, bool for_backward,
@@ -94,7 +101,7 @@ void Transformer::run_blocks(const int32_t* ids, int64_t batch, int64_t length, 
 }
 
 void Transformer::forward(float* logits, const int32_t* ids, int64_t batch, int64_t length) {
-  check_ids(ids, batch, length);
+  ids = take_ids(ids, batch, length);
   run_blocks(ids, batch, length, false, nullptr);
   const int64_t m = batch * length;
   check_interrupt();
@@ -130,8 +137,8 @@ double Transformer::run_head(const int32_t* targets, int64_t rows, int64_t norma
 
 double Transformer::run_loss(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length,
                              int64_t normalizer, bool backward) {
-  check_ids(ids, batch, length);
-  normalizer = check_targets(targets, batch * length, normalizer);
+  ids = take_ids(ids, batch, length);
+  targets = take_targets(targets, batch * length, &normalizer);
   if (backward) gradients();
   run_blocks(ids, batch, length, backward, nullptr);
   const int64_t m = batch * length, c = config_.d_model;
@@ -167,7 +174,7 @@ double Transformer::loss_and_grad(const int32_t* ids, const int32_t* targets, in
 }
 
 void Transformer::prefill(float* logits, const int32_t* ids, int64_t length, const CacheRow* cache) {
-  check_ids(ids, 1, length);
+  ids = take_ids(ids, 1, length);
   run_blocks(ids, 1, length, false, cache);
   ops_->project_rows({logits, 1, config_.vocab_size},
                      ConstMatrix{activations_.final_normed + (length - 1) * config_.d_model, 1, config_.d_model},

@@ -16,7 +16,8 @@ namespace soma {
 class Transformer {
  public:
   // Throws std::invalid_argument on a bad config, std::bad_alloc when the parameters do not fit into memory.
-  Transformer(const ModelConfig& config, uint64_t seed);
+  // Without `initialize` all parameters are zero, for a caller who sets them.
+  Transformer(const ModelConfig& config, uint64_t seed, bool initialize = true);
 
   const ModelConfig& config() const { return config_; }
   const std::vector<ParameterInfo>& parameter_infos() const { return infos_; }
@@ -42,8 +43,9 @@ class Transformer {
   void prefill(float* logits, const int32_t* ids, int64_t length, const CacheRow* cache);
 
  private:
-  void check_ids(const int32_t* ids, int64_t batch, int64_t length) const;
-  int64_t check_targets(const int32_t* targets, int64_t count, int64_t normalizer) const;
+  // Copy the caller's numbers, which another thread may be writing to, and check the copies.
+  const int32_t* take_ids(const int32_t* ids, int64_t batch, int64_t length);
+  const int32_t* take_targets(const int32_t* targets, int64_t count, int64_t* normalizer);
   // Fills activations_; the result is activations_.final_normed. Hands keys and values to `cache` where given.
   void run_blocks(const int32_t* ids, int64_t batch, int64_t length, bool for_backward, const CacheRow* cache);
   // Loss over the rows of final_normed, in chunks; with `backward` also the head's gradient and d_stream.
@@ -57,6 +59,7 @@ class Transformer {
   Arena values_, gradients_, activation_arena_, head_arena_;
   Parameters weights_, grads_;
   Activations activations_;
+  std::vector<int32_t> ids_, targets_;
 };
 
 }  // namespace soma

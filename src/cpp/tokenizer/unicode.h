@@ -33,8 +33,7 @@ extern const uint16_t kCodePointIndex[];
 extern const uint8_t kCodePointBlocks[];
 
 constexpr uint32_t kCodePoints = 0x110000;
-constexpr uint32_t kDottedCapitalI = 0x130;  // the one code point whose lower case is two: "i" and kCombiningDotAbove
-constexpr uint32_t kCombiningDotAbove = 0x307;
+constexpr uint32_t kDottedCapitalI = 0x130;  // the one code point whose lower case is two: "i" and U+0307
 
 inline const CodePointRecord& code_point_record(uint32_t code_point) {
   return kCodePointRecords[kCodePointBlocks[kCodePointIndex[code_point >> 7] * 128u + (code_point & 127u)]];
