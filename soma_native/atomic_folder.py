@@ -174,7 +174,9 @@ def _finish_pending(folder: Path) -> None:
     manifest = _read_manifest(folder)
     if manifest is not None:
         staged, removed = manifest
-        for name in sorted(staged):
+        # Weights first, for readers that do not know of the pending folder: when the same model was trained further,
+        # the weights are all that they see change, and it is done with the first move.
+        for name in sorted(staged, key=lambda name: (not name.endswith(".safetensors"), name)):
             if os.path.lexists(pending / name):
                 os.replace(pending / name, folder / name)
         for name in sorted(removed):

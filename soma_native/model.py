@@ -48,8 +48,10 @@ class Model:
 
     Args:
         config: sizes and block style.
-        seed: of the initial values, N(0, 0.02) for matrices and embeddings. The same seed gives the same bits on every
-            machine, instruction set and thread count.
+        seed: of the initial values: N(0, 0.02) for matrices and embeddings, the second number being the standard
+            deviation, except that the two projections back into the residual stream of each ``gpt2`` layer get
+            0.02 / sqrt(2 n_layers), as GPT-2 has it; norm weights 1, biases 0. The same seed gives the same bits on
+            every machine, instruction set and thread count.
         precision: ``"float32"``, or ``"auto"`` for the fastest that this machine has.
 
     Raises:
