@@ -19,7 +19,9 @@ soma::BlockStyle parse_block(const std::string& name) {
   return soma::BlockStyle::kGpt2;
 }
 
-py::tuple shape_of(const soma::ParameterInfo& info) {
+using Shape = py::typing::Tuple<py::int_, py::ellipsis>;
+
+Shape shape_of(const soma::ParameterInfo& info) {
   if (info.is_vector) return py::make_tuple(info.cols);
   return py::make_tuple(info.rows, info.cols);
 }
@@ -99,7 +101,7 @@ void register_model(py::module_& m) {
         const soma::ModelConfig config{vocab_size, d_model,     n_layers,           n_heads,
                                        d_ff,       max_seq_len, parse_block(block), tied_head};
         config.validate();
-        py::typing::Dict<py::str, py::tuple> shapes;
+        py::typing::Dict<py::str, Shape> shapes;
         for (const soma::ParameterInfo& info : soma::describe_parameters(config))
           shapes[py::str(info.name)] = shape_of(info);
         return shapes;

@@ -238,7 +238,7 @@ def parameter_shapes(
     max_seq_len: typing.SupportsInt | typing.SupportsIndex,
     block: str,
     tied_head: bool,
-) -> dict[str, tuple]:
+) -> dict[str, tuple[int, ...]]:
     """
     Shapes of a model's parameters by name, without building it.
     """

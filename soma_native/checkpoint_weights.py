@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,7 +129,7 @@ def expected_shapes(config: ModelConfig, tensors: int, path: Path) -> dict[str, 
         raise CheckpointError(
             f"holds only {tensors} tensors, too few for the {config.n_layers} layers config.json names", path=path
         )
-    return cast("dict[str, tuple[int, ...]]", _core.parameter_shapes(**config.to_dict()))
+    return _core.parameter_shapes(**config.to_dict())
 
 
 def _open_weights(view: FolderView) -> list[TensorFile]:

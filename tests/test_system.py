@@ -272,8 +272,8 @@ print(seen)
 LONG_CALL = """
 model = soma.Model(soma.ModelConfig(vocab_size=64, d_model=64, n_layers=48, n_heads=4, d_ff=256, max_seq_len=256))
 ids, targets = batch(16, 256, 64)
-print("READY", flush=True)
 try:
+    print("READY", flush=True)  # inside: the signal may be quicker than the next line
     model.loss_and_grad(ids, targets)
     print("FINISHED", flush=True)
 except KeyboardInterrupt:
