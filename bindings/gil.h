@@ -6,8 +6,8 @@
 #include "base/interrupt.h"
 #include "base/parallel.h"
 
-// Runs f without the GIL, as one call that shares the threads with the others under way. Where the poll stopped it, raises
-// what the signal handler raised (KeyboardInterrupt, as a rule).
+// Runs f without the GIL, as one call that shares the threads with the others under way. Where the poll stopped it,
+// raises what the signal handler raised (KeyboardInterrupt, as a rule).
 template <typename F>
 auto without_gil(F&& f) {
   try {
