@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soma_native import _core
+from soma_native.data import TokenStore
 from soma_native.tokenizer import Tokenizer
 
 DEFAULT_SPECIAL = ("<PAD>", "<UNK>", "<START>", "<END>", "<BOS>", "<EOS>")
@@ -238,7 +239,7 @@ def test_several_threads_at_once() -> None:
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no interval timers")
-@pytest.mark.parametrize("what", ["encode", "encode_batch", "train"])
+@pytest.mark.parametrize("what", ["encode", "encode_batch", "store of one text", "store of many texts", "train"])
 def test_a_signal_ends_a_long_call(what: str) -> None:
     """Far more text than can be done before the signal, which comes soon and is looked for every 50 ms."""
     tok = Tokenizer.train(TEXTS, kind="word")
@@ -246,6 +247,8 @@ def test_a_signal_ends_a_long_call(what: str) -> None:
     calls: dict[str, Callable[[], object]] = {
         "encode": lambda: tok.encode_array(text),
         "encode_batch": lambda: tok.encode_batch([text[: 1 << 16]] * 4000),
+        "store of one text": lambda: TokenStore.encode([text], tok),
+        "store of many texts": lambda: TokenStore.encode([text[: 1 << 16]] * 4000, tok),
         "train": lambda: Tokenizer.train([text] * 4),
     }
 
