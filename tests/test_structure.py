@@ -324,6 +324,13 @@ def test_only_the_command_prints() -> None:
     assert not found
 
 
+def test_no_page_has_a_gap_to_be_filled() -> None:
+    pages = [path for path in FILES if path.suffix == ".md"]
+    lines = [(p, n, line) for p in pages for n, line in enumerate(p.read_text(encoding="utf-8").splitlines(), 1)]
+    assert lines
+    assert not [f"{relative(p)}:{n}: {line.strip()}" for p, n, line in lines if "@@" in line]
+
+
 def test_every_top_level_entry_is_explained() -> None:
     contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     entries = {relative(path).split("/")[0] for path in FILES}
