@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import os
 from pathlib import Path
@@ -15,6 +16,7 @@ __all__ = ["FIELDS", "History", "Record"]
 
 FIELDS = ("epoch", "step", "train_loss", "val_loss", "seconds", "tokens_per_second", "lr")
 _FORMAT = 1
+_OVERFIT_MARGIN = 0.01  # of the lowest validation loss; what is less may be noise, as during warm-up
 
 
 class Record(TypedDict):
@@ -73,15 +75,16 @@ class History:
     def overfit_from(self) -> Record | None:
         """The record at which over-fitting set in, or None.
 
-        That is the best record, if two or more evaluations in a row have followed it in which the validation loss
-        was higher and the training loss lower than there, and none has brought it down again.
+        That is the best record, if two evaluations in a row have followed it in which the validation loss was more
+        than 1% higher than there while the training loss was lower. A validation loss below its lowest takes it back.
         """
         best = self.best
         if best is None:
             return None
         later = [record for record in self.records if record["step"] > best["step"] and record["val_loss"] is not None]
-        turned = [_val_loss(record) > _val_loss(best) and record["train_loss"] < best["train_loss"] for record in later]
-        return best if len(turned) >= 2 and all(turned[-2:]) else None
+        limit = _val_loss(best) * (1.0 + _OVERFIT_MARGIN)
+        turned = [_val_loss(record) > limit and record["train_loss"] < best["train_loss"] for record in later]
+        return best if any(first and second for first, second in itertools.pairwise(turned)) else None
 
     def bad_evaluations(self, min_delta: float = 0.0) -> int:
         """Evaluations since the validation loss last fell by more than `min_delta` below the lowest before."""

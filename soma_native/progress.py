@@ -64,7 +64,9 @@ class ProgressDisplay(Callback):
                    if counts["dropped_documents"] else "")
             )  # fmt: skip
         self._said_at = event.seconds
-        if event.step:
+        if event.step >= event.total_steps:
+            self._line(f"already finished: all {event.total_steps:,} steps are done")
+        elif event.step:
             self._line(f"continuing after step {event.step:,} of {event.total_steps:,}")
         if event.record is not None:
             self._val_loss = event.record["val_loss"]
@@ -117,7 +119,7 @@ class ProgressDisplay(Callback):
             return
         self._val_loss = event.record["val_loss"]
         self._said_at = event.seconds
-        best = event.history.best is event.record and len(event.history.records) > 1
+        best = event.history.best is event.record
         self._line(record_line(event.record, event.epochs, event.total_steps) + ("  best" if best else ""))
 
     def on_end(self, event: Event) -> None:

@@ -19,6 +19,9 @@ __all__ = ["TrainingPlan"]
 
 logger = logging.getLogger("soma_native")
 
+_STEPS = "number of steps (epochs, steps)"
+_STEPS_FOLLOW = {"batch_size", "grad_accumulation", "sampling", "seq_len", "training texts"}  # for a number of epochs
+
 
 class TrainingPlan:
     """The data and the settings of a run with every default filled in.
@@ -43,6 +46,7 @@ class TrainingPlan:
         texts: Texts | TokenStore,
         validation: Texts | TokenStore | None,
     ) -> None:
+        self._config = config
         self._seq_len = model.config.max_seq_len if config.seq_len is None else config.seq_len
         train, held_out = _encode(tokenizer, config, texts, validation)
         self.sampler: Sampler
@@ -79,18 +83,21 @@ class TrainingPlan:
             "validation texts": None if held_out is None else held_out.fingerprint(),
         }
         if config.schedule != "constant":  # a longer run at a constant rate begins with the shorter one
-            settings["number of steps (epochs, steps)"] = self.total_steps
+            settings[_STEPS] = self.total_steps
         identity: dict[str, Any] = json.loads(json.dumps(settings))  # as it will come back from the file
         return identity
 
     def differences(self, identity: dict[str, Any]) -> list[str]:
         """In what `identity`, that of another run, differs from this one, in words for an error message."""
-        found = []
-        for key in sorted(self.identity.keys() | identity.keys()):
-            there, here = identity.get(key), self.identity.get(key)
-            if there != here:
-                found.append(key if key.endswith("texts") else f"{key} ({there} there, {here} here)")
-        return found
+        keys = [k for k in sorted(self.identity.keys() | identity.keys()) if identity.get(k) != self.identity.get(k)]
+        derived = {key for key in ("eval_every", "warmup_steps") if getattr(self._config, key) is None}
+        if self._config.steps is None and _STEPS_FOLLOW & set(keys):
+            derived.add(_STEPS)
+        given = [key for key in keys if key not in derived]
+        return [
+            key if key.endswith("texts") else f"{key} ({identity.get(key)} there, {self.identity.get(key)} here)"
+            for key in given or keys
+        ]
 
 
 def _encode(

@@ -28,6 +28,8 @@ __all__ = ["TrainingRun", "mean_loss"]
 
 logger = logging.getLogger("soma_native")
 
+_INTERRUPTED = {"interrupted": True}  # marks a log record for a program that says this in words of its own
+
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0  # where checkpoint_every leaves it to us: flushing files to disk takes a while
 
 
@@ -46,6 +48,16 @@ def mean_loss(model: Model, windows: Windows, batch_size: int = 8, limit: int | 
         total += model.loss(ids, targets) * count
         pairs += count
     return total / pairs
+
+
+def _overfit_warning(history: History) -> str | None:
+    turn = history.overfit_from
+    if turn is None:
+        return None
+    return (
+        f"over-fitting from step {turn['step']} (epoch {turn['epoch']}) on: the validation loss was lowest there, "
+        f"{turn['val_loss']:.4f}, and has risen since, while the training loss kept falling"
+    )
 
 
 class _Snapshot:
@@ -92,6 +104,7 @@ class TrainingRun:
         self.earlier_seconds = 0.0
         self.began = time.perf_counter()
         self.saved_step, self.saved_at = 0, self.began
+        self.overfit_warning: str | None = None  # the one that stands in history.warnings
         self.best: _Snapshot | None = None  # the weights of the lowest validation loss, until they are saved
         self.folder = None if config.checkpoint_dir is None else Path(config.checkpoint_dir)
         if config.resume:
@@ -117,6 +130,7 @@ class TrainingRun:
         load_arrays(self.folder, self.model, self.optimizer)
         self.optimizer.step_count = optimizer_steps
         self.history.__dict__.update(History.from_dict(state.history).__dict__)
+        self.overfit_warning = _overfit_warning(self.history)
         self.history.data = self.plan.data
         self.history.stop_reason = None
         self.history.checkpoint = str(self.folder)
@@ -220,17 +234,18 @@ class TrainingRun:
         self._warn_of_overfitting()
 
     def _warn_of_overfitting(self) -> None:
-        turn = self.history.overfit_from
-        if turn is None:
+        message = _overfit_warning(self.history)
+        if message == self.overfit_warning:
             return
-        message = (
-            f"over-fitting from step {turn['step']} (epoch {turn['epoch']}) on: the validation loss was lowest there, "
-            f"{turn['val_loss']:.4f}, and has risen since, while the training loss kept falling"
-        )
-        if message not in self.history.warnings:
+        if self.overfit_warning in self.history.warnings:
+            self.history.warnings.remove(self.overfit_warning)
+        self.overfit_warning = message
+        if message is not None:
             self.history.warnings.append(message)
-            logger.warning("%s", message)
-            self._emit("warning", message)
+        else:
+            message = "no over-fitting after all: the validation loss has fallen below its lowest again"
+        logger.warning("%s", message)
+        self._emit("warning", message)
 
     def _reason_to_end(self) -> str | None:
         if self.step >= self.plan.total_steps:
@@ -288,17 +303,18 @@ class TrainingRun:
         self.history.stop_reason = "interrupted"
         if self.folder is None or self.step == 0:  # an untrained model is not worth replacing what the folder holds
             why = "there is no checkpoint_dir" if self.folder is None else "nothing was trained yet"
-            logger.warning("interrupted after step %d; %s, so nothing was saved", self.step, why)
+            logger.warning("interrupted after step %d; %s, so nothing was saved", self.step, why, extra=_INTERRUPTED)
             return
         if self.optimizer.step_count != self.step:  # the interrupt came from a handler of somebody else's
             logger.warning(
-                "interrupted inside step %d; the checkpoint in %s is an earlier one", self.step + 1, self.folder
-            )
+                "interrupted inside step %d; the checkpoint in %s is an earlier one", self.step + 1, self.folder,
+                extra=_INTERRUPTED,
+            )  # fmt: skip
             return
         self._checkpoint()
         logger.warning(
             "interrupted after step %d of %d; saved in %s, resume=True continues from there",
-            self.step, self.plan.total_steps, self.folder,
+            self.step, self.plan.total_steps, self.folder, extra=_INTERRUPTED,
         )  # fmt: skip
 
     # --- what others see

@@ -91,8 +91,7 @@ class _StderrHandler(logging.Handler):
     """Prints to what sys.stderr is at that moment, so that a live display can put the line above itself."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        message = record.getMessage()
-        if not message.startswith(("interrupted", "over-fitting")):  # the command and its display say these themselves
+        if not getattr(record, "interrupted", False):  # the command says this itself
             print(self.format(record), file=sys.stderr)
 
 
