@@ -238,15 +238,25 @@ class TokenStore:
             can = (cuts - self.starts >= 2) & (self.stops - cuts >= 2)
             train_starts, train_stops = self.starts, np.where(can, cuts, self.stops)
             val_starts, val_stops = cuts[can], self.stops[can]
-        if len(val_starts) == 0:
-            raise ValueError(
-                f"val_fraction={fraction} holds out no next-token pair of {int(lengths.sum())} tokens in {count} "
-                "document(s): give more text, a larger fraction, a validation set, or val_fraction=0"
-            )
+            if not can.any():
+                raise ValueError(self._why_not_split(fraction, cuts))
         train = TokenStore(
             self.tokens, train_starts, train_stops, self.dropped_documents, self.dropped_tokens, self.unknown_id
         )
         return train, TokenStore(self.tokens, val_starts, val_stops, unknown_id=self.unknown_id)
+
+    def _why_not_split(self, fraction: float, cuts: NDArray[np.int64]) -> str:
+        """What to say where no document has two tokens on either side of its cut."""
+        whole = f"{int((self.stops - self.starts).sum())} tokens in {len(self.starts)} document(s)"
+        if (self.stops - cuts >= 2).any():
+            return (
+                f"val_fraction={fraction} leaves no next-token pair to train on of {whole}: give more text, a smaller "
+                "fraction, or a validation set"
+            )
+        return (
+            f"val_fraction={fraction} holds out no next-token pair of {whole}: give more text, a larger fraction, "
+            "a validation set, or val_fraction=0"
+        )
 
     def require_pairs(self, what: str) -> None:
         """Raise a ValueError that says why, if there is no next-token pair; `what` names the argument."""

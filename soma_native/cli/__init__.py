@@ -45,7 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: from argparse, for --help (0) and bad usage (2).
     """
     parser = _parser()
-    arguments = parser.parse_args(argv)
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        getattr(arguments, "parser", parser).error(f"unrecognized arguments: {' '.join(unknown)}")
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
@@ -56,6 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if not hasattr(arguments, "run"):
         parser.error("name a command")
+    try:
+        _check_environment()
+    except ValueError as error:
+        return _fail(str(error), 2)
     handler = _log_to_stderr()
     try:
         status = int(arguments.run(arguments) or 0)
@@ -80,6 +86,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error), 1)
     finally:
         logging.getLogger("soma_native").removeHandler(handler)
+
+
+def _check_environment() -> None:
+    """Raise a ValueError that names SOMA_NUM_THREADS or SOMA_ISA, where its value is none."""
+    from soma_native import active_isa, get_num_threads
+
+    get_num_threads()
+    active_isa()
 
 
 def _fail(message: str, status: int) -> int:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
+import re
+import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,13 +22,16 @@ __all__ = [
     "UsageError",
     "add_command",
     "add_corpus",
+    "check_not_empty",
     "check_writable",
     "corpus_files",
+    "in_flags",
     "integer",
     "number",
     "one_line",
     "print_json",
     "print_table",
+    "sigterm_as_ctrl_c",
 ]
 
 PROGRAM = "soma-native"
@@ -154,6 +161,54 @@ def corpus_files(paths: Sequence[str]) -> list[Path]:
         else:
             raise CommandError(f"{given}: no such file or folder")
     return list(found)
+
+
+_NAMES = "batch_size|epochs|lr|max_seq_len|seq_len|val_fraction|vocab_size"
+_IN_PYTHON = re.compile(rf"(?<![\w./'-])(?:({_NAMES})(?![\w./'-])=?|without resume\b|resume=True)")
+
+
+def in_flags(message: str) -> str:
+    """A message of the library with its arguments called as they are on the command line.
+
+    >>> in_flags("val_fraction=0.5 holds out too much; vocab_size must be at least 7")
+    '--val-fraction 0.5 holds out too much; --vocab-size must be at least 7'
+    """
+
+    def flag(match: re.Match[str]) -> str:
+        name = match[1]
+        if name is None:
+            return "without --resume" if match[0].startswith("without") else "--resume"
+        name = "seq_len" if name == "max_seq_len" else name
+        return "--" + name.replace("_", "-") + (" " if match[0].endswith("=") else "")
+
+    return _IN_PYTHON.sub(flag, message)
+
+
+@contextlib.contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """Within this block SIGTERM does what Ctrl-C does, unless the program was started with it ignored."""
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    ):
+        yield
+        return
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def check_not_empty(files: Sequence[Path]) -> None:
+    """See that there is a byte in the files of CORPUS...
+
+    Raises:
+        CommandError: there is none; it names the first.
+    """
+    if not any(file.stat().st_size or not file.is_file() for file in files):
+        more = f", like the other {len(files) - 1}" if len(files) > 1 else ""
+        raise CommandError(f"{files[0]}: is empty{more}")
 
 
 def one_line(text: str) -> str:

@@ -7,13 +7,14 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from .common import add_command, add_corpus, corpus_files, integer, print_json, print_table
+from .common import UsageError, add_command, add_corpus, corpus_files, integer, print_json, print_table
 
 _NOTES = """\
 Loss is the mean over all next-token pairs inside documents, in nats; longer documents are cut into windows of the
 model's context (--seq-len). Perplexity is its exponential. Bits per byte is the loss of all pairs together in bits,
 divided by the UTF-8 bytes of the documents without their first tokens, which nothing predicts. It compares models with
-different tokenizers, as long as these lose nothing; the word tokenizer loses case and punctuation."""
+different tokenizers as long as these lose nothing, and is "-" (null with --json) where they do: the word tokenizer
+loses case and punctuation, and an unknown token what it stands for."""
 
 
 def add_parser(commands: Any) -> None:
@@ -38,19 +39,22 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print_json(result)
         return
+    bits = result["bits_per_byte"]
     print_table(
         "",
         ("measure", "value"),
         [
             ("loss (nats per token)", f"{result['loss']:.4f}"),
             ("perplexity", f"{result['perplexity']:.2f}"),
-            ("bits per byte", f"{result['bits_per_byte']:.4f}"),
+            ("bits per byte", "-" if bits is None else f"{bits:.4f}"),
             ("pairs", f"{result['pairs']:,}"),
             ("documents", f"{result['documents']:,}"),
             ("bytes", f"{result['bytes']:,}"),
             ("unknown tokens", f"{result['unknown_tokens']:,}"),
         ],
     )
+    if bits is None:
+        print("\nbits per byte: not comparable, for the tokenizer does not keep all of the text")
 
 
 def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -64,7 +68,7 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     model, tok = load(arguments.folder)
     longest = model.config.max_seq_len
     if arguments.seq_len is not None and arguments.seq_len > longest:
-        raise ValueError(f"--seq-len {arguments.seq_len}: the model's context is {longest}")
+        raise UsageError(f"--seq-len {arguments.seq_len}: the model's context is {longest}")
     size = 0
 
     def documents() -> Iterator[str]:
@@ -79,10 +83,11 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     size = max(1, size - first_tokens)
     loss = mean_loss(model, Windows(store, arguments.seq_len or longest), arguments.batch_size)
     counts = store.counts()
+    lossless = tok.kind != "word" and not counts["unknown_tokens"]
     return {
         "loss": loss,
         "perplexity": math.exp(min(loss, 700.0)),
-        "bits_per_byte": loss * counts["pairs"] / math.log(2) / size,
+        "bits_per_byte": loss * counts["pairs"] / math.log(2) / size if lossless else None,
         "pairs": counts["pairs"],
         "documents": counts["documents"],
         "bytes": size,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import secrets
 import sys
 import time
 from typing import Any
 
-from .common import add_command, integer, number, positive_type, print_json, seed_type
+from .common import CommandError, UsageError, add_command, integer, number, positive_type, print_json, seed_type
 
 
 def add_parser(commands: Any) -> None:
@@ -52,7 +53,17 @@ def run(arguments: argparse.Namespace) -> None:
 
     prompt = arguments.prompt
     if prompt == "-":
-        prompt = sys.stdin.read().rstrip("\n")
+        try:
+            prompt = sys.stdin.read().rstrip("\n")
+        except UnicodeDecodeError:
+            raise CommandError("PROMPT, read from standard input, is not UTF-8") from None
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        raise UsageError("PROMPT is not UTF-8") from None
+    if "" in (arguments.stop or []):
+        raise UsageError("--stop: the text must not be empty")
+    seed = secrets.randbits(53) if arguments.seed is None else arguments.seed  # 53: what every reader of JSON can hold
     model, tok = load(arguments.folder)
     began = time.perf_counter()
     pieces = Generator(model, tok).stream(
@@ -62,13 +73,13 @@ def run(arguments: argparse.Namespace) -> None:
         top_k=arguments.top_k,
         top_p=arguments.top_p,
         repetition_penalty=arguments.repetition_penalty,
-        seed=arguments.seed,
-        stop=[text for text in arguments.stop or [] if text],
+        seed=seed,
+        stop=arguments.stop,
     )
     if arguments.json:
         continuation = "".join(pieces)
         seconds = time.perf_counter() - began
-        print_json({"prompt": prompt, "text": prompt + continuation, "seconds": seconds, "seed": arguments.seed})
+        print_json({"prompt": prompt, "text": prompt + continuation, "seconds": seconds, "seed": seed})
         return
     try:
         print(prompt, end="", flush=True)

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from .common import add_command, check_writable, fraction_type, print_json, print_table, seed_type
+from .common import add_command, check_writable, fraction_type, print_json, print_table, seed_type, sigterm_as_ctrl_c
 
 OUT = "runs/showcase"
 VAL_FRACTION = 0.1
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
     from ..showcase import SENTENCE_WORDS, comparison, run_showcase
 
     check_writable(arguments.out)
-    with ProgressDisplay(sys.stderr) as progress:
+    with sigterm_as_ctrl_c(), ProgressDisplay(sys.stderr) as progress:
         report = run_showcase(
             arguments.out, seed=arguments.seed, val_fraction=arguments.val_fraction, callbacks=[progress]
         )

@@ -6,7 +6,18 @@ import argparse
 import sys
 from typing import Any
 
-from .common import PROGRAM, UsageError, add_command, add_corpus, corpus_files, integer, print_json, print_table
+from .common import (
+    PROGRAM,
+    UsageError,
+    add_command,
+    add_corpus,
+    check_not_empty,
+    corpus_files,
+    in_flags,
+    integer,
+    print_json,
+    print_table,
+)
 
 KINDS = ("word", "char", "byte")
 
@@ -67,8 +78,15 @@ def train_tokenizer(arguments: argparse.Namespace) -> None:
     from soma_native import Tokenizer
     from soma_native.data import read_documents
 
-    texts = read_documents(corpus_files(arguments.corpus), arguments.split)
-    tok = Tokenizer.train(texts, kind=arguments.kind, vocab_size=arguments.vocab_size)
+    files = corpus_files(arguments.corpus)
+    check_not_empty(files)
+    texts = read_documents(files, arguments.split)
+    try:
+        tok = Tokenizer.train(texts, kind=arguments.kind, vocab_size=arguments.vocab_size)
+    except ValueError as error:
+        if str(error).startswith("vocab_size"):
+            raise UsageError(in_flags(str(error))) from None
+        raise
     out = tok.save(arguments.out)
     result = {"out": str(out), "kind": tok.kind, "vocab_size": tok.vocab_size}
     if arguments.json:
@@ -101,6 +119,10 @@ def decode_ids(arguments: argparse.Namespace) -> None:
             ids = [int(word) for word in words]
         except ValueError:
             raise ValueError("standard input must hold whole numbers and white space only") from None
+    for token in ids:
+        if not 0 <= token < tok.vocab_size:
+            message = f"ID {token} is out of range: the tokenizer has the ids from 0 to {tok.vocab_size - 1}"
+            raise UsageError(message) if arguments.ids else ValueError(message)
     text = tok.decode(ids)
     if arguments.json:
         print_json({"text": text})

@@ -15,19 +15,22 @@ from .common import (
     UsageError,
     add_command,
     add_corpus,
+    check_not_empty,
     check_writable,
     corpus_files,
     fraction_type,
+    in_flags,
     integer,
     positive_type,
     print_json,
     seed_type,
+    sigterm_as_ctrl_c,
 )
 from .tokenizer import KINDS
 
 if TYPE_CHECKING:
     from ..data import TokenStore
-    from ..history import History
+    from ..history import History, Record
     from ..tokenizer import Tokenizer
     from ..trainer import Trainer
 
@@ -94,8 +97,8 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument(
         "--precision",
-        choices=("auto", "float32", "bfloat16"),
-        help="of matrix products (default: auto)",
+        choices=("auto", "float32"),
+        help="of matrix products: float32, for now the only one (default: auto)",
     )
     parser.add_argument("--seed", type=seed_type, metavar="N", help="of weights and order (default: 0)")
     parser.add_argument("--resume", action="store_true", help="go on with the run in DIR")
@@ -103,29 +106,49 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Train, and print what came out."""
-    from ..progress import ProgressDisplay
-
     files = corpus_files(arguments.corpus)
+    check_not_empty(files)
     if not arguments.resume:
         check_writable(arguments.out)
-    trainer, store = _resumed(arguments, files) if arguments.resume else _fresh(arguments, files)
     try:
-        with ProgressDisplay(sys.stderr) as progress:
-            history = trainer.fit(store, callbacks=[progress])
-    except KeyboardInterrupt:
-        saved = trainer.history.checkpoint
-        where = f"saved in {saved}; --resume goes on from there" if saved else "nothing was saved yet"
-        raise KeyboardInterrupt(f"interrupted; {where}") from None
+        with sigterm_as_ctrl_c():
+            trainer, store = _resumed(arguments, files) if arguments.resume else _fresh(arguments, files)
+            history = _fit(trainer, store)
+    except ValueError as error:
+        raise CommandError(in_flags(str(error))) from None
     _plot(history, Path(arguments.out))
     result = _result(trainer, history, arguments.out)
     if arguments.json:
         print_json(result)
         return
-    validation = "" if result["val_loss"] is None else f", validation {result['val_loss']:.4f} (best)"
+    saved = _saved(history)
+    validation = "" if result["val_loss"] is None else f", validation {result['val_loss']:.4f}"
     print(
         f"{arguments.out}: {result['parameters']:,} parameters, {result['vocab_size']:,} tokens; "
-        f"loss {result['train_loss']:.4f}{validation}; {result['seconds']:.1f} s"
+        f"after epoch {saved['epoch']}, step {saved['step']}: loss {result['train_loss']:.4f}{validation}; "
+        f"{result['seconds']:.1f} s"
     )
+    last = history.records[-1]
+    if saved is not last:
+        print(
+            f"validation was lowest at epoch {saved['epoch']}, step {saved['step']}; that is the model saved, not the "
+            f"last (epoch {last['epoch']}, step {last['step']}: loss {last['train_loss']:.4f}"
+            + (")" if last["val_loss"] is None else f", validation {last['val_loss']:.4f})")
+        )
+    for warning in history.warnings:
+        print(f"warning: {warning}")
+
+
+def _fit(trainer: Trainer, store: TokenStore) -> History:
+    from ..progress import ProgressDisplay
+
+    try:
+        with ProgressDisplay(sys.stderr) as progress:
+            return trainer.fit(store, callbacks=[progress])
+    except KeyboardInterrupt:
+        saved = trainer.history.checkpoint
+        where = f"saved in {saved}; --resume goes on from there" if saved else "nothing was saved yet"
+        raise KeyboardInterrupt(f"interrupted; {where}") from None
 
 
 def _fresh(arguments: argparse.Namespace, files: Sequence[Path]) -> tuple[Trainer, TokenStore]:
@@ -137,9 +160,15 @@ def _fresh(arguments: argparse.Namespace, files: Sequence[Path]) -> tuple[Traine
     recipe = RECIPES[preset]
     kind = arguments.tokenizer or recipe.tokenizer
     vocab_size = arguments.vocab_size or (recipe.vocab_size if kind == "word" else None)
-    tok = Tokenizer.train(read_documents(files, arguments.split), kind=kind, vocab_size=vocab_size)
+    try:
+        tok = Tokenizer.train(read_documents(files, arguments.split), kind=kind, vocab_size=vocab_size)
+    except ValueError as error:
+        raise UsageError(in_flags(str(error))) if str(error).startswith("vocab_size") else error from None
     context = {} if arguments.seq_len is None else {"max_seq_len": arguments.seq_len}
-    config = ModelConfig.preset(preset, vocab_size=tok.vocab_size, **context)
+    try:
+        config = ModelConfig.preset(preset, vocab_size=tok.vocab_size, **context)
+    except ValueError as error:
+        raise UsageError(in_flags(str(error))) from None
     store = TokenStore.encode(read_documents(files, arguments.split), tok)
     store.require_pairs("CORPUS")
     seed = arguments.seed or 0
@@ -157,6 +186,11 @@ def _fresh(arguments: argparse.Namespace, files: Sequence[Path]) -> tuple[Traine
 
 def _val_fraction(asked: float | None, store: TokenStore) -> float:
     if asked is not None:
+        try:
+            if asked:
+                store.split(asked)
+        except ValueError as error:
+            raise UsageError(in_flags(str(error))) from None
         return asked
     try:
         store.split(VAL_FRACTION)
@@ -211,15 +245,22 @@ def _plot(history: History, folder: Path) -> None:
             history.plot(folder / "loss.png")
 
 
+def _saved(history: History) -> Record:
+    """The record of the model that was saved: of the lowest validation loss, or the last where there is none."""
+    return history.best or history.records[-1]
+
+
 def _result(trainer: Trainer, history: History, out: str) -> dict[str, Any]:
-    last, best = history.records[-1], history.best
+    last, saved = history.records[-1], _saved(history)
     return {
         "out": out,
         "parameters": trainer.model.num_parameters,
         "vocab_size": trainer.tokenizer.vocab_size,
         "pairs": history.data["train"]["pairs"],
-        "train_loss": last["train_loss"],
-        "val_loss": None if best is None else best["val_loss"],
+        "epoch": saved["epoch"],
+        "step": saved["step"],
+        "train_loss": saved["train_loss"],
+        "val_loss": saved["val_loss"],
         "seconds": last["seconds"],
         "tokens_per_second": last["tokens_per_second"],
         "precision": trainer.model.precision,
