@@ -8,10 +8,11 @@ from soma_native._load import load_core as _load_core
 
 _load_core()  # before anything else imports it
 
-from soma_native._core import active_isa, available_isas, get_num_threads, set_num_threads  # noqa: E402
+from soma_native._core import active_isa, available_isas, get_num_threads  # noqa: E402
 from soma_native.config import ModelConfig  # noqa: E402
 from soma_native.model import Model  # noqa: E402
 from soma_native.optimizer import AdamW  # noqa: E402
+from soma_native.threads import set_num_threads  # noqa: E402
 from soma_native.version import __version__  # noqa: E402
 
 if TYPE_CHECKING:

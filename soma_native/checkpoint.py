@@ -77,7 +77,9 @@ def save(
     >>> model.config == config, tok.decode(tok.encode("the mat"))
     (True, 'the mat')
     """
-    folder = Path(folder)
+    folder = _as_path(folder)
+    if not hasattr(model, "parameters"):
+        raise TypeError(f"model must be a soma_native.Model, got {type(model).__name__}")
     parameters = model.parameters()
     for name, array in parameters.items():
         if not np.isfinite(array).all():
@@ -179,9 +181,15 @@ def extra_file(folder: str | os.PathLike[str], name: str) -> Path:
     return _consistently(folder, find)
 
 
+def _as_path(folder: object) -> Path:
+    if not isinstance(folder, (str, os.PathLike)):
+        raise TypeError(f"folder must be the path of a folder, a str or an os.PathLike, got {folder!r:.80}")
+    return Path(folder)
+
+
 def _consistently(folder: str | os.PathLike[str], read: Callable[[FolderView], _Loaded]) -> _Loaded:
     """Call `read` until no other process has completed a save in between."""
-    folder = Path(folder)
+    folder = _as_path(folder)
     if not os.path.lexists(folder):
         raise FileNotFoundError(f"{folder}: there is no such folder")
     if not folder.is_dir():

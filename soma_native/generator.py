@@ -14,7 +14,7 @@ import numpy as np
 from . import _core
 from .checkpoint_config import end_token, start_token
 from .model import Model
-from .sampling import Sampling
+from .sampling import DEFAULT_MAX_TOKENS, Sampling
 from .tokenizer import Tokenizer
 
 __all__ = ["Generator"]
@@ -55,6 +55,11 @@ class Generator:
                 f"the tokenizer has {tok.vocab_size} tokens, the model only {model.config.vocab_size}: they do not "
                 "belong together"
             )
+        if tok.vocab_size < model.config.vocab_size:
+            _log.warning(
+                "the tokenizer has %d tokens, the model %d: ids without a token are never generated; is it the one "
+                "that the model was trained with?", tok.vocab_size, model.config.vocab_size,
+            )  # fmt: skip
         self._model = model
         self._tok = tok
         self._end_id = self._find_end(end_token)
@@ -95,20 +100,22 @@ class Generator:
     def generate(
         self,
         prompt: str,
-        max_tokens: int | None = None,
+        max_tokens: int = DEFAULT_MAX_TOKENS,
         temperature: float = 0.7,
         top_k: int | None = 50,
         top_p: float | None = 0.95,
         repetition_penalty: float | None = 1.15,
         seed: int | None = None,
         stop: str | Iterable[str] | None = None,
+        *,
+        max_new_tokens: int | None = None,
         **unknown: Any,
     ) -> str:
         """The prompt and its continuation.
 
         Args:
             prompt: the text to continue; between it and the first word of a word tokenizer comes one space.
-            max_tokens: most tokens to add, 100 if not given; 0 returns the prompt. `max_new_tokens` is an alias.
+            max_tokens: most tokens to add; 0 returns the prompt.
             temperature: divides the logits before the softmax; 0 always takes the likeliest token (greedy).
             top_k: only the k likeliest tokens are drawn from; 0 or None draws from all.
             top_p: only the likeliest tokens that together reach this probability are drawn from; 1 or None is all.
@@ -116,7 +123,8 @@ class Generator:
                 positive and multiplied where negative (Keskar et al. 2019); 1 or None is off.
             seed: the same seed gives the same text; None draws a new one from the system.
             stop: one or several texts; the first to appear in the continuation ends it, and is left out.
-            **unknown: takes `max_new_tokens`; any other keyword is a TypeError that names the allowed ones.
+            max_new_tokens: another name for `max_tokens`.
+            **unknown: nothing; any other keyword is a TypeError that names the allowed ones.
 
         Raises:
             TypeError: an unknown keyword (`max_length` too: say `max_tokens`), or an argument of the wrong type.
@@ -131,19 +139,24 @@ class Generator:
         >>> text.startswith("The cat "), len(text.split())
         (True, 5)
         """
-        sampling = self._sampling(max_tokens, temperature, top_k, top_p, repetition_penalty, seed, stop, unknown)
+        sampling = Sampling.of(
+            max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
+            repetition_penalty=repetition_penalty, seed=seed, stop=stop, max_new_tokens=max_new_tokens, unknown=unknown,
+        )  # fmt: skip
         return _text("prompt", prompt) + "".join(piece for _, piece in self._run([prompt], sampling))
 
     def generate_batch(
         self,
         prompts: Iterable[str],
-        max_tokens: int | None = None,
+        max_tokens: int = DEFAULT_MAX_TOKENS,
         temperature: float = 0.7,
         top_k: int | None = 50,
         top_p: float | None = 0.95,
         repetition_penalty: float | None = 1.15,
         seed: int | None = None,
         stop: str | Iterable[str] | None = None,
+        *,
+        max_new_tokens: int | None = None,
         **unknown: Any,
     ) -> list[str]:
         """Each prompt and its continuation, decoded together; arguments and errors as `generate`.
@@ -160,7 +173,10 @@ class Generator:
         >>> texts == [gen.generate("the", max_tokens=4, seed=1), gen.generate("the cat sat", max_tokens=4, seed=1)]
         True
         """
-        sampling = self._sampling(max_tokens, temperature, top_k, top_p, repetition_penalty, seed, stop, unknown)
+        sampling = Sampling.of(
+            max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
+            repetition_penalty=repetition_penalty, seed=seed, stop=stop, max_new_tokens=max_new_tokens, unknown=unknown,
+        )  # fmt: skip
         if isinstance(prompts, (str, bytes)):
             raise TypeError("prompts must be a list of texts; for one text there is generate")
         texts = [_text(f"prompts[{row}]", prompt) for row, prompt in enumerate(prompts)]
@@ -172,13 +188,15 @@ class Generator:
     def stream(
         self,
         prompt: str,
-        max_tokens: int | None = None,
+        max_tokens: int = DEFAULT_MAX_TOKENS,
         temperature: float = 0.7,
         top_k: int | None = 50,
         top_p: float | None = 0.95,
         repetition_penalty: float | None = 1.15,
         seed: int | None = None,
         stop: str | Iterable[str] | None = None,
+        *,
+        max_new_tokens: int | None = None,
         **unknown: Any,
     ) -> Iterator[str]:
         """The continuation piece by piece, as soon as each is certain; arguments and errors as `generate`.
@@ -196,31 +214,12 @@ class Generator:
         >>> len(pieces), "the " + "".join(pieces) == gen.generate("the ", max_tokens=5, seed=1)
         (5, True)
         """
-        sampling = self._sampling(max_tokens, temperature, top_k, top_p, repetition_penalty, seed, stop, unknown)
+        sampling = Sampling.of(
+            max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
+            repetition_penalty=repetition_penalty, seed=seed, stop=stop, max_new_tokens=max_new_tokens, unknown=unknown,
+        )  # fmt: skip
         run = self._run([_text("prompt", prompt)], sampling)
         return (piece for _, piece in run)
-
-    @staticmethod
-    def _sampling(
-        max_tokens: Any,
-        temperature: Any,
-        top_k: Any,
-        top_p: Any,
-        repetition_penalty: Any,
-        seed: Any,
-        stop: Any,
-        unknown: dict[str, Any],
-    ) -> Sampling:
-        return Sampling.of(
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            repetition_penalty=repetition_penalty,
-            seed=seed,
-            stop=stop,
-            unknown=unknown,
-        )
 
     def _run(self, prompts: list[str], sampling: Sampling) -> Iterator[tuple[int, str]]:
         """Check the prompts now and hand out (row, piece) later."""

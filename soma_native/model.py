@@ -27,7 +27,10 @@ def resolve_precision(precision: str) -> str:
 
 
 def _as_ids(name: str, value: npt.ArrayLike) -> npt.NDArray[np.int32]:
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise ValueError(f"{name} must have shape (T,) or (B, T), got rows of different lengths") from None
     if array.dtype.kind not in "iu":
         if array.size == 0:
             raise ValueError(f"{name} must hold at least one token, got shape {array.shape}")
@@ -41,6 +44,16 @@ def _as_ids(name: str, value: npt.ArrayLike) -> npt.NDArray[np.int32]:
         if least < -(2**31) or most >= 2**31:
             raise ValueError(f"{name} must fit into 32 bits, got values from {least} to {most}")
     return np.ascontiguousarray(np.atleast_2d(array), dtype=np.int32)
+
+
+def _make_core(config: ModelConfig, **options: Any) -> _core.Model:
+    try:
+        return _core.Model(**config.to_dict(), **options)
+    except MemoryError:
+        count = config.num_parameters
+        raise MemoryError(
+            f"for a model of {count:,} parameters: its weights and gradients need {8 * count / 2**30:,.1f} GiB"
+        ) from None
 
 
 class Model:
@@ -76,7 +89,7 @@ class Model:
             raise ValueError(f"seed must be from 0 to 2**64 - 1, got {seed}")
         self._config = config
         self._precision = resolve_precision(precision)
-        self._core = _core.Model(**config.to_dict(), seed=int(seed), precision=self._precision)
+        self._core = _make_core(config, seed=int(seed), precision=self._precision)
 
     @classmethod
     def _blank(cls, config: ModelConfig, precision: str) -> Model:
@@ -84,7 +97,7 @@ class Model:
         model = cls.__new__(cls)
         model._config = config
         model._precision = resolve_precision(precision)
-        model._core = _core.Model(**config.to_dict(), seed=0, precision=model._precision, initialize=False)
+        model._core = _make_core(config, seed=0, precision=model._precision, initialize=False)
         return model
 
     @property

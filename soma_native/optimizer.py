@@ -9,6 +9,15 @@ from soma_native import _core
 from soma_native.model import Model
 
 
+def _number(name: str, value: object) -> float:
+    if isinstance(value, (bool, str, bytes)) or not (hasattr(value, "__float__") or hasattr(value, "__index__")):
+        raise TypeError(f"{name} must be a number, got {value!r:.80}")
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TypeError(f"{name} must be a number, got {value!r:.80}: {error}") from None
+
+
 class AdamW:
     """AdamW (Loshchilov and Hutter 2019, "Decoupled weight decay regularization", algorithm 2).
 
@@ -21,7 +30,8 @@ class AdamW:
         max_grad_norm: gradients are scaled by ``min(1, max_grad_norm / (norm + 1e-6))``; ``None`` or 0 turns it off.
 
     Raises:
-        ValueError: an option is out of range; the message names it.
+        TypeError: an option is not a number; the message names it.
+        ValueError: an option is out of range; likewise.
 
     >>> from soma_native import Model, ModelConfig
     >>> model = Model(ModelConfig(vocab_size=8, d_model=8, n_layers=1, n_heads=2, d_ff=16, max_seq_len=4))
@@ -43,20 +53,20 @@ class AdamW:
     ) -> None:
         if not isinstance(model, Model):
             raise TypeError(f"model must be a soma_native.Model, got {type(model).__name__}")
-        if len(betas) != 2:
-            raise ValueError(f"betas must be two numbers, got {betas!r}")
-        limit = 0.0 if max_grad_norm is None else float(max_grad_norm)
+        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+            raise TypeError(f"betas must be a pair of numbers such as (0.9, 0.95), got {betas!r}")
+        limit = 0.0 if max_grad_norm is None else _number("max_grad_norm", max_grad_norm)
         if limit < 0:
             raise ValueError(f"max_grad_norm must be positive, or None or 0 to turn it off, got {max_grad_norm}")
         self.model = model
-        self.lr = float(lr)
+        self.lr = _number("lr", lr)
         self._core = _core.AdamW(
             model._core,
             lr=self.lr,
-            beta1=float(betas[0]),
-            beta2=float(betas[1]),
-            eps=float(eps),
-            weight_decay=float(weight_decay),
+            beta1=_number("betas[0]", betas[0]),
+            beta2=_number("betas[1]", betas[1]),
+            eps=_number("eps", eps),
+            weight_decay=_number("weight_decay", weight_decay),
             max_grad_norm=limit,
         )
 
@@ -72,7 +82,7 @@ class AdamW:
         Raises:
             FloatingPointError: the norm is not finite. Nothing was updated.
         """
-        return self._core.step(self.lr if lr is None else float(lr))
+        return self._core.step(self.lr if lr is None else _number("lr", lr))
 
     @property
     def step_count(self) -> int:

@@ -11,7 +11,12 @@ from typing import Any
 
 __all__ = ["DEFAULT_MAX_TOKENS", "Sampling"]
 
-DEFAULT_MAX_TOKENS = 100
+
+class _Default(int):
+    """A number that its identity tells from the same number given, so that a default and an alias can live together."""
+
+
+DEFAULT_MAX_TOKENS: int = _Default(100)
 _MAX_TOKENS = 1 << 31
 _HINTS = {
     "max_length": "give max_tokens, the number of tokens to add after the prompt",
@@ -43,6 +48,7 @@ class Sampling:
         repetition_penalty: Any,
         seed: Any,
         stop: Any,
+        max_new_tokens: Any,
         unknown: Mapping[str, Any],
     ) -> Sampling:
         """Check the arguments as a user gave them; `unknown` holds the keywords that are no parameter's name.
@@ -51,19 +57,18 @@ class Sampling:
             TypeError: an unknown keyword, two different numbers of tokens, or a value of the wrong type.
             ValueError: a value outside its range.
         """
-        extra = dict(unknown)
-        if "max_new_tokens" in extra:
-            alias = _integer("max_new_tokens", extra.pop("max_new_tokens"), 0, _MAX_TOKENS)
-            if max_tokens is not None and _integer("max_tokens", max_tokens, 0, _MAX_TOKENS) != alias:
+        if max_new_tokens is not None:
+            alias = _integer("max_new_tokens", max_new_tokens, 0, _MAX_TOKENS)
+            if max_tokens is not DEFAULT_MAX_TOKENS and _integer("max_tokens", max_tokens, 0, _MAX_TOKENS) != alias:
                 raise TypeError(
                     f"max_tokens={max_tokens} and its alias max_new_tokens={alias} differ: give one of them"
                 )
             max_tokens = alias
-        for name in extra:
+        for name in unknown:
             allowed = "max_tokens (or max_new_tokens), temperature, top_k, top_p, repetition_penalty, seed and stop"
             raise TypeError(f"there is no argument {name!r}: {_HINTS.get(name, f'allowed are {allowed}')}")
         return cls(
-            max_tokens=DEFAULT_MAX_TOKENS if max_tokens is None else _integer("max_tokens", max_tokens, 0, _MAX_TOKENS),
+            max_tokens=int(_integer("max_tokens", max_tokens, 0, _MAX_TOKENS)),
             temperature=_number("temperature", temperature, "at least 0 (0 is greedy)", lambda x: x >= 0),
             top_k=0 if top_k is None else _integer("top_k", top_k, 0, _MAX_TOKENS),
             top_p=1.0 if top_p is None else _number("top_p", top_p, "above 0 and at most 1", lambda x: 0 < x <= 1),

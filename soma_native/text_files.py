@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -24,12 +25,14 @@ def iter_texts(texts: object) -> Iterator[str | bytes]:
     Raises:
         TypeError: something that is neither text nor path (the message says where), or a `str` by itself that names no
             file.
-        FileNotFoundError, ValueError: as `read_utf8`.
+        FileNotFoundError, ValueError: as `read_utf8`; a `str` by itself that can only be meant as a path, too.
     """
     if isinstance(texts, os.PathLike) or (isinstance(texts, str) and _names_a_file(texts)):
         yield read_utf8(texts)
         return
     if isinstance(texts, str):
+        if _looks_like_a_path(texts):
+            raise FileNotFoundError(f"{texts}: there is no such text file; for a text itself, pass [text]")
         raise TypeError(
             f"texts is a single str that names no file: {texts[:60]!r}; pass [text] for one text, or the path of a file"
         )
@@ -69,6 +72,16 @@ def read_utf8(path: str | os.PathLike[str]) -> bytes:
             "iconv -f LATIN1 -t UTF-8, or read it with errors='replace' and pass the text"
         )
     return data.removeprefix(_BYTE_ORDER_MARK)
+
+
+def _looks_like_a_path(text: str) -> bool:
+    if not text or len(text) > 4096 or any(character.isspace() for character in text):
+        return False
+    return (
+        "/" in text
+        or "\\" in text
+        or re.fullmatch(r"\.[A-Za-z][A-Za-z0-9]{0,7}", os.path.splitext(text)[1]) is not None
+    )
 
 
 def _names_a_file(text: str) -> bool:

@@ -32,7 +32,7 @@ class TrainConfig:
         min_lr: learning rate at the end of the cosine; None means lr / 10.
         warmup_steps: steps of linear warm-up; None means a tenth of the steps, at most 100.
         schedule: "cosine" or "constant", after the warm-up.
-        betas, eps, weight_decay, max_grad_norm: of `AdamW`; max_grad_norm=0 does not clip.
+        betas, eps, weight_decay, max_grad_norm: of `AdamW`; max_grad_norm=None or 0 does not clip.
         grad_accumulation: micro-batches in a step; the gradient is that of the mean over all their pairs.
         seed: of the order of the data, at least 0 and below 2**64.
         val_fraction: part of the data held out for validation, at least 0 and below 1 (`TokenStore.split` says which).
@@ -74,7 +74,7 @@ class TrainConfig:
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     weight_decay: float = 0.1
-    max_grad_norm: float = 1.0
+    max_grad_norm: float | None = 1.0
     grad_accumulation: int = 1
     seed: int = 0
     val_fraction: float = 0.0
@@ -109,6 +109,8 @@ class TrainConfig:
                 raise ValueError(f"min_lr={self.min_lr}: must not be above lr={self.lr}")
         self._number("eps", above=0.0)
         self._number("weight_decay", least=0.0)
+        if self.max_grad_norm is None:
+            object.__setattr__(self, "max_grad_norm", 0.0)  # the same, and one value in files
         self._number("max_grad_norm", least=0.0)
         self._number("min_delta", least=0.0)
         self._number("val_fraction", least=0.0, below=1.0)

@@ -395,3 +395,28 @@ def test_ctrl_c_between_tokens() -> None:
             if count == 3:
                 _thread.interrupt_main()
             assert count < 1000
+
+
+def test_signatures_are_the_documented_ones() -> None:
+    import inspect
+
+    wanted = (
+        "max_tokens: 'int' = 100, temperature: 'float' = 0.7, top_k: 'int | None' = 50, "
+        "top_p: 'float | None' = 0.95, repetition_penalty: 'float | None' = 1.15, seed: 'int | None' = None, "
+        "stop: 'str | Iterable[str] | None' = None, *, max_new_tokens: 'int | None' = None"
+    )
+    for method in (Generator.generate, Generator.stream, Generator.generate_batch):
+        assert wanted in str(inspect.signature(method))
+
+
+def test_a_given_100_is_no_default() -> None:
+    with pytest.raises(TypeError, match="max_tokens=100 and its alias max_new_tokens=4 differ"):
+        make().generate("the", max_tokens=100, max_new_tokens=4)
+
+
+def test_a_smaller_tokenizer_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    tok = soma_native.Tokenizer.train(["the cat sat"], kind="char")
+    shape = {"d_model": 8, "n_layers": 1, "n_heads": 1, "d_ff": 8, "max_seq_len": 8}
+    model = soma_native.Model(soma_native.ModelConfig(vocab_size=tok.vocab_size + 3, **shape))
+    Generator(model, tok)
+    assert f"the tokenizer has {tok.vocab_size} tokens, the model {tok.vocab_size + 3}" in caplog.text

@@ -1,0 +1,29 @@
+"""How many threads compute."""
+
+from __future__ import annotations
+
+import operator
+from typing import SupportsIndex
+
+from soma_native import _core
+
+__all__ = ["set_num_threads"]
+
+
+def set_num_threads(n: SupportsIndex) -> None:
+    """Set the number of threads that compute, 1 to 1024, for all models of this process.
+
+    Raises:
+        TypeError: `n` is not an integer.
+        ValueError: it is out of range.
+        RuntimeError: this process was forked from one that had computed in parallel, and more than one is asked for.
+    """
+    try:
+        if isinstance(n, bool):
+            raise TypeError
+        count = operator.index(n)
+    except TypeError:
+        raise TypeError(f"n must be an integer, got {n!r:.80}") from None
+    if abs(count) >= 2**31:  # more than the core can be told
+        raise ValueError(f"number of threads must be from 1 to 1024, got {count:.6g}")
+    _core.set_num_threads(count)

@@ -1,0 +1,62 @@
+"""Arguments of the wrong type or value are refused with a message that names them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import soma_native as soma
+
+SHAPE = {"vocab_size": 8, "d_model": 8, "n_layers": 1, "n_heads": 2, "d_ff": 16, "max_seq_len": 4}
+MODEL = soma.Model(soma.ModelConfig(**SHAPE))
+ANY: Any = None
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: soma.AdamW(MODEL, lr="x"), TypeError, "lr must be a number, got 'x'"),  # type: ignore[arg-type]
+        (lambda: soma.AdamW(MODEL, lr=ANY), TypeError, "lr must be a number, got None"),
+        (lambda: soma.AdamW(MODEL, betas=3), TypeError, "betas must be a pair"),  # type: ignore[arg-type]
+        (lambda: soma.AdamW(MODEL, betas=("a", 0)), TypeError, r"betas\[0\] must be"),  # type: ignore[arg-type]
+        (lambda: soma.AdamW(MODEL, max_grad_norm="x"), TypeError, "max_grad_norm must be"),  # type: ignore[arg-type]
+        (lambda: soma.AdamW(MODEL).step(lr="x"), TypeError, "lr must be a number"),  # type: ignore[arg-type]
+        (lambda: MODEL.forward([[1, 2], [3]]), ValueError, "ids must have shape .* rows of different lengths"),
+        (lambda: soma.set_num_threads("2"), TypeError, "n must be an integer, got '2'"),  # type: ignore[arg-type]
+        (lambda: soma.set_num_threads(1.5), TypeError, "n must be an integer, got 1.5"),  # type: ignore[arg-type]
+        (lambda: soma.set_num_threads(True), TypeError, "n must be an integer, got True"),
+        (lambda: soma.set_num_threads(10**30), ValueError, "from 1 to 1024"),
+        (lambda: soma.load(ANY), TypeError, "folder must be the path of a folder"),
+        (lambda: soma.save(ANY, MODEL, ANY), TypeError, "folder must be the path of a folder"),
+        (lambda: soma.save("x", ANY, ANY), TypeError, "model must be"),
+        (lambda: soma.Tokenizer.train("books/missing"), FileNotFoundError, "no such text file"),
+        (lambda: soma.Tokenizer.train("missing.txt"), FileNotFoundError, "no such text file"),
+        (lambda: soma.Tokenizer.train("and/or, one says."), TypeError, "pass .text. for one text"),
+        (lambda: soma.Tokenizer.train("end."), TypeError, "pass .text. for one text"),
+    ],
+)
+def test_the_argument_is_named(call: Callable[[], object], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_a_model_too_large_for_memory_says_how_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(**options: object) -> None:
+        raise MemoryError("std::bad_alloc")
+
+    monkeypatch.setattr("soma_native._core.Model", full)
+    config = soma.ModelConfig.preset("gpt2-124m")
+    with pytest.raises(MemoryError, match=r"124,439,808 parameters: .* 0\.9 GiB"):
+        soma.Model(config)
+
+
+def test_no_clipping_is_none_in_the_trainer_too() -> None:
+    assert soma.TrainConfig(max_grad_norm=None) == soma.TrainConfig(max_grad_norm=0)
+
+
+def test_resuming_is_not_hindered_by_none(tmp_path: Path) -> None:
+    config = soma.TrainConfig(max_grad_norm=None, checkpoint_dir=tmp_path)
+    assert soma.TrainConfig.from_dict(config.to_dict()).max_grad_norm == 0.0
