@@ -296,6 +296,9 @@ def test_errors_a_user_can_cause(run: Any, corpus: Path, trained: Path, tmp_path
     failed(run("train", tmp_path / "none.txt", "--out", tmp_path / "m"), "none.txt: no such file or folder")
     failed(run("train", bad, "--out", tmp_path / "m"), "bad.txt", "byte 5")
     failed(run("train", empty, "--out", tmp_path / "m"), "empty.txt: is empty")
+    blank = tmp_path / "blank.txt"
+    blank.write_text(" \n")
+    failed(run("train", blank, "--out", tmp_path / "m"), "blank.txt: the texts must have at least two different words")
     failed(run("train", corpus, "--out", corpus), "is a file where a folder is expected")
     failed(run("train", corpus, "--out", corpus / "below"), "cannot save here: Not a directory")
     failed(run("train", corpus, "--out", tmp_path / "m", "--resume"), "nothing to resume")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import sys
 from pathlib import Path
 
@@ -171,6 +172,24 @@ def test_in_a_terminal_there_is_a_bar() -> None:
     assert "9/9" in shown
     assert "tokens/s" in shown
     assert "epoch 3/3  step 9/9  loss" in shown
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_a_warning_is_shown_once(
+    live: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from soma_native.cli import _log_to_stderr
+
+    losses = iter([3.0, 3.5, 3.6])
+    monkeypatch.setattr("soma_native.training_run.mean_loss", lambda *arguments: next(losses))
+    trainer, texts = small_trainer(lr=1e-2)
+    handler = _log_to_stderr()
+    try:
+        with ProgressDisplay(sys.stderr, live=live) as progress:
+            trainer.fit(texts, validation=texts[:2], callbacks=[progress])
+    finally:
+        logging.getLogger("soma_native").removeHandler(handler)
+    assert capsys.readouterr().err.count("soma-native: over-fitting from step 3 (epoch 1)") == 1
 
 
 def test_the_display_says_why_training_ended_early() -> None:

@@ -156,6 +156,24 @@ def test_overfitting_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     assert "over-fitting" in caplog.text
 
 
+def test_overfitting_is_taken_back_when_validation_falls_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    losses = iter([3.0, 3.5, 3.6, 3.4, 2.9])
+    monkeypatch.setattr("soma_native.training_run.mean_loss", lambda *arguments: next(losses))
+    warnings: list[int] = []
+
+    def listen(event: soma.Event) -> None:
+        if event.kind == "epoch":
+            warnings.append(len(event.history.warnings))
+
+    with caplog.at_level(logging.WARNING, "soma_native"):
+        history = make_trainer(epochs=5).fit(SENTENCES, validation=SENTENCES, callbacks=listen)
+    assert warnings == [0, 0, 1, 1, 0]
+    assert history.overfit_from is None and history.warnings == []
+    assert caplog.text.count("over-fitting from step") == caplog.text.count("no over-fitting after all") == 1
+
+
 def test_early_stopping_ends_the_training_and_the_folder_has_the_best(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     nonsense = [" ".join(rng.choice(NAMES, 10)) for _ in range(16)]

@@ -115,7 +115,10 @@ def run(arguments: argparse.Namespace) -> None:
             trainer, store = _resumed(arguments, files) if arguments.resume else _fresh(arguments, files)
             history = _fit(trainer, store)
     except ValueError as error:
-        raise CommandError(in_flags(str(error))) from None
+        message = in_flags(str(error))
+        if message.startswith("the texts"):
+            message = f"{files[0]}{' and the other files' if len(files) > 1 else ''}: {message}"
+        raise CommandError(message) from None
     _plot(history, Path(arguments.out))
     result = _result(trainer, history, arguments.out)
     if arguments.json:
