@@ -3,9 +3,9 @@
 import os
 from types import ModuleType
 
-# How often GNU's OpenMP looks at a barrier before it lets the system run something else: about 20 us. Its default,
+# How often GNU's OpenMP looks at a barrier before it lets the system run something else: about 150 us. Its default,
 # 300,000 rounds, some milliseconds, makes a training step twenty times slower as soon as other programs want the cores.
-_SPINS = "2000"
+_SPINS = "10000"
 
 
 def load_core() -> ModuleType:

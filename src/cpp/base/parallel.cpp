@@ -129,17 +129,26 @@ int call_threads() { return std::max(1, num_threads() / std::max(1, calls.load(s
 
 namespace detail {
 
-void run_parallel(int64_t count, void (*task)(void* context, int64_t index), void* context) {
+void run_parallel(const Stage& first, const Stage& second) {
 #ifdef _OPENMP
-  const int threads = static_cast<int>(std::min<int64_t>(call_threads(), count));
+  const int threads = static_cast<int>(std::min<int64_t>(call_threads(), std::max(first.count, second.count)));
   if (threads > 1 && !omp_in_parallel()) {
     note_pool();
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t i = 0; i < count; ++i) task(context, i);
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for schedule(static) nowait
+      for (int64_t i = 0; i < first.count; ++i) first.task(first.context, i);
+      if (second.count > 0) {
+#pragma omp barrier
+#pragma omp for schedule(static) nowait
+        for (int64_t i = 0; i < second.count; ++i) second.task(second.context, i);
+      }
+    }
     return;
   }
 #endif
-  for (int64_t i = 0; i < count; ++i) task(context, i);
+  for (int64_t i = 0; i < first.count; ++i) first.task(first.context, i);
+  for (int64_t i = 0; i < second.count; ++i) second.task(second.context, i);
 }
 
 }  // namespace detail

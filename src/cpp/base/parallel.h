@@ -27,8 +27,23 @@ class CallScope {
 int call_threads();
 
 namespace detail {
-void run_parallel(int64_t count, void (*task)(void* context, int64_t index), void* context);
+// One stage of a parallel computation: task(context, i) for every i in [0, count).
+struct Stage {
+  int64_t count;
+  void (*task)(void* context, int64_t index);
+  void* context;
+};
+
+template <typename F>
+Stage make_stage(int64_t count, F& f) {
+  using Function = std::remove_reference_t<F>;
+  return {count, [](void* context, int64_t index) { (*static_cast<Function*>(context))(index); },
+          const_cast<void*>(static_cast<const void*>(&f))};
 }
+
+// Runs the first stage, then, when all of it is done, the second.
+void run_parallel(const Stage& first, const Stage& second);
+}  // namespace detail
 
 // Calls f(i) for every i in [0, count), spread over call_threads(). f must not throw. Nested calls run serially. What
 // f(i) computes must not depend on which thread runs it: results are then the same for any number of threads.
@@ -39,9 +54,13 @@ void parallel_for(int64_t count, F&& f) {
     f(static_cast<int64_t>(0));
     return;
   }
-  using Function = std::remove_reference_t<F>;
-  auto call = [](void* context, int64_t index) { (*static_cast<Function*>(context))(index); };
-  detail::run_parallel(count, call, const_cast<void*>(static_cast<const void*>(&f)));
+  detail::run_parallel(detail::make_stage(count, f), {0, nullptr, nullptr});
+}
+
+// parallel_for(first_count, f), then parallel_for(second_count, g), waking the threads once for both.
+template <typename F, typename G>
+void parallel_for_then(int64_t first_count, F&& f, int64_t second_count, G&& g) {
+  detail::run_parallel(detail::make_stage(first_count, f), detail::make_stage(second_count, g));
 }
 
 }  // namespace soma

@@ -79,13 +79,17 @@ void CpuOps::matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e) {
         check_interrupt();
         const Packing pa{a, true, packed_a_.data(), k0, depth, m0, std::min(rows_limit, m - m0), mr};
         const int64_t panels_b = m0 == 0 ? pb.panels() : 0;  // B's block is packed once for all blocks of A
-        for_ranges(pa.panels() + panels_b, threads == 1 ? 0 : depth * mr, 1, [&](int64_t begin, int64_t end) {
-          for (int64_t i = begin; i < end; ++i) i < panels_b ? pb.pack(t, i) : pa.pack(t, i - panels_b);
-        });
+        const int64_t panels = pa.panels() + panels_b;
+        const int64_t packers = threads == 1 ? 1 : range_count(panels, depth * mr, 1);
+        const auto pack = [&](int64_t range) {
+          for (int64_t i = panels * range / packers; i < panels * (range + 1) / packers; ++i) {
+            i < panels_b ? pb.pack(t, i) : pa.pack(t, i - panels_b);
+          }
+        };
 
         int64_t grid_rows = 1, grid_cols = 1;
         choose_grid(pa.panels(), pb.panels(), threads, &grid_rows, &grid_cols);
-        parallel_for(grid_rows * grid_cols, [&](int64_t task) {
+        const auto multiply = [&](int64_t task) {
           const int64_t gr = task / grid_cols, gc = task % grid_cols;
           const int64_t r_begin = pa.panels() * gr / grid_rows, r_end = pa.panels() * (gr + 1) / grid_rows;
           const int64_t c_begin = pb.panels() * gc / grid_cols, c_end = pb.panels() * (gc + 1) / grid_cols;
@@ -112,7 +116,8 @@ void CpuOps::matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e) {
               }
             }
           }
-        });
+        };
+        parallel_for_then(packers, pack, grid_rows * grid_cols, multiply);
       }
     }
   }
