@@ -3,8 +3,8 @@
 import os
 from types import ModuleType
 
-# How often GNU's OpenMP looks at a barrier before it lets the system run something else: about 150 us. Its default,
-# 300,000 rounds, some milliseconds, makes a training step twenty times slower as soon as other programs want the cores.
+# How often GNU's OpenMP looks at a barrier before it lets the system run something else. Its default, 300,000 rounds, can
+# make a training step many times slower while other programs want the cores; DESIGN.md has the figures.
 _SPINS = "10000"
 
 
