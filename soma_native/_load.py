@@ -3,8 +3,8 @@
 import os
 from types import ModuleType
 
-# How often GNU's OpenMP looks at a barrier before it lets the system run something else. Its default, 300,000 rounds, can
-# make a training step many times slower while other programs want the cores; DESIGN.md has the figures.
+# How often GNU's OpenMP looks at a barrier before it lets the system run something else. Its default, 300,000 rounds,
+# can make a training step many times slower while other programs want the cores; DESIGN.md has the figures.
 _SPINS = "10000"
 
 
