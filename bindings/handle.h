@@ -7,8 +7,10 @@
 #include <atomic>
 #include <mutex>
 #include <stdexcept>
+#include <string>
 #include <thread>
 
+#include "base/check.h"
 #include "gil.h"
 #include "model/transformer.h"
 
@@ -16,13 +18,19 @@ namespace py = pybind11;
 
 using Ids = py::array_t<int32_t, py::array::c_style>;
 
+inline soma::Precision parse_precision(const std::string& name) {
+  if (name == "float32") return soma::Precision::kFloat32;
+  soma::check(name == "bfloat16", "precision must be 'float32' or 'bfloat16', got '", name, "'");
+  return soma::Precision::kBfloat16;
+}
+
 struct ModelHandle {
   soma::Transformer transformer;
   std::mutex mutex;
   std::atomic<std::thread::id> owner{};  // the thread that computes, while one does
 
-  ModelHandle(const soma::ModelConfig& config, uint64_t seed, bool initialize)
-      : transformer(config, seed, initialize) {}
+  ModelHandle(const soma::ModelConfig& config, uint64_t seed, soma::Precision precision, bool initialize)
+      : transformer(config, seed, precision, initialize) {}
 };
 
 // Runs f without the GIL, alone on the model.

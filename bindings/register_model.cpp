@@ -114,10 +114,10 @@ void register_model(py::module_& m) {
       .def(py::init([](int64_t vocab_size, int64_t d_model, int64_t n_layers, int64_t n_heads, int64_t d_ff,
                        int64_t max_seq_len, const std::string& block, bool tied_head, uint64_t seed,
                        const std::string& precision, bool initialize) {
-             check(precision == "float32", "precision must be 'float32', got '", precision, "'");
+             const soma::Precision parsed = parse_precision(precision);
              const soma::ModelConfig config{vocab_size, d_model,     n_layers,           n_heads,
                                             d_ff,       max_seq_len, parse_block(block), tied_head};
-             return without_gil([&] { return std::make_unique<ModelHandle>(config, seed, initialize); });
+             return without_gil([&] { return std::make_unique<ModelHandle>(config, seed, parsed, initialize); });
            }),
            py::kw_only(), py::arg("vocab_size"), py::arg("d_model"), py::arg("n_layers"), py::arg("n_heads"),
            py::arg("d_ff"), py::arg("max_seq_len"), py::arg("block"), py::arg("tied_head"), py::arg("seed"),

@@ -83,8 +83,8 @@ void expect_ids(const char* name, const Ids& ids, int64_t limit, bool may_ignore
 
 // f(ops) without the GIL, with operations of its own: no call sees what another left in the packing buffers.
 template <typename F>
-auto run(F&& f) {
-  const auto ops = soma::make_cpu_ops();
+auto run(F&& f, const std::string& precision = "float32") {
+  const auto ops = soma::make_cpu_ops(parse_precision(precision));
   return without_gil([&] {
     const soma::CallScope call;
     return f(*ops);
@@ -92,7 +92,7 @@ auto run(F&& f) {
 }
 
 Floats matmul(const Floats& a, const Floats& b, const std::string& layout, const MaybeFloats& bias,
-              const MaybeFloats& residual, bool relu, const MaybeFloats& onto) {
+              const MaybeFloats& residual, bool relu, const MaybeFloats& onto, const std::string& precision) {
   expect_dimensions("a", a, 2);
   expect_dimensions("b", b, 2);
   check(layout == "nn" || layout == "nt" || layout == "tn", "layout must be 'nn', 'nt' or 'tn', got '", layout, "'");
@@ -108,7 +108,9 @@ Floats matmul(const Floats& a, const Floats& b, const std::string& layout, const
   check(!onto || !(bias || residual || relu), "onto goes with no bias, residual or relu");
   Floats c = onto ? copy(*onto) : unset(shape);
   const Matrix out(c.mutable_data(), shape[0], shape[1]);
-  run([&](soma::Ops& ops) { ops.matmul(out, left, right, {data(bias), data(residual), relu, onto.has_value()}); });
+  const soma::Epilogue epilogue{
+      .bias = data(bias), .residual = data(residual), .relu = relu, .accumulate = onto.has_value()};
+  run([&](soma::Ops& ops) { ops.matmul(out, left, right, epilogue); }, precision);
   return c;
 }
 
@@ -121,7 +123,8 @@ Floats linear_rows(const Floats& x, const Floats& w, const MaybeFloats& bias, co
   expect("residual", residual, shape);
   Floats y = unset(shape);
   const Matrix out = matrix(y);
-  run([&](soma::Ops& ops) { ops.linear_rows(out, matrix(x), matrix(w), {data(bias), data(residual), relu, false}); });
+  const soma::Epilogue epilogue{.bias = data(bias), .residual = data(residual), .relu = relu};
+  run([&](soma::Ops& ops) { ops.linear_rows(out, matrix(x), matrix(w), epilogue); });
   return y;
 }
 
@@ -202,16 +205,29 @@ Floats gelu(const Floats& x) {
   return y;
 }
 
-// gelu_backward and relu_backward: `backward` is one of them, x its last operand.
-Floats backward(void (soma::Ops::*backward)(Matrix, ConstMatrix, ConstMatrix), const Floats& dy, const Floats& x,
-                bool in_place) {
-  expect_dimensions("dy", dy, 2);
-  expect("the other operand", x, shape_of(dy));
-  Floats dx = in_place ? copy(dy) : unset(shape_of(dy));
-  const Matrix out = matrix(dx);
-  const ConstMatrix gradient = in_place ? ConstMatrix(out) : matrix(dy);
-  run([&](soma::Ops& ops) { (ops.*backward)(out, gradient, matrix(x)); });
-  return dx;
+// What a matrix product does to its result: the product here is one row, 1 * x. `epilogue` gets the place of a second
+// result.
+template <typename MakeEpilogue>
+Pair through_epilogue(const Floats& x, const Floats& other, MakeEpilogue&& make_epilogue) {
+  expect("the other operand", other, shape_of(x));
+  Floats y = unset(shape_of(x)), second = unset(shape_of(x));
+  const Matrix out(y.mutable_data(), 1, y.size());
+  const soma::Epilogue epilogue = make_epilogue(second.mutable_data());
+  const float one = 1.0f;
+  run([&](soma::Ops& ops) { ops.matmul(out, ConstMatrix(&one, 1, 1), ConstMatrix(x.data(), 1, x.size()), epilogue); });
+  return py::make_tuple(y, second);
+}
+
+Pair gelu_backward(const Floats& dy, const Floats& x) {
+  return through_epilogue(dy, x, [&](float* y) { return soma::Epilogue{.gelu_input = x.data(), .gelu_output = y}; });
+}
+
+Floats relu_backward(const Floats& dy, const Floats& y) {
+  return through_epilogue(dy, y, [&](float*) { return soma::Epilogue{.relu_output = y.data()}; })[py::int_(0)].cast<Floats>();
+}
+
+Pair gelu_of_product(const Floats& x) {
+  return through_epilogue(x, x, [](float* gelu) { return soma::Epilogue{.gelu = gelu}; });
 }
 
 soma::AttentionShape attention_shape(const Floats& qkv, int64_t heads) {
@@ -221,16 +237,17 @@ soma::AttentionShape attention_shape(const Floats& qkv, int64_t heads) {
   return {qkv.shape(0), qkv.shape(1), heads, qkv.shape(2) / 3 / heads};
 }
 
-Pair attention(const Floats& qkv, int64_t heads) {
+Pair attention(const Floats& qkv, int64_t heads, const std::string& precision) {
   const soma::AttentionShape shape = attention_shape(qkv, heads);
   Floats out = unset({shape.batch, shape.length, shape.channels()}), lse = unset({shape.batch, heads, shape.length});
   const Matrix result = matrix(out);
   float* saved = lse.mutable_data();
-  run([&](soma::Ops& ops) { ops.attention(result, saved, matrix(qkv), shape); });
+  run([&](soma::Ops& ops) { ops.attention(result, saved, matrix(qkv), shape); }, precision);
   return py::make_tuple(out, lse);
 }
 
-Floats attention_backward(const Floats& dout, const Floats& qkv, const Floats& out, const Floats& lse) {
+Floats attention_backward(const Floats& dout, const Floats& qkv, const Floats& out, const Floats& lse,
+                          const std::string& precision) {
   expect_dimensions("lse", lse, 3);
   const soma::AttentionShape shape = attention_shape(qkv, lse.shape(1));
   expect("lse", lse, {shape.batch, shape.heads, shape.length});
@@ -238,9 +255,11 @@ Floats attention_backward(const Floats& dout, const Floats& qkv, const Floats& o
   expect("out", out, shape_of(dout));
   Floats dqkv = unset(shape_of(qkv));
   const Matrix result = matrix(dqkv);
-  run([&](soma::Ops& ops) {
-    ops.attention_backward(result, matrix(dout), matrix(qkv), matrix(out), lse.data(), shape);
-  });
+  run(
+      [&](soma::Ops& ops) {
+        ops.attention_backward(result, matrix(dout), matrix(qkv), matrix(out), lse.data(), shape);
+      },
+      precision);
   return dqkv;
 }
 
@@ -328,7 +347,7 @@ void register_ops(py::module_& parent) {
   const auto none = py::none();
   m.def(
       "matmul", &matmul, py::arg("a"), py::arg("b"), py::kw_only(), py::arg("layout") = "nn", py::arg("bias") = none,
-      py::arg("residual") = none, py::arg("relu") = false, py::arg("onto") = none,
+      py::arg("residual") = none, py::arg("relu") = false, py::arg("onto") = none, py::arg("precision") = "float32",
       "op(a) op(b) with what 't' in the layout transposes; then + bias + residual, then relu. Or onto + op(a) op(b).");
   m.def("linear_rows", &linear_rows, py::arg("x"), py::arg("w"), py::kw_only(), py::arg("bias") = none,
         py::arg("residual") = none, py::arg("relu") = false, "matmul as generation does it on few rows.");
@@ -342,22 +361,13 @@ void register_ops(py::module_& parent) {
   m.def("norm_grad", &norm_grad, py::arg("dy"), py::arg("x"), py::arg("mean"), py::arg("rstd"), py::arg("dgamma"),
         py::arg("dbeta"), "(dgamma, dbeta) with what this batch adds.");
   m.def("gelu", &gelu, py::arg("x"), "GELU, tanh form.");
-  m.def(
-      "gelu_backward",
-      [](const Floats& dy, const Floats& x, bool in_place) {
-        return backward(&soma::Ops::gelu_backward, dy, x, in_place);
-      },
-      py::arg("dy"), py::arg("x"), py::arg("in_place") = false, "dy gelu'(x).");
-  m.def(
-      "relu_backward",
-      [](const Floats& dy, const Floats& y, bool in_place) {
-        return backward(&soma::Ops::relu_backward, dy, y, in_place);
-      },
-      py::arg("dy"), py::arg("y"), py::arg("in_place") = false, "dy where y > 0, else 0.");
-  m.def("attention", &attention, py::arg("qkv"), py::arg("heads"),
+  m.def("gelu_of_product", &gelu_of_product, py::arg("x"), "(x, gelu(x)), as a matrix product stores both.");
+  m.def("gelu_backward", &gelu_backward, py::arg("dy"), py::arg("x"), "(dy gelu'(x), gelu(x)).");
+  m.def("relu_backward", &relu_backward, py::arg("dy"), py::arg("y"), "dy where y > 0, else 0.");
+  m.def("attention", &attention, py::arg("qkv"), py::arg("heads"), py::arg("precision") = "float32",
         "(out (B, T, C), log-sum-exp of the scaled scores (B, H, T)) of causal attention over qkv (B, T, 3C).");
   m.def("attention_backward", &attention_backward, py::arg("dout"), py::arg("qkv"), py::arg("out"), py::arg("lse"),
-        "dqkv, from what attention returned.");
+        py::arg("precision") = "float32", "dqkv, from what attention returned.");
   m.def("attention_decode", &attention_decode, py::arg("qkv"), py::arg("keys"), py::arg("values"), py::arg("lengths"),
         py::arg("heads"), "(out (R, C), keys, values (R, S, C)): one more position of each cached row.");
   m.def("embed", &embed, py::arg("ids"), py::arg("wte"), py::arg("wpe"), "wte[ids] + wpe[position], (B, T, C).");

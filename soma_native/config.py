@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 BLOCKS = ("soma", "gpt2")
-PRECISIONS = ("auto", "float32")
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 _LIMITS = {
     "vocab_size": (2, 1 << 24),

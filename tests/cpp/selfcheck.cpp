@@ -131,7 +131,7 @@ void check_block(const char* name, soma::BlockStyle block) {
   const Batch batch(config.vocab_size);
   const std::string prefix = std::string(name) + ": ";
 
-  Transformer model(config, 7);
+  Transformer model(config, 7, soma::Precision::kFloat32);
   std::printf("initial %s %016llx\n", name, static_cast<unsigned long long>(hash_parameters(model)));
   const double first = loss(model, batch), uniform = std::log(static_cast<double>(config.vocab_size));
   expect(std::fabs(first - uniform) < 0.5, prefix + "an untrained model guesses evenly, loss " + std::to_string(first));
@@ -141,7 +141,7 @@ void check_block(const char* name, soma::BlockStyle block) {
   soma::set_num_threads(1);
   const std::vector<double> alone = train(model, batch, 60);
   soma::set_num_threads(3);
-  Transformer twin(config, 7);
+  Transformer twin(config, 7, soma::Precision::kFloat32);
   expect(train(twin, batch, 60) == alone, prefix + "the same losses with one thread and with three");
   expect(hash_parameters(twin) == hash_parameters(model),
          prefix + "the same parameters with one thread and with three");

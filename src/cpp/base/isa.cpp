@@ -18,7 +18,7 @@
 namespace soma {
 namespace {
 
-constexpr const char* kNames[] = {"scalar", "sse", "avx2", "avx512"};
+constexpr const char* kNames[] = {"scalar", "sse", "avx2", "avx512", "avx512_bf16"};
 std::atomic<int> active{-1};  // -1: not decided yet
 
 #ifdef SOMA_X86
@@ -27,17 +27,17 @@ struct Registers {
 };
 
 #ifdef _MSC_VER
-Registers cpuid(uint32_t leaf) {
+Registers cpuid(uint32_t leaf, uint32_t subleaf = 0) {
   int v[4];
-  __cpuidex(v, static_cast<int>(leaf), 0);
+  __cpuidex(v, static_cast<int>(leaf), static_cast<int>(subleaf));
   return {static_cast<uint32_t>(v[0]), static_cast<uint32_t>(v[1]), static_cast<uint32_t>(v[2]),
           static_cast<uint32_t>(v[3])};
 }
 uint64_t xcr0() { return _xgetbv(0); }
 #else
-Registers cpuid(uint32_t leaf) {
+Registers cpuid(uint32_t leaf, uint32_t subleaf = 0) {
   Registers r;
-  if (__get_cpuid_count(leaf, 0, &r.eax, &r.ebx, &r.ecx, &r.edx) == 0) return {};
+  if (__get_cpuid_count(leaf, subleaf, &r.eax, &r.ebx, &r.ecx, &r.edx) == 0) return {};
   return r;
 }
 uint64_t xcr0() {
@@ -63,6 +63,9 @@ std::vector<Isa> probe() {
                       bit(leaf7.ebx, 31);  // F, DQ, BW, VL
   if (avx2) found.push_back(Isa::kAvx2);
   if (avx512) found.push_back(Isa::kAvx512);
+#ifdef SOMA_HAVE_AVX512_BF16
+  if (avx512 && bit(cpuid(7, 1).eax, 5)) found.push_back(Isa::kAvx512Bf16);
+#endif
 #endif
   return found;
 }

@@ -7,7 +7,7 @@
 namespace soma {
 
 // A chain of supersets on x86-64; the value orders them.
-enum class Isa { kScalar = 0, kSse = 1, kAvx2 = 2, kAvx512 = 3 };
+enum class Isa { kScalar = 0, kSse = 1, kAvx2 = 2, kAvx512 = 3, kAvx512Bf16 = 4 };
 
 const char* isa_name(Isa isa);
 

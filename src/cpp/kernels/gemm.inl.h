@@ -1,41 +1,96 @@
 // Packing and the register tile of the matrix product, for whatever Vec the including level defines. A tile keeps
-// kGemmRows x (kGemmVectors * kWidth) sums in registers over the whole of k; every element is one chain of fma in the
-// order of k, starting from zero or from C, so tiles of any shape give the same bits.
+// kGemmRows x (kGemmVectors * kWidth) sums in registers over the whole depth. Depth is counted in units of 32 bits: one
+// float, or a pair of bfloat16 (low half first). Every element is one chain of fma in the order of depth, starting from
+// zero or from C, so tiles of any shape give the same bits.
 
 constexpr int kGemmCols = kGemmVectors * kWidth;
 
-template <int kPanel>
-void pack_copy(float* dst, const float* src, int64_t ld, int64_t k, int64_t n) {
-  if (n == kPanel) {
-    for (int64_t p = 0; p < k; ++p) __builtin_memcpy(dst + p * kPanel, src + p * ld, kPanel * sizeof(float));
-    return;
-  }
-  for (int64_t p = 0; p < k; ++p) {
-    for (int64_t j = 0; j < kPanel; ++j) dst[p * kPanel + j] = j < n ? src[p * ld + j] : 0.0f;
-  }
-}
-
-template <int kPanel>
-void pack_transpose(float* dst, const float* src, int64_t ld, int64_t k, int64_t n) {
+// dst[i*width + j] = src[j*ld + i], i < k, j < n; columns to `width` are zero.
+void transpose(float* dst, int64_t width, const float* src, int64_t ld, int64_t k, int64_t n) {
   int64_t j = 0;
   for (; j + 4 <= n; j += 4) {
     int64_t p = 0;
-    for (; p + 4 <= k; p += 4) transpose4x4(dst + p * kPanel + j, kPanel, src + j * ld + p, ld);
+    for (; p + 4 <= k; p += 4) transpose4x4(dst + p * width + j, width, src + j * ld + p, ld);
     for (; p < k; ++p) {
-      for (int64_t i = j; i < j + 4; ++i) dst[p * kPanel + i] = src[i * ld + p];
+      for (int64_t i = j; i < j + 4; ++i) dst[p * width + i] = src[i * ld + p];
     }
   }
-  for (; j < kPanel; ++j) {
-    for (int64_t p = 0; p < k; ++p) dst[p * kPanel + j] = j < n ? src[j * ld + p] : 0.0f;
+  for (; j < width; ++j) {
+    for (int64_t p = 0; p < k; ++p) dst[p * width + j] = j < n ? src[j * ld + p] : 0.0f;
   }
 }
 
-inline Vec load_tail(const float* p, int64_t n) { return n >= kWidth ? load(p) : load_n(p, n > 0 ? n : 0); }
-inline void store_tail(float* p, Vec a, int64_t n) {
-  if (n >= kWidth) {
-    store(p, a);
-  } else if (n > 0) {
-    store_n(p, a, n);
+void pack_b_copy(float* dst, const float* src, int64_t ld, int64_t k, int64_t n) {
+  if (n == kGemmCols) {
+    for (int64_t p = 0; p < k; ++p) __builtin_memcpy(dst + p * kGemmCols, src + p * ld, kGemmCols * sizeof(float));
+    return;
+  }
+  for (int64_t p = 0; p < k; ++p) {
+    for (int64_t j = 0; j < kGemmCols; ++j) dst[p * kGemmCols + j] = j < n ? src[p * ld + j] : 0.0f;
+  }
+}
+
+void pack_b_transpose(float* dst, const float* src, int64_t ld, int64_t k, int64_t n) {
+  transpose(dst, kGemmCols, src, ld, k, n);
+}
+
+inline void round_row(float* dst, const float* src, int64_t k, int64_t units) {
+  int64_t u = 0;
+  for (; 2 * (u + kWidth) <= k; u += kWidth) store(dst + u, pair_adjacent(src + 2 * u));
+  if (2 * u < k) {
+    float tail[2 * kWidth] = {};
+    for (int64_t i = 0; 2 * u + i < k; ++i) tail[i] = src[2 * u + i];
+    float pairs[kWidth];
+    store(pairs, pair_adjacent(tail));
+    for (int64_t i = 0; i < kWidth && u < units; ++i) dst[u++] = pairs[i];
+  }
+  for (; u < units; ++u) dst[u] = 0.0f;
+}
+
+void round_rows(float* dst, int64_t ld_dst, const float* src, int64_t ld, int64_t rows, int64_t k, int64_t units) {
+  for (int64_t r = 0; r < rows; ++r) round_row(dst + r * ld_dst, src + r * ld, k, units);
+}
+
+// dst[u*ld_dst + j] = (src[2u*ld + j], src[(2u+1)*ld + j]); what is beyond k or n is zero.
+void interleave_rows(float* dst, int64_t ld_dst, const float* src, int64_t ld, int64_t k, int64_t n, int64_t units,
+                     int64_t width) {
+  for (int64_t u = 0; u < units; ++u) {
+    float* out = dst + u * ld_dst;
+    const float *low = src + 2 * u * ld, *high = low + ld;
+    const bool has_low = 2 * u < k, has_high = 2 * u + 1 < k;
+    int64_t j = 0;
+    if (has_high) {
+      for (; j + kWidth <= n; j += kWidth) store(out + j, pair(load(low + j), load(high + j)));
+      if (j < n) store_n(out + j, pair(load_n(low + j, n - j), load_n(high + j, n - j)), n - j);
+    } else if (has_low) {
+      for (; j < n; j += kWidth) store_tail(out + j, pair(load_tail(low + j, n - j), set1(0.0f)), n - j);
+    }
+    for (j = has_low ? n : 0; j < width; ++j) out[j] = 0.0f;
+  }
+}
+
+// Four columns at a time: rounded along k into a small block, then transposed as floats are.
+void pack_b_transpose_bf16(float* dst, const float* src, int64_t ld, int64_t k, int64_t n, int64_t units) {
+  constexpr int64_t kBlock = 64;
+  float block[4][kBlock];
+  for (int64_t j = 0; j < kGemmCols; j += 4) {
+    const int64_t columns = n - j < 0 ? 0 : n - j < 4 ? n - j : 4;
+    for (int64_t u = 0; u < units; u += kBlock) {
+      const int64_t count = units - u < kBlock ? units - u : kBlock, left = k - 2 * u > 0 ? k - 2 * u : 0;
+      for (int64_t i = 0; i < columns; ++i) {
+        round_row(block[i], src + (j + i) * ld + 2 * u, left < 2 * count ? left : 2 * count, count);
+      }
+      for (int64_t p = 0; p < count; p += 4) {
+        float* out = dst + (u + p) * kGemmCols + j;
+        if (columns == 4 && p + 4 <= count) {
+          transpose4x4(out, kGemmCols, &block[0][p], kBlock);
+          continue;
+        }
+        for (int64_t q = 0; q < 4 && p + q < count; ++q) {
+          for (int64_t i = 0; i < 4; ++i) out[q * kGemmCols + i] = i < columns ? block[i][p + q] : 0.0f;
+        }
+      }
+    }
   }
 }
 
@@ -53,8 +108,29 @@ inline void store_cols(float* p, Vec a, int64_t n) {
   }
 }
 
-template <int kRows, int kVectors, bool kFull>
-void tile(float* c, int64_t ldc, const float* a, const float* b, int64_t k, int64_t n, const TileStore& how) {
+// Keeps a pointer that a loop moves from being rewritten as another one plus an offset.
+inline const float* separate(const float* p) {
+#ifdef __GNUC__
+  __asm__("" : "+r"(p));
+#endif
+  return p;
+}
+
+struct Floats {
+  static Vec multiply_add(Vec a, Vec b, Vec c) { return fma(a, b, c); }
+};
+struct Pairs {
+  static Vec multiply_add(Vec a, Vec b, Vec c) { return dot_pairs(a, b, c); }
+};
+
+// Where A is: element (i, p) at data[i*row + p*depth].
+struct TileA {
+  const float* data;
+  int64_t row, depth;
+};
+
+template <typename Units, int kRows, int kVectors, bool kFull>
+void tile(float* c, int64_t ldc, TileA a, const float* b, int64_t k, int64_t n, const TileStore& how) {
   Vec sum[kRows][kVectors];
   if (how.accumulate) {
     SOMA_UNROLL for (int i = 0; i < kRows; ++i) {
@@ -67,13 +143,18 @@ void tile(float* c, int64_t ldc, const float* a, const float* b, int64_t k, int6
       SOMA_UNROLL for (int j = 0; j < kVectors; ++j) sum[i][j] = set1(0.0f);
     }
   }
+  // One pointer serves three rows, at offsets 0, row and 2 row, which are addressing modes: twelve pointers would be
+  // spilled.
+  const float* base[(kRows + 2) / 3];
+  SOMA_UNROLL for (int g = 0; g < (kRows + 2) / 3; ++g) base[g] = a.data + 3 * g * a.row;
   for (int64_t p = 0; p < k; ++p) {
-    Vec row[kVectors];
-    SOMA_UNROLL for (int j = 0; j < kVectors; ++j) row[j] = in_register(load(b + p * kGemmCols + j * kWidth));
+    Vec column[kVectors];
+    SOMA_UNROLL for (int j = 0; j < kVectors; ++j) column[j] = in_register(load(b + p * kGemmCols + j * kWidth));
     SOMA_UNROLL for (int i = 0; i < kRows; ++i) {
-      const Vec x = set1(a[p * kGemmRows + i]);
-      SOMA_UNROLL for (int j = 0; j < kVectors; ++j) sum[i][j] = fma(x, row[j], sum[i][j]);
+      const Vec x = set1(base[i / 3][i % 3 == 0 ? 0 : i % 3 == 1 ? a.row : 2 * a.row]);
+      SOMA_UNROLL for (int j = 0; j < kVectors; ++j) sum[i][j] = Units::multiply_add(x, column[j], sum[i][j]);
     }
+    SOMA_UNROLL for (int g = 0; g < (kRows + 2) / 3; ++g) base[g] = separate(base[g] + a.depth);
   }
   if (how.bias != nullptr) {
     SOMA_UNROLL for (int j = 0; j < kVectors; ++j) {
@@ -104,42 +185,49 @@ void tile(float* c, int64_t ldc, const float* a, const float* b, int64_t k, int6
 // Rows that a remainder is made of: 8, 4, 2, 1 below the full tile. Few shapes keep the compiler quick.
 constexpr int next_rows(int rows) { return rows > 8 ? 8 : rows > 4 ? 4 : rows / 2; }
 
-template <int kRows, int kVectors, bool kFull>
-inline void tile_rows(float* c, int64_t ldc, const float* a, const float* b, int64_t k, int64_t m, int64_t n,
-                      TileStore how) {
+template <typename Units, int kRows, int kVectors, bool kFull>
+inline void tile_rows(float* c, int64_t ldc, TileA a, const float* b, int64_t k, int64_t m, int64_t n, TileStore how) {
   if (m >= kRows) {
-    tile<kRows, kVectors, kFull>(c, ldc, a, b, k, n, how);
+    tile<Units, kRows, kVectors, kFull>(c, ldc, a, b, k, n, how);
     if (m == kRows) return;
     c += kRows * ldc;
-    a += kRows;
+    a.data += kRows * a.row;
     m -= kRows;
     if (how.residual != nullptr) how.residual += kRows * how.ld_residual;
   }
-  if constexpr (kRows > 1) tile_rows<next_rows(kRows), kVectors, kFull>(c, ldc, a, b, k, m, n, how);
+  if constexpr (kRows > 1) tile_rows<Units, next_rows(kRows), kVectors, kFull>(c, ldc, a, b, k, m, n, how);
 }
 
-void gemm_tile(float* c, int64_t ldc, const float* a, const float* b, int64_t k, int64_t m, int64_t n,
-               const TileStore* how) {
-  if (n == kGemmCols) {
-    tile_rows<kGemmRows, kGemmVectors, true>(c, ldc, a, b, k, m, n, *how);
-  } else if (n > kWidth) {
-    tile_rows<kGemmRows, kGemmVectors, false>(c, ldc, a, b, k, m, n, *how);
-  } else {
-    tile_rows<kGemmRows, 1, false>(c, ldc, a, b, k, m, n, *how);
+// The rows of a finished tile, still in L1, through what needs more registers than a tile has left.
+inline void activate(float* c, int64_t ldc, int64_t m, int64_t n, const TileStore& how) {
+  for (int64_t i = 0; i < m; ++i) {
+    float* row = c + i * ldc;
+    if (how.gelu != nullptr) gelu_forward(how.gelu + i * ldc, row, n);
+    if (how.gelu_input != nullptr) gelu_backward(row, how.gelu_output + i * ldc, row, how.gelu_input + i * ldc, n);
+    if (how.relu_output != nullptr) relu_backward(row, row, how.relu_output + i * ldc, n);
   }
 }
 
-void pack_a_copy(float* dst, const float* src, int64_t ld, int64_t k, int64_t n) {
-  pack_copy<kGemmRows>(dst, src, ld, k, n);
+template <typename Units>
+inline void any_tile(float* c, int64_t ldc, TileA a, const float* b, int64_t k, int64_t m, int64_t n,
+                     const TileStore* how) {
+  if (n == kGemmCols) {
+    tile_rows<Units, kGemmRows, kGemmVectors, true>(c, ldc, a, b, k, m, n, *how);
+  } else if (n > kWidth) {
+    tile_rows<Units, kGemmRows, kGemmVectors, false>(c, ldc, a, b, k, m, n, *how);
+  } else {
+    tile_rows<Units, kGemmRows, 1, false>(c, ldc, a, b, k, m, n, *how);
+  }
+  activate(c, ldc, m, n, *how);
 }
-void pack_a_transpose(float* dst, const float* src, int64_t ld, int64_t k, int64_t n) {
-  pack_transpose<kGemmRows>(dst, src, ld, k, n);
+
+void gemm_tile(float* c, int64_t ldc, const float* a, int64_t a_row, int64_t a_depth, const float* b, int64_t k,
+               int64_t m, int64_t n, const TileStore* how) {
+  any_tile<Floats>(c, ldc, {a, a_row, a_depth}, b, k, m, n, how);
 }
-void pack_b_copy(float* dst, const float* src, int64_t ld, int64_t k, int64_t n) {
-  pack_copy<kGemmCols>(dst, src, ld, k, n);
-}
-void pack_b_transpose(float* dst, const float* src, int64_t ld, int64_t k, int64_t n) {
-  pack_transpose<kGemmCols>(dst, src, ld, k, n);
+void gemm_tile_bf16(float* c, int64_t ldc, const float* a, int64_t a_row, int64_t a_depth, const float* b, int64_t k,
+                    int64_t m, int64_t n, const TileStore* how) {
+  any_tile<Pairs>(c, ldc, {a, a_row, a_depth}, b, k, m, n, how);
 }
 
 // Eight rows of W at a time: W is read once, in order, and y stays in cache.
@@ -168,20 +256,6 @@ void vector_matrix(float* y, const float* x, const float* w, int64_t ld, int64_t
       store_tail(y + j, fma(s, load_tail(w + p * ld + j, n - j), load_tail(y + j, n - j)), n - j);
     }
   }
-}
-
-float dot(const float* a, const float* b, int64_t n) {
-  Vec s0 = set1(0.0f), s1 = s0, s2 = s0, s3 = s0;
-  int64_t i = 0;
-  for (; i + 4 * kWidth <= n; i += 4 * kWidth) {
-    s0 = fma(load(a + i), load(b + i), s0);
-    s1 = fma(load(a + i + kWidth), load(b + i + kWidth), s1);
-    s2 = fma(load(a + i + 2 * kWidth), load(b + i + 2 * kWidth), s2);
-    s3 = fma(load(a + i + 3 * kWidth), load(b + i + 3 * kWidth), s3);
-  }
-  for (; i + kWidth <= n; i += kWidth) s0 = fma(load(a + i), load(b + i), s0);
-  if (i < n) s1 = fma(load_n(a + i, n - i), load_n(b + i, n - i), s1);
-  return reduce_add(add(add(s0, s1), add(s2, s3)));
 }
 
 void matrix_vector(float* y, const float* w, int64_t ld, const float* x, int64_t rows, int64_t k) {

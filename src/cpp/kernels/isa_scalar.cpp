@@ -8,8 +8,9 @@ namespace soma {
 namespace kernels {
 namespace {
 #include "kernels/vec_scalar.h"
-#include "kernels/gemm.inl.h"
+#include "kernels/tails.inl.h"
 #include "kernels/rowwise.inl.h"
+#include "kernels/gemm.inl.h"
 #include "kernels/install.inl.h"
 }  // namespace
 

@@ -15,8 +15,9 @@ namespace kernels {
 namespace {
 #include "kernels/vec_sse.h"
 #include "kernels/transpose_x86.h"
-#include "kernels/gemm.inl.h"
+#include "kernels/tails.inl.h"
 #include "kernels/rowwise.inl.h"
+#include "kernels/gemm.inl.h"
 #include "kernels/install.inl.h"
 }  // namespace
 

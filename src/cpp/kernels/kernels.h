@@ -17,6 +17,11 @@ struct TileStore {
   const float* bias;      // (n) or null: added to every row
   const float* residual;  // (m, n) with ld_residual or null: added
   int64_t ld_residual;
+  // Applied to the finished tile; each (m, n) with the distance between rows of C, or null.
+  float* gelu;               // = gelu(C)
+  const float* gelu_input;   // C = C gelu'(gelu_input), and
+  float* gelu_output;        //   = gelu(gelu_input)
+  const float* relu_output;  // C = relu_output > 0 ? C : 0
 };
 
 // Decoupled weight decay: p -= lr weight_decay p; then Adam (Loshchilov & Hutter, 2019, algorithm 2).
@@ -28,11 +33,15 @@ struct AdamWStep {
 
 // X(return type, name, (arguments)); the equation stands above each line.
 //
-// pack_*: an operand of gemm_tile in its order. Panels are `width` wide (gemm_rows for A, gemm_cols for B), missing
-//   columns are zero. `copy`: dst[p*width + j] = src[p*ld + j]; `transpose`: dst[p*width + j] = src[j*ld + p]; p < k, j
-//   < n <= width.
-// gemm_tile: C(m, n) = sum_p A[p*gemm_rows + i] B[p*gemm_cols + j], stored as `store` says; 1 <= m <= gemm_rows, n
-//   likewise.
+// Depth of a matrix product is counted in units of 32 bits: a float, or (kernels named bf16) a pair of bfloat16 of
+//   neighbouring k, the lower in the low half, rounded to nearest even. A number below 2^-126 may count as zero there.
+// pack_b_*: B as panels of gemm_cols columns, dst[u*gemm_cols + j], missing columns zero. copy: from src[u*ld + j];
+//   transpose: from src[j*ld + u]; j < n <= gemm_cols. transpose_bf16: pairs from src[j*ld + 2u], src[j*ld + 2u+1],
+//   zero from k on to 2 units.
+// round_rows: dst[r*ld_dst + u] = pair(src[r*ld + 2u], src[r*ld + 2u+1]), zero from k on to 2 units.
+// interleave_rows: dst[u*ld_dst + j] = pair(src[2u*ld + j], src[(2u+1)*ld + j]), zero from k on and from n to width.
+// gemm_tile, gemm_tile_bf16: C(m, n) = sum_p A[i*a_row + p*a_depth] B[p*gemm_cols + j], p < k units, stored as `store`
+//   says; 1 <= m <= gemm_rows, n likewise.
 // vector_matrix: y[j] = sum_p x[p] W[p*ld + j], j < n.            (one row of a matrix product, W streamed once)
 // matrix_vector: y[r] = sum_p W[r*ld + p] x[p], r < rows.         (tied output heads)
 // norm_forward: y = (x - mean) rstd gamma + beta, rstd = 1/sqrt(var + eps) over each row of c; gamma, beta may be null
@@ -42,7 +51,8 @@ struct AdamWStep {
 // norm_grad: dgamma[j] += sum_r dy xhat, dbeta[j] += sum_r dy over `rows` rows, columns j < n (pointers are to the
 //   first).
 // column_sum: out[j] += sum_r x[r*ld + j], j < n.
-// gelu_forward: y = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))). gelu_backward: dx = dy gelu'(x); dx may be dy.
+// gelu_forward: y = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))). gelu_backward: y = gelu(x), dx = dy gelu'(x); dx may be
+//   dy.
 // relu: y = max(0, x), NaN stays. relu_backward: dx = y > 0 ? dy : 0; dx may be dy.
 // add: y = a + b. scale_add: y += s x.
 // softmax_row: x = softmax(scale x) in place; *max = max(scale x), *sum = sum exp(scale x - max).
@@ -53,41 +63,48 @@ struct AdamWStep {
 // attend: out(h) = sum_j softmax_j(scale q.K_j) V_j over n cached positions; scores is scratch for n floats.
 // dot: sum a b. sum_squares: sum x^2, in double.
 // adamw: one pass over p, g, m, v; g = 0 afterwards.
-#define SOMA_KERNELS(X)                                                                                               \
-  X(void, pack_a_copy, (float* dst, const float* src, int64_t ld, int64_t k, int64_t n))                              \
-  X(void, pack_a_transpose, (float* dst, const float* src, int64_t ld, int64_t k, int64_t n))                         \
-  X(void, pack_b_copy, (float* dst, const float* src, int64_t ld, int64_t k, int64_t n))                              \
-  X(void, pack_b_transpose, (float* dst, const float* src, int64_t ld, int64_t k, int64_t n))                         \
-  X(void, gemm_tile,                                                                                                  \
-    (float* c, int64_t ldc, const float* a, const float* b, int64_t k, int64_t m, int64_t n, const TileStore* store)) \
-  X(void, vector_matrix, (float* y, const float* x, const float* w, int64_t ld, int64_t k, int64_t n))                \
-  X(void, matrix_vector, (float* y, const float* w, int64_t ld, const float* x, int64_t rows, int64_t k))             \
-  X(void, norm_forward,                                                                                               \
-    (float* y, float* mean, float* rstd, const float* x, const float* gamma, const float* beta, int64_t rows,         \
-     int64_t c, float eps))                                                                                           \
-  X(void, norm_backward,                                                                                              \
-    (float* dx, const float* dy, const float* x, const float* mean, const float* rstd, const float* gamma,            \
-     int64_t rows, int64_t c, int32_t accumulate))                                                                    \
-  X(void, norm_grad,                                                                                                  \
-    (float* dgamma, float* dbeta, const float* dy, const float* x, const float* mean, const float* rstd, int64_t ld,  \
-     int64_t rows, int64_t n))                                                                                        \
-  X(void, column_sum, (float* out, const float* x, int64_t ld, int64_t rows, int64_t n))                              \
-  X(void, gelu_forward, (float* y, const float* x, int64_t n))                                                        \
-  X(void, gelu_backward, (float* dx, const float* dy, const float* x, int64_t n))                                     \
-  X(void, relu, (float* y, const float* x, int64_t n))                                                                \
-  X(void, relu_backward, (float* dx, const float* dy, const float* y, int64_t n))                                     \
-  X(void, add, (float* y, const float* a, const float* b, int64_t n))                                                 \
-  X(void, scale_add, (float* y, const float* x, float s, int64_t n))                                                  \
-  X(void, softmax_row, (float* x, int64_t n, float scale, float* max, float* sum))                                    \
-  X(void, exp_row, (float* y, const float* x, int64_t n, float scale, float shift))                                   \
-  X(void, attention_dscores, (float* ds, const float* p, const float* dp, float delta, float scale, int64_t n))       \
-  X(void, max_sum_exp, (const float* x, int64_t n, float* max, float* sum))                                           \
-  X(void, cross_entropy_row, (float* x, int64_t n, int64_t target, float grad_scale, float* max, float* sum))         \
-  X(void, attend,                                                                                                     \
-    (float* out, const float* q, const float* keys, const float* values, int64_t ld, int64_t n, int64_t head_size,    \
-     float scale, float* scores))                                                                                     \
-  X(float, dot, (const float* a, const float* b, int64_t n))                                                          \
-  X(double, sum_squares, (const float* x, int64_t n))                                                                 \
+#define SOMA_KERNELS(X)                                                                                              \
+  X(void, pack_b_copy, (float* dst, const float* src, int64_t ld, int64_t k, int64_t n))                             \
+  X(void, pack_b_transpose, (float* dst, const float* src, int64_t ld, int64_t k, int64_t n))                        \
+  X(void, pack_b_transpose_bf16, (float* dst, const float* src, int64_t ld, int64_t k, int64_t n, int64_t units))    \
+  X(void, round_rows,                                                                                                \
+    (float* dst, int64_t ld_dst, const float* src, int64_t ld, int64_t rows, int64_t k, int64_t units))              \
+  X(void, interleave_rows,                                                                                           \
+    (float* dst, int64_t ld_dst, const float* src, int64_t ld, int64_t k, int64_t n, int64_t units, int64_t width))  \
+  X(void, gemm_tile,                                                                                                 \
+    (float* c, int64_t ldc, const float* a, int64_t a_row, int64_t a_depth, const float* b, int64_t k, int64_t m,    \
+     int64_t n, const TileStore* store))                                                                             \
+  X(void, gemm_tile_bf16,                                                                                            \
+    (float* c, int64_t ldc, const float* a, int64_t a_row, int64_t a_depth, const float* b, int64_t k, int64_t m,    \
+     int64_t n, const TileStore* store))                                                                             \
+  X(void, vector_matrix, (float* y, const float* x, const float* w, int64_t ld, int64_t k, int64_t n))               \
+  X(void, matrix_vector, (float* y, const float* w, int64_t ld, const float* x, int64_t rows, int64_t k))            \
+  X(void, norm_forward,                                                                                              \
+    (float* y, float* mean, float* rstd, const float* x, const float* gamma, const float* beta, int64_t rows,        \
+     int64_t c, float eps))                                                                                          \
+  X(void, norm_backward,                                                                                             \
+    (float* dx, const float* dy, const float* x, const float* mean, const float* rstd, const float* gamma,           \
+     int64_t rows, int64_t c, int32_t accumulate))                                                                   \
+  X(void, norm_grad,                                                                                                 \
+    (float* dgamma, float* dbeta, const float* dy, const float* x, const float* mean, const float* rstd, int64_t ld, \
+     int64_t rows, int64_t n))                                                                                       \
+  X(void, column_sum, (float* out, const float* x, int64_t ld, int64_t rows, int64_t n))                             \
+  X(void, gelu_forward, (float* y, const float* x, int64_t n))                                                       \
+  X(void, gelu_backward, (float* dx, float* y, const float* dy, const float* x, int64_t n))                          \
+  X(void, relu, (float* y, const float* x, int64_t n))                                                               \
+  X(void, relu_backward, (float* dx, const float* dy, const float* y, int64_t n))                                    \
+  X(void, add, (float* y, const float* a, const float* b, int64_t n))                                                \
+  X(void, scale_add, (float* y, const float* x, float s, int64_t n))                                                 \
+  X(void, softmax_row, (float* x, int64_t n, float scale, float* max, float* sum))                                   \
+  X(void, exp_row, (float* y, const float* x, int64_t n, float scale, float shift))                                  \
+  X(void, attention_dscores, (float* ds, const float* p, const float* dp, float delta, float scale, int64_t n))      \
+  X(void, max_sum_exp, (const float* x, int64_t n, float* max, float* sum))                                          \
+  X(void, cross_entropy_row, (float* x, int64_t n, int64_t target, float grad_scale, float* max, float* sum))        \
+  X(void, attend,                                                                                                    \
+    (float* out, const float* q, const float* keys, const float* values, int64_t ld, int64_t n, int64_t head_size,   \
+     float scale, float* scores))                                                                                    \
+  X(float, dot, (const float* a, const float* b, int64_t n))                                                         \
+  X(double, sum_squares, (const float* x, int64_t n))                                                                \
   X(void, adamw, (float* p, float* g, float* m, float* v, int64_t n, const AdamWStep* step))
 
 struct Table {
@@ -102,6 +119,7 @@ void install_scalar(Table* table);
 void install_sse(Table* table);
 void install_avx2(Table* table);
 void install_avx512(Table* table);
+void install_avx512_bf16(Table* table);
 
 }  // namespace kernels
 }  // namespace soma

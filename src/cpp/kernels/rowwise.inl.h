@@ -48,6 +48,20 @@ inline Vec exp(Vec x) {
   return mul(p, exp2_of_shifted(shifted));
 }
 
+float dot(const float* a, const float* b, int64_t n) {
+  Vec s0 = set1(0.0f), s1 = s0, s2 = s0, s3 = s0;
+  int64_t i = 0;
+  for (; i + 4 * kWidth <= n; i += 4 * kWidth) {
+    s0 = fma(load(a + i), load(b + i), s0);
+    s1 = fma(load(a + i + kWidth), load(b + i + kWidth), s1);
+    s2 = fma(load(a + i + 2 * kWidth), load(b + i + 2 * kWidth), s2);
+    s3 = fma(load(a + i + 3 * kWidth), load(b + i + 3 * kWidth), s3);
+  }
+  for (; i + kWidth <= n; i += kWidth) s0 = fma(load(a + i), load(b + i), s0);
+  if (i < n) s1 = fma(load_n(a + i, n - i), load_n(b + i, n - i), s1);
+  return reduce_add(add(add(s0, s1), add(s2, s3)));
+}
+
 void norm_forward(float* y, float* mean, float* rstd, const float* x, const float* gamma, const float* beta,
                   int64_t rows, int64_t c, float eps) {
   for (int64_t r = 0; r < rows; ++r, x += c, y += c) {
@@ -136,10 +150,12 @@ void gelu_forward(float* y, const float* x, int64_t n) {
   });
 }
 
-void gelu_backward(float* dx, const float* dy, const float* x, int64_t n) {
+void gelu_backward(float* dx, float* y, const float* dy, const float* x, int64_t n) {
   each(n, [&](int64_t i, int64_t m) {
-    const Vec v = min(set1(kGeluFar), max(set1(-kGeluFar), load_tail(x + i, m)));  // keeps a NaN
+    const Vec far = max(set1(-kGeluFar), load_tail(x + i, m));
+    const Vec v = min(set1(kGeluFar), far);  // keeps a NaN
     const Vec s = gelu_gate(v);
+    store_tail(y + i, mul(far, s), m);
     const Vec slope = fma(mul(v, v), set1(3.0f * kGeluB), set1(kGeluA));
     const Vec derivative = fma(mul(mul(v, s), sub(set1(1.0f), s)), slope, s);
     store_tail(dx + i, mul(load_tail(dy + i, m), derivative), m);

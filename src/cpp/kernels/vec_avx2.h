@@ -43,6 +43,32 @@ inline float reduce_max(Vec a) {
   return _mm_cvtss_f32(_mm_max_ss(pairs, _mm_shuffle_ps(pairs, pairs, 1)));
 }
 
+// The bits of a, rounded to the nearest bfloat16 (ties to even), in the upper half of each lane; NaN stays NaN.
+inline __m256i bfloat16_bits(Vec a) {
+  const __m256i bits = _mm256_castps_si256(a.v);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+  const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+  return _mm256_blendv_epi8(rounded, quiet, _mm256_castps_si256(_mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q)));
+}
+// Pairs of bfloat16: lane i is low[i] below, high[i] above.
+inline Vec pair(Vec low, Vec high) {
+  const __m256i upper = _mm256_andnot_si256(_mm256_set1_epi32(0xffff), bfloat16_bits(high));
+  return {_mm256_castsi256_ps(_mm256_or_si256(upper, _mm256_srli_epi32(bfloat16_bits(low), 16)))};
+}
+// Pairs of neighbours: lane i is (p[2i], p[2i+1]).
+inline Vec pair_adjacent(const float* p) {
+  const __m256i low = _mm256_srai_epi32(bfloat16_bits(load(p)), 16),
+                high = _mm256_srai_epi32(bfloat16_bits(load(p + 8)), 16);
+  return {_mm256_castsi256_ps(_mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8))};
+}
+// c + a b over pairs of bfloat16, the sums in single precision.
+inline Vec dot_pairs(Vec a, Vec b, Vec c) {
+  const __m256i x = _mm256_castps_si256(a.v), y = _mm256_castps_si256(b.v), upper = _mm256_set1_epi32(-0x10000);
+  c = fma({_mm256_castsi256_ps(_mm256_and_si256(x, upper))}, {_mm256_castsi256_ps(_mm256_and_si256(y, upper))}, c);
+  return fma({_mm256_castsi256_ps(_mm256_slli_epi32(x, 16))}, {_mm256_castsi256_ps(_mm256_slli_epi32(y, 16))}, c);
+}
+
 // Keeps the compiler from spilling a value that a loop reads many times.
 inline Vec in_register(Vec a) {
 #ifdef __GNUC__

@@ -33,6 +33,48 @@ inline Vec exp2_of_shifted(Vec shifted) {
 inline float reduce_add(Vec a) { return _mm512_reduce_add_ps(a.v); }
 inline float reduce_max(Vec a) { return _mm512_reduce_max_ps(a.v); }
 
+// The bits of a, rounded to the nearest bfloat16 (ties to even), in the upper half of each lane; NaN stays NaN.
+inline __m512i bfloat16_bits(Vec a) {
+  const __m512i bits = _mm512_castps_si512(a.v);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  const __mmask16 nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
+  return _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000));
+}
+// Pairs of bfloat16: lane i is low[i] below, high[i] above.
+inline Vec pair(Vec low, Vec high) {
+#ifdef __AVX512BF16__
+  const __m512i both = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high.v, low.v));  // low[0..15] high[0..15]
+  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
+                                         5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  return {_mm512_castsi512_ps(_mm512_permutexvar_epi16(order, both))};
+#else
+  const __m512i upper = _mm512_andnot_si512(_mm512_set1_epi32(0xffff), bfloat16_bits(high));
+  return {_mm512_castsi512_ps(_mm512_or_si512(upper, _mm512_srli_epi32(bfloat16_bits(low), 16)))};
+#endif
+}
+// Pairs of neighbours: lane i is (p[2i], p[2i+1]).
+inline Vec pair_adjacent(const float* p) {
+#ifdef __AVX512BF16__
+  const __m512bh both = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(p + 16), _mm512_loadu_ps(p));
+  return {_mm512_castsi512_ps(reinterpret_cast<__m512i>(both))};
+#else
+  const __m256i low = _mm512_cvtepi32_epi16(_mm512_srli_epi32(bfloat16_bits(load(p)), 16));
+  const __m256i high = _mm512_cvtepi32_epi16(_mm512_srli_epi32(bfloat16_bits(load(p + 16)), 16));
+  return {_mm512_castsi512_ps(_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1))};
+#endif
+}
+// c + a b over pairs of bfloat16, the sums in single precision.
+inline Vec dot_pairs(Vec a, Vec b, Vec c) {
+#ifdef __AVX512BF16__
+  return {_mm512_dpbf16_ps(c.v, reinterpret_cast<__m512bh>(a.v), reinterpret_cast<__m512bh>(b.v))};
+#else
+  const __m512i x = _mm512_castps_si512(a.v), y = _mm512_castps_si512(b.v), upper = _mm512_set1_epi32(-0x10000);
+  c = fma({_mm512_castsi512_ps(_mm512_and_si512(x, upper))}, {_mm512_castsi512_ps(_mm512_and_si512(y, upper))}, c);
+  return fma({_mm512_castsi512_ps(_mm512_slli_epi32(x, 16))}, {_mm512_castsi512_ps(_mm512_slli_epi32(y, 16))}, c);
+#endif
+}
+
 // Keeps the compiler from spilling a value that a loop reads many times.
 inline Vec in_register(Vec a) {
 #ifdef __GNUC__

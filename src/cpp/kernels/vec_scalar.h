@@ -46,6 +46,37 @@ inline float reduce_max(Vec a) {
   const float x = a.v[0] > a.v[2] ? a.v[0] : a.v[2], y = a.v[1] > a.v[3] ? a.v[1] : a.v[3];
   return x > y ? x : y;
 }
+inline uint32_t bits_of(float x) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &x, 4);
+  return bits;
+}
+inline float float_of(uint32_t bits) {
+  float x;
+  __builtin_memcpy(&x, &bits, 4);
+  return x;
+}
+// The bits of x, rounded to the nearest bfloat16 (ties to even), in the upper half; NaN stays NaN.
+inline uint32_t bfloat16_bits(float x) {
+  const uint32_t bits = bits_of(x);
+  return x != x ? bits | 0x400000u : bits + 0x7fffu + (bits >> 16 & 1u);
+}
+inline float pair(float low, float high) {
+  return float_of((bfloat16_bits(high) & 0xffff0000u) | bfloat16_bits(low) >> 16);
+}
+// Pairs of bfloat16: lane i is low[i] below, high[i] above.
+inline Vec pair(Vec low, Vec high) { SOMA_EACH(pair(low.v[i], high.v[i])); }
+// Pairs of neighbours: lane i is (p[2i], p[2i+1]).
+inline Vec pair_adjacent(const float* p) { SOMA_EACH(pair(p[2 * i], p[2 * i + 1])); }
+// c + a b over pairs of bfloat16, the sums in single precision.
+inline Vec dot_pairs(Vec a, Vec b, Vec c) {
+  for (int i = 0; i < 4; ++i) {
+    const uint32_t x = bits_of(a.v[i]), y = bits_of(b.v[i]);
+    c.v[i] = float_of(x & 0xffff0000u) * float_of(y & 0xffff0000u) + c.v[i];
+    c.v[i] = float_of(x << 16) * float_of(y << 16) + c.v[i];
+  }
+  return c;
+}
 // dst[p*width + j] = src[j*ld + p] for j, p < 4
 inline void transpose4x4(float* dst, int64_t width, const float* src, int64_t ld) {
   for (int p = 0; p < 4; ++p) {

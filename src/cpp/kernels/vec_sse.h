@@ -42,6 +42,32 @@ inline float reduce_max(Vec a) {
   return _mm_cvtss_f32(_mm_max_ss(pairs, _mm_shuffle_ps(pairs, pairs, 1)));
 }
 
+// The bits of a, rounded to the nearest bfloat16 (ties to even), in the upper half of each lane; NaN stays NaN.
+inline __m128i bfloat16_bits(Vec a) {
+  const __m128i bits = _mm_castps_si128(a.v);
+  const __m128i odd = _mm_and_si128(_mm_srli_epi32(bits, 16), _mm_set1_epi32(1));
+  const __m128i rounded = _mm_add_epi32(bits, _mm_add_epi32(odd, _mm_set1_epi32(0x7fff)));
+  const __m128i quiet = _mm_or_si128(bits, _mm_set1_epi32(0x400000));
+  const __m128i nan = _mm_castps_si128(_mm_cmpunord_ps(a.v, a.v));
+  return _mm_or_si128(_mm_and_si128(nan, quiet), _mm_andnot_si128(nan, rounded));
+}
+// Pairs of bfloat16: lane i is low[i] below, high[i] above.
+inline Vec pair(Vec low, Vec high) {
+  const __m128i upper = _mm_andnot_si128(_mm_set1_epi32(0xffff), bfloat16_bits(high));
+  return {_mm_castsi128_ps(_mm_or_si128(upper, _mm_srli_epi32(bfloat16_bits(low), 16)))};
+}
+// Pairs of neighbours: lane i is (p[2i], p[2i+1]).
+inline Vec pair_adjacent(const float* p) {
+  const __m128i low = _mm_srai_epi32(bfloat16_bits(load(p)), 16), high = _mm_srai_epi32(bfloat16_bits(load(p + 4)), 16);
+  return {_mm_castsi128_ps(_mm_packs_epi32(low, high))};
+}
+// c + a b over pairs of bfloat16, the sums in single precision.
+inline Vec dot_pairs(Vec a, Vec b, Vec c) {
+  const __m128i x = _mm_castps_si128(a.v), y = _mm_castps_si128(b.v), upper = _mm_set1_epi32(-0x10000);
+  c = fma({_mm_castsi128_ps(_mm_and_si128(x, upper))}, {_mm_castsi128_ps(_mm_and_si128(y, upper))}, c);
+  return fma({_mm_castsi128_ps(_mm_slli_epi32(x, 16))}, {_mm_castsi128_ps(_mm_slli_epi32(y, 16))}, c);
+}
+
 // Keeps the compiler from spilling a value that a loop reads many times.
 inline Vec in_register(Vec a) {
 #ifdef __GNUC__

@@ -18,8 +18,7 @@ void gpt2_block_forward(const BlockContext& x, const BlockParameters& w, const B
   ops.matmul(middle, heads, w.w_proj, {.bias = w.b_proj.data, .residual = a.input});
 
   ops.norm(normed, {a.mean2, a.rstd2}, middle, w.norm2_w.data, w.norm2_b.data, eps);
-  ops.matmul(hidden, normed, w.w_fc, {.bias = w.b_fc.data});
-  ops.gelu(activated, hidden);
+  ops.matmul(hidden, normed, w.w_fc, {.bias = w.b_fc.data, .gelu = s.activated});
   ops.matmul(out, activated, w.w_out, {.bias = w.b_out.data, .residual = a.middle});
 }
 
@@ -29,16 +28,13 @@ void gpt2_block_backward(const BlockContext& x, const BlockParameters& w, const 
   const int64_t m = x.rows(), c = x.config.d_model, f = x.config.d_ff;
   const float eps = x.config.norm_eps();
   const ConstMatrix input{a.input, m, c}, qkv{a.qkv, m, 3 * c}, heads{a.attention, m, c}, middle{a.middle, m, c};
-  const ConstMatrix hidden{a.hidden, m, f};
   const Matrix normed{s.normed, m, c}, activated{s.activated, m, f};
   const Matrix d_stream{s.d_stream, m, c}, d_branch{s.d_branch, m, c}, d_hidden{s.d_hidden, m, f};
   const Matrix d_qkv{s.d_qkv, m, 3 * c};
 
-  ops.gelu(activated, hidden);
+  ops.matmul(d_hidden, d_stream, ConstMatrix(w.w_out).t(), {.gelu_input = a.hidden, .gelu_output = s.activated});
   ops.column_sum(dw.b_out.data, d_stream);
   ops.matmul(dw.w_out, ConstMatrix(activated).t(), d_stream, {.accumulate = true});
-  ops.matmul(d_hidden, d_stream, ConstMatrix(w.w_out).t());
-  ops.gelu_backward(d_hidden, d_hidden, hidden);
   ops.norm(normed, {nullptr, nullptr}, middle, w.norm2_w.data, w.norm2_b.data, eps);
   ops.column_sum(dw.b_fc.data, d_hidden);
   ops.matmul(dw.w_fc, ConstMatrix(normed).t(), d_hidden, {.accumulate = true});

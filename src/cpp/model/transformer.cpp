@@ -17,8 +17,8 @@ int64_t head_rows(int64_t vocab_size) {
 
 }  // namespace
 
-Transformer::Transformer(const ModelConfig& config, uint64_t seed, bool initialize)
-    : config_(config), ops_(make_cpu_ops()) {
+Transformer::Transformer(const ModelConfig& config, uint64_t seed, Precision precision, bool initialize)
+    : config_(config), ops_(make_cpu_ops(precision)) {
   config_.validate();
   infos_ = describe_parameters(config_);
   values_.reserve(weights_.carve(config_, nullptr));

@@ -17,7 +17,7 @@ class Transformer {
  public:
   // Throws std::invalid_argument on a bad config, std::bad_alloc when the parameters do not fit into memory.
   // Without `initialize` all parameters are zero, for a caller who sets them.
-  Transformer(const ModelConfig& config, uint64_t seed, bool initialize = true);
+  Transformer(const ModelConfig& config, uint64_t seed, Precision precision, bool initialize = true);
 
   const ModelConfig& config() const { return config_; }
   const std::vector<ParameterInfo>& parameter_infos() const { return infos_; }

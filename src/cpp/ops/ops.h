@@ -8,6 +8,10 @@
 
 namespace soma {
 
+// What matrix products compute with. kBfloat16: both operands rounded to nearest even once, sums in single precision.
+// Everything else is single precision either way.
+enum class Precision { kFloat32, kBfloat16 };
+
 struct ConstMatrix {
   const float* data;
   int64_t rows, cols, ld;
@@ -36,6 +40,11 @@ struct Epilogue {
   const float* bias = nullptr;      // (cols): added to every row
   const float* residual = nullptr;  // (rows, cols): added; not the result's own memory
   bool relu = false;
+  float* gelu = nullptr;  // (rows, cols): = gelu(C)
+  // The gradient through gelu or relu, all (rows, cols):
+  const float* gelu_input = nullptr;   // C = C gelu'(gelu_input), and
+  float* gelu_output = nullptr;        //   = gelu(gelu_input), computed again on the way
+  const float* relu_output = nullptr;  // C = relu_output > 0 ? C : 0
   bool accumulate = false;  // C += instead of C =; not together with the others
 };
 
@@ -81,8 +90,6 @@ class Ops {
   virtual void norm_grad(float* dgamma, float* dbeta, ConstMatrix dy, ConstMatrix x, NormStats saved) = 0;
 
   virtual void gelu(Matrix y, ConstMatrix x) = 0;
-  virtual void gelu_backward(Matrix dx, ConstMatrix dy, ConstMatrix x) = 0;  // dx = dy gelu'(x); dx may be dy
-  virtual void relu_backward(Matrix dx, ConstMatrix dy, ConstMatrix y) = 0;  // dx = y > 0 ? dy : 0; dx may be dy
 
   // out(B*T, C) = softmax(q k^T / sqrt(D), causal) v per head; lse(B*H*T) = log sum exp of the scaled scores, for
   // backward. No more than one tile of query rows of scores exists per thread.
@@ -116,6 +123,6 @@ class Ops {
 
 constexpr int32_t kIgnoredTarget = -100;
 
-std::unique_ptr<Ops> make_cpu_ops();
+std::unique_ptr<Ops> make_cpu_ops(Precision precision);
 
 }  // namespace soma

@@ -5,15 +5,13 @@
 
 #include "base/interrupt.h"
 #include "ops/cpu/cpu_ops.h"
+#include "ops/cpu/gemm.h"
 #include "ops/cpu/ranges.h"
 
 namespace soma {
 namespace {
 
 using kernels::Table;
-using kernels::TileStore;
-
-int64_t round_up(int64_t a, int64_t b) { return (a + b - 1) / b * b; }
 
 // One head of one sequence inside packed buffers: x(T, D) with distance ld between rows.
 struct Head {
@@ -22,31 +20,16 @@ struct Head {
   const float* row(int64_t i) const { return data + i * ld; }
 };
 
-// B operand from x^T: panels over positions, k over the head.
-void pack_transposed(const Table& t, float* dst, Head x, int64_t length, int64_t head_size) {
-  for (int64_t j = 0; j < length; j += t.gemm_cols) {
-    t.pack_b_transpose(dst + j * head_size, x.row(j), x.ld, head_size, std::min<int64_t>(t.gemm_cols, length - j));
+// Hands out pieces of a thread's scratch; with a null base it only measures.
+struct Pieces {
+  float* base;
+  int64_t used = 0;
+  float* take(int64_t floats) {
+    float* piece = base == nullptr ? nullptr : base + used;
+    used += round_up(floats, 16);
+    return piece;
   }
-}
-
-// B operand from x: panels over the head, k over positions.
-void pack_plain(const Table& t, float* dst, Head x, int64_t length, int64_t head_size) {
-  for (int64_t j = 0; j < head_size; j += t.gemm_cols) {
-    t.pack_b_copy(dst + j * length, x.data + j, x.ld, length, std::min<int64_t>(t.gemm_cols, head_size - j));
-  }
-}
-
-// c(m, n) = or += a b for one tile of rows and every panel of columns; b's panels are `panel_depth` deep, used from
-// `skip`.
-void multiply(const Table& t, float* c, int64_t ldc, const float* a, const float* b, int64_t panel_depth, int64_t skip,
-              int64_t k, int64_t m, int64_t n, bool accumulate) {
-  TileStore store{};
-  store.accumulate = accumulate;
-  for (int64_t j = 0; j < n; j += t.gemm_cols) {
-    t.gemm_tile(c + j, ldc, a, b + j * panel_depth + skip * t.gemm_cols, k, m, std::min<int64_t>(t.gemm_cols, n - j),
-                &store);
-  }
-}
+};
 
 // f(head, slot) over all heads, in groups of about a tenth of a second of work between which the caller may stop.
 template <typename F>
@@ -66,105 +49,132 @@ void for_heads(int64_t heads, int64_t ranges, int64_t cost, F&& f) {
 
 void CpuOps::attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionShape& s) {
   const Table& t = active_kernels();
-  const int64_t mr = t.gemm_rows, nr = t.gemm_cols, len = s.length, d = s.head_size, c = s.channels();
-  const int64_t padded = round_up(len, nr), ld = padded + 16;  // + 16: rows must not share their L1 sets
+  const Gemm g(t, precision_);
+  const int64_t len = s.length, d = s.head_size, c = s.channels(), depth = g.units(d), all = g.units(len);
+  const int64_t ld = round_up(len, g.cols) + 16;  // + 16: rows must not share their L1 sets
   const float scale = 1.0f / std::sqrt(static_cast<float>(d));
-  const int64_t heads = s.batch * s.heads, ranges = range_count(heads, len * len * d / 8, 1);
-  reserve_scratch(ranges, padded * d + round_up(d, nr) * len + d * mr + mr * ld + len * mr);
 
-  const auto head_task = [&](int64_t task, float* memory) {
+  struct Buffers {
+    float *kt, *v, *q, *scores, *p;
+    int64_t size;
+  };
+  const auto carve = [&](float* memory) {
+    Pieces pieces{memory};
+    Buffers x{};
+    x.kt = pieces.take(round_up(len, g.cols) * depth);
+    x.v = pieces.take(round_up(d, g.cols) * all);
+    x.q = pieces.take(g.bf16 ? g.a_floats(len, d) : 0);
+    x.scores = pieces.take(g.rows * ld);
+    x.p = pieces.take(g.bf16 ? g.a_floats(g.rows, len) : 0);
+    x.size = pieces.used;
+    return x;
+  };
+  const int64_t heads = s.batch * s.heads, ranges = range_count(heads, len * len * d / 8, 1);
+  reserve_scratch(ranges, carve(nullptr).size);
+
+  for_heads(heads, ranges, len * len * d, [&](int64_t task, int64_t range) {
+    const Buffers x = carve(scratch(range));
     const int64_t b = task / s.heads, h = task % s.heads;
     const float* base = qkv.data + b * len * qkv.ld + h * d;
-    const Head q{base, qkv.ld}, k{base + c, qkv.ld}, v{base + 2 * c, qkv.ld};
-    float* kt = memory;
-    float* vp = kt + padded * d;
-    float* q_tile = vp + round_up(d, nr) * len;
-    float* scores = q_tile + d * mr;
-    float* p_tile = scores + mr * ld;
-    pack_transposed(t, kt, k, len, d);
-    pack_plain(t, vp, v, len, d);
-    for (int64_t i = 0; i < len; i += mr) {
-      const int64_t m = std::min(mr, len - i), keys = i + m;
-      t.pack_a_transpose(q_tile, q.row(i), q.ld, d, m);
-      multiply(t, scores, ld, q_tile, kt, d, 0, d, m, keys, false);
+    const Head k{base + c, qkv.ld}, v{base + 2 * c, qkv.ld};
+    g.pack_b_panels(x.kt, k.data, k.ld, d, len, true);
+    g.pack_b_panels(x.v, v.data, v.ld, len, d, false);
+    const GemmA q = g.take_a(x.q, base, qkv.ld, len, d, false);
+    for (int64_t i = 0; i < len; i += g.rows) {
+      const int64_t m = std::min(g.rows, len - i), keys = i + m, seen = g.units(keys);
+      g.multiply(x.scores, ld, q.at(i, 0), x.kt, depth, 0, depth, m, keys, false);
       for (int64_t r = 0; r < m; ++r) {
         float max = 0.0f, sum = 0.0f;
-        t.softmax_row(scores + r * ld, i + r + 1, scale, &max, &sum);
+        float* row = x.scores + r * ld;
+        t.softmax_row(row, i + r + 1, scale, &max, &sum);
         if (lse != nullptr) lse[task * len + i + r] = max + std::log(sum);
-        std::fill(scores + r * ld + i + r + 1, scores + r * ld + keys, 0.0f);
+        std::fill(row + i + r + 1, row + keys, 0.0f);
       }
-      t.pack_a_transpose(p_tile, scores, ld, keys, m);
-      multiply(t, out.data + (b * len + i) * out.ld + h * d, out.ld, p_tile, vp, len, 0, keys, m, d, false);
+      const GemmA p = g.take_a(x.p, x.scores, ld, m, keys, false);
+      g.multiply(out.data + (b * len + i) * out.ld + h * d, out.ld, p, x.v, all, 0, seen, m, d, false);
     }
-  };
-  for_heads(heads, ranges, len * len * d, [&](int64_t task, int64_t range) { head_task(task, scratch(range)); });
+  });
 }
 
 void CpuOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, ConstMatrix out, const float* lse,
                                 const AttentionShape& s) {
   const Table& t = active_kernels();
-  const int64_t mr = t.gemm_rows, nr = t.gemm_cols, len = s.length, d = s.head_size, c = s.channels();
-  const int64_t block = 8 * mr;  // query rows whose probabilities exist at once
-  const int64_t padded = round_up(len, nr), padded_d = round_up(d, nr), ld = padded + 16;
+  const Gemm g(t, precision_);
+  const int64_t len = s.length, d = s.head_size, c = s.channels(), depth = g.units(d), all = g.units(len);
+  const int64_t block = 8 * g.rows;  // query rows whose probabilities exist at once
+  const int64_t ld = round_up(len, g.cols) + 16;
   const float scale = 1.0f / std::sqrt(static_cast<float>(d));
-  const int64_t heads = s.batch * s.heads, ranges = range_count(heads, len * len * d / 4, 1);
-  reserve_scratch(ranges, 2 * padded * d + padded_d * len + 2 * padded_d * block + 2 * block * ld + 2 * d * mr +
-                              std::max(len, block) * mr);
 
-  const auto head_task = [&](int64_t task, float* memory) {
+  struct Buffers {
+    float *kt, *vt, *k, *q, *dout, *q_block, *dout_block, *p, *ds, *a;
+    int64_t size;
+  };
+  const auto carve = [&](float* memory) {
+    Pieces pieces{memory};
+    Buffers x{};
+    x.kt = pieces.take(round_up(len, g.cols) * depth);
+    x.vt = pieces.take(round_up(len, g.cols) * depth);
+    x.k = pieces.take(round_up(d, g.cols) * all);
+    x.q = pieces.take(g.bf16 ? g.a_floats(len, d) : 0);
+    x.dout = pieces.take(g.bf16 ? g.a_floats(len, d) : 0);
+    x.q_block = pieces.take(round_up(d, g.cols) * g.units(block));
+    x.dout_block = pieces.take(round_up(d, g.cols) * g.units(block));
+    x.p = pieces.take(block * ld);
+    x.ds = pieces.take(block * ld);
+    x.a = pieces.take(g.bf16 ? std::max(g.a_floats(g.rows, len), g.a_floats(len, block)) : 0);
+    x.size = pieces.used;
+    return x;
+  };
+  const int64_t heads = s.batch * s.heads, ranges = range_count(heads, len * len * d / 4, 1);
+  reserve_scratch(ranges, carve(nullptr).size);
+
+  for_heads(heads, ranges, len * len * d, [&](int64_t task, int64_t range) {
+    const Buffers x = carve(scratch(range));
     const int64_t b = task / s.heads, h = task % s.heads, first = b * len;
     const float* base = qkv.data + first * qkv.ld + h * d;
     float* grad = dqkv.data + first * dqkv.ld + h * d;
     const Head q{base, qkv.ld}, k{base + c, qkv.ld}, v{base + 2 * c, qkv.ld};
-    const Head o{out.data + first * out.ld + h * d, out.ld}, g{dout.data + first * dout.ld + h * d, dout.ld};
-    float* kt = memory;
-    float* vt = kt + padded * d;
-    float* kp = vt + padded * d;
-    float* q_block = kp + padded_d * len;
-    float* g_block = q_block + padded_d * block;
-    float* p = g_block + padded_d * block;
-    float* ds = p + block * ld;
-    float* q_tile = ds + block * ld;
-    float* g_tile = q_tile + d * mr;
-    float* a_tile = g_tile + d * mr;
-    pack_transposed(t, kt, k, len, d);
-    pack_transposed(t, vt, v, len, d);
-    pack_plain(t, kp, k, len, d);
+    const Head o{out.data + first * out.ld + h * d, out.ld}, go{dout.data + first * dout.ld + h * d, dout.ld};
+    g.pack_b_panels(x.kt, k.data, k.ld, d, len, true);
+    g.pack_b_panels(x.vt, v.data, v.ld, d, len, true);
+    g.pack_b_panels(x.k, k.data, k.ld, len, d, false);
+    const GemmA q_rows = g.take_a(x.q, q.data, q.ld, len, d, false);
+    const GemmA go_rows = g.take_a(x.dout, go.data, go.ld, len, d, false);
     for (int64_t q0 = 0; q0 < len; q0 += block) {
-      const int64_t queries = std::min(block, len - q0), keys = q0 + queries;
-      pack_plain(t, q_block, {q.row(q0), q.ld}, queries, d);
-      pack_plain(t, g_block, {g.row(q0), g.ld}, queries, d);
-      for (int64_t i = 0; i < queries; i += mr) {
-        const int64_t m = std::min(mr, queries - i), seen = q0 + i + m;
-        float* p_rows = p + i * ld;
-        float* ds_rows = ds + i * ld;
-        t.pack_a_transpose(q_tile, q.row(q0 + i), q.ld, d, m);
-        t.pack_a_transpose(g_tile, g.row(q0 + i), g.ld, d, m);
-        multiply(t, p_rows, ld, q_tile, kt, d, 0, d, m, seen, false);
-        multiply(t, ds_rows, ld, g_tile, vt, d, 0, d, m, seen, false);
+      const int64_t queries = std::min(block, len - q0), keys = q0 + queries, query_units = g.units(queries);
+      g.pack_b_panels(x.q_block, q.row(q0), q.ld, queries, d, false);
+      g.pack_b_panels(x.dout_block, go.row(q0), go.ld, queries, d, false);
+      for (int64_t i = 0; i < queries; i += g.rows) {
+        const int64_t m = std::min(g.rows, queries - i), seen = q0 + i + m;
+        float* p = x.p + i * ld;
+        float* ds = x.ds + i * ld;
+        g.multiply(p, ld, q_rows.at(q0 + i, 0), x.kt, depth, 0, depth, m, seen, false);
+        g.multiply(ds, ld, go_rows.at(q0 + i, 0), x.vt, depth, 0, depth, m, seen, false);
         for (int64_t r = 0; r < m; ++r) {
           const int64_t position = q0 + i + r, n = position + 1;
-          float* p_row = p_rows + r * ld;
-          float* ds_row = ds_rows + r * ld;
+          float* p_row = p + r * ld;
+          float* ds_row = ds + r * ld;
           t.exp_row(p_row, p_row, n, scale, lse[task * len + position]);
-          t.attention_dscores(ds_row, p_row, ds_row, t.dot(g.row(position), o.row(position), d), scale, n);
+          t.attention_dscores(ds_row, p_row, ds_row, t.dot(go.row(position), o.row(position), d), scale, n);
           std::fill(p_row + n, p_row + keys, 0.0f);
           std::fill(ds_row + n, ds_row + keys, 0.0f);
         }
-        t.pack_a_transpose(a_tile, ds_rows, ld, seen, m);
-        multiply(t, grad + (q0 + i) * dqkv.ld, dqkv.ld, a_tile, kp, len, 0, seen, m, d, false);
+        const GemmA a = g.take_a(x.a, ds, ld, m, seen, false);
+        g.multiply(grad + (q0 + i) * dqkv.ld, dqkv.ld, a, x.k, all, 0, g.units(seen), m, d, false);
       }
-      for (int64_t j = 0; j < keys; j += mr) {
-        const int64_t m = std::min(mr, keys - j);
-        const int64_t skip = std::max<int64_t>(0, j - q0), depth = queries - skip;  // earlier queries do not see key j
-        t.pack_a_copy(a_tile, ds + skip * ld + j, ld, depth, m);
-        multiply(t, grad + j * dqkv.ld + c, dqkv.ld, a_tile, q_block, queries, skip, depth, m, d, j < q0);
-        t.pack_a_copy(a_tile, p + skip * ld + j, ld, depth, m);
-        multiply(t, grad + j * dqkv.ld + 2 * c, dqkv.ld, a_tile, g_block, queries, skip, depth, m, d, j < q0);
-      }
+      // dk and dv: the sum runs over the block's queries, of which those before a key do not see it.
+      const auto accumulate = [&](float* to, const float* from, const float* panels) {
+        const GemmA a = g.take_a(x.a, from, ld, keys, queries, true);
+        for (int64_t j = 0; j < keys; j += g.rows) {
+          const int64_t skip = std::max<int64_t>(0, j - q0) / g.per_unit();
+          g.multiply(to + j * dqkv.ld, dqkv.ld, a.at(j, skip), panels, query_units, skip, query_units - skip,
+                     std::min(g.rows, keys - j), d, j < q0);
+        }
+      };
+      accumulate(grad + c, x.ds, x.q_block);
+      accumulate(grad + 2 * c, x.p, x.dout_block);
     }
-  };
-  for_heads(heads, ranges, len * len * d, [&](int64_t task, int64_t range) { head_task(task, scratch(range)); });
+  });
 }
 
 void CpuOps::attention_decode(Matrix out, ConstMatrix qkv, const CacheRow* cache, const AttentionShape& s) {

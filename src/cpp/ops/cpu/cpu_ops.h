@@ -14,6 +14,8 @@ const kernels::Table& active_kernels();
 
 class CpuOps final : public Ops {
  public:
+  explicit CpuOps(Precision precision) : precision_(precision) {}
+
   void matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& epilogue) override;
   void column_sum(float* out, ConstMatrix x) override;
   void norm(Matrix y, NormStats saved, ConstMatrix x, const float* gamma, const float* beta, float eps) override;
@@ -21,8 +23,6 @@ class CpuOps final : public Ops {
                      bool accumulate) override;
   void norm_grad(float* dgamma, float* dbeta, ConstMatrix dy, ConstMatrix x, NormStats saved) override;
   void gelu(Matrix y, ConstMatrix x) override;
-  void gelu_backward(Matrix dx, ConstMatrix dy, ConstMatrix x) override;
-  void relu_backward(Matrix dx, ConstMatrix dy, ConstMatrix y) override;
   void attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionShape& shape) override;
   void attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, ConstMatrix out, const float* lse,
                           const AttentionShape& shape) override;
@@ -40,7 +40,8 @@ class CpuOps final : public Ops {
   void reserve_scratch(int64_t slots, int64_t floats);
   float* scratch(int64_t slot) { return scratch_.data() + slot * scratch_stride_; }
 
-  Arena packed_a_, packed_b_, scratch_;
+  const Precision precision_;
+  Arena packed_b_, scratch_;
   int64_t scratch_stride_ = 0;
   std::vector<double> partial_sums_;
 };

@@ -16,12 +16,15 @@ void install(Isa isa, kernels::Table* table) {
 #ifdef SOMA_HAVE_AVX512
   if (isa == Isa::kAvx512) kernels::install_avx512(table);
 #endif
+#ifdef SOMA_HAVE_AVX512_BF16
+  if (isa == Isa::kAvx512Bf16) kernels::install_avx512_bf16(table);
+#endif
   (void)isa;  // a build with the scalar level alone
   (void)table;
 }
 
 struct Tables {
-  kernels::Table level[4];
+  kernels::Table level[5];
 
   Tables() {
     kernels::Table table{};
@@ -42,7 +45,7 @@ const kernels::Table& active_kernels() {
   return tables.level[static_cast<int>(active_isa())];
 }
 
-std::unique_ptr<Ops> make_cpu_ops() { return std::make_unique<CpuOps>(); }
+std::unique_ptr<Ops> make_cpu_ops(Precision precision) { return std::make_unique<CpuOps>(precision); }
 
 void CpuOps::reserve_scratch(int64_t slots, int64_t floats) {
   scratch_stride_ = Arena::padded(floats);

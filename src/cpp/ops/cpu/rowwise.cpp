@@ -56,16 +56,6 @@ void CpuOps::gelu(Matrix y, ConstMatrix x) {
   for_elements(x, 4, [&](int64_t at, int64_t n) { t.gelu_forward(y.data + at, x.data + at, n); });
 }
 
-void CpuOps::gelu_backward(Matrix dx, ConstMatrix dy, ConstMatrix x) {
-  const auto& t = active_kernels();
-  for_elements(x, 4, [&](int64_t at, int64_t n) { t.gelu_backward(dx.data + at, dy.data + at, x.data + at, n); });
-}
-
-void CpuOps::relu_backward(Matrix dx, ConstMatrix dy, ConstMatrix y) {
-  const auto& t = active_kernels();
-  for_elements(y, 1, [&](int64_t at, int64_t n) { t.relu_backward(dx.data + at, dy.data + at, y.data + at, n); });
-}
-
 void CpuOps::embed(Matrix out, const int32_t* ids, ConstMatrix wte, ConstMatrix wpe, int64_t length) {
   const auto& t = active_kernels();
   const int64_t c = out.cols;

@@ -1,0 +1,28 @@
+// The kernels of the avx512_bf16 level. Everything but install_avx512_bf16 lives in an anonymous namespace: code compiled with
+// this file's flags must never be the copy that the linker keeps for another file.
+#include "kernels/kernels.h"
+
+#if !defined(__AVX512F__) || !defined(__AVX512BW__) || !defined(__AVX512DQ__) || !defined(__AVX512VL__) || \
+    !defined(__AVX512BF16__)
+#error "isa_avx512_bf16.cpp needs the flags of isa_avx512.cpp and -mavx512bf16: see cmake/isa.cmake"
+#endif
+
+#include <immintrin.h>
+
+#include "kernels/compiler.h"
+
+namespace soma {
+namespace kernels {
+namespace {
+#include "kernels/vec_avx512.h"
+#include "kernels/transpose_x86.h"
+#include "kernels/tails.inl.h"
+#include "kernels/rowwise.inl.h"
+#include "kernels/gemm.inl.h"
+#include "kernels/install.inl.h"
+}  // namespace
+
+void install_avx512_bf16(Table* table) { install(table); }
+
+}  // namespace kernels
+}  // namespace soma

@@ -1,0 +1,100 @@
+// The engine of a matrix product for one precision: how operands are packed, and the tile that multiplies them. Depth is
+// counted in units: one float, or a pair of bfloat16.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "kernels/kernels.h"
+#include "ops/ops.h"
+
+namespace soma {
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+// A strided operand of a tile: element (row i, unit u) at data[i*row + u*depth].
+struct GemmA {
+  const float* data;
+  int64_t row, depth;
+  GemmA at(int64_t i, int64_t u) const { return {data + i * row + u * depth, row, depth}; }
+};
+
+class Gemm {
+ public:
+  Gemm(const kernels::Table& table, Precision precision)
+      : rows(table.gemm_rows), cols(table.gemm_cols), bf16(precision == Precision::kBfloat16), t_(table) {}
+
+  const int64_t rows, cols;  // the largest tile
+  const bool bf16;
+
+  int64_t per_unit() const { return bf16 ? 2 : 1; }
+  int64_t units(int64_t k) const { return bf16 ? (k + 1) / 2 : k; }
+
+  // B from x(k, n), n <= cols, one panel: `transposed` says that column j lies along x.data + j*ld.
+  void pack_b(float* dst, const float* x, int64_t ld, int64_t k, int64_t n, bool transposed) const {
+    if (!bf16) return (transposed ? t_.pack_b_transpose : t_.pack_b_copy)(dst, x, ld, k, n);
+    if (transposed) return t_.pack_b_transpose_bf16(dst, x, ld, k, n, units(k));
+    t_.interleave_rows(dst, cols, x, ld, k, n, units(k), cols);
+  }
+
+  // All panels of B from x(k, n), one behind the other, each units(k) deep.
+  void pack_b_panels(float* dst, const float* x, int64_t ld, int64_t k, int64_t n, bool transposed) const {
+    for (int64_t j = 0; j < n; j += cols) {
+      pack_b(dst + j * units(k), x + (transposed ? j * ld : j), ld, k, std::min(cols, n - j), transposed);
+    }
+  }
+
+  // A from x(m, k) with rows of x along k, or, transposed, from x(k, m). Floats are used where they lie; pairs are made
+  // in `memory`, which holds a_floats(m, k).
+  GemmA take_a(float* memory, const float* x, int64_t ld, int64_t m, int64_t k, bool transposed) const {
+    if (!bf16) return transposed ? GemmA{x, 1, ld} : GemmA{x, ld, 1};
+    return copy_a(memory, x, ld, m, k, transposed);
+  }
+  // The same, always into `memory`.
+  GemmA copy_a(float* memory, const float* x, int64_t ld, int64_t m, int64_t k, bool transposed) const;
+  int64_t a_floats(int64_t m, int64_t k) const { return std::max(spread(m) * units(k), m * spread(units(k))); }
+
+  // C(m, n) for up to `rows` rows and every panel of columns; b's panels are `panel_depth` units deep, used from `skip`.
+  void multiply(float* c, int64_t ldc, GemmA a, const float* b, int64_t panel_depth, int64_t skip, int64_t depth,
+                int64_t m, int64_t n, bool accumulate) const {
+    kernels::TileStore store{};
+    store.accumulate = accumulate;
+    for (int64_t j = 0; j < n; j += cols) {
+      tile(c + j, ldc, a, b + j * panel_depth + skip * cols, depth, m, std::min(cols, n - j), store);
+    }
+  }
+
+  void tile(float* c, int64_t ldc, GemmA a, const float* b, int64_t depth, int64_t m, int64_t n,
+            const kernels::TileStore& store) const {
+    (bf16 ? t_.gemm_tile_bf16 : t_.gemm_tile)(c, ldc, a.data, a.row, a.depth, b, depth, m, n, &store);
+  }
+
+ private:
+  // A distance between rows that is an odd number of cache lines: rows at powers of two share their sets of L1.
+  static int64_t spread(int64_t floats) { return round_up(floats, 32) + 16; }
+
+  const kernels::Table& t_;
+};
+
+inline GemmA Gemm::copy_a(float* memory, const float* x, int64_t ld, int64_t m, int64_t k, bool transposed) const {
+  const int64_t u = units(k);
+  if (transposed) {
+    const int64_t distance = spread(m);
+    if (bf16) {
+      t_.interleave_rows(memory, distance, x, ld, k, m, u, m);
+    } else {
+      for (int64_t p = 0; p < k; ++p) std::copy(x + p * ld, x + p * ld + m, memory + p * distance);
+    }
+    return {memory, 1, distance};
+  }
+  const int64_t distance = spread(u);
+  if (bf16) {
+    t_.round_rows(memory, distance, x, ld, m, k, u);
+  } else {
+    for (int64_t i = 0; i < m; ++i) std::copy(x + i * ld, x + i * ld + k, memory + i * distance);
+  }
+  return {memory, distance, 1};
+}
+
+}  // namespace soma
