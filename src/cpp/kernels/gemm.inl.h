@@ -198,16 +198,6 @@ inline void tile_rows(float* c, int64_t ldc, TileA a, const float* b, int64_t k,
   if constexpr (kRows > 1) tile_rows<Units, next_rows(kRows), kVectors, kFull>(c, ldc, a, b, k, m, n, how);
 }
 
-// The rows of a finished tile, still in L1, through what needs more registers than a tile has left.
-inline void activate(float* c, int64_t ldc, int64_t m, int64_t n, const TileStore& how) {
-  for (int64_t i = 0; i < m; ++i) {
-    float* row = c + i * ldc;
-    if (how.gelu != nullptr) gelu_forward(how.gelu + i * ldc, row, n);
-    if (how.gelu_input != nullptr) gelu_backward(row, how.gelu_output + i * ldc, row, how.gelu_input + i * ldc, n);
-    if (how.relu_output != nullptr) relu_backward(row, row, how.relu_output + i * ldc, n);
-  }
-}
-
 template <typename Units>
 inline void any_tile(float* c, int64_t ldc, TileA a, const float* b, int64_t k, int64_t m, int64_t n,
                      const TileStore* how) {
@@ -218,7 +208,6 @@ inline void any_tile(float* c, int64_t ldc, TileA a, const float* b, int64_t k, 
   } else {
     tile_rows<Units, kGemmRows, 1, false>(c, ldc, a, b, k, m, n, *how);
   }
-  activate(c, ldc, m, n, *how);
 }
 
 void gemm_tile(float* c, int64_t ldc, const float* a, int64_t a_row, int64_t a_depth, const float* b, int64_t k,

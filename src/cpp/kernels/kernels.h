@@ -17,11 +17,6 @@ struct TileStore {
   const float* bias;      // (n) or null: added to every row
   const float* residual;  // (m, n) with ld_residual or null: added
   int64_t ld_residual;
-  // Applied to the finished tile; each (m, n) with the distance between rows of C, or null.
-  float* gelu;               // = gelu(C)
-  const float* gelu_input;   // C = C gelu'(gelu_input), and
-  float* gelu_output;        //   = gelu(gelu_input)
-  const float* relu_output;  // C = relu_output > 0 ? C : 0
 };
 
 // Decoupled weight decay: p -= lr weight_decay p; then Adam (Loshchilov & Hutter, 2019, algorithm 2).

@@ -39,22 +39,26 @@ TileStore store_of(const Epilogue& e, int64_t ld, int64_t at, int64_t col, bool 
   TileStore store{};
   store.accumulate = e.accumulate || accumulate;
   if (!last) return store;
-  const auto there = [at](auto* matrix) { return matrix != nullptr ? matrix + at : nullptr; };
   store.relu = e.relu;
   store.bias = e.bias != nullptr ? e.bias + col : nullptr;
-  store.residual = there(e.residual);
+  store.residual = e.residual != nullptr ? e.residual + at : nullptr;
   store.ld_residual = ld;
-  store.gelu = there(e.gelu);
-  store.gelu_input = there(e.gelu_input);
-  store.gelu_output = there(e.gelu_output);
-  store.relu_output = there(e.relu_output);
   return store;
+}
+
+// What needs more registers than a tile has left: `n` finished elements at `at`, which are still in cache. Whole pieces
+// of a row, since the rows of one tile share their sets of L1 with those of the other operands here.
+void activate(const Table& t, const Epilogue& e, float* c, int64_t at, int64_t n) {
+  if (e.gelu != nullptr) t.gelu_forward(e.gelu + at, c + at, n);
+  if (e.gelu_input != nullptr) t.gelu_backward(c + at, e.gelu_output + at, c + at, e.gelu_input + at, n);
+  if (e.relu_output != nullptr) t.relu_backward(c + at, c + at, e.relu_output + at, n);
 }
 
 }  // namespace
 
 void CpuOps::matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e) {
-  const Gemm g(active_kernels(), precision_);
+  const Table& t = active_kernels();
+  const Gemm g(t, precision_);
   const int64_t m = c.rows, n = c.cols, k = a.width(), depth = g.units(k);
   if (m == 0 || n == 0) return;
   const int64_t work = m * n * k / 8;
@@ -104,11 +108,15 @@ void CpuOps::matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e) {
             const int64_t group = std::max<int64_t>(1, kGroup / (tile_units * g.cols));
             for (int64_t j0 = c_begin; j0 < c_end; j0 += group) {
               for (int64_t row = r0; row < r1; row += g.rows) {
-                for (int64_t j = j0; j < std::min(c_end, j0 + group); ++j) {
+                const int64_t j1 = std::min(c_end, j0 + group), tile_rows = std::min(g.rows, r1 - row);
+                for (int64_t j = j0; j < j1; ++j) {
                   const int64_t col = n0 + j * g.cols, at = row * c.ld + col;
                   g.tile(c.data + at, c.ld, block.at(row - r0, 0), packed + (j * block_depth + u) * g.cols, tile_units,
-                         std::min(g.rows, r1 - row), std::min(g.cols, n - col),
-                         store_of(e, c.ld, at, col, !first, last));
+                         tile_rows, std::min(g.cols, n - col), store_of(e, c.ld, at, col, !first, last));
+                }
+                for (int64_t i = row; last && i < row + tile_rows; ++i) {
+                  const int64_t col = n0 + j0 * g.cols;
+                  activate(t, e, c.data, i * c.ld + col, std::min(n, n0 + j1 * g.cols) - col);
                 }
               }
             }
