@@ -17,12 +17,12 @@ def bfloat16_tolerance(products: int, dtype: Any = np.float32) -> float:
 
     Where two ways of computing an operand differ by a relative e, a share e / eps16 of its elements falls on the other
     side of a tie and is off by a whole eps16: the root of the mean square is sqrt(e eps16), which is the e of the next
-    product. It starts with the last digit of float32 and tends to eps16.
+    product. It starts with the last digit of float32 and tends to eps16. Twice the expectation.
     """
     error = float(np.finfo(dtype).eps)
     for _ in range(products):
         error = float(np.sqrt(error * BFLOAT16_EPS))
-    return error
+    return 2 * error
 
 
 def dot_tolerance(k: int, a: Array, b: Array, dtype: Any = np.float32) -> float:

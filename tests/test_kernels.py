@@ -153,7 +153,7 @@ def test_small_integers_multiply_exactly(precision: str) -> None:
 
 @pytest.mark.usefixtures("isa")
 def test_operands_are_rounded_to_the_nearest_bfloat16() -> None:
-    """Ties to even, on both sides of the product, at every alignment of a pair; the largest number rounds to infinity."""
+    """Ties to even, on both sides of the product, at every place of a pair; the largest number becomes infinite."""
     rng = np.random.default_rng(9)
     exact = round_bfloat16(normal(rng, 1, 4096))
     ulp = np.spacing(np.abs(exact)) * 2**16
