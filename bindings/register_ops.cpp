@@ -138,12 +138,17 @@ Floats project_rows(const Floats& x, const Floats& w) {
   return y;
 }
 
+// The sums that a product takes of its second operand on the way: x(M, N) stands second in an (1, M) (M, N) product.
 Floats column_sum(const Floats& x, const Floats& onto) {
   expect_dimensions("x", x, 2);
+  check(x.shape(0) >= 1, "x has no rows");
   expect("onto", onto, {x.shape(1)});
   Floats sums = copy(onto);
-  float* out = sums.mutable_data();
-  run([&](soma::Ops& ops) { ops.column_sum(out, matrix(x)); });
+  std::vector<float> ones(static_cast<std::size_t>(x.shape(0)), 1.0f), product(static_cast<std::size_t>(x.shape(1)));
+  const soma::Epilogue epilogue{.column_sums = sums.mutable_data()};
+  run([&](soma::Ops& ops) {
+    ops.matmul({product.data(), 1, x.shape(1)}, ConstMatrix(ones.data(), 1, x.shape(0)), matrix(x), epilogue);
+  });
   return sums;
 }
 
@@ -336,8 +341,9 @@ Four adamw(const Floats& p, const Floats& g, const Floats& m, const Floats& v, f
   Floats new_p = copy(p), new_g = copy(g), new_m = copy(m), new_v = copy(v);
   float *p_out = new_p.mutable_data(), *g_out = new_g.mutable_data();
   float *m_out = new_m.mutable_data(), *v_out = new_v.mutable_data();
-  const soma::AdamWOptions options{lr, beta1, beta2, eps, weight_decay, grad_scale, step};
-  run([&](soma::Ops& ops) { ops.adamw(p_out, g_out, m_out, v_out, new_p.size(), options); });
+  const soma::AdamWOptions options{lr, beta1, beta2, eps, grad_scale, step};
+  const soma::AdamWRange range{0, new_p.size(), weight_decay};
+  run([&](soma::Ops& ops) { ops.adamw(p_out, g_out, m_out, v_out, &range, 1, options); });
   return py::make_tuple(new_p, new_g, new_m, new_v);
 }
 

@@ -15,6 +15,9 @@ inline Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
 inline Vec load_n(const float* p, int64_t n) { return {_mm256_maskload_ps(p, first_lanes(n))}; }
 inline void store(float* p, Vec a) { _mm256_storeu_ps(p, a.v); }
 inline void store_n(float* p, Vec a, int64_t n) { _mm256_maskstore_ps(p, first_lanes(n), a.v); }
+inline Vec keep_n(Vec a, int64_t n) {
+  return {_mm256_and_ps(_mm256_castsi256_ps(first_lanes(n)), a.v)};
+}  // lanes from n on are 0
 inline Vec add(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
 inline Vec sub(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
 inline Vec mul(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }

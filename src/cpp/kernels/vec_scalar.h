@@ -20,6 +20,7 @@ inline void store(float* p, Vec a) {
 inline void store_n(float* p, Vec a, int64_t n) {
   for (int i = 0; i < n; ++i) p[i] = a.v[i];
 }
+inline Vec keep_n(Vec a, int64_t n) { SOMA_EACH(i < n ? a.v[i] : 0.0f); }  // lanes from n on are 0
 inline Vec add(Vec a, Vec b) { SOMA_EACH(a.v[i] + b.v[i]); }
 inline Vec sub(Vec a, Vec b) { SOMA_EACH(a.v[i] - b.v[i]); }
 inline Vec mul(Vec a, Vec b) { SOMA_EACH(a.v[i] * b.v[i]); }

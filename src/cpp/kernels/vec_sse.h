@@ -19,6 +19,10 @@ inline void store_n(float* p, Vec a, int64_t n) {
   store(t, a);
   for (int64_t i = 0; i < n; ++i) p[i] = t[i];
 }
+inline Vec keep_n(Vec a, int64_t n) {  // lanes from n on are 0
+  const __m128i lanes = _mm_cmpgt_epi32(_mm_set1_epi32(static_cast<int>(n)), _mm_setr_epi32(0, 1, 2, 3));
+  return {_mm_and_ps(_mm_castsi128_ps(lanes), a.v)};
+}
 inline Vec add(Vec a, Vec b) { return {_mm_add_ps(a.v, b.v)}; }
 inline Vec sub(Vec a, Vec b) { return {_mm_sub_ps(a.v, b.v)}; }
 inline Vec mul(Vec a, Vec b) { return {_mm_mul_ps(a.v, b.v)}; }

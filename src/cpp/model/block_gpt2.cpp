@@ -33,22 +33,18 @@ void gpt2_block_backward(const BlockContext& x, const BlockParameters& w, const 
   const Matrix d_qkv{s.d_qkv, m, 3 * c};
 
   ops.matmul(d_hidden, d_stream, ConstMatrix(w.w_out).t(), {.gelu_input = a.hidden, .gelu_output = s.activated});
-  ops.column_sum(dw.b_out.data, d_stream);
-  ops.matmul(dw.w_out, ConstMatrix(activated).t(), d_stream, {.accumulate = true});
+  ops.matmul(dw.w_out, ConstMatrix(activated).t(), d_stream, {.accumulate = true, .column_sums = dw.b_out.data});
   ops.norm(normed, {nullptr, nullptr}, middle, w.norm2_w.data, w.norm2_b.data, eps);
-  ops.column_sum(dw.b_fc.data, d_hidden);
-  ops.matmul(dw.w_fc, ConstMatrix(normed).t(), d_hidden, {.accumulate = true});
+  ops.matmul(dw.w_fc, ConstMatrix(normed).t(), d_hidden, {.accumulate = true, .column_sums = dw.b_fc.data});
   ops.matmul(d_branch, d_hidden, ConstMatrix(w.w_fc).t());
   ops.norm_grad(dw.norm2_w.data, dw.norm2_b.data, d_branch, middle, {a.mean2, a.rstd2});
   ops.norm_backward(d_stream, d_branch, middle, {a.mean2, a.rstd2}, w.norm2_w.data, true);
 
-  ops.column_sum(dw.b_proj.data, d_stream);
-  ops.matmul(dw.w_proj, heads.t(), d_stream, {.accumulate = true});
+  ops.matmul(dw.w_proj, heads.t(), d_stream, {.accumulate = true, .column_sums = dw.b_proj.data});
   ops.matmul(d_branch, d_stream, ConstMatrix(w.w_proj).t());
   ops.attention_backward(d_qkv, d_branch, qkv, heads, a.lse, x.attention_shape());
   ops.norm(normed, {nullptr, nullptr}, input, w.norm1_w.data, w.norm1_b.data, eps);
-  ops.column_sum(dw.b_qkv.data, d_qkv);
-  ops.matmul(dw.w_qkv, ConstMatrix(normed).t(), d_qkv, {.accumulate = true});
+  ops.matmul(dw.w_qkv, ConstMatrix(normed).t(), d_qkv, {.accumulate = true, .column_sums = dw.b_qkv.data});
   ops.matmul(d_branch, d_qkv, ConstMatrix(w.w_qkv).t());
   ops.norm_grad(dw.norm1_w.data, dw.norm1_b.data, d_branch, input, {a.mean1, a.rstd1});
   ops.norm_backward(d_stream, d_branch, input, {a.mean1, a.rstd1}, w.norm1_w.data, true);

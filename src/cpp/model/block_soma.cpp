@@ -32,11 +32,9 @@ void soma_block_backward(const BlockContext& x, const BlockParameters& w, const 
       d_qkv{s.d_qkv, m, 3 * c};
 
   ops.norm_backward(d_sum, d_stream, out, {nullptr, a.rstd2}, nullptr, false);
-  ops.column_sum(dw.b_out.data, d_sum);
-  ops.matmul(dw.w_out, hidden.t(), d_sum, {.accumulate = true});
+  ops.matmul(dw.w_out, hidden.t(), d_sum, {.accumulate = true, .column_sums = dw.b_out.data});
   ops.matmul(d_hidden, d_sum, ConstMatrix(w.w_out).t(), {.relu_output = a.hidden});
-  ops.column_sum(dw.b_fc.data, d_hidden);
-  ops.matmul(dw.w_fc, middle.t(), d_hidden, {.accumulate = true});
+  ops.matmul(dw.w_fc, middle.t(), d_hidden, {.accumulate = true, .column_sums = dw.b_fc.data});
   ops.matmul(d_stream, d_hidden, ConstMatrix(w.w_fc).t(), {.residual = d_sum.data});
 
   ops.norm_backward(d_sum, d_stream, middle, {nullptr, a.rstd1}, nullptr, false);

@@ -17,7 +17,6 @@ class CpuOps final : public Ops {
   explicit CpuOps(Precision precision) : precision_(precision) {}
 
   void matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& epilogue) override;
-  void column_sum(float* out, ConstMatrix x) override;
   void norm(Matrix y, NormStats saved, ConstMatrix x, const float* gamma, const float* beta, float eps) override;
   void norm_backward(Matrix dx, ConstMatrix dy, ConstMatrix x, NormStats saved, const float* gamma,
                      bool accumulate) override;
@@ -33,7 +32,8 @@ class CpuOps final : public Ops {
   void project_rows(Matrix y, ConstMatrix x, ConstMatrix w) override;
   void attention_decode(Matrix out, ConstMatrix qkv, const CacheRow* cache, const AttentionShape& shape) override;
   double sum_squares(const float* x, int64_t n) override;
-  void adamw(float* p, float* g, float* m, float* v, int64_t n, const AdamWOptions& options) override;
+  void adamw(float* p, float* g, float* m, float* v, const AdamWRange* ranges, int64_t count,
+             const AdamWOptions& options) override;
 
  private:
   void multiply(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& epilogue, Precision precision);

@@ -87,7 +87,9 @@ void CpuOps::multiply(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e,
         for (int64_t i = panels * range / packers; i < panels * (range + 1) / packers; ++i) {
           const int64_t col = n0 + i * g.cols;
           const float* from = b.data + (b.transposed ? col * b.ld + k0 : k0 * b.ld + col);
-          g.pack_b(packed + i * g.cols * block_depth, from, b.ld, k_count, std::min(g.cols, n - col), b.transposed);
+          const int64_t width = std::min(g.cols, n - col);
+          g.pack_b(packed + i * g.cols * block_depth, from, b.ld, k_count, width, b.transposed);
+          if (e.column_sums != nullptr) t.column_sum(e.column_sums + col, from, b.ld, k_count, width);
         }
       };
 
