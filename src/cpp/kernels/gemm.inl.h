@@ -142,34 +142,6 @@ void pack_b_transpose(float* dst, const float* src, int64_t ld, int64_t k, int64
   pack_transpose<kGemmCols>(dst, src, ld, k, n);
 }
 
-// Eight rows of W at a time: W is read once, in order, and y stays in cache.
-void vector_matrix(float* y, const float* x, const float* w, int64_t ld, int64_t k, int64_t n) {
-  for (int64_t j = 0; j < n; ++j) y[j] = 0.0f;
-  int64_t p = 0;
-  for (; p + 8 <= k; p += 8) {
-    const float* row = w + p * ld;
-    Vec s[8];
-    SOMA_UNROLL for (int i = 0; i < 8; ++i) s[i] = set1(x[p + i]);
-    int64_t j = 0;
-    for (; j + kWidth <= n; j += kWidth) {
-      Vec sum = load(y + j);
-      SOMA_UNROLL for (int i = 0; i < 8; ++i) sum = fma(s[i], load(row + i * ld + j), sum);
-      store(y + j, sum);
-    }
-    if (j < n) {
-      Vec sum = load_n(y + j, n - j);
-      SOMA_UNROLL for (int i = 0; i < 8; ++i) sum = fma(s[i], load_n(row + i * ld + j, n - j), sum);
-      store_n(y + j, sum, n - j);
-    }
-  }
-  for (; p < k; ++p) {
-    const Vec s = set1(x[p]);
-    for (int64_t j = 0; j < n; j += kWidth) {
-      store_tail(y + j, fma(s, load_tail(w + p * ld + j, n - j), load_tail(y + j, n - j)), n - j);
-    }
-  }
-}
-
 float dot(const float* a, const float* b, int64_t n) {
   Vec s0 = set1(0.0f), s1 = s0, s2 = s0, s3 = s0;
   int64_t i = 0;
@@ -182,8 +154,4 @@ float dot(const float* a, const float* b, int64_t n) {
   for (; i + kWidth <= n; i += kWidth) s0 = fma(load(a + i), load(b + i), s0);
   if (i < n) s1 = fma(load_n(a + i, n - i), load_n(b + i, n - i), s1);
   return reduce_add(add(add(s0, s1), add(s2, s3)));
-}
-
-void matrix_vector(float* y, const float* w, int64_t ld, const float* x, int64_t rows, int64_t k) {
-  for (int64_t r = 0; r < rows; ++r) y[r] = dot(w + r * ld, x, k);
 }

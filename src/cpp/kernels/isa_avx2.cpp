@@ -17,6 +17,7 @@ namespace {
 #include "kernels/transpose_x86.h"
 #include "kernels/gemm.inl.h"
 #include "kernels/rowwise.inl.h"
+#include "kernels/decode.inl.h"
 #include "kernels/install.inl.h"
 }  // namespace
 

@@ -1,5 +1,5 @@
 // Matrix products: operands packed into panels by all threads, then each thread computes a rectangle of C from register
-// tiles, cut so that a panel of A stays in L1 and a group of panels of B in L2. Also the few-row products of decoding.
+// tiles, cut so that a panel of A stays in L1 and a group of panels of B in L2.
 #include <algorithm>
 
 #include "base/interrupt.h"
@@ -121,31 +121,6 @@ void CpuOps::matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e) {
       }
     }
   }
-}
-
-void CpuOps::linear_rows(Matrix y, ConstMatrix x, ConstMatrix w, const Epilogue& e) {
-  constexpr int64_t kWorthPacking = 8;  // rows from which packing w pays
-  if (y.rows >= kWorthPacking) return matmul(y, x, w, e);
-  const Table& t = active_kernels();
-  for_ranges(y.cols, y.rows * w.rows / 4, 64, [&](int64_t begin, int64_t end) {
-    for (int64_t r = 0; r < y.rows; ++r) {
-      float* out = y.data + r * y.ld + begin;
-      const int64_t n = end - begin;
-      t.vector_matrix(out, x.data + r * x.ld, w.data + begin, w.ld, w.rows, n);
-      if (e.bias != nullptr) t.add(out, out, e.bias + begin, n);
-      if (e.residual != nullptr) t.add(out, out, e.residual + r * y.ld + begin, n);
-      if (e.relu) t.relu(out, out, n);
-    }
-  });
-}
-
-void CpuOps::project_rows(Matrix y, ConstMatrix x, ConstMatrix w) {
-  const Table& t = active_kernels();
-  for_ranges(w.rows, x.rows * w.cols / 4, 16, [&](int64_t begin, int64_t end) {
-    for (int64_t r = 0; r < x.rows; ++r) {
-      t.matrix_vector(y.data + r * y.ld + begin, w.data + begin * w.ld, w.ld, x.data + r * x.ld, end - begin, w.cols);
-    }
-  });
 }
 
 }  // namespace soma

@@ -1,0 +1,148 @@
+// Products of few rows with weights that are read once and in order, and attention to a cache, for whatever Vec the
+// including level defines. Every element is one chain of fma in the order of k, as in gemm_tile: a row gives the same
+// bits alone, among others, and as a row of a matrix product.
+
+// How a format's weights become two vectors: outputs [g * kWidth, ..) and [16 + g * kWidth, ..) of a panel of 32.
+struct Float32Weights {
+  static constexpr int64_t kGroupBytes = 4 * kWidth;
+  static Vec low(const char* p) { return load(reinterpret_cast<const float*>(p)); }
+  static Vec high(const char* p) { return load(reinterpret_cast<const float*>(p) + 16); }
+  static Vec low_n(const char* p, int64_t n) { return load_tail(reinterpret_cast<const float*>(p), n); }
+  static Vec high_n(const char* p, int64_t n) { return load_tail(reinterpret_cast<const float*>(p) + 16, n - 16); }
+};
+struct Bfloat16Weights {
+  static constexpr int64_t kGroupBytes = 4 * kWidth;  // a dword holds outputs i and 16 + i
+  static Vec low(const char* p) { return widen_low(p); }
+  static Vec high(const char* p) { return widen_high(p); }
+  static Vec low_n(const char* p, int64_t) { return low(p); }  // panels are padded
+  static Vec high_n(const char* p, int64_t) { return high(p); }
+};
+struct Int8Weights {
+  static constexpr int64_t kGroupBytes = kWidth;
+  static Vec low(const char* p) { return widen_bytes(p); }
+  static Vec high(const char* p) { return widen_bytes(p + 16); }
+  static Vec low_n(const char* p, int64_t) { return low(p); }
+  static Vec high_n(const char* p, int64_t) { return high(p); }
+};
+
+constexpr int64_t kGroups = 16 / kWidth;  // pairs of vectors in a panel of 32 outputs
+
+// A row of results on its way to memory: columns [j, j + n) of row r, n <= kWidth unless full.
+inline void store_product(const RowsProduct& p, Vec sum, int64_t r, int64_t j, int64_t n) {
+  if (p.scales != nullptr) sum = mul(sum, load_tail(p.scales + j, n));
+  if (p.bias != nullptr) sum = add(sum, load_tail(p.bias + j, n));
+  if (p.residual != nullptr) sum = add(sum, load_tail(p.residual + r * p.ld_residual + j, n));
+  if (p.activation == kRelu) sum = max(set1(0.0f), sum);  // keeps a NaN
+  if (p.activation == kGelu) {
+    sum = max(set1(-kGeluFar), sum);
+    sum = mul(sum, gelu_gate(sum));
+  }
+  store_tail(p.y + r * p.ldy + j, sum, n);
+}
+
+// kRows rows from `row`, kPairs pairs of vectors from pair `pair` of all the panels' pairs.
+template <typename Weights, int kRows, int kPairs, bool kFull>
+void product_tile(const RowsProduct& p, int64_t row, int64_t pair) {
+  const float* x = p.x + row * p.ldx;
+  const char* w[kPairs];
+  int64_t column[kPairs];
+  SOMA_UNROLL for (int i = 0; i < kPairs; ++i) {
+    const int64_t panel = (pair + i) / kGroups, group = (pair + i) % kGroups;
+    w[i] = p.w + panel * p.panel_stride + group * Weights::kGroupBytes;
+    column[i] = panel * 32 + group * kWidth;
+  }
+  Vec low[kRows][kPairs], high[kRows][kPairs];
+  SOMA_UNROLL for (int r = 0; r < kRows; ++r) {
+    SOMA_UNROLL for (int i = 0; i < kPairs; ++i) low[r][i] = high[r][i] = set1(0.0f);
+  }
+  const int64_t stride = p.row_stride;
+  for (int64_t k = 0, at = 0; k < p.k; ++k, at += stride) {
+    SOMA_UNROLL for (int i = 0; i < kPairs; ++i) {
+      Vec a = kFull ? Weights::low(w[i] + at) : Weights::low_n(w[i] + at, p.n - column[i]);
+      Vec b = kFull ? Weights::high(w[i] + at) : Weights::high_n(w[i] + at, p.n - column[i]);
+      if (kRows > 2) {
+        a = in_register(a);
+        b = in_register(b);
+      }
+      SOMA_UNROLL for (int r = 0; r < kRows; ++r) {
+        const Vec s = set1(x[r * p.ldx + k]);
+        low[r][i] = fma(s, a, low[r][i]);
+        high[r][i] = fma(s, b, high[r][i]);
+      }
+    }
+  }
+  SOMA_UNROLL for (int r = 0; r < kRows; ++r) {
+    SOMA_UNROLL for (int i = 0; i < kPairs; ++i) {
+      const int64_t n = kFull ? 32 : p.n - column[i];
+      store_product(p, low[r][i], row + r, column[i], n);
+      if (n > 16) store_product(p, high[r][i], row + r, column[i] + 16, n - 16);
+    }
+  }
+}
+
+// As many pairs as leave the sums in registers: a full tile of rows takes one, a single row four.
+constexpr int pairs_of(int rows) { return rows == 1 ? 4 : rows == 2 || (kWidth == 16 && rows <= 4) ? 2 : 1; }
+
+// Rows from `row` in tiles of kRows, 8, 4, 2, 1; pairs [first, last).
+template <typename Weights, int kRows>
+inline void product_rows(const RowsProduct& p, int64_t row, int64_t first, int64_t last) {
+  constexpr int kPairs = pairs_of(kRows);
+  for (; p.m - row >= kRows; row += kRows) {
+    int64_t pair = first;
+    for (; pair + kPairs <= last; pair += kPairs) product_tile<Weights, kRows, kPairs, true>(p, row, pair);
+    for (; pair < last; ++pair) product_tile<Weights, kRows, 1, true>(p, row, pair);
+  }
+  if constexpr (kRows > 1) {
+    if (row < p.m) product_rows<Weights, next_rows(kRows)>(p, row, first, last);
+  }
+}
+
+template <typename Weights>
+inline void product(const RowsProduct& p) {
+  const int64_t full = p.n / 32 * kGroups;
+  for (int64_t pair = 0; pair < full; pair += 4) {
+    product_rows<Weights, kGemmRows>(p, 0, pair, full - pair < 4 ? full : pair + 4);
+  }
+  if (p.n % 32 == 0) return;
+  for (int64_t pair = full; pair < full + kGroups; ++pair) {
+    if (pair / kGroups * 32 + pair % kGroups * kWidth >= p.n) break;
+    for (int64_t row = 0; row < p.m; ++row) product_tile<Weights, 1, 1, false>(p, row, pair);
+  }
+}
+
+void product_float32(const RowsProduct* p) { product<Float32Weights>(*p); }
+void product_bfloat16(const RowsProduct* p) { product<Bfloat16Weights>(*p); }
+void product_int8(const RowsProduct* p) { product<Int8Weights>(*p); }
+
+// Four rows of W at a time share the loads of x.
+void dot_rows(float* y, const float* x, const float* w, int64_t ld, int64_t rows, int64_t k) {
+  int64_t r = 0;
+  for (; r < rows; ++r) y[r] = dot(w + r * ld, x, k);
+}
+
+// Scores of sixteen positions at a time, keys being stored so that they lie side by side; then the values, even and odd
+// positions apart, so that two chains of sums run at once.
+void attend(float* out, const float* q, const float* keys, const float* values, int64_t n, int64_t head_size,
+            float scale, float* scores) {
+  for (int64_t j = 0; j < n; j += 16, keys += 16 * head_size) {
+    Vec sum[kGroups];
+    SOMA_UNROLL for (int g = 0; g < kGroups; ++g) sum[g] = set1(0.0f);
+    for (int64_t i = 0; i < head_size; ++i) {
+      const Vec s = set1(q[i]);
+      SOMA_UNROLL for (int g = 0; g < kGroups; ++g) sum[g] = fma(s, load(keys + i * 16 + g * kWidth), sum[g]);
+    }
+    SOMA_UNROLL for (int g = 0; g < kGroups; ++g) store(scores + j + g * kWidth, sum[g]);
+  }
+  float top, total;
+  softmax_row(scores, n, scale, &top, &total);
+  each(head_size, [&](int64_t i, int64_t m) {
+    Vec even = set1(0.0f), odd = even;
+    int64_t j = 0;
+    for (; j + 2 <= n; j += 2) {
+      even = fma(set1(scores[j]), load_tail(values + j * head_size + i, m), even);
+      odd = fma(set1(scores[j + 1]), load_tail(values + (j + 1) * head_size + i, m), odd);
+    }
+    if (j < n) even = fma(set1(scores[j]), load_tail(values + j * head_size + i, m), even);
+    store_tail(out + i, add(even, odd), m);
+  });
+}
