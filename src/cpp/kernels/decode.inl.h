@@ -2,8 +2,10 @@
 // including level defines. Every element is one chain of fma in the order of k, as in gemm_tile: a row gives the same
 // bits alone, among others, and as a row of a matrix product.
 
-// How a format's weights become two vectors: outputs [g * kWidth, ..) and [16 + g * kWidth, ..) of a panel of 32.
+// How a format's weights become two vectors: outputs [g * kWidth, ..) and [16 + g * kWidth, ..) of half a panel.
+// A panel is 64 outputs: one stream of memory, and on AVX-512 four chains of sums, as many as hide the latency of fma.
 struct Float32Weights {
+  static constexpr int64_t kHalfBytes = 128;
   static constexpr int64_t kGroupBytes = 4 * kWidth;
   static Vec low(const char* p) { return load(reinterpret_cast<const float*>(p)); }
   static Vec high(const char* p) { return load(reinterpret_cast<const float*>(p) + 16); }
@@ -11,6 +13,7 @@ struct Float32Weights {
   static Vec high_n(const char* p, int64_t n) { return load_tail(reinterpret_cast<const float*>(p) + 16, n - 16); }
 };
 struct Bfloat16Weights {
+  static constexpr int64_t kHalfBytes = 64;
   static constexpr int64_t kGroupBytes = 4 * kWidth;  // a dword holds outputs i and 16 + i
   static Vec low(const char* p) { return widen_low(p); }
   static Vec high(const char* p) { return widen_high(p); }
@@ -18,6 +21,7 @@ struct Bfloat16Weights {
   static Vec high_n(const char* p, int64_t) { return high(p); }
 };
 struct Int8Weights {
+  static constexpr int64_t kHalfBytes = 32;
   static constexpr int64_t kGroupBytes = kWidth;
   static Vec low(const char* p) { return widen_bytes(p); }
   static Vec high(const char* p) { return widen_bytes(p + 16); }
@@ -25,7 +29,7 @@ struct Int8Weights {
   static Vec high_n(const char* p, int64_t) { return high(p); }
 };
 
-constexpr int64_t kGroups = 16 / kWidth;  // pairs of vectors in a panel of 32 outputs
+constexpr int64_t kGroups = 16 / kWidth;  // pairs of vectors in half a panel
 
 // A row of results on its way to memory: columns [j, j + n) of row r, n <= kWidth unless full.
 inline void store_product(const RowsProduct& p, Vec sum, int64_t r, int64_t j, int64_t n) {
@@ -47,9 +51,9 @@ void product_tile(const RowsProduct& p, int64_t row, int64_t pair) {
   const char* w[kPairs];
   int64_t column[kPairs];
   SOMA_UNROLL for (int i = 0; i < kPairs; ++i) {
-    const int64_t panel = (pair + i) / kGroups, group = (pair + i) % kGroups;
-    w[i] = p.w + panel * p.panel_stride + group * Weights::kGroupBytes;
-    column[i] = panel * 32 + group * kWidth;
+    const int64_t half = (pair + i) / kGroups, group = (pair + i) % kGroups;
+    w[i] = p.w + half / 2 * p.panel_stride + half % 2 * Weights::kHalfBytes + group * Weights::kGroupBytes;
+    column[i] = half * 32 + group * kWidth;
   }
   Vec low[kRows][kPairs], high[kRows][kPairs];
   SOMA_UNROLL for (int r = 0; r < kRows; ++r) {
@@ -80,8 +84,8 @@ void product_tile(const RowsProduct& p, int64_t row, int64_t pair) {
   }
 }
 
-// As many pairs as leave the sums in registers: a full tile of rows takes one, a single row four.
-constexpr int pairs_of(int rows) { return rows == 1 ? 4 : rows == 2 || (kWidth == 16 && rows <= 4) ? 2 : 1; }
+// As many pairs as leave the sums in registers, up to a panel.
+constexpr int pairs_of(int rows) { return rows == 1 && kWidth < 16 ? 4 : rows <= (kWidth == 16 ? 4 : 2) ? 2 : 1; }
 
 // Rows from `row` in tiles of kRows, 8, 4, 2, 1; pairs [first, last).
 template <typename Weights, int kRows>
@@ -100,8 +104,8 @@ inline void product_rows(const RowsProduct& p, int64_t row, int64_t first, int64
 template <typename Weights>
 inline void product(const RowsProduct& p) {
   const int64_t full = p.n / 32 * kGroups;
-  for (int64_t pair = 0; pair < full; pair += 4) {
-    product_rows<Weights, kGemmRows>(p, 0, pair, full - pair < 4 ? full : pair + 4);
+  for (int64_t pair = 0; pair < full; pair += 2 * kGroups) {
+    product_rows<Weights, kGemmRows>(p, 0, pair, full - pair < 2 * kGroups ? full : pair + 2 * kGroups);
   }
   if (p.n % 32 == 0) return;
   for (int64_t pair = full; pair < full + kGroups; ++pair) {
@@ -110,7 +114,37 @@ inline void product(const RowsProduct& p) {
   }
 }
 
-void product_float32(const RowsProduct* p) { product<Float32Weights>(*p); }
+// Float32 weights lie where the model has them, (k, n), and short pieces of their rows are the slowest way to read
+// memory: some rows at a time from end to end, the sums of the few rows of y meanwhile in L1.
+template <int kCount>
+inline void stream_rows(const RowsProduct& p, int64_t k) {
+  const float* w = reinterpret_cast<const float*>(p.w + k * p.row_stride);
+  const int64_t ld = p.row_stride / 4;
+  for (int64_t r = 0; r < p.m; ++r) {
+    float* y = p.y + r * p.ldy;
+    Vec x[kCount];
+    SOMA_UNROLL for (int i = 0; i < kCount; ++i) x[i] = set1(p.x[r * p.ldx + k + i]);
+    each(p.n, [&](int64_t j, int64_t n) {
+      Vec sum = k == 0 ? set1(0.0f) : load_tail(y + j, n);
+      SOMA_UNROLL for (int i = 0; i < kCount; ++i) sum = fma(x[i], load_tail(w + i * ld + j, n), sum);
+      store_tail(y + j, sum, n);
+    });
+  }
+}
+
+void stream_float32(const RowsProduct& p) {
+  int64_t k = 0;
+  for (; k + 8 <= p.k; k += 8) stream_rows<8>(p, k);
+  for (; k < p.k; ++k) stream_rows<1>(p, k);
+  for (int64_t r = 0; r < p.m; ++r) {
+    each(p.n, [&](int64_t j, int64_t n) { store_product(p, load_tail(p.y + r * p.ldy + j, n), r, j, n); });
+  }
+}
+
+void product_float32(const RowsProduct* p) {
+  constexpr int64_t kStreamedRows = 4;
+  p->m <= kStreamedRows ? stream_float32(*p) : product<Float32Weights>(*p);
+}
 void product_bfloat16(const RowsProduct* p) { product<Bfloat16Weights>(*p); }
 void product_int8(const RowsProduct* p) { product<Int8Weights>(*p); }
 

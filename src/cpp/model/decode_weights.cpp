@@ -12,7 +12,7 @@ DecodeWeights::DecodeWeights(Transformer& model, WeightFormat format)
   int64_t floats = 0;
   if (format_ != WeightFormat::kFloat32) {
     carve(model.parameters(), nullptr, false, &floats);
-    storage_.reserve(floats);
+    storage_.reserve_dense(floats);
   }
   carve(model.parameters(), storage_.data(), format_ != WeightFormat::kFloat32, &floats);
 }

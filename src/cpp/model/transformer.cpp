@@ -21,7 +21,7 @@ Transformer::Transformer(const ModelConfig& config, uint64_t seed, bool initiali
     : config_(config), ops_(make_cpu_ops()) {
   config_.validate();
   infos_ = describe_parameters(config_);
-  values_.reserve(weights_.carve(config_, nullptr));
+  values_.reserve_dense(weights_.carve(config_, nullptr));
   weights_.carve(config_, values_.data());
   if (initialize) initialize_parameters(config_, values_.data(), seed);
 }

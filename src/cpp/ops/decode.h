@@ -15,7 +15,7 @@ namespace soma {
 enum class WeightFormat { kFloat32, kBfloat16, kInt8 };
 
 // W(inner, outer) as decoding reads it. float32 weights are where the model has them and are read live: (inner, outer),
-// or (outer, inner) where by_output. The narrow formats are panels of 32 outputs, made by pack_weights.
+// or (outer, inner) where by_output. The narrow formats are panels of 64 outputs, made by pack_weights.
 struct DecodeMatrix {
   WeightFormat format = WeightFormat::kFloat32;
   int64_t inner = 0, outer = 0;

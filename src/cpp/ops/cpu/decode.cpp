@@ -15,7 +15,7 @@ namespace {
 using kernels::RowsProduct;
 using kernels::Table;
 
-constexpr int64_t kPanel = 32;   // outputs whose weights lie together
+constexpr int64_t kPanel = 64;   // outputs whose weights lie together
 constexpr int64_t kBlock = 16;   // positions whose keys lie together
 constexpr int64_t kOwnNorm = 4;  // rows up to which a thread's own norm is cheaper than waiting for the others
 
@@ -43,9 +43,10 @@ struct Panel {
 
 void pack_bfloat16(char* dst, const Panel& panel, int64_t inner) {
   for (int64_t k = 0; k < inner; ++k, dst += 2 * kPanel) {
-    uint32_t pairs[16];
-    for (int64_t i = 0; i < 16; ++i) {
-      pairs[i] = to_bfloat16(panel.at(k, i)) | to_bfloat16(panel.at(k, 16 + i)) << 16;
+    uint32_t pairs[kPanel / 2];
+    for (int64_t i = 0; i < kPanel / 2; ++i) {
+      const int64_t j = i / 16 * 32 + i % 16;
+      pairs[i] = to_bfloat16(panel.at(k, j)) | to_bfloat16(panel.at(k, j + 16)) << 16;
     }
     std::memcpy(dst, pairs, sizeof(pairs));
   }
@@ -158,8 +159,8 @@ void decode_embed(float* out, const DecodeMatrix& table, int64_t output) {
       out[k] = table.scales[output] * static_cast<float>(static_cast<signed char>(panel[j]));
     } else {
       uint32_t bits;
-      std::memcpy(&bits, panel + 4 * (j % 16), 4);
-      bits = j < 16 ? bits << 16 : bits & 0xFFFF0000u;
+      std::memcpy(&bits, panel + 4 * (j / 32 * 16 + j % 16), 4);
+      bits = j % 32 < 16 ? bits << 16 : bits & 0xFFFF0000u;
       std::memcpy(out + k, &bits, 4);
     }
   }
