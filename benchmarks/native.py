@@ -52,12 +52,16 @@ class NativeTrainer:
 
 
 class NativeDecoder:
-    """Our cached decoding of one sequence, driven from Python as soma_native.Generator drives it."""
+    """Our cached decoding of one sequence, driven from Python as soma_native.Generator drives it.
 
-    def __init__(self, w: Workload, precision: str) -> None:
-        self.model = build(w, precision, initial_parameters(w))
+    Modes: live (Generator's weights="auto"), float32, bfloat16, int8.
+    """
+
+    def __init__(self, w: Workload, weights: str) -> None:
+        self.model = build(w, "float32", initial_parameters(w))
         self.parameters = self.model.num_parameters
-        self.decoder = _core.Decoder(self.model._core, 1)
+        kept = None if weights == "live" else _core.DecodeWeights(self.model._core, weights)
+        self.decoder = _core.Decoder(self.model._core, 1, kept)
         self.row = np.zeros(1, np.int32)
         self.vocab_size = w.vocab_size
 

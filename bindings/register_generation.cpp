@@ -31,9 +31,7 @@ struct DecoderHandle {
 
   DecoderHandle(ModelHandle& handle, int64_t rows, const DecodeWeightsHandle* given)
       : model(handle),
-        live(given == nullptr
-                 ? std::make_unique<soma::DecodeWeights>(handle.transformer, soma::WeightFormat::kFloat32)
-                 : nullptr),
+        live(given == nullptr ? std::make_unique<soma::DecodeWeights>(handle.transformer) : nullptr),
         decoder(given == nullptr ? *live : *given->weights, rows) {
     check(given == nullptr || &given->model == &handle, "weights must be made of the model that they are given with");
   }
@@ -57,16 +55,15 @@ struct DecoderHandle {
 }  // namespace
 
 void register_generation(py::module_& m) {
-  py::class_<DecodeWeightsHandle>(
-      m, "DecodeWeights",
-      "A model's weights for generation: 'float32' reads the model's own, live; 'bfloat16' and 'int8' are copies.")
-      .def(py::init<ModelHandle&, const std::string&>(), py::keep_alive<1, 2>(), py::arg("model"),
-           py::arg("weights") = "float32")
-      .def_property_readonly("bytes_per_token", [](const DecodeWeightsHandle& h) { return h.weights->bytes_per_token(); });
+  py::class_<DecodeWeightsHandle>(m, "DecodeWeights",
+                                  "A copy of a model's weights for generation, in 'float32', 'bfloat16' or 'int8'.")
+      .def(py::init<ModelHandle&, const std::string&>(), py::keep_alive<1, 2>(), py::arg("model"), py::arg("format"))
+      .def_property_readonly("bytes_per_token",
+                             [](const DecodeWeightsHandle& h) { return h.weights->bytes_per_token(); });
 
   py::class_<DecoderHandle>(m, "Decoder", "Generation with cached keys and values, one row a sequence.")
-      .def(py::init<ModelHandle&, int64_t, const DecodeWeightsHandle*>(), py::keep_alive<1, 2>(), py::keep_alive<1, 4>(),
-           py::arg("model"), py::arg("batch_size"), py::arg("weights") = py::none())
+      .def(py::init<ModelHandle&, int64_t, const DecodeWeightsHandle*>(), py::keep_alive<1, 2>(),
+           py::keep_alive<1, 4>(), py::arg("model"), py::arg("batch_size"), py::arg("weights") = py::none())
       .def("prefill", &DecoderHandle::prefill, py::arg("row"), py::arg("ids"))
       .def("step", &DecoderHandle::step, py::arg("rows"), py::arg("ids"))
       .def("logits",

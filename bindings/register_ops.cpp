@@ -134,7 +134,8 @@ Floats decode_linear(const Floats& x, const Floats& w, const std::string& weight
   const Shape shape{x.shape(0), outer};
   expect("bias", bias, {outer});
   expect("residual", residual, shape);
-  const soma::WeightFormat format = parse_weight_format(weights);
+  const bool live = weights == "live";
+  const soma::WeightFormat format = live ? soma::WeightFormat::kFloat32 : parse_weight_format(weights);
   Floats y = unset(shape);
   const soma::Rows out = rows_of(y), in = rows_of(x), added = residual ? rows_of(*residual) : out;
   const soma::RowEpilogue epilogue{data(bias), residual ? &added : nullptr,
@@ -143,9 +144,8 @@ Floats decode_linear(const Floats& x, const Floats& w, const std::string& weight
                                                           : soma::RowActivation::kNone};
   std::vector<float> packed(static_cast<std::size_t>(soma::packed_size(format, inner, outer)) + 16);
   std::vector<float> scales(static_cast<std::size_t>(outer));
-  const soma::DecodeMatrix kept = format == soma::WeightFormat::kFloat32
-                                      ? soma::live_weights(matrix_w)
-                                      : soma::pack_weights(packed.data(), scales.data(), format, matrix_w);
+  const soma::DecodeMatrix kept =
+      live ? soma::live_weights(matrix_w) : soma::pack_weights(packed.data(), scales.data(), format, matrix_w);
   run_team([&](const soma::Team& team) { soma::decode_linear(team, out, in, kept, epilogue); });
   return y;
 }
@@ -363,8 +363,9 @@ void register_ops(py::module_& parent) {
       "matmul", &matmul, py::arg("a"), py::arg("b"), py::kw_only(), py::arg("layout") = "nn", py::arg("bias") = none,
       py::arg("residual") = none, py::arg("relu") = false, py::arg("onto") = none,
       "op(a) op(b) with what 't' in the layout transposes; then + bias + residual, then relu. Or onto + op(a) op(b).");
-  m.def("decode_linear", &decode_linear, py::arg("x"), py::arg("w"), py::kw_only(), py::arg("weights") = "float32",
-        py::arg("by_output") = false, py::arg("bias") = none, py::arg("residual") = none, py::arg("activation") = "none",
+  m.def("decode_linear", &decode_linear, py::arg("x"), py::arg("w"), py::kw_only(), py::arg("weights") = "live",
+        py::arg("by_output") = false, py::arg("bias") = none, py::arg("residual") = none,
+        py::arg("activation") = "none",
         "x w + bias + residual, then 'relu' or 'gelu', as generation does it; by_output: w is (out, in).");
   m.def("column_sum", &column_sum, py::arg("x"), py::arg("onto"), "onto + the sum over the rows of x.");
   m.def("norm", &norm, py::arg("x"), py::kw_only(), py::arg("eps"), py::arg("gamma") = none, py::arg("beta") = none,

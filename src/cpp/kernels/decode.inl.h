@@ -142,41 +142,79 @@ void stream_float32(const RowsProduct& p) {
 }
 
 void product_float32(const RowsProduct* p) {
-  constexpr int64_t kStreamedRows = 4;
-  p->m <= kStreamedRows ? stream_float32(*p) : product<Float32Weights>(*p);
+  constexpr int64_t kStreamedRows = 4, kStreamedBytes = 1 << 20;  // smaller weights come from a cache, in any order
+  const bool live = p->panel_stride == 2 * Float32Weights::kHalfBytes;
+  const bool stream = live && p->m <= kStreamedRows && p->k * p->row_stride > kStreamedBytes;
+  stream ? stream_float32(*p) : product<Float32Weights>(*p);
 }
 void product_bfloat16(const RowsProduct* p) { product<Bfloat16Weights>(*p); }
 void product_int8(const RowsProduct* p) { product<Int8Weights>(*p); }
 
-// Four rows of W at a time share the loads of x.
 void dot_rows(float* y, const float* x, const float* w, int64_t ld, int64_t rows, int64_t k) {
-  int64_t r = 0;
-  for (; r < rows; ++r) y[r] = dot(w + r * ld, x, k);
+  for (int64_t r = 0; r < rows; ++r) y[r] = dot(w + r * ld, x, k);
 }
 
-// Scores of sixteen positions at a time, keys being stored so that they lie side by side; then the values, even and odd
-// positions apart, so that two chains of sums run at once.
+// Scores of kBlocks times sixteen positions, keys being stored so that they lie side by side.
+template <int kBlocks>
+inline void attend_scores(float* scores, const float* q, const float* keys, int64_t head_size) {
+  Vec sum[kBlocks][kGroups];
+  SOMA_UNROLL for (int b = 0; b < kBlocks; ++b) {
+    SOMA_UNROLL for (int g = 0; g < kGroups; ++g) sum[b][g] = set1(0.0f);
+  }
+  for (int64_t i = 0; i < head_size; ++i) {
+    const Vec s = set1(q[i]);
+    SOMA_UNROLL for (int b = 0; b < kBlocks; ++b) {
+      const float* k = keys + (b * head_size + i) * 16;
+      SOMA_UNROLL for (int g = 0; g < kGroups; ++g) sum[b][g] = fma(s, load(k + g * kWidth), sum[b][g]);
+    }
+  }
+  SOMA_UNROLL for (int b = 0; b < kBlocks; ++b) {
+    SOMA_UNROLL for (int g = 0; g < kGroups; ++g) store(scores + b * 16 + g * kWidth, sum[b][g]);
+  }
+}
+
+// out(kVectors) = sum_j scores[j] values[j]; even and odd positions apart, so that more chains of sums run at once.
+template <int kVectors>
+inline void attend_values(float* out, const float* scores, const float* values, int64_t n, int64_t ld, int64_t width) {
+  Vec even[kVectors], odd[kVectors];
+  SOMA_UNROLL for (int v = 0; v < kVectors; ++v) even[v] = odd[v] = set1(0.0f);
+  const auto part = [&](int64_t j, int v) {
+    const float* p = values + j * ld + v * kWidth;
+    return kVectors > 1 ? load(p) : load_tail(p, width);
+  };
+  int64_t j = 0;
+  for (; j + 2 <= n; j += 2) {
+    const Vec a = set1(scores[j]), b = set1(scores[j + 1]);
+    SOMA_UNROLL for (int v = 0; v < kVectors; ++v) {
+      even[v] = fma(a, part(j, v), even[v]);
+      odd[v] = fma(b, part(j + 1, v), odd[v]);
+    }
+  }
+  if (j < n) {
+    SOMA_UNROLL for (int v = 0; v < kVectors; ++v) even[v] = fma(set1(scores[j]), part(j, v), even[v]);
+  }
+  SOMA_UNROLL for (int v = 0; v < kVectors; ++v) {
+    const Vec sum = add(even[v], odd[v]);
+    kVectors > 1 ? store(out + v * kWidth, sum) : store_tail(out, sum, width);
+  }
+}
+
 void attend(float* out, const float* q, const float* keys, const float* values, int64_t n, int64_t head_size,
             float scale, float* scores) {
-  for (int64_t j = 0; j < n; j += 16, keys += 16 * head_size) {
-    Vec sum[kGroups];
-    SOMA_UNROLL for (int g = 0; g < kGroups; ++g) sum[g] = set1(0.0f);
-    for (int64_t i = 0; i < head_size; ++i) {
-      const Vec s = set1(q[i]);
-      SOMA_UNROLL for (int g = 0; g < kGroups; ++g) sum[g] = fma(s, load(keys + i * 16 + g * kWidth), sum[g]);
-    }
-    SOMA_UNROLL for (int g = 0; g < kGroups; ++g) store(scores + j + g * kWidth, sum[g]);
+  constexpr int kBlocks = kWidth == 16 ? 4 : kWidth == 8 ? 2 : 1;
+  int64_t j = 0;
+  for (; j + 16 * kBlocks <= n; j += 16 * kBlocks) {
+    attend_scores<kBlocks>(scores + j, q, keys + j * head_size, head_size);
   }
+  for (; j < n; j += 16) attend_scores<1>(scores + j, q, keys + j * head_size, head_size);
   float top, total;
   softmax_row(scores, n, scale, &top, &total);
-  each(head_size, [&](int64_t i, int64_t m) {
-    Vec even = set1(0.0f), odd = even;
-    int64_t j = 0;
-    for (; j + 2 <= n; j += 2) {
-      even = fma(set1(scores[j]), load_tail(values + j * head_size + i, m), even);
-      odd = fma(set1(scores[j + 1]), load_tail(values + (j + 1) * head_size + i, m), odd);
-    }
-    if (j < n) even = fma(set1(scores[j]), load_tail(values + j * head_size + i, m), even);
-    store_tail(out + i, add(even, odd), m);
-  });
+  int64_t i = 0;
+  for (; i + 4 * kWidth <= head_size; i += 4 * kWidth) {
+    attend_values<4>(out + i, scores, values + i, n, head_size, 0);
+  }
+  for (; i + 2 * kWidth <= head_size; i += 2 * kWidth) {
+    attend_values<2>(out + i, scores, values + i, n, head_size, 0);
+  }
+  for (; i < head_size; i += kWidth) attend_values<1>(out + i, scores, values + i, n, head_size, head_size - i);
 }

@@ -28,10 +28,10 @@ struct AdamWStep {
 
 enum Activation : int32_t { kNone, kRelu, kGelu };
 
-// y(m, n) = activation(scales * x(m, k) W(k, n) + bias + residual). Pointers are to the first of the n columns, which is
-// the first of a panel of 64; lds in floats, strides in bytes: row_stride from k to k + 1, panel_stride from a panel to
-// the next. float32: plain floats. bfloat16: of each 32 outputs dword i holds output i in its low half, 16 + i in its
-// high one. int8: bytes. The narrow panels are padded to 64 outputs. Sums run in the order of k. y is no other operand.
+// y(m, n) = activation(scales * x(m, k) W(k, n) + bias + residual). Pointers are to the first of the n columns, which
+// is the first of a panel of 64; lds in floats, strides in bytes: row_stride from k to k + 1, panel_stride from a panel
+// to the next. float32: plain floats. bfloat16: of each 32 outputs dword i holds output i in its low half, 16 + i in
+// its high one. int8: bytes. Narrow panels are padded to 64 outputs. Sums run in the order of k. y is no other operand.
 struct RowsProduct {
   float* y;
   int64_t ldy;

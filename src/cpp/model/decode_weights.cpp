@@ -1,4 +1,4 @@
-// Measures, then fills, the snapshot of a narrow format; float32 only takes addresses.
+// Measures, then fills, a snapshot; live weights are addresses only.
 #include "model/decode_weights.h"
 
 #include <algorithm>
@@ -7,31 +7,32 @@
 
 namespace soma {
 
-DecodeWeights::DecodeWeights(Transformer& model, WeightFormat format)
-    : wpe(nullptr), norm_w(nullptr), norm_b(nullptr), config_(model.config()), format_(format) {
-  int64_t floats = 0;
-  if (format_ != WeightFormat::kFloat32) {
-    carve(model.parameters(), nullptr, false, &floats);
-    storage_.reserve_dense(floats);
-  }
-  carve(model.parameters(), storage_.data(), format_ != WeightFormat::kFloat32, &floats);
+DecodeWeights::DecodeWeights(Transformer& model)
+    : wpe(nullptr), norm_w(nullptr), norm_b(nullptr), config_(model.config()) {
+  carve(model.parameters(), nullptr, nullptr);
 }
 
-void DecodeWeights::carve(const Parameters& from, float* base, bool pack, int64_t* floats) {
-  const bool live = format_ == WeightFormat::kFloat32;
+DecodeWeights::DecodeWeights(Transformer& model, WeightFormat format)
+    : wpe(nullptr), norm_w(nullptr), norm_b(nullptr), config_(model.config()) {
+  storage_.reserve_dense(carve(model.parameters(), &format, nullptr));
+  carve(model.parameters(), &format, storage_.data());
+}
+
+int64_t DecodeWeights::carve(const Parameters& from, const WeightFormat* format, float* base) {
   Carver carver(base);
   const auto vector = [&](const Tensor& t) -> const float* {
-    if (t.data == nullptr || live) return t.data;
+    if (t.data == nullptr || format == nullptr) return t.data;
     float* copy = carver.take(t.size());
-    if (pack) std::copy(t.data, t.data + t.size(), copy);
+    if (copy != nullptr) std::copy(t.data, t.data + t.size(), copy);
     return copy;
   };
   const auto matrix = [&](ConstMatrix w) -> DecodeMatrix {
-    if (live) return live_weights(w);
-    float* packed = carver.take(packed_size(format_, w.height(), w.width()));
-    float* scales = format_ == WeightFormat::kInt8 ? carver.take(w.width()) : nullptr;
+    if (format == nullptr) return live_weights(w);
+    float* packed = carver.take(packed_size(*format, w.height(), w.width()));
+    float* scales = *format == WeightFormat::kInt8 ? carver.take(w.width()) : nullptr;
+    if (packed == nullptr) return {};
     check_interrupt();
-    return pack ? pack_weights(packed, scales, format_, w) : DecodeMatrix{};
+    return pack_weights(packed, scales, *format, w);
   };
   wte = matrix(ConstMatrix(from.wte).t());
   head = config_.tied_head ? wte : matrix(ConstMatrix(from.head).t());
@@ -44,15 +45,14 @@ void DecodeWeights::carve(const Parameters& from, float* base, bool pack, int64_
                       vector(b.b_proj), vector(b.norm2_w), vector(b.norm2_b), matrix(b.w_fc), matrix(b.w_out),
                       vector(b.b_fc), vector(b.b_out)});
   }
-  *floats = carver.used();
+  return carver.used();
 }
 
 int64_t DecodeWeights::bytes_per_token() const {
-  const auto bytes = [](const DecodeMatrix& w) {
-    return 4 * (w.format == WeightFormat::kFloat32 ? w.inner * w.outer : packed_size(w.format, w.inner, w.outer));
-  };
-  int64_t total = bytes(head);
-  for (const BlockDecodeWeights& b : blocks) total += bytes(b.w_qkv) + bytes(b.w_proj) + bytes(b.w_fc) + bytes(b.w_out);
+  int64_t total = head.bytes();
+  for (const BlockDecodeWeights& b : blocks) {
+    total += b.w_qkv.bytes() + b.w_proj.bytes() + b.w_fc.bytes() + b.w_out.bytes();
+  }
   return total;
 }
 

@@ -1,4 +1,4 @@
-// A model's weights as generation reads them: float32 in place, live; bfloat16 or int8 as a snapshot of its own.
+// A model's weights as generation reads them: in place and live, or as a snapshot in a format of its own.
 #pragma once
 
 #include <vector>
@@ -22,15 +22,15 @@ struct BlockDecodeWeights {
 
 class DecodeWeights {
  public:
-  // float32: views of the model's memory, which must outlive this. Else a copy of everything that generation reads:
-  // matrices, embedding and head in `format`, positions, norms and biases in float32. What happens to the model after
-  // that does not reach it.
+  // Views of the model's float32 memory, which must outlive this: read live.
+  explicit DecodeWeights(Transformer& model);
+  // A copy of everything that generation reads: matrices, embedding and head in `format`, laid out to be streamed;
+  // positions, norms and biases in float32. What happens to the model after that does not reach it.
   DecodeWeights(Transformer& model, WeightFormat format);
   DecodeWeights(const DecodeWeights&) = delete;
   DecodeWeights& operator=(const DecodeWeights&) = delete;
 
   const ModelConfig& config() const { return config_; }
-  WeightFormat format() const { return format_; }
   int64_t bytes_per_token() const;  // of weights that a decoded token reads
 
   DecodeMatrix wte, head;  // (C, V): a token's embedding is an output of wte
@@ -39,10 +39,10 @@ class DecodeWeights {
   const float *norm_w, *norm_b;
 
  private:
-  void carve(const Parameters& from, float* base, bool pack, int64_t* floats);
+  // Takes addresses of `from`, or, with a format, of copies in `base` (null: only measures); returns their floats.
+  int64_t carve(const Parameters& from, const WeightFormat* format, float* base);
 
   ModelConfig config_;
-  WeightFormat format_;
   Arena storage_;
 };
 

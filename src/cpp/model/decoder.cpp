@@ -11,8 +11,8 @@
 namespace soma {
 namespace {
 
-constexpr int64_t kPromptRows = 252;               // of a prompt at once: whole tiles of 12 and of 6 rows
-constexpr int64_t kWorthAThread = 16 * 1024;       // multiply-adds of an op, a microsecond's work: several waits
+constexpr int64_t kPromptRows = 252;                  // of a prompt at once: whole tiles of 12 and of 6 rows
+constexpr int64_t kWorthAThread = 16 * 1024;          // multiply-adds of an op, a microsecond's work: several waits
 constexpr int64_t kUninterrupted = int64_t{1} << 28;  // multiply-adds of all threads between two looks at signals
 
 int64_t block_size(const ModelConfig& c) { return c.d_model * (4 * c.d_model + 2 * c.d_ff); }
@@ -144,7 +144,8 @@ void Decoder::advance(const Place* places, const int32_t* ids, int64_t count, fl
       const BlockDecodeContext context{team, config};
       Rows own = stream;
       for (std::size_t l = first; l < last; ++l) {
-        own = block_decode(context, weights_.blocks[l], d, own, layer_cache_.data() + l * static_cast<std::size_t>(count));
+        own = block_decode(context, weights_.blocks[l], d, own,
+                           layer_cache_.data() + l * static_cast<std::size_t>(count));
       }
       if (last == layers && heads > 0) decode_head(context, logits, d, own, heads);
       if (team.rank == 0) stream = own;

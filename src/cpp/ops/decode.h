@@ -1,5 +1,5 @@
-// Operations on the few rows that generation feeds: weights are streamed once, in the format they are kept in, and every
-// thread of a team runs the same calls and does its share (base/parallel.h). Glossary as in ops/ops.h, R rows.
+// Operations on the few rows that generation feeds: weights are streamed once, in the format they are kept in, and
+// every thread of a team runs the same calls and does its share (base/parallel.h). Glossary as in ops/ops.h, R rows.
 #pragma once
 
 #include <cstdint>
@@ -9,26 +9,31 @@
 
 namespace soma {
 
-// What weights are kept in. Products are of float32 rows and of weights widened to float32, summed in float32 in the
+// What weights are read in. Products are of float32 rows and of weights widened to float32, summed in float32 in the
 // order of the inner dimension on every instruction set. bfloat16 rounds each weight to nearest even once. int8 keeps
 // round(w / scale) with one scale = max|w| / 127 an output, by which the whole sum is multiplied.
 enum class WeightFormat { kFloat32, kBfloat16, kInt8 };
 
-// W(inner, outer) as decoding reads it. float32 weights are where the model has them and are read live: (inner, outer),
-// or (outer, inner) where by_output. The narrow formats are panels of 64 outputs, made by pack_weights.
+// How they lie: packed by pack_weights into panels of 64 outputs, or float32 where the model has them and live, as
+// (inner, outer) or transposed.
+enum class WeightLayout { kPanels, kLive, kLiveTransposed };
+
+// W(inner, outer) as decoding reads it.
 struct DecodeMatrix {
   WeightFormat format = WeightFormat::kFloat32;
+  WeightLayout layout = WeightLayout::kLive;
   int64_t inner = 0, outer = 0;
   const char* data = nullptr;
   const float* scales = nullptr;  // (outer), int8
-  bool by_output = false;
+
+  int64_t bytes() const;  // read for a product
 };
 
 DecodeMatrix live_weights(ConstMatrix w);
 
-// The floats of memory that w takes in a narrow format, scales apart.
+// The floats of memory that w takes when packed, scales apart.
 int64_t packed_size(WeightFormat format, int64_t inner, int64_t outer);
-// w into `packed` (and `scales` for int8), on all threads. A weight that is not finite makes its output NaN or infinite.
+// w into `packed` (and `scales` for int8), on all threads. A weight that is not finite makes its output not finite.
 DecodeMatrix pack_weights(float* packed, float* scales, WeightFormat format, ConstMatrix w);
 
 // R rows, ld floats apart. Rows ahead of each other by a multiple of 4 KB would share their cache sets: see padded_ld.

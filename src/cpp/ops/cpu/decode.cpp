@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <limits>
 
 #include "base/arena.h"
 #include "ops/cpu/cpu_ops.h"
@@ -31,44 +30,59 @@ uint32_t to_bfloat16(float x) {
   return (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
 }
 
-// Reads W(k, n) one panel at a time.
+// One panel of W(k, n), read row by row; outputs that it lacks are zero.
 struct Panel {
   const ConstMatrix& w;
   int64_t first, count;
-  float at(int64_t k, int64_t j) const {
-    if (j >= count) return 0.0f;
-    return w.transposed ? w.data[(first + j) * w.ld + k] : w.data[k * w.ld + first + j];
+  const float* row(int64_t k, float* buffer) const {
+    const float* from = w.transposed ? w.data + first * w.ld + k : w.data + k * w.ld + first;
+    if (!w.transposed && count == kPanel) return from;
+    const int64_t step = w.transposed ? w.ld : 1;
+    for (int64_t j = 0; j < kPanel; ++j) buffer[j] = j < count ? from[j * step] : 0.0f;
+    return buffer;
   }
 };
 
+void pack_float32(char* dst, const Panel& panel, int64_t inner) {
+  float buffer[kPanel];
+  for (int64_t k = 0; k < inner; ++k, dst += 4 * kPanel) std::memcpy(dst, panel.row(k, buffer), 4 * kPanel);
+}
+
 void pack_bfloat16(char* dst, const Panel& panel, int64_t inner) {
+  float buffer[kPanel];
   for (int64_t k = 0; k < inner; ++k, dst += 2 * kPanel) {
+    const float* row = panel.row(k, buffer);
     uint32_t pairs[kPanel / 2];
-    for (int64_t i = 0; i < kPanel / 2; ++i) {
-      const int64_t j = i / 16 * 32 + i % 16;
-      pairs[i] = to_bfloat16(panel.at(k, j)) | to_bfloat16(panel.at(k, j + 16)) << 16;
+    for (int64_t half = 0; half < 2; ++half) {
+      for (int64_t i = 0; i < 16; ++i) {
+        const float* pair = row + half * 32 + i;
+        pairs[half * 16 + i] = to_bfloat16(pair[0]) | to_bfloat16(pair[16]) << 16;
+      }
     }
     std::memcpy(dst, pairs, sizeof(pairs));
   }
 }
 
 void pack_int8(char* dst, float* scales, const Panel& panel, int64_t inner) {
-  float inverse[kPanel] = {};
-  for (int64_t j = 0; j < panel.count; ++j) {
-    float most = 0.0f;
-    for (int64_t k = 0; k < inner; ++k) {
-      const float size = std::fabs(panel.at(k, j));
-      most = size <= most ? most : size;  // a NaN stays
+  float buffer[kPanel], most[kPanel] = {}, inverse[kPanel] = {}, infinite[kPanel] = {};
+  for (int64_t k = 0; k < inner; ++k) {
+    const float* row = panel.row(k, buffer);
+    for (int64_t j = 0; j < kPanel; ++j) {
+      const float size = std::fabs(row[j]);
+      most[j] = size > most[j] ? size : most[j];
+      infinite[j] += 0.0f * row[j];  // NaN once a weight is not finite
     }
-    scales[j] = most / 127.0f;
-    if (!std::isfinite(most)) scales[j] = std::numeric_limits<float>::quiet_NaN();
-    inverse[j] = scales[j] > 0.0f ? 1.0f / scales[j] : 0.0f;
-    if (!std::isfinite(inverse[j])) inverse[j] = 0.0f;  // of numbers below 2^-126 * 127 nothing is left
+  }
+  for (int64_t j = 0; j < panel.count; ++j) {
+    scales[j] = most[j] / 127.0f + infinite[j];
+    inverse[j] = 1.0f / scales[j];
+    if (!std::isfinite(inverse[j])) inverse[j] = 0.0f;  // of weights that are all 0, or nearly, nothing is left
   }
   for (int64_t k = 0; k < inner; ++k, dst += kPanel) {
+    const float* row = panel.row(k, buffer);
     for (int64_t j = 0; j < kPanel; ++j) {
-      const float q = inverse[j] == 0.0f ? 0.0f : std::nearbyint(panel.at(k, j) * inverse[j]);
-      dst[j] = static_cast<char>(static_cast<int>(std::clamp(q, -127.0f, 127.0f)));
+      const float q = inverse[j] == 0.0f ? 0.0f : row[j] * inverse[j];
+      dst[j] = static_cast<char>(static_cast<int>(std::nearbyint(std::clamp(q, -127.0f, 127.0f))));
     }
   }
 }
@@ -77,7 +91,7 @@ void pack_int8(char* dst, float* scales, const Panel& panel, int64_t inner) {
 void linear_range(const Rows& y, const Rows& x, const DecodeMatrix& w, const RowEpilogue& e, int64_t begin,
                   int64_t end) {
   const Table& t = active_kernels();
-  if (w.by_output) {  // a head: no epilogue
+  if (w.layout == WeightLayout::kLiveTransposed) {  // a head: no epilogue
     const auto* data = reinterpret_cast<const float*>(w.data);
     constexpr int64_t kChunk = 16;  // rows of w that stay in cache while the rows of x pass
     for (int64_t j = begin; j < end; j += kChunk) {
@@ -88,7 +102,7 @@ void linear_range(const Rows& y, const Rows& x, const DecodeMatrix& w, const Row
     return;
   }
   const int64_t bytes = weight_bytes(w.format);
-  const bool packed = w.format != WeightFormat::kFloat32;
+  const bool packed = w.layout == WeightLayout::kPanels;
   RowsProduct p{};
   p.y = y.data + begin;
   p.ldy = y.ld;
@@ -125,7 +139,12 @@ bool heads_are_own(const Team& team, const HeadShape& s) {
 }  // namespace
 
 DecodeMatrix live_weights(ConstMatrix w) {
-  return {WeightFormat::kFloat32, w.height(), w.width(), reinterpret_cast<const char*>(w.data), nullptr, w.transposed};
+  const WeightLayout layout = w.transposed ? WeightLayout::kLiveTransposed : WeightLayout::kLive;
+  return {WeightFormat::kFloat32, layout, w.height(), w.width(), reinterpret_cast<const char*>(w.data), nullptr};
+}
+
+int64_t DecodeMatrix::bytes() const {
+  return layout == WeightLayout::kPanels ? 4 * packed_size(format, inner, outer) : 4 * inner * outer;
 }
 
 int64_t packed_size(WeightFormat format, int64_t inner, int64_t outer) {
@@ -137,25 +156,30 @@ DecodeMatrix pack_weights(float* packed, float* scales, WeightFormat format, Con
   char* data = reinterpret_cast<char*>(packed);
   parallel_for(ceil_div(outer, kPanel), [&](int64_t i) {
     const Panel panel{w, i * kPanel, std::min(kPanel, outer - i * kPanel)};
-    if (format == WeightFormat::kBfloat16) {
-      pack_bfloat16(data + i * stride, panel, inner);
-    } else {
-      pack_int8(data + i * stride, scales + i * kPanel, panel, inner);
+    switch (format) {
+      case WeightFormat::kFloat32:
+        return pack_float32(data + i * stride, panel, inner);
+      case WeightFormat::kBfloat16:
+        return pack_bfloat16(data + i * stride, panel, inner);
+      case WeightFormat::kInt8:
+        return pack_int8(data + i * stride, scales + i * kPanel, panel, inner);
     }
   });
-  return {format, inner, outer, data, format == WeightFormat::kInt8 ? scales : nullptr, false};
+  return {format, WeightLayout::kPanels, inner, outer, data, format == WeightFormat::kInt8 ? scales : nullptr};
 }
 
 void decode_embed(float* out, const DecodeMatrix& table, int64_t output) {
-  if (table.by_output) {
-    std::memcpy(out, reinterpret_cast<const float*>(table.data) + output * table.inner,
-                static_cast<std::size_t>(table.inner) * sizeof(float));
+  const auto* floats = reinterpret_cast<const float*>(table.data);
+  if (table.layout == WeightLayout::kLiveTransposed) {
+    std::copy(floats + output * table.inner, floats + (output + 1) * table.inner, out);
     return;
   }
   const int64_t bytes = weight_bytes(table.format), j = output % kPanel;
   const char* panel = table.data + output / kPanel * kPanel * table.inner * bytes;
   for (int64_t k = 0; k < table.inner; ++k, panel += kPanel * bytes) {
-    if (table.format == WeightFormat::kInt8) {
+    if (table.format == WeightFormat::kFloat32) {
+      std::memcpy(out + k, panel + 4 * j, 4);
+    } else if (table.format == WeightFormat::kInt8) {
       out[k] = table.scales[output] * static_cast<float>(static_cast<signed char>(panel[j]));
     } else {
       uint32_t bits;
