@@ -46,6 +46,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     theirs = ["F32", "F16", "BF16", "Q8_0"]
     parser.add_argument("--weights", nargs="+", choices=ours, default=["live", "bfloat16", "int8"], help="ours")
     parser.add_argument("--formats", nargs="*", choices=theirs, default=["F32", "F16", "Q8_0"], help="llama.cpp's")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=1.0, help="of one contender's turn")
@@ -95,7 +96,7 @@ def measure(args: argparse.Namespace, w: Workload, formats: list[str]) -> list[d
             options = {"contender": contender, "workload": w.name, "block": shape.block, "mode": mode}
             workers[label] = Worker("decode", label, options, args.threads, args.isa)
         checks = check(workers, plans, ids)
-        for task in TASKS:
+        for task in args.tasks:
             able = [label for label in workers if task != "sample" or plans[label][0] == "native"]
             commands = {}
             for label in able:

@@ -89,8 +89,9 @@ class NativeDecoder:
         )
         self.decoder.prefill(0, np.array(ids[:1], np.int32))
         token = np.zeros(1, np.int32)
+        logits = self.decoder.logits()[0]
         for _ in range(1, len(ids)):
-            token[0] = sampler.sample(self.decoder.logits()[0])
+            token[0] = sampler.sample(logits)
             self.decoder.step(self.row, token)
 
     def logits(self, ids: list[int]) -> list[float]:

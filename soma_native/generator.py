@@ -251,8 +251,8 @@ class Generator:
             histories.append(ids[-window:])
             writers.append(_Writer(self._needs_space(prompts[row]), sampling.stop))
         active = list(range(len(prompts)))
+        logits = list(decoder.logits())  # views: each step writes them anew
         for count in range(1, sampling.max_tokens + 1):
-            logits = decoder.logits()
             going, rows, ids = [], [], []
             for row in active:
                 token = samplers[row].sample(logits[row])
