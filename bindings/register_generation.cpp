@@ -1,13 +1,16 @@
 // DecodeWeights, Decoder and Sampler.
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+
 #include "base/check.h"
 #include "handle.h"
 #include "model/decode_weights.h"
 #include "model/decoder.h"
 #include "model/sampler.h"
 #include "registers.h"
-
-#include <memory>
-#include <string>
 
 namespace {
 
@@ -62,8 +65,11 @@ void register_generation(py::module_& m) {
                              [](const DecodeWeightsHandle& h) { return h.weights->bytes_per_token(); });
 
   py::class_<DecoderHandle>(m, "Decoder", "Generation with cached keys and values, one row a sequence.")
-      .def(py::init<ModelHandle&, int64_t, const DecodeWeightsHandle*>(), py::keep_alive<1, 2>(),
-           py::keep_alive<1, 4>(), py::arg("model"), py::arg("batch_size"), py::arg("weights") = py::none())
+      .def(py::init([](ModelHandle& model, int64_t batch_size, std::optional<DecodeWeightsHandle*> weights) {
+             return std::make_unique<DecoderHandle>(model, batch_size, weights.value_or(nullptr));
+           }),
+           py::keep_alive<1, 2>(), py::keep_alive<1, 4>(), py::arg("model"), py::arg("batch_size"),
+           py::arg("weights") = py::none())
       .def("prefill", &DecoderHandle::prefill, py::arg("row"), py::arg("ids"))
       .def("step", &DecoderHandle::step, py::arg("rows"), py::arg("ids"))
       .def("logits",
