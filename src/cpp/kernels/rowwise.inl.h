@@ -256,18 +256,6 @@ void cross_entropy_row(float* x, int64_t n, int64_t target, float grad_scale, fl
   x[target] -= grad_scale;
 }
 
-void attend(float* out, const float* q, const float* keys, const float* values, int64_t ld, int64_t n,
-            int64_t head_size, float scale, float* scores) {
-  for (int64_t j = 0; j < n; ++j) scores[j] = dot(q, keys + j * ld, head_size);
-  float top, sum;
-  softmax_row(scores, n, scale, &top, &sum);
-  each(head_size, [&](int64_t i, int64_t m) {
-    Vec total = set1(0.0f);
-    for (int64_t j = 0; j < n; ++j) total = fma(set1(scores[j]), load_tail(values + j * ld + i, m), total);
-    store_tail(out + i, total, m);
-  });
-}
-
 double sum_squares(const float* x, int64_t n) {
   constexpr int64_t kRun = 256;  // floats summed in single precision before the double takes over
   double total = 0;

@@ -79,3 +79,13 @@ inline Vec in_register(Vec a) {
 #endif
   return a;
 }
+
+// Eight weights of a narrow format as floats: the low or the high halves of 8 dwords of bfloat16 pairs, or 8 bytes.
+inline __m256i load_dwords(const char* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+inline Vec widen_low(const char* p) { return {_mm256_castsi256_ps(_mm256_slli_epi32(load_dwords(p), 16))}; }
+inline Vec widen_high(const char* p) {
+  return {_mm256_castsi256_ps(_mm256_and_si256(load_dwords(p), _mm256_set1_epi32(-65536)))};
+}
+inline Vec widen_bytes(const char* p) {
+  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))))};
+}

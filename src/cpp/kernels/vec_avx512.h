@@ -83,3 +83,12 @@ inline Vec in_register(Vec a) {
 #endif
   return a;
 }
+
+// Sixteen weights of a narrow format as floats: the low or the high halves of 16 dwords of bfloat16 pairs, or 16 bytes.
+inline Vec widen_low(const char* p) { return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16))}; }
+inline Vec widen_high(const char* p) {
+  return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(-65536)))};
+}
+inline Vec widen_bytes(const char* p) {
+  return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
+}

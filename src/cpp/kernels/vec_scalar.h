@@ -85,4 +85,26 @@ inline void transpose4x4(float* dst, int64_t width, const float* src, int64_t ld
   }
 }
 inline Vec in_register(Vec a) { return a; }
+// Four weights of a narrow format as floats: the low or the high halves of 4 dwords of bfloat16 pairs, or 4 bytes.
+inline Vec widen_low(const char* p) {
+  uint32_t bits[4];
+  __builtin_memcpy(bits, p, 16);
+  for (int i = 0; i < 4; ++i) bits[i] <<= 16;
+  Vec r;
+  __builtin_memcpy(r.v, bits, 16);
+  return r;
+}
+inline Vec widen_high(const char* p) {
+  uint32_t bits[4];
+  __builtin_memcpy(bits, p, 16);
+  for (int i = 0; i < 4; ++i) bits[i] &= 0xFFFF0000u;
+  Vec r;
+  __builtin_memcpy(r.v, bits, 16);
+  return r;
+}
+inline Vec widen_bytes(const char* p) {
+  Vec r;
+  for (int i = 0; i < 4; ++i) r.v[i] = static_cast<float>(static_cast<signed char>(p[i]));
+  return r;
+}
 #undef SOMA_EACH

@@ -79,3 +79,17 @@ inline Vec in_register(Vec a) {
 #endif
   return a;
 }
+
+// Four weights of a narrow format as floats: the low or the high halves of 4 dwords of bfloat16 pairs, or 4 bytes.
+inline __m128i load_dwords(const char* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
+inline Vec widen_low(const char* p) { return {_mm_castsi128_ps(_mm_slli_epi32(load_dwords(p), 16))}; }
+inline Vec widen_high(const char* p) {
+  return {_mm_castsi128_ps(_mm_and_si128(load_dwords(p), _mm_set1_epi32(-65536)))};
+}
+inline Vec widen_bytes(const char* p) {
+  int32_t four;
+  __builtin_memcpy(&four, p, 4);
+  const __m128i bytes = _mm_cvtsi32_si128(four);
+  const __m128i words = _mm_unpacklo_epi8(bytes, bytes), dwords = _mm_unpacklo_epi16(words, words);
+  return {_mm_cvtepi32_ps(_mm_srai_epi32(dwords, 24))};
+}

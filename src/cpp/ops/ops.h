@@ -60,13 +60,6 @@ struct AttentionShape {
   int64_t channels() const { return heads * head_size; }
 };
 
-// One row per sequence of a key/value cache: keys and values are (capacity, C), `length` positions filled.
-struct CacheRow {
-  float* keys;
-  float* values;
-  int64_t length;
-};
-
 // A stretch of the parameters with one weight decay.
 struct AdamWRange {
   int64_t offset, size;
@@ -111,14 +104,6 @@ class Ops {
   // losses[r] = -log softmax(logits[r])[targets[r]], 0 where the target is ignored (kIgnoredTarget). Where grad_scale
   // is not 0, logits becomes grad_scale (softmax - onehot), a zero row where ignored.
   virtual void cross_entropy(float* losses, Matrix logits, const int32_t* targets, float grad_scale) = 0;
-
-  // Inference on few rows: y = x w + bias (+ residual), then relu. The same bits as matmul, row by row.
-  virtual void linear_rows(Matrix y, ConstMatrix x, ConstMatrix w, const Epilogue& epilogue = {}) = 0;
-  // y(rows of x, rows of w) = x w^T
-  virtual void project_rows(Matrix y, ConstMatrix x, ConstMatrix w) = 0;
-  // Appends k and v of qkv(R, 3C) to each row's cache at position `length`, then out(R, C) = attention of q over
-  // length + 1 positions. The caller advances length.
-  virtual void attention_decode(Matrix out, ConstMatrix qkv, const CacheRow* cache, const AttentionShape& shape) = 0;
 
   // sum x^2 over n floats
   virtual double sum_squares(const float* x, int64_t n) = 0;
