@@ -1,0 +1,77 @@
+// Ceilings by measurement: each figure is the best of several turns, since what other programs take away only lowers it.
+#include "ops/ceilings.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "base/arena.h"
+#include "base/interrupt.h"
+#include "base/parallel.h"
+#include "ops/cpu/cpu_ops.h"
+
+namespace soma {
+namespace {
+
+constexpr double kTurn = 0.004;  // seconds of one turn: a thousand times what waking the threads takes
+constexpr int kTurns = 8;
+constexpr int64_t kSmallest = int64_t{64} << 10, kLargest = int64_t{256} << 20, kStep = 4;  // bytes
+
+// The best rate of work(thread, rounds), which returns how much it did, over all threads.
+template <typename Work>
+double best_rate(int64_t threads, Work&& work) {
+  std::vector<double> done(static_cast<std::size_t>(threads));
+  double best = 0;
+  int64_t rounds = 1;
+  for (int turn = 0; turn < kTurns;) {
+    check_interrupt();
+    const auto begin = std::chrono::steady_clock::now();
+    parallel_for(threads, [&](int64_t i) { done[static_cast<std::size_t>(i)] = work(i, rounds); });
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    double total = 0;
+    for (const double amount : done) total += amount;
+    if (seconds < kTurn && rounds < int64_t{1} << 40) {
+      rounds *= 2;
+      continue;
+    }
+    best = std::max(best, total / seconds);
+    ++turn;
+  }
+  return best;
+}
+
+}  // namespace
+
+Ceilings measure_ceilings() {
+  const kernels::Table& t = active_kernels();
+  const int64_t threads = call_threads();
+  const auto peak = [&](auto kernel) {
+    return best_rate(threads, [&](int64_t, int64_t rounds) {
+      float sink[3] = {0.0f, 1.0f, 1e-3f};
+      return static_cast<double>(kernel(sink, rounds * 1024));
+    });
+  };
+  Ceilings ceilings{peak(t.peak_fma), peak(t.peak_bf16), {}};
+
+  Arena memory;
+  memory.reserve(kLargest / static_cast<int64_t>(sizeof(float)));
+  for (int64_t bytes = kSmallest; bytes <= kLargest; bytes *= kStep) {
+    const int64_t piece = bytes / static_cast<int64_t>(sizeof(float)) / threads, half = piece / 2;
+    const auto own = [&](int64_t thread) { return memory.data() + thread * piece; };
+    // Written first, by the thread that will use it: untouched pages are all one page of zeros.
+    parallel_for(threads, [&](int64_t i) { std::fill(own(i), own(i) + piece, 1.0f); });
+    const double read = best_rate(threads, [&](int64_t i, int64_t rounds) {
+      volatile float sink = 0.0f;
+      for (int64_t r = 0; r < rounds; ++r) sink = t.dot(own(i), own(i) + half, half);
+      (void)sink;
+      return static_cast<double>(rounds * 2 * half) * sizeof(float);
+    });
+    const double update = best_rate(threads, [&](int64_t i, int64_t rounds) {
+      for (int64_t r = 0; r < rounds; ++r) t.scale_add(own(i), own(i) + half, 1e-3f, half);
+      return static_cast<double>(rounds * 3 * half) * sizeof(float);
+    });
+    ceilings.bandwidths.push_back({bytes, read, update});
+  }
+  return ceilings;
+}
+
+}  // namespace soma
