@@ -1,15 +1,15 @@
 """A training step taken apart: what each operation costs, and how near it comes to what this machine can do.
 
 The share of a ceiling is that of a roofline (Williams, Waterman and Patterson 2009): the least time that an operation's
-arithmetic or its bytes take at the measured ceilings, whichever is longer, by the time it took. Bytes are compared with a
-loop that streams over as many bytes again and again, so what may stay in a cache is held against that cache.
+arithmetic or its bytes take at the measured ceilings, whichever is longer, by the time it took. Bytes are compared with
+a loop that streams over as many of them again and again, so what may stay in a cache is held against that cache.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,47 @@ def time_steps(stepper: Stepper, steps: int | None = None, seconds: float = 3.0)
     return [stepper.step() for _ in range(steps or fitting)]
 
 
+@dataclass(frozen=True)
+class Bandwidth:
+    """Bytes per second of a loop that reads, or updates, `bytes` of memory again and again."""
+
+    bytes: int
+    read: float
+    update: float
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """What this machine can do with the instruction set and threads in force, a second."""
+
+    fma: float  # floating-point operations in single precision
+    bf16: float  # of products of bfloat16, summed in single precision
+    bandwidths: tuple[Bandwidth, ...]  # by rising size
+
+    @classmethod
+    def measure(cls) -> Ceilings:
+        """Measure them, which takes about a second and 256 MB."""
+        found = _core.measure_ceilings()
+        return cls(found.fma, found.bf16, tuple(Bandwidth(b.bytes, b.read, b.update) for b in found.bandwidths))
+
+    def best(self, other: Ceilings) -> Ceilings:
+        """The higher of each figure: what other programs take away only lowers one."""
+        pairs = zip(self.bandwidths, other.bandwidths, strict=True)
+        bandwidths = tuple(Bandwidth(a.bytes, max(a.read, b.read), max(a.update, b.update)) for a, b in pairs)
+        return Ceilings(max(self.fma, other.fma), max(self.bf16, other.bf16), bandwidths)
+
+    def products(self, precision: str) -> tuple[str, float]:
+        """The ceiling of matrix products: bfloat16 may as well be multiplied in single precision."""
+        if precision == "bfloat16" and self.bf16 > self.fma:
+            return "bf16", self.bf16
+        return "FMA", self.fma
+
+    def traffic(self, size: float, written: bool) -> tuple[str, float]:
+        """The ceiling of an operation whose operands have `size` bytes."""
+        at = min(self.bandwidths, key=lambda b: abs(math.log(b.bytes / size)))
+        return "memory" if at is self.bandwidths[-1] else "cache", at.update if written else at.read
+
+
 @dataclass
 class Op:
     """One operation of one shape in a mean step; the amounts are those of ops/profiled_ops.h."""
@@ -68,30 +109,34 @@ class Op:
     read: float = 0.0
     written: float = 0.0
     least_seconds: float = 0.0  # at the ceilings
-    bound: str = ""  # the ceiling that binds: "fma", "bf16", "memory" or "cache"
+    bound: str = ""  # the ceiling that binds: "FMA", "bf16", "memory" or "cache"
 
     def add(self, record: _core.OpRecord, weight: float) -> None:
         """Add a record that counts `weight` times."""
         for name in ("calls", "seconds", "products", "flops", "read", "written"):
             setattr(self, name, getattr(self, name) + weight * getattr(record, name))
 
-    def hold_against(self, ceilings: _core.Ceilings, precision: str) -> None:
+    def hold_against(self, ceilings: Ceilings, precision: str) -> None:
         """Find the least time and what binds it."""
-        # Products rounded to bfloat16 may as well be computed by single-precision multiply-adds.
-        fast = "bf16" if precision == "bfloat16" and ceilings.bf16 > ceilings.fma else "fma"
-        arithmetic = self.products / getattr(ceilings, fast) + self.flops / ceilings.fma
-        largest = ceilings.bandwidths[-1]
+        fast, rate = ceilings.products(precision)
+        arithmetic = self.products / rate + self.flops / ceilings.fma
         moved = self.read + self.written
-        if not self.calls or not moved:
-            self.least_seconds, self.bound = arithmetic, fast
-            return
-        at = min(ceilings.bandwidths, key=lambda b: abs(math.log(b.bytes * self.calls / moved)))
-        traffic = moved / (at.update if self.written > 0.1 * self.read else at.read)
-        if arithmetic >= traffic:
-            self.bound = fast if self.products else "fma"
+        together = self.calls if self.shape else 1.0  # without a shape, the calls walk over one long array
+        level, bandwidth = ceilings.traffic(moved / together, self.written > 0.1 * self.read)
+        if arithmetic >= moved / bandwidth:
+            self.least_seconds, self.bound = arithmetic, fast if self.products else "FMA"
         else:
-            self.bound = "memory" if at.bytes == largest.bytes else "cache"
-        self.least_seconds = max(arithmetic, traffic)
+            self.least_seconds, self.bound = moved / bandwidth, level
+
+
+@dataclass(frozen=True)
+class Group:
+    """Ops of one kind: their time in a step, their share of the ceilings, and the ceiling that binds most of it."""
+
+    name: str
+    seconds: float
+    share: float
+    bound: str
 
 
 @dataclass
@@ -104,7 +149,7 @@ class Profile:
     threads: int
     steps: int
     seconds: float  # of a step
-    ceilings: _core.Ceilings
+    ceilings: Ceilings
     ops: list[Op]
 
     @property
@@ -112,22 +157,24 @@ class Profile:
         """Seconds of a step in no operation."""
         return self.seconds - sum(op.seconds for op in self.ops)
 
-    def groups(self) -> list[tuple[str, float, float]]:
-        """(group, seconds, share of the ceilings) by falling time."""
-        names = dict.fromkeys(op.group for op in self.ops)
-        sums = []
-        for name in names:
+    def groups(self) -> list[Group]:
+        """The groups of ops, by falling time."""
+        groups = []
+        for name in dict.fromkeys(op.group for op in self.ops):
             inside = [op for op in self.ops if op.group == name]
+            least: dict[str, float] = {}
+            for op in inside:
+                least[op.bound] = least.get(op.bound, 0.0) + op.least_seconds
             seconds = sum(op.seconds for op in inside)
-            sums.append((name, seconds, sum(op.least_seconds for op in inside) / seconds))
-        return sorted(sums, key=lambda item: -item[1])
+            groups.append(Group(name, seconds, sum(least.values()) / seconds, max(least, key=lambda b: least[b])))
+        return sorted(groups, key=lambda group: -group.seconds)
 
 
 def profile_steps(stepper: Stepper, steps: int | None = None, seconds: float = 4.0) -> Profile:
-    """Measure the ceilings, then `steps` steps (None: as many as fit into `seconds`) op by op."""
+    """Take `steps` steps (None: as many as fit into `seconds`) op by op, between two measurements of the ceilings."""
     model = stepper.model
-    ceilings = _core.measure_ceilings()
     fitting = stepper.warm_up(seconds)
+    before = Ceilings.measure()
     taken: list[tuple[float, list[_core.OpRecord]]] = []
     model._core.profile(True)
     try:
@@ -135,6 +182,7 @@ def profile_steps(stepper: Stepper, steps: int | None = None, seconds: float = 4
             taken.append((stepper.step(), model._core.take_profile()))
     finally:
         model._core.profile(False)
+    ceilings = before.best(Ceilings.measure())
     taken.sort(key=lambda step: step[0])
     kept = taken[: (len(taken) + 1) // 2]
     return Profile(
@@ -145,11 +193,12 @@ def profile_steps(stepper: Stepper, steps: int | None = None, seconds: float = 4
         len(kept),
         sum(took for took, _ in kept) / len(kept),
         ceilings,
-        _mean_ops([records for _, records in kept], ceilings, model.precision),
+        mean_ops([records for _, records in kept], ceilings, model.precision),
     )
 
 
-def _mean_ops(steps: list[list[_core.OpRecord]], ceilings: _core.Ceilings, precision: str) -> list[Op]:
+def mean_ops(steps: Sequence[Iterable[_core.OpRecord]], ceilings: Ceilings, precision: str) -> list[Op]:
+    """The ops of a mean step, by falling time."""
     ops: dict[Any, Op] = {}
     for record in (record for records in steps for record in records):
         shape = tuple(size for size in record.shape if size)
@@ -160,18 +209,12 @@ def _mean_ops(steps: list[list[_core.OpRecord]], ceilings: _core.Ceilings, preci
     return sorted(ops.values(), key=lambda op: -op.seconds)
 
 
-def verdict(profile: Profile, groups: Iterable[tuple[str, float, float]] | None = None) -> str:
+def verdict(profile: Profile) -> str:
     """One sentence on what bounds the step."""
-    bounds = {}
     parts = []
-    for name, seconds, share in groups or profile.groups():
-        inside = [op for op in profile.ops if op.group == name]
-        weights: dict[str, float] = {}
-        for op in inside:
-            weights[op.bound] = weights.get(op.bound, 0.0) + op.least_seconds
-        bounds[name] = max(weights, key=lambda bound: weights[bound])
-        if seconds >= 0.02 * profile.seconds:
-            where = {"fma": "FMA", "bf16": "bf16"}.get(bounds[name], f"{bounds[name]}-bandwidth")
-            parts.append(f"{seconds / profile.seconds:.0%} in {name} at {share:.0%} of the {where} ceiling")
+    for group in profile.groups():
+        if group.seconds >= 0.02 * profile.seconds:
+            limit = group.bound + " bandwidth" * (group.bound in ("cache", "memory"))
+            parts.append(f"{group.seconds / profile.seconds:.0%} in {group.name} at {group.share:.0%} of {limit}")
     parts.append(f"{profile.outside / profile.seconds:.0%} outside ops")
     return "; ".join(parts)

@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 _WORKLOADS = ("showcase", "nano-cpu", "improved", "full", "baby", "gpt2-124m")
 
 _NOTES = """\
-A step is forward, backward, clipping and AdamW on a batch of synthetic text. With --profile, each operation is held
-against what this machine can do at the instruction set and threads in force, measured first: multiply-adds in single
-precision and in bfloat16 in registers, and streaming over as many bytes as the operation's operands have. "ceiling" is
-the share of the limit that binds it, which "bound" names; ops of a mean of the faster half of the steps. Letters after
-matmul say whether an operand is stored (n) or transposed (t): nn forward, nt backward data, tn weight gradients (for the
-output head nt, nn, tn); then rows, columns and depth. Figures of a machine that does something else are worth nothing."""
+A step is forward, backward, clipping and AdamW on a batch of synthetic text, in tokens/s and ms. Stop everything else
+first. With --profile, each op is held against what this machine can do with the instruction set and threads in force,
+measured before and after: multiply-adds in single precision (FMA) and in bfloat16, in registers alone, and streaming
+over as many bytes as the op's operands have. "ceiling" is the share of the limit that binds, "bound" names it. Letters
+after matmul say which operand is transposed: nn is forward, nt the gradient of the data, tn that of the weights (nt, nn
+and tn for the output head); the shape is rows x columns x depth, that of attention batch x length x heads x size. Times
+are means of the faster half of the steps."""
 
 
 def add_parser(commands: Any) -> None:
@@ -148,8 +149,6 @@ def _rows(profile: Profile) -> Iterator[tuple[str, ...]]:
 def _document(profile: Profile) -> dict[str, Any]:
     from ..profiling import verdict
 
-    ceilings = profile.ceilings
-    names = ("bytes", "read", "update")
     return {
         "workload": dataclasses.asdict(profile.workload),
         "precision": profile.precision,
@@ -158,11 +157,7 @@ def _document(profile: Profile) -> dict[str, Any]:
         "steps": profile.steps,
         "seconds": profile.seconds,
         "outside_seconds": profile.outside,
-        "ceilings": {
-            "fma": ceilings.fma,
-            "bf16": ceilings.bf16,
-            "bandwidths": [{name: getattr(b, name) for name in names} for b in ceilings.bandwidths],
-        },
+        "ceilings": dataclasses.asdict(profile.ceilings),
         "ops": [dataclasses.asdict(op) for op in profile.ops],
         "verdict": verdict(profile),
     }

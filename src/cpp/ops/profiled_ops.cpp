@@ -103,7 +103,7 @@ void ProfiledOps::project_rows(Matrix y, ConstMatrix x, ConstMatrix w) {
 
 void ProfiledOps::column_sum(float* out, ConstMatrix x) {
   const OpCost cost{.flops = size(x), .read = kFloat * size(x), .written = kFloat * static_cast<double>(x.cols)};
-  timed("column_sum", "rows", {x.rows, x.cols}, cost, [&] { inner_->column_sum(out, x); });
+  timed("column_sum", "bias sums", {x.rows, x.cols}, cost, [&] { inner_->column_sum(out, x); });
 }
 
 void ProfiledOps::norm(Matrix y, NormStats saved, ConstMatrix x, const float* gamma, const float* beta, float eps) {
@@ -127,7 +127,7 @@ void ProfiledOps::norm_grad(float* dgamma, float* dbeta, ConstMatrix dy, ConstMa
 
 void ProfiledOps::gelu(Matrix y, ConstMatrix x) {
   const OpCost cost{.flops = kGelu * size(x), .read = kFloat * size(x), .written = kFloat * size(y)};
-  timed("gelu", "rows", {x.rows, x.cols}, cost, [&] { inner_->gelu(y, x); });
+  timed("gelu", "activations", {x.rows, x.cols}, cost, [&] { inner_->gelu(y, x); });
 }
 
 // Two products, q k^T and p v.

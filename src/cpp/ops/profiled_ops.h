@@ -22,7 +22,7 @@ struct OpCost {
 // All calls of one op with one shape.
 struct OpRecord {
   std::string op;                  // products say their operands' layout and what is done to the result
-  const char* group;               // "products", "attention", "norms", "loss", "embedding", "rows", "optimizer"
+  const char* group;               // of ops that are told about together
   std::array<int64_t, 4> shape{};  // as many as the op has, then zeros; products: rows, columns, depth
   int64_t calls = 0;
   double seconds = 0;
