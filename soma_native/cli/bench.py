@@ -10,12 +10,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..config import PRECISIONS
+from ..workloads import WORKLOADS
 from .common import add_command, integer, print_json, print_table
 
 if TYPE_CHECKING:
     from ..profiling import Profile
-
-_WORKLOADS = ("showcase", "nano-cpu", "improved", "full", "baby", "gpt2-124m")
 
 _NOTES = """\
 A step is forward, backward, clipping and AdamW on a batch of synthetic text, in tokens/s and ms. Stop everything else
@@ -37,7 +36,7 @@ def add_parser(commands: Any) -> None:
         "bench --profile nano-cpu --precision bfloat16 --threads 2",
         _NOTES,
     )
-    parser.add_argument("workload", metavar="WORKLOAD", choices=_WORKLOADS, help=", ".join(_WORKLOADS))
+    parser.add_argument("workload", metavar="WORKLOAD", choices=list(WORKLOADS), help=", ".join(WORKLOADS))
     parser.add_argument("--profile", action="store_true", help="time, rate and share of this machine's limits per op")
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of matrix products (default: auto)")
     parser.add_argument("--threads", type=integer(1, 1024), metavar="N", help="threads (default: as the library's)")
@@ -60,7 +59,6 @@ def _threads(count: int | None) -> Iterator[None]:
 def run(arguments: argparse.Namespace) -> None:
     """Time or profile, and print."""
     from ..profiling import Stepper, profile_steps, time_steps
-    from ..workloads import WORKLOADS
 
     with _threads(arguments.threads):
         stepper = Stepper(WORKLOADS[arguments.workload], arguments.precision)

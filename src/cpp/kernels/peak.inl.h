@@ -1,15 +1,15 @@
 // The most arithmetic a level can do: as many independent chains of multiply-adds as its register tile keeps, in
 // registers, without a load. A tile that is fed badly cannot lower this figure, as one timed on a product would.
 
-template <int kFlops, typename MultiplyAdd>
-int64_t peak(float* sink, int64_t rounds, MultiplyAdd multiply_add) {
+template <int kOperations, typename MultiplyAdd>
+int64_t peak(float* values, int64_t rounds, MultiplyAdd multiply_add) {
   Vec sum[kGemmRows][kGemmVectors];
   SOMA_UNROLL for (int i = 0; i < kGemmRows; ++i) {
     SOMA_UNROLL for (int j = 0; j < kGemmVectors; ++j) {
-      sum[i][j] = set1(sink[0] + static_cast<float>(i * kGemmVectors + j));  // apart, or the compiler makes them one
+      sum[i][j] = set1(values[2] + static_cast<float>(i * kGemmVectors + j));  // apart, or the compiler makes them one
     }
   }
-  const Vec a = in_register(set1(sink[1])), b = in_register(set1(sink[2]));
+  const Vec a = in_register(set1(values[0])), b = in_register(set1(values[1]));
   for (int64_t r = 0; r < rounds; ++r) {
     SOMA_UNROLL for (int i = 0; i < kGemmRows; ++i) {
       SOMA_UNROLL for (int j = 0; j < kGemmVectors; ++j) sum[i][j] = multiply_add(a, b, sum[i][j]);
@@ -19,13 +19,13 @@ int64_t peak(float* sink, int64_t rounds, MultiplyAdd multiply_add) {
   SOMA_UNROLL for (int i = 0; i < kGemmRows; ++i) {
     SOMA_UNROLL for (int j = 0; j < kGemmVectors; ++j) total = add(total, sum[i][j]);
   }
-  sink[0] = reduce_add(total);
-  return rounds * kGemmRows * kGemmVectors * kWidth * kFlops;
+  values[2] = reduce_add(total);
+  return rounds * kGemmRows * kGemmVectors * kWidth * kOperations;
 }
 
-int64_t peak_fma(float* sink, int64_t rounds) {
-  return peak<2>(sink, rounds, [](Vec a, Vec b, Vec c) { return fma(a, b, c); });
+int64_t peak_fma(float* values, int64_t rounds) {
+  return peak<2>(values, rounds, [](Vec a, Vec b, Vec c) { return fma(a, b, c); });
 }
-int64_t peak_bf16(float* sink, int64_t rounds) {
-  return peak<4>(sink, rounds, [](Vec a, Vec b, Vec c) { return dot_pairs(a, b, c); });
+int64_t peak_bf16(float* values, int64_t rounds) {
+  return peak<4>(values, rounds, [](Vec a, Vec b, Vec c) { return dot_pairs(a, b, c); });
 }

@@ -1,4 +1,4 @@
-// Ceilings by measurement: each figure is the best of several turns, since what other programs take away only lowers it.
+// Ceilings by measurement. Each figure is the best of several turns: what other programs take away only lowers it.
 #include "ops/ceilings.h"
 
 #include <algorithm>
@@ -15,6 +15,7 @@ namespace {
 constexpr double kTurn = 0.004;  // seconds of one turn: a thousand times what waking the threads takes
 constexpr int kTurns = 8;
 constexpr int64_t kSmallest = int64_t{64} << 10, kLargest = int64_t{256} << 20, kStep = 4;  // bytes
+constexpr int64_t kPage = 1024;                                                             // floats
 
 // The best rate of work(thread, rounds), which returns how much it did, over all threads.
 template <typename Work>
@@ -41,21 +42,27 @@ double best_rate(int64_t threads, Work&& work) {
 
 }  // namespace
 
+double multiply_add_registers(Precision precision, float* values, int64_t rounds) {
+  const kernels::Table& t = active_kernels();
+  return static_cast<double>((precision == Precision::kBfloat16 ? t.peak_bf16 : t.peak_fma)(values, rounds));
+}
+
 Ceilings measure_ceilings() {
   const kernels::Table& t = active_kernels();
   const int64_t threads = call_threads();
-  const auto peak = [&](auto kernel) {
+  const auto peak = [&](Precision precision) {
     return best_rate(threads, [&](int64_t, int64_t rounds) {
-      float sink[3] = {0.0f, 1.0f, 1e-3f};
-      return static_cast<double>(kernel(sink, rounds * 1024));
+      float values[3] = {1.0f, 1e-3f, 0.0f};
+      return multiply_add_registers(precision, values, rounds * 1024);
     });
   };
-  Ceilings ceilings{peak(t.peak_fma), peak(t.peak_bf16), {}};
+  Ceilings ceilings{peak(Precision::kFloat32), peak(Precision::kBfloat16), {}};
 
   Arena memory;
   memory.reserve(kLargest / static_cast<int64_t>(sizeof(float)));
   for (int64_t bytes = kSmallest; bytes <= kLargest; bytes *= kStep) {
-    const int64_t piece = bytes / static_cast<int64_t>(sizeof(float)) / threads, half = piece / 2;
+    const int64_t half = bytes / static_cast<int64_t>(2 * sizeof(float)) / threads / kPage * kPage, piece = 2 * half;
+    if (piece == 0) continue;  // many threads
     const auto own = [&](int64_t thread) { return memory.data() + thread * piece; };
     // Written first, by the thread that will use it: untouched pages are all one page of zeros.
     parallel_for(threads, [&](int64_t i) { std::fill(own(i), own(i) + piece, 1.0f); });
