@@ -130,7 +130,8 @@ struct TileA {
 };
 
 template <typename Units, int kRows, int kVectors, bool kFull>
-void tile(float* c, int64_t ldc, TileA a, const float* b, int64_t k, int64_t n, const TileStore& how) {
+void tile(float* c, int64_t ldc, TileA a, const float* b, int64_t k, int64_t n, const TileStore& how, const float* bias,
+          const float* residual) {
   Vec sum[kRows][kVectors];
   if (how.accumulate) {
     SOMA_UNROLL for (int i = 0; i < kRows; ++i) {
@@ -156,16 +157,16 @@ void tile(float* c, int64_t ldc, TileA a, const float* b, int64_t k, int64_t n, 
     }
     SOMA_UNROLL for (int g = 0; g < (kRows + 2) / 3; ++g) base[g] = separate(base[g] + a.depth);
   }
-  if (how.bias != nullptr) {
+  if (bias != nullptr) {
     SOMA_UNROLL for (int j = 0; j < kVectors; ++j) {
-      const Vec bias = load_cols<kFull>(how.bias + j * kWidth, n - j * kWidth);
-      SOMA_UNROLL for (int i = 0; i < kRows; ++i) sum[i][j] = add(sum[i][j], bias);
+      const Vec added = load_cols<kFull>(bias + j * kWidth, n - j * kWidth);
+      SOMA_UNROLL for (int i = 0; i < kRows; ++i) sum[i][j] = add(sum[i][j], added);
     }
   }
-  if (how.residual != nullptr) {
+  if (residual != nullptr) {
     SOMA_UNROLL for (int i = 0; i < kRows; ++i) {
       SOMA_UNROLL for (int j = 0; j < kVectors; ++j) {
-        const float* r = how.residual + i * how.ld_residual + j * kWidth;
+        const float* r = residual + i * how.ld_residual + j * kWidth;
         sum[i][j] = add(sum[i][j], load_cols<kFull>(r, n - j * kWidth));
       }
     }
@@ -185,38 +186,51 @@ void tile(float* c, int64_t ldc, TileA a, const float* b, int64_t k, int64_t n, 
 // Rows that a remainder is made of: 8, 4, 2, 1 below the full tile. Few shapes keep the compiler quick.
 constexpr int next_rows(int rows) { return rows > 8 ? 8 : rows > 4 ? 4 : rows / 2; }
 
-template <typename Units, int kRows, int kVectors, bool kFull>
-inline void tile_rows(float* c, int64_t ldc, TileA a, const float* b, int64_t k, int64_t m, int64_t n, TileStore how) {
+// Asks for the memory of a tile of C one tile ahead: it is mostly in no near cache.
+template <int kRows>
+inline void fetch_tile(const float* c, int64_t ldc) {
+#ifdef __GNUC__
+  for (int i = 0; i < kRows; ++i) {
+    for (int j = 0; j < kGemmCols; j += 16) __builtin_prefetch(c + i * ldc + j, 1);
+  }
+#endif
+}
+
+// Every panel of columns for kRows rows, then the rows that are left.
+template <typename Units, int kRows>
+inline void tile_rows(float* c, int64_t ldc, TileA a, const float* b, int64_t panel, int64_t k, int64_t m, int64_t n,
+                      const TileStore& how, const float* residual) {
   if (m >= kRows) {
-    tile<Units, kRows, kVectors, kFull>(c, ldc, a, b, k, n, how);
+    for (int64_t j = 0; j < n; j += kGemmCols, b += panel) {
+      const float* bias = how.bias != nullptr ? how.bias + j : nullptr;
+      const float* added = residual != nullptr ? residual + j : nullptr;
+      const int64_t columns = n - j;
+      if (columns > kGemmCols) fetch_tile<kRows>(c + j + kGemmCols, ldc);
+      if (columns >= kGemmCols) {
+        tile<Units, kRows, kGemmVectors, true>(c + j, ldc, a, b, k, columns, how, bias, added);
+      } else if (columns > kWidth) {
+        tile<Units, kRows, kGemmVectors, false>(c + j, ldc, a, b, k, columns, how, bias, added);
+      } else {
+        tile<Units, kRows, 1, false>(c + j, ldc, a, b, k, columns, how, bias, added);
+      }
+    }
     if (m == kRows) return;
+    b -= (n + kGemmCols - 1) / kGemmCols * panel;
     c += kRows * ldc;
     a.data += kRows * a.row;
     m -= kRows;
-    if (how.residual != nullptr) how.residual += kRows * how.ld_residual;
+    if (residual != nullptr) residual += kRows * how.ld_residual;
   }
-  if constexpr (kRows > 1) tile_rows<Units, next_rows(kRows), kVectors, kFull>(c, ldc, a, b, k, m, n, how);
+  if constexpr (kRows > 1) tile_rows<Units, next_rows(kRows)>(c, ldc, a, b, panel, k, m, n, how, residual);
 }
 
-template <typename Units>
-inline void any_tile(float* c, int64_t ldc, TileA a, const float* b, int64_t k, int64_t m, int64_t n,
-                     const TileStore* how) {
-  if (n == kGemmCols) {
-    tile_rows<Units, kGemmRows, kGemmVectors, true>(c, ldc, a, b, k, m, n, *how);
-  } else if (n > kWidth) {
-    tile_rows<Units, kGemmRows, kGemmVectors, false>(c, ldc, a, b, k, m, n, *how);
-  } else {
-    tile_rows<Units, kGemmRows, 1, false>(c, ldc, a, b, k, m, n, *how);
-  }
+void gemm_rows_f32(float* c, int64_t ldc, const float* a, int64_t a_row, int64_t a_depth, const float* b, int64_t panel,
+                   int64_t k, int64_t m, int64_t n, const TileStore* how) {
+  tile_rows<Floats, kGemmRows>(c, ldc, {a, a_row, a_depth}, b, panel, k, m, n, *how, how->residual);
 }
-
-void gemm_tile(float* c, int64_t ldc, const float* a, int64_t a_row, int64_t a_depth, const float* b, int64_t k,
-               int64_t m, int64_t n, const TileStore* how) {
-  any_tile<Floats>(c, ldc, {a, a_row, a_depth}, b, k, m, n, how);
-}
-void gemm_tile_bf16(float* c, int64_t ldc, const float* a, int64_t a_row, int64_t a_depth, const float* b, int64_t k,
-                    int64_t m, int64_t n, const TileStore* how) {
-  any_tile<Pairs>(c, ldc, {a, a_row, a_depth}, b, k, m, n, how);
+void gemm_rows_bf16(float* c, int64_t ldc, const float* a, int64_t a_row, int64_t a_depth, const float* b,
+                    int64_t panel, int64_t k, int64_t m, int64_t n, const TileStore* how) {
+  tile_rows<Pairs, kGemmRows>(c, ldc, {a, a_row, a_depth}, b, panel, k, m, n, *how, how->residual);
 }
 
 // Eight rows of W at a time: W is read once, in order, and y stays in cache.

@@ -1,6 +1,6 @@
 // The leaves of the core: what every instruction-set level offers, as one list. One thread, no allocation, no STL, no
 // exceptions. `=` in an equation overwrites, `+=` accumulates. Matrices are row-major; ld is the distance between rows,
-// in floats. Sums of gemm_tile and vector_matrix run in the order of k, so a result never depends on how the work was
+// in floats. Sums of gemm_rows and vector_matrix run in the order of k, so a result never depends on how the work was
 // cut into tiles; dot, matrix_vector, attend and the row sums keep several partial sums, the same for any thread count.
 #pragma once
 
@@ -35,8 +35,8 @@ struct AdamWStep {
 //   zero from k on to 2 units.
 // round_rows: dst[r*ld_dst + u] = pair(src[r*ld + 2u], src[r*ld + 2u+1]), zero from k on to 2 units.
 // interleave_rows: dst[u*ld_dst + j] = pair(src[2u*ld + j], src[(2u+1)*ld + j]), zero from k on and from n to width.
-// gemm_tile, gemm_tile_bf16: C(m, n) = sum_p A[i*a_row + p*a_depth] B[p*gemm_cols + j], p < k units, stored as `store`
-//   says; 1 <= m <= gemm_rows, n likewise.
+// gemm_rows_f32, gemm_rows_bf16: C(m, n) = sum_p A[i*a_row + p*a_depth] B[p*gemm_cols + j], p < k units, stored as
+//   `store` says; 1 <= m <= gemm_rows, any n: the panels of B are `panel` floats apart.
 // vector_matrix: y[j] = sum_p x[p] W[p*ld + j], j < n.            (one row of a matrix product, W streamed once)
 // matrix_vector: y[r] = sum_p W[r*ld + p] x[p], r < rows.         (tied output heads)
 // norm_forward: y = (x - mean) rstd gamma + beta, rstd = 1/sqrt(var + eps) over each row of c; gamma, beta may be null
@@ -58,53 +58,53 @@ struct AdamWStep {
 // attend: out(h) = sum_j softmax_j(scale q.K_j) V_j over n cached positions; scores is scratch for n floats.
 // dot: sum a b. sum_squares: sum x^2, in double.
 // adamw: one pass over p, g, m, v; g = 0 afterwards.
-// peak_fma, peak_bf16: `rounds` of the multiply-adds that gemm_tile and gemm_tile_bf16 are made of, on registers alone:
-//   sums += a b in every lane; in bf16 a and b are pairs. values(3) is a, b and, afterwards, what all sums add up to.
-//   Returns the floating-point operations, two a multiply-add.
-#define SOMA_KERNELS(X)                                                                                              \
-  X(void, pack_b_copy, (float* dst, const float* src, int64_t ld, int64_t k, int64_t n))                             \
-  X(void, pack_b_transpose, (float* dst, const float* src, int64_t ld, int64_t k, int64_t n))                        \
-  X(void, pack_b_transpose_bf16, (float* dst, const float* src, int64_t ld, int64_t k, int64_t n, int64_t units))    \
-  X(void, round_rows,                                                                                                \
-    (float* dst, int64_t ld_dst, const float* src, int64_t ld, int64_t rows, int64_t k, int64_t units))              \
-  X(void, interleave_rows,                                                                                           \
-    (float* dst, int64_t ld_dst, const float* src, int64_t ld, int64_t k, int64_t n, int64_t units, int64_t width))  \
-  X(void, gemm_tile,                                                                                                 \
-    (float* c, int64_t ldc, const float* a, int64_t a_row, int64_t a_depth, const float* b, int64_t k, int64_t m,    \
-     int64_t n, const TileStore* store))                                                                             \
-  X(void, gemm_tile_bf16,                                                                                            \
-    (float* c, int64_t ldc, const float* a, int64_t a_row, int64_t a_depth, const float* b, int64_t k, int64_t m,    \
-     int64_t n, const TileStore* store))                                                                             \
-  X(void, vector_matrix, (float* y, const float* x, const float* w, int64_t ld, int64_t k, int64_t n))               \
-  X(void, matrix_vector, (float* y, const float* w, int64_t ld, const float* x, int64_t rows, int64_t k))            \
-  X(void, norm_forward,                                                                                              \
-    (float* y, float* mean, float* rstd, const float* x, const float* gamma, const float* beta, int64_t rows,        \
-     int64_t c, float eps))                                                                                          \
-  X(void, norm_backward,                                                                                             \
-    (float* dx, const float* dy, const float* x, const float* mean, const float* rstd, const float* gamma,           \
-     int64_t rows, int64_t c, int32_t accumulate))                                                                   \
-  X(void, norm_grad,                                                                                                 \
-    (float* dgamma, float* dbeta, const float* dy, const float* x, const float* mean, const float* rstd, int64_t ld, \
-     int64_t rows, int64_t n))                                                                                       \
-  X(void, column_sum, (float* out, const float* x, int64_t ld, int64_t rows, int64_t n))                             \
-  X(void, gelu_forward, (float* y, const float* x, int64_t n))                                                       \
-  X(void, gelu_backward, (float* dx, float* y, const float* dy, const float* x, int64_t n))                          \
-  X(void, relu, (float* y, const float* x, int64_t n))                                                               \
-  X(void, relu_backward, (float* dx, const float* dy, const float* y, int64_t n))                                    \
-  X(void, add, (float* y, const float* a, const float* b, int64_t n))                                                \
-  X(void, scale_add, (float* y, const float* x, float s, int64_t n))                                                 \
-  X(void, softmax_row, (float* x, int64_t n, float scale, float* max, float* sum))                                   \
-  X(void, exp_row, (float* y, const float* x, int64_t n, float scale, float shift))                                  \
-  X(void, attention_dscores, (float* ds, const float* p, const float* dp, float delta, float scale, int64_t n))      \
-  X(void, max_sum_exp, (const float* x, int64_t n, float* max, float* sum))                                          \
-  X(void, cross_entropy_row, (float* x, int64_t n, int64_t target, float grad_scale, float* max, float* sum))        \
-  X(void, attend,                                                                                                    \
-    (float* out, const float* q, const float* keys, const float* values, int64_t ld, int64_t n, int64_t head_size,   \
-     float scale, float* scores))                                                                                    \
-  X(float, dot, (const float* a, const float* b, int64_t n))                                                         \
-  X(double, sum_squares, (const float* x, int64_t n))                                                                \
-  X(void, adamw, (float* p, float* g, float* m, float* v, int64_t n, const AdamWStep* step))                         \
-  X(int64_t, peak_fma, (float* values, int64_t rounds))                                                              \
+// peak_fma, peak_bf16: `rounds` of the multiply-adds that products are made of, on registers alone: sums += a b in every
+//   lane; in bf16 a and b are pairs. values(3) is a, b and, afterwards, what all sums add up to. Returns the
+//   floating-point operations, two a multiply-add.
+#define SOMA_KERNELS(X)                                                                                               \
+  X(void, pack_b_copy, (float* dst, const float* src, int64_t ld, int64_t k, int64_t n))                              \
+  X(void, pack_b_transpose, (float* dst, const float* src, int64_t ld, int64_t k, int64_t n))                         \
+  X(void, pack_b_transpose_bf16, (float* dst, const float* src, int64_t ld, int64_t k, int64_t n, int64_t units))     \
+  X(void, round_rows,                                                                                                 \
+    (float* dst, int64_t ld_dst, const float* src, int64_t ld, int64_t rows, int64_t k, int64_t units))               \
+  X(void, interleave_rows,                                                                                            \
+    (float* dst, int64_t ld_dst, const float* src, int64_t ld, int64_t k, int64_t n, int64_t units, int64_t width))   \
+  X(void, gemm_rows_f32,                                                                                              \
+    (float* c, int64_t ldc, const float* a, int64_t a_row, int64_t a_depth, const float* b, int64_t panel, int64_t k, \
+     int64_t m, int64_t n, const TileStore* store))                                                                   \
+  X(void, gemm_rows_bf16,                                                                                             \
+    (float* c, int64_t ldc, const float* a, int64_t a_row, int64_t a_depth, const float* b, int64_t panel, int64_t k, \
+     int64_t m, int64_t n, const TileStore* store))                                                                   \
+  X(void, vector_matrix, (float* y, const float* x, const float* w, int64_t ld, int64_t k, int64_t n))                \
+  X(void, matrix_vector, (float* y, const float* w, int64_t ld, const float* x, int64_t rows, int64_t k))             \
+  X(void, norm_forward,                                                                                               \
+    (float* y, float* mean, float* rstd, const float* x, const float* gamma, const float* beta, int64_t rows,         \
+     int64_t c, float eps))                                                                                           \
+  X(void, norm_backward,                                                                                              \
+    (float* dx, const float* dy, const float* x, const float* mean, const float* rstd, const float* gamma,            \
+     int64_t rows, int64_t c, int32_t accumulate))                                                                    \
+  X(void, norm_grad,                                                                                                  \
+    (float* dgamma, float* dbeta, const float* dy, const float* x, const float* mean, const float* rstd, int64_t ld,  \
+     int64_t rows, int64_t n))                                                                                        \
+  X(void, column_sum, (float* out, const float* x, int64_t ld, int64_t rows, int64_t n))                              \
+  X(void, gelu_forward, (float* y, const float* x, int64_t n))                                                        \
+  X(void, gelu_backward, (float* dx, float* y, const float* dy, const float* x, int64_t n))                           \
+  X(void, relu, (float* y, const float* x, int64_t n))                                                                \
+  X(void, relu_backward, (float* dx, const float* dy, const float* y, int64_t n))                                     \
+  X(void, add, (float* y, const float* a, const float* b, int64_t n))                                                 \
+  X(void, scale_add, (float* y, const float* x, float s, int64_t n))                                                  \
+  X(void, softmax_row, (float* x, int64_t n, float scale, float* max, float* sum))                                    \
+  X(void, exp_row, (float* y, const float* x, int64_t n, float scale, float shift))                                   \
+  X(void, attention_dscores, (float* ds, const float* p, const float* dp, float delta, float scale, int64_t n))       \
+  X(void, max_sum_exp, (const float* x, int64_t n, float* max, float* sum))                                           \
+  X(void, cross_entropy_row, (float* x, int64_t n, int64_t target, float grad_scale, float* max, float* sum))         \
+  X(void, attend,                                                                                                     \
+    (float* out, const float* q, const float* keys, const float* values, int64_t ld, int64_t n, int64_t head_size,    \
+     float scale, float* scores))                                                                                     \
+  X(float, dot, (const float* a, const float* b, int64_t n))                                                          \
+  X(double, sum_squares, (const float* x, int64_t n))                                                                 \
+  X(void, adamw, (float* p, float* g, float* m, float* v, int64_t n, const AdamWStep* step))                          \
+  X(int64_t, peak_fma, (float* values, int64_t rounds))                                                               \
   X(int64_t, peak_bf16, (float* values, int64_t rounds))
 
 struct Table {

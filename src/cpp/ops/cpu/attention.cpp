@@ -69,6 +69,7 @@ void CpuOps::attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionS
     x.size = pieces.used;
     return x;
   };
+  const kernels::TileStore store{};
   const int64_t heads = s.batch * s.heads, ranges = range_count(heads, len * len * d / 8, 1);
   reserve_scratch(ranges, carve(nullptr).size);
 
@@ -82,7 +83,7 @@ void CpuOps::attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionS
     const GemmA q = g.take_a(x.q, base, qkv.ld, len, d, false);
     for (int64_t i = 0; i < len; i += g.rows) {
       const int64_t m = std::min(g.rows, len - i), keys = i + m, seen = g.units(keys);
-      g.multiply(x.scores, ld, q.at(i, 0), x.kt, depth, 0, depth, m, keys, false);
+      g.multiply(x.scores, ld, q.at(i, 0), x.kt, depth, 0, depth, m, keys, store);
       for (int64_t r = 0; r < m; ++r) {
         float max = 0.0f, sum = 0.0f;
         float* row = x.scores + r * ld;
@@ -91,7 +92,7 @@ void CpuOps::attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionS
         std::fill(row + i + r + 1, row + keys, 0.0f);
       }
       const GemmA p = g.take_a(x.p, x.scores, ld, m, keys, false);
-      g.multiply(out.data + (b * len + i) * out.ld + h * d, out.ld, p, x.v, all, 0, seen, m, d, false);
+      g.multiply(out.data + (b * len + i) * out.ld + h * d, out.ld, p, x.v, all, 0, seen, m, d, store);
     }
   });
 }
@@ -125,6 +126,8 @@ void CpuOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, 
     x.size = pieces.used;
     return x;
   };
+  kernels::TileStore store{}, onto{};
+  onto.accumulate = 1;
   const int64_t heads = s.batch * s.heads, ranges = range_count(heads, len * len * d / 4, 1);
   reserve_scratch(ranges, carve(nullptr).size);
 
@@ -148,8 +151,8 @@ void CpuOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, 
         const int64_t m = std::min(g.rows, queries - i), seen = q0 + i + m;
         float* p = x.p + i * ld;
         float* ds = x.ds + i * ld;
-        g.multiply(p, ld, q_rows.at(q0 + i, 0), x.kt, depth, 0, depth, m, seen, false);
-        g.multiply(ds, ld, go_rows.at(q0 + i, 0), x.vt, depth, 0, depth, m, seen, false);
+        g.multiply(p, ld, q_rows.at(q0 + i, 0), x.kt, depth, 0, depth, m, seen, store);
+        g.multiply(ds, ld, go_rows.at(q0 + i, 0), x.vt, depth, 0, depth, m, seen, store);
         for (int64_t r = 0; r < m; ++r) {
           const int64_t position = q0 + i + r, n = position + 1;
           float* p_row = p + r * ld;
@@ -160,7 +163,7 @@ void CpuOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, 
           std::fill(ds_row + n, ds_row + keys, 0.0f);
         }
         const GemmA a = g.take_a(x.a, ds, ld, m, seen, false);
-        g.multiply(grad + (q0 + i) * dqkv.ld, dqkv.ld, a, x.k, all, 0, g.units(seen), m, d, false);
+        g.multiply(grad + (q0 + i) * dqkv.ld, dqkv.ld, a, x.k, all, 0, g.units(seen), m, d, store);
       }
       // dk and dv: the sum runs over the block's queries, of which those before a key do not see it.
       const auto accumulate = [&](float* to, const float* from, const float* panels) {
@@ -168,7 +171,7 @@ void CpuOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, 
         for (int64_t j = 0; j < keys; j += g.rows) {
           const int64_t skip = std::max<int64_t>(0, j - q0) / g.per_unit();
           g.multiply(to + j * dqkv.ld, dqkv.ld, a.at(j, skip), panels, query_units, skip, query_units - skip,
-                     std::min(g.rows, keys - j), d, j < q0);
+                     std::min(g.rows, keys - j), d, j < q0 ? onto : store);
         }
       };
       accumulate(grad + c, x.ds, x.q_block);

@@ -36,6 +36,7 @@ class CpuOps final : public Ops {
   void adamw(float* p, float* g, float* m, float* v, int64_t n, const AdamWOptions& options) override;
 
  private:
+  void multiply(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& epilogue, Precision precision);
   // Room for `slots` pieces of `floats` floats; scratch(i) is one.
   void reserve_scratch(int64_t slots, int64_t floats);
   float* scratch(int64_t slot) { return scratch_.data() + slot * scratch_stride_; }

@@ -57,17 +57,9 @@ class Gemm {
 
   // C(m, n) for up to `rows` rows and every panel of columns; b's panels are `panel_depth` units deep, used from `skip`.
   void multiply(float* c, int64_t ldc, GemmA a, const float* b, int64_t panel_depth, int64_t skip, int64_t depth,
-                int64_t m, int64_t n, bool accumulate) const {
-    kernels::TileStore store{};
-    store.accumulate = accumulate;
-    for (int64_t j = 0; j < n; j += cols) {
-      tile(c + j, ldc, a, b + j * panel_depth + skip * cols, depth, m, std::min(cols, n - j), store);
-    }
-  }
-
-  void tile(float* c, int64_t ldc, GemmA a, const float* b, int64_t depth, int64_t m, int64_t n,
-            const kernels::TileStore& store) const {
-    (bf16 ? t_.gemm_tile_bf16 : t_.gemm_tile)(c, ldc, a.data, a.row, a.depth, b, depth, m, n, &store);
+                int64_t m, int64_t n, const kernels::TileStore& store) const {
+    (bf16 ? t_.gemm_rows_bf16 : t_.gemm_rows_f32)(c, ldc, a.data, a.row, a.depth, b + skip * cols, panel_depth * cols,
+                                                  depth, m, n, &store);
   }
 
  private:

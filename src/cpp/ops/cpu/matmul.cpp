@@ -56,9 +56,11 @@ void activate(const Table& t, const Epilogue& e, float* c, int64_t at, int64_t n
 
 }  // namespace
 
-void CpuOps::matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e) {
+void CpuOps::matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e) { multiply(c, a, b, e, precision_); }
+
+void CpuOps::multiply(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e, Precision precision) {
   const Table& t = active_kernels();
-  const Gemm g(t, precision_);
+  const Gemm g(t, precision);
   const int64_t m = c.rows, n = c.cols, k = a.width(), depth = g.units(k);
   if (m == 0 || n == 0) return;
   const int64_t work = m * n * k / 8;
@@ -91,7 +93,7 @@ void CpuOps::matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e) {
 
       int64_t grid_rows = 1, grid_cols = 1;
       choose_grid(panels_a, panels, threads, &grid_rows, &grid_cols);
-      const auto multiply = [&](int64_t task) {
+      const auto compute = [&](int64_t task) {
         const int64_t gr = task / grid_cols, gc = task % grid_cols;
         const int64_t row_begin = panels_a * gr / grid_rows * g.rows;
         const int64_t row_end = std::min(m, panels_a * (gr + 1) / grid_rows * g.rows);
@@ -109,28 +111,24 @@ void CpuOps::matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e) {
             for (int64_t j0 = c_begin; j0 < c_end; j0 += group) {
               for (int64_t row = r0; row < r1; row += g.rows) {
                 const int64_t j1 = std::min(c_end, j0 + group), tile_rows = std::min(g.rows, r1 - row);
-                for (int64_t j = j0; j < j1; ++j) {
-                  const int64_t col = n0 + j * g.cols, at = row * c.ld + col;
-                  g.tile(c.data + at, c.ld, block.at(row - r0, 0), packed + (j * block_depth + u) * g.cols, tile_units,
-                         tile_rows, std::min(g.cols, n - col), store_of(e, c.ld, at, col, !first, last));
-                }
-                for (int64_t i = row; last && i < row + tile_rows; ++i) {
-                  const int64_t col = n0 + j0 * g.cols;
-                  activate(t, e, c.data, i * c.ld + col, std::min(n, n0 + j1 * g.cols) - col);
-                }
+                const int64_t col = n0 + j0 * g.cols, at = row * c.ld + col,
+                              width = std::min(n, n0 + j1 * g.cols) - col;
+                g.multiply(c.data + at, c.ld, block.at(row - r0, 0), packed + j0 * block_depth * g.cols, block_depth, u,
+                           tile_units, tile_rows, width, store_of(e, c.ld, at, col, !first, last));
+                for (int64_t i = row; last && i < row + tile_rows; ++i) activate(t, e, c.data, i * c.ld + col, width);
               }
             }
           }
         }
       };
-      parallel_for_then(packers, pack, grid_rows * grid_cols, multiply);
+      parallel_for_then(packers, pack, grid_rows * grid_cols, compute);
     }
   }
 }
 
 void CpuOps::linear_rows(Matrix y, ConstMatrix x, ConstMatrix w, const Epilogue& e) {
   constexpr int64_t kWorthPacking = 8;  // rows from which packing w pays
-  if (y.rows >= kWorthPacking) return matmul(y, x, w, e);
+  if (y.rows >= kWorthPacking) return multiply(y, x, w, e, Precision::kFloat32);
   const Table& t = active_kernels();
   for_ranges(y.cols, y.rows * w.rows / 4, 64, [&](int64_t begin, int64_t end) {
     for (int64_t r = 0; r < y.rows; ++r) {
