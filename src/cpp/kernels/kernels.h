@@ -58,8 +58,8 @@ struct AdamWStep {
 // attend: out(h) = sum_j softmax_j(scale q.K_j) V_j over n cached positions; scores is scratch for n floats.
 // dot: sum a b. sum_squares: sum x^2, in double.
 // adamw: one pass over p, g, m, v; g = 0 afterwards.
-// peak_fma, peak_bf16: `rounds` of the multiply-adds that products are made of, on registers alone: sums += a b in every
-//   lane; in bf16 a and b are pairs. values(3) is a, b and, afterwards, what all sums add up to. Returns the
+// peak_fma, peak_bf16: `rounds` of the multiply-adds that products are made of, in registers alone: sums += a b in
+//   every lane; in bf16 a and b are pairs. values(3) is a, b and, afterwards, what all sums add up to. Returns the
 //   floating-point operations, two a multiply-add.
 #define SOMA_KERNELS(X)                                                                                               \
   X(void, pack_b_copy, (float* dst, const float* src, int64_t ld, int64_t k, int64_t n))                              \
