@@ -10,64 +10,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from soma_native.workloads import WORKLOADS as WORKLOADS
+from soma_native.workloads import Workload as Workload
+from soma_native.workloads import training_batches as training_batches
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 
 
-# workloads ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Workload:
-    """One model shape and batch; `block` is the block we train, `tied_head` whether head and embedding are one."""
-
-    name: str
-    vocab_size: int
-    seq_len: int
-    n_layers: int
-    n_heads: int
-    d_model: int
-    d_ff: int
-    batch: int
-    max_seq_len: int
-    block: str = "gpt2"
-    tied_head: bool = True
-
-    def as_block(self, block: str) -> Workload:
-        """The same sizes in another block, with that block's own head."""
-        return self if block == self.block else replace(self, block=block, tied_head=block == "gpt2")
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of one training step."""
-        return self.batch * self.seq_len
-
-    @property
-    def flops_per_token(self) -> float:
-        """Of forward and backward: 6 a weight of every matrix product, and causal attention's two products."""
-        d, layers = self.d_model, self.n_layers
-        weights = layers * (4 * d * d + 2 * d * self.d_ff) + self.vocab_size * d
-        return 6.0 * weights + 6.0 * layers * self.seq_len * d
-
-
-WORKLOADS = {
-    w.name: w
-    for w in (
-        #        name          V      T   L   H   d    d_ff  B  max_T
-        Workload("showcase", 576, 64, 3, 4, 128, 512, 8, 256, block="soma", tied_head=False),
-        Workload("nano-cpu", 65, 64, 4, 4, 128, 512, 12, 64),
-        Workload("improved", 8000, 256, 4, 4, 256, 1024, 16, 512),
-        Workload("baby", 65, 256, 6, 6, 384, 1536, 16, 256),
-        Workload("gpt2-124m", 50257, 256, 12, 12, 768, 3072, 4, 1024),
-    )
-}
+# weights --------------------------------------------------------------------------------------------------------
 
 
 def parameter_shapes(w: Workload) -> dict[str, tuple[int, ...]]:
@@ -101,18 +59,6 @@ def initial_parameters(w: Workload) -> dict[str, np.ndarray]:
         else:
             params[name] = np.full(shape, name.endswith(".weight"), dtype=np.float32)
     return params
-
-
-def training_batches(w: Workload, count: int = 32) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Text of a noisy Markov chain: learnable, so that a step that computes nothing useful shows in the loss."""
-    rng = np.random.default_rng(7)
-    follows = rng.permutation(w.vocab_size)
-    text = rng.integers(0, w.vocab_size, (count, w.batch, w.seq_len + 1))
-    keep = rng.random(text.shape) < 0.8
-    for t in range(1, w.seq_len + 1):
-        text[..., t] = np.where(keep[..., t], follows[text[..., t - 1]], text[..., t])
-    text = text.astype(np.int32)
-    return [(np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, 1:])) for rows in text]
 
 
 # workers --------------------------------------------------------------------------------------------------------

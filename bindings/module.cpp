@@ -6,6 +6,7 @@ PYBIND11_MODULE(_core, m) {
   m.doc() = "The C++ core of soma_native. Use the classes of soma_native; this module is their engine.";
   m.attr("__version__") = SOMA_VERSION;
   register_system(m);
+  register_profile(m);
   register_model(m);
   register_generation(m);
   register_tokenizer(m);

@@ -137,6 +137,12 @@ void register_model(py::module_& m) {
       .def("forward", &forward, py::arg("ids"))
       .def("loss", &loss, py::arg("ids"), py::arg("targets"), py::arg("normalizer") = 0)
       .def("loss_and_grad", &loss_and_grad, py::arg("ids"), py::arg("targets"), py::arg("normalizer") = 0)
+      .def(
+          "profile", [](ModelHandle& h, bool on) { compute(h, [&] { h.transformer.profile(on); }); }, py::arg("on"),
+          "Whether the model's operations measure themselves from now on.")
+      .def(
+          "take_profile", [](ModelHandle& h) { return compute(h, [&] { return h.transformer.take_profile(); }); },
+          "What was measured since the last call, an OpRecord for each op and shape.")
       .def("zero_grad", [](ModelHandle& h) { compute(h, [&] { h.transformer.zero_grad(); }); });
 
   py::class_<OptimizerHandle>(m, "AdamW", "AdamW over a model's parameters.")

@@ -10,6 +10,7 @@
 
 #include "base/check.h"
 #include "handle.h"
+#include "ops/ceilings.h"
 #include "ops/decode.h"
 #include "ops/ops.h"
 #include "registers.h"
@@ -415,6 +416,14 @@ void register_ops(py::module_& parent) {
         "(dwte, dwpe) with what this batch adds.");
   m.def("cross_entropy", &cross_entropy, py::arg("logits"), py::arg("targets"), py::arg("grad_scale") = 0.0f,
         "(losses (M), grad_scale (softmax - onehot)); the logits as they were where grad_scale is 0.");
+  m.def(
+      "multiply_add_registers",
+      [](const std::string& precision, int64_t rounds) {
+        float values[3] = {1.0f, 1.0f, 0.0f};
+        const double operations = soma::multiply_add_registers(parse_precision(precision), values, rounds);
+        return std::make_pair(operations, values[2]);
+      },
+      py::arg("precision"), py::arg("rounds"), "(floating-point operations, what all sums add up to) for ones.");
   m.def("sum_squares", &sum_squares, py::arg("x"), "The sum of the squares.");
   m.def("adamw", &adamw, py::arg("p"), py::arg("g"), py::arg("m"), py::arg("v"), py::kw_only(), py::arg("lr"),
         py::arg("beta1"), py::arg("beta2"), py::arg("eps"), py::arg("weight_decay"), py::arg("grad_scale"),

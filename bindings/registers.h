@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 
 void register_system(pybind11::module_& m);
+void register_profile(pybind11::module_& m);
 void register_model(pybind11::module_& m);
 void register_generation(pybind11::module_& m);
 void register_tokenizer(pybind11::module_& m);

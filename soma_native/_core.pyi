@@ -13,8 +13,11 @@ import types
 __all__: list[str] = [
     "AdamW",
     "DecodeWeights",
+    "Bandwidth",
+    "Ceilings",
     "Decoder",
     "Model",
+    "OpRecord",
     "Sampler",
     "TokenCounter",
     "Tokenizer",
@@ -23,12 +26,58 @@ __all__: list[str] = [
     "byte_alphabet",
     "find_invalid_utf8",
     "get_num_threads",
+    "measure_ceilings",
     "parameter_shapes",
     "set_isa",
     "set_num_threads",
     "unicode_classes",
     "unicode_versions",
 ]
+
+class OpRecord:
+    """
+    All calls of one operation with one shape, since the profile was last taken.
+    """
+    @property
+    def calls(self) -> int: ...
+    @property
+    def flops(self) -> float: ...
+    @property
+    def group(self) -> str: ...
+    @property
+    def op(self) -> str: ...
+    @property
+    def products(self) -> float: ...
+    @property
+    def read(self) -> float: ...
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def shape(self) -> typing.Annotated[list[int], "FixedSize(4)"]: ...
+    @property
+    def written(self) -> float: ...
+
+class Bandwidth:
+    """
+    Bytes per second over a working set of `bytes`.
+    """
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def read(self) -> float: ...
+    @property
+    def update(self) -> float: ...
+
+class Ceilings:
+    """
+    What this machine can do at most with the level and threads in force.
+    """
+    @property
+    def bandwidths(self) -> list[Bandwidth]: ...
+    @property
+    def bf16(self) -> float: ...
+    @property
+    def fma(self) -> float: ...
 
 class Model:
     """
@@ -66,6 +115,14 @@ class Model:
         normalizer: typing.SupportsInt | typing.SupportsIndex = 0,
     ) -> float: ...
     def parameters(self) -> dict[str, numpy.typing.NDArray[numpy.float32]]: ...
+    def profile(self, on: bool) -> None:
+        """
+        Whether the model's operations measure themselves from now on.
+        """
+    def take_profile(self) -> list[OpRecord]:
+        """
+        What was measured since the last call, an OpRecord for each op and shape.
+        """
     def zero_grad(self) -> None: ...
     @property
     def num_parameters(self) -> int: ...
@@ -237,6 +294,11 @@ def find_invalid_utf8(data: bytes) -> int:
 def get_num_threads() -> int:
     """
     Threads that compute.
+    """
+
+def measure_ceilings() -> Ceilings:
+    """
+    Measures them: about a second, and 256 MB for as long.
     """
 
 def parameter_shapes(

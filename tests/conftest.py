@@ -78,8 +78,9 @@ def make_tiny_model() -> Callable[..., soma_native.Model]:
     """A maker of models of awkward small sizes; what is given by keyword replaces the default."""
     import soma_native
 
-    def make(block: str = "soma", seed: int = 0, **overrides: Any) -> soma_native.Model:
-        return soma_native.Model(soma_native.ModelConfig(block=block, **{**TINY, **overrides}), seed=seed)
+    def make(block: str = "soma", seed: int = 0, precision: str = "auto", **overrides: Any) -> soma_native.Model:
+        config = soma_native.ModelConfig(block=block, **{**TINY, **overrides})
+        return soma_native.Model(config, seed=seed, precision=precision)
 
     return make
 
@@ -88,6 +89,14 @@ def make_tiny_model() -> Callable[..., soma_native.Model]:
 def tiny_model(block: str, make_tiny_model: Callable[..., soma_native.Model]) -> soma_native.Model:
     """A tiny model of each block style."""
     return make_tiny_model(block)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """Runs a command line of soma-native in this process: a command.Result."""
+    from command import run_command
+
+    return lambda *arguments: run_command(capsys, *arguments)
 
 
 @pytest.fixture

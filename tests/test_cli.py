@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import math
 import os
 import signal
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command import Result
 
 import soma_native
 from soma_native.cli import main
@@ -27,33 +27,6 @@ The dog sat on the cat. The mat ate the dog, and the food said: yes!
 )
 PROGRAM = [sys.executable, "-m", "soma_native.cli"]
 SMALL = ["--preset", "nano-cpu", "--tokenizer", "word", "--seq-len", "16", "--batch-size", "4"]
-
-
-class Result:
-    """Status and output of one command."""
-
-    def __init__(self, status: int, out: str, err: str) -> None:
-        self.status, self.out, self.err = status, out, err
-
-    @property
-    def json(self) -> Any:
-        assert self.status == 0, self.err
-        return json.loads(self.out)
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Any:
-    """Runs a command in this process."""
-
-    def call(*arguments: object) -> Result:
-        capsys.readouterr()
-        try:
-            status = main([str(argument) for argument in arguments])
-        except SystemExit as exit:
-            status = int(exit.code or 0)
-        return Result(status, *capsys.readouterr())
-
-    return call
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +49,7 @@ def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 COMMANDS = (
     (), ("showcase",), ("train",), ("generate",), ("evaluate",), ("tokenizer",), ("tokenizer", "train"),
-    ("tokenizer", "encode"), ("tokenizer", "decode"), ("tokenizer", "inspect"), ("info",),
+    ("tokenizer", "encode"), ("tokenizer", "decode"), ("tokenizer", "inspect"), ("bench",), ("info",),
 )  # fmt: skip
 
 

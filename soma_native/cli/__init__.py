@@ -14,12 +14,12 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from . import evaluate, generate, info, showcase, tokenizer, train
+from . import bench, evaluate, generate, info, showcase, tokenizer, train
 from .common import PROGRAM, CommandError, Parser, UsageError, one_line
 
 __all__ = ["main"]
 
-_COMMANDS = (showcase, train, generate, evaluate, tokenizer, info)
+_COMMANDS = (showcase, train, generate, evaluate, tokenizer, bench, info)
 INTERRUPTED = 130
 PIPE_CLOSED = 141
 

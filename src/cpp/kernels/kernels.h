@@ -80,6 +80,9 @@ struct RowsProduct {
 //   positions, K_j[i] = keys[(j/16*h + i)*16 + j%16]; V_j[i] = values[j*h + i]. scores: scratch, n rounded up to 16.
 // dot: sum a b. sum_squares: sum x^2, in double.
 // adamw: one pass over p, g, m, v; g = 0 afterwards.
+// peak_fma, peak_bf16: `rounds` of the multiply-adds that products are made of, in registers alone: sums += a b in
+//   every lane; in bf16 a and b are pairs. values(3) is a, b and, afterwards, what all sums add up to. Returns the
+//   floating-point operations, two a multiply-add.
 #define SOMA_KERNELS(X)                                                                                               \
   X(void, pack_b_copy, (float* dst, const float* src, int64_t ld, int64_t k, int64_t n))                              \
   X(void, pack_b_transpose, (float* dst, const float* src, int64_t ld, int64_t k, int64_t n))                         \
@@ -124,7 +127,9 @@ struct RowsProduct {
      float* scores))                                                                                                  \
   X(float, dot, (const float* a, const float* b, int64_t n))                                                          \
   X(double, sum_squares, (const float* x, int64_t n))                                                                 \
-  X(void, adamw, (float* p, float* g, float* m, float* v, int64_t n, const AdamWStep* step))
+  X(void, adamw, (float* p, float* g, float* m, float* v, int64_t n, const AdamWStep* step))                          \
+  X(int64_t, peak_fma, (float* values, int64_t rounds))                                                               \
+  X(int64_t, peak_bf16, (float* values, int64_t rounds))
 
 struct Table {
   int32_t gemm_rows, gemm_cols;  // the largest tile, and the width of packed panels

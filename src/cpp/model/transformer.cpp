@@ -2,6 +2,7 @@
 #include "model/transformer.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/check.h"
 #include "base/interrupt.h"
@@ -24,6 +25,21 @@ Transformer::Transformer(const ModelConfig& config, uint64_t seed, Precision pre
   values_.reserve_dense(weights_.carve(config_, nullptr));
   weights_.carve(config_, values_.data());
   if (initialize) initialize_parameters(config_, values_.data(), seed);
+}
+
+void Transformer::profile(bool on) {
+  if (on == (profiled_ != nullptr)) return;
+  if (on) {
+    auto profiled = std::make_unique<ProfiledOps>(std::move(ops_));
+    profiled_ = profiled.get();
+    ops_ = std::move(profiled);
+  } else {
+    ops_ = std::exchange(profiled_, nullptr)->release();
+  }
+}
+
+std::vector<OpRecord> Transformer::take_profile() {
+  return profiled_ == nullptr ? std::vector<OpRecord>{} : profiled_->take();
 }
 
 int64_t Transformer::num_parameters() const {

@@ -10,6 +10,7 @@
 #include "model/config.h"
 #include "model/parameters.h"
 #include "ops/ops.h"
+#include "ops/profiled_ops.h"
 
 namespace soma {
 
@@ -27,6 +28,10 @@ class Transformer {
   float* gradients();  // made at the first call: a model that only generates has none
   int64_t arena_size() const { return values_.size(); }
   Ops& ops() { return *ops_; }
+  // Whether the ops measure themselves from now on. Turning it off forgets what was not taken.
+  void profile(bool on);
+  // What was measured since the last call; empty while profiling is off.
+  std::vector<OpRecord> take_profile();
   const Parameters& parameters() const { return weights_; }
 
   // logits(B, T, V) for ids(B, T).
@@ -52,6 +57,7 @@ class Transformer {
   ModelConfig config_;
   std::vector<ParameterInfo> infos_;
   std::unique_ptr<Ops> ops_;
+  ProfiledOps* profiled_ = nullptr;  // ops_, while they measure themselves
   Arena values_, gradients_, activation_arena_, head_arena_;
   Parameters weights_, grads_;
   Activations activations_;

@@ -1,0 +1,161 @@
+"""`soma-native bench`: how fast a training step is, and with --profile what it spends its time on."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ..config import PRECISIONS
+from ..workloads import WORKLOADS
+from .common import add_command, integer, print_json, print_table
+
+if TYPE_CHECKING:
+    from ..profiling import Profile
+
+_NOTES = """\
+A step is forward, backward, clipping and AdamW on a batch of synthetic text, in tokens/s and ms. Stop everything else
+first. With --profile, each op is held against what this machine can do with the instruction set and threads in force,
+measured before and after: multiply-adds in single precision (FMA) and in bfloat16, in registers alone, and streaming
+over as many bytes as the op's operands have. "ceiling" is the share of the limit that binds, "bound" names it. Letters
+after matmul say which operand is transposed: nn is forward, nt the gradient of the data, tn that of the weights (nt, nn
+and tn for the output head); the shape is rows x columns x depth, that of attention batch x length x heads x size. Times
+are means of the faster half of the steps."""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the subcommand."""
+    parser = add_command(
+        commands,
+        "bench",
+        run,
+        "time a training step, or take it apart with --profile",
+        "bench --profile nano-cpu --precision bfloat16 --threads 2",
+        _NOTES,
+    )
+    parser.add_argument("workload", metavar="WORKLOAD", choices=list(WORKLOADS), help=", ".join(WORKLOADS))
+    parser.add_argument("--profile", action="store_true", help="time, rate and share of this machine's limits per op")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of matrix products (default: auto)")
+    parser.add_argument("--threads", type=integer(1, 1024), metavar="N", help="threads (default: as the library's)")
+    parser.add_argument("--steps", type=integer(1), metavar="N", help="steps to time (default: some seconds' worth)")
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    import soma_native
+
+    before = soma_native.get_num_threads()
+    if count is not None:
+        soma_native.set_num_threads(count)
+    try:
+        yield
+    finally:
+        soma_native.set_num_threads(before)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Time or profile, and print."""
+    from ..profiling import Stepper, profile_steps, time_steps
+
+    with _threads(arguments.threads):
+        stepper = Stepper(WORKLOADS[arguments.workload], arguments.precision)
+        if arguments.profile:
+            _print_profile(profile_steps(stepper, arguments.steps), arguments.json)
+        else:
+            _print_times(stepper, time_steps(stepper, arguments.steps), arguments.json)
+
+
+def _print_times(stepper: Any, times: list[float], as_json: bool) -> None:
+    import soma_native
+
+    median = statistics.median(times)
+    result = {
+        "workload": dataclasses.asdict(stepper.workload),
+        "parameters": stepper.model.num_parameters,
+        "precision": stepper.model.precision,
+        "isa": soma_native.active_isa(),
+        "threads": soma_native.get_num_threads(),
+        "steps": len(times),
+        "tokens_per_second": stepper.workload.tokens / median,
+        "gflops": stepper.workload.tokens * stepper.workload.flops_per_token / median / 1e9,
+        "ms_per_step": {"median": 1e3 * median, "min": 1e3 * min(times), "max": 1e3 * max(times)},
+    }
+    if as_json:
+        print_json(result)
+        return
+    spread = f"{1e3 * median:,.2f} ({1e3 * min(times):,.2f} to {1e3 * max(times):,.2f})"
+    rows = [
+        ("tokens/s", f"{result['tokens_per_second']:,.0f}"),
+        ("ms per step: median (min to max)", spread),
+        ("GFLOP/s", f"{result['gflops']:,.1f}"),
+        ("steps", len(times)),
+    ]
+    print_table(_title(stepper.workload, stepper.model.precision), ("measure", "value"), rows)
+
+
+def _title(workload: Any, precision: str) -> str:
+    import soma_native
+
+    batch = f"{workload.name}, {workload.block} block, batch {workload.batch} x {workload.seq_len}"
+    return f"{batch}, {precision}, {soma_native.active_isa()}, threads: {soma_native.get_num_threads()}"
+
+
+def _print_profile(profile: Profile, as_json: bool) -> None:
+    from ..profiling import verdict
+
+    if as_json:
+        print_json(_document(profile))
+        return
+    ceilings = profile.ceilings
+    memory = ceilings.bandwidths[-1]
+    print(_title(profile.workload, profile.precision))
+    print(
+        f"ceilings: FMA {ceilings.fma / 1e9:,.0f} GFLOP/s, bf16 {ceilings.bf16 / 1e9:,.0f} GFLOP/s, memory "
+        f"{memory.read / 1e9:.1f} GB/s read, {memory.update / 1e9:.1f} GB/s updated"
+    )
+    sizes = ", ".join(f"{_bytes(b.bytes)} {b.read / 1e9:.0f}/{b.update / 1e9:.0f}" for b in ceilings.bandwidths)
+    print(f"GB/s read/updated over {sizes}\n")
+    print_table("", ("op", "shape", "calls", "ms", "share", "GFLOP/s", "GB/s", "ceiling", "bound"), _rows(profile))
+    rate = profile.workload.tokens / profile.seconds
+    print(f"\n{1e3 * profile.seconds:,.2f} ms a step, {rate:,.0f} tokens/s. {verdict(profile)}.")
+
+
+def _bytes(count: int) -> str:
+    return f"{count >> 20} MB" if count >= 1 << 20 else f"{count >> 10} KB"
+
+
+def _rows(profile: Profile) -> Iterator[tuple[str, ...]]:
+    for op in profile.ops:
+        yield (
+            op.op,
+            " x ".join(map(str, op.shape)),
+            f"{op.calls:.0f}",
+            f"{1e3 * op.seconds:.3f}",
+            f"{op.seconds / profile.seconds:.1%}",
+            f"{(op.products or op.flops) / op.seconds / 1e9:,.1f}",
+            f"{(op.read + op.written) / op.seconds / 1e9:.1f}",
+            f"{op.least_seconds / op.seconds:.0%}",
+            op.bound,
+        )
+    outside = f"{1e3 * profile.outside:.3f}", f"{profile.outside / profile.seconds:.1%}"
+    yield "outside ops", "", "", *outside, "", "", "", ""
+
+
+def _document(profile: Profile) -> dict[str, Any]:
+    from ..profiling import verdict
+
+    return {
+        "workload": dataclasses.asdict(profile.workload),
+        "precision": profile.precision,
+        "isa": profile.isa,
+        "threads": profile.threads,
+        "steps": profile.steps,
+        "seconds": profile.seconds,
+        "outside_seconds": profile.outside,
+        "ceilings": dataclasses.asdict(profile.ceilings),
+        "ops": [dataclasses.asdict(op) for op in profile.ops],
+        "verdict": verdict(profile),
+    }

@@ -1,0 +1,83 @@
+"""Training steps that are measured: a preset with its batch, on a text that can be learned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from soma_native.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One model shape and batch; `block` is the block we train, `tied_head` whether head and embedding are one."""
+
+    name: str
+    vocab_size: int
+    seq_len: int
+    n_layers: int
+    n_heads: int
+    d_model: int
+    d_ff: int
+    batch: int
+    max_seq_len: int
+    block: str = "gpt2"
+    tied_head: bool = True
+
+    @classmethod
+    def preset(cls, name: str, seq_len: int, batch: int) -> Workload:
+        """`batch` sequences of `seq_len` tokens for a model of ModelConfig.preset(name)."""
+        return cls(name, seq_len=seq_len, batch=batch, **ModelConfig.preset(name).to_dict())
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model."""
+        sizes = ("vocab_size", "d_model", "n_layers", "n_heads", "d_ff", "max_seq_len", "block", "tied_head")
+        return ModelConfig(**{size: getattr(self, size) for size in sizes})
+
+    def as_block(self, block: str) -> Workload:
+        """The same sizes in another block, with that block's own head."""
+        return self if block == self.block else replace(self, block=block, tied_head=block == "gpt2")
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one training step."""
+        return self.batch * self.seq_len
+
+    @property
+    def flops_per_token(self) -> float:
+        """Of forward and backward: 6 a weight of every matrix product, and causal attention's two products."""
+        d, layers = self.d_model, self.n_layers
+        weights = layers * (4 * d * d + 2 * d * self.d_ff) + self.vocab_size * d
+        return 6.0 * weights + 6.0 * layers * self.seq_len * d
+
+
+WORKLOADS = {
+    w.name: w
+    for w in (
+        #               preset       T     B
+        Workload.preset("showcase", 64, 8),
+        Workload.preset("nano-cpu", 64, 12),
+        Workload.preset("improved", 256, 16).as_block("gpt2"),  # as its peers are measured
+        Workload.preset("full", 1024, 1),
+        Workload.preset("baby", 256, 16),
+        Workload.preset("gpt2-124m", 256, 4),
+    )
+}
+
+
+def training_batches(w: Workload, count: int = 32) -> list[tuple[Any, Any]]:
+    """Ids and targets, int32 (batch, seq_len) each, of `count` steps.
+
+    Text of a noisy Markov chain: learnable, so that a step that computes nothing useful shows in the loss.
+    """
+    rng = np.random.default_rng(7)
+    follows = rng.permutation(w.vocab_size)
+    text = rng.integers(0, w.vocab_size, (count, w.batch, w.seq_len + 1))
+    keep = rng.random(text.shape) < 0.8
+    for t in range(1, w.seq_len + 1):
+        text[..., t] = np.where(keep[..., t], follows[text[..., t - 1]], text[..., t])
+    text = text.astype(np.int32)
+    return [(np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, 1:])) for rows in text]

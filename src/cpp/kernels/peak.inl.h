@@ -1,0 +1,31 @@
+// The most arithmetic a level can do: as many independent chains of multiply-adds as its register tile keeps, in
+// registers, without a load. A tile that is fed badly cannot lower this figure, as one timed on a product would.
+
+template <int kOperations, typename MultiplyAdd>
+int64_t peak(float* values, int64_t rounds, MultiplyAdd multiply_add) {
+  Vec sum[kGemmRows][kGemmVectors];
+  SOMA_UNROLL for (int i = 0; i < kGemmRows; ++i) {
+    SOMA_UNROLL for (int j = 0; j < kGemmVectors; ++j) {
+      sum[i][j] = set1(values[2] + static_cast<float>(i * kGemmVectors + j));  // apart, or the compiler makes them one
+    }
+  }
+  const Vec a = in_register(set1(values[0])), b = in_register(set1(values[1]));
+  for (int64_t r = 0; r < rounds; ++r) {
+    SOMA_UNROLL for (int i = 0; i < kGemmRows; ++i) {
+      SOMA_UNROLL for (int j = 0; j < kGemmVectors; ++j) sum[i][j] = multiply_add(a, b, sum[i][j]);
+    }
+  }
+  Vec total = set1(0.0f);
+  SOMA_UNROLL for (int i = 0; i < kGemmRows; ++i) {
+    SOMA_UNROLL for (int j = 0; j < kGemmVectors; ++j) total = add(total, sum[i][j]);
+  }
+  values[2] = reduce_add(total);
+  return rounds * kGemmRows * kGemmVectors * kWidth * kOperations;
+}
+
+int64_t peak_fma(float* values, int64_t rounds) {
+  return peak<2>(values, rounds, [](Vec a, Vec b, Vec c) { return fma(a, b, c); });
+}
+int64_t peak_bf16(float* values, int64_t rounds) {
+  return peak<4>(values, rounds, [](Vec a, Vec b, Vec c) { return dot_pairs(a, b, c); });
+}

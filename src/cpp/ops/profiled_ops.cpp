@@ -1,0 +1,178 @@
+// The cost of every op, beside the call that is timed. What a call does to each element is counted as kernels write it:
+// an addition or a multiplication 1, a fused multiply-add 2; bytes are those of the operands.
+#include "ops/profiled_ops.h"
+
+#include <algorithm>
+#include <chrono>
+#include <type_traits>
+
+namespace soma {
+namespace {
+
+// Floating-point operations of one element, from the equations in kernels.h and the polynomial of exp.
+constexpr double kExp = 24, kSoftmax = kExp + 6, kGelu = kExp + 9, kGeluBackward = kGelu + 14;
+constexpr double kNorm = 8, kNormBackward = 14, kNormGrad = 5, kAdamW = 18;
+constexpr double kFloat = sizeof(float), kId = sizeof(int32_t);
+
+double size(const ConstMatrix& x) { return static_cast<double>(x.rows) * static_cast<double>(x.cols); }
+
+// Pairs of a query and a key that it sees, over all heads.
+double causal_pairs(const AttentionShape& s) {
+  const auto t = static_cast<double>(s.length);
+  return static_cast<double>(s.batch * s.heads) * t * (t + 1) / 2;
+}
+
+// What the epilogue adds to a product with `n` results in `cols` columns, sums of `depth` terms.
+void add_epilogue(const Epilogue& e, double n, double cols, double depth, std::string* name, OpCost* cost) {
+  const auto part = [&](bool present, const char* label, double flops, double read, double written) {
+    if (!present) return;
+    *name += label;
+    cost->flops += n * flops;
+    cost->read += kFloat * read;
+    cost->written += kFloat * written;
+  };
+  part(e.accumulate, " +=", 1, n, 0);
+  part(e.bias != nullptr, " +bias", 1, cols, 0);
+  part(e.residual != nullptr, " +residual", 1, n, 0);
+  part(e.relu, " relu", 1, 0, 0);
+  part(e.gelu != nullptr, " gelu", kGelu, 0, n);
+  part(e.gelu_input != nullptr, " gelu'", kGeluBackward, n, n);
+  part(e.relu_output != nullptr, " relu'", 1, n, 0);
+  part(e.column_sums != nullptr, " +sums", depth * cols / n, 0, cols);  // of b, which is read anyway
+}
+
+OpCost product_cost(const Matrix& c, const ConstMatrix& a, const ConstMatrix& b) {
+  return {.products = 2 * size(c) * static_cast<double>(a.width()),
+          .read = kFloat * (size(a) + size(b)),
+          .written = kFloat * size(c)};
+}
+
+}  // namespace
+
+void ProfiledOps::add(std::string op, const char* group, const std::array<int64_t, 4>& shape, const OpCost& cost,
+                      double seconds) {
+  auto record =
+      std::find_if(records_.begin(), records_.end(), [&](const OpRecord& r) { return r.shape == shape && r.op == op; });
+  if (record == records_.end()) {
+    records_.push_back({std::move(op), group, shape});
+    record = records_.end() - 1;
+  }
+  ++record->calls;
+  record->seconds += seconds;
+  record->cost.products += cost.products;
+  record->cost.flops += cost.flops;
+  record->cost.read += cost.read;
+  record->cost.written += cost.written;
+}
+
+template <typename Call>
+auto ProfiledOps::timed(std::string op, const char* group, std::array<int64_t, 4> shape, const OpCost& cost,
+                        Call&& call) {
+  const auto begin = std::chrono::steady_clock::now();
+  const auto done = [&] {
+    add(std::move(op), group, shape, cost,
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+  };
+  if constexpr (std::is_void_v<decltype(call())>) {
+    call();
+    done();
+  } else {
+    const auto result = call();
+    done();
+    return result;
+  }
+}
+
+void ProfiledOps::matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e) {
+  std::string name = std::string("matmul ") + (a.transposed ? 't' : 'n') + (b.transposed ? 't' : 'n');
+  OpCost cost = product_cost(c, a, b);
+  add_epilogue(e, size(c), static_cast<double>(c.cols), static_cast<double>(a.width()), &name, &cost);
+  timed(std::move(name), "products", {c.rows, c.cols, a.width()}, cost, [&] { inner_->matmul(c, a, b, e); });
+}
+
+void ProfiledOps::norm(Matrix y, NormStats saved, ConstMatrix x, const float* gamma, const float* beta, float eps) {
+  const OpCost cost{.flops = kNorm * size(x), .read = kFloat * size(x), .written = kFloat * size(y)};
+  timed("norm", "norms", {x.rows, x.cols}, cost, [&] { inner_->norm(y, saved, x, gamma, beta, eps); });
+}
+
+void ProfiledOps::norm_backward(Matrix dx, ConstMatrix dy, ConstMatrix x, NormStats saved, const float* gamma,
+                                bool accumulate) {
+  const OpCost cost{
+      .flops = kNormBackward * size(x), .read = kFloat * size(x) * (accumulate ? 3 : 2), .written = kFloat * size(dx)};
+  timed("norm_backward", "norms", {x.rows, x.cols}, cost,
+        [&] { inner_->norm_backward(dx, dy, x, saved, gamma, accumulate); });
+}
+
+void ProfiledOps::norm_grad(float* dgamma, float* dbeta, ConstMatrix dy, ConstMatrix x, NormStats saved) {
+  const OpCost cost{
+      .flops = kNormGrad * size(x), .read = kFloat * 2 * size(x), .written = kFloat * 2 * static_cast<double>(x.cols)};
+  timed("norm_grad", "norms", {x.rows, x.cols}, cost, [&] { inner_->norm_grad(dgamma, dbeta, dy, x, saved); });
+}
+
+void ProfiledOps::gelu(Matrix y, ConstMatrix x) {
+  const OpCost cost{.flops = kGelu * size(x), .read = kFloat * size(x), .written = kFloat * size(y)};
+  timed("gelu", "activations", {x.rows, x.cols}, cost, [&] { inner_->gelu(y, x); });
+}
+
+// Two products, q k^T and p v.
+void ProfiledOps::attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionShape& s) {
+  const double pairs = causal_pairs(s);
+  const OpCost cost{.products = 2 * 2 * pairs * static_cast<double>(s.head_size),
+                    .flops = kSoftmax * pairs,
+                    .read = kFloat * size(qkv),
+                    .written = kFloat * size(out)};
+  timed("attention", "attention", {s.batch, s.length, s.heads, s.head_size}, cost,
+        [&] { inner_->attention(out, lse, qkv, s); });
+}
+
+// Five: q k^T again, dp = dout v^T, dv = p^T dout, dq = ds k, dk = ds^T q.
+void ProfiledOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, ConstMatrix out, const float* lse,
+                                     const AttentionShape& s) {
+  const double pairs = causal_pairs(s);
+  const OpCost cost{.products = 5 * 2 * pairs * static_cast<double>(s.head_size),
+                    .flops = (kExp + 5) * pairs + 2 * size(out),
+                    .read = kFloat * (size(qkv) + size(out) + size(dout)),
+                    .written = kFloat * size(dqkv)};
+  timed("attention_backward", "attention", {s.batch, s.length, s.heads, s.head_size}, cost,
+        [&] { inner_->attention_backward(dqkv, dout, qkv, out, lse, s); });
+}
+
+void ProfiledOps::embed(Matrix out, const int32_t* ids, ConstMatrix wte, ConstMatrix wpe, int64_t length) {
+  const OpCost cost{.flops = size(out),
+                    .read = kFloat * 2 * size(out) + kId * static_cast<double>(out.rows),
+                    .written = kFloat * size(out)};
+  timed("embed", "embedding", {out.rows, out.cols}, cost, [&] { inner_->embed(out, ids, wte, wpe, length); });
+}
+
+void ProfiledOps::embed_backward(Matrix dwte, Matrix dwpe, ConstMatrix dout, const int32_t* ids, int64_t length) {
+  const OpCost cost{.flops = 2 * size(dout),
+                    .read = kFloat * 3 * size(dout) + kId * static_cast<double>(dout.rows),
+                    .written = kFloat * 2 * size(dout)};
+  timed("embed_backward", "embedding", {dout.rows, dout.cols}, cost,
+        [&] { inner_->embed_backward(dwte, dwpe, dout, ids, length); });
+}
+
+void ProfiledOps::cross_entropy(float* losses, Matrix logits, const int32_t* targets, float grad_scale) {
+  const OpCost cost{.flops = kSoftmax * size(logits),
+                    .read = kFloat * size(logits) + kId * static_cast<double>(logits.rows),
+                    .written = grad_scale != 0.0f ? kFloat * size(logits) : 0};
+  timed("cross_entropy", "loss", {logits.rows, logits.cols}, cost,
+        [&] { inner_->cross_entropy(losses, logits, targets, grad_scale); });
+}
+
+double ProfiledOps::sum_squares(const float* x, int64_t n) {
+  const auto count = static_cast<double>(n);
+  return timed("sum_squares", "optimizer", {n}, {.flops = 2 * count, .read = kFloat * count},
+               [&] { return inner_->sum_squares(x, n); });
+}
+
+void ProfiledOps::adamw(float* p, float* g, float* m, float* v, const AdamWRange* ranges, int64_t count,
+                        const AdamWOptions& options) {
+  int64_t size = 0;
+  for (const AdamWRange* r = ranges; r < ranges + count; ++r) size += r->size;
+  const auto n = static_cast<double>(size);
+  const OpCost cost{.flops = kAdamW * n, .read = kFloat * 4 * n, .written = kFloat * 4 * n};
+  timed("adamw", "optimizer", {size}, cost, [&] { inner_->adamw(p, g, m, v, ranges, count, options); });
+}
+
+}  // namespace soma

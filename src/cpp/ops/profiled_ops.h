@@ -1,0 +1,66 @@
+// Ops that measure the ops they pass on to: calls, wall time, and what each had to do, by equation from its arguments.
+// A new op of Ops is forgotten by nobody: without a line here this class is abstract and does not compile.
+#pragma once
+
+#include <array>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "ops/ops.h"
+
+namespace soma {
+
+// What a call has to do. Bytes count each operand once, as if caches held all that a call uses again.
+struct OpCost {
+  double products = 0;           // floating-point operations of matrix products, two a multiply-add
+  double flops = 0;              // the others; an exponential counts as what its polynomial takes
+  double read = 0, written = 0;  // bytes
+};
+
+// All calls of one op with one shape.
+struct OpRecord {
+  std::string op;                  // products say their operands' layout and what is done to the result
+  const char* group;               // of ops that are told about together
+  std::array<int64_t, 4> shape{};  // as many as the op has, then zeros; products: rows, columns, depth
+  int64_t calls = 0;
+  double seconds = 0;
+  OpCost cost{};
+};
+
+class ProfiledOps final : public Ops {
+ public:
+  explicit ProfiledOps(std::unique_ptr<Ops> inner) : inner_(std::move(inner)) {}
+
+  // What was measured since the last call, in the order of first use.
+  std::vector<OpRecord> take() { return std::exchange(records_, {}); }
+  std::unique_ptr<Ops> release() { return std::move(inner_); }
+
+  void matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& epilogue) override;
+  void norm(Matrix y, NormStats saved, ConstMatrix x, const float* gamma, const float* beta, float eps) override;
+  void norm_backward(Matrix dx, ConstMatrix dy, ConstMatrix x, NormStats saved, const float* gamma,
+                     bool accumulate) override;
+  void norm_grad(float* dgamma, float* dbeta, ConstMatrix dy, ConstMatrix x, NormStats saved) override;
+  void gelu(Matrix y, ConstMatrix x) override;
+  void attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionShape& shape) override;
+  void attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, ConstMatrix out, const float* lse,
+                          const AttentionShape& shape) override;
+  void embed(Matrix out, const int32_t* ids, ConstMatrix wte, ConstMatrix wpe, int64_t length) override;
+  void embed_backward(Matrix dwte, Matrix dwpe, ConstMatrix dout, const int32_t* ids, int64_t length) override;
+  void cross_entropy(float* losses, Matrix logits, const int32_t* targets, float grad_scale) override;
+  double sum_squares(const float* x, int64_t n) override;
+  void adamw(float* p, float* g, float* m, float* v, const AdamWRange* ranges, int64_t count,
+             const AdamWOptions& options) override;
+
+ private:
+  // Runs `call` and adds it to the record of this op and shape.
+  template <typename Call>
+  auto timed(std::string op, const char* group, std::array<int64_t, 4> shape, const OpCost& cost, Call&& call);
+  void add(std::string op, const char* group, const std::array<int64_t, 4>& shape, const OpCost& cost, double seconds);
+
+  std::unique_ptr<Ops> inner_;
+  std::vector<OpRecord> records_;
+};
+
+}  // namespace soma
