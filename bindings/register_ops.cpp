@@ -223,7 +223,8 @@ Pair gelu_backward(const Floats& dy, const Floats& x) {
 }
 
 Floats relu_backward(const Floats& dy, const Floats& y) {
-  return through_epilogue(dy, y, [&](float*) { return soma::Epilogue{.relu_output = y.data()}; })[py::int_(0)].cast<Floats>();
+  return through_epilogue(dy, y, [&](float*) { return soma::Epilogue{.relu_output = y.data()}; })[py::int_(0)]
+      .cast<Floats>();
 }
 
 Pair gelu_of_product(const Floats& x) {

@@ -13,6 +13,7 @@ from soma_native.config import PRECISIONS, ModelConfig
 Floats = npt.NDArray[np.float32]
 
 IGNORED_TARGET = -100
+BFLOAT16_ISAS = ("avx512_bf16", "amx")  # the levels that multiply bfloat16 faster than float32
 
 
 def resolve_precision(precision: str) -> str:
@@ -23,7 +24,9 @@ def resolve_precision(precision: str) -> str:
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    return "float32" if precision == "auto" else precision
+    if precision != "auto":
+        return precision
+    return "bfloat16" if _core.active_isa() in BFLOAT16_ISAS else "float32"
 
 
 def _as_ids(name: str, value: npt.ArrayLike) -> npt.NDArray[np.int32]:
@@ -65,7 +68,9 @@ class Model:
             deviation, except that the two projections back into the residual stream of each ``gpt2`` layer get
             0.02 / sqrt(2 n_layers), as GPT-2 has it; norm weights 1, biases 0. The same seed gives the same bits on
             every machine, instruction set and thread count.
-        precision: ``"float32"``, or ``"auto"`` for the fastest that this machine has.
+        precision: of matrix products. ``"float32"``; ``"bfloat16"``: both operands are rounded to the nearest bfloat16,
+            the sums, the weights themselves and everything else stay in single precision; ``"auto"``: bfloat16 where
+            the processor multiplies it faster (AVX-512-BF16, AMX), else float32. `precision` says which it took.
 
     Raises:
         ValueError: an unknown precision, or a seed that is no integer from 0 to 2**64 - 1.

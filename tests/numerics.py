@@ -9,6 +9,20 @@ import numpy as np
 from reference import Array, Config
 
 COMPLEX_STEP = 1e-30
+BFLOAT16_EPS = 2.0**-8  # distance from 1 to the next bfloat16; rounding is off by at most half of it
+
+
+def bfloat16_tolerance(products: int, dtype: Any = np.float32) -> float:
+    """Norm-wise relative error after so many bfloat16 matrix products in a row, against one with the same roundings.
+
+    Where two ways of computing an operand differ by a relative e, a share e / eps16 of its elements falls on the other
+    side of a tie and is off by a whole eps16: the root of the mean square is sqrt(e eps16), which is the e of the next
+    product. It starts with the last digit of float32 and tends to eps16. Twice the expectation.
+    """
+    error = float(np.finfo(dtype).eps)
+    for _ in range(products):
+        error = float(np.sqrt(error * BFLOAT16_EPS))
+    return 2 * error
 
 
 def dot_tolerance(k: int, a: Array, b: Array, dtype: Any = np.float32) -> float:

@@ -6,7 +6,9 @@ function f along a parameter is Im f(x + ih) / h without cancellation, which is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,11 +133,37 @@ ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array, Array], 
 }
 
 
+_round_operands = contextvars.ContextVar("round_operands", default=False)
+
+
+@contextlib.contextmanager
+def bfloat16_products() -> Iterator[None]:
+    """Within it, both operands of every matrix product are rounded to bfloat16; everything else stays float64."""
+    token = _round_operands.set(True)
+    yield
+    _round_operands.reset(token)
+
+
+def round_bfloat16(x: Array) -> Array:
+    """Values rounded to the nearest bfloat16, ties to even, as float32."""
+    x = np.ascontiguousarray(x, np.float32)
+    bits = x.view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)
+    return np.where(np.isnan(x), x, rounded.view(np.float32)).astype(np.float32)
+
+
+def product(a: Array, b: Array) -> Array:
+    """a @ b, with rounded operands where bfloat16_products says so."""
+    if _round_operands.get():
+        a, b = round_bfloat16(a).astype(np.float64), round_bfloat16(b).astype(np.float64)
+    return np.asarray(a @ b)
+
+
 def linear(
     x: Array, w: Array, b: Array | None = None, activation: str = "none", residual: Array | None = None
 ) -> Array:
     """Matrix product y = activation(x @ w + b) + residual; x (..., k), w (k, n), b (n,), residual (..., n)."""
-    y = x @ w
+    y = product(x, w)
     if b is not None:
         y = y + b
     y = ACTIVATIONS[activation][0](y)
@@ -146,10 +174,10 @@ def linear_backward(
     dy: Array, x: Array, w: Array, b: Array | None = None, activation: str = "none"
 ) -> tuple[Array, Array, Array]:
     """(dx, dw, db) of y = linear(x, w, b, activation); the residual's gradient is dy itself."""
-    pre = x @ w if b is None else x @ w + b
+    pre = product(x, w) if b is None else product(x, w) + b
     dpre = ACTIVATIONS[activation][1](dy, pre)
     rows = dpre.reshape(-1, dpre.shape[-1])
-    return dpre @ w.T, x.reshape(-1, x.shape[-1]).T @ rows, rows.sum(axis=0)
+    return product(dpre, w.T), product(x.reshape(-1, x.shape[-1]).T, rows), rows.sum(axis=0)
 
 
 def norm(x: Array, eps: float, weight: Array | None = None, bias: Array | None = None) -> Array:
@@ -192,14 +220,14 @@ def _merge_heads(x: Array) -> Array:
 
 def _attention_probabilities(q: Array, k: Array) -> Array:
     length = q.shape[-2]
-    scores = q @ k.swapaxes(-1, -2) / q.shape[-1] ** 0.5
+    scores = product(q, k.swapaxes(-1, -2)) / q.shape[-1] ** 0.5
     return softmax(np.where(np.tril(np.ones((length, length), dtype=bool)), scores, -1e30))
 
 
 def attention(qkv: Array, n_heads: int) -> Array:
     """Causal softmax(q k^T / sqrt(head size)) v; qkv (B, T, 3d) = [q | k | v], each d wide and cut into heads."""
     q, k, v = _split_heads(qkv, n_heads)
-    return _merge_heads(_attention_probabilities(q, k) @ v)
+    return _merge_heads(product(_attention_probabilities(q, k), v))
 
 
 def attention_backward(dy: Array, qkv: Array, n_heads: int) -> Array:
@@ -208,9 +236,9 @@ def attention_backward(dy: Array, qkv: Array, n_heads: int) -> Array:
     p = _attention_probabilities(q, k)
     batch, length, width = dy.shape
     do = dy.reshape(batch, length, n_heads, width // n_heads).transpose(0, 2, 1, 3)
-    dp = do @ v.swapaxes(-1, -2)
-    ds = p * (dp - (dp * p).sum(axis=-1, keepdims=True)) / q.shape[-1] ** 0.5
-    parts = (ds @ k, ds.swapaxes(-1, -2) @ q, p.swapaxes(-1, -2) @ do)
+    dp = product(do, v.swapaxes(-1, -2))
+    ds = p * (dp - (do * product(p, v)).sum(axis=-1, keepdims=True)) / q.shape[-1] ** 0.5
+    parts = (product(ds, k), product(ds.swapaxes(-1, -2), q), product(p.swapaxes(-1, -2), do))
     return np.concatenate([_merge_heads(part) for part in parts], axis=-1)
 
 
@@ -312,7 +340,7 @@ def _head(params: Params, config: Config) -> Array:
 
 def forward(params: Params, config: Config, ids: Array) -> Array:
     """Logits (B, T, V) of ids (B, T)."""
-    return _run(params, config, ids)[1] @ _head(params, config).T
+    return product(_run(params, config, ids)[1], _head(params, config).T)
 
 
 def loss(params: Params, config: Config, ids: Array, targets: Array, normalizer: int = 0) -> Any:
@@ -327,10 +355,10 @@ def loss_and_grad(
     names = MODEL_NAMES[config.block]
     h, final, saved = _run(params, config, ids)
     head = _head(params, config)
-    logits = final @ head.T
+    logits = product(final, head.T)
     dlogits = cross_entropy_backward(logits, targets, normalizer)
-    dh = dlogits @ head
-    dhead = dlogits.reshape(-1, config.vocab_size).T @ final.reshape(-1, config.d_model)
+    dh = product(dlogits, head)
+    dhead = product(dlogits.reshape(-1, config.vocab_size).T, final.reshape(-1, config.d_model))
     grads: Params = {}
     if config.block == "gpt2":
         dh, grads[names["norm_w"]], grads[names["norm_b"]] = norm_backward(

@@ -1,4 +1,4 @@
-"""Matrix products of the core one by one, on every ISA: odd sizes, block edges, epilogues, few rows, threads, NaN."""
+"""Matrix products of the core one by one, on every ISA, in both precisions: odd sizes, block edges, epilogues, NaN."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from numerics import dot_tolerance
-from reference import Array
+from reference import Array, round_bfloat16
 
 import soma_native as soma
 from soma_native._core import _ops as ops
 
 LAYOUTS = ["nn", "nt", "tn"]
+PRECISIONS = ["float32", "bfloat16"]
 # One less, one more and exactly the tile rows (4, 6, 12), the rows that remainders are made of (8, 4, 2, 1), the vector
 # widths (4, 8, 16) and the panels (8, 16, 32); and primes.
 ROWS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 17, 23, 24, 25]
@@ -54,8 +55,10 @@ def epilogues(rng: np.random.Generator, m: int, n: int) -> list[dict[str, Any]]:
     return choices
 
 
-def check_product(got: Array, a: Array, b: Array, epilogue: dict[str, Any]) -> None:
+def check_product(got: Array, a: Array, b: Array, epilogue: dict[str, Any], precision: str = "float32") -> None:
     """Every element within the bound of a dot product; what is added to it counts as terms of the same sum."""
+    if precision == "bfloat16":  # the operands are rounded once; the sums are in single precision all the same
+        a, b = round_bfloat16(a), round_bfloat16(b)
     added = [epilogue[name] for name in ("bias", "residual", "onto") if name in epilogue]
     want = a.astype(np.float64) @ b.astype(np.float64) + sum(x.astype(np.float64) for x in added)
     if epilogue.get("relu"):
@@ -71,37 +74,43 @@ def check_product(got: Array, a: Array, b: Array, epilogue: dict[str, Any]) -> N
 
 
 @pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_products_of_odd_sizes(layout: str) -> None:
+def test_products_of_odd_sizes(precision: str, layout: str) -> None:
     rng = np.random.default_rng(0)
     for case, (m, n) in enumerate(itertools.product(ROWS, COLUMNS)):
         a, b, left, right = operands(rng, layout, m, n, DEPTHS[case % len(DEPTHS)])
         choices = epilogues(rng, m, n)
         epilogue = choices[case % len(choices)]
-        check_product(ops.matmul(a, b, layout=layout, **epilogue), left, right, epilogue)
+        got = ops.matmul(a, b, layout=layout, precision=precision, **epilogue)
+        check_product(got, left, right, epilogue, precision)
 
 
 @pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("k", [383, 384, 385, 769, 4095, 4096, 4097])
-def test_products_as_deep_as_a_block(layout: str, k: int) -> None:
+def test_products_as_deep_as_a_block(precision: str, layout: str, k: int) -> None:
     """Past 384 a tile is visited again, past 4096 the operands are packed again; bias and relu come at the end only."""
     rng = np.random.default_rng(k)
     for m, n in [(1, 1), (7, 5), (13, 33)]:
         a, b, left, right = operands(rng, layout, m, n, k)
         for epilogue in epilogues(rng, m, n):
-            check_product(ops.matmul(a, b, layout=layout, **epilogue), left, right, epilogue)
+            got = ops.matmul(a, b, layout=layout, precision=precision, **epilogue)
+            check_product(got, left, right, epilogue, precision)
 
 
 @pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_products_larger_than_what_is_packed_at_once(layout: str) -> None:
+def test_products_larger_than_what_is_packed_at_once(precision: str, layout: str) -> None:
     """Of an operand 4096 deep, about 1024 rows or columns are packed at once."""
     rng = np.random.default_rng(7)
     for m, n in [(1030, 3), (3, 1030)]:
         a, b, left, right = operands(rng, layout, m, n, 4099)
         bias = normal(rng, n)
-        check_product(ops.matmul(a, b, layout=layout, bias=bias), left, right, {"bias": bias})
+        got = ops.matmul(a, b, layout=layout, bias=bias, precision=precision)
+        check_product(got, left, right, {"bias": bias}, precision)
 
 
 def test_a_product_larger_in_both_directions() -> None:
@@ -124,7 +133,8 @@ def test_products_of_no_rows_or_columns() -> None:
 
 
 @pytest.mark.usefixtures("isa")
-def test_small_integers_multiply_exactly() -> None:
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_small_integers_multiply_exactly(precision: str) -> None:
     """No rounding, so no tolerance: the same numbers as integers give, whatever the order of the sums."""
     rng = np.random.default_rng(1)
     for m, n, k in [(5, 9, 4096), (37, 41, 400), (97, 131, 89)]:
@@ -133,11 +143,31 @@ def test_small_integers_multiply_exactly() -> None:
         for layout in LAYOUTS:
             left = np.ascontiguousarray(a.T if layout == "tn" else a).astype(np.float32)
             right = np.ascontiguousarray(b.T if layout == "nt" else b).astype(np.float32)
-            assert np.array_equal(ops.matmul(left, right, layout=layout), want), (m, n, k, layout)
+            got = ops.matmul(left, right, layout=layout, precision=precision)
+            assert np.array_equal(got, want), (m, n, k, layout)
         assert np.array_equal(ops.linear_rows(a[:3].astype(np.float32), b.astype(np.float32)), want[:3])
         right = np.ascontiguousarray(b.T).astype(np.float32)
         assert np.array_equal(ops.project_rows(a.astype(np.float32), right), want)
         assert np.array_equal(ops.column_sum(b.astype(np.float32), np.ones(n, np.float32)), 1 + b.sum(axis=0))
+
+
+@pytest.mark.usefixtures("isa")
+def test_operands_are_rounded_to_the_nearest_bfloat16() -> None:
+    """Ties to even, on both sides of the product, at every place of a pair; the largest number becomes infinite."""
+    rng = np.random.default_rng(9)
+    exact = round_bfloat16(normal(rng, 1, 4096))
+    ulp = np.spacing(np.abs(exact)) * 2**16
+    x = np.concatenate([exact + ulp * step for step in (-0.75, -0.5, -0.25, 0, 0.25, 0.5, 0.75)], axis=1)
+    x = x.astype(np.float32)[:, : 4096 * 7 - 3]
+    one = np.ones((1, 1), np.float32)
+    assert np.array_equal(ops.matmul(one, x, precision="bfloat16"), round_bfloat16(x))
+    column = np.ascontiguousarray(x.T)
+    assert np.array_equal(ops.matmul(column, one, precision="bfloat16"), round_bfloat16(column))
+    for n in (1, 2, 3, 16, 17, 31, 33):  # one row of the identity each: every place of a pair and of a vector
+        picked = ops.matmul(np.eye(n, dtype=np.float32), column[:n], precision="bfloat16")
+        assert np.array_equal(picked, round_bfloat16(column[:n]))
+    largest = np.full((1, 1), np.finfo(np.float32).max)
+    assert np.isposinf(ops.matmul(largest, one, precision="bfloat16")[0, 0])
 
 
 # few rows -------------------------------------------------------------------------------------------------------
@@ -184,14 +214,18 @@ def test_column_sums_of_odd_sizes() -> None:
 def test_products_are_the_same_bits_on_any_number_of_threads() -> None:
     """Wide, tall and square ones, so that each way to cut the work among threads is met."""
     rng = np.random.default_rng(4)
-    seen: dict[tuple[Any, ...], bytes] = {}
+    seen: dict[Any, bytes] = {}
     sizes = [(97, 131, 89), (400, 7, 50), (5, 900, 50), (61, 67, 801)]
     inputs = {(size, layout): operands(rng, layout, *size)[:2] for size in sizes for layout in LAYOUTS}
     rows, weights, head = normal(rng, 5, 300), normal(rng, 300, 450), normal(rng, 450, 300)
     tall = normal(rng, 700, 333)
     for threads in (1, 2, 3):
         soma.set_num_threads(threads)
-        results = {(size, layout): ops.matmul(*ab, layout=layout) for (size, layout), ab in inputs.items()}
+        results: dict[Any, Array] = {
+            (case, precision): ops.matmul(*ab, layout=case[1], precision=precision)
+            for case, ab in inputs.items()
+            for precision in PRECISIONS
+        }
         results["linear_rows"] = ops.linear_rows(rows, weights, relu=True, bias=tall[0, :1].repeat(450))
         results["project_rows"] = ops.project_rows(rows, head)
         results["column_sum"] = ops.column_sum(tall, tall[0])
@@ -203,9 +237,10 @@ def test_products_are_the_same_bits_on_any_number_of_threads() -> None:
 
 
 @pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_bad_number_reaches_its_row_or_column_and_no_other(layout: str, bad: float) -> None:
+def test_a_bad_number_reaches_its_row_or_column_and_no_other(precision: str, layout: str, bad: float) -> None:
     rng = np.random.default_rng(5)
     for m, n, k in [(1, 1, 1), (7, 9, 5), (13, 33, 17), (25, 47, 400)]:
         a, b, left, right = operands(rng, layout, m, n, k)
@@ -214,11 +249,11 @@ def test_a_bad_number_reaches_its_row_or_column_and_no_other(layout: str, bad: f
         keep = left[i, p]
         left[i, p] = bad  # left and right are views of a and b
         want[i] = False
-        assert np.array_equal(np.isfinite(ops.matmul(a, b, layout=layout)), want)
+        assert np.array_equal(np.isfinite(ops.matmul(a, b, layout=layout, precision=precision)), want)
         left[i, p], right[p, j] = keep, bad
         want[...] = True
         want[:, j] = False
-        assert np.array_equal(np.isfinite(ops.matmul(a, b, layout=layout)), want)
+        assert np.array_equal(np.isfinite(ops.matmul(a, b, layout=layout, precision=precision)), want)
 
 
 @pytest.mark.usefixtures("isa")

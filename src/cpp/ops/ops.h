@@ -45,7 +45,7 @@ struct Epilogue {
   const float* gelu_input = nullptr;   // C = C gelu'(gelu_input), and
   float* gelu_output = nullptr;        //   = gelu(gelu_input), computed again on the way
   const float* relu_output = nullptr;  // C = relu_output > 0 ? C : 0
-  bool accumulate = false;  // C += instead of C =; not together with the others
+  bool accumulate = false;             // C += instead of C =; not together with the others
 };
 
 struct NormStats {  // saved by norm for its backward; (M) each
