@@ -2,6 +2,7 @@
 // words, without a pointer.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 #include <cstring>
 #include <string_view>
@@ -25,18 +26,20 @@ struct ShortChunk {
     static constexpr unsigned char kMask[32] = {255, 255, 255, 255, 255, 255, 255, 255,
                                                 255, 255, 255, 255, 255, 255, 255, 255};
     if (readable >= sizeof(words)) {
-      uint64_t mask[2];
-      std::memcpy(mask, kMask + sizeof(words) - chunk.size(), sizeof(words));
-      std::memcpy(words, chunk.data(), sizeof(words));
-      words[0] &= mask[0];
-      words[1] &= mask[1];
+      const unsigned char* const mask = kMask + sizeof(words) - chunk.size();
+      words[0] = load(chunk.data()) & load(mask);
+      words[1] = load(chunk.data() + 8) & load(mask + 8);
     } else {
       std::memcpy(words, chunk.data(), chunk.size());
     }
-    unsigned char length[8] = {0, 0, 0, 0, 0, 0, 0, static_cast<unsigned char>(chunk.size())};
-    uint64_t last;
-    std::memcpy(&last, length, 8);
-    words[1] |= last;
+    constexpr int kLastByte = std::endian::native == std::endian::little ? 56 : 0;
+    words[1] |= static_cast<uint64_t>(chunk.size()) << kLastByte;
+  }
+
+  static uint64_t load(const void* from) {
+    uint64_t word;
+    std::memcpy(&word, from, sizeof(word));
+    return word;
   }
 
   bool operator==(const ShortChunk& other) const {
