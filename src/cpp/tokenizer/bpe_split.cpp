@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "tokenizer/bpe_split_ascii.h"
 #include "tokenizer/unicode.h"
 
 namespace soma {
@@ -66,19 +67,6 @@ struct Cursor {
   }
 };
 
-// Bytes of '(?:[sdmt]|ll|ve|re) at the cursor, or 0. Without regard to case, U+017F (C5 BF) is an s.
-size_t contraction(Cursor at, bool any_case) {
-  const size_t left = static_cast<size_t>(at.end - at.p);
-  if (left < 2 || *at.p != '\'') return 0;
-  const Byte fold = any_case ? 0x20 : 0;
-  const Byte first = at.p[1] | fold;
-  if (first == 's' || first == 'd' || first == 'm' || first == 't') return 2;
-  if (left < 3) return 0;
-  const Byte second = at.p[2] | fold;
-  if ((first == 'l' && second == 'l') || ((first == 'v' || first == 'r') && second == 'e')) return 3;
-  return any_case && at.p[1] == 0xC5 && at.p[2] == 0xBF ? 3 : 0;
-}
-
 // \s+$ where `whole_at_end`, \s*[\r\n]+ where `newlines`, \s+(?!\S), \s+: the end of the chunk that starts at whitespace.
 const Byte* end_of_space(Cursor at, bool newlines, bool whole_at_end) {
   const Byte* const begin = at.p;
@@ -94,7 +82,7 @@ const Byte* end_of_space(Cursor at, bool newlines, bool whole_at_end) {
 }
 
 const Byte* end_of_gpt2(Cursor at) {
-  if (const size_t size = contraction(at, false)) return at.p + size;
+  if (const size_t size = contraction(at.p, at.end, false)) return at.p + size;
   Cursor word = at;
   if (*at.p == ' ') ++word.p;
   for (const uint32_t classes : {kLetter, kNumber, kPunctuation}) {
@@ -115,7 +103,7 @@ const Byte* end_of_punctuation(Cursor at, bool slashes) {
 }
 
 const Byte* end_of_cl100k(Cursor at, size_t digits, bool whole_at_end) {
-  if (const size_t size = contraction(at, true)) return at.p + size;
+  if (const size_t size = contraction(at.p, at.end, true)) return at.p + size;
   Cursor word = at;
   if (at.is(kNumber)) {
     word.skip(kNumber, digits);
@@ -156,7 +144,7 @@ const Byte* end_of_o200k(Cursor at) {
   // U+W*: neither place had a W, so W* is empty.
   if (word == nullptr && prefix && upper_behind > behind.p) word = upper_behind;
   if (word == nullptr && upper > at.p) word = upper;
-  if (word != nullptr) return word + contraction({word, at.end}, true);
+  if (word != nullptr) return word + contraction(word, at.end, true);
   if (at.is(kNumber)) {
     at.skip(kNumber, 3);
     return at.p;
@@ -166,20 +154,59 @@ const Byte* end_of_o200k(Cursor at) {
 }
 
 // The end of the chunk that starts at the cursor, which is not at the end of the text.
-const Byte* end_of_chunk(BpePattern pattern, Cursor at) {
-  switch (pattern) {
-    case BpePattern::kGpt2:
-      return end_of_gpt2(at);
-    case BpePattern::kCl100k:
-      return end_of_cl100k(at, 3, true);
-    case BpePattern::kLlama3:
-      return end_of_cl100k(at, 3, false);
-    case BpePattern::kQwen2:
-      return end_of_cl100k(at, 1, false);
-    case BpePattern::kO200k:
-      return end_of_o200k(at);
+template <BpeRules kRules>
+const Byte* end_of_chunk(Cursor at) {
+  if constexpr (kRules.cased) return end_of_o200k(at);
+  if constexpr (kRules.newlines) return end_of_cl100k(at, kRules.digits, kRules.whole_at_end);
+  return end_of_gpt2(at);
+}
+
+//                               newlines prefix spaced digits whole cased
+constexpr BpeRules kGpt2Rules = {false, false, true, 0, false, false};
+constexpr BpeRules kCl100kRules = {true, true, false, 3, true, false};
+constexpr BpeRules kLlama3Rules = {true, true, false, 3, false, false};
+constexpr BpeRules kQwen2Rules = {true, true, false, 1, false, false};
+constexpr BpeRules kO200kRules = {true, true, false, 3, false, true};
+
+bool ascii16(const Byte* p) {
+  uint64_t words[2];
+  std::memcpy(words, p, 16);
+  return ((words[0] | words[1]) & 0x8080808080808080u) == 0;
+}
+
+// Chunks from text[at] on: writes their ends and returns their number. `at` becomes the last end.
+template <BpeRules kRules>
+size_t split(const Byte* text, size_t size, size_t& at, size_t* ends, size_t capacity) {
+  size_t count = 0;
+  while (at < size && capacity - count >= 64) {
+    const auto n = static_cast<unsigned>(std::min<size_t>(size - at, 64));
+    const bool last = size - at <= 64;
+    uint64_t starts;
+    if (size - at < 64) {
+      Byte block[64] = {};
+      std::memcpy(block, text + at, n);
+      starts = ascii_chunk_starts<kRules>(block, n, true);
+      if (std::none_of(block, block + n, [](Byte c) { return c >= 0x80; })) {
+        for (; starts != 0; starts &= starts - 1) ends[count++] = at + static_cast<size_t>(std::countr_zero(starts));
+        ends[count++] = at = size;
+        break;
+      }
+    } else {
+      starts = ascii_chunk_starts<kRules>(text + at, 64, last);
+    }
+    if (starts != 0) {
+      const size_t base = at;
+      for (; starts != 0; starts &= starts - 1) ends[count++] = base + static_cast<size_t>(std::countr_zero(starts));
+      at = ends[count - 1];
+      if (!last) continue;
+    }
+    // Character by character, as long as there is something else than ASCII nearby.
+    do {
+      at = static_cast<size_t>(end_of_chunk<kRules>({text + at, text + size}) - text);
+      ends[count++] = at;
+    } while (at < size && count < capacity && (size - at < 16 || !ascii16(text + at)));
   }
-  return at.end;
+  return count;
 }
 
 }  // namespace
@@ -195,12 +222,19 @@ const char* bpe_pattern_name(BpePattern pattern) { return kNames[static_cast<siz
 
 size_t BpeSplitter::next(size_t* ends, size_t capacity) {
   const auto* const text = reinterpret_cast<const Byte*>(text_.data());
-  size_t count = 0;
-  while (count < capacity && at_ < text_.size()) {
-    at_ = static_cast<size_t>(end_of_chunk(pattern_, {text + at_, text + text_.size()}) - text);
-    ends[count++] = at_;
+  switch (pattern_) {
+    case BpePattern::kGpt2:
+      return split<kGpt2Rules>(text, text_.size(), at_, ends, capacity);
+    case BpePattern::kCl100k:
+      return split<kCl100kRules>(text, text_.size(), at_, ends, capacity);
+    case BpePattern::kLlama3:
+      return split<kLlama3Rules>(text, text_.size(), at_, ends, capacity);
+    case BpePattern::kQwen2:
+      return split<kQwen2Rules>(text, text_.size(), at_, ends, capacity);
+    case BpePattern::kO200k:
+      return split<kO200kRules>(text, text_.size(), at_, ends, capacity);
   }
-  return count;
+  return 0;
 }
 
 std::vector<std::string_view> cut_at_chunk_ends(std::string_view text, size_t target) {
