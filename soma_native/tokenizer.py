@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from . import _core
 from .atomic_folder import FolderView, replace_files
 from .bpe_files import read_gpt2, read_tiktoken
-from .errors import CheckpointError
 from .bpe_training import TrainingProgress
+from .errors import CheckpointError
 from .tokenizer_json import FILE_NAME, read_tokenizer, tokenizer_document
 from .tokenizer_training import train_tokenizer
 

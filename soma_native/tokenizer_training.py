@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import operator
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import SupportsIndex
 
 from . import _core
@@ -49,9 +49,9 @@ def train_tokenizer(
         missing = limit - len(vocabulary.tokens)
         if missing and vocab_size is not None:
             _log.warning(
-                "the vocabulary has %d ids, %d fewer than vocab_size asks for: no pair of tokens is left in the texts%s",
+                "the vocabulary has %d ids, %d fewer than vocab_size asks for: the texts have no more pairs of tokens%s",
                 len(vocabulary.tokens) + len(special), missing,
-                "" if frequency == 1 else f" that stands {frequency} times or more",
+                "" if frequency == 1 else f" seen {frequency} times",
             )  # fmt: skip
         return vocabulary.make()
     for name, value in (("pattern", pattern), ("min_frequency", min_frequency), ("progress", progress)):
@@ -140,4 +140,3 @@ def _check_vocab_size(vocab_size: SupportsIndex | None, kind: str, special: tupl
             f"({len(special)} special tokens and {ordinary} more), got {size}"
         )
     return min(size - len(special), 1 << 32)
-
