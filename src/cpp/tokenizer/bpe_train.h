@@ -4,7 +4,6 @@
 // of Hugging Face tokenizers but for its order of the bytes.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -61,11 +60,13 @@ class BpeTrainer {
   template <typename Visit>
   void for_each_pair(Visit&& visit) const;
   void index();
-  void apply(uint32_t left, uint32_t right, const PairEntry& entry);
-  void take(uint32_t left, uint32_t right, uint64_t count);
-  void settle(Side& side, uint32_t old_left, uint32_t old_right, bool neighbour_is_left);
-  uint32_t* create(uint32_t left, uint32_t right, uint64_t count, uint32_t places);
   bool is_reserved(uint64_t pair) const;
+
+  // A merge: what stands around its places, the counts it takes from known pairs, the pairs it makes.
+  void apply(const PairEntry& entry);
+  void settle(Side& side, uint32_t old, uint32_t merged, bool before);
+  void take(uint32_t left, uint32_t right, uint64_t count);
+  uint32_t* create(uint32_t left, uint32_t right, uint64_t count, uint32_t places);
 
   uint64_t min_frequency_;
   std::vector<std::string> reserved_;
