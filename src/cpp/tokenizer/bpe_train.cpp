@@ -1,5 +1,5 @@
-// Every merge visits only the places where its pair stands; what it changes is summed up by neighbour first, so that the
-// table of pairs is asked once for each neighbour and not for each place.
+// Every merge visits only the places where its pair stands; what it changes is summed up by neighbour first, so that
+// the table of pairs is asked once for each neighbour and not for each place.
 #include "tokenizer/bpe_train.h"
 
 #include <algorithm>
@@ -113,8 +113,8 @@ void BpeTrainer::index() {
   });
 }
 
-// Joins the two tokens of a pair wherever they stand side by side, from left to right. A place is out of date where its first
-// cell holds another token, or another token follows.
+// Joins the two tokens of a pair wherever they stand side by side, from left to right. A place is out of date where its
+// first cell holds another token, or another token follows.
 void BpeTrainer::apply(const PairEntry& entry) {
   const auto left = static_cast<uint32_t>(entry.pair >> 32), right = static_cast<uint32_t>(entry.pair);
   const auto merged = static_cast<uint32_t>(tokens_.size());

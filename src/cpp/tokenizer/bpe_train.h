@@ -22,8 +22,8 @@ struct CountedChunk {
 // Memory: 4 bytes for every byte of the distinct chunks, about as much for where each pair stands, and the pairs.
 class BpeTrainer {
  public:
-  // Pairs that stand fewer than `min_frequency` (at least 1) times are not merged, nor are those that would spell one of
-  // `reserved`. The chunks are needed during the call only.
+  // Pairs that stand fewer than `min_frequency` (at least 1) times are not merged, nor are those that would spell one
+  // of `reserved`. The chunks are needed during the call only.
   BpeTrainer(std::vector<CountedChunk> chunks, uint64_t min_frequency, std::vector<std::string> reserved);
 
   // Makes up to `most` more merges, and returns how many it made: fewer where no pair is left. May throw Interrupted,
@@ -80,9 +80,9 @@ class BpeTrainer {
   std::vector<uint32_t> lengths_;  // of tokens, by id
   std::vector<Stretch> stretches_;
 
-  // What is known of pairs that stand at least floor_ times: the counts, the ascending first cells of their places (some
-  // out of date), and a heap of (count, pair) in which counts may be too high. The count of a pair never grows once both
-  // its tokens exist, so that a pair below the floor need not be known until the floor is lowered.
+  // What is known of pairs that stand at least floor_ times: the counts, the ascending first cells of their places
+  // (some out of date), and a heap of (count, pair) in which counts may be too high. The count of a pair never grows
+  // once both its tokens exist, so that a pair below the floor need not be known until the floor is lowered.
   uint64_t floor_ = 0;
   PairTable pairs_;
   std::vector<uint32_t> postings_;
