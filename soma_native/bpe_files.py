@@ -1,4 +1,4 @@
-"""Byte-level BPE vocabularies in the files of others: rank files of tiktoken, `vocab.json` and `merges.txt` of GPT-2."""
+"""Byte-level BPE vocabularies in others' files: rank files of tiktoken, `vocab.json` and `merges.txt` of GPT-2."""
 
 from __future__ import annotations
 
