@@ -15,10 +15,13 @@ __all__: list[str] = [
     "DecodeWeights",
     "Bandwidth",
     "Ceilings",
+    "BpeTrainer",
+    "ChunkCounter",
     "Decoder",
     "Model",
     "OpRecord",
     "Sampler",
+    "TextReader",
     "TokenCounter",
     "Tokenizer",
     "active_isa",
@@ -304,6 +307,59 @@ class TokenCounter:
         (the most frequent tokens, number of different tokens)
         """
     def total(self) -> int: ...
+
+class TextReader:
+    """
+    A text that is read from a file descriptor, piece by piece.
+    """
+    def __init__(self, file: typing.SupportsInt | typing.SupportsIndex) -> None: ...
+    @property
+    def bytes_read(self) -> int: ...
+
+class ChunkCounter:
+    """
+    Counts the chunks of a corpus, in parallel.
+    """
+    def __init__(self, pattern: str) -> None: ...
+    def add(self, texts: list[str | bytes], first: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Add texts (str, or bytes of valid UTF-8); an error calls them texts[first], texts[first + 1], ...
+        """
+    def add_from(self, reader: TextReader) -> bool:
+        """
+        Add the next few megabytes of a text; whether there may be more. ValueError where it is not UTF-8
+        """
+    @property
+    def bytes(self) -> int:
+        """
+        Of all that was added
+        """
+
+class BpeTrainer:
+    """
+    Learns the merges of byte-level BPE.
+    """
+    def __init__(
+        self,
+        counter: ChunkCounter,
+        min_frequency: typing.SupportsInt | typing.SupportsIndex,
+        reserved: list[bytes],
+    ) -> None:
+        """
+        From the chunks of a counter, which is empty afterwards. `reserved`: bytes that no merge may spell
+        """
+    def merge(self, most: typing.SupportsInt | typing.SupportsIndex) -> int:
+        """
+        Make up to `most` more merges; how many there were
+        """
+    def merges(self) -> numpy.typing.NDArray[numpy.int64]:
+        """
+        int64 (n, 2): the ids that merge i joins to token 256 + i
+        """
+    def tokens(self) -> list[bytes]:
+        """
+        The bytes of every token, by id
+        """
 
 def active_isa() -> str:
     """

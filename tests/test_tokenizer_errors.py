@@ -29,9 +29,9 @@ def word() -> Tokenizer:
 # ------------------------------------------------------------------------------------------------------------- training
 
 
-@pytest.mark.parametrize("kind", ["bpe", "Word", "", None, 3, ["word"]])
+@pytest.mark.parametrize("kind", ["BPE", "Word", "", None, 3, ["word"]])
 def test_an_unknown_kind_names_the_known(kind: Any) -> None:
-    with pytest.raises(ValueError, match=r"kind must be one of 'word', 'char', 'byte', got "):
+    with pytest.raises(ValueError, match=r"kind must be one of 'word', 'char', 'byte', 'bpe', got "):
         Tokenizer.train(["one two"], kind=kind)
 
 
