@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <iterator>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -18,6 +19,8 @@
 #include "base/interrupt.h"
 #include "gil.h"
 #include "registers.h"
+#include "tokenizer/bpe.h"
+#include "tokenizer/bpe_split.h"
 #include "tokenizer/byte_alphabet.h"
 #include "tokenizer/token_counter.h"
 #include "tokenizer/tokenizer.h"
@@ -65,7 +68,7 @@ std::vector<std::string_view> utf8_of_list(const Texts& texts, size_t first = 0)
 
 py::str to_str(std::string_view text) { return py::str(text.data(), text.size()); }
 
-IdList to_list(const std::vector<TokenId>& ids) {
+IdList to_list(const soma::IdVector& ids) {
   IdList list(ids.size());
   for (size_t i = 0; i < ids.size(); ++i) {
     PyObject* number = PyLong_FromUnsignedLong(ids[i]);
@@ -79,12 +82,12 @@ using Allowed = std::vector<TokenId>;
 
 soma::Encoding encode(const soma::Tokenizer& tokenizer, std::string_view text, const Allowed& allowed,
                       bool with_spans) {
-  return without_gil([&] { return tokenizer.encode(text, allowed, with_spans, /*interruptible=*/true); });
+  return without_gil([&] { return tokenizer.encode(text, allowed, with_spans, /*alone=*/true); });
 }
 
 // An array that owns the ids, without a copy of them.
-py::array_t<uint32_t> to_array(std::vector<TokenId>&& from) {
-  using Ids = std::vector<TokenId>;
+py::array_t<uint32_t> to_array(soma::IdVector&& from) {
+  using Ids = soma::IdVector;
   auto ids = std::make_unique<Ids>(std::move(from));
   const TokenId* const data = ids->data();
   const auto size = static_cast<py::ssize_t>(ids->size());
@@ -131,12 +134,16 @@ py::typing::Tuple<py::array_t<uint32_t>, py::array_t<int64_t>> encode_joined(con
       total += ids[i].size();
     }
     if (ids.size() == 1) return std::move(ids[0]);
-    std::vector<TokenId> all;
+    soma::IdVector all;
     all.reserve(total);
     for (const auto& some : ids) all.insert(all.end(), some.begin(), some.end());
     return all;
   });
   return py::make_tuple(to_array(std::move(joined)), lengths);
+}
+
+bool known(const soma::Tokenizer& tokenizer, int64_t id) {
+  return id >= 0 && id < static_cast<int64_t>(tokenizer.vocab_size()) && tokenizer.has(static_cast<TokenId>(id));
 }
 
 template <typename Int>
@@ -153,7 +160,7 @@ py::bytes decode_bytes(const soma::Tokenizer& tokenizer, const IdArray<Int>& arr
       const size_t size = std::min(std::size(block), count - start);
       for (size_t i = 0; i < size; ++i) {
         const auto id = static_cast<int64_t>(values[start + i]);
-        soma::check(id >= 0 && id < static_cast<int64_t>(tokenizer.vocab_size()), "id ", id, " at position ", start + i,
+        soma::check(known(tokenizer, id), "id ", id, " at position ", start + i,
                     " is not in the vocabulary: ids are 0 to ", tokenizer.vocab_size() - 1);
         block[i] = static_cast<TokenId>(id);
       }
@@ -168,6 +175,67 @@ std::unique_ptr<soma::Tokenizer> make(const std::string& kind, const Texts& toke
   texts.reserve(tokens.size());
   for (size_t i = 0; i < tokens.size(); ++i) texts.emplace_back(utf8_of(tokens[i], "token " + std::to_string(i)));
   return soma::make_tokenizer(soma::parse_tokenizer_kind(kind), texts, special_ids);
+}
+
+using Pairs = py::array_t<int64_t, py::array::c_style>;
+using Specials = std::vector<std::pair<py::str, int64_t>>;
+
+std::unique_ptr<soma::Tokenizer> make_bpe(const std::string& pattern, const py::list& tokens,
+                                          const std::optional<Pairs>& merges, const Specials& special_tokens,
+                                          bool ignore_merges) {
+  constexpr int64_t kMostIds = int64_t{1} << 24;
+  const auto checked = [](int64_t id, const char* what) {
+    soma::check(id >= 0 && id < kMostIds, "id ", id, " of a ", what, " is not within 0 to ", kMostIds - 1);
+    return static_cast<TokenId>(id);
+  };
+  soma::BpeVocabulary vocabulary;
+  vocabulary.pattern = soma::parse_bpe_pattern(pattern);
+  vocabulary.ignore_merges = ignore_merges;
+  vocabulary.tokens.reserve(tokens.size());
+  for (const py::handle token : tokens) {
+    auto& bytes = vocabulary.tokens.emplace_back();
+    if (token.is_none()) continue;
+    if (!PyBytes_Check(token.ptr())) {
+      throw py::type_error("token " + std::to_string(vocabulary.tokens.size() - 1) + " must be bytes or None, got " +
+                           Py_TYPE(token.ptr())->tp_name);
+    }
+    bytes.emplace(PyBytes_AS_STRING(token.ptr()), static_cast<size_t>(PyBytes_GET_SIZE(token.ptr())));
+  }
+  if (merges) {
+    auto& pairs = vocabulary.merges.emplace();
+    const auto count = static_cast<size_t>(merges->size() / 2);
+    pairs.reserve(count);
+    for (size_t i = 0; i < count; ++i) {
+      pairs.emplace_back(checked(merges->data()[2 * i], "merge"), checked(merges->data()[2 * i + 1], "merge"));
+    }
+  }
+  for (const auto& [text, id] : special_tokens) {
+    vocabulary.special_tokens.emplace_back(utf8_of(text, "special token"), checked(id, "special token"));
+  }
+  return without_gil([&] { return soma::make_bpe_tokenizer(std::move(vocabulary)); });
+}
+
+// (pattern, tokens, merges, special tokens, ignore_merges), as make_bpe takes them.
+py::tuple bpe_vocabulary(const soma::Tokenizer& tokenizer) {
+  const auto vocabulary = without_gil([&] { return soma::bpe_vocabulary(tokenizer); });
+  py::list tokens;
+  for (const auto& token : vocabulary.tokens) {
+    tokens.append(token ? py::object(py::bytes(*token)) : py::object(py::none()));
+  }
+  py::object merges = py::none();
+  if (vocabulary.merges) {
+    Pairs pairs({static_cast<py::ssize_t>(vocabulary.merges->size()), py::ssize_t{2}});
+    int64_t* at = pairs.mutable_data();
+    for (const auto& [left, right] : *vocabulary.merges) {
+      *at++ = left;
+      *at++ = right;
+    }
+    merges = pairs;
+  }
+  py::list special_tokens;
+  for (const auto& [text, id] : vocabulary.special_tokens) special_tokens.append(py::make_tuple(to_str(text), id));
+  return py::make_tuple(soma::bpe_pattern_name(vocabulary.pattern), tokens, merges, special_tokens,
+                        vocabulary.ignore_merges);
 }
 
 // Texts as str, files as bytes that were found to be valid UTF-8.
@@ -198,6 +266,10 @@ py::typing::Tuple<Texts, py::int_> ranked(const soma::TokenCounter& counter, siz
 void register_tokenizer(py::module_& m) {
   py::class_<soma::Tokenizer>(m, "Tokenizer", "The core of soma_native.Tokenizer; see there.")
       .def(py::init(&make), py::arg("kind"), py::arg("tokens"), py::arg("special_ids"))
+      .def_static("bpe", &make_bpe, py::arg("pattern"), py::arg("tokens"), py::arg("merges").none(true),
+                  py::arg("special_tokens"), py::arg("ignore_merges"),
+                  "Of kind bpe: tokens are bytes or None by id, merges int64 (n, 2) or None, special tokens (text, id)")
+      .def("bpe_vocabulary", &bpe_vocabulary, "(pattern, tokens, merges, special_tokens, ignore_merges) of kind bpe")
       .def(
           "encode",
           [](const soma::Tokenizer& self, const py::object& text, const Allowed& allowed) {
@@ -223,8 +295,7 @@ void register_tokenizer(py::module_& m) {
       .def(
           "token",
           [](const soma::Tokenizer& self, int64_t id) {
-            soma::check(id >= 0 && id < static_cast<int64_t>(self.vocab_size()), "id ", id,
-                        " is not in the vocabulary: ids are 0 to ", self.vocab_size() - 1);
+            soma::check(known(self, id), "id ", id, " is not in the vocabulary: ids are 0 to ", self.vocab_size() - 1);
             return to_str(self.token(static_cast<TokenId>(id)));
           },
           py::arg("id"), "The text of a token");
@@ -245,6 +316,28 @@ void register_tokenizer(py::module_& m) {
         return at == std::string_view::npos ? int64_t{-1} : static_cast<int64_t>(at);
       },
       py::arg("data"), "Offset of the first byte that is not valid UTF-8, or -1");
+  m.def(
+      "bpe_chunk_ends",
+      [](const std::string& pattern, const py::object& text) {
+        std::vector<int64_t> ends;
+        int64_t end = 0;
+        soma::for_each_chunk(soma::parse_bpe_pattern(pattern), utf8_of(text, "text"), [&](std::string_view chunk) {
+          end += static_cast<int64_t>(chunk.size());
+          ends.push_back(end);
+        });
+        return ends;
+      },
+      py::arg("pattern"), py::arg("text"), "Where the chunks of a text end: offsets into its UTF-8");
+  m.def(
+      "bpe_cuts",
+      [](const std::string& pattern, const py::object& text, size_t target) {
+        std::vector<size_t> sizes;
+        soma::parse_bpe_pattern(pattern);
+        for (const auto piece : soma::cut_at_chunk_ends(utf8_of(text, "text"), target)) sizes.push_back(piece.size());
+        return sizes;
+      },
+      py::arg("pattern"), py::arg("text"), py::arg("target"),
+      "Bytes of the pieces of about `target` bytes that a long text is cut into, without changing its chunks");
   m.def(
       "byte_alphabet",
       [] {

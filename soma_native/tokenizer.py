@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import operator
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from . import _core
 from .atomic_folder import FolderView, replace_files
+from .bpe_files import read_gpt2, read_tiktoken
 from .errors import CheckpointError
 from .tokenizer_json import FILE_NAME, read_tokenizer, tokenizer_document
 from .tokenizer_training import train_tokenizer
@@ -112,6 +113,42 @@ class Tokenizer:
             return Tokenizer(_core.Tokenizer(kind, tokens, special_ids))
         except ValueError as error:
             raise CheckpointError(str(error), path=file) from None
+
+    @staticmethod
+    def from_tiktoken(
+        path: str | os.PathLike[str], *, pattern: str, special_tokens: Mapping[str, int] | None = None
+    ) -> Tokenizer:
+        """Make a tokenizer of a rank file of tiktoken; its ids are those of tiktoken.
+
+        Args:
+            path: the file, such as `cl100k_base.tiktoken`: lines of a token in base64 and its rank.
+            pattern: how a text falls into chunks, which the file does not say: "gpt2" (also for r50k_base and
+                p50k_base), "cl100k" or "o200k".
+            special_tokens: text to id, which the file does not say either, such as ``{"<|endoftext|>": 100257}``.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            CheckpointError: it is no rank file, or a rank or a token stands there twice.
+            ValueError: an unknown pattern; a special token with the id of an ordinary one.
+        """
+        vocabulary = read_tiktoken(path, pattern, special_tokens or {})
+        return Tokenizer(vocabulary.make())
+
+    @staticmethod
+    def from_gpt2(vocab_json: str | os.PathLike[str], merges_txt: str | os.PathLike[str]) -> Tokenizer:
+        """Make a tokenizer of the files that GPT-2 was published with; its ids are those of GPT-2.
+
+        Tokens that no merge makes are special ones, such as ``<|endoftext|>``.
+
+        Args:
+            vocab_json: text, in GPT-2's byte-level alphabet, to id.
+            merges_txt: the pairs that merge, one a line, those of lowest rank first.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            CheckpointError: the files are damaged or do not belong together.
+        """
+        return Tokenizer(read_gpt2(vocab_json, merges_txt).make())
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a `tokenizer.json` that `load` and Hugging Face `tokenizers.Tokenizer.from_file` read.

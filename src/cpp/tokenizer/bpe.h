@@ -36,4 +36,7 @@ struct BpeVocabulary {
 // Throws std::invalid_argument saying what is wrong with the vocabulary.
 std::unique_ptr<Tokenizer> make_bpe_tokenizer(BpeVocabulary vocabulary);
 
+// What a tokenizer of kind "bpe" was made from; throws std::invalid_argument for another kind.
+BpeVocabulary bpe_vocabulary(const Tokenizer& tokenizer);
+
 }  // namespace soma

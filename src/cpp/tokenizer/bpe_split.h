@@ -27,7 +27,8 @@ class BpeSplitter {
  public:
   BpeSplitter(BpePattern pattern, std::string_view text) : pattern_(pattern), text_(text) {}
 
-  // Writes the ends of the next chunks, as offsets into the text, and says how many: 0 at the end of the text.
+  // Writes the ends of the next chunks, as offsets into the text, and says how many: 0 at the end of the text only.
+  // `capacity` is at least 64.
   size_t next(size_t* ends, size_t capacity);
 
  private:

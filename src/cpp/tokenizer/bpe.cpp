@@ -1,0 +1,337 @@
+// kind "bpe": chunks (bpe_split.h), each looked up among those met before (bpe_cache.h), else taken whole where it is a
+// token, else merged (bpe_merge.h).
+#include "tokenizer/bpe.h"
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstring>
+
+#include "base/check.h"
+#include "tokenizer/bpe_cache.h"
+#include "tokenizer/bpe_merge.h"
+#include "tokenizer/byte_alphabet.h"
+#include "tokenizer/string_table.h"
+
+namespace soma {
+namespace {
+
+constexpr uint32_t kAbsent = StringTable::kAbsent;
+
+// Bytes for an error message.
+std::string quote_bytes(std::string_view bytes) {
+  constexpr char kHex[] = "0123456789abcdef";
+  std::string out = "b'";
+  for (const char c : bytes.substr(0, 50)) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte >= 0x20 && byte < 0x7F && byte != '\\' && byte != '\'') {
+      out.push_back(c);
+    } else {
+      out += {'\\', 'x', kHex[byte >> 4], kHex[byte & 15]};
+    }
+  }
+  return out + (bytes.size() > 50 ? "...'" : "'");
+}
+
+// What a thread needs to encode, kept between calls: taken from the tokenizer and put back.
+struct Workspace {
+  ChunkCache cache;
+  MergeScratch scratch;
+  std::vector<TokenId> ids;
+};
+
+class WorkspacePool {
+ public:
+  ~WorkspacePool() {
+    for (auto& slot : slots_) delete slot.load();
+  }
+  std::unique_ptr<Workspace> take() {
+    for (auto& slot : slots_) {
+      if (slot.load(std::memory_order_relaxed) == nullptr) continue;
+      if (Workspace* const workspace = slot.exchange(nullptr)) return std::unique_ptr<Workspace>(workspace);
+    }
+    return std::make_unique<Workspace>();
+  }
+  void put(std::unique_ptr<Workspace> workspace) {
+    for (auto& slot : slots_) {
+      Workspace* expected = nullptr;
+      if (slot.compare_exchange_strong(expected, workspace.get())) {
+        static_cast<void>(workspace.release());
+        return;
+      }
+    }
+  }
+
+ private:
+  std::array<std::atomic<Workspace*>, 64> slots_{};
+};
+
+// Bytes of each token in one place, to be copied 16 at a time.
+struct TokenBytes {
+  std::vector<uint32_t> starts;  // by id, and the end
+  std::string bytes;             // and 16 more that may be read
+
+  explicit TokenBytes(const BpeVocabulary& vocabulary, uint32_t vocab_size) {
+    std::vector<const std::string*> text(vocab_size, nullptr);
+    for (size_t id = 0; id < vocabulary.tokens.size(); ++id) {
+      if (vocabulary.tokens[id]) text[id] = &*vocabulary.tokens[id];
+    }
+    for (const auto& [token, id] : vocabulary.special_tokens) text[id] = &token;
+    starts.reserve(vocab_size + size_t{1});
+    for (const std::string* token : text) {
+      starts.push_back(static_cast<uint32_t>(bytes.size()));
+      if (token != nullptr) bytes += *token;
+    }
+    starts.push_back(static_cast<uint32_t>(bytes.size()));
+    bytes.append(16, '\0');
+  }
+  uint32_t size(TokenId id) const { return starts[id + 1] - starts[id]; }
+  std::string_view view(TokenId id) const { return {bytes.data() + starts[id], size(id)}; }
+};
+
+uint32_t checked_vocab_size(const BpeVocabulary& vocabulary) {
+  size_t size = 0;
+  for (size_t id = 0; id < vocabulary.tokens.size(); ++id) {
+    if (vocabulary.tokens[id]) size = id + 1;
+  }
+  for (const auto& [text, id] : vocabulary.special_tokens) {
+    check(!text.empty(), "special token ", id, " is empty");
+    check(id >= vocabulary.tokens.size() || !vocabulary.tokens[id], "special token ", quote_bytes(text), " has the id ",
+          id, ", which is that of an ordinary token");
+    size = std::max<size_t>(size, size_t{id} + 1);
+  }
+  constexpr size_t kMostIds = size_t{1} << 24;
+  check(size <= kMostIds, "the highest id is ", size - 1, "; ids up to ", kMostIds - 1, " can be used");
+  return static_cast<uint32_t>(size);
+}
+
+std::vector<TokenId> ids_of_specials(const BpeVocabulary& vocabulary) {
+  std::vector<TokenId> ids;
+  for (const auto& special : vocabulary.special_tokens) ids.push_back(special.second);
+  return ids;
+}
+
+class BpeTokenizer final : public Tokenizer {
+ public:
+  explicit BpeTokenizer(BpeVocabulary vocabulary)
+      : Tokenizer(checked_vocab_size(vocabulary), ids_of_specials(vocabulary)),
+        bytes_(vocabulary, vocab_size()),
+        whole_first_(vocabulary.ignore_merges || !vocabulary.merges),
+        vocabulary_(std::move(vocabulary)) {
+    index_tokens();
+    std::vector<TokenId> byte_ids(256);
+    for (uint32_t byte = 0; byte < 256; ++byte) {
+      const char text = static_cast<char>(byte);
+      byte_ids[byte] = ordinary({&text, 1});
+      check(byte_ids[byte] != kAbsent, "the vocabulary has no token for the single byte ", byte,
+            "; byte-level BPE needs all 256");
+    }
+    merger_.emplace(vocabulary_.merges ? listed_merges() : merges_of_ranks(), byte_ids, ranks_);
+    vocabulary_.tokens.clear();
+    vocabulary_.tokens.shrink_to_fit();
+  }
+
+  TokenizerKind kind() const override { return TokenizerKind::kBpe; }
+
+  bool has(TokenId id) const override { return bytes_.size(id) != 0; }
+
+  std::string token(TokenId id) const override {
+    if (is_special(id)) return std::string(bytes_.view(id));
+    std::string out;
+    for (const char byte : bytes_.view(id)) out += kAlphabet[static_cast<unsigned char>(byte)];
+    return out;
+  }
+
+  std::optional<TokenId> find(std::string_view token) const override {
+    for (const auto& [text, id] : vocabulary_.special_tokens) {
+      if (text == token) return id;
+    }
+    std::string bytes;
+    for (size_t i = 0; i < token.size(); i += utf8_length(static_cast<unsigned char>(token[i]))) {
+      const auto character = token.substr(i, utf8_length(static_cast<unsigned char>(token[i])));
+      const auto at = std::find(kAlphabet.begin(), kAlphabet.end(), character);
+      if (at == kAlphabet.end()) return std::nullopt;
+      bytes.push_back(static_cast<char>(at - kAlphabet.begin()));
+    }
+    const TokenId id = ordinary(bytes);
+    return id == kAbsent ? std::nullopt : std::optional<TokenId>(id);
+  }
+
+  void append_decoded(const TokenId* ids, size_t count, std::string& out) const override {
+    size_t total = 0;
+    for (size_t i = 0; i < count; ++i) total += bytes_.size(ids[i]);
+    const size_t before = out.size();
+    out.resize(before + total + 16);
+    char* at = out.data() + before;
+    for (size_t i = 0; i < count; ++i) {
+      const char* const from = bytes_.bytes.data() + bytes_.starts[ids[i]];
+      const uint32_t size = bytes_.size(ids[i]);
+      std::memcpy(at, from, 16);
+      if (size > 16) std::memcpy(at + 16, from + 16, size - 16);
+      at += size;
+    }
+    out.resize(before + total);
+  }
+
+  BpeVocabulary vocabulary() const {
+    BpeVocabulary copy = vocabulary_;
+    for (TokenId id = 0; id < vocab_size(); ++id) {
+      copy.tokens.emplace_back();
+      if (has(id) && !is_special(id)) copy.tokens.back() = std::string(bytes_.view(id));
+    }
+    return copy;
+  }
+
+ protected:
+  void encode_ordinary(std::string_view text, Span span, bool with_spans, Encoding& out) const override {
+    auto workspace = pool_.take();
+    const char* const begin = text.data() + span.begin;
+    const char* const end = text.data() + span.end;
+    const size_t before = out.ids.size();
+    out.ids.resize(before + (span.end - span.begin) + ChunkCache::kMaxShortIds + 1);  // a token has at least one byte
+    TokenId* id = out.ids.data() + before;
+    BpeSplitter splitter(vocabulary_.pattern, {begin, static_cast<size_t>(end - begin)});
+    size_t ends[256];
+    size_t from = 0;
+    while (const size_t count = splitter.next(ends, 256)) {
+      for (size_t i = 0; i < count; ++i) {
+        id = encode_chunk(begin + from, ends[i] - from, end, id, *workspace);
+        from = ends[i];
+      }
+    }
+    out.ids.resize(static_cast<size_t>(id - out.ids.data()));
+    pool_.put(std::move(workspace));
+    if (!with_spans) return;
+    size_t at = span.begin;
+    for (size_t i = before; i < out.ids.size(); ++i) {
+      out.spans.push_back({at, at + bytes_.size(out.ids[i])});
+      at = out.spans.back().end;
+    }
+  }
+
+  std::vector<std::string_view> cut(std::string_view text, size_t target) const override {
+    return cut_at_chunk_ends(text, target);
+  }
+
+ private:
+  TokenId ordinary(std::string_view bytes) const {
+    const uint32_t number = ordinary_.find(bytes);
+    return number == kAbsent ? kAbsent : ordinary_ids_[number];
+  }
+
+  void index_tokens() {
+    for (TokenId id = 0; id < vocabulary_.tokens.size(); ++id) {
+      const auto& token = vocabulary_.tokens[id];
+      if (!token) continue;
+      check(!token->empty(), "token ", id, " is empty");
+      const uint32_t number = ordinary_.insert(*token);
+      check(number == ordinary_ids_.size(), "token ", quote_bytes(*token), " is in the vocabulary twice, with the ids ",
+            number < ordinary_ids_.size() ? ordinary_ids_[number] : 0, " and ", id);
+      ordinary_ids_.push_back(id);
+    }
+  }
+
+  MergeTable listed_merges() {
+    const auto& merges = *vocabulary_.merges;
+    MergeTable table;
+    table.reserve(merges.size());
+    ranks_ = static_cast<uint32_t>(merges.size());
+    std::string both;
+    for (uint32_t rank = 0; rank < merges.size(); ++rank) {
+      const auto [left, right] = merges[rank];
+      for (const TokenId part : {left, right}) {
+        check(part < vocab_size() && has(part) && !is_special(part), "merge ", rank, " is of id ", part,
+              ", which is no ordinary token");
+      }
+      both.assign(bytes_.view(left)).append(bytes_.view(right));
+      const TokenId merged = ordinary(both);
+      check(merged != kAbsent, "merge ", rank, " of ids ", left, " and ", right, " gives ", quote_bytes(both),
+            ", which is no token");
+      check(table.insert(left, right, {rank, merged}), "merge ", rank, " of ids ", left, " and ", right,
+            " is there twice");
+    }
+    return table;
+  }
+
+  // Every way to cut a token into two.
+  MergeTable merges_of_ranks() {
+    struct Pair {
+      TokenId left, right, merged;
+    };
+    std::vector<Pair> pairs;
+    for (const TokenId id : ordinary_ids_) {
+      const std::string_view token = bytes_.view(id);
+      for (size_t cut = 1; cut < token.size(); ++cut) {
+        const TokenId left = ordinary(token.substr(0, cut));
+        if (left == kAbsent) continue;
+        const TokenId right = ordinary(token.substr(cut));
+        if (right != kAbsent) pairs.push_back({left, right, id});
+      }
+    }
+    MergeTable table;
+    table.reserve(pairs.size());
+    for (const Pair& pair : pairs) table.insert(pair.left, pair.right, {pair.merged, pair.merged});
+    ranks_ = vocab_size();
+    return table;
+  }
+
+  // Writes the ids of the chunk and returns where the next may be written. Up to kMaxShortIds + 1 words are written.
+  TokenId* encode_chunk(const char* chunk, size_t size, const char* text_end, TokenId* out, Workspace& work) const {
+    if (size <= ShortChunk::kMaxBytes) {
+      const ShortChunk key(chunk, size, static_cast<size_t>(text_end - chunk));
+      const uint64_t hash = key.hash();
+      if (const auto* const entry = work.cache.find(key, hash)) {
+        std::memcpy(out, entry->ids, sizeof entry->ids);
+        return out + entry->count;
+      }
+      const size_t count = encode_new(chunk, size, work);
+      std::copy(work.ids.data(), work.ids.data() + count, out);
+      if (count <= ChunkCache::kMaxShortIds) work.cache.insert(key, hash, work.ids.data(), count);
+      return out + count;
+    }
+    const bool kept = size <= ChunkCache::kMaxLongBytes;
+    const uint64_t hash = kept ? hash_bytes({chunk, size}) : 0;
+    if (kept) {
+      if (const size_t count = work.cache.find_long({chunk, size}, hash, out)) return out + count;
+    }
+    const size_t count = encode_new(chunk, size, work);
+    std::copy(work.ids.data(), work.ids.data() + count, out);
+    if (kept) work.cache.insert_long({chunk, size}, hash, work.ids.data(), count);
+    return out + count;
+  }
+
+  // Into work.ids; returns the number.
+  size_t encode_new(const char* chunk, size_t size, Workspace& work) const {
+    if (work.ids.size() < size) work.ids.resize(std::max(size, work.ids.size() * 2));
+    if (whole_first_) {
+      work.ids[0] = ordinary({chunk, size});
+      if (work.ids[0] != kAbsent) return 1;
+    }
+    return merger_->merge(reinterpret_cast<const unsigned char*>(chunk), size, work.ids.data(), work.scratch);
+  }
+
+  inline static const std::array<std::string, 256> kAlphabet = byte_alphabet();
+
+  TokenBytes bytes_;
+  bool whole_first_;
+  BpeVocabulary vocabulary_;  // but for the tokens, which bytes_ has
+  StringTable ordinary_;
+  std::vector<TokenId> ordinary_ids_;  // by number in ordinary_
+  uint32_t ranks_ = 0;
+  std::optional<Merger> merger_;
+  mutable WorkspacePool pool_;
+};
+
+}  // namespace
+
+std::unique_ptr<Tokenizer> make_bpe_tokenizer(BpeVocabulary vocabulary) {
+  return std::make_unique<BpeTokenizer>(std::move(vocabulary));
+}
+
+BpeVocabulary bpe_vocabulary(const Tokenizer& tokenizer) {
+  const auto* const bpe = dynamic_cast<const BpeTokenizer*>(&tokenizer);
+  check(bpe != nullptr, "a tokenizer of kind '", tokenizer_kind_name(tokenizer.kind()), "' has no merges");
+  return bpe->vocabulary();
+}
+
+}  // namespace soma
