@@ -6,7 +6,6 @@
 #include <pybind11/typing.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <iterator>
 #include <memory>
 #include <optional>
@@ -19,10 +18,10 @@
 #include "base/interrupt.h"
 #include "gil.h"
 #include "registers.h"
+#include "texts.h"
 #include "tokenizer/bpe.h"
 #include "tokenizer/bpe_split.h"
 #include "tokenizer/byte_alphabet.h"
-#include "tokenizer/token_counter.h"
 #include "tokenizer/tokenizer.h"
 #include "tokenizer/unicode.h"
 
@@ -33,28 +32,6 @@ namespace {
 using soma::TokenId;
 using IdList = py::typing::List<py::int_>;
 using Offsets = py::typing::List<py::typing::Tuple<py::int_, py::int_>>;
-using Texts = py::typing::List<py::str>;
-using TextsOrBytes = py::typing::List<py::typing::Union<py::str, py::bytes>>;
-
-// The UTF-8 of a Python str, which keeps it; `name` is what an error calls the text.
-std::string_view utf8_of(py::handle text, const std::string& name) {
-  if (!PyUnicode_Check(text.ptr())) {
-    throw py::type_error(name + " must be a str, got " + Py_TYPE(text.ptr())->tp_name);
-  }
-  Py_ssize_t size = 0;
-  if (const char* bytes = PyUnicode_AsUTF8AndSize(text.ptr(), &size)) return {bytes, static_cast<size_t>(size)};
-  if (!PyErr_ExceptionMatches(PyExc_UnicodeEncodeError)) throw py::error_already_set();
-  PyErr_Clear();
-  const Py_ssize_t length = PyUnicode_GetLength(text.ptr());
-  Py_ssize_t at = 0;
-  const auto is_surrogate = [&](Py_ssize_t i) { return (PyUnicode_ReadChar(text.ptr(), i) & 0xFFFFF800u) == 0xD800u; };
-  while (at + 1 < length && !is_surrogate(at)) ++at;
-  char code_point[16];
-  std::snprintf(code_point, sizeof(code_point), "U+%04X", static_cast<unsigned>(PyUnicode_ReadChar(text.ptr(), at)));
-  throw py::value_error(name + " has the lone surrogate " + code_point + " at character " + std::to_string(at) +
-                        ", which no valid text holds; replace it, for example with "
-                        "text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')");
-}
 
 // Errors call them texts[first], texts[first + 1], ...
 std::vector<std::string_view> utf8_of_list(const Texts& texts, size_t first = 0) {
@@ -65,8 +42,6 @@ std::vector<std::string_view> utf8_of_list(const Texts& texts, size_t first = 0)
   }
   return views;
 }
-
-py::str to_str(std::string_view text) { return py::str(text.data(), text.size()); }
 
 IdList to_list(const soma::IdVector& ids) {
   IdList list(ids.size());
@@ -238,29 +213,6 @@ py::tuple bpe_vocabulary(const soma::Tokenizer& tokenizer) {
                         vocabulary.ignore_merges);
 }
 
-// Texts as str, files as bytes that were found to be valid UTF-8.
-void count(soma::TokenCounter& counter, const TextsOrBytes& texts, size_t first) {
-  std::vector<std::string_view> views;
-  views.reserve(texts.size());
-  for (size_t i = 0; i < texts.size(); ++i) {
-    const py::object text = texts[i];
-    if (PyBytes_Check(text.ptr())) {
-      views.emplace_back(PyBytes_AS_STRING(text.ptr()), static_cast<size_t>(PyBytes_GET_SIZE(text.ptr())));
-    } else {
-      views.push_back(utf8_of(text, "texts[" + std::to_string(first + i) + "]"));
-    }
-  }
-  without_gil([&] { counter.add(views); });
-}
-
-// The `limit` first of the ranked tokens, and how many there are.
-py::typing::Tuple<Texts, py::int_> ranked(const soma::TokenCounter& counter, size_t limit) {
-  const auto all = without_gil([&] { return counter.ranked(); });
-  Texts tokens;
-  for (size_t i = 0; i < all.size() && i < limit; ++i) tokens.append(to_str(all[i].token));
-  return py::make_tuple(tokens, all.size());
-}
-
 }  // namespace
 
 void register_tokenizer(py::module_& m) {
@@ -299,14 +251,6 @@ void register_tokenizer(py::module_& m) {
             return to_str(self.token(static_cast<TokenId>(id)));
           },
           py::arg("id"), "The text of a token");
-
-  py::class_<soma::TokenCounter>(m, "TokenCounter", "Counts the tokens of a corpus, in parallel.")
-      .def(py::init([](const std::string& kind) { return soma::TokenCounter(soma::parse_tokenizer_kind(kind)); }),
-           py::arg("kind"))
-      .def("add", &count, py::arg("texts"), py::arg("first"),
-           "Add texts (str, or bytes of valid UTF-8); an error calls them texts[first], texts[first + 1], ...")
-      .def("total", &soma::TokenCounter::total)
-      .def("ranked", &ranked, py::arg("limit"), "(the most frequent tokens, number of different tokens)");
 
   m.def(
       "find_invalid_utf8",

@@ -7,4 +7,5 @@ void register_system(pybind11::module_& m);
 void register_model(pybind11::module_& m);
 void register_generation(pybind11::module_& m);
 void register_tokenizer(pybind11::module_& m);
+void register_tokenizer_training(pybind11::module_& m);
 void register_ops(pybind11::module_& m);

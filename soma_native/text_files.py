@@ -6,12 +6,14 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
+from io import FileIO
 from pathlib import Path
 
 from . import _core
 
-__all__ = ["iter_texts", "read_utf8"]
+__all__ = ["batches", "iter_sources", "iter_texts", "not_utf8", "open_text", "read_utf8"]
 
+_BATCH_CHARACTERS = 1 << 24  # texts handed to the core at once: bounds what a stream of texts holds in memory
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 _log = logging.getLogger("soma_native")
@@ -20,15 +22,26 @@ _log = logging.getLogger("soma_native")
 def iter_texts(texts: object) -> Iterator[str | bytes]:
     """Yield every text of an argument `texts`: a `str` as it is, a file's content as `read_utf8` gives it.
 
+    Raises:
+        TypeError, FileNotFoundError: as `iter_sources`.
+        FileNotFoundError, ValueError: as `read_utf8`.
+    """
+    for source in iter_sources(texts):
+        yield source if isinstance(source, str) else read_utf8(source)
+
+
+def iter_sources(texts: object) -> Iterator[str | Path]:
+    """Yield every text of an argument `texts`, or the path of the file that holds it.
+
     A `str` in an iterable is a text; an `os.PathLike`, alone or in an iterable, is a file, and so is a `str` by itself.
 
     Raises:
         TypeError: something that is neither text nor path (the message says where), or a `str` by itself that names no
             file.
-        FileNotFoundError, ValueError: as `read_utf8`; a `str` by itself that can only be meant as a path, too.
+        FileNotFoundError: a `str` by itself that can only be meant as a path, and there is no such file.
     """
     if isinstance(texts, os.PathLike) or (isinstance(texts, str) and _names_a_file(texts)):
-        yield read_utf8(texts)
+        yield Path(texts)
         return
     if isinstance(texts, str):
         if _looks_like_a_path(texts):
@@ -46,9 +59,23 @@ def iter_texts(texts: object) -> Iterator[str | bytes]:
                 )
             yield item
         elif isinstance(item, os.PathLike):
-            yield read_utf8(item)
+            yield Path(item)
         else:
             raise TypeError(f"texts[{index}] must be a str or an os.PathLike, got {type(item).__name__}")
+
+
+def batches(texts: Iterable[str | bytes]) -> Iterator[tuple[int, list[str | bytes]]]:
+    """The texts in lists for the core, each with the index of its first."""
+    batch: list[str | bytes] = []
+    first = size = 0
+    for i, text in enumerate(texts):
+        batch.append(text)
+        size += len(text) + 64
+        if size > _BATCH_CHARACTERS:
+            yield first, batch
+            batch, first, size = [], i + 1, 0
+    if batch:
+        yield first, batch
 
 
 def read_utf8(path: str | os.PathLike[str]) -> bytes:
@@ -59,19 +86,35 @@ def read_utf8(path: str | os.PathLike[str]) -> bytes:
         ValueError: the path is a folder, or the file is not UTF-8; the message names the file and the byte.
     """
     path = Path(path)
+    with open_text(path) as file:
+        data = file.read()
+    at = _core.find_invalid_utf8(data)
+    if at >= 0:
+        raise not_utf8(path, f"not UTF-8 at byte {at} (0x{data[at]:02x})")
+    return data.removeprefix(_BYTE_ORDER_MARK)
+
+
+def open_text(path: Path) -> FileIO:
+    """Open a text file to read its bytes.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the path is a folder.
+    """
     if path.is_dir():
         raise ValueError(f"{path}: is a folder; pass the text files in it, such as Path({str(path)!r}).glob('*.txt')")
     try:
-        data = path.read_bytes()
+        return path.open("rb", buffering=0)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: there is no such text file") from None
-    at = _core.find_invalid_utf8(data)
-    if at >= 0:
-        raise ValueError(
-            f"{path}: not UTF-8 at byte {at} (0x{data[at]:02x}): convert the file, for example with "
-            "iconv -f LATIN1 -t UTF-8, or read it with errors='replace' and pass the text"
-        )
-    return data.removeprefix(_BYTE_ORDER_MARK)
+
+
+def not_utf8(path: Path, what: str) -> ValueError:
+    """The error to raise for a file that is not UTF-8; `what` says where."""
+    return ValueError(
+        f"{path}: {what}: convert the file, for example with "
+        "iconv -f LATIN1 -t UTF-8, or read it with errors='replace' and pass the text"
+    )
 
 
 def _looks_like_a_path(text: str) -> bool:

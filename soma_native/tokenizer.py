@@ -16,6 +16,7 @@ from . import _core
 from .atomic_folder import FolderView, replace_files
 from .bpe_files import read_gpt2, read_tiktoken
 from .errors import CheckpointError
+from .bpe_training import TrainingProgress
 from .tokenizer_json import FILE_NAME, read_tokenizer, tokenizer_document
 from .tokenizer_training import train_tokenizer
 
@@ -59,6 +60,10 @@ class Tokenizer:
         kind: str = "word",
         vocab_size: SupportsIndex | None = None,
         special_tokens: Iterable[str] | None = None,
+        *,
+        pattern: str | None = None,
+        min_frequency: SupportsIndex | None = None,
+        progress: TrainingProgress | None = None,
     ) -> Tokenizer:
         """Make a vocabulary from texts.
 
@@ -69,13 +74,22 @@ class Tokenizer:
                 UTF-8 files whose whole content is one text; or one such path, as `os.PathLike` or `str`. A `str` inside
                 of an iterable is always a text, never the name of a file.
             kind: "word" (the most frequent words, among equally frequent ones the earlier seen), "char" (all
-                characters, in order of code point) or "byte" (the 256 bytes; nothing is learned, but the texts are
-                checked all the same).
-            vocab_size: the largest number of ids, special tokens included. Default: 3000 for "word"; for "char" as many
-                as there are, and with a smaller `vocab_size` only the most frequent characters get an id.
-            special_tokens: their texts, in the order of their ids, which are the first of the vocabulary ("byte": those
-                after the 256 bytes). Default: <PAD> <UNK> <START> <END> <BOS> <EOS> for "word", <UNK> for "char", none
-                for "byte". What is not in the vocabulary encodes as <UNK>; without <UNK>, `encode` raises.
+                characters, in order of code point), "byte" (the 256 bytes; nothing is learned, but the texts are
+                checked all the same) or "bpe" (the 256 bytes, then step by step the most frequent pair of neighbouring
+                tokens as a new one; among equally frequent pairs the one with the smaller left id, then the smaller
+                right id. Files are read piece by piece, so that one larger than memory will do).
+            vocab_size: the largest number of ids, special tokens included. Default: 3000 for "word", 8192 for "bpe";
+                for "char" as many as there are, and with a smaller `vocab_size` only the most frequent characters get
+                an id. "bpe" may find fewer pairs to merge than it asks for, and says so by a warning.
+            special_tokens: their texts, in the order of their ids, which are the first of the vocabulary ("byte" and
+                "bpe": the last). Default: <PAD> <UNK> <START> <END> <BOS> <EOS> for "word", <UNK> for "char", none for
+                "byte", <|endoftext|> for "bpe", where no merge spells a special token. What is not in the vocabulary
+                encodes as <UNK>; without <UNK>, `encode` raises.
+            pattern: for "bpe", how a text falls into the chunks that merges stay within: "gpt2" (the default), "cl100k"
+                or "o200k", the rules of these vocabularies ("llama3" and "qwen2" too).
+            min_frequency: for "bpe", how often a pair must stand in the texts to be merged. Default: 1.
+            progress: for "bpe", called every now and then as ``progress(stage, done, total)``: with "counting", the
+                bytes of text counted and None, then with "merging", the merges made and those asked for.
 
         Raises:
             TypeError: `texts` is a `str` that names no file, or holds something that is neither text nor path.
@@ -89,7 +103,7 @@ class Tokenizer:
         >>> [tok.id_to_token(i) for i in range(tok.vocab_size)]
         [' ', 'd', 'e', 'h', 'l', 'o', 'r', 'w']
         """
-        return Tokenizer(train_tokenizer(texts, kind, vocab_size, special_tokens))
+        return Tokenizer(train_tokenizer(texts, kind, vocab_size, special_tokens, pattern, min_frequency, progress))
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Tokenizer:

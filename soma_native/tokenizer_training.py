@@ -9,21 +9,23 @@ from collections.abc import Iterable, Iterator
 from typing import SupportsIndex
 
 from . import _core
-from .text_files import iter_texts
+from .bpe_training import TrainingProgress, train_bpe
+from .bpe_vocabulary import PATTERNS
+from .text_files import batches, iter_texts
 from .tokenizer_json import UNKNOWN
 
 __all__ = ["train_tokenizer"]
 
 _log = logging.getLogger("soma_native")
 
-_KINDS = ("word", "char", "byte")
+_KINDS = ("word", "char", "byte", "bpe")
 _DEFAULT_SPECIAL_TOKENS: dict[str, tuple[str, ...]] = {
     "word": ("<PAD>", UNKNOWN, "<START>", "<END>", "<BOS>", "<EOS>"),
     "char": (UNKNOWN,),
     "byte": (),
+    "bpe": ("<|endoftext|>",),
 }
-_DEFAULT_WORDS = 3000
-_BATCH_CHARACTERS = 1 << 24  # texts handed to the core at once: bounds what a stream of texts holds in memory
+_DEFAULT_SIZES = {"word": 3000, "char": 0x120000, "byte": 0x120000, "bpe": 8192}  # more than there are: no limit
 
 
 def train_tokenizer(
@@ -31,14 +33,32 @@ def train_tokenizer(
     kind: str,
     vocab_size: SupportsIndex | None,
     special_tokens: Iterable[str] | None,
+    pattern: str | None = None,
+    min_frequency: SupportsIndex | None = None,
+    progress: TrainingProgress | None = None,
 ) -> _core.Tokenizer:
     """What `Tokenizer.train` documents, in the core's terms."""
     if kind not in _KINDS:
         raise ValueError(f"kind must be one of {', '.join(map(repr, _KINDS))}, got {kind!r}")
     special = _check_special_tokens(special_tokens, kind)
     limit = _check_vocab_size(vocab_size, kind, special)
+    if kind == "bpe":
+        pattern = _check_pattern("gpt2" if pattern is None else pattern)
+        frequency = 1 if min_frequency is None else _integer("min_frequency", min_frequency, least=1)
+        vocabulary = train_bpe(texts, limit - 256, special, pattern, frequency, progress or _ignore)
+        missing = limit - len(vocabulary.tokens)
+        if missing and vocab_size is not None:
+            _log.warning(
+                "the vocabulary has %d ids, %d fewer than vocab_size asks for: no pair of tokens is left in the texts%s",
+                len(vocabulary.tokens) + len(special), missing,
+                "" if frequency == 1 else f" that stands {frequency} times or more",
+            )  # fmt: skip
+        return vocabulary.make()
+    for name, value in (("pattern", pattern), ("min_frequency", min_frequency), ("progress", progress)):
+        if value is not None:
+            raise ValueError(f"{name} is for kind 'bpe' alone, and kind is {kind!r}")
     counter = _core.TokenCounter(kind)
-    for first, batch in _batches(texts):
+    for first, batch in batches(iter_texts(texts)):
         counter.add(batch, first)
     total = counter.total()
     if kind == "byte":
@@ -57,6 +77,28 @@ def train_tokenizer(
     return _core.Tokenizer(kind, [*special, *ordinary], range(len(special)))
 
 
+def _integer(name: str, value: SupportsIndex, least: int | None = None) -> int:
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an int, got {value!r}") from None
+    if least is not None and number < least:
+        raise ValueError(f"{name} must be at least {least}, got {number}")
+    return number
+
+
+def _check_pattern(pattern: str) -> str:
+    if pattern not in PATTERNS:
+        raise ValueError(f"pattern must be one of {', '.join(map(repr, PATTERNS))}, got {pattern!r}")
+    return pattern
+
+
+def _ignore(stage: str, done: int, total: int | None) -> None:
+    """Progress that nobody asked for."""
+
+
 def _check_special_tokens(special_tokens: Iterable[str] | None, kind: str) -> tuple[str, ...]:
     if special_tokens is None:
         return _DEFAULT_SPECIAL_TOKENS[kind]
@@ -73,7 +115,8 @@ def _check_special_tokens(special_tokens: Iterable[str] | None, kind: str) -> tu
         if kind == "word" and _is_word(token):
             raise ValueError(f"special token {token!r} is also a word: put signs around it, such as '<{token}>'")
         if kind != "word" and len(token) == 1:
-            raise ValueError(f"special token {token!r} is also a {kind}: put signs around it, such as '<{token}>'")
+            what = "char" if kind == "char" else "byte"
+            raise ValueError(f"special token {token!r} is also a {what}: put signs around it, such as '<{token}>'")
     return special
 
 
@@ -86,14 +129,9 @@ def _is_word(token: str) -> bool:
 def _check_vocab_size(vocab_size: SupportsIndex | None, kind: str, special: tuple[str, ...]) -> int:
     """How many ordinary tokens there may be."""
     if vocab_size is None:
-        return max(_DEFAULT_WORDS - len(special), 2) if kind == "word" else 0x110000
-    try:
-        if isinstance(vocab_size, bool):
-            raise TypeError
-        size = operator.index(vocab_size)
-    except TypeError:
-        raise TypeError(f"vocab_size must be an int, got {vocab_size!r}") from None
-    ordinary = 256 if kind == "byte" else 1 if UNKNOWN in special else 2
+        return max(_DEFAULT_SIZES[kind] - len(special), 256 if kind == "bpe" else 2)
+    size = _integer("vocab_size", vocab_size)
+    ordinary = 256 if kind in ("byte", "bpe") else 1 if UNKNOWN in special else 2
     if size < len(special) + ordinary:
         raise ValueError(
             f"vocab_size must be at least {len(special) + ordinary} for kind {kind!r} "
@@ -101,16 +139,3 @@ def _check_vocab_size(vocab_size: SupportsIndex | None, kind: str, special: tupl
         )
     return min(size - len(special), 1 << 32)
 
-
-def _batches(texts: object) -> Iterator[tuple[int, list[str | bytes]]]:
-    """The texts in lists for the core, each with the index of its first."""
-    batch: list[str | bytes] = []
-    first = size = 0
-    for i, text in enumerate(iter_texts(texts)):
-        batch.append(text)
-        size += len(text) + 64
-        if size > _BATCH_CHARACTERS:
-            yield first, batch
-            batch, first, size = [], i + 1, 0
-    if batch:
-        yield first, batch

@@ -1,0 +1,152 @@
+// Python's view of how vocabularies are made: counting words and chunks, learning merges.
+// soma_native/tokenizer_training.py calls it.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <pybind11/typing.h>
+
+#ifdef _WIN32
+#include <io.h>
+#else
+#include <unistd.h>
+#endif
+
+#include <algorithm>
+#include <cerrno>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <vector>
+
+#include "base/interrupt.h"
+#include "gil.h"
+#include "registers.h"
+#include "texts.h"
+#include "tokenizer/bpe_train.h"
+#include "tokenizer/chunk_counter.h"
+#include "tokenizer/token_counter.h"
+
+namespace {
+
+using TextsOrBytes = py::typing::List<py::typing::Union<py::str, py::bytes>>;
+using BytesList = py::typing::List<py::bytes>;
+
+// Texts as str, files as bytes that were found to be valid UTF-8. Errors call them texts[first], texts[first + 1], ...
+std::vector<std::string_view> views_of(const TextsOrBytes& texts, size_t first) {
+  std::vector<std::string_view> views;
+  views.reserve(texts.size());
+  for (size_t i = 0; i < texts.size(); ++i) {
+    const py::object text = texts[i];
+    if (PyBytes_Check(text.ptr())) {
+      views.emplace_back(PyBytes_AS_STRING(text.ptr()), static_cast<size_t>(PyBytes_GET_SIZE(text.ptr())));
+    } else {
+      views.push_back(utf8_of(text, "texts[" + std::to_string(first + i) + "]"));
+    }
+  }
+  return views;
+}
+
+template <typename Counter>
+void add(Counter& counter, const TextsOrBytes& texts, size_t first) {
+  const auto views = views_of(texts, first);
+  without_gil([&] { counter.add(views); });
+}
+
+// The `limit` first of the ranked tokens, and how many there are.
+py::typing::Tuple<Texts, py::int_> ranked(const soma::TokenCounter& counter, size_t limit) {
+  const auto all = without_gil([&] { return counter.ranked(); });
+  Texts tokens;
+  for (size_t i = 0; i < all.size() && i < limit; ++i) tokens.append(to_str(all[i].token));
+  return py::make_tuple(tokens, all.size());
+}
+
+// Reads from a file descriptor, which Python opened and closes.
+size_t read_some(int file, char* to, size_t size) {
+  for (;;) {
+    const auto most = static_cast<unsigned>(std::min(size, size_t{1} << 30));
+#ifdef _WIN32
+    const auto got = _read(file, to, most);
+#else
+    const auto got = ::read(file, to, most);
+#endif
+    if (got >= 0) return static_cast<size_t>(got);
+    if (errno != EINTR) throw std::system_error(errno, std::generic_category());
+    soma::check_interrupt();
+  }
+}
+
+bool add_from(soma::ChunkCounter& counter, soma::TextReader& reader) {
+  try {
+    return without_gil([&] { return counter.add(reader); });
+  } catch (const std::system_error& error) {
+    errno = error.code().value();
+    PyErr_SetFromErrno(PyExc_OSError);
+    throw py::error_already_set();
+  }
+}
+
+std::unique_ptr<soma::BpeTrainer> make_trainer(soma::ChunkCounter& counter, uint64_t min_frequency,
+                                               const std::vector<std::string>& reserved) {
+  return without_gil([&] {
+    auto trainer = std::make_unique<soma::BpeTrainer>(counter.chunks(), min_frequency, reserved);
+    counter = soma::ChunkCounter(counter.pattern());
+    return trainer;
+  });
+}
+
+py::array_t<int64_t> merges(const soma::BpeTrainer& trainer) {
+  const auto& pairs = trainer.merges();
+  py::array_t<int64_t> array({static_cast<py::ssize_t>(pairs.size()), py::ssize_t{2}});
+  int64_t* out = array.mutable_data();
+  for (const auto& [left, right] : pairs) {
+    *out++ = left;
+    *out++ = right;
+  }
+  return array;
+}
+
+BytesList tokens(const soma::BpeTrainer& trainer) {
+  BytesList list;
+  for (const std::string& token : trainer.tokens()) list.append(py::bytes(token));
+  return list;
+}
+
+}  // namespace
+
+void register_tokenizer_training(py::module_& m) {
+  constexpr const char* kAdd =
+      "Add texts (str, or bytes of valid UTF-8); an error calls them texts[first], texts[first + 1], ...";
+
+  py::class_<soma::TokenCounter>(m, "TokenCounter", "Counts the tokens of a corpus, in parallel.")
+      .def(py::init([](const std::string& kind) { return soma::TokenCounter(soma::parse_tokenizer_kind(kind)); }),
+           py::arg("kind"))
+      .def("add", &add<soma::TokenCounter>, py::arg("texts"), py::arg("first"), kAdd)
+      .def("total", &soma::TokenCounter::total)
+      .def("ranked", &ranked, py::arg("limit"), "(the most frequent tokens, number of different tokens)");
+
+  py::class_<soma::TextReader>(m, "TextReader", "A text that is read from a file descriptor, piece by piece.")
+      .def(py::init([](int file) {
+             return soma::TextReader([file](char* to, size_t size) { return read_some(file, to, size); });
+           }),
+           py::arg("file"))
+      .def_property_readonly("bytes_read", &soma::TextReader::bytes_read);
+
+  py::class_<soma::ChunkCounter>(m, "ChunkCounter", "Counts the chunks of a corpus, in parallel.")
+      .def(py::init([](const std::string& pattern) {
+             return std::make_unique<soma::ChunkCounter>(soma::parse_bpe_pattern(pattern));
+           }),
+           py::arg("pattern"))
+      .def("add", &add<soma::ChunkCounter>, py::arg("texts"), py::arg("first"), kAdd)
+      .def("add_from", &add_from, py::arg("reader"),
+           "Add the next few megabytes of a text; whether there may be more. ValueError where it is not UTF-8")
+      .def_property_readonly("bytes", &soma::ChunkCounter::bytes, "Of all that was added");
+
+  py::class_<soma::BpeTrainer>(m, "BpeTrainer", "Learns the merges of byte-level BPE.")
+      .def(py::init(&make_trainer), py::arg("counter"), py::arg("min_frequency"), py::arg("reserved"),
+           "From the chunks of a counter, which is empty afterwards. `reserved`: bytes that no merge may spell")
+      .def("merge", [](soma::BpeTrainer& self, size_t most) { return without_gil([&] { return self.merge(most); }); },
+           py::arg("most"), "Make up to `most` more merges; how many there were")
+      .def("merges", &merges, "int64 (n, 2): the ids that merge i joins to token 256 + i")
+      .def("tokens", &tokens, "The bytes of every token, by id");
+}

@@ -1,0 +1,73 @@
+"""How byte-level BPE is trained: texts and files counted chunk by chunk, then pairs merged, with progress in between."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from . import _core
+from .bpe_vocabulary import BpeVocabulary
+from .text_files import batches, iter_sources, not_utf8, open_text
+
+__all__ = ["TrainingProgress", "train_bpe"]
+
+# Called with what is under way, "counting" (bytes of the texts) or "merging" (pairs), how much of it is done, and how
+# much there is where that is known.
+TrainingProgress = Callable[[str, int, int | None], object]
+
+_MERGES_AT_ONCE = 256  # between two calls of the progress function
+
+_log = logging.getLogger("soma_native")
+
+
+def train_bpe(
+    texts: object, merges: int, special: tuple[str, ...], pattern: str, min_frequency: int, progress: TrainingProgress
+) -> BpeVocabulary:
+    """The 256 bytes, up to `merges` merged tokens and the special ones, in this order, from checked arguments."""
+    counter = _core.ChunkCounter(pattern)
+    for first, batch in batches(_count_files(counter, texts, progress)):
+        counter.add(batch, first)
+        progress("counting", counter.bytes, None)
+    if counter.bytes < 2:
+        raise ValueError(f"the texts have {counter.bytes} bytes; at least 2 are needed")
+    trainer = _core.BpeTrainer(counter, min_frequency, list(_spellings(special)))
+    done = 0
+    while step := trainer.merge(min(_MERGES_AT_ONCE, merges - done)):
+        done += step
+        progress("merging", done, merges)
+    tokens = trainer.tokens()
+    _log.info("vocabulary: 256 bytes, %d merges, %d special tokens", done, len(special))
+    special_tokens = {token: len(tokens) + i for i, token in enumerate(special)}
+    return BpeVocabulary(pattern, tokens, trainer.merges(), special_tokens)
+
+
+def _count_files(counter: _core.ChunkCounter, texts: object, progress: TrainingProgress) -> Iterator[str]:
+    """Yield the texts; a file is counted here piece by piece, and leaves an empty text in its place."""
+    for source in iter_sources(texts):
+        if isinstance(source, str):
+            yield source
+            continue
+        _count_file(counter, source, progress)
+        yield ""
+
+
+def _count_file(counter: _core.ChunkCounter, path: Path, progress: TrainingProgress) -> None:
+    with open_text(path) as file:
+        reader = _core.TextReader(file.fileno())
+        more = True
+        while more:
+            try:
+                more = counter.add_from(reader)
+            except ValueError as error:
+                raise not_utf8(path, str(error)) from None
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(path)) from None
+            progress("counting", counter.bytes, None)
+
+
+def _spellings(special: tuple[str, ...]) -> set[bytes]:
+    """What no merge may spell: the bytes of the special tokens, and those that a file would write as their text."""
+    byte_of = {character: byte for byte, character in enumerate(_core.byte_alphabet())}
+    written = (bytes(byte_of[c] for c in token) for token in special if all(c in byte_of for c in token))
+    return {token.encode() for token in special}.union(written)

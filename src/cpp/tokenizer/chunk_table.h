@@ -1,0 +1,148 @@
+// Chunks and how often they were seen. Nearly all are short: one of up to 15 bytes is held, compared and hashed as two
+// words, without a pointer.
+#pragma once
+
+#include <bit>
+#include <cstdint>
+#include <cstring>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "tokenizer/string_table.h"
+
+namespace soma {
+
+// The bytes of a chunk, zeros, and in the last byte the length, which is not 0.
+struct ShortChunk {
+  static constexpr size_t kMostBytes = 15;
+
+  uint64_t words[2] = {0, 0};
+
+  ShortChunk() = default;
+
+  // `readable`: as many bytes may be read from chunk.data() on.
+  ShortChunk(std::string_view chunk, size_t readable) {
+    static constexpr unsigned char kMask[32] = {255, 255, 255, 255, 255, 255, 255, 255,
+                                                255, 255, 255, 255, 255, 255, 255, 255};
+    if (readable >= sizeof(words)) {
+      const unsigned char* const mask = kMask + sizeof(words) - chunk.size();
+      words[0] = load(chunk.data()) & load(mask);
+      words[1] = load(chunk.data() + 8) & load(mask + 8);
+    } else {
+      std::memcpy(words, chunk.data(), chunk.size());
+    }
+    constexpr int kLastByte = std::endian::native == std::endian::little ? 56 : 0;
+    words[1] |= static_cast<uint64_t>(chunk.size()) << kLastByte;
+  }
+
+  static uint64_t load(const void* from) {
+    uint64_t word;
+    std::memcpy(&word, from, sizeof(word));
+    return word;
+  }
+
+  bool operator==(const ShortChunk& other) const {
+    return ((words[0] ^ other.words[0]) | (words[1] ^ other.words[1])) == 0;
+  }
+
+  std::string_view bytes() const {
+    const char* const p = reinterpret_cast<const char*>(words);
+    return {p, static_cast<size_t>(p[kMostBytes])};
+  }
+
+  // The upper bits are the good ones.
+  uint64_t hash() const {
+    uint64_t h = (words[0] ^ words[1] * 0x9FB21C651E98DF25u) * 0x9E3779B97F4A7C15u;
+    h = (h ^ h >> 32) * 0xD6E8FEB86659FD93u;
+    return h ^ h >> 32;
+  }
+};
+
+struct ShortChunkCount {
+  ShortChunk chunk;
+  uint64_t count = 0;  // 0: there is no chunk
+};
+
+// Counts of those chunks that were seen lately; a new one puts out the one whose place it takes.
+class ChunkCache {
+ public:
+  ChunkCache() : slots_(size_t{1} << kBits) {}
+
+  // Calls spill(the one put out, its hash).
+  template <typename Spill>
+  void add(const ShortChunk& chunk, Spill&& spill) {
+    const uint64_t hash = chunk.hash();
+    ShortChunkCount& slot = slots_[hash >> (64 - kBits)];
+    if (slot.chunk == chunk) {
+      ++slot.count;
+      return;
+    }
+    if (slot.count != 0) spill(slot, slot.chunk.hash());
+    slot = {chunk, 1};
+  }
+
+  template <typename Spill>
+  void clear(Spill&& spill) {
+    for (ShortChunkCount& slot : slots_) {
+      if (slot.count != 0) spill(slot, slot.chunk.hash());
+      slot = {};
+    }
+  }
+
+ private:
+  static constexpr int kBits = 14;
+  std::vector<ShortChunkCount> slots_;
+};
+
+// Counts of all chunks.
+class ChunkTable {
+ public:
+  ChunkTable() : slots_(16) {}
+
+  void add(const ShortChunkCount& more) {
+    ShortChunkCount& slot = slots_[slot_of(more.chunk)];
+    if (slot.count == 0) slot.chunk = more.chunk;
+    const bool is_new = slot.count == 0;
+    slot.count += more.count;
+    if (is_new && 4 * ++size_ > 3 * slots_.size()) grow();
+  }
+
+  void add(std::string_view long_chunk) {
+    const uint32_t number = long_chunks_.insert(long_chunk);
+    if (number == long_counts_.size()) long_counts_.push_back(0);
+    ++long_counts_[number];
+  }
+
+  // Calls visit(chunk, count) for every chunk. The views hold until something is added.
+  template <typename Visit>
+  void for_each(Visit&& visit) const {
+    for (const ShortChunkCount& slot : slots_) {
+      if (slot.count != 0) visit(slot.chunk.bytes(), slot.count);
+    }
+    for (uint32_t i = 0; i < long_chunks_.size(); ++i) visit(long_chunks_.key(i), long_counts_[i]);
+  }
+
+ private:
+  // Where the chunk is, or goes: any number of slots will do, so that the table grows by half.
+  size_t slot_of(const ShortChunk& chunk) const {
+    size_t i = (chunk.hash() & 0xFFFFFFFFu) * slots_.size() >> 32;
+    while (slots_[i].count != 0 && !(slots_[i].chunk == chunk)) i = i + 1 == slots_.size() ? 0 : i + 1;
+    return i;
+  }
+
+  void grow() {
+    std::vector<ShortChunkCount> old(slots_.size() + slots_.size() / 2);
+    old.swap(slots_);
+    for (const ShortChunkCount& slot : old) {
+      if (slot.count != 0) slots_[slot_of(slot.chunk)] = slot;
+    }
+  }
+
+  std::vector<ShortChunkCount> slots_;  // at most three quarters full
+  size_t size_ = 0;
+  StringTable long_chunks_;
+  std::vector<uint64_t> long_counts_;
+};
+
+}  // namespace soma
