@@ -1,4 +1,4 @@
-"""Vocabularies of byte-level BPE as their makers publish them: tiktoken's rank files, GPT-2's vocab.json and merges.txt.
+"""Vocabularies of byte-level BPE as they are published: tiktoken's rank files, GPT-2's vocab.json and merges.txt.
 
 What is read is complete and without contradiction, or refused with the line that is at fault.
 """
@@ -19,9 +19,22 @@ from .bpe_vocabulary import PATTERNS, BpeVocabulary
 from .errors import CheckpointError
 from .untrusted import Problem, parse_json, read_regular, short
 
-__all__ = ["BYTES_OF", "TEXT_OF", "merge_ids", "read_gpt2", "read_tiktoken", "tokens_by_id", "unmerged"]
+__all__ = [
+    "BYTES_OF",
+    "MAX_BYTES",
+    "TEXT_OF",
+    "check_id",
+    "check_vocab",
+    "encode_token",
+    "merge_ids",
+    "read_gpt2",
+    "read_tiktoken",
+    "tokens_by_id",
+    "unmerged",
+]
 
 MAX_BYTES = 64 << 20  # the largest vocabularies published so far are below 40 MiB
+MAX_IDS = 1 << 24
 _MAX_TOKENS = 1 << 21
 _MAX_GAPS = 1 << 20  # ids without a token: each costs memory, here and in every model
 
@@ -87,8 +100,8 @@ def _check_ranks(line_of: Mapping[int, int], special_ids: set[int]) -> None:
         missing = next((i for i in range(last + 1, rank) if i not in special_ids), None)
         if missing is not None:
             raise Problem(
-                f"has no line with the rank {missing}, but line {line_of[rank]} has the rank {rank}: ranks go from 0 up "
-                "without gaps, except for the ids in special_tokens"
+                f"has no line with the rank {missing}, but line {line_of[rank]} has the rank {rank}: ranks go from 0 "
+                "up without gaps, except for the ids in special_tokens"
             )
         last = rank
 
@@ -102,8 +115,8 @@ def _check_special_tokens(special_tokens: Mapping[str, int] | None) -> dict[str,
     for text, i in special_tokens.items():
         if not isinstance(text, str) or isinstance(i, bool) or not hasattr(i, "__index__"):
             raise TypeError(f"special_tokens must be a dict of str to int, got {text!r}: {i!r}")
-        if not 0 <= i < 1 << 31:
-            raise ValueError(f"special_tokens gives {text!r} the id {i}, which is not a whole number from 0 up")
+        if not 0 <= i < MAX_IDS:
+            raise ValueError(f"special_tokens gives {text!r} the id {i}, which is not within 0 to {MAX_IDS - 1}")
         if operator.index(i) in checked.values():
             raise ValueError(f"special_tokens gives the id {i} to two tokens")
         checked[text] = operator.index(i)
@@ -167,8 +180,8 @@ def check_id(token: str, i: object) -> None:
     Raises:
         Problem: it does not.
     """
-    if type(i) is not int or not 0 <= i < 1 << 31:
-        raise Problem(f"gives {short(token)} the id {short(i)}, which is not a whole number from 0 up")
+    if type(i) is not int or not 0 <= i < MAX_IDS:
+        raise Problem(f"gives {short(token)} the id {short(i)}, which is not a whole number from 0 to {MAX_IDS - 1}")
     if not token or any("\ud800" <= c <= "\udfff" for c in token):
         raise Problem(f"has the token {short(token)}, which is not a text")
 
@@ -201,7 +214,7 @@ def encode_token(text: str) -> bytes:
 
 
 def unmerged(vocab: Mapping[str, int], merges: list[tuple[int, int]]) -> dict[str, int]:
-    """The tokens that no text encodes to: neither a single byte nor part or result of a merge."""
+    """The tokens that are neither a single byte nor the result of a merge."""
     text_of = {i: text for text, i in vocab.items()}
     reached = {text_of[left] + text_of[right] for left, right in merges}.union(BYTES_OF)
     return {text: i for text, i in vocab.items() if text not in reached}

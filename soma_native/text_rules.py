@@ -131,15 +131,21 @@ class _Finder:
 
 
 class RuledCore:
-    """A tokenizer of the core behind the rules of a file; answers to the same calls as the core's."""
+    """A tokenizer of the core behind the rules of a file; answers to the same calls as the core's.
+
+    Where the rules ask for no more than the core does by itself, the calls are the core's own.
+    """
 
     def __init__(self, core: _core.Tokenizer, rules: TextRules) -> None:
         self.core = core
         self.rules = rules
         self.kind, self.vocab_size = core.kind, core.vocab_size
         self.special_ids = sorted(t.id for t in rules.added if t.special)
-        self.token, self.find, self.decode_bytes = core.token, core.find, core.decode_bytes
         self._finders = lru_cache(8)(self._make_finders)
+        self.token, self.find, self.decode_bytes = core.token, core.find, core.decode_bytes
+        if rules.are_trivial and self.special_ids == list(core.special_ids):
+            for name in ("encode", "encode_array", "encode_batch", "encode_joined", "encode_with_offsets"):
+                setattr(self, name, getattr(core, name))
 
     def encode(self, text: str, allowed_special: Sequence[int]) -> list[int]:
         """As `_core.Tokenizer.encode`."""

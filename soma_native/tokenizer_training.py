@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import operator
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import SupportsIndex
 
 from . import _core
@@ -138,4 +138,3 @@ def _check_vocab_size(vocab_size: SupportsIndex | None, kind: str, special: tupl
             f"({len(special)} special tokens and {ordinary} more), got {size}"
         )
     return min(size - len(special), 1 << 32)
-
