@@ -8,6 +8,7 @@
 #ifdef _WIN32
 #include <io.h>
 #else
+#include <poll.h>
 #include <unistd.h>
 #endif
 
@@ -61,19 +62,21 @@ py::typing::Tuple<Texts, py::int_> ranked(const soma::TokenCounter& counter, siz
   return py::make_tuple(tokens, all.size());
 }
 
-// Reads from a file descriptor, which Python opened and closes.
+// Reads from a file descriptor, which Python opened and closes. A pipe may keep us waiting: Ctrl-C is looked for
+// meanwhile.
 size_t read_some(int file, char* to, size_t size) {
-  for (;;) {
-    const auto most = static_cast<unsigned>(std::min(size, size_t{1} << 30));
+  const auto most = static_cast<unsigned>(std::min(size, size_t{1} << 30));
 #ifdef _WIN32
-    const auto got = _read(file, to, most);
+  const auto got = _read(file, to, most);
 #else
-    const auto got = ::read(file, to, most);
-#endif
-    if (got >= 0) return static_cast<size_t>(got);
-    if (errno != EINTR) throw std::system_error(errno, std::generic_category());
-    soma::check_interrupt();
+  pollfd waiting{file, POLLIN, 0};
+  while (::poll(&waiting, 1, /*milliseconds=*/60) <= 0) soma::check_interrupt();
+  ssize_t got;
+  while ((got = ::read(file, to, most)) < 0 && errno == EINTR) {
   }
+#endif
+  if (got < 0) throw std::system_error(errno, std::generic_category());
+  return static_cast<size_t>(got);
 }
 
 bool add_from(soma::ChunkCounter& counter, soma::TextReader& reader) {

@@ -45,7 +45,7 @@ def train_tokenizer(
     if kind == "bpe":
         pattern = _check_pattern("gpt2" if pattern is None else pattern)
         frequency = 1 if min_frequency is None else _integer("min_frequency", min_frequency, least=1)
-        vocabulary = train_bpe(texts, limit - 256, special, pattern, frequency, progress or _ignore)
+        vocabulary = train_bpe(texts, limit - 256, special, pattern, min(frequency, 1 << 63), progress or _ignore)
         missing = limit - len(vocabulary.tokens)
         if missing and vocab_size is not None:
             _log.warning(
@@ -112,6 +112,8 @@ def _check_special_tokens(special_tokens: Iterable[str] | None, kind: str) -> tu
             raise ValueError(f"special_tokens[{i}] is empty")
         if token in special[:i]:
             raise ValueError(f"special_tokens has {token!r} twice")
+        if not token.isascii() and any("\ud800" <= c <= "\udfff" for c in token):
+            raise ValueError(f"special_tokens[{i}] has a lone surrogate, which no valid text holds: {token!a}")
         if kind == "word" and _is_word(token):
             raise ValueError(f"special token {token!r} is also a word: put signs around it, such as '<{token}>'")
         if kind != "word" and len(token) == 1:

@@ -1,0 +1,69 @@
+"""Byte-level BPE training as it is defined, in plain Python: what the C++ trainer is held against.
+
+All pairs are counted anew for every merge, so nothing incremental can go wrong here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable
+
+import regex
+
+CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
+LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+SPACE = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+
+PATTERNS = {
+    "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    "cl100k": rf"{CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s+$|{SPACE}",
+    "o200k": (
+        rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+{CONTRACTION}?|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*{CONTRACTION}?"
+        rf"|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{SPACE}"
+    ),
+}
+
+Pair = tuple[int, int]
+
+
+def count_chunks(texts: Iterable[str], pattern: str) -> Counter[bytes]:
+    """How often each chunk of the texts stands in them."""
+    compiled = regex.compile(PATTERNS[pattern])
+    return Counter(chunk.encode() for text in texts for chunk in compiled.findall(text))
+
+
+def join(word: tuple[int, ...], pair: Pair, token: int) -> tuple[int, ...]:
+    """The word with the pair replaced by the token wherever it stands, from left to right."""
+    joined: list[int] = []
+    at = 0
+    while at < len(word):
+        found = word[at : at + 2] == pair
+        joined.append(token if found else word[at])
+        at += 2 if found else 1
+    return tuple(joined)
+
+
+def train(
+    chunks: Counter[bytes], merges: int, min_frequency: int = 1, reserved: Collection[bytes] = ()
+) -> tuple[list[bytes], list[Pair]]:
+    """The bytes of all tokens by id, and the pairs that were merged: the most frequent, then the one of smaller ids."""
+    tokens = [bytes([byte]) for byte in range(256)]
+    made: list[Pair] = []
+    words = {tuple(chunk): count for chunk, count in chunks.items()}
+    while len(made) < merges:
+        counts: Counter[Pair] = Counter()
+        for word, count in words.items():
+            for pair in zip(word, word[1:], strict=False):
+                counts[pair] += count
+        allowed = [p for p in counts if counts[p] >= min_frequency and tokens[p[0]] + tokens[p[1]] not in reserved]
+        if not allowed:
+            break
+        best = min(allowed, key=lambda pair: (-counts[pair], pair))
+        made.append(best)
+        joined: Counter[tuple[int, ...]] = Counter()
+        for word, count in words.items():
+            joined[join(word, best, len(tokens))] += count
+        words = dict(joined)
+        tokens.append(tokens[best[0]] + tokens[best[1]])
+    return tokens, made
