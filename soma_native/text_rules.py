@@ -195,7 +195,7 @@ class RuledCore:
         ids, lengths = self.core.encode_joined(["" if piece.id is not None else piece.text for piece in pieces], 0)
         added = [i for i, piece in enumerate(pieces) if piece.id is not None]
         if added:
-            ids = np.insert(ids, np.cumsum(lengths)[added], [pieces[i].id for i in added])
+            ids = np.insert(ids, np.cumsum(lengths)[added], np.array([pieces[i].id for i in added], np.uint32))
             lengths[added] = 1
         return ids, np.bincount(owners, lengths, len(texts)).astype(np.int64)
 

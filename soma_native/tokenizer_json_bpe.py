@@ -139,7 +139,7 @@ def _pre_tokenizer(section: object) -> tuple[str, bool]:
         raise Problem(f"has the pre_tokenizer {short(byte_level)}, which is not as ByteLevel is")
     if len(steps) == 1:
         if not use_regex:
-            raise Problem("has a pre_tokenizer that does not split the text: ByteLevel with use_regex off and no Split")
+            raise Problem(f"has the pre_tokenizer {short(byte_level)}, which does not split the text")
         return "gpt2", prefix_space
     if use_regex or prefix_space:
         name = "use_regex" if use_regex else "add_prefix_space"

@@ -52,10 +52,10 @@ def read_regular(path: Path, limit: int) -> bytes:
         CheckpointError: naming `path`: as `open_regular`, or it is larger.
     """
     with open_regular(path) as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise CheckpointError(f"has more than {limit} bytes, the most that are read", path=path)
-    return data
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise CheckpointError(f"has {size} bytes, more than the {limit} that are read", path=path)
+        return file.read(limit)
 
 
 def parse_json(data: bytes, path: Path) -> Any:

@@ -29,9 +29,9 @@ def word() -> Tokenizer:
 # ------------------------------------------------------------------------------------------------------------- training
 
 
-@pytest.mark.parametrize("kind", ["bpe", "Word", "", None, 3, ["word"]])
+@pytest.mark.parametrize("kind", ["BPE", "Word", "", None, 3, ["word"]])
 def test_an_unknown_kind_names_the_known(kind: Any) -> None:
-    with pytest.raises(ValueError, match=r"kind must be one of 'word', 'char', 'byte', got "):
+    with pytest.raises(ValueError, match=r"kind must be one of 'word', 'char', 'byte', 'bpe', got "):
         Tokenizer.train(["one two"], kind=kind)
 
 
@@ -310,7 +310,7 @@ ADDED = {"id": 9, "content": "<x>", "single_word": False, "lstrip": False, "rstr
         ("word", edit("pre_tokenizer", "pattern", to={"Regex": r"\w+"}), "has the pre_tokenizer"),
         ("word", edit("pre_tokenizer", "invert", to=False), "has the pre_tokenizer"),
         ("char", edit("pre_tokenizer", "behavior", to="Removed"), "has the pre_tokenizer"),
-        ("byte", edit("pre_tokenizer", "use_regex", to=True), "has the pre_tokenizer"),
+        ("byte", edit("pre_tokenizer", to={"type": "Whitespace"}), "a pre_tokenizer of type 'Whitespace'"),
         ("byte", edit("pre_tokenizer", "add_prefix_space", to=True), "has the pre_tokenizer"),
         ("word", edit("decoder", to={"type": "Fuse"}), "has the decoder"),
         ("char", edit("decoder", to=None), "has the decoder None"),
@@ -323,15 +323,15 @@ ADDED = {"id": 9, "content": "<x>", "single_word": False, "lstrip": False, "rstr
         ("word", edit("model", "type", to=None), "a model of type None"),
         ("word", edit("model", "unk_token", to="[UNK]"), "unk_token = '[UNK]'"),
         ("word", edit("model", "dropout", to=0.5), "dropout = 0.5"),
-        ("byte", edit("model", "merges", to=[["a", "b"]]), "byte-pair encoding with merges"),
+        ("byte", edit("model", "merges", to=[["a", "b"]]), "does not split the text"),
         ("byte", edit("model", "dropout", to=0.1), "dropout = 0.1"),
         ("byte", edit("model", "ignore_merges", to=True), "ignore_merges = True"),
         ("byte", edit("model", "unk_token", to="a"), "unk_token = 'a'"),
         ("byte", edit("model", "vocab", to={"a": 0}), "no token 'Ā' for byte 0"),
         ("byte", edit("model", "vocab", "more", to=256), "1 tokens more"),
-        ("word", edit("model", "vocab", to={}), "without a 'vocab'"),
-        ("word", edit("model", "vocab", to=["one"]), "without a 'vocab'"),
-        ("word", edit("model", "vocab", to=None), "without a 'vocab'"),
+        ("word", edit("model", "vocab", to={}), "has no vocabulary"),
+        ("word", edit("model", "vocab", to=["one"]), "has no vocabulary"),
+        ("word", edit("model", "vocab", to=None), "has no vocabulary"),
         ("word", edit("model", "vocab", "one", to=7), "the id 7 to both"),
         ("word", edit("model", "vocab", "one", to=9), "gives 'one' the id 9, but has 9 tokens"),
         ("word", edit("model", "vocab", "one", to=2**63), "the id 9223372036854775808"),
