@@ -148,8 +148,9 @@ void register_tokenizer_training(py::module_& m) {
   py::class_<soma::BpeTrainer>(m, "BpeTrainer", "Learns the merges of byte-level BPE.")
       .def(py::init(&make_trainer), py::arg("counter"), py::arg("min_frequency"), py::arg("reserved"),
            "From the chunks of a counter, which is empty afterwards. `reserved`: bytes that no merge may spell")
-      .def("merge", [](soma::BpeTrainer& self, size_t most) { return without_gil([&] { return self.merge(most); }); },
-           py::arg("most"), "Make up to `most` more merges; how many there were")
+      .def(
+          "merge", [](soma::BpeTrainer& self, size_t most) { return without_gil([&] { return self.merge(most); }); },
+          py::arg("most"), "Make up to `most` more merges; how many there were")
       .def("merges", &merges, "int64 (n, 2): the ids that merge i joins to token 256 + i")
       .def("tokens", &tokens, "The bytes of every token, by id");
 }

@@ -81,7 +81,7 @@ def read_tiktoken(
 def _token_and_rank(line: bytes) -> tuple[bytes, int]:
     parts = line.split()
     if len(parts) != 2:
-        raise Problem(f"is {short(line)}, where a token in base64 and its rank are expected")
+        raise Problem(f"is {short(line.strip())}, where a token in base64 and its rank are expected")
     try:
         token = base64.b64decode(parts[0], validate=True)
     except binascii.Error as error:

@@ -1,4 +1,4 @@
-"""How byte-level BPE is trained: texts and files counted chunk by chunk, then pairs merged, with progress in between."""
+"""Training byte-level BPE: texts and files are counted chunk by chunk, then pairs merged, with progress in between."""
 
 from __future__ import annotations
 

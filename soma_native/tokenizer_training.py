@@ -49,9 +49,9 @@ def train_tokenizer(
         missing = limit - len(vocabulary.tokens)
         if missing and vocab_size is not None:
             _log.warning(
-                "the vocabulary has %d ids, %d fewer than vocab_size asks for: no pair of tokens is left in the texts%s",
+                "the vocabulary has %d ids, %d fewer than vocab_size asks for: the texts have no more pairs of tokens%s",
                 len(vocabulary.tokens) + len(special), missing,
-                "" if frequency == 1 else f" that stands {frequency} times or more",
+                "" if frequency == 1 else f" seen {frequency} times",
             )  # fmt: skip
         return vocabulary.make()
     for name, value in (("pattern", pattern), ("min_frequency", min_frequency), ("progress", progress)):

@@ -55,7 +55,7 @@ def read_regular(path: Path, limit: int) -> bytes:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
             raise CheckpointError(f"has {size} bytes, more than the {limit} that are read", path=path)
-        return file.read(limit)
+        return file.read(size)
 
 
 def parse_json(data: bytes, path: Path) -> Any:

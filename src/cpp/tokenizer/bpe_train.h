@@ -52,7 +52,7 @@ class BpeTrainer {
   };
   struct Side {
     std::vector<Neighbour> by_id;
-    std::vector<uint32_t> ids;                           // those that have a neighbour
+    std::vector<uint32_t> ids;                          // those that have a neighbour
     std::vector<std::pair<uint32_t, uint32_t>> places;  // id, where the pair starts
     void add(uint32_t id, uint32_t place, uint64_t count);
     void take_back(uint64_t count);  // the last that was added

@@ -159,8 +159,7 @@ void ChunkCounter::collect(size_t part) {
 
 std::vector<CountedChunk> ChunkCounter::chunks() {
   for (Task& task : tasks_) {
-    task.cache.clear(
-        [&](const ShortChunkCount& entry, uint64_t hash) { table_[part_of(hash)].add(entry); });
+    task.cache.clear([&](const ShortChunkCount& entry, uint64_t hash) { table_[part_of(hash)].add(entry); });
   }
   std::vector<CountedChunk> all;
   for (const ChunkTable& part : table_) {
