@@ -15,13 +15,8 @@ from . import _core
 from .atomic_folder import FolderView, replace_files
 from .bpe_files import read_gpt2, read_tiktoken
 from .bpe_training import TrainingProgress
-<<<<<<< HEAD
 from .text_rules import RuledCore
 from .tokenizer_json import FILE_NAME, read_tokenizer, write_tokenizer
-=======
-from .errors import CheckpointError
-from .tokenizer_json import FILE_NAME, read_tokenizer, tokenizer_document
->>>>>>> bpe-train
 from .tokenizer_training import train_tokenizer
 
 __all__ = ["Tokenizer"]
