@@ -38,7 +38,15 @@ std::vector<std::string_view> utf8_of_list(const Texts& texts, size_t first = 0)
   std::vector<std::string_view> views;
   views.reserve(texts.size());
   for (size_t i = 0; i < texts.size(); ++i) {
-    views.push_back(utf8_of(texts[i], "texts[" + std::to_string(first + i) + "]"));
+    PyObject* const text = PyList_GET_ITEM(texts.ptr(), static_cast<Py_ssize_t>(i));
+    Py_ssize_t size = 0;
+    const char* const bytes = PyUnicode_Check(text) ? PyUnicode_AsUTF8AndSize(text, &size) : nullptr;
+    if (bytes != nullptr) {
+      views.emplace_back(bytes, static_cast<size_t>(size));
+    } else {
+      PyErr_Clear();
+      views.push_back(utf8_of(text, "texts[" + std::to_string(first + i) + "]"));  // which raises
+    }
   }
   return views;
 }
@@ -125,10 +133,8 @@ template <typename Int>
 using IdArray = py::array_t<Int, py::array::c_style>;
 
 template <typename Int>
-py::bytes decode_bytes(const soma::Tokenizer& tokenizer, const IdArray<Int>& array) {
-  const Int* const values = array.data();
-  const auto count = static_cast<size_t>(array.size());
-  return py::bytes(without_gil([&] {
+std::string decoded(const soma::Tokenizer& tokenizer, const Int* values, size_t count) {
+  return without_gil([&] {
     std::string bytes;
     TokenId block[1024];
     for (size_t start = 0; start < count; start += std::size(block)) {
@@ -142,7 +148,36 @@ py::bytes decode_bytes(const soma::Tokenizer& tokenizer, const IdArray<Int>& arr
       tokenizer.append_decoded(block, size, bytes);
     }
     return bytes;
-  }));
+  });
+}
+
+// The bytes of the ids in a list of int; none where something else is in it.
+std::optional<std::string> decoded_list(const soma::Tokenizer& tokenizer, const py::list& ids) {
+  std::vector<int64_t> values(ids.size());
+  for (size_t i = 0; i < values.size(); ++i) {
+    PyObject* const id = PyList_GET_ITEM(ids.ptr(), static_cast<Py_ssize_t>(i));
+    int overflow = 0;
+    if (!PyLong_CheckExact(id)) return std::nullopt;
+    values[i] = PyLong_AsLongLongAndOverflow(id, &overflow);
+    if (overflow != 0) return std::nullopt;
+  }
+  return decoded(tokenizer, values.data(), values.size());
+}
+
+template <typename Int>
+py::bytes decode_bytes(const soma::Tokenizer& tokenizer, const IdArray<Int>& array) {
+  return py::bytes(decoded(tokenizer, array.data(), static_cast<size_t>(array.size())));
+}
+
+py::str utf8_or_replacement(const std::string& bytes) {
+  PyObject* const text = PyUnicode_DecodeUTF8(bytes.data(), static_cast<Py_ssize_t>(bytes.size()), "replace");
+  if (text == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::str>(text);
+}
+
+template <typename Int>
+py::str decode(const soma::Tokenizer& tokenizer, const IdArray<Int>& array) {
+  return utf8_or_replacement(decoded(tokenizer, array.data(), static_cast<size_t>(array.size())));
 }
 
 std::unique_ptr<soma::Tokenizer> make(const std::string& kind, const Texts& tokens, const Allowed& special_ids) {
@@ -237,6 +272,24 @@ void register_tokenizer(py::module_& m) {
            "texts[first], texts[first + 1], ...")
       .def("decode_bytes", &decode_bytes<int64_t>, py::arg("ids").noconvert(), "The bytes of ids (n,)")
       .def("decode_bytes", &decode_bytes<uint32_t>, py::arg("ids").noconvert())
+      .def("decode", &decode<int64_t>, py::arg("ids").noconvert(), "The text of ids (n,), with U+FFFD for what is none")
+      .def("decode", &decode<uint32_t>, py::arg("ids").noconvert())
+      .def(
+          "decode_list",
+          [](const soma::Tokenizer& self, const py::list& ids) -> std::optional<py::str> {
+            const auto bytes = decoded_list(self, ids);
+            if (!bytes) return std::nullopt;
+            return utf8_or_replacement(*bytes);
+          },
+          py::arg("ids"), "decode of a list of int; None where something else is in it")
+      .def(
+          "decode_list_bytes",
+          [](const soma::Tokenizer& self, const py::list& ids) -> std::optional<py::bytes> {
+            const auto bytes = decoded_list(self, ids);
+            if (!bytes) return std::nullopt;
+            return py::bytes(*bytes);
+          },
+          py::arg("ids"), "decode_bytes of a list of int; None where something else is in it")
       .def_property_readonly("kind", [](const soma::Tokenizer& self) { return soma::tokenizer_kind_name(self.kind()); })
       .def_property_readonly("vocab_size", &soma::Tokenizer::vocab_size)
       .def_property_readonly("special_ids", &soma::Tokenizer::special_ids)

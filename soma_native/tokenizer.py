@@ -1,4 +1,4 @@
-"""Text to ids and back: vocabularies of words, characters or bytes. C++ does the work; here are names and checks."""
+"""Text to ids and back: words, characters, bytes or byte-level BPE. C++ does the work; here are names and checks."""
 
 from __future__ import annotations
 
@@ -25,12 +25,14 @@ __all__ = ["Tokenizer"]
 class Tokenizer:
     r"""A vocabulary, and the way from text to its ids and back. Made by `train` or `load`; never changes.
 
-    Three kinds:
+    Four kinds:
 
     - ``word``: the text is lower-cased character by character (Unicode's mapping without context: "İ" becomes "i" and a
       combining dot, "Σ" always "σ"), and its tokens are the runs of ``[\p{L}\p{N}_]``; what is between them is lost.
     - ``char``: every character (code point) is a token.
     - ``byte``: every byte of the text's UTF-8 is a token.
+    - ``bpe``: byte-level byte-pair encoding. The text falls into chunks (words, numbers, punctuation, whitespace) by the
+      rules of GPT-2, cl100k, o200k or others; the bytes of a chunk merge to tokens, the pair of lowest rank first.
 
     A special token is an id that no text encodes to, unless `encode` is told to look for it.
 
@@ -248,7 +250,7 @@ class Tokenizer:
         """The text of ids.
 
         "word": the words, joined by spaces; "char": the characters in a row; special tokens are left out of both.
-        "byte": the exact text, special tokens as theirs; bytes that are not UTF-8, such as part of a character, become
+        "byte" and "bpe": the exact text, special tokens as theirs; bytes that are not UTF-8, such as part of a character, become
         U+FFFD, the replacement character.
 
         Args:
@@ -262,20 +264,25 @@ class Tokenizer:
         >>> tok.decode(tok.encode("né")), tok.decode(tok.encode("né")[:2])
         ('né', 'n�')
         """
-        return self.decode_bytes(ids).decode("utf-8", "replace")
+        if type(ids) is list and (text := self._core.decode_list(ids)) is not None:
+            return text
+        return self._core.decode(_id_array(ids))
 
     def decode_bytes(self, ids: Iterable[SupportsIndex] | NDArray[Any]) -> bytes:
-        r"""The bytes of ids: for "byte" exact, otherwise the UTF-8 of what `decode` gives. Arguments as for `decode`.
+        r"""The bytes of ids: for "byte" and "bpe" exact, otherwise the UTF-8 of what `decode` gives. Arguments as for `decode`.
 
         >>> Tokenizer.train(["ab"], kind="byte").decode_bytes([195, 32])
         b'\xc3 '
         """
+        if type(ids) is list and (raw := self._core.decode_list_bytes(ids)) is not None:
+            return raw
         return self._core.decode_bytes(_id_array(ids))
 
     def token_to_id(self, token: str) -> int | None:
         """The id of the token with this text, special or not; None where there is none.
 
-        For "byte", a token's text is its character of the byte-level alphabet of GPT-2, as in the file.
+        For "byte" and "bpe", a token's text is its bytes in the byte-level alphabet of GPT-2, as in the file; a special
+        token's is its own.
         """
         return self._core.find(token)
 
@@ -292,16 +299,16 @@ class Tokenizer:
         i = operator.index(i)
         if not 0 <= i < self.vocab_size:
             raise ValueError(f"id {i} is not in the vocabulary: ids are 0 to {self.vocab_size - 1}")
-        return self._core.token(i)
+        return self._core.token(i)  # which raises for a gap
 
     @property
     def vocab_size(self) -> int:
-        """The number of ids, special tokens included."""
+        """The number of ids, special tokens included; where ids have gaps ("bpe"), the highest id + 1."""
         return self._core.vocab_size
 
     @property
     def kind(self) -> str:
-        """The kind that was trained: "word", "char" or "byte"."""
+        """The kind: "word", "char", "byte" or "bpe"."""
         return self._core.kind
 
     @property

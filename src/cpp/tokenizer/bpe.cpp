@@ -66,27 +66,69 @@ class WorkspacePool {
   std::array<std::atomic<Workspace*>, 64> slots_{};
 };
 
-// Bytes of each token in one place, to be copied 16 at a time.
-struct TokenBytes {
-  std::vector<uint32_t> starts;  // by id, and the end
-  std::string bytes;             // and 16 more that may be read
-
-  explicit TokenBytes(const BpeVocabulary& vocabulary, uint32_t vocab_size) {
-    std::vector<const std::string*> text(vocab_size, nullptr);
+// The bytes of each token: those of at most 15 bytes in the table itself, so that most are one cache line away.
+class TokenBytes {
+ public:
+  explicit TokenBytes(const BpeVocabulary& vocabulary, uint32_t vocab_size) : entries_(vocab_size) {
     for (size_t id = 0; id < vocabulary.tokens.size(); ++id) {
-      if (vocabulary.tokens[id]) text[id] = &*vocabulary.tokens[id];
+      if (vocabulary.tokens[id]) set(static_cast<TokenId>(id), *vocabulary.tokens[id]);
     }
-    for (const auto& [token, id] : vocabulary.special_tokens) text[id] = &token;
-    starts.reserve(vocab_size + size_t{1});
-    for (const std::string* token : text) {
-      starts.push_back(static_cast<uint32_t>(bytes.size()));
-      if (token != nullptr) bytes += *token;
-    }
-    starts.push_back(static_cast<uint32_t>(bytes.size()));
-    bytes.append(16, '\0');
+    for (const auto& [token, id] : vocabulary.special_tokens) set(id, token);
   }
-  uint32_t size(TokenId id) const { return starts[id + 1] - starts[id]; }
-  std::string_view view(TokenId id) const { return {bytes.data() + starts[id], size(id)}; }
+
+  uint32_t size(TokenId id) const {
+    const Entry& entry = entries_[id];
+    return entry.size <= kInline ? entry.size : entry.far().size;
+  }
+  std::string_view view(TokenId id) const {
+    const Entry& entry = entries_[id];
+    if (entry.size <= kInline) return {entry.bytes, entry.size};
+    const auto [start, size] = entry.far();
+    return {far_.data() + start, size};
+  }
+  // Copies the token and maybe more, 16 bytes in all where it is shorter, and returns its end.
+  char* copy(TokenId id, char* to) const {
+    const Entry& entry = entries_[id];
+    if (entry.size <= kInline) {
+      std::memcpy(to, &entry, sizeof entry);
+      return to + entry.size;
+    }
+    const auto [start, size] = entry.far();
+    std::memcpy(to, far_.data() + start, size);
+    return to + size;
+  }
+
+ private:
+  static constexpr unsigned char kInline = 15;
+  struct Far {
+    uint32_t start, size;
+  };
+  struct alignas(16) Entry {
+    char bytes[kInline] = {};  // or a Far
+    unsigned char size = 0;    // 0: no token; more than kInline: see far()
+    Far far() const {
+      Far far;
+      std::memcpy(&far, bytes, sizeof far);
+      return far;
+    }
+  };
+  static_assert(sizeof(Entry) == 16);
+
+  void set(TokenId id, std::string_view token) {
+    Entry& entry = entries_[id];
+    if (token.size() <= kInline) {
+      std::memcpy(entry.bytes, token.data(), token.size());
+      entry.size = static_cast<unsigned char>(token.size());
+    } else {
+      const Far far = {static_cast<uint32_t>(far_.size()), static_cast<uint32_t>(token.size())};
+      std::memcpy(entry.bytes, &far, sizeof far);
+      entry.size = kInline + 1;
+      far_ += token;
+    }
+  }
+
+  std::vector<Entry> entries_;
+  std::string far_;
 };
 
 uint32_t checked_vocab_size(const BpeVocabulary& vocabulary) {
@@ -100,8 +142,8 @@ uint32_t checked_vocab_size(const BpeVocabulary& vocabulary) {
           id, ", which is that of an ordinary token");
     size = std::max<size_t>(size, size_t{id} + 1);
   }
-  constexpr size_t kMostIds = size_t{1} << 24;
-  check(size <= kMostIds, "the highest id is ", size - 1, "; ids up to ", kMostIds - 1, " can be used");
+  check(size <= kMostRanks, "the highest id is ", size - 1, "; ids up to ", kMostRanks - 1, " can be used");
+  check(!vocabulary.merges || vocabulary.merges->size() <= kMostRanks, "there are more than ", kMostRanks, " merges");
   return static_cast<uint32_t>(size);
 }
 
@@ -163,13 +205,7 @@ class BpeTokenizer final : public Tokenizer {
     const size_t before = out.size();
     out.resize(before + total + 16);
     char* at = out.data() + before;
-    for (size_t i = 0; i < count; ++i) {
-      const char* const from = bytes_.bytes.data() + bytes_.starts[ids[i]];
-      const uint32_t size = bytes_.size(ids[i]);
-      std::memcpy(at, from, 16);
-      if (size > 16) std::memcpy(at + 16, from + 16, size - 16);
-      at += size;
-    }
+    for (size_t i = 0; i < count; ++i) at = bytes_.copy(ids[i], at);
     out.resize(before + total);
   }
 
@@ -191,12 +227,27 @@ class BpeTokenizer final : public Tokenizer {
     out.ids.resize(before + (span.end - span.begin) + ChunkCache::kMaxShortIds + 1);  // a token has at least one byte
     TokenId* id = out.ids.data() + before;
     BpeSplitter splitter(vocabulary_.pattern, {begin, static_cast<size_t>(end - begin)});
-    size_t ends[256];
+    size_t ends[kBatch];
+    Lookup lookups[kBatch];
     size_t from = 0;
-    while (const size_t count = splitter.next(ends, 256)) {
+    while (const size_t count = splitter.next(ends, kBatch)) {
+      // First all cache lines of a batch are asked for, then they are read.
       for (size_t i = 0; i < count; ++i) {
-        id = encode_chunk(begin + from, ends[i] - from, end, id, *workspace);
+        const size_t size = ends[i] - from;
+        Lookup& lookup = lookups[i];
+        lookup.size = size;
+        if (size <= ShortChunk::kMaxBytes) {
+          lookup.key = ShortChunk::of(begin + from, size, span.end - span.begin - from);
+          lookup.hash = lookup.key.hash();
+          workspace->cache.prefetch(lookup.hash);
+        }
         from = ends[i];
+      }
+      const char* chunk = begin + from;
+      for (size_t i = count; i > 0; --i) chunk -= lookups[i - 1].size;
+      for (size_t i = 0; i < count; ++i) {
+        id = encode_chunk(chunk, lookups[i], id, *workspace);
+        chunk += lookups[i].size;
       }
     }
     out.ids.resize(static_cast<size_t>(id - out.ids.data()));
@@ -275,19 +326,22 @@ class BpeTokenizer final : public Tokenizer {
     return table;
   }
 
+  struct Lookup {
+    ShortChunk key;
+    uint64_t hash;
+    size_t size;
+  };
+  static constexpr size_t kBatch = 128;
+
   // Writes the ids of the chunk and returns where the next may be written. Up to kMaxShortIds + 1 words are written.
-  TokenId* encode_chunk(const char* chunk, size_t size, const char* text_end, TokenId* out, Workspace& work) const {
-    if (size <= ShortChunk::kMaxBytes) {
-      const ShortChunk key(chunk, size, static_cast<size_t>(text_end - chunk));
-      const uint64_t hash = key.hash();
-      if (const auto* const entry = work.cache.find(key, hash)) {
+  TokenId* encode_chunk(const char* chunk, const Lookup& lookup, TokenId* out, Workspace& work) const {
+    const size_t size = lookup.size;
+    const bool is_short = size <= ShortChunk::kMaxBytes;
+    if (is_short) {
+      if (const auto* const entry = work.cache.find(lookup.key, lookup.hash)) {
         std::memcpy(out, entry->ids, sizeof entry->ids);
-        return out + entry->count;
+        return out + entry->count();
       }
-      const size_t count = encode_new(chunk, size, work);
-      std::copy(work.ids.data(), work.ids.data() + count, out);
-      if (count <= ChunkCache::kMaxShortIds) work.cache.insert(key, hash, work.ids.data(), count);
-      return out + count;
     }
     const bool kept = size <= ChunkCache::kMaxLongBytes;
     const uint64_t hash = kept ? hash_bytes({chunk, size}) : 0;
@@ -296,7 +350,11 @@ class BpeTokenizer final : public Tokenizer {
     }
     const size_t count = encode_new(chunk, size, work);
     std::copy(work.ids.data(), work.ids.data() + count, out);
-    if (kept) work.cache.insert_long({chunk, size}, hash, work.ids.data(), count);
+    if (is_short && count <= ChunkCache::kMaxShortIds) {
+      work.cache.insert(lookup.key, lookup.hash, work.ids.data(), count);
+    } else if (kept) {
+      work.cache.insert_long({chunk, size}, hash, work.ids.data(), count);
+    }
     return out + count;
   }
 

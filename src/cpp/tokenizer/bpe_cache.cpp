@@ -18,7 +18,7 @@ void ChunkCache::insert(const ShortChunk& chunk, uint64_t hash, const TokenId* i
   set.ways[1] = set.ways[0];
   set.ways[0].chunk = chunk;
   std::copy(ids, ids + count, set.ways[0].ids);
-  set.ways[0].count = static_cast<uint32_t>(count);
+  set.ways[0].ids[kMaxShortIds] = static_cast<uint32_t>(count);
 }
 
 void ChunkCache::grow() {
@@ -27,7 +27,7 @@ void ChunkCache::grow() {
   shift_ -= 2;
   for (const Set& set : old) {
     for (const Entry& entry : {set.ways[1], set.ways[0]}) {
-      if (entry.count != 0) place(entry);
+      if (entry.count() != 0) place(entry);
     }
   }
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <bit>
 #include <cstdint>
 #include <cstring>
 #include <string_view>
@@ -12,44 +13,44 @@
 
 namespace soma {
 
-using ChunkRows = std::array<std::array<unsigned char, 16>, 16>;
-
-constexpr ChunkRows make_chunk_rows(bool masks) {
-  ChunkRows rows{};
-  for (size_t size = 0; size < 16; ++size) {
-    for (size_t i = 0; masks && i < size; ++i) rows[size][i] = 0xFF;
-    if (!masks) rows[size][15] = static_cast<unsigned char>(size);
-  }
-  return rows;
+// The first n bytes of 16, as two words.
+struct WordPair {
+  uint64_t low, high;
+};
+constexpr std::array<WordPair, 16> make_chunk_masks() {
+  constexpr bool kLittle = std::endian::native == std::endian::little;
+  const auto first = [](size_t n) {  // of eight
+    return n == 0 ? 0 : n >= 8 ? ~uint64_t{0} : kLittle ? ~uint64_t{0} >> (64 - 8 * n) : ~uint64_t{0} << (64 - 8 * n);
+  };
+  std::array<WordPair, 16> masks{};
+  for (size_t n = 0; n < 16; ++n) masks[n] = {first(n), n > 8 ? first(n - 8) : 0};
+  return masks;
 }
-alignas(16) inline constexpr ChunkRows kChunkMasks = make_chunk_rows(true);
-alignas(16) inline constexpr ChunkRows kChunkLengths = make_chunk_rows(false);
+inline constexpr std::array<WordPair, 16> kChunkMasks = make_chunk_masks();
 
 // A chunk of at most 15 bytes as two words: the bytes, zeros, and in the last byte the length. No chunk is all zeros.
 struct ShortChunk {
   static constexpr size_t kMaxBytes = 15;
 
-  uint64_t words[2] = {};
+  uint64_t low, high;
 
-  ShortChunk() = default;
   // From `p` on, `readable` bytes may be read.
-  ShortChunk(const char* p, size_t size, size_t readable) {
+  static ShortChunk of(const char* p, size_t size, size_t readable) {
+    WordPair words{};
     if (readable >= 16) {
-      std::memcpy(words, p, 16);
+      std::memcpy(&words.low, p, 8);
+      std::memcpy(&words.high, p + 8, 8);
     } else {
-      std::memcpy(words, p, size);
+      char padded[16] = {};
+      std::memcpy(padded, p, size);
+      std::memcpy(&words, padded, 16);
     }
-    uint64_t mask[2], length[2];
-    std::memcpy(mask, kChunkMasks[size].data(), 16);
-    std::memcpy(length, kChunkLengths[size].data(), 16);
-    words[0] = (words[0] & mask[0]) | length[0];
-    words[1] = (words[1] & mask[1]) | length[1];
+    constexpr int kLastByte = std::endian::native == std::endian::little ? 56 : 0;
+    return {words.low & kChunkMasks[size].low, (words.high & kChunkMasks[size].high) | uint64_t{size} << kLastByte};
   }
-  bool operator==(const ShortChunk& other) const {
-    return ((words[0] ^ other.words[0]) | (words[1] ^ other.words[1])) == 0;
-  }
+  bool operator==(const ShortChunk& other) const { return ((low ^ other.low) | (high ^ other.high)) == 0; }
   uint64_t hash() const {
-    const uint64_t h = words[0] * 0x9E3779B97F4A7C15u ^ words[1] * 0xC2B2AE3D27D4EB4Fu;
+    const uint64_t h = low * 0x9E3779B97F4A7C15u ^ high * 0xC2B2AE3D27D4EB4Fu;
     return (h ^ h >> 32) * 0xD6E8FEB86659FD93u;
   }
 };
@@ -61,8 +62,8 @@ class ChunkCache {
 
   struct Entry {
     ShortChunk chunk;
-    TokenId ids[kMaxShortIds];
-    uint32_t count;
+    uint32_t ids[kMaxShortIds + 1];  // and in the last their number
+    uint32_t count() const { return ids[kMaxShortIds]; }
   };
 
   ChunkCache() : sets_(kFirstSets) {}
@@ -78,9 +79,9 @@ class ChunkCache {
   // nullptr where it is not known.
   const Entry* find(const ShortChunk& chunk, uint64_t hash) const {
     const Set& set = sets_[hash >> shift_];
-    if (set.ways[0].chunk == chunk) return &set.ways[0];
-    if (set.ways[1].chunk == chunk) return &set.ways[1];
-    return nullptr;
+    const bool second = set.ways[1].chunk == chunk;  // without a branch: either is likely
+    const Entry* const entry = &set.ways[second];
+    return entry->chunk == chunk ? entry : nullptr;
   }
   // Of a chunk that find() does not know; count <= kMaxShortIds.
   void insert(const ShortChunk& chunk, uint64_t hash, const TokenId* ids, size_t count);

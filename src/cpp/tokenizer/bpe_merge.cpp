@@ -9,6 +9,7 @@ namespace soma {
 namespace {
 
 constexpr size_t kShort = 64;
+constexpr int32_t kNoKey = 0x7FFFFFFF;
 constexpr uint32_t kEnd = 0xFFFFFFFFu;
 
 using Queue = MergeScratch::Queue;
@@ -68,43 +69,44 @@ size_t Merger::merge(const unsigned char* bytes, size_t size, TokenId* out, Merg
   return size <= kShort ? merge_short(bytes, size, out) : merge_long(bytes, size, out, scratch);
 }
 
+// Symbols stand where their first byte is; `live` has a bit for each. The key of a symbol is the rank of its pair with the
+// next one and its place, so that the lowest key is the pair to merge.
 size_t Merger::merge_short(const unsigned char* bytes, size_t size, TokenId* out) const {
+  static_assert(kShort == 64 && kMostRanks << 6 <= static_cast<uint32_t>(kNoKey));
   TokenId id[kShort];
-  int32_t rank[kShort];  // of symbol i with the next
   TokenId merged[kShort];
-  for (size_t i = 0; i + 1 < size; ++i) {
-    const Merge& pair = byte_pairs_[static_cast<size_t>(bytes[i]) << 8 | bytes[i + 1]];
-    id[i] = byte_ids_[bytes[i]];
-    rank[i] = static_cast<int32_t>(pair.rank);
-    merged[i] = pair.id;
-  }
-  id[size - 1] = byte_ids_[bytes[size - 1]];
-  rank[size - 1] = kNoRank;
-  const auto update = [&](size_t i) {
-    const Merge pair = merges_.find(id[i], id[i + 1]);
-    rank[i] = static_cast<int32_t>(pair.rank);
+  int32_t key[kShort];
+  const size_t padded = (size + 7) / 8 * 8;  // whole vectors are searched
+  for (size_t i = 0; i < padded; ++i) key[i] = kNoKey;
+  const auto set = [&](size_t i, const Merge& pair) {
+    key[i] = pair.rank == kNoRank ? kNoKey : static_cast<int32_t>(pair.rank << 6 | i);
     merged[i] = pair.id;
   };
-  while (size > 1) {
-    size_t best = 0;
-    for (size_t i = 1; i + 1 < size; ++i) best = rank[i] < rank[best] ? i : best;
-    if (rank[best] == static_cast<int32_t>(kNoRank)) break;
-    id[best] = merged[best];
-    --size;
-    for (size_t i = best + 1; i < size; ++i) {
-      id[i] = id[i + 1];
-      rank[i] = rank[i + 1];
-      merged[i] = merged[i + 1];
+  for (size_t i = 0; i < size; ++i) id[i] = byte_ids_[bytes[i]];
+  for (size_t i = 0; i + 1 < size; ++i) set(i, byte_pairs_[static_cast<size_t>(bytes[i]) << 8 | bytes[i + 1]]);
+  uint64_t live = size == 64 ? ~uint64_t{0} : (uint64_t{1} << size) - 1;
+  const auto after = [&](size_t i) { return live & (~uint64_t{1} << i); };  // the symbols behind i
+  while (true) {
+    int32_t lowest = kNoKey;
+    for (size_t i = 0; i < padded; i += 8) {
+      for (size_t k = 0; k < 8; ++k) lowest = std::min(lowest, key[i + k]);
     }
-    if (best + 1 < size) {
-      update(best);
-    } else {
-      rank[best] = kNoRank;
+    if (lowest == kNoKey) break;
+    const size_t at = lowest & 63;
+    const auto gone = static_cast<size_t>(std::countr_zero(after(at)));
+    id[at] = merged[at];
+    key[gone] = kNoKey;
+    live &= ~(uint64_t{1} << gone);
+    key[at] = kNoKey;
+    if (const uint64_t behind = after(at)) set(at, merges_.find(id[at], id[std::countr_zero(behind)]));
+    if (const uint64_t before = live & ((uint64_t{1} << at) - 1)) {
+      const auto previous = static_cast<size_t>(63 - std::countl_zero(before));
+      set(previous, merges_.find(id[previous], id[at]));
     }
-    if (best > 0) update(best - 1);
   }
-  std::copy(id, id + size, out);
-  return size;
+  size_t count = 0;
+  for (; live != 0; live &= live - 1) out[count++] = id[std::countr_zero(live)];
+  return count;
 }
 
 size_t Merger::merge_long(const unsigned char* bytes, size_t size, TokenId* out, MergeScratch& scratch) const {

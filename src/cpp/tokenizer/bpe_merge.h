@@ -15,7 +15,8 @@
 
 namespace soma {
 
-constexpr uint32_t kNoRank = 0x7FFFFFFF;  // also as a signed number above all ranks
+constexpr uint32_t kMostRanks = 1u << 24;
+constexpr uint32_t kNoRank = 0xFFFFFFFFu;
 
 struct Merge {
   uint32_t rank;  // kNoRank where the pair does not merge

@@ -160,6 +160,12 @@ void Tokenizer::encode_stretch(std::string_view text, Span span, bool with_spans
 Encoding Tokenizer::encode(std::string_view text, const std::vector<TokenId>& allowed_special, bool with_spans,
                            bool alone) const {
   Encoding out;
+  encode_into(text, allowed_special, with_spans, alone, out);
+  return out;
+}
+
+void Tokenizer::encode_into(std::string_view text, const std::vector<TokenId>& allowed_special, bool with_spans,
+                            bool alone, Encoding& out) const {
   try {
     for (size_t at = 0; at < text.size();) {
       const auto special = find_special(*this, allowed_special, text, at);
@@ -179,7 +185,6 @@ Encoding Tokenizer::encode(std::string_view text, const std::vector<TokenId>& al
          " to stand for it: train with special_tokens that include ", kUnknownToken, ", or leave the ", piece.what,
          " out of the text");
   }
-  return out;
 }
 
 std::vector<IdVector> Tokenizer::encode_batch(const std::vector<std::string_view>& texts,
@@ -199,9 +204,12 @@ std::vector<IdVector> Tokenizer::encode_batch(const std::vector<std::string_view
   std::vector<size_t> failed(starts.size());
   const auto encode_task = [&](size_t task) {
     const size_t end = task + 1 < starts.size() ? starts[task + 1] : texts.size();
+    Encoding encoding;  // as long as the text at first: what is kept is a copy of the right size
     for (size_t i = starts[task]; i < end; ++i) {
       try {
-        ids[i] = encode(texts[i], allowed_special, false, alone).ids;
+        encoding.ids.clear();
+        encode_into(texts[i], allowed_special, false, alone, encoding);
+        ids[i].assign(encoding.ids.begin(), encoding.ids.end());
       } catch (...) {
         failures[task] = std::current_exception();
         failed[task] = i;

@@ -99,6 +99,9 @@ class Tokenizer {
   virtual std::vector<std::string_view> cut(std::string_view text, size_t target) const = 0;
 
  private:
+  // encode, into `out`, which is empty.
+  void encode_into(std::string_view text, const std::vector<TokenId>& allowed_special, bool with_spans, bool alone,
+                   Encoding& out) const;
   void encode_stretch(std::string_view text, Span span, bool with_spans, bool alone, Encoding& out) const;
 
   uint32_t vocab_size_;
