@@ -49,7 +49,7 @@ def train_tokenizer(
         missing = limit - len(vocabulary.tokens)
         if missing and vocab_size is not None:
             _log.warning(
-                "the vocabulary has %d ids, %d fewer than vocab_size asks for: the texts have no more pairs of tokens%s",
+                "the vocabulary has %d ids, %d fewer than vocab_size asks for: the texts have no more pairs%s",
                 len(vocabulary.tokens) + len(special), missing,
                 "" if frequency == 1 else f" seen {frequency} times",
             )  # fmt: skip
@@ -112,8 +112,11 @@ def _check_special_tokens(special_tokens: Iterable[str] | None, kind: str) -> tu
             raise ValueError(f"special_tokens[{i}] is empty")
         if token in special[:i]:
             raise ValueError(f"special_tokens has {token!r} twice")
-        if not token.isascii() and any("\ud800" <= c <= "\udfff" for c in token):
-            raise ValueError(f"special_tokens[{i}] has a lone surrogate, which no valid text holds: {token!a}")
+        try:
+            token.encode()
+        except UnicodeEncodeError as error:
+            surrogate = f"U+{ord(token[error.start]):04X} at character {error.start}"
+            raise ValueError(f"special_tokens[{i}] has the lone surrogate {surrogate}, which no text holds") from None
         if kind == "word" and _is_word(token):
             raise ValueError(f"special token {token!r} is also a word: put signs around it, such as '<{token}>'")
         if kind != "word" and len(token) == 1:

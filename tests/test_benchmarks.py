@@ -85,6 +85,14 @@ def test_tokenizers_are_compared_and_recorded(tmp_path: Path) -> None:
     assert {(r["workload"], r["label"]) for r in results} >= {("word", "tokenizers"), ("byte", "soma_native")}
 
 
+def test_trainings_are_compared_and_recorded(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("It isn't über-simple, is it?\nNo, 2 or 3 words.\n" * 50, encoding="utf-8")
+    options = ("--contenders", "soma_native", "rustbpe", "tokenizers", "--vocab-size", 280, "--rounds", 1)
+    results = record("bench_tokenizer_training.py", tmp_path / "t.json", text, *options)["results"]
+    assert [(r["label"], r["tokens"]) for r in results] == [("soma_native", 280), ("rustbpe", 280), ("tokenizers", 280)]
+
+
 def test_quality_recipe_runs(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("to be, or not to be: that is the question\n" * 100, encoding="utf-8")

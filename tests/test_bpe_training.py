@@ -209,10 +209,10 @@ def test_a_corpus_with_nothing_to_learn(texts: list[str], has: int) -> None:
 @pytest.mark.parametrize(
     ("texts", "options", "made", "message"),
     [
-        (["a\nb\nc"], {}, 0, "the texts have no more pairs of tokens"),  # single characters: no pair at all
-        (["abc ab"], {}, 3, "the texts have no more pairs of tokens"),
-        (["abc ab"], {"min_frequency": 2}, 1, "no more pairs of tokens seen 2 times"),
-        (["abc ab"], {"min_frequency": 2**70}, 0, f"no more pairs of tokens seen {2**70} times"),
+        (["a\nb\nc"], {}, 0, "the texts have no more pairs"),  # single characters: no pair at all
+        (["abc ab"], {}, 3, "the texts have no more pairs"),
+        (["abc ab"], {"min_frequency": 2}, 1, "no more pairs seen 2 times"),
+        (["abc ab"], {"min_frequency": 2**70}, 0, f"no more pairs seen {2**70} times"),
     ],
 )
 def test_fewer_merges_than_asked_for_are_told(

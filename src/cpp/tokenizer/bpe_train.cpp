@@ -1,5 +1,5 @@
-// Every merge visits only the places where its pair stands; what it changes is summed up by neighbour first, so that the
-// table of pairs is asked once for each neighbour and not for each place.
+// Every merge visits only the places where its pair stands; what it changes is summed up by neighbour first, so that
+// the table of pairs is asked once for each neighbour and not for each place.
 #include "tokenizer/bpe_train.h"
 
 #include <algorithm>
@@ -58,7 +58,7 @@ size_t BpeTrainer::merge(size_t most) {
       std::push_heap(heap_.begin(), heap_.end());
     } else {
       heap_.pop_back();
-      apply(static_cast<uint32_t>(entry.pair >> 32), static_cast<uint32_t>(entry.pair), entry);
+      apply(entry);
       ++done;
     }
   }
@@ -113,9 +113,10 @@ void BpeTrainer::index() {
   });
 }
 
-// Joins `left` and `right` wherever they stand side by side, from left to right. A place is out of date where its first
-// cell holds another token, or another token follows.
-void BpeTrainer::apply(uint32_t left, uint32_t right, const PairEntry& entry) {
+// Joins the two tokens of a pair wherever they stand side by side, from left to right. A place is out of date where its
+// first cell holds another token, or another token follows.
+void BpeTrainer::apply(const PairEntry& entry) {
+  const auto left = static_cast<uint32_t>(entry.pair >> 32), right = static_cast<uint32_t>(entry.pair);
   const auto merged = static_cast<uint32_t>(tokens_.size());
   const uint32_t left_length = lengths_[left], right_length = lengths_[right];
   tokens_.push_back(tokens_[left] + tokens_[right]);
@@ -201,6 +202,7 @@ void BpeTrainer::take(uint32_t left, uint32_t right, uint64_t count) {
 // Makes a pair known where it stands often enough, and returns the room for its places, else null.
 uint32_t* BpeTrainer::create(uint32_t left, uint32_t right, uint64_t count, uint32_t places) {
   if (count < floor_) return nullptr;
+  if (postings_.size() + places > kEnd) throw std::length_error("the texts have more than 2^32 places of pairs");
   PairEntry& entry = pairs_.insert(make_pair_key(left, right));
   entry.count = count;
   entry.begin = static_cast<uint32_t>(postings_.size());

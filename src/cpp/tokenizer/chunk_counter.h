@@ -1,6 +1,6 @@
 // Counts the chunks of a corpus: what BPE is trained on. Each task counts in a small cache of its own, and what falls
-// out of the caches goes into one table, so that memory grows with the distinct chunks and not with the threads. What it
-// finds does not depend on the number of threads.
+// out of the caches goes into one table, so that memory grows with the distinct chunks and not with the threads. What
+// it finds does not depend on the number of threads.
 #pragma once
 
 #include <array>
