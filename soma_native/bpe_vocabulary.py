@@ -1,4 +1,4 @@
-"""A byte-level BPE vocabulary as data: what the readers of files and the training make, and a tokenizer is made from."""
+"""A byte-level BPE vocabulary as data: what readers of files and training make, and a tokenizer is made from."""
 
 from __future__ import annotations
 

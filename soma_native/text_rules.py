@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,10 +142,13 @@ class RuledCore:
         self.kind, self.vocab_size = core.kind, core.vocab_size
         self.special_ids = sorted(t.id for t in rules.added if t.special)
         self._finders = lru_cache(8)(self._make_finders)
-        self.token, self.find, self.decode_bytes = core.token, core.find, core.decode_bytes
         if rules.are_trivial and self.special_ids == list(core.special_ids):
             for name in ("encode", "encode_array", "encode_batch", "encode_joined", "encode_with_offsets"):
                 setattr(self, name, getattr(core, name))
+
+    def __getattr__(self, name: str) -> Any:
+        """What the rules do not touch, such as decoding, is the core's."""
+        return getattr(self.core, name)
 
     def encode(self, text: str, allowed_special: Sequence[int]) -> list[int]:
         """As `_core.Tokenizer.encode`."""

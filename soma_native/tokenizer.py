@@ -31,8 +31,8 @@ class Tokenizer:
       combining dot, "Σ" always "σ"), and its tokens are the runs of ``[\p{L}\p{N}_]``; what is between them is lost.
     - ``char``: every character (code point) is a token.
     - ``byte``: every byte of the text's UTF-8 is a token.
-    - ``bpe``: byte-level byte-pair encoding. The text falls into chunks (words, numbers, punctuation, whitespace) by the
-      rules of GPT-2, cl100k, o200k or others; the bytes of a chunk merge to tokens, the pair of lowest rank first.
+    - ``bpe``: byte-level byte-pair encoding. The text falls into chunks (words, numbers, punctuation, whitespace) by
+      the rules of GPT-2, cl100k, o200k or others; the bytes of a chunk merge to tokens, the pair of lowest rank first.
 
     A special token is an id that no text encodes to, unless `encode` is told to look for it.
 
@@ -250,8 +250,8 @@ class Tokenizer:
         """The text of ids.
 
         "word": the words, joined by spaces; "char": the characters in a row; special tokens are left out of both.
-        "byte" and "bpe": the exact text, special tokens as theirs; bytes that are not UTF-8, such as part of a character, become
-        U+FFFD, the replacement character.
+        "byte" and "bpe": the exact text, special tokens as theirs; bytes that are not UTF-8, such as part of a
+        character, become U+FFFD, the replacement character.
 
         Args:
             ids: a list, or an array (n,) of any integer type.
@@ -269,7 +269,7 @@ class Tokenizer:
         return self._core.decode(_id_array(ids))
 
     def decode_bytes(self, ids: Iterable[SupportsIndex] | NDArray[Any]) -> bytes:
-        r"""The bytes of ids: for "byte" and "bpe" exact, otherwise the UTF-8 of what `decode` gives. Arguments as for `decode`.
+        r"""The bytes of ids: exact for "byte" and "bpe", else the UTF-8 of what `decode` gives. Arguments as there.
 
         >>> Tokenizer.train(["ab"], kind="byte").decode_bytes([195, 32])
         b'\xc3 '

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "fuzz"))
-from fuzz_tokenizer_json import check, mutate, seeds  # noqa: E402
+from fuzz_tokenizer_json import check, mutate, seeds
 
 SEEDS = seeds()
 

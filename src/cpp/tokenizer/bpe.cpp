@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <bit>
 #include <cstring>
+#include <unordered_map>
 
 #include "base/check.h"
 #include "tokenizer/bpe_cache.h"
@@ -142,6 +144,11 @@ uint32_t checked_vocab_size(const BpeVocabulary& vocabulary) {
           id, ", which is that of an ordinary token");
     size = std::max<size_t>(size, size_t{id} + 1);
   }
+  std::unordered_map<TokenId, std::string_view> owner;
+  for (const auto& [text, id] : vocabulary.special_tokens) {
+    const auto [other, fresh] = owner.emplace(id, text);
+    check(fresh, "special tokens ", quote_bytes(other->second), " and ", quote_bytes(text), " have the same id ", id);
+  }
   check(size <= kMostRanks, "the highest id is ", size - 1, "; ids up to ", kMostRanks - 1, " can be used");
   check(!vocabulary.merges || vocabulary.merges->size() <= kMostRanks, "there are more than ", kMostRanks, " merges");
   return static_cast<uint32_t>(size);
@@ -266,19 +273,37 @@ class BpeTokenizer final : public Tokenizer {
 
  private:
   TokenId ordinary(std::string_view bytes) const {
-    const uint32_t number = ordinary_.find(bytes);
-    return number == kAbsent ? kAbsent : ordinary_ids_[number];
+    if (bytes.size() > ShortChunk::kMaxBytes) {
+      const uint32_t number = long_tokens_.find(bytes);
+      return number == kAbsent ? kAbsent : long_ids_[number];
+    }
+    const ShortChunk key = ShortChunk::of(bytes.data(), bytes.size(), bytes.size());
+    return short_token(key, key.hash());
+  }
+  TokenId short_token(const ShortChunk& key, uint64_t hash) const { return short_tokens_[short_slot(key, hash)].id; }
+  // Where the token stands, or else would stand.
+  size_t short_slot(const ShortChunk& key, uint64_t hash) const {
+    size_t i = hash >> 32 & (short_tokens_.size() - 1);
+    while (short_tokens_[i].id != kAbsent && !(short_tokens_[i].key == key)) i = (i + 1) & (short_tokens_.size() - 1);
+    return i;
   }
 
   void index_tokens() {
+    short_tokens_.resize(std::bit_ceil(vocabulary_.tokens.size() * 2 + 2));
     for (TokenId id = 0; id < vocabulary_.tokens.size(); ++id) {
       const auto& token = vocabulary_.tokens[id];
       if (!token) continue;
-      check(!token->empty(), "token ", id, " is empty");
-      const uint32_t number = ordinary_.insert(*token);
-      check(number == ordinary_ids_.size(), "token ", quote_bytes(*token), " is in the vocabulary twice, with the ids ",
-            number < ordinary_ids_.size() ? ordinary_ids_[number] : 0, " and ", id);
-      ordinary_ids_.push_back(id);
+      if (token->empty()) fail("token ", id, " is empty");
+      if (const TokenId other = ordinary(*token); other != kAbsent) {
+        fail("token ", quote_bytes(*token), " is in the vocabulary twice, with the ids ", other, " and ", id);
+      }
+      if (token->size() > ShortChunk::kMaxBytes) {
+        long_tokens_.insert(*token);
+        long_ids_.push_back(id);
+      } else {
+        const ShortChunk key = ShortChunk::of(token->data(), token->size(), token->size());
+        short_tokens_[short_slot(key, key.hash())] = {key, id};
+      }
     }
   }
 
@@ -296,10 +321,12 @@ class BpeTokenizer final : public Tokenizer {
       }
       both.assign(bytes_.view(left)).append(bytes_.view(right));
       const TokenId merged = ordinary(both);
-      check(merged != kAbsent, "merge ", rank, " of ids ", left, " and ", right, " gives ", quote_bytes(both),
-            ", which is no token");
-      check(table.insert(left, right, {rank, merged}), "merge ", rank, " of ids ", left, " and ", right,
-            " is there twice");
+      if (merged == kAbsent) {
+        fail("merge ", rank, " of ids ", left, " and ", right, " gives ", quote_bytes(both), ", which is no token");
+      }
+      if (!table.insert(left, right, {rank, merged})) {
+        fail("merge ", rank, " of ids ", left, " and ", right, " is there twice");
+      }
     }
     return table;
   }
@@ -310,8 +337,9 @@ class BpeTokenizer final : public Tokenizer {
       TokenId left, right, merged;
     };
     std::vector<Pair> pairs;
-    for (const TokenId id : ordinary_ids_) {
-      const std::string_view token = bytes_.view(id);
+    for (TokenId id = 0; id < vocabulary_.tokens.size(); ++id) {
+      if (!vocabulary_.tokens[id]) continue;
+      const std::string_view token = *vocabulary_.tokens[id];
       for (size_t cut = 1; cut < token.size(); ++cut) {
         const TokenId left = ordinary(token.substr(0, cut));
         if (left == kAbsent) continue;
@@ -373,8 +401,13 @@ class BpeTokenizer final : public Tokenizer {
   TokenBytes bytes_;
   bool whole_first_;
   BpeVocabulary vocabulary_;  // but for the tokens, which bytes_ has
-  StringTable ordinary_;
-  std::vector<TokenId> ordinary_ids_;  // by number in ordinary_
+  struct ShortToken {
+    ShortChunk key{};
+    TokenId id = kAbsent;
+  };
+  std::vector<ShortToken> short_tokens_;  // those of at most 15 bytes: open addressing, at most half full
+  StringTable long_tokens_;
+  std::vector<TokenId> long_ids_;  // by number in long_tokens_
   uint32_t ranks_ = 0;
   std::optional<Merger> merger_;
   mutable WorkspacePool pool_;

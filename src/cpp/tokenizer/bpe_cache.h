@@ -101,9 +101,9 @@ class ChunkCache {
     uint32_t at = 0;  // in long_, of: bytes, ids, the ids, the bytes; 0 where the slot is free
   };
   static constexpr size_t kFirstSets = size_t{1} << 9;
-  static constexpr size_t kMostSets = size_t{1} << 16;        // 4 MB
-  static constexpr size_t kMostLongWords = size_t{1} << 19;   // 2 MB
-  static constexpr size_t kMostLongSlots = size_t{1} << 15;   // 256 KB
+  static constexpr size_t kMostSets = size_t{1} << 16;       // 4 MB
+  static constexpr size_t kMostLongWords = size_t{1} << 19;  // 2 MB
+  static constexpr size_t kMostLongSlots = size_t{1} << 15;  // 256 KB
 
   void grow();
   void place(const Entry& entry);

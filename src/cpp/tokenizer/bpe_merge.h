@@ -64,10 +64,10 @@ struct MergeScratch {
   };
   std::vector<uint32_t> next, previous;  // of the symbol that starts at a byte
   std::vector<TokenId> id;
-  std::vector<Merge> merge;           // with the next symbol
-  std::vector<uint32_t> queue_of;     // rank -> queue, kNoQueue where there is none
+  std::vector<Merge> merge;        // with the next symbol
+  std::vector<uint32_t> queue_of;  // rank -> queue, kNoQueue where there is none
   std::vector<Queue> queues;
-  std::vector<uint32_t> waiting;      // ranks whose queue holds something: a heap
+  std::vector<uint32_t> waiting;  // ranks whose queue holds something: a heap
   static constexpr uint32_t kNoQueue = 0xFFFFFFFFu;
 };
 

@@ -27,9 +27,9 @@ constexpr uint32_t kLetter = kCased | kUncased | bit(CharClass::kLower);
 constexpr uint32_t kMark = bit(CharClass::kMark);
 constexpr uint32_t kNumber = bit(CharClass::kNumber);
 constexpr uint32_t kSpace = bit(CharClass::kSpace);
-constexpr uint32_t kPunctuation = bit(CharClass::kOther) | kMark;  // [^\s\p{L}\p{N}]
-constexpr uint32_t kBothCases = kUncased | kMark;                  // U and W at once
-constexpr uint32_t kUpperSet = kCased | kBothCases;                // U
+constexpr uint32_t kPunctuation = bit(CharClass::kOther) | kMark;    // [^\s\p{L}\p{N}]
+constexpr uint32_t kBothCases = kUncased | kMark;                    // U and W at once
+constexpr uint32_t kUpperSet = kCased | kBothCases;                  // U
 constexpr uint32_t kLowerSet = bit(CharClass::kLower) | kBothCases;  // W
 
 constexpr std::array<uint16_t, 128> make_ascii_classes() {
@@ -70,7 +70,7 @@ struct Cursor {
 // \s+$ where `whole_at_end`, \s*[\r\n]+ where `newlines`, \s+(?!\S), \s+: the end of the chunk that starts at whitespace.
 const Byte* end_of_space(Cursor at, bool newlines, bool whole_at_end) {
   const Byte* const begin = at.p;
-  const Byte* last = begin;            // the last whitespace character
+  const Byte* last = begin;             // the last whitespace character
   const Byte* after_newline = nullptr;  // behind the last newline
   for (; at.is(kSpace); at.step()) {
     last = at.p;

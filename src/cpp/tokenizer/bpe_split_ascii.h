@@ -13,12 +13,12 @@ namespace soma {
 
 // How the patterns differ, for ASCII.
 struct BpeRules {
-  bool newlines;      // \s*[\r\n]+ is a chunk, and newlines belong to punctuation in front of them
-  bool any_prefix;    // any character but newline, letter, digit belongs to the letters behind it; else only a space
-  bool spaced_digits; // as does a space to digits
-  size_t digits;      // most of them in a chunk; 0: any number
-  bool whole_at_end;  // \s+$ is a chunk
-  bool cased;         // a capital letter begins a chunk behind a small one, and contractions belong to their word
+  bool newlines;       // \s*[\r\n]+ is a chunk, and newlines belong to punctuation in front of them
+  bool any_prefix;     // any character but newline, letter, digit belongs to the letters behind it; else only a space
+  bool spaced_digits;  // as does a space to digits
+  size_t digits;       // most of them in a chunk; 0: any number
+  bool whole_at_end;   // \s+$ is a chunk
+  bool cased;          // a capital letter begins a chunk behind a small one, and contractions belong to their word
 };
 
 // Bytes of '(?:[sdmt]|ll|ve|re) at the apostrophe `p`, or 0. Without regard to case, U+017F (C5 BF) is an s.

@@ -12,7 +12,9 @@ constexpr uint32_t kNoId = StringTable::kAbsent;
 class CharTokenizer final : public ListedTokenizer {
  public:
   CharTokenizer(const std::vector<std::string>& tokens, const std::vector<TokenId>& special_ids)
-      : ListedTokenizer(tokens, special_ids), unknown_(find(kUnknownToken).value_or(kNoId)), page_of_(kCodePoints / 256, 0) {
+      : ListedTokenizer(tokens, special_ids),
+        unknown_(find(kUnknownToken).value_or(kNoId)),
+        page_of_(kCodePoints / 256, 0) {
     Page empty;
     empty.fill(unknown_);
     pages_.push_back(empty);

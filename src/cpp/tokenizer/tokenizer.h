@@ -60,9 +60,9 @@ class Tokenizer {
 
   virtual TokenizerKind kind() const = 0;
 
-  uint32_t vocab_size() const { return vocab_size_; }       // the highest id + 1
-  virtual bool has(TokenId id) const = 0;                   // of ids < vocab_size(), is it a token's?
-  virtual std::string token(TokenId id) const = 0;          // its text; empty where it is no token's
+  uint32_t vocab_size() const { return vocab_size_; }  // the highest id + 1
+  virtual bool has(TokenId id) const = 0;              // of ids < vocab_size(), is it a token's?
+  virtual std::string token(TokenId id) const = 0;     // its text; empty where it is no token's
   virtual std::optional<TokenId> find(std::string_view token) const = 0;
   bool is_special(TokenId id) const { return special_[id]; }
   const std::vector<TokenId>& special_ids() const { return special_ids_; }  // ascending
