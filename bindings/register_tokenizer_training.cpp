@@ -18,6 +18,7 @@
 #include <string>
 #include <string_view>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include "base/interrupt.h"
@@ -90,9 +91,11 @@ bool add_from(soma::ChunkCounter& counter, soma::TextReader& reader) {
 }
 
 std::unique_ptr<soma::BpeTrainer> make_trainer(soma::ChunkCounter& counter, uint64_t min_frequency,
-                                               const std::vector<std::string>& reserved) {
+                                               const BytesList& reserved) {
+  std::vector<std::string> spellings;
+  for (const py::handle spelling : reserved) spellings.emplace_back(py::reinterpret_borrow<py::bytes>(spelling));
   return without_gil([&] {
-    auto trainer = std::make_unique<soma::BpeTrainer>(counter.chunks(), min_frequency, reserved);
+    auto trainer = std::make_unique<soma::BpeTrainer>(counter.chunks(), min_frequency, std::move(spellings));
     counter = soma::ChunkCounter(counter.pattern());
     return trainer;
   });

@@ -12,13 +12,18 @@ import types
 
 __all__: list[str] = [
     "AdamW",
+    "BpeTrainer",
+    "ChunkCounter",
     "Decoder",
     "Model",
     "Sampler",
+    "TextReader",
     "TokenCounter",
     "Tokenizer",
     "active_isa",
     "available_isas",
+    "bpe_chunk_ends",
+    "bpe_cuts",
     "byte_alphabet",
     "find_invalid_utf8",
     "get_num_threads",
@@ -130,12 +135,34 @@ class Tokenizer:
     """
     The core of soma_native.Tokenizer; see there.
     """
+    @staticmethod
+    def bpe(
+        pattern: str,
+        tokens: list,
+        merges: typing.Annotated[numpy.typing.ArrayLike, numpy.int64] | None,
+        special_tokens: collections.abc.Sequence[tuple[str, typing.SupportsInt | typing.SupportsIndex]],
+        ignore_merges: bool,
+    ) -> Tokenizer:
+        """
+        Of kind bpe: tokens are bytes or None by id, merges int64 (n, 2) or None, special tokens (text, id)
+        """
     def __init__(
         self,
         kind: str,
         tokens: list[str],
         special_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
     ) -> None: ...
+    def bpe_vocabulary(self) -> tuple:
+        """
+        (pattern, tokens, merges, special_tokens, ignore_merges) of kind bpe
+        """
+    @typing.overload
+    def decode(self, ids: numpy.typing.NDArray[numpy.int64]) -> str:
+        """
+        The text of ids (n,), with U+FFFD for what is none
+        """
+    @typing.overload
+    def decode(self, ids: numpy.typing.NDArray[numpy.uint32]) -> str: ...
     @typing.overload
     def decode_bytes(self, ids: numpy.typing.NDArray[numpy.int64]) -> bytes:
         """
@@ -143,6 +170,14 @@ class Tokenizer:
         """
     @typing.overload
     def decode_bytes(self, ids: numpy.typing.NDArray[numpy.uint32]) -> bytes: ...
+    def decode_list(self, ids: list) -> str | None:
+        """
+        decode of a list of int; None where something else is in it
+        """
+    def decode_list_bytes(self, ids: list) -> bytes | None:
+        """
+        decode_bytes of a list of int; None where something else is in it
+        """
     def encode(
         self, text: typing.Any, allowed_special: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]
     ) -> list[int]:
@@ -203,6 +238,59 @@ class TokenCounter:
         """
     def total(self) -> int: ...
 
+class TextReader:
+    """
+    A text that is read from a file descriptor, piece by piece.
+    """
+    def __init__(self, file: typing.SupportsInt | typing.SupportsIndex) -> None: ...
+    @property
+    def bytes_read(self) -> int: ...
+
+class ChunkCounter:
+    """
+    Counts the chunks of a corpus, in parallel.
+    """
+    def __init__(self, pattern: str) -> None: ...
+    def add(self, texts: list[str | bytes], first: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Add texts (str, or bytes of valid UTF-8); an error calls them texts[first], texts[first + 1], ...
+        """
+    def add_from(self, reader: TextReader) -> bool:
+        """
+        Add the next few megabytes of a text; whether there may be more. ValueError where it is not UTF-8
+        """
+    @property
+    def bytes(self) -> int:
+        """
+        Of all that was added
+        """
+
+class BpeTrainer:
+    """
+    Learns the merges of byte-level BPE.
+    """
+    def __init__(
+        self,
+        counter: ChunkCounter,
+        min_frequency: typing.SupportsInt | typing.SupportsIndex,
+        reserved: list[bytes],
+    ) -> None:
+        """
+        From the chunks of a counter, which is empty afterwards. `reserved`: bytes that no merge may spell
+        """
+    def merge(self, most: typing.SupportsInt | typing.SupportsIndex) -> int:
+        """
+        Make up to `most` more merges; how many there were
+        """
+    def merges(self) -> numpy.typing.NDArray[numpy.int64]:
+        """
+        int64 (n, 2): the ids that merge i joins to token 256 + i
+        """
+    def tokens(self) -> list[bytes]:
+        """
+        The bytes of every token, by id
+        """
+
 def active_isa() -> str:
     """
     The level in force: the highest available, capped by SOMA_ISA.
@@ -211,6 +299,16 @@ def active_isa() -> str:
 def available_isas() -> tuple[str, ...]:
     """
     Instruction-set levels this machine can run, weakest first.
+    """
+
+def bpe_chunk_ends(pattern: str, text: typing.Any) -> list[int]:
+    """
+    Where the chunks of a text end: offsets into its UTF-8
+    """
+
+def bpe_cuts(pattern: str, text: typing.Any, target: typing.SupportsInt | typing.SupportsIndex) -> list[int]:
+    """
+    Bytes of the pieces of about `target` bytes that a long text is cut into, without changing its chunks
     """
 
 def byte_alphabet() -> list[str]:

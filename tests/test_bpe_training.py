@@ -14,6 +14,7 @@ import bpe_reference
 import pytest
 import rustbpe
 import tokenizers
+from bpe_patterns import PATTERNS
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,7 +48,7 @@ MIXED = st.text(st.sampled_from("aAbß語ẹ́ ..'s\n\t1٣/🙂"), max_size=40)
 
 
 @given(st.lists(st.one_of(REPEATED, WORDS, MIXED), min_size=1, max_size=8), st.integers(0, 40), st.integers(1, 4))
-@pytest.mark.parametrize("pattern", ["gpt2", "cl100k", "o200k"])
+@pytest.mark.parametrize("pattern", PATTERNS)
 def test_the_merges_are_those_of_the_definition(
     threads: int, pattern: str, texts: list[str], merges: int, min_frequency: int
 ) -> None:
@@ -56,7 +57,7 @@ def test_the_merges_are_those_of_the_definition(
     assert ours == expected(texts, merges, pattern, min_frequency=min_frequency)
 
 
-@pytest.mark.parametrize("pattern", ["gpt2", "cl100k", "o200k"])
+@pytest.mark.parametrize("pattern", PATTERNS)
 def test_a_real_text(threads: int, pattern: str) -> None:
     assert trained([CORPUS], 700, pattern=pattern) == expected([CORPUS], 700, pattern)
 
@@ -69,7 +70,7 @@ def test_one_long_chunk(run: str) -> None:
 def test_the_same_as_rustbpe() -> None:
     """Whose tie rule is ours."""
     peer = rustbpe.Tokenizer()
-    peer.train_from_iterator(iter([CORPUS]), 256 + 2000, pattern=bpe_reference.PATTERNS["gpt2"])
+    peer.train_from_iterator(iter([CORPUS]), 256 + 2000, pattern=PATTERNS["gpt2"])
     ranks = sorted(peer.get_mergeable_ranks(), key=lambda pair: pair[1])
     assert trained([CORPUS], 2000)[0] == [bytes(token) for token, _ in ranks]
 
