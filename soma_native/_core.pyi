@@ -270,10 +270,7 @@ class BpeTrainer:
     Learns the merges of byte-level BPE.
     """
     def __init__(
-        self,
-        counter: ChunkCounter,
-        min_frequency: typing.SupportsInt | typing.SupportsIndex,
-        reserved: list[bytes],
+        self, counter: ChunkCounter, min_frequency: typing.SupportsInt | typing.SupportsIndex, reserved: list[bytes]
     ) -> None:
         """
         From the chunks of a counter, which is empty afterwards. `reserved`: bytes that no merge may spell
