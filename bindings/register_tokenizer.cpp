@@ -32,6 +32,7 @@ namespace {
 using soma::TokenId;
 using IdList = py::typing::List<py::int_>;
 using Offsets = py::typing::List<py::typing::Tuple<py::int_, py::int_>>;
+using AnyList = py::typing::List<py::object>;
 
 // Errors call them texts[first], texts[first + 1], ...
 std::vector<std::string_view> utf8_of_list(const Texts& texts, size_t first = 0) {
@@ -152,7 +153,7 @@ std::string decoded(const soma::Tokenizer& tokenizer, const Int* values, size_t 
 }
 
 // The bytes of the ids in a list of int; none where something else is in it.
-std::optional<std::string> decoded_list(const soma::Tokenizer& tokenizer, const py::list& ids) {
+std::optional<std::string> decoded_list(const soma::Tokenizer& tokenizer, const AnyList& ids) {
   std::vector<int64_t> values(ids.size());
   for (size_t i = 0; i < values.size(); ++i) {
     PyObject* const id = PyList_GET_ITEM(ids.ptr(), static_cast<Py_ssize_t>(i));
@@ -189,8 +190,11 @@ std::unique_ptr<soma::Tokenizer> make(const std::string& kind, const Texts& toke
 
 using Pairs = py::array_t<int64_t, py::array::c_style>;
 using Specials = std::vector<std::pair<py::str, int64_t>>;
+using TokenList = py::typing::List<py::typing::Optional<py::bytes>>;
+using SpecialList = py::typing::List<py::typing::Tuple<py::str, py::int_>>;
+using VocabularyParts = py::typing::Tuple<py::str, TokenList, py::typing::Optional<Pairs>, SpecialList, py::bool_>;
 
-std::unique_ptr<soma::Tokenizer> make_bpe(const std::string& pattern, const py::list& tokens,
+std::unique_ptr<soma::Tokenizer> make_bpe(const std::string& pattern, const TokenList& tokens,
                                           const std::optional<Pairs>& merges, const Specials& special_tokens,
                                           bool ignore_merges) {
   constexpr int64_t kMostIds = int64_t{1} << 24;
@@ -202,7 +206,7 @@ std::unique_ptr<soma::Tokenizer> make_bpe(const std::string& pattern, const py::
   vocabulary.pattern = soma::parse_bpe_pattern(pattern);
   vocabulary.ignore_merges = ignore_merges;
   vocabulary.tokens.reserve(tokens.size());
-  for (const py::handle token : tokens) {
+  for (const py::handle token : static_cast<const py::list&>(tokens)) {
     auto& bytes = vocabulary.tokens.emplace_back();
     if (token.is_none()) continue;
     if (!PyBytes_Check(token.ptr())) {
@@ -226,9 +230,9 @@ std::unique_ptr<soma::Tokenizer> make_bpe(const std::string& pattern, const py::
 }
 
 // (pattern, tokens, merges, special tokens, ignore_merges), as make_bpe takes them.
-py::tuple bpe_vocabulary(const soma::Tokenizer& tokenizer) {
+VocabularyParts bpe_vocabulary(const soma::Tokenizer& tokenizer) {
   const auto vocabulary = without_gil([&] { return soma::bpe_vocabulary(tokenizer); });
-  py::list tokens;
+  TokenList tokens;
   for (const auto& token : vocabulary.tokens) {
     tokens.append(token ? py::object(py::bytes(*token)) : py::object(py::none()));
   }
@@ -242,7 +246,7 @@ py::tuple bpe_vocabulary(const soma::Tokenizer& tokenizer) {
     }
     merges = pairs;
   }
-  py::list special_tokens;
+  SpecialList special_tokens;
   for (const auto& [text, id] : vocabulary.special_tokens) special_tokens.append(py::make_tuple(to_str(text), id));
   return py::make_tuple(soma::bpe_pattern_name(vocabulary.pattern), tokens, merges, special_tokens,
                         vocabulary.ignore_merges);
@@ -276,7 +280,7 @@ void register_tokenizer(py::module_& m) {
       .def("decode", &decode<uint32_t>, py::arg("ids").noconvert())
       .def(
           "decode_list",
-          [](const soma::Tokenizer& self, const py::list& ids) -> std::optional<py::str> {
+          [](const soma::Tokenizer& self, const AnyList& ids) -> std::optional<py::str> {
             const auto bytes = decoded_list(self, ids);
             if (!bytes) return std::nullopt;
             return utf8_or_replacement(*bytes);
@@ -284,7 +288,7 @@ void register_tokenizer(py::module_& m) {
           py::arg("ids"), "decode of a list of int; None where something else is in it")
       .def(
           "decode_list_bytes",
-          [](const soma::Tokenizer& self, const py::list& ids) -> std::optional<py::bytes> {
+          [](const soma::Tokenizer& self, const AnyList& ids) -> std::optional<py::bytes> {
             const auto bytes = decoded_list(self, ids);
             if (!bytes) return std::nullopt;
             return py::bytes(*bytes);

@@ -138,7 +138,7 @@ class Tokenizer:
     @staticmethod
     def bpe(
         pattern: str,
-        tokens: list,
+        tokens: list[bytes | None],
         merges: typing.Annotated[numpy.typing.ArrayLike, numpy.int64] | None,
         special_tokens: collections.abc.Sequence[tuple[str, typing.SupportsInt | typing.SupportsIndex]],
         ignore_merges: bool,
@@ -152,7 +152,9 @@ class Tokenizer:
         tokens: list[str],
         special_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
     ) -> None: ...
-    def bpe_vocabulary(self) -> tuple:
+    def bpe_vocabulary(
+        self,
+    ) -> tuple[str, list[bytes | None], numpy.typing.NDArray[numpy.int64] | None, list[tuple[str, int]], bool]:
         """
         (pattern, tokens, merges, special_tokens, ignore_merges) of kind bpe
         """
@@ -170,11 +172,11 @@ class Tokenizer:
         """
     @typing.overload
     def decode_bytes(self, ids: numpy.typing.NDArray[numpy.uint32]) -> bytes: ...
-    def decode_list(self, ids: list) -> str | None:
+    def decode_list(self, ids: list[typing.Any]) -> str | None:
         """
         decode of a list of int; None where something else is in it
         """
-    def decode_list_bytes(self, ids: list) -> bytes | None:
+    def decode_list_bytes(self, ids: list[typing.Any]) -> bytes | None:
         """
         decode_bytes of a list of int; None where something else is in it
         """
@@ -270,10 +272,7 @@ class BpeTrainer:
     Learns the merges of byte-level BPE.
     """
     def __init__(
-        self,
-        counter: ChunkCounter,
-        min_frequency: typing.SupportsInt | typing.SupportsIndex,
-        reserved: list[bytes],
+        self, counter: ChunkCounter, min_frequency: typing.SupportsInt | typing.SupportsIndex, reserved: list[bytes]
     ) -> None:
         """
         From the chunks of a counter, which is empty afterwards. `reserved`: bytes that no merge may spell

@@ -1,4 +1,4 @@
-"""The regular expressions of the BPE patterns, as tiktoken and Hugging Face files write them: the oracles of the splitters."""
+"""The regular expressions of the BPE patterns, as tiktoken and Hugging Face files write them, and texts to try."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ PATTERNS = {
 
 # One or two of every class and of everything that a rule names.
 CHARACTERS = [
-    *" \t\n\r\v'aAzZsStTdDmMlLvVrReE019.,!/-_\"(<\0", "ſ", "\u00a0", "\u3000", "\u2028", "\x85", "é", "É", "中", "ⅷ", "²",
-    "٣", "\u0301", "\u0903", "ǅ", "ʰ", "ª", "😀", "\u200d", "İ", "ß", "\u212a", "’", "Я", "न", "\u094d", "\U000e0100",
+    *" \t\n\r\v'aAzZsStTdDmMlLvVrReE019.,!/-_\"(<\0", "ſ", "\u00a0", "\u3000", "\u2028", "\x85", "é", "É", "中", "ⅷ",
+    "²", "٣", "\u0301", "\u0903", "ǅ", "ʰ", "ª", "😀", "\u200d", "İ", "ß", "\u212a", "’", "Я", "न",
+    "\u094d", "\U000e0100",
 ]  # fmt: skip
 PIECES = [*CHARACTERS, "'s", "'ll", "'RE", "'ve", "'T", "'ſ", "  ", "\n\n", "\n ", " \n", "!\n/", "//", "\r\n", "aB"]
 ALL_CHARACTERS = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]

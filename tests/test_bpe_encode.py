@@ -188,7 +188,7 @@ def test_a_megabyte_of_one_thing(both: tuple[Tokenizer, tiktoken.Encoding], text
     assert tok.decode(tok.encode_array(long)) == long
 
 
-# ------------------------------------------------------------------------------------------------- one text many threads
+# ------------------------------------------------------------------------------------------------------------- threads
 
 
 def test_threads_do_not_change_a_long_text(both: tuple[Tokenizer, tiktoken.Encoding], threads: int) -> None:

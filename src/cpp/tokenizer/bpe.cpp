@@ -40,6 +40,7 @@ struct Workspace {
   ChunkCache cache;
   MergeScratch scratch;
   std::vector<TokenId> ids;
+  size_t misses = 0;  // chunks that the cache did not have
 };
 
 class WorkspacePool {
@@ -237,6 +238,7 @@ class BpeTokenizer final : public Tokenizer {
     size_t ends[kBatch];
     Lookup lookups[kBatch];
     size_t from = 0;
+    bool cold = true;  // is the cache new to this text: then the vocabulary's lines will be wanted too
     while (const size_t count = splitter.next(ends, kBatch)) {
       // First all cache lines of a batch are asked for, then they are read.
       for (size_t i = 0; i < count; ++i) {
@@ -247,15 +249,18 @@ class BpeTokenizer final : public Tokenizer {
           lookup.key = ShortChunk::of(begin + from, size, span.end - span.begin - from);
           lookup.hash = lookup.key.hash();
           workspace->cache.prefetch(lookup.hash);
+          if (cold) prefetch(&short_tokens_[lookup.hash >> 32 & (short_tokens_.size() - 1)]);
         }
         from = ends[i];
       }
+      const size_t misses_before = workspace->misses;
       const char* chunk = begin + from;
       for (size_t i = count; i > 0; --i) chunk -= lookups[i - 1].size;
       for (size_t i = 0; i < count; ++i) {
         id = encode_chunk(chunk, lookups[i], id, *workspace);
         chunk += lookups[i].size;
       }
+      cold = workspace->misses - misses_before > kBatch / 32;
     }
     out.ids.resize(static_cast<size_t>(id - out.ids.data()));
     pool_.put(std::move(workspace));
@@ -376,6 +381,7 @@ class BpeTokenizer final : public Tokenizer {
     if (kept) {
       if (const size_t count = work.cache.find_long({chunk, size}, hash, out)) return out + count;
     }
+    ++work.misses;
     const size_t count = encode_new(chunk, size, work);
     std::copy(work.ids.data(), work.ids.data() + count, out);
     if (is_short && count <= ChunkCache::kMaxShortIds) {

@@ -48,19 +48,36 @@ size_t ChunkCache::find_long(std::string_view chunk, uint64_t hash, TokenId* out
   return 0;
 }
 
-void ChunkCache::insert_long(std::string_view chunk, uint64_t hash, const TokenId* ids, size_t count) {
-  const size_t words = 2 + count + (chunk.size() + 3) / 4;
-  if (long_.size() + words > kMostLongWords || long_count_ * 2 >= kMostLongSlots || long_slots_.empty()) {
-    long_slots_.assign(kMostLongSlots, LongSlot{});
-    long_.assign(1, 0);  // no entry stands at 0
-    long_count_ = 0;
-  }
+void ChunkCache::place_long(uint64_t hash, size_t at) {
   const size_t mask = long_slots_.size() - 1;
   size_t i = hash & mask;
   while (long_slots_[i].at != 0) i = (i + 1) & mask;
-  long_slots_[i] = {static_cast<uint32_t>(hash >> 32), static_cast<uint32_t>(long_.size())};
+  long_slots_[i] = {static_cast<uint32_t>(hash >> 32), static_cast<uint32_t>(at)};
+}
+
+void ChunkCache::resize_long(size_t slots) {
+  std::vector<LongSlot> old(slots);
+  old.swap(long_slots_);
+  for (const LongSlot& slot : old) {
+    if (slot.at == 0) continue;
+    const uint32_t* const entry = long_.data() + slot.at;
+    place_long(hash_bytes({reinterpret_cast<const char*>(entry + 2 + entry[1]), entry[0]}), slot.at);
+  }
+}
+
+void ChunkCache::insert_long(std::string_view chunk, uint64_t hash, const TokenId* ids, size_t count) {
+  const size_t words = 2 + count + (chunk.size() + 3) / 4;
+  const bool full = long_count_ * 2 >= long_slots_.size();
+  if (long_.size() + words > kMostLongWords || (full && long_slots_.size() == kMostLongSlots) || long_slots_.empty()) {
+    long_slots_.assign(std::max(long_slots_.size(), kFirstLongSlots), LongSlot{});
+    long_.assign(1, 0);  // no entry stands at 0
+    long_count_ = 0;
+  } else if (full) {
+    resize_long(long_slots_.size() * 2);
+  }
   ++long_count_;
   const size_t at = long_.size();
+  place_long(hash, at);
   long_.resize(at + words);
   long_[at] = static_cast<uint32_t>(chunk.size());
   long_[at + 1] = static_cast<uint32_t>(count);

@@ -69,8 +69,8 @@ size_t Merger::merge(const unsigned char* bytes, size_t size, TokenId* out, Merg
   return size <= kShort ? merge_short(bytes, size, out) : merge_long(bytes, size, out, scratch);
 }
 
-// Symbols stand where their first byte is; `live` has a bit for each. The key of a symbol is the rank of its pair with the
-// next one and its place, so that the lowest key is the pair to merge.
+// Symbols stand where their first byte is; `live` has a bit for each. The key of a symbol is the rank of its pair with
+// the next one and its place, so that the lowest key is the pair to merge.
 size_t Merger::merge_short(const unsigned char* bytes, size_t size, TokenId* out) const {
   static_assert(kShort == 64 && kMostRanks << 6 <= static_cast<uint32_t>(kNoKey));
   TokenId id[kShort];

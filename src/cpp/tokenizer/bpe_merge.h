@@ -1,11 +1,11 @@
 // The merges of a byte-level BPE vocabulary, and the way from the bytes of a chunk to its ids:
 //
-//   s = bytes of the chunk, as ids;  while some neighbours (s_i, s_i+1) have a rank: merge the pair of lowest rank, among
-//   equals the leftmost                                                            (Sennrich et al. 2016, arXiv:1508.07909)
+//   s = bytes of the chunk, as ids;  while some neighbours (s_i, s_i+1) have a rank: merge the pair of lowest rank,
+//   among equals the leftmost                                              (Sennrich et al. 2016, arXiv:1508.07909)
 //
 // Up to 64 bytes, the ranks of all neighbours stand in an array that is searched for each merge. Longer chunks keep the
-// pairs in one queue per rank, with the symbols in a linked list: O(n log n) at worst, O(n) where merges of one rank come
-// from left to right, as in a long run of one letter.
+// pairs in one queue per rank, with the symbols in a linked list: O(n log n) at worst, O(n) where merges of one rank
+// come from left to right, as in a long run of one letter.
 #pragma once
 
 #include <cstdint>

@@ -67,7 +67,7 @@ struct Cursor {
   }
 };
 
-// \s+$ where `whole_at_end`, \s*[\r\n]+ where `newlines`, \s+(?!\S), \s+: the end of the chunk that starts at whitespace.
+// \s+$ where `whole_at_end`, \s*[\r\n]+ where `newlines`, \s+(?!\S), \s+: the end of a chunk that starts at whitespace.
 const Byte* end_of_space(Cursor at, bool newlines, bool whole_at_end) {
   const Byte* const begin = at.p;
   const Byte* last = begin;             // the last whitespace character
@@ -118,8 +118,8 @@ const Byte* end_of_cl100k(Cursor at, size_t digits, bool whole_at_end) {
   return end_of_space(at, true, whole_at_end);
 }
 
-// U*W+ at the cursor, backing off where W+ finds nothing behind U*: then it is the last character of U* that is in W too.
-// nullptr where there is none. `upper_end` becomes the end of U*.
+// U*W+ at the cursor, backing off where W+ finds nothing behind U*: then it is the last character of U* that is in W
+// too. nullptr where there is none. `upper_end` becomes the end of U*.
 const Byte* end_of_word(Cursor at, const Byte** upper_end) {
   const Byte* after_both = nullptr;
   while (at.is(kUpperSet)) {

@@ -8,8 +8,9 @@
 
 namespace soma {
 
-// The rules and whose they are. L, N, M: \p{L}, \p{N}, \p{M} of Unicode kUnicodeClassesVersion (unicode.h), which is that
-// of tiktoken and of Hugging Face `tokenizers` alike; 's: (?i:'s|'t|'re|'ve|'m|'ll|'d), where U+017F counts as an s.
+// The rules and whose they are. L, N, M: \p{L}, \p{N}, \p{M} of Unicode kUnicodeClassesVersion (unicode.h), which is
+// that of tiktoken and of Hugging Face `tokenizers` alike. 's: (?i:'s|'t|'re|'ve|'m|'ll|'d), where U+017F counts as
+// an s.
 //   gpt2    '(?:[sdmt]|ll|ve|re)| ?L+| ?N+| ?[^\s L N]+|\s+(?!\S)|\s+
 //   cl100k  's|[^\r\n L N]?L+|N{1,3}| ?[^\s L N]+[\r\n]*|\s+$|\s*[\r\n]+|\s+(?!\S)|\s+
 //   llama3  as cl100k, but without \s+$, as cl100k was at first: Llama-3's file

@@ -1,5 +1,5 @@
-// The rules of bpe_split.h for up to 64 bytes of ASCII at once: classes of bytes as words of bits, and from them the bits
-// where chunks begin. Runs are followed by the carry of an addition, as simdjson does (Langdale, Lemire 2019,
+// The rules of bpe_split.h for up to 64 bytes of ASCII at once: classes of bytes as words of bits, and from them the
+// bits where chunks begin. Runs are followed by the carry of an addition, as simdjson does (Langdale, Lemire 2019,
 // arXiv:1902.08318).
 #pragma once
 

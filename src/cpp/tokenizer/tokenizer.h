@@ -78,7 +78,7 @@ class Tokenizer {
   std::vector<IdVector> encode_batch(const std::vector<std::string_view>& texts,
                                      const std::vector<TokenId>& allowed_special, size_t first = 0) const;
 
-  // Appends the bytes that `count` ids stand for, all of which the vocabulary has. A text may be decoded piece by piece.
+  // Appends the bytes that `count` ids stand for, all of which the vocabulary has. A text may be decoded in pieces.
   virtual void append_decoded(const TokenId* ids, size_t count, std::string& out) const = 0;
 
  protected:
