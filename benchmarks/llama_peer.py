@@ -16,8 +16,9 @@ PARTS = {"ln_1": "attn_norm", "attn.c_attn": "attn_qkv", "attn.c_proj": "attn_ou
 PARTS |= {"ln_2": "ffn_norm", "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down"}
 
 
-def write_gguf(path: Path, w: Workload, params: dict[str, Any], half: bool) -> None:
-    """The weights of a gpt2 workload as llama.cpp wants them: matrices (out, in), F32 or F16, no vocabulary."""
+def write_gguf(path: Path, w: Workload, params: dict[str, Any], form: str) -> None:
+    """The weights of a gpt2 workload as llama.cpp wants them: matrices (out, in), in `form`, no vocabulary."""
+    kind = gguf.GGMLQuantizationType[form]
     writer = gguf.GGUFWriter(path, "gpt2")
     writer.add_context_length(w.max_seq_len)
     writer.add_embedding_length(w.d_model)
@@ -35,7 +36,10 @@ def write_gguf(path: Path, w: Workload, params: dict[str, Any], half: bool) -> N
     for name, value in params.items():
         matrix = value.ndim == 2
         stored = np.ascontiguousarray(value.T) if matrix and ".h." in name else value
-        writer.add_tensor(names[name], stored.astype(np.float16) if half and matrix and "wpe" not in name else stored)
+        if form != "F32" and matrix and "wpe" not in name:
+            writer.add_tensor(names[name], gguf.quants.quantize(stored, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(names[name], stored)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -43,7 +47,7 @@ def write_gguf(path: Path, w: Workload, params: dict[str, Any], half: bool) -> N
 
 
 class LlamaDecoder:
-    """One sequence of llama.cpp, batch by batch as llama-bench feeds it. Modes: F32, F16."""
+    """One sequence of llama.cpp, batch by batch as llama-bench feeds it. Modes: F32, F16, BF16, Q8_0."""
 
     def __init__(self, w: Workload, mode: str, threads: int) -> None:
         params = initial_parameters(w)
@@ -54,7 +58,7 @@ class LlamaDecoder:
         llama_cpp.llama_log_set(self._silence, ctypes.c_void_p(0))
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.gguf"
-            write_gguf(path, w, params, half=mode == "F16")
+            write_gguf(path, w, params, mode)
             options = llama_cpp.llama_model_default_params()
             options.use_mmap = False
             self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), options)

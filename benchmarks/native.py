@@ -52,12 +52,16 @@ class NativeTrainer:
 
 
 class NativeDecoder:
-    """Our cached decoding of one sequence, driven from Python as soma_native.Generator drives it."""
+    """Our cached decoding of one sequence, driven from Python as soma_native.Generator drives it.
 
-    def __init__(self, w: Workload, precision: str) -> None:
-        self.model = build(w, precision, initial_parameters(w))
+    Modes: live (Generator's weights="auto"), float32, bfloat16, int8.
+    """
+
+    def __init__(self, w: Workload, weights: str) -> None:
+        self.model = build(w, "float32", initial_parameters(w))
         self.parameters = self.model.num_parameters
-        self.decoder = _core.Decoder(self.model._core, 1)
+        kept = None if weights == "live" else _core.DecodeWeights(self.model._core, weights)
+        self.decoder = _core.Decoder(self.model._core, 1, kept)
         self.row = np.zeros(1, np.int32)
         self.vocab_size = w.vocab_size
 
@@ -85,8 +89,9 @@ class NativeDecoder:
         )
         self.decoder.prefill(0, np.array(ids[:1], np.int32))
         token = np.zeros(1, np.int32)
+        logits = self.decoder.logits()[0]
         for _ in range(1, len(ids)):
-            token[0] = sampler.sample(self.decoder.logits()[0])
+            token[0] = sampler.sample(logits)
             self.decoder.step(self.row, token)
 
     def logits(self, ids: list[int]) -> list[float]:

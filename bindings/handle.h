@@ -13,6 +13,7 @@
 #include "base/check.h"
 #include "gil.h"
 #include "model/transformer.h"
+#include "ops/decode.h"
 
 namespace py = pybind11;
 
@@ -51,4 +52,12 @@ auto compute(ModelHandle& model, F&& f) {
     const Turn turn(model);
     return f();
   });
+}
+
+// The format that a caller named.
+inline soma::WeightFormat parse_weight_format(const std::string& name) {
+  if (name == "float32") return soma::WeightFormat::kFloat32;
+  if (name == "bfloat16") return soma::WeightFormat::kBfloat16;
+  soma::check(name == "int8", "weights must be 'float32', 'bfloat16' or 'int8', got '", name, "'");
+  return soma::WeightFormat::kInt8;
 }

@@ -1,6 +1,13 @@
-// Decoder and Sampler.
+// DecodeWeights, Decoder and Sampler.
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+
 #include "base/check.h"
 #include "handle.h"
+#include "model/decode_weights.h"
 #include "model/decoder.h"
 #include "model/sampler.h"
 #include "registers.h"
@@ -10,11 +17,27 @@ namespace {
 using soma::check;
 using Logits = py::array_t<float, py::array::c_style>;
 
+struct DecodeWeightsHandle {
+  ModelHandle& model;
+  std::unique_ptr<soma::DecodeWeights> weights;
+
+  DecodeWeightsHandle(ModelHandle& handle, const std::string& format) : model(handle) {
+    const soma::WeightFormat parsed = parse_weight_format(format);
+    compute(model, [&] { weights = std::make_unique<soma::DecodeWeights>(handle.transformer, parsed); });
+  }
+};
+
 struct DecoderHandle {
   ModelHandle& model;
+  std::unique_ptr<soma::DecodeWeights> live;  // where none were given
   soma::Decoder decoder;
 
-  DecoderHandle(ModelHandle& handle, int64_t rows) : model(handle), decoder(handle.transformer, rows) {}
+  DecoderHandle(ModelHandle& handle, int64_t rows, const DecodeWeightsHandle* given)
+      : model(handle),
+        live(given == nullptr ? std::make_unique<soma::DecodeWeights>(handle.transformer) : nullptr),
+        decoder(given == nullptr ? *live : *given->weights, rows) {
+    check(given == nullptr || &given->model == &handle, "weights must be made of the model that they are given with");
+  }
 
   void prefill(int64_t row, const Ids& ids) {
     check(ids.ndim() == 1, "ids must have one dimension, got ", ids.ndim());
@@ -35,17 +58,24 @@ struct DecoderHandle {
 }  // namespace
 
 void register_generation(py::module_& m) {
+  py::class_<DecodeWeightsHandle>(m, "DecodeWeights",
+                                  "A copy of a model's weights for generation, in 'float32', 'bfloat16' or 'int8'.")
+      .def(py::init<ModelHandle&, const std::string&>(), py::keep_alive<1, 2>(), py::arg("model"), py::arg("format"))
+      .def_property_readonly("bytes_per_token",
+                             [](const DecodeWeightsHandle& h) { return h.weights->bytes_per_token(); });
+
   py::class_<DecoderHandle>(m, "Decoder", "Generation with cached keys and values, one row a sequence.")
-      .def(py::init([](ModelHandle& model, int64_t batch_size) {
-             return std::make_unique<DecoderHandle>(model, batch_size);
+      .def(py::init([](ModelHandle& model, int64_t batch_size, std::optional<DecodeWeightsHandle*> weights) {
+             return std::make_unique<DecoderHandle>(model, batch_size, weights.value_or(nullptr));
            }),
-           py::keep_alive<1, 2>(), py::arg("model"), py::arg("batch_size"))
+           py::keep_alive<1, 2>(), py::keep_alive<1, 4>(), py::arg("model"), py::arg("batch_size"),
+           py::arg("weights") = py::none())
       .def("prefill", &DecoderHandle::prefill, py::arg("row"), py::arg("ids"))
       .def("step", &DecoderHandle::step, py::arg("rows"), py::arg("ids"))
       .def("logits",
            [](const py::object& self) {
              auto& handle = self.cast<DecoderHandle&>();
-             const py::ssize_t rows = handle.decoder.rows(), vocab = handle.model.transformer.config().vocab_size;
+             const py::ssize_t rows = handle.decoder.rows(), vocab = handle.decoder.vocab_size();
              return py::array_t<float>({rows, vocab}, handle.decoder.logits(), self);
            })
       .def("length", [](const DecoderHandle& h, int64_t row) { return h.decoder.length(row); }, py::arg("row"));

@@ -11,6 +11,7 @@
 #include "base/check.h"
 #include "handle.h"
 #include "ops/ceilings.h"
+#include "ops/decode.h"
 #include "ops/ops.h"
 #include "registers.h"
 
@@ -115,36 +116,54 @@ Floats matmul(const Floats& a, const Floats& b, const std::string& layout, const
   return c;
 }
 
-Floats linear_rows(const Floats& x, const Floats& w, const MaybeFloats& bias, const MaybeFloats& residual, bool relu) {
+soma::Rows rows_of(const Floats& x) {
+  return {const_cast<float*>(x.data()), x.shape(0), x.shape(1), x.shape(1)};  // inputs are only read
+}
+
+// f() on every thread of a team, without the GIL.
+template <typename F>
+void run_team(F&& f) {
+  without_gil([&] { soma::parallel_team(soma::call_threads(), f); });
+}
+
+Floats decode_linear(const Floats& x, const Floats& w, const std::string& weights, bool by_output,
+                     const MaybeFloats& bias, const MaybeFloats& residual, const std::string& activation) {
   expect_dimensions("x", x, 2);
   expect_dimensions("w", w, 2);
-  expect("w", w, {x.shape(1), w.shape(1)});
-  const Shape shape{x.shape(0), w.shape(1)};
-  expect("bias", bias, {shape[1]});
+  const ConstMatrix matrix_w = by_output ? matrix(w).t() : matrix(w);
+  check(matrix_w.height() == x.shape(1), "x and w must share their inner size, got ", x.shape(1), " and ",
+        matrix_w.height());
+  const int64_t inner = matrix_w.height(), outer = matrix_w.width();
+  const Shape shape{x.shape(0), outer};
+  expect("bias", bias, {outer});
   expect("residual", residual, shape);
+  const bool live = weights == "live";
+  const soma::WeightFormat format = live ? soma::WeightFormat::kFloat32 : parse_weight_format(weights);
   Floats y = unset(shape);
-  const Matrix out = matrix(y);
-  const soma::Epilogue epilogue{.bias = data(bias), .residual = data(residual), .relu = relu};
-  run([&](soma::Ops& ops) { ops.linear_rows(out, matrix(x), matrix(w), epilogue); });
+  const soma::Rows out = rows_of(y), in = rows_of(x), added = residual ? rows_of(*residual) : out;
+  const soma::RowEpilogue epilogue{data(bias), residual ? &added : nullptr,
+                                   activation == "relu"   ? soma::RowActivation::kRelu
+                                   : activation == "gelu" ? soma::RowActivation::kGelu
+                                                          : soma::RowActivation::kNone};
+  std::vector<float> packed(static_cast<std::size_t>(soma::packed_size(format, inner, outer)) + 16);
+  std::vector<float> scales(static_cast<std::size_t>(outer));
+  const soma::DecodeMatrix kept =
+      live ? soma::live_weights(matrix_w) : soma::pack_weights(packed.data(), scales.data(), format, matrix_w);
+  run_team([&](const soma::Team& team) { soma::decode_linear(team, out, in, kept, epilogue); });
   return y;
 }
 
-Floats project_rows(const Floats& x, const Floats& w) {
-  expect_dimensions("x", x, 2);
-  expect_dimensions("w", w, 2);
-  expect("w", w, {w.shape(0), x.shape(1)});
-  Floats y = unset({x.shape(0), w.shape(0)});
-  const Matrix out(y.mutable_data(), x.shape(0), w.shape(0));
-  run([&](soma::Ops& ops) { ops.project_rows(out, matrix(x), matrix(w)); });
-  return y;
-}
-
+// The sums that a product takes of its second operand on the way: x(M, N) stands second in an (1, M) (M, N) product.
 Floats column_sum(const Floats& x, const Floats& onto) {
   expect_dimensions("x", x, 2);
+  check(x.shape(0) >= 1, "x has no rows");
   expect("onto", onto, {x.shape(1)});
   Floats sums = copy(onto);
-  float* out = sums.mutable_data();
-  run([&](soma::Ops& ops) { ops.column_sum(out, matrix(x)); });
+  std::vector<float> ones(static_cast<std::size_t>(x.shape(0)), 1.0f), product(static_cast<std::size_t>(x.shape(1)));
+  const soma::Epilogue epilogue{.column_sums = sums.mutable_data()};
+  run([&](soma::Ops& ops) {
+    ops.matmul({product.data(), 1, x.shape(1)}, ConstMatrix(ones.data(), 1, x.shape(0)), matrix(x), epilogue);
+  });
   return sums;
 }
 
@@ -265,26 +284,44 @@ Floats attention_backward(const Floats& dout, const Floats& qkv, const Floats& o
   return dqkv;
 }
 
-Triple attention_decode(const Floats& qkv, const Floats& keys, const Floats& values, const Ids& lengths,
+// keys and values (R, capacity, C) as the cache has them, or back.
+void lay_out(Floats& cache, Floats& plain, int64_t heads, bool keys, bool back) {
+  const int64_t rows = plain.shape(0), capacity = plain.shape(1), channels = plain.shape(2), d = channels / heads;
+  for (int64_t i = 0; i < rows * capacity * channels; ++i) {
+    const int64_t r = i / channels / capacity, position = i / channels % capacity, h = i % channels / d, at = i % d;
+    const int64_t within = keys ? (position / 16 * d + at) * 16 + position % 16 : position * d + at;
+    float& cached = cache.mutable_data()[(r * heads + h) * capacity * d + within];
+    (back ? plain.mutable_data()[i] : cached) = back ? cached : plain.data()[i];
+  }
+}
+
+Triple decode_attention(const Floats& qkv, const Floats& keys, const Floats& values, const Ids& lengths,
                         int64_t heads) {
   expect_dimensions("qkv", qkv, 2);
   expect_dimensions("keys", keys, 3);
   check(heads >= 1 && qkv.shape(1) % (3 * heads) == 0, "qkv must be 3 * heads * head_size wide");
   const int64_t rows = qkv.shape(0), channels = qkv.shape(1) / 3, capacity = keys.shape(1);
+  check(capacity % 16 == 0, "keys must hold a multiple of 16 positions, got ", capacity);
   expect("keys", keys, {rows, capacity, channels});
   expect("values", values, shape_of(keys));
   expect("lengths", lengths, {rows});
   expect_ids("lengths", lengths, capacity, false);
   Floats out = unset({rows, channels}), k = copy(keys), v = copy(values);
-  const Matrix result = matrix(out);
+  Floats cached_k = unset(shape_of(k)), cached_v = unset(shape_of(v));
+  lay_out(cached_k, k, heads, true, false);
+  lay_out(cached_v, v, heads, false, false);
   std::vector<soma::CacheRow> cache;
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t at = r * capacity * channels;
-    cache.push_back({k.mutable_data() + at, v.mutable_data() + at, lengths.data()[r]});
+    cache.push_back({cached_k.mutable_data() + at, cached_v.mutable_data() + at, lengths.data()[r], capacity});
   }
-  run([&](soma::Ops& ops) {
-    ops.attention_decode(result, matrix(qkv), cache.data(), {rows, 1, heads, channels / heads});
+  const soma::Rows result = rows_of(out), in = rows_of(qkv);
+  std::vector<float> scores(static_cast<std::size_t>(soma::call_threads() * (capacity + 16)));
+  run_team([&](const soma::Team& team) {
+    soma::decode_attention(team, result, in, cache.data(), {heads, channels / heads}, scores.data());
   });
+  lay_out(cached_k, k, heads, true, true);
+  lay_out(cached_v, v, heads, false, true);
   return py::make_tuple(out, k, v);
 }
 
@@ -337,8 +374,9 @@ Four adamw(const Floats& p, const Floats& g, const Floats& m, const Floats& v, f
   Floats new_p = copy(p), new_g = copy(g), new_m = copy(m), new_v = copy(v);
   float *p_out = new_p.mutable_data(), *g_out = new_g.mutable_data();
   float *m_out = new_m.mutable_data(), *v_out = new_v.mutable_data();
-  const soma::AdamWOptions options{lr, beta1, beta2, eps, weight_decay, grad_scale, step};
-  run([&](soma::Ops& ops) { ops.adamw(p_out, g_out, m_out, v_out, new_p.size(), options); });
+  const soma::AdamWOptions options{lr, beta1, beta2, eps, grad_scale, step};
+  const soma::AdamWRange range{0, new_p.size(), weight_decay};
+  run([&](soma::Ops& ops) { ops.adamw(p_out, g_out, m_out, v_out, &range, 1, options); });
   return py::make_tuple(new_p, new_g, new_m, new_v);
 }
 
@@ -351,9 +389,10 @@ void register_ops(py::module_& parent) {
       "matmul", &matmul, py::arg("a"), py::arg("b"), py::kw_only(), py::arg("layout") = "nn", py::arg("bias") = none,
       py::arg("residual") = none, py::arg("relu") = false, py::arg("onto") = none, py::arg("precision") = "float32",
       "op(a) op(b) with what 't' in the layout transposes; then + bias + residual, then relu. Or onto + op(a) op(b).");
-  m.def("linear_rows", &linear_rows, py::arg("x"), py::arg("w"), py::kw_only(), py::arg("bias") = none,
-        py::arg("residual") = none, py::arg("relu") = false, "matmul as generation does it on few rows.");
-  m.def("project_rows", &project_rows, py::arg("x"), py::arg("w"), "x w^T as generation does it on few rows.");
+  m.def("decode_linear", &decode_linear, py::arg("x"), py::arg("w"), py::kw_only(), py::arg("weights") = "live",
+        py::arg("by_output") = false, py::arg("bias") = none, py::arg("residual") = none,
+        py::arg("activation") = "none",
+        "x w + bias + residual, then 'relu' or 'gelu', as generation does it; by_output: w is (out, in).");
   m.def("column_sum", &column_sum, py::arg("x"), py::arg("onto"), "onto + the sum over the rows of x.");
   m.def("norm", &norm, py::arg("x"), py::kw_only(), py::arg("eps"), py::arg("gamma") = none, py::arg("beta") = none,
         py::arg("in_place") = false, "(y, mean, rstd) of a norm of every row.");
@@ -370,7 +409,7 @@ void register_ops(py::module_& parent) {
         "(out (B, T, C), log-sum-exp of the scaled scores (B, H, T)) of causal attention over qkv (B, T, 3C).");
   m.def("attention_backward", &attention_backward, py::arg("dout"), py::arg("qkv"), py::arg("out"), py::arg("lse"),
         py::arg("precision") = "float32", "dqkv, from what attention returned.");
-  m.def("attention_decode", &attention_decode, py::arg("qkv"), py::arg("keys"), py::arg("values"), py::arg("lengths"),
+  m.def("decode_attention", &decode_attention, py::arg("qkv"), py::arg("keys"), py::arg("values"), py::arg("lengths"),
         py::arg("heads"), "(out (R, C), keys, values (R, S, C)): one more position of each cached row.");
   m.def("embed", &embed, py::arg("ids"), py::arg("wte"), py::arg("wpe"), "wte[ids] + wpe[position], (B, T, C).");
   m.def("embed_backward", &embed_backward, py::arg("dout"), py::arg("ids"), py::arg("dwte"), py::arg("dwpe"),

@@ -14,6 +14,7 @@ __all__: list[str] = [
     "AdamW",
     "Bandwidth",
     "Ceilings",
+    "DecodeWeights",
     "Decoder",
     "Model",
     "OpRecord",
@@ -149,11 +150,21 @@ class AdamW:
     @step_count.setter
     def step_count(self, arg1: typing.SupportsInt | typing.SupportsIndex) -> None: ...
 
+class DecodeWeights:
+    """
+    A copy of a model's weights for generation, in 'float32', 'bfloat16' or 'int8'.
+    """
+    def __init__(self, model: Model, format: str) -> None: ...
+    @property
+    def bytes_per_token(self) -> int: ...
+
 class Decoder:
     """
     Generation with cached keys and values, one row a sequence.
     """
-    def __init__(self, model: Model, batch_size: typing.SupportsInt | typing.SupportsIndex) -> None: ...
+    def __init__(
+        self, model: Model, batch_size: typing.SupportsInt | typing.SupportsIndex, weights: DecodeWeights | None = None
+    ) -> None: ...
     def length(self, row: typing.SupportsInt | typing.SupportsIndex) -> int: ...
     def logits(self) -> numpy.typing.NDArray[numpy.float32]: ...
     def prefill(

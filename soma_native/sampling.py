@@ -9,7 +9,9 @@ import secrets
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["DEFAULT_MAX_TOKENS", "Sampling"]
+__all__ = ["DEFAULT_MAX_TOKENS", "WEIGHTS", "Sampling"]
+
+WEIGHTS = ("auto", "float32", "bfloat16", "int8")
 
 
 class _Default(int):

@@ -126,10 +126,6 @@ def test_a_product_larger_in_both_directions() -> None:
 def test_products_of_no_rows_or_columns() -> None:
     assert ops.matmul(np.zeros((0, 5), np.float32), np.ones((5, 3), np.float32)).shape == (0, 3)
     assert ops.matmul(np.ones((4, 5), np.float32), np.zeros((0, 5), np.float32), layout="nt").shape == (4, 0)
-    assert ops.linear_rows(np.zeros((0, 5), np.float32), np.ones((5, 3), np.float32)).shape == (0, 3)
-    assert ops.project_rows(np.zeros((0, 5), np.float32), np.ones((3, 5), np.float32)).shape == (0, 3)
-    onto = np.array([1, 2, 3], np.float32)
-    assert np.array_equal(ops.column_sum(np.zeros((0, 3), np.float32), onto), onto)
 
 
 @pytest.mark.usefixtures("isa")
@@ -145,9 +141,6 @@ def test_small_integers_multiply_exactly(precision: str) -> None:
             right = np.ascontiguousarray(b.T if layout == "nt" else b).astype(np.float32)
             got = ops.matmul(left, right, layout=layout, precision=precision)
             assert np.array_equal(got, want), (m, n, k, layout)
-        assert np.array_equal(ops.linear_rows(a[:3].astype(np.float32), b.astype(np.float32)), want[:3])
-        right = np.ascontiguousarray(b.T).astype(np.float32)
-        assert np.array_equal(ops.project_rows(a.astype(np.float32), right), want)
         assert np.array_equal(ops.column_sum(b.astype(np.float32), np.ones(n, np.float32)), 1 + b.sum(axis=0))
 
 
@@ -170,31 +163,7 @@ def test_operands_are_rounded_to_the_nearest_bfloat16() -> None:
     assert np.isposinf(ops.matmul(largest, one, precision="bfloat16")[0, 0])
 
 
-# few rows -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.usefixtures("isa")
-@pytest.mark.parametrize(("k", "n"), [(1, 1), (7, 31), (8, 64), (9, 65), (17, 33), (385, 130), (4097, 5)])
-def test_linear_rows_is_matmul_bit_for_bit(k: int, n: int) -> None:
-    """A generated token does not depend on how many rows are generated beside it."""
-    rng = np.random.default_rng(k)
-    x, w = normal(rng, 9, k), normal(rng, k, n)
-    for epilogue in epilogues(rng, 9, n)[1:]:
-        whole = ops.matmul(x, w, **epilogue)
-        check_product(whole, x, w, epilogue)
-        for rows in range(1, 10):
-            some = {**epilogue, **({"residual": epilogue["residual"][:rows]} if "residual" in epilogue else {})}
-            assert ops.linear_rows(x[:rows], w, **some).tobytes() == whole[:rows].tobytes(), (rows, sorted(epilogue))
-
-
-@pytest.mark.usefixtures("isa")
-def test_project_rows_of_odd_sizes() -> None:
-    rng = np.random.default_rng(2)
-    for k, n in itertools.product([1, 3, 4, 5, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 385], [1, 2, 15, 16, 17, 33]):
-        w, x = normal(rng, n, k), normal(rng, 3, k)
-        got = ops.project_rows(x, w)
-        check_product(got, x, w.T, {})
-        assert ops.project_rows(x[1:2], w).tobytes() == got[1].tobytes()
+# sums of columns -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("isa")
@@ -217,7 +186,6 @@ def test_products_are_the_same_bits_on_any_number_of_threads() -> None:
     seen: dict[Any, bytes] = {}
     sizes = [(97, 131, 89), (400, 7, 50), (5, 900, 50), (61, 67, 801)]
     inputs = {(size, layout): operands(rng, layout, *size)[:2] for size in sizes for layout in LAYOUTS}
-    rows, weights, head = normal(rng, 5, 300), normal(rng, 300, 450), normal(rng, 450, 300)
     tall = normal(rng, 700, 333)
     for threads in (1, 2, 3):
         soma.set_num_threads(threads)
@@ -226,8 +194,6 @@ def test_products_are_the_same_bits_on_any_number_of_threads() -> None:
             for case, ab in inputs.items()
             for precision in PRECISIONS
         }
-        results["linear_rows"] = ops.linear_rows(rows, weights, relu=True, bias=tall[0, :1].repeat(450))
-        results["project_rows"] = ops.project_rows(rows, head)
         results["column_sum"] = ops.column_sum(tall, tall[0])
         for name, value in results.items():
             assert seen.setdefault(name, value.tobytes()) == value.tobytes(), (threads, name)
@@ -266,13 +232,10 @@ def test_nan_survives_bias_and_relu() -> None:
         want = np.zeros((rows, n), bool)
         want[:, n // 2] = True
         assert np.array_equal(np.isnan(ops.matmul(x, w, bias=bias, relu=True)), want)
-        assert np.array_equal(np.isnan(ops.linear_rows(x, w, bias=bias, relu=True)), want)
         bias[n // 2], x[rows - 1, 3] = 0, np.nan
         want[...] = False
         want[rows - 1] = True
         assert np.array_equal(np.isnan(ops.matmul(x, w, bias=bias, relu=True)), want)
-        assert np.array_equal(np.isnan(ops.linear_rows(x, w, bias=bias, relu=True)), want)
-        assert np.array_equal(np.isnan(ops.project_rows(x, np.ascontiguousarray(w.T))), want)
 
 
 def test_wrong_shapes_are_errors_that_name_the_operand() -> None:
@@ -287,12 +250,8 @@ def test_wrong_shapes_are_errors_that_name_the_operand() -> None:
         ops.matmul(x, square, layout="tt")
     with pytest.raises(ValueError, match="bias"):
         ops.matmul(x, square, bias=np.ones(3, np.float32))
-    with pytest.raises(ValueError, match="residual"):
-        ops.linear_rows(x, square, residual=square)
     with pytest.raises(ValueError, match="onto"):
         ops.matmul(x, square, onto=x, relu=True)
-    with pytest.raises(ValueError, match="w must"):
-        ops.project_rows(x, np.ones((2, 3), np.float32))
     with pytest.raises(ValueError, match="onto"):
         ops.column_sum(x, np.ones(3, np.float32))
     with pytest.raises(TypeError):

@@ -244,30 +244,6 @@ def test_nan_reaches_what_looks_at_it() -> None:
         assert np.array_equal(np.isnan(lse[0]), want[0, :, :, 0].T)
 
 
-@pytest.mark.usefixtures("isa")
-def test_decoding_attends_as_attention_does() -> None:
-    """Rows of different lengths; what lies beyond the filled part of a cache is NaN and must not be looked at."""
-    rng = np.random.default_rng(8)
-    for heads, size in [(1, 1), (3, 5), (2, 8), (1, 17), (2, 33), (1, 64)]:
-        lengths = np.array([0, 1, 4, 7, 8, 16, 36, 22], np.int32)
-        rows, capacity, channels = len(lengths), 37, heads * size
-        qkv = normal(rng, rows, capacity, 3 * channels)
-        keys, values = qkv[..., channels : 2 * channels].copy(), qkv[..., 2 * channels :].copy()
-        for row, length in enumerate(lengths):
-            keys[row, length:] = values[row, length:] = np.nan
-        last = qkv[np.arange(rows), lengths]
-        out, new_keys, new_values = ops.attention_decode(last, keys, values, lengths, heads)
-        want = np.stack([ref.attention(wide(qkv[r : r + 1, : n + 1]), heads)[0, -1] for r, n in enumerate(lengths)])
-        tolerance = attention_sums(capacity, size) * (1 + np.sqrt(size))
-        check(out, want, tolerance, wide(last[:, 2 * channels :]))
-        keys[np.arange(rows), lengths] = last[:, channels : 2 * channels]
-        values[np.arange(rows), lengths] = last[:, 2 * channels :]
-        assert np.array_equal(new_keys, keys, equal_nan=True) and np.array_equal(new_values, values, equal_nan=True)
-        last[5, -1] = np.nan  # a value
-        spoiled = ops.attention_decode(last, keys, values, lengths, heads)[0]
-        assert np.isnan(spoiled[5, -1]) and np.isnan(spoiled).sum() == 1
-
-
 # embeddings and loss --------------------------------------------------------------------------------------------
 
 
@@ -382,7 +358,6 @@ def test_the_same_bits_on_any_number_of_threads() -> None:
     stats = ops.norm(x, eps=1e-6)[1:]
     qkv, dout = normal(rng, 3, 71, 3 * 5 * 11), normal(rng, 3, 71, 5 * 11)
     out, lse = ops.attention(qkv, 5)
-    cached = normal(rng, 9, 301, 55), normal(rng, 9, 301, 55), np.arange(290, 299, dtype=np.int32)
     ids, targets = rng.integers(0, 29, (4, 201)), rng.integers(0, 211, 201).astype(np.int32)
     tables = normal(rng, 29, 211), normal(rng, 201, 211)
     embedded = normal(rng, 4, 201, 211)
@@ -399,7 +374,6 @@ def test_the_same_bits_on_any_number_of_threads() -> None:
         "attention_backward": lambda: ops.attention_backward(dout, qkv, out, lse),
         "attention in bfloat16": lambda: ops.attention(qkv, 5, "bfloat16"),
         "attention_backward in bfloat16": lambda: ops.attention_backward(dout, qkv, out, lse, "bfloat16"),
-        "attention_decode": lambda: ops.attention_decode(qkv[0, :9], *cached, 5),
         "embed": lambda: ops.embed(ids.astype(np.int32), *tables),
         "embed_backward": lambda: ops.embed_backward(embedded, ids.astype(np.int32), *tables),
         "cross_entropy": lambda: ops.cross_entropy(x, targets, 0.01),
@@ -418,7 +392,6 @@ def test_the_same_bits_on_any_number_of_threads() -> None:
 def test_wrong_shapes_are_errors_that_name_the_operand() -> None:
     x, row, ids = np.ones((3, 4), np.float32), np.ones(4, np.float32), np.zeros((1, 2), np.int32)
     three, qkv = np.ones(3, np.float32), np.ones((1, 2, 12), np.float32)
-    cache, full = np.ones((3, 5, 4), np.float32), np.full(3, 5, np.int32)
     wrong: list[tuple[str, Callable[[], Any]]] = [
         ("go together", lambda: ops.norm(x, eps=1e-6, gamma=row)),
         ("beta", lambda: ops.norm(x, eps=1e-6, gamma=row, beta=three)),
@@ -429,7 +402,6 @@ def test_wrong_shapes_are_errors_that_name_the_operand() -> None:
         ("shape", lambda: ops.relu_backward(x, row[None])),
         ("head_size", lambda: ops.attention(qkv, 3)),
         ("dout", lambda: ops.attention_backward(qkv, qkv, qkv, np.ones((1, 2, 2), np.float32))),
-        ("lengths", lambda: ops.attention_decode(np.ones((3, 12), np.float32), cache, cache, full, 1)),
         ("ids", lambda: ops.embed(ids + 3, x, x)),
         ("positions", lambda: ops.embed(np.zeros((1, 4), np.int32), x, x)),
         ("dout", lambda: ops.embed_backward(x, ids, x, x)),

@@ -8,6 +8,8 @@ import sys
 import time
 from typing import Any
 
+from soma_native.sampling import WEIGHTS
+
 from .common import CommandError, UsageError, add_command, integer, number, positive_type, print_json, seed_type
 
 
@@ -43,6 +45,13 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--repetition-penalty", type=positive_type, default=1.15, metavar="X", help="1 is off (default: 1.15)"
     )
+    parser.add_argument(
+        "--weights",
+        choices=WEIGHTS,
+        default="auto",
+        help="how the weights are kept while generating: bfloat16 and int8 are faster and less exact, float32 is a "
+        "copy of the model's own laid out for speed (default: auto, the model's own)",
+    )
     parser.add_argument("--seed", type=seed_type, metavar="N", help="the same seed gives the same text")
     parser.add_argument("--stop", action="append", metavar="TEXT", help="end before this text; may be repeated")
 
@@ -66,7 +75,7 @@ def run(arguments: argparse.Namespace) -> None:
     seed = secrets.randbits(53) if arguments.seed is None else arguments.seed  # 53: what every reader of JSON can hold
     model, tok = load(arguments.folder)
     began = time.perf_counter()
-    pieces = Generator(model, tok).stream(
+    pieces = Generator(model, tok, weights=arguments.weights).stream(
         prompt,
         max_tokens=arguments.max_tokens,
         temperature=arguments.temperature,

@@ -101,7 +101,8 @@ double decoding_error(Transformer& model, const Batch& batch) {
   const int64_t vocab = model.config().vocab_size;
   std::vector<float> logits(static_cast<std::size_t>(batch.length * vocab));
   model.forward(logits.data(), batch.ids.data(), 1, batch.length);
-  soma::Decoder decoder(model, 1);
+  const soma::DecodeWeights weights(model);
+  soma::Decoder decoder(weights, 1);
   decoder.prefill(0, batch.ids.data(), 4);
   double largest = 0, scale = 0;
   for (int64_t t = 3; t < batch.length; ++t) {

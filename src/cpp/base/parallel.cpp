@@ -100,6 +100,15 @@ void note_pool() {
 }
 #endif
 
+// Tells the core that this thread only waits.
+inline void pause() {
+#if defined(__x86_64__) && defined(__GNUC__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__) && defined(__GNUC__)
+  __asm__ volatile("yield");
+#endif
+}
+
 }  // namespace
 
 int num_threads() {
@@ -149,6 +158,44 @@ void run_parallel(const Stage& first, const Stage& second) {
 #endif
   for (int64_t i = 0; i < first.count; ++i) first.task(first.context, i);
   for (int64_t i = 0; i < second.count; ++i) second.task(second.context, i);
+}
+
+// A counter that the last to come resets before it opens the next round. On lines of their own: the threads that wait
+// read `round` alone, which changes once.
+struct Meeting {
+  alignas(64) std::atomic<int64_t> arrived{0};
+  alignas(64) std::atomic<uint32_t> round{0};
+};
+
+void wait_for_all(Meeting& meeting, int64_t size) {
+  constexpr int kPatience = 20000;  // rounds, some 200 us: then somebody else has our thread's core
+  const uint32_t round = meeting.round.load(std::memory_order_relaxed);
+  if (meeting.arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == size) {
+    meeting.arrived.store(0, std::memory_order_relaxed);
+    meeting.round.store(round + 1, std::memory_order_release);
+    return;
+  }
+  for (int waited = 0; meeting.round.load(std::memory_order_acquire) == round; ++waited) {
+    if (waited < kPatience) {
+      pause();
+    } else {
+      std::this_thread::yield();
+    }
+  }
+}
+
+void run_team(int64_t most, void (*task)(void* context, const Team& team), void* context) {
+#ifdef _OPENMP
+  const int threads = static_cast<int>(std::min<int64_t>(call_threads(), most));
+  if (threads > 1 && !omp_in_parallel()) {
+    note_pool();
+    Meeting meeting;
+#pragma omp parallel num_threads(threads)
+    task(context, {omp_get_thread_num(), omp_get_num_threads(), &meeting});
+    return;
+  }
+#endif
+  task(context, {0, 1, nullptr});
 }
 
 }  // namespace detail

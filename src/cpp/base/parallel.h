@@ -43,7 +43,43 @@ Stage make_stage(int64_t count, F& f) {
 
 // Runs the first stage, then, when all of it is done, the second.
 void run_parallel(const Stage& first, const Stage& second);
+
+struct Meeting;  // where the threads of a team wait for each other
+void wait_for_all(Meeting& meeting, int64_t size);
 }  // namespace detail
+
+// Several threads inside one function, for work whose steps are too short to wake threads for each: every thread runs
+// the same calls in the same order, does its share of each, and waits where it needs what the others made.
+struct Team {
+  int64_t rank, size;
+  detail::Meeting* meeting;
+
+  // Returns when every thread of the team has come here; what they wrote before is then seen by all.
+  void wait() const {
+    if (size > 1) detail::wait_for_all(*meeting, size);
+  }
+  // f(begin, end) for this thread's part of [0, count), cut at multiples of `grain`; not called where it has none.
+  template <typename F>
+  void share(int64_t count, int64_t grain, F&& f) const {
+    const int64_t grains = (count + grain - 1) / grain;
+    const int64_t begin = grains * rank / size * grain, end = grains * (rank + 1) / size * grain;
+    if (begin < count && begin < end) f(begin, end < count ? end : count);
+  }
+};
+
+namespace detail {
+void run_team(int64_t most, void (*task)(void* context, const Team& team), void* context);
+}  // namespace detail
+
+// Calls f(team) on each of at most `most` threads, and no more than call_threads(). f must not throw; what it computes
+// must not depend on the team's size.
+template <typename F>
+void parallel_team(int64_t most, F&& f) {
+  using Function = std::remove_reference_t<F>;
+  detail::run_team(
+      most, [](void* context, const Team& team) { (*static_cast<Function*>(context))(team); },
+      const_cast<void*>(static_cast<const void*>(&f)));
+}
 
 // Calls f(i) for every i in [0, count), spread over call_threads(). f must not throw. Nested calls run serially. What
 // f(i) computes must not depend on which thread runs it: results are then the same for any number of threads.

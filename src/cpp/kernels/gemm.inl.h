@@ -232,35 +232,3 @@ void gemm_rows_bf16(float* c, int64_t ldc, const float* a, int64_t a_row, int64_
                     int64_t panel, int64_t k, int64_t m, int64_t n, const TileStore* how) {
   tile_rows<Pairs, kGemmRows>(c, ldc, {a, a_row, a_depth}, b, panel, k, m, n, *how, how->residual);
 }
-
-// Eight rows of W at a time: W is read once, in order, and y stays in cache.
-void vector_matrix(float* y, const float* x, const float* w, int64_t ld, int64_t k, int64_t n) {
-  for (int64_t j = 0; j < n; ++j) y[j] = 0.0f;
-  int64_t p = 0;
-  for (; p + 8 <= k; p += 8) {
-    const float* row = w + p * ld;
-    Vec s[8];
-    SOMA_UNROLL for (int i = 0; i < 8; ++i) s[i] = set1(x[p + i]);
-    int64_t j = 0;
-    for (; j + kWidth <= n; j += kWidth) {
-      Vec sum = load(y + j);
-      SOMA_UNROLL for (int i = 0; i < 8; ++i) sum = fma(s[i], load(row + i * ld + j), sum);
-      store(y + j, sum);
-    }
-    if (j < n) {
-      Vec sum = load_n(y + j, n - j);
-      SOMA_UNROLL for (int i = 0; i < 8; ++i) sum = fma(s[i], load_n(row + i * ld + j, n - j), sum);
-      store_n(y + j, sum, n - j);
-    }
-  }
-  for (; p < k; ++p) {
-    const Vec s = set1(x[p]);
-    for (int64_t j = 0; j < n; j += kWidth) {
-      store_tail(y + j, fma(s, load_tail(w + p * ld + j, n - j), load_tail(y + j, n - j)), n - j);
-    }
-  }
-}
-
-void matrix_vector(float* y, const float* w, int64_t ld, const float* x, int64_t rows, int64_t k) {
-  for (int64_t r = 0; r < rows; ++r) y[r] = dot(w + r * ld, x, k);
-}

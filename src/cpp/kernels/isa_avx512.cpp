@@ -18,6 +18,7 @@ namespace {
 #include "kernels/tails.inl.h"
 #include "kernels/rowwise.inl.h"
 #include "kernels/gemm.inl.h"
+#include "kernels/decode.inl.h"
 #include "kernels/peak.inl.h"
 #include "kernels/install.inl.h"
 }  // namespace

@@ -1,7 +1,7 @@
 // The leaves of the core: what every instruction-set level offers, as one list. One thread, no allocation, no STL, no
 // exceptions. `=` in an equation overwrites, `+=` accumulates. Matrices are row-major; ld is the distance between rows,
-// in floats. Sums of gemm_rows and vector_matrix run in the order of k, so a result never depends on how the work was
-// cut into tiles; dot, matrix_vector, attend and the row sums keep several partial sums, the same for any thread count.
+// in floats. Sums of gemm_rows and product_* run in the order of k, so a result never depends on how the work was
+// cut into tiles; dot, dot_rows, attend and the row sums keep several partial sums, the same for any thread count.
 #pragma once
 
 #include <stdint.h>
@@ -26,6 +26,27 @@ struct AdamWStep {
   float bias_correction1, bias_correction2_sqrt;  // 1 - beta1^t and sqrt(1 - beta2^t)
 };
 
+enum Activation : int32_t { kNone, kRelu, kGelu };
+
+// y(m, n) = activation(scales * x(m, k) W(k, n) + bias + residual). Pointers are to the first of the n columns, which
+// is the first of a panel of 64; lds in floats, strides in bytes: row_stride from k to k + 1, panel_stride from a panel
+// to the next. float32: plain floats. bfloat16: of each 32 outputs dword i holds output i in its low half, 16 + i in
+// its high one. int8: bytes. Narrow panels are padded to 64 outputs. Sums run in the order of k. y is no other operand.
+struct RowsProduct {
+  float* y;
+  int64_t ldy;
+  const float* x;
+  int64_t ldx;
+  const char* w;
+  int64_t row_stride, panel_stride;
+  int64_t m, n, k;
+  const float* scales;    // (n) or null: what the sum is multiplied by
+  const float* bias;      // (n) or null
+  const float* residual;  // (m, n) with ld_residual, or null
+  int64_t ld_residual;
+  Activation activation;
+};
+
 // X(return type, name, (arguments)); the equation stands above each line.
 //
 // Depth of a matrix product is counted in units of 32 bits: a float, or (kernels named bf16) a pair of bfloat16 of
@@ -37,8 +58,8 @@ struct AdamWStep {
 // interleave_rows: dst[u*ld_dst + j] = pair(src[2u*ld + j], src[(2u+1)*ld + j]), zero from k on and from n to width.
 // gemm_rows_f32, gemm_rows_bf16: C(m, n) = sum_p A[i*a_row + p*a_depth] B[p*gemm_cols + j], p < k units, stored as
 //   `store` says; 1 <= m <= gemm_rows, any n: the panels of B are `panel` floats apart.
-// vector_matrix: y[j] = sum_p x[p] W[p*ld + j], j < n.            (one row of a matrix product, W streamed once)
-// matrix_vector: y[r] = sum_p W[r*ld + p] x[p], r < rows.         (tied output heads)
+// product_*: few rows times weights of that format, see RowsProduct.
+// dot_rows: y[r] = sum_p W[r*ld + p] x[p], r < rows.              (float32 output heads)
 // norm_forward: y = (x - mean) rstd gamma + beta, rstd = 1/sqrt(var + eps) over each row of c; gamma, beta may be null
 //   (1, 0).
 // norm_backward: dx = or += rstd (g - mean(g) - xhat mean(g xhat)), g = dy gamma; xhat = (x - mean) rstd, or x itself
@@ -55,7 +76,8 @@ struct AdamWStep {
 // attention_dscores: ds = scale p (dp - delta); ds may be dp.
 // max_sum_exp: *max = max x, *sum = sum exp(x - max).
 // cross_entropy_row: x = grad_scale (softmax(x) - onehot(target)) in place; *max, *sum as above.
-// attend: out(h) = sum_j softmax_j(scale q.K_j) V_j over n cached positions; scores is scratch for n floats.
+// attend: out(h) = sum_j softmax_j(scale q.K_j) V_j over n cached positions of one head. Keys lie in blocks of 16
+//   positions, K_j[i] = keys[(j/16*h + i)*16 + j%16]; V_j[i] = values[j*h + i]. scores: scratch, n rounded up to 16.
 // dot: sum a b. sum_squares: sum x^2, in double.
 // adamw: one pass over p, g, m, v; g = 0 afterwards.
 // peak_fma, peak_bf16: `rounds` of the multiply-adds that products are made of, in registers alone: sums += a b in
@@ -75,8 +97,10 @@ struct AdamWStep {
   X(void, gemm_rows_bf16,                                                                                             \
     (float* c, int64_t ldc, const float* a, int64_t a_row, int64_t a_depth, const float* b, int64_t panel, int64_t k, \
      int64_t m, int64_t n, const TileStore* store))                                                                   \
-  X(void, vector_matrix, (float* y, const float* x, const float* w, int64_t ld, int64_t k, int64_t n))                \
-  X(void, matrix_vector, (float* y, const float* w, int64_t ld, const float* x, int64_t rows, int64_t k))             \
+  X(void, product_float32, (const RowsProduct* p))                                                                    \
+  X(void, product_bfloat16, (const RowsProduct* p))                                                                   \
+  X(void, product_int8, (const RowsProduct* p))                                                                       \
+  X(void, dot_rows, (float* y, const float* x, const float* w, int64_t ld, int64_t rows, int64_t k))                  \
   X(void, norm_forward,                                                                                               \
     (float* y, float* mean, float* rstd, const float* x, const float* gamma, const float* beta, int64_t rows,         \
      int64_t c, float eps))                                                                                           \
@@ -99,8 +123,8 @@ struct AdamWStep {
   X(void, max_sum_exp, (const float* x, int64_t n, float* max, float* sum))                                           \
   X(void, cross_entropy_row, (float* x, int64_t n, int64_t target, float grad_scale, float* max, float* sum))         \
   X(void, attend,                                                                                                     \
-    (float* out, const float* q, const float* keys, const float* values, int64_t ld, int64_t n, int64_t head_size,    \
-     float scale, float* scores))                                                                                     \
+    (float* out, const float* q, const float* keys, const float* values, int64_t n, int64_t head_size, float scale,   \
+     float* scores))                                                                                                  \
   X(float, dot, (const float* a, const float* b, int64_t n))                                                          \
   X(double, sum_squares, (const float* x, int64_t n))                                                                 \
   X(void, adamw, (float* p, float* g, float* m, float* v, int64_t n, const AdamWStep* step))                          \

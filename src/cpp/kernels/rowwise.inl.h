@@ -23,12 +23,7 @@ inline void each(int64_t count, F f) {
 }
 
 // v where the lane is below n, else 0: keeps a padded lane out of a sum.
-inline Vec keep(Vec v, int64_t n) {
-  if (n >= kWidth) return v;
-  float t[kWidth];
-  store(t, v);
-  return load_n(t, n);
-}
+inline Vec keep(Vec v, int64_t n) { return n >= kWidth ? v : keep_n(v, n); }
 
 // e^x. Cody-Waite reduction by ln 2 in two parts, then a degree-6 Taylor-like polynomial on [-ln2/2, ln2/2]; relative
 // error below 2 ulp. Saturates outside [-87, 88]; NaN stays NaN.
@@ -108,26 +103,57 @@ void norm_backward(float* dx, const float* dy, const float* x, const float* mean
   }
 }
 
+template <int kCount>
+struct Columns {
+  static constexpr int kVectors = kCount;
+};
+
+// f(Columns, j, n) for groups of four vectors of columns vectors of columns, or of one: n columns from j. A sum down the rows then has four
+// chains.
+template <typename F>
+inline void each_columns(int64_t count, F f) {
+  int64_t j = 0;
+  for (; j + 4 * kWidth <= count; j += 4 * kWidth) f(Columns<4>{}, j, 4 * kWidth);
+  for (; j < count; j += kWidth) f(Columns<1>{}, j, count - j < kWidth ? count - j : kWidth);
+}
+
 void norm_grad(float* dgamma, float* dbeta, const float* dy, const float* x, const float* mean, const float* rstd,
                int64_t ld, int64_t rows, int64_t n) {
-  each(n, [&](int64_t j, int64_t m) {
-    Vec sum_gamma = load_tail(dgamma + j, m), sum_beta = load_tail(dbeta + j, m);
-    for (int64_t r = 0; r < rows; ++r) {
-      const Vec d = load_tail(dy + r * ld + j, m);
-      const Vec xhat = mul(sub(load_tail(x + r * ld + j, m), set1(mean[r])), set1(rstd[r]));
-      sum_gamma = fma(d, xhat, sum_gamma);
-      sum_beta = add(sum_beta, d);
+  each_columns(n, [&](auto columns, int64_t j, int64_t m) {
+    constexpr int kVectors = decltype(columns)::kVectors;
+    Vec sum_gamma[kVectors], sum_beta[kVectors];
+    SOMA_UNROLL for (int i = 0; i < kVectors; ++i) {
+      sum_gamma[i] = load_tail(dgamma + j + i * kWidth, m - i * kWidth);
+      sum_beta[i] = load_tail(dbeta + j + i * kWidth, m - i * kWidth);
     }
-    store_tail(dgamma + j, sum_gamma, m);
-    store_tail(dbeta + j, sum_beta, m);
+    for (int64_t r = 0; r < rows; ++r) {
+      const Vec centre = set1(mean[r]), scale = set1(rstd[r]);
+      SOMA_UNROLL for (int i = 0; i < kVectors; ++i) {
+        const int64_t at = r * ld + j + i * kWidth;
+        const Vec d = load_tail(dy + at, m - i * kWidth);
+        const Vec xhat = mul(sub(load_tail(x + at, m - i * kWidth), centre), scale);
+        sum_gamma[i] = fma(d, xhat, sum_gamma[i]);
+        sum_beta[i] = add(sum_beta[i], d);
+      }
+    }
+    SOMA_UNROLL for (int i = 0; i < kVectors; ++i) {
+      store_tail(dgamma + j + i * kWidth, sum_gamma[i], m - i * kWidth);
+      store_tail(dbeta + j + i * kWidth, sum_beta[i], m - i * kWidth);
+    }
   });
 }
 
 void column_sum(float* out, const float* x, int64_t ld, int64_t rows, int64_t n) {
-  each(n, [&](int64_t j, int64_t m) {
-    Vec sum = load_tail(out + j, m);
-    for (int64_t r = 0; r < rows; ++r) sum = add(sum, load_tail(x + r * ld + j, m));
-    store_tail(out + j, sum, m);
+  each_columns(n, [&](auto columns, int64_t j, int64_t m) {
+    constexpr int kVectors = decltype(columns)::kVectors;
+    Vec sum[kVectors];
+    SOMA_UNROLL for (int i = 0; i < kVectors; ++i) sum[i] = load_tail(out + j + i * kWidth, m - i * kWidth);
+    for (int64_t r = 0; r < rows; ++r) {
+      SOMA_UNROLL for (int i = 0; i < kVectors; ++i) {
+        sum[i] = add(sum[i], load_tail(x + r * ld + j + i * kWidth, m - i * kWidth));
+      }
+    }
+    SOMA_UNROLL for (int i = 0; i < kVectors; ++i) store_tail(out + j + i * kWidth, sum[i], m - i * kWidth);
   });
 }
 
@@ -183,7 +209,8 @@ inline float row_max(const float* x, int64_t n) {
   Vec best = set1(x[0]);
   int64_t i = 0;
   for (; i + kWidth <= n; i += kWidth) best = max(best, load(x + i));
-  float top = reduce_max(best);
+  if (n >= kWidth) return reduce_max(i < n ? max(best, load(x + n - kWidth)) : best);  // the last ones twice
+  float top = x[0];
   for (; i < n; ++i) top = x[i] > top ? x[i] : top;
   return top;
 }
@@ -227,18 +254,6 @@ void cross_entropy_row(float* x, int64_t n, int64_t target, float grad_scale, fl
   const Vec s = set1(grad_scale / *sum_out);
   each(n, [&](int64_t i, int64_t m) { store_tail(x + i, mul(load_tail(x + i, m), s), m); });
   x[target] -= grad_scale;
-}
-
-void attend(float* out, const float* q, const float* keys, const float* values, int64_t ld, int64_t n,
-            int64_t head_size, float scale, float* scores) {
-  for (int64_t j = 0; j < n; ++j) scores[j] = dot(q, keys + j * ld, head_size);
-  float top, sum;
-  softmax_row(scores, n, scale, &top, &sum);
-  each(head_size, [&](int64_t i, int64_t m) {
-    Vec total = set1(0.0f);
-    for (int64_t j = 0; j < n; ++j) total = fma(set1(scores[j]), load_tail(values + j * ld + i, m), total);
-    store_tail(out + i, total, m);
-  });
 }
 
 double sum_squares(const float* x, int64_t n) {

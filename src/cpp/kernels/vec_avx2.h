@@ -15,6 +15,9 @@ inline Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
 inline Vec load_n(const float* p, int64_t n) { return {_mm256_maskload_ps(p, first_lanes(n))}; }
 inline void store(float* p, Vec a) { _mm256_storeu_ps(p, a.v); }
 inline void store_n(float* p, Vec a, int64_t n) { _mm256_maskstore_ps(p, first_lanes(n), a.v); }
+inline Vec keep_n(Vec a, int64_t n) {
+  return {_mm256_and_ps(_mm256_castsi256_ps(first_lanes(n)), a.v)};
+}  // lanes from n on are 0
 inline Vec add(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
 inline Vec sub(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
 inline Vec mul(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
@@ -75,4 +78,14 @@ inline Vec in_register(Vec a) {
   __asm__("" : "+x"(a.v));
 #endif
   return a;
+}
+
+// Eight weights of a narrow format as floats: the low or the high halves of 8 dwords of bfloat16 pairs, or 8 bytes.
+inline __m256i load_dwords(const char* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+inline Vec widen_low(const char* p) { return {_mm256_castsi256_ps(_mm256_slli_epi32(load_dwords(p), 16))}; }
+inline Vec widen_high(const char* p) {
+  return {_mm256_castsi256_ps(_mm256_and_si256(load_dwords(p), _mm256_set1_epi32(-65536)))};
+}
+inline Vec widen_bytes(const char* p) {
+  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))))};
 }

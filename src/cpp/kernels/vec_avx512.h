@@ -13,6 +13,7 @@ inline Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
 inline Vec load_n(const float* p, int64_t n) { return {_mm512_maskz_loadu_ps(first_lanes(n), p)}; }
 inline void store(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }
 inline void store_n(float* p, Vec a, int64_t n) { _mm512_mask_storeu_ps(p, first_lanes(n), a.v); }
+inline Vec keep_n(Vec a, int64_t n) { return {_mm512_maskz_mov_ps(first_lanes(n), a.v)}; }  // lanes from n on are 0
 inline Vec add(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline Vec sub(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
 inline Vec mul(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
@@ -81,4 +82,13 @@ inline Vec in_register(Vec a) {
   __asm__("" : "+v"(a.v));
 #endif
   return a;
+}
+
+// Sixteen weights of a narrow format as floats: the low or the high halves of 16 dwords of bfloat16 pairs, or 16 bytes.
+inline Vec widen_low(const char* p) { return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16))}; }
+inline Vec widen_high(const char* p) {
+  return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(-65536)))};
+}
+inline Vec widen_bytes(const char* p) {
+  return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
 }

@@ -20,6 +20,7 @@ inline void store(float* p, Vec a) {
 inline void store_n(float* p, Vec a, int64_t n) {
   for (int i = 0; i < n; ++i) p[i] = a.v[i];
 }
+inline Vec keep_n(Vec a, int64_t n) { SOMA_EACH(i < n ? a.v[i] : 0.0f); }  // lanes from n on are 0
 inline Vec add(Vec a, Vec b) { SOMA_EACH(a.v[i] + b.v[i]); }
 inline Vec sub(Vec a, Vec b) { SOMA_EACH(a.v[i] - b.v[i]); }
 inline Vec mul(Vec a, Vec b) { SOMA_EACH(a.v[i] * b.v[i]); }
@@ -84,4 +85,26 @@ inline void transpose4x4(float* dst, int64_t width, const float* src, int64_t ld
   }
 }
 inline Vec in_register(Vec a) { return a; }
+// Four weights of a narrow format as floats: the low or the high halves of 4 dwords of bfloat16 pairs, or 4 bytes.
+inline Vec widen_low(const char* p) {
+  uint32_t bits[4];
+  __builtin_memcpy(bits, p, 16);
+  for (int i = 0; i < 4; ++i) bits[i] <<= 16;
+  Vec r;
+  __builtin_memcpy(r.v, bits, 16);
+  return r;
+}
+inline Vec widen_high(const char* p) {
+  uint32_t bits[4];
+  __builtin_memcpy(bits, p, 16);
+  for (int i = 0; i < 4; ++i) bits[i] &= 0xFFFF0000u;
+  Vec r;
+  __builtin_memcpy(r.v, bits, 16);
+  return r;
+}
+inline Vec widen_bytes(const char* p) {
+  Vec r;
+  for (int i = 0; i < 4; ++i) r.v[i] = static_cast<float>(static_cast<signed char>(p[i]));
+  return r;
+}
 #undef SOMA_EACH

@@ -19,6 +19,10 @@ inline void store_n(float* p, Vec a, int64_t n) {
   store(t, a);
   for (int64_t i = 0; i < n; ++i) p[i] = t[i];
 }
+inline Vec keep_n(Vec a, int64_t n) {  // lanes from n on are 0
+  const __m128i lanes = _mm_cmpgt_epi32(_mm_set1_epi32(static_cast<int>(n)), _mm_setr_epi32(0, 1, 2, 3));
+  return {_mm_and_ps(_mm_castsi128_ps(lanes), a.v)};
+}
 inline Vec add(Vec a, Vec b) { return {_mm_add_ps(a.v, b.v)}; }
 inline Vec sub(Vec a, Vec b) { return {_mm_sub_ps(a.v, b.v)}; }
 inline Vec mul(Vec a, Vec b) { return {_mm_mul_ps(a.v, b.v)}; }
@@ -74,4 +78,18 @@ inline Vec in_register(Vec a) {
   __asm__("" : "+x"(a.v));
 #endif
   return a;
+}
+
+// Four weights of a narrow format as floats: the low or the high halves of 4 dwords of bfloat16 pairs, or 4 bytes.
+inline __m128i load_dwords(const char* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
+inline Vec widen_low(const char* p) { return {_mm_castsi128_ps(_mm_slli_epi32(load_dwords(p), 16))}; }
+inline Vec widen_high(const char* p) {
+  return {_mm_castsi128_ps(_mm_and_si128(load_dwords(p), _mm_set1_epi32(-65536)))};
+}
+inline Vec widen_bytes(const char* p) {
+  int32_t four;
+  __builtin_memcpy(&four, p, 4);
+  const __m128i bytes = _mm_cvtsi32_si128(four);
+  const __m128i words = _mm_unpacklo_epi8(bytes, bytes), dwords = _mm_unpacklo_epi16(words, words);
+  return {_mm_cvtepi32_ps(_mm_srai_epi32(dwords, 24))};
 }

@@ -5,9 +5,12 @@
 #include "model/activations.h"
 #include "model/config.h"
 #include "model/parameters.h"
+#include "ops/decode.h"
 #include "ops/ops.h"
 
 namespace soma {
+
+struct BlockDecodeWeights;
 
 struct BlockContext {
   Ops& ops;
@@ -18,9 +21,17 @@ struct BlockContext {
   AttentionShape attention_shape() const { return {batch, length, config.n_heads, config.head_size()}; }
 };
 
-// Scratch of decode for R rows.
+// Scratch of decode for R rows; see decode_norm for the norms' outputs, decode_attention for the scores.
 struct DecodeBuffers {
-  float *stream, *middle, *normed, *qkv, *attention, *hidden;  // (R, C) but for qkv (R, 3C) and hidden (R, F)
+  Rows stream, middle, qkv, heads, hidden;  // (R, C) but for qkv (R, 3C) and hidden (R, F)
+  float *normed1, *normed2, *scores;
+};
+
+struct BlockDecodeContext {
+  const Team& team;
+  const ModelConfig& config;
+
+  HeadShape heads() const { return {config.n_heads, config.head_size()}; }
 };
 
 // a.input -> output (M, C). output may be a.input.
@@ -36,9 +47,12 @@ void soma_block_backward(const BlockContext& x, const BlockParameters& w, const 
 void gpt2_block_backward(const BlockContext& x, const BlockParameters& w, const BlockParameters& dw,
                          const BlockActivations& a, const Scratch& s, const float* output);
 
-// buffers.stream (R, C) in place; the new keys and values go to cache[r] at cache[r].length.
-void soma_block_decode(const BlockContext& x, const BlockParameters& w, const DecodeBuffers& d, const CacheRow* cache);
-void gpt2_block_decode(const BlockContext& x, const BlockParameters& w, const DecodeBuffers& d, const CacheRow* cache);
+// stream (R, C) -> what comes out, which is valid for the calling thread of the team alone until it waits; the new keys
+// and values go to cache[r] at cache[r].length.
+Rows soma_block_decode(const BlockDecodeContext& x, const BlockDecodeWeights& w, const DecodeBuffers& d, Rows stream,
+                       const CacheRow* cache);
+Rows gpt2_block_decode(const BlockDecodeContext& x, const BlockDecodeWeights& w, const DecodeBuffers& d, Rows stream,
+                       const CacheRow* cache);
 
 inline void block_forward(const BlockContext& x, const BlockParameters& w, const BlockActivations& a, const Scratch& s,
                           float* output) {
@@ -48,9 +62,9 @@ inline void block_backward(const BlockContext& x, const BlockParameters& w, cons
                            const BlockActivations& a, const Scratch& s, const float* output) {
   (x.config.block == BlockStyle::kSoma ? soma_block_backward : gpt2_block_backward)(x, w, dw, a, s, output);
 }
-inline void block_decode(const BlockContext& x, const BlockParameters& w, const DecodeBuffers& d,
+inline Rows block_decode(const BlockDecodeContext& x, const BlockDecodeWeights& w, const DecodeBuffers& d, Rows stream,
                          const CacheRow* cache) {
-  (x.config.block == BlockStyle::kSoma ? soma_block_decode : gpt2_block_decode)(x, w, d, cache);
+  return (x.config.block == BlockStyle::kSoma ? soma_block_decode : gpt2_block_decode)(x, w, d, stream, cache);
 }
 
 }  // namespace soma

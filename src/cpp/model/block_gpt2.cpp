@@ -1,6 +1,7 @@
 // The gpt2 block: h = x + attention(norm(x)); y = h + gelu(norm(h) W1 + b1) W2 + b2. Pre-norm with affine, biases
 // everywhere (Radford et al. 2019). Norm and GELU outputs are computed again in backward instead of being kept.
 #include "model/block.h"
+#include "model/decode_weights.h"
 
 namespace soma {
 
@@ -33,43 +34,41 @@ void gpt2_block_backward(const BlockContext& x, const BlockParameters& w, const 
   const Matrix d_qkv{s.d_qkv, m, 3 * c};
 
   ops.matmul(d_hidden, d_stream, ConstMatrix(w.w_out).t(), {.gelu_input = a.hidden, .gelu_output = s.activated});
-  ops.column_sum(dw.b_out.data, d_stream);
-  ops.matmul(dw.w_out, ConstMatrix(activated).t(), d_stream, {.accumulate = true});
+  ops.matmul(dw.w_out, ConstMatrix(activated).t(), d_stream, {.accumulate = true, .column_sums = dw.b_out.data});
   ops.norm(normed, {nullptr, nullptr}, middle, w.norm2_w.data, w.norm2_b.data, eps);
-  ops.column_sum(dw.b_fc.data, d_hidden);
-  ops.matmul(dw.w_fc, ConstMatrix(normed).t(), d_hidden, {.accumulate = true});
+  ops.matmul(dw.w_fc, ConstMatrix(normed).t(), d_hidden, {.accumulate = true, .column_sums = dw.b_fc.data});
   ops.matmul(d_branch, d_hidden, ConstMatrix(w.w_fc).t());
   ops.norm_grad(dw.norm2_w.data, dw.norm2_b.data, d_branch, middle, {a.mean2, a.rstd2});
   ops.norm_backward(d_stream, d_branch, middle, {a.mean2, a.rstd2}, w.norm2_w.data, true);
 
-  ops.column_sum(dw.b_proj.data, d_stream);
-  ops.matmul(dw.w_proj, heads.t(), d_stream, {.accumulate = true});
+  ops.matmul(dw.w_proj, heads.t(), d_stream, {.accumulate = true, .column_sums = dw.b_proj.data});
   ops.matmul(d_branch, d_stream, ConstMatrix(w.w_proj).t());
   ops.attention_backward(d_qkv, d_branch, qkv, heads, a.lse, x.attention_shape());
   ops.norm(normed, {nullptr, nullptr}, input, w.norm1_w.data, w.norm1_b.data, eps);
-  ops.column_sum(dw.b_qkv.data, d_qkv);
-  ops.matmul(dw.w_qkv, ConstMatrix(normed).t(), d_qkv, {.accumulate = true});
+  ops.matmul(dw.w_qkv, ConstMatrix(normed).t(), d_qkv, {.accumulate = true, .column_sums = dw.b_qkv.data});
   ops.matmul(d_branch, d_qkv, ConstMatrix(w.w_qkv).t());
   ops.norm_grad(dw.norm1_w.data, dw.norm1_b.data, d_branch, input, {a.mean1, a.rstd1});
   ops.norm_backward(d_stream, d_branch, input, {a.mean1, a.rstd1}, w.norm1_w.data, true);
 }
 
-void gpt2_block_decode(const BlockContext& x, const BlockParameters& w, const DecodeBuffers& d, const CacheRow* cache) {
-  Ops& ops = x.ops;
-  const int64_t m = x.rows(), c = x.config.d_model, f = x.config.d_ff;
+Rows gpt2_block_decode(const BlockDecodeContext& x, const BlockDecodeWeights& w, const DecodeBuffers& d, Rows stream,
+                       const CacheRow* cache) {
+  const Team& team = x.team;
   const float eps = x.config.norm_eps();
-  const Matrix stream{d.stream, m, c}, middle{d.middle, m, c}, normed{d.normed, m, c}, qkv{d.qkv, m, 3 * c};
-  const Matrix heads{d.attention, m, c}, hidden{d.hidden, m, f};
 
-  ops.norm(normed, {nullptr, nullptr}, stream, w.norm1_w.data, w.norm1_b.data, eps);
-  ops.linear_rows(qkv, normed, w.w_qkv, {.bias = w.b_qkv.data});
-  ops.attention_decode(heads, qkv, cache, x.attention_shape());
-  ops.linear_rows(middle, heads, w.w_proj, {.bias = w.b_proj.data, .residual = d.stream});
+  Rows normed = decode_norm(team, d.normed1, stream, w.norm1_w, w.norm1_b, eps);
+  decode_qkv(team, d.qkv, normed, w.w_qkv, w.b_qkv, x.heads());
+  decode_attention(team, d.heads, d.qkv, cache, x.heads(), d.scores);
+  team.wait();
+  decode_linear(team, d.middle, d.heads, w.w_proj, {.bias = w.b_proj, .residual = &stream});
+  team.wait();
 
-  ops.norm(normed, {nullptr, nullptr}, middle, w.norm2_w.data, w.norm2_b.data, eps);
-  ops.linear_rows(hidden, normed, w.w_fc, {.bias = w.b_fc.data});
-  ops.gelu(hidden, hidden);
-  ops.linear_rows(stream, hidden, w.w_out, {.bias = w.b_out.data, .residual = d.middle});
+  normed = decode_norm(team, d.normed2, d.middle, w.norm2_w, w.norm2_b, eps);
+  decode_linear(team, d.hidden, normed, w.w_fc, {.bias = w.b_fc, .activation = RowActivation::kGelu});
+  team.wait();
+  decode_linear(team, d.stream, d.hidden, w.w_out, {.bias = w.b_out, .residual = &d.middle});
+  team.wait();
+  return d.stream;
 }
 
 }  // namespace soma

@@ -1,6 +1,7 @@
 // The soma block: h = norm(x + attention(x)); y = norm(h + relu(h W1 + b1) W2 + b2). Post-norm (Vaswani et al. 2017),
 // norm without affine. The normalised output itself is saved, so a norm's backward needs rstd alone.
 #include "model/block.h"
+#include "model/decode_weights.h"
 
 namespace soma {
 
@@ -32,11 +33,9 @@ void soma_block_backward(const BlockContext& x, const BlockParameters& w, const 
       d_qkv{s.d_qkv, m, 3 * c};
 
   ops.norm_backward(d_sum, d_stream, out, {nullptr, a.rstd2}, nullptr, false);
-  ops.column_sum(dw.b_out.data, d_sum);
-  ops.matmul(dw.w_out, hidden.t(), d_sum, {.accumulate = true});
+  ops.matmul(dw.w_out, hidden.t(), d_sum, {.accumulate = true, .column_sums = dw.b_out.data});
   ops.matmul(d_hidden, d_sum, ConstMatrix(w.w_out).t(), {.relu_output = a.hidden});
-  ops.column_sum(dw.b_fc.data, d_hidden);
-  ops.matmul(dw.w_fc, middle.t(), d_hidden, {.accumulate = true});
+  ops.matmul(dw.w_fc, middle.t(), d_hidden, {.accumulate = true, .column_sums = dw.b_fc.data});
   ops.matmul(d_stream, d_hidden, ConstMatrix(w.w_fc).t(), {.residual = d_sum.data});
 
   ops.norm_backward(d_sum, d_stream, middle, {nullptr, a.rstd1}, nullptr, false);
@@ -47,21 +46,23 @@ void soma_block_backward(const BlockContext& x, const BlockParameters& w, const 
   ops.matmul(d_stream, d_qkv, ConstMatrix(w.w_qkv).t(), {.residual = d_sum.data});
 }
 
-void soma_block_decode(const BlockContext& x, const BlockParameters& w, const DecodeBuffers& d, const CacheRow* cache) {
-  Ops& ops = x.ops;
-  const int64_t m = x.rows(), c = x.config.d_model, f = x.config.d_ff;
+Rows soma_block_decode(const BlockDecodeContext& x, const BlockDecodeWeights& w, const DecodeBuffers& d, Rows stream,
+                       const CacheRow* cache) {
+  const Team& team = x.team;
   const float eps = x.config.norm_eps();
-  const Matrix stream{d.stream, m, c}, middle{d.middle, m, c}, qkv{d.qkv, m, 3 * c}, heads{d.attention, m, c};
-  const Matrix hidden{d.hidden, m, f};
 
-  ops.linear_rows(qkv, stream, w.w_qkv);
-  ops.attention_decode(heads, qkv, cache, x.attention_shape());
-  ops.linear_rows(middle, heads, w.w_proj, {.residual = d.stream});
-  ops.norm(middle, {nullptr, nullptr}, middle, nullptr, nullptr, eps);
+  decode_qkv(team, d.qkv, stream, w.w_qkv, nullptr, x.heads());
+  decode_attention(team, d.heads, d.qkv, cache, x.heads(), d.scores);
+  team.wait();
+  decode_linear(team, d.middle, d.heads, w.w_proj, {.residual = &stream});
+  team.wait();
+  const Rows middle = decode_norm(team, d.normed1, d.middle, nullptr, nullptr, eps);
 
-  ops.linear_rows(hidden, middle, w.w_fc, {.bias = w.b_fc.data, .relu = true});
-  ops.linear_rows(stream, hidden, w.w_out, {.bias = w.b_out.data, .residual = d.middle});
-  ops.norm(stream, {nullptr, nullptr}, stream, nullptr, nullptr, eps);
+  decode_linear(team, d.hidden, middle, w.w_fc, {.bias = w.b_fc, .activation = RowActivation::kRelu});
+  team.wait();
+  decode_linear(team, d.stream, d.hidden, w.w_out, {.bias = w.b_out, .residual = &middle});
+  team.wait();
+  return decode_norm(team, d.normed2, d.stream, nullptr, nullptr, eps);
 }
 
 }  // namespace soma

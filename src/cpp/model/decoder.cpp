@@ -1,30 +1,45 @@
-// Prefill and single-position steps over a key/value cache laid out (layer, row, keys | values, max_seq_len, C).
+// Prompts and single tokens through all layers, over a cache laid out (layer, row, keys | values, head, position, D).
 #include "model/decoder.h"
 
 #include <algorithm>
 #include <tuple>
 
 #include "base/check.h"
+#include "base/interrupt.h"
+#include "base/parallel.h"
 
 namespace soma {
+namespace {
 
-Decoder::Decoder(Transformer& model, int64_t rows) : model_(model) {
+constexpr int64_t kPromptRows = 252;                  // of a prompt at once: whole tiles of 12 and of 6 rows
+constexpr int64_t kWorthAThread = 16 * 1024;          // multiply-adds of an op, a microsecond's work: several waits
+constexpr int64_t kUninterrupted = int64_t{1} << 28;  // multiply-adds of all threads between two looks at signals
+
+int64_t block_size(const ModelConfig& c) { return c.d_model * (4 * c.d_model + 2 * c.d_ff); }
+
+}  // namespace
+
+Decoder::Decoder(const DecodeWeights& weights, int64_t rows) : weights_(weights) {
   check(rows >= 1 && rows <= 1 << 16, "batch_size must be from 1 to 65536, got ", rows);
-  const ModelConfig& config = model.config();
+  const ModelConfig& config = weights_.config();
+  capacity_ = (config.max_seq_len + 15) / 16 * 16;
   lengths_.assign(static_cast<std::size_t>(rows), 0);
-  cache_.reserve(config.n_layers * rows * 2 * config.max_seq_len * config.d_model);
+  cache_.reserve(config.n_layers * rows * 2 * capacity_ * config.d_model);
   logits_.reserve(rows * config.vocab_size);
-  layer_cache_.resize(static_cast<std::size_t>(std::max(config.n_layers, rows)));
 }
 
-CacheRow Decoder::cache_row(std::size_t layer, int64_t row) {
-  const int64_t half = model_.config().max_seq_len * model_.config().d_model;
-  float* keys = cache_.data() + (static_cast<int64_t>(layer) * rows() + row) * 2 * half;
-  return {keys, keys + half, lengths_[static_cast<std::size_t>(row)]};
+CacheRow Decoder::cache_row(std::size_t layer, const Place& place) {
+  const int64_t half = capacity_ * weights_.config().d_model;
+  float* keys = cache_.data() + (static_cast<int64_t>(layer) * rows() + place.row) * 2 * half;
+  return {keys, keys + half, place.position, capacity_};
 }
 
 void Decoder::check_row(int64_t row) const {
   check(row >= 0 && row < rows(), "row must be from 0 to ", rows() - 1, ", got ", row);
+}
+
+void Decoder::check_id(int32_t id) const {
+  check(id >= 0 && id < vocab_size(), "ids must be from 0 to ", vocab_size() - 1, ", got ", id);
 }
 
 int64_t Decoder::length(int64_t row) const {
@@ -34,71 +49,117 @@ int64_t Decoder::length(int64_t row) const {
 
 void Decoder::prefill(int64_t row, const int32_t* ids, int64_t length) {
   check_row(row);
-  const auto layers = static_cast<std::size_t>(model_.config().n_layers);
-  for (std::size_t l = 0; l < layers; ++l) layer_cache_[l] = cache_row(l, row);
+  const int64_t limit = weights_.config().max_seq_len;
+  check(length >= 1, "ids must hold at least one token, got ", length);
+  check(length <= limit, "ids are ", length, " tokens long, but max_seq_len is ", limit);
+  ids_.assign(ids, ids + length);  // a copy: another thread may be writing to the caller's
+  for (const int32_t id : ids_) check_id(id);
   lengths_[static_cast<std::size_t>(row)] = 0;
-  model_.prefill(logits_.data() + row * model_.config().vocab_size, ids, length, layer_cache_.data());
+  places_.resize(static_cast<std::size_t>(length));
+  for (int64_t i = 0; i < length; ++i) places_[static_cast<std::size_t>(i)] = {row, i};
+  for (int64_t first = 0; first < length; first += kPromptRows) {
+    const int64_t count = std::min(kPromptRows, length - first);
+    advance(places_.data() + first, ids_.data() + first, count, logits_.data() + row * vocab_size(),
+            first + count == length ? 1 : 0);
+  }
   lengths_[static_cast<std::size_t>(row)] = length;
 }
 
 void Decoder::step(const int32_t* rows, const int32_t* ids, int64_t count) {
-  const ModelConfig& config = model_.config();
-  const int64_t c = config.d_model;
   if (count == 0) return;
-  rows_.assign(rows, rows + count);  // copies: another thread may be writing to the caller's
+  rows_.assign(rows, rows + count);
   ids_.assign(ids, ids + count);
-  rows = rows_.data();
-  ids = ids_.data();
-  order_ = rows_;
-  std::sort(order_.begin(), order_.end());
-  check(std::adjacent_find(order_.begin(), order_.end()) == order_.end(), "rows must differ from each other");
+  places_.clear();
+  bool in_order = true;
   for (int64_t i = 0; i < count; ++i) {
-    check_row(rows[i]);
-    const int64_t filled = lengths_[static_cast<std::size_t>(rows[i])];
-    check(filled > 0, "row ", rows[i], " is empty: prefill it first");
-    check(filled < config.max_seq_len, "row ", rows[i], " is full: it holds max_seq_len = ", config.max_seq_len,
-          " tokens");
-    check(ids[i] >= 0 && ids[i] < config.vocab_size, "ids must be from 0 to ", config.vocab_size - 1, ", got ", ids[i]);
+    const int64_t row = rows_[static_cast<std::size_t>(i)];
+    check_row(row);
+    check_id(ids_[static_cast<std::size_t>(i)]);
+    const int64_t filled = lengths_[static_cast<std::size_t>(row)], limit = weights_.config().max_seq_len;
+    check(filled > 0, "row ", row, " is empty: prefill it first");
+    check(filled < limit, "row ", row, " is full: it holds max_seq_len = ", limit, " tokens");
+    in_order = in_order && row == rows_[0] + i;
+    places_.push_back({row, filled});
   }
+  std::sort(rows_.begin(), rows_.end());
+  check(std::adjacent_find(rows_.begin(), rows_.end()) == rows_.end(), "rows must differ from each other");
 
+  const int64_t v = vocab_size();
+  if (in_order) {
+    advance(places_.data(), ids_.data(), count, logits_.data() + places_[0].row * v, count);
+  } else {
+    scattered_.reserve(count * v);
+    advance(places_.data(), ids_.data(), count, scattered_.data(), count);
+    for (int64_t i = 0; i < count; ++i) {
+      const float* row = scattered_.data() + i * v;
+      std::copy(row, row + v, logits_.data() + places_[static_cast<std::size_t>(i)].row * v);
+    }
+  }
+  for (const Place& place : places_) ++lengths_[static_cast<std::size_t>(place.row)];
+}
+
+void Decoder::advance(const Place* places, const int32_t* ids, int64_t count, float* logits, int64_t heads) {
+  const ModelConfig& config = weights_.config();
+  const int64_t c = config.d_model, f = config.d_ff, work = count * block_size(config);
+  const auto layers = weights_.blocks.size();
+  const int64_t threads = std::clamp<int64_t>(work / 4 / kWorthAThread, 1, call_threads());
+  const int64_t normed = std::max(norm_rows(count, threads), norm_rows(heads, threads));
+
+  const auto rows_of = [&](Carver& carver, int64_t cols) {
+    return Rows{carver.take(count * padded_ld(cols)), count, cols, padded_ld(cols)};
+  };
   const auto carve = [&](Carver carver) {
     DecodeBuffers d{};
-    d.stream = carver.take(count * c);
-    d.middle = carver.take(count * c);
-    d.normed = carver.take(count * c);
-    d.qkv = carver.take(count * 3 * c);
-    d.attention = carver.take(count * c);
-    d.hidden = carver.take(count * config.d_ff);
-    float* logits = carver.take(count * config.vocab_size);
-    return std::tuple{d, logits, carver.used()};
+    d.stream = rows_of(carver, c);
+    d.middle = rows_of(carver, c);
+    d.qkv = rows_of(carver, 3 * c);
+    d.heads = rows_of(carver, c);
+    d.hidden = rows_of(carver, f);
+    d.normed1 = carver.take(normed * padded_ld(c));
+    d.normed2 = carver.take(normed * padded_ld(c));
+    d.scores = carver.take(threads * (capacity_ + 16));
+    return std::pair{d, carver.used()};
   };
-  buffer_arena_.reserve(std::get<2>(carve(Carver(nullptr))));
-  const auto [d, logits, used] = carve(Carver(buffer_arena_.data()));
+  buffer_arena_.reserve(carve(Carver(nullptr)).second);
+  const DecodeBuffers d = carve(Carver(buffer_arena_.data())).first;
 
-  Ops& ops = model_.ops();
-  const Parameters& w = model_.parameters();
-  const BlockContext context{ops, config, count, 1};
+  layer_cache_.resize(layers * static_cast<std::size_t>(count));
   for (int64_t i = 0; i < count; ++i) {
-    const float* token = w.wte.data + ids[i] * c;
-    const float* position = w.wpe.data + lengths_[static_cast<std::size_t>(rows[i])] * c;
-    for (int64_t j = 0; j < c; ++j) d.stream[i * c + j] = token[j] + position[j];
+    float* row = d.stream.row(i);
+    decode_embed(row, weights_.wte, ids[i]);
+    const float* position = weights_.wpe + places[i].position * c;
+    for (int64_t j = 0; j < c; ++j) row[j] += position[j];
+    for (std::size_t l = 0; l < layers; ++l) {
+      layer_cache_[l * static_cast<std::size_t>(count) + static_cast<std::size_t>(i)] = cache_row(l, places[i]);
+    }
   }
-  for (std::size_t l = 0; l < w.blocks.size(); ++l) {
-    for (int64_t i = 0; i < count; ++i) layer_cache_[static_cast<std::size_t>(i)] = cache_row(l, rows[i]);
-    block_decode(context, w.blocks[l], d, layer_cache_.data());
+
+  // Threads are woken once for as many layers as may pass between two looks at signals: for all of them, as a rule.
+  const auto group = static_cast<std::size_t>(std::max<int64_t>(1, kUninterrupted / work));
+  Rows stream = d.stream;  // where the last block left it for this thread
+  for (std::size_t first = 0; first < layers; first += group) {
+    check_interrupt();
+    const std::size_t last = std::min(layers, first + group);
+    parallel_team(threads, [&](const Team& team) {
+      const BlockDecodeContext context{team, config};
+      Rows own = stream;
+      for (std::size_t l = first; l < last; ++l) {
+        own = block_decode(context, weights_.blocks[l], d, own,
+                           layer_cache_.data() + l * static_cast<std::size_t>(count));
+      }
+      if (last == layers && heads > 0) decode_head(context, logits, d, own, heads);
+      if (team.rank == 0) stream = own;
+    });
   }
-  float* last = d.stream;
-  if (config.block == BlockStyle::kGpt2) {
-    last = d.normed;
-    ops.norm({last, count, c}, {nullptr, nullptr}, {d.stream, count, c}, w.norm_w.data, w.norm_b.data,
-             config.norm_eps());
+}
+
+void Decoder::decode_head(const BlockDecodeContext& x, float* logits, const DecodeBuffers& d, Rows stream,
+                          int64_t count) {
+  Rows last{stream.row(stream.rows - count), count, stream.cols, stream.ld};
+  if (x.config.block == BlockStyle::kGpt2) {
+    last = decode_norm(x.team, d.normed1, last, weights_.norm_w, weights_.norm_b, x.config.norm_eps());
   }
-  ops.project_rows({logits, count, config.vocab_size}, ConstMatrix{last, count, c}, w.head);
-  for (int64_t i = 0; i < count; ++i) {
-    const float* row = logits + i * config.vocab_size;
-    std::copy(row, row + config.vocab_size, logits_.data() + rows[i] * config.vocab_size);
-    ++lengths_[static_cast<std::size_t>(rows[i])];
-  }
+  decode_linear(x.team, {logits, count, vocab_size(), vocab_size()}, last, weights_.head);
 }
 
 }  // namespace soma

@@ -1,35 +1,48 @@
 // Generation with cached keys and values: independent rows, each at its own position.
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "base/arena.h"
-#include "model/transformer.h"
+#include "model/block.h"
+#include "model/decode_weights.h"
 
 namespace soma {
 
 class Decoder {
  public:
-  Decoder(Transformer& model, int64_t rows);
+  // weights must outlive the decoder.
+  Decoder(const DecodeWeights& weights, int64_t rows);
 
   int64_t rows() const { return static_cast<int64_t>(lengths_.size()); }
   int64_t length(int64_t row) const;
+  int64_t vocab_size() const { return weights_.config().vocab_size; }
   float* logits() { return logits_.data(); }  // (rows, V): after the last token of each row
 
-  // Replaces a row by ids, 1 <= length <= max_seq_len.
+  // Replaces a row by ids, 1 <= length <= max_seq_len. Throws Interrupted when asked to stop; the row is then empty.
   void prefill(int64_t row, const int32_t* ids, int64_t length);
   // Appends ids[i] to rows[i]. Throws when a row is empty or full, or named twice.
   void step(const int32_t* rows, const int32_t* ids, int64_t count);
 
  private:
-  CacheRow cache_row(std::size_t layer, int64_t row);
+  // One token each for `count` places (row, position), through all layers; logits of the last `heads` of them.
+  struct Place {
+    int64_t row, position;
+  };
+  void advance(const Place* places, const int32_t* ids, int64_t count, float* logits, int64_t heads);
+  void decode_head(const BlockDecodeContext& x, float* logits, const DecodeBuffers& d, Rows stream, int64_t count);
+  CacheRow cache_row(std::size_t layer, const Place& place);
   void check_row(int64_t row) const;
+  void check_id(int32_t id) const;
 
-  Transformer& model_;
+  const DecodeWeights& weights_;
+  int64_t capacity_;  // positions of a cache row: max_seq_len in whole blocks of keys
   std::vector<int64_t> lengths_;
-  Arena cache_, logits_, buffer_arena_;
+  Arena cache_, logits_, scattered_, buffer_arena_;
   std::vector<CacheRow> layer_cache_;
-  std::vector<int32_t> rows_, ids_, order_;
+  std::vector<Place> places_;
+  std::vector<int32_t> rows_, ids_;
 };
 
 }  // namespace soma

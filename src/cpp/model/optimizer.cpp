@@ -30,10 +30,11 @@ AdamW::AdamW(Transformer& model, const AdamWConfig& config) : model_(model), con
   second_.reserve(model.arena_size());
   for (const ParameterInfo& info : model.parameter_infos()) {
     const int64_t size = Arena::padded(info.size());  // the padding is zero and stays zero
-    if (!ranges_.empty() && ranges_.back().decays == info.decays()) {
+    const float decay = info.decays() ? static_cast<float>(config_.weight_decay) : 0.0f;
+    if (!ranges_.empty() && ranges_.back().weight_decay == decay) {
       ranges_.back().size += size;
     } else {
-      ranges_.push_back({info.offset, size, info.decays()});
+      ranges_.push_back({info.offset, size, decay});
     }
   }
 }
@@ -54,11 +55,8 @@ double AdamW::step(double lr) {
   options.eps = static_cast<float>(config_.eps);
   options.grad_scale = static_cast<float>(scale);
   options.step = steps;
-  for (const Range& r : ranges_) {
-    options.weight_decay = r.decays ? static_cast<float>(config_.weight_decay) : 0.0f;
-    ops.adamw(model_.values() + r.offset, gradients + r.offset, first_.data() + r.offset, second_.data() + r.offset,
-              r.size, options);
-  }
+  ops.adamw(model_.values(), gradients, first_.data(), second_.data(), ranges_.data(),
+            static_cast<int64_t>(ranges_.size()), options);
   return norm;
 }
 

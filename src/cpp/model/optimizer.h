@@ -32,15 +32,10 @@ class AdamW {
   int64_t steps = 0;  // taken so far
 
  private:
-  struct Range {
-    int64_t offset, size;
-    bool decays;
-  };
-
   Transformer& model_;
   AdamWConfig config_;
   Arena first_, second_;
-  std::vector<Range> ranges_;  // neighbouring tensors with the same decay, as one
+  std::vector<AdamWRange> ranges_;  // neighbouring tensors with the same decay, as one
 };
 
 }  // namespace soma

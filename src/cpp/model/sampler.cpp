@@ -29,7 +29,8 @@ Sampler::Sampler(const SamplerConfig& config, const int32_t* banned, int64_t ban
           ", got ", banned[i]);
     banned_[static_cast<std::size_t>(banned[i])] = 1;
   }
-  check(std::count(banned_.begin(), banned_.end(), 0) > 0, "every id is banned, so none can be sampled");
+  banned_count_ = std::count(banned_.begin(), banned_.end(), 1);
+  check(banned_count_ < config_.vocab_size, "every id is banned, so none can be sampled");
   candidates_.reserve(v);
   weights_.reserve(v);
 }
@@ -38,37 +39,79 @@ void Sampler::observe(const int32_t* ids, int64_t count) {
   for (int64_t i = 0; i < count; ++i) {
     check(ids[i] >= 0 && ids[i] < config_.vocab_size, "ids must be from 0 to ", config_.vocab_size - 1, ", got ",
           ids[i]);
-    seen_[static_cast<std::size_t>(ids[i])] = 1;
+    see(ids[i]);
+  }
+}
+
+void Sampler::see(int32_t id) {
+  if (seen_[static_cast<std::size_t>(id)]) return;
+  seen_[static_cast<std::size_t>(id)] = 1;
+  seen_ids_.push_back(id);
+}
+
+bool Sampler::better(const Candidate& a, const Candidate& b) {
+  return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
+}
+
+// Candidates: the `kept` best of the ids that are not banned, in no order. Few logits of a vocabulary are above the
+// worst of the best so far: runs of 16 without one are passed over at the speed of reading.
+void Sampler::choose_candidates(int64_t kept) {
+  constexpr int64_t kRun = 16;
+  const auto room = static_cast<std::size_t>(kept), most = 2 * room + kRun;
+  const auto v = static_cast<int64_t>(logits_.size());
+  float least = -INFINITY;
+  bool full = false;  // `kept` candidates are at least as good as `least`
+  candidates_.clear();
+  for (int64_t run = 0; run < v; run += kRun) {
+    const int64_t end = std::min(v, run + kRun);
+    if (full) {
+      int above = 0;
+      for (int64_t i = run; i < end; ++i) above |= static_cast<int>(logits_[static_cast<std::size_t>(i)] > least);
+      if (above == 0) continue;
+    }
+    for (int64_t i = run; i < end; ++i) {
+      const float logit = logits_[static_cast<std::size_t>(i)];
+      if ((full && !(logit > least)) || banned_[static_cast<std::size_t>(i)]) continue;  // of equals the first counts
+      candidates_.push_back({logit, static_cast<int32_t>(i)});
+    }
+    if (candidates_.size() >= most) {
+      const auto last = candidates_.begin() + static_cast<std::ptrdiff_t>(room);
+      std::nth_element(candidates_.begin(), last - 1, candidates_.end(), better);
+      candidates_.resize(room);
+      least = candidates_.back().logit;
+      full = true;
+    }
+  }
+  if (candidates_.size() > room) {
+    std::nth_element(candidates_.begin(), candidates_.begin() + static_cast<std::ptrdiff_t>(room), candidates_.end(),
+                     better);
+    candidates_.resize(room);
   }
 }
 
 int32_t Sampler::sample(const float* logits) {
   const auto penalty = static_cast<float>(config_.repetition_penalty);
-  candidates_.clear();
-  for (int64_t i = 0; i < config_.vocab_size; ++i) {
-    const auto at = static_cast<std::size_t>(i);
-    if (banned_[at]) continue;
-    float logit = logits[i];
-    check(!std::isnan(logit) && logit < INFINITY, "logit ", i,
-          " is not finite: the model's weights are broken or were trained to divergence");
-    if (seen_[at]) logit = logit > 0 ? logit / penalty : logit * penalty;
-    candidates_.push_back({logit, static_cast<int32_t>(i)});
+  logits_.assign(logits, logits + config_.vocab_size);
+  int broken = 0;
+  for (std::size_t i = 0; i < logits_.size(); ++i) {
+    broken |= static_cast<int>(!(logits_[i] < INFINITY)) & static_cast<int>(banned_[i] == 0);
   }
-  const auto better = [](const Candidate& a, const Candidate& b) {
-    return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
-  };
+  check(broken == 0, "a logit is not finite: the model's weights are broken or were trained to divergence");
+  for (const int32_t id : seen_ids_) {
+    float& logit = logits_[static_cast<std::size_t>(id)];
+    logit = logit > 0 ? logit / penalty : logit * penalty;
+  }
+
+  const int64_t allowed = config_.vocab_size - banned_count_;
+  const int64_t top_k = config_.temperature == 0 ? 1 : config_.top_k > 0 ? config_.top_k : allowed;
+  const int64_t kept = std::min(top_k, allowed);
+  choose_candidates(kept);
   int32_t chosen = 0;
   if (config_.temperature == 0) {
-    chosen = std::min_element(candidates_.begin(), candidates_.end(), better)->id;
+    chosen = candidates_[0].id;
   } else {
-    const auto size = static_cast<int64_t>(candidates_.size());
-    const int64_t kept = config_.top_k > 0 ? std::min(config_.top_k, size) : size;
-    if (kept < size) {
-      std::nth_element(candidates_.begin(), candidates_.begin() + kept, candidates_.end(), better);
-      candidates_.resize(static_cast<std::size_t>(kept));
-    }
-    // Sorted where an order matters: for top-p, and so that the draw does not depend on how nth_element left them.
-    if (config_.top_p < 1 || kept < size) std::sort(candidates_.begin(), candidates_.end(), better);
+    // Sorted where an order matters: for top-p, and so that the draw does not depend on how the best were found.
+    if (config_.top_p < 1 || kept < allowed) std::sort(candidates_.begin(), candidates_.end(), better);
     const float top = std::min_element(candidates_.begin(), candidates_.end(), better)->logit;
     weights_.clear();
     double total = 0;
@@ -91,7 +134,7 @@ int32_t Sampler::sample(const float* logits) {
     while (pick + 1 < weights_.size() && remaining >= weights_[pick]) remaining -= weights_[pick++];
     chosen = candidates_[pick].id;
   }
-  seen_[static_cast<std::size_t>(chosen)] = 1;
+  see(chosen);
   return chosen;
 }
 

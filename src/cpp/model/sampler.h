@@ -39,8 +39,15 @@ class Sampler {
     int32_t id;
   };
 
+  static bool better(const Candidate& a, const Candidate& b);
+  void see(int32_t id);
+  void choose_candidates(int64_t kept);
+
   SamplerConfig config_;
   std::vector<char> banned_, seen_;
+  int64_t banned_count_ = 0;
+  std::vector<int32_t> seen_ids_;
+  std::vector<float> logits_;  // penalised
   std::vector<Candidate> candidates_;
   std::vector<double> weights_;
   uint64_t draws_ = 0;

@@ -22,7 +22,7 @@ Transformer::Transformer(const ModelConfig& config, uint64_t seed, Precision pre
     : config_(config), ops_(make_cpu_ops(precision)) {
   config_.validate();
   infos_ = describe_parameters(config_);
-  values_.reserve(weights_.carve(config_, nullptr));
+  values_.reserve_dense(weights_.carve(config_, nullptr));
   weights_.carve(config_, values_.data());
   if (initialize) initialize_parameters(config_, values_.data(), seed);
 }
@@ -89,8 +89,7 @@ const int32_t* Transformer::take_targets(const int32_t* targets, int64_t count, 
   return targets;
 }
 
-void Transformer::run_blocks(const int32_t* ids, int64_t batch, int64_t length, bool for_backward,
-                             const CacheRow* cache) {
+void Transformer::run_blocks(const int32_t* ids, int64_t batch, int64_t length, bool for_backward) {
   activation_arena_.reserve(activations_.carve(config_, batch, length, for_backward, nullptr));
   activations_.carve(config_, batch, length, for_backward, activation_arena_.data());
   const BlockContext context{*ops_, config_, batch, length};
@@ -102,13 +101,6 @@ void Transformer::run_blocks(const int32_t* ids, int64_t batch, int64_t length, 
     const BlockActivations& a = activations_.blocks[l];
     float* output = l + 1 < weights_.blocks.size() ? activations_.blocks[l + 1].input : activations_.output;
     block_forward(context, weights_.blocks[l], a, activations_.scratch, output);
-    if (cache != nullptr) {
-      for (int64_t t = 0; t < length; ++t) {
-        const float* row = a.qkv + t * 3 * c;
-        std::copy(row + c, row + 2 * c, cache[l].keys + t * c);
-        std::copy(row + 2 * c, row + 3 * c, cache[l].values + t * c);
-      }
-    }
   }
   if (config_.block == BlockStyle::kGpt2) {
     ops_->norm({activations_.final_normed, m, c}, {activations_.final_mean, activations_.final_rstd},
@@ -118,7 +110,7 @@ void Transformer::run_blocks(const int32_t* ids, int64_t batch, int64_t length, 
 
 void Transformer::forward(float* logits, const int32_t* ids, int64_t batch, int64_t length) {
   ids = take_ids(ids, batch, length);
-  run_blocks(ids, batch, length, false, nullptr);
+  run_blocks(ids, batch, length, false);
   const int64_t m = batch * length;
   check_interrupt();
   ops_->matmul({logits, m, config_.vocab_size}, ConstMatrix{activations_.final_normed, m, config_.d_model},
@@ -156,7 +148,7 @@ double Transformer::run_loss(const int32_t* ids, const int32_t* targets, int64_t
   ids = take_ids(ids, batch, length);
   targets = take_targets(targets, batch * length, &normalizer);
   if (backward) gradients();
-  run_blocks(ids, batch, length, backward, nullptr);
+  run_blocks(ids, batch, length, backward);
   const int64_t m = batch * length, c = config_.d_model;
   const double loss = run_head(targets, m, normalizer, backward);
   if (!backward) return loss;
@@ -187,14 +179,6 @@ double Transformer::loss(const int32_t* ids, const int32_t* targets, int64_t bat
 double Transformer::loss_and_grad(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length,
                                   int64_t normalizer) {
   return run_loss(ids, targets, batch, length, normalizer, true);
-}
-
-void Transformer::prefill(float* logits, const int32_t* ids, int64_t length, const CacheRow* cache) {
-  ids = take_ids(ids, 1, length);
-  run_blocks(ids, 1, length, false, cache);
-  ops_->project_rows({logits, 1, config_.vocab_size},
-                     ConstMatrix{activations_.final_normed + (length - 1) * config_.d_model, 1, config_.d_model},
-                     weights_.head);
 }
 
 }  // namespace soma

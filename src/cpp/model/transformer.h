@@ -43,16 +43,12 @@ class Transformer {
   double loss_and_grad(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length, int64_t normalizer);
   void zero_grad();
 
-  // Runs one sequence and hands each block's keys and values to `cache`, one CacheRow a layer, positions 0..length-1;
-  // then logits(V) after the last position.
-  void prefill(float* logits, const int32_t* ids, int64_t length, const CacheRow* cache);
-
  private:
   // Copy the caller's numbers, which another thread may be writing to, and check the copies.
   const int32_t* take_ids(const int32_t* ids, int64_t batch, int64_t length);
   const int32_t* take_targets(const int32_t* targets, int64_t count, int64_t* normalizer);
-  // Fills activations_; the result is activations_.final_normed. Hands keys and values to `cache` where given.
-  void run_blocks(const int32_t* ids, int64_t batch, int64_t length, bool for_backward, const CacheRow* cache);
+  // Fills activations_; the result is activations_.final_normed.
+  void run_blocks(const int32_t* ids, int64_t batch, int64_t length, bool for_backward);
   // Loss over the rows of final_normed, in chunks; with `backward` also the head's gradient and d_stream.
   double run_head(const int32_t* targets, int64_t rows, int64_t normalizer, bool backward);
   double run_loss(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length, int64_t normalizer,

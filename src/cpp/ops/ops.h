@@ -46,6 +46,7 @@ struct Epilogue {
   float* gelu_output = nullptr;        //   = gelu(gelu_input), computed again on the way
   const float* relu_output = nullptr;  // C = relu_output > 0 ? C : 0
   bool accumulate = false;             // C += instead of C =; not together with the others
+  float* column_sums = nullptr;        // (cols): += the sum over the rows of b, read while b is packed
 };
 
 struct NormStats {  // saved by norm for its backward; (M) each
@@ -59,15 +60,14 @@ struct AttentionShape {
   int64_t channels() const { return heads * head_size; }
 };
 
-// One row per sequence of a key/value cache: keys and values are (capacity, C), `length` positions filled.
-struct CacheRow {
-  float* keys;
-  float* values;
-  int64_t length;
+// A stretch of the parameters with one weight decay.
+struct AdamWRange {
+  int64_t offset, size;
+  float weight_decay;
 };
 
 struct AdamWOptions {
-  float lr, beta1, beta2, eps, weight_decay;
+  float lr, beta1, beta2, eps;
   float grad_scale;  // clipping: every gradient is multiplied by it first
   int64_t step;      // 1 for the first step
 };
@@ -78,8 +78,6 @@ class Ops {
 
   // c = a b, then the epilogue: bias, residual, relu. Or c += a b.
   virtual void matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& epilogue = {}) = 0;
-  // out(cols) += sum over the rows of x
-  virtual void column_sum(float* out, ConstMatrix x) = 0;
 
   // y = (x - mean) / sqrt(var + eps) * gamma + beta, row by row; gamma and beta may be null. y may be x.
   virtual void norm(Matrix y, NormStats saved, ConstMatrix x, const float* gamma, const float* beta, float eps) = 0;
@@ -107,18 +105,11 @@ class Ops {
   // is not 0, logits becomes grad_scale (softmax - onehot), a zero row where ignored.
   virtual void cross_entropy(float* losses, Matrix logits, const int32_t* targets, float grad_scale) = 0;
 
-  // Inference on few rows: y = x w + bias (+ residual), then relu. The same bits as matmul, row by row.
-  virtual void linear_rows(Matrix y, ConstMatrix x, ConstMatrix w, const Epilogue& epilogue = {}) = 0;
-  // y(rows of x, rows of w) = x w^T
-  virtual void project_rows(Matrix y, ConstMatrix x, ConstMatrix w) = 0;
-  // Appends k and v of qkv(R, 3C) to each row's cache at position `length`, then out(R, C) = attention of q over
-  // length + 1 positions. The caller advances length.
-  virtual void attention_decode(Matrix out, ConstMatrix qkv, const CacheRow* cache, const AttentionShape& shape) = 0;
-
   // sum x^2 over n floats
   virtual double sum_squares(const float* x, int64_t n) = 0;
-  // One pass over n parameters: decoupled weight decay, Adam; g = 0 afterwards.
-  virtual void adamw(float* p, float* g, float* m, float* v, int64_t n, const AdamWOptions& options) = 0;
+  // One pass over the parameters of `ranges`, which follow one another: decoupled weight decay, Adam; g = 0 afterwards.
+  virtual void adamw(float* p, float* g, float* m, float* v, const AdamWRange* ranges, int64_t count,
+                     const AdamWOptions& options) = 0;
 };
 
 constexpr int32_t kIgnoredTarget = -100;

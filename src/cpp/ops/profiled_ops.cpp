@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <numeric>
 #include <type_traits>
 
 namespace soma {
@@ -22,28 +23,30 @@ double causal_pairs(const AttentionShape& s) {
   return static_cast<double>(s.batch * s.heads) * t * (t + 1) / 2;
 }
 
-// What the epilogue adds to a product with `n` results in columns of `cols`.
-void add_epilogue(const Epilogue& e, double n, double cols, std::string* name, OpCost* cost) {
+// What a product costs, and the name that its epilogue gives it.
+OpCost product_cost(const Matrix& c, const ConstMatrix& a, const ConstMatrix& b, const Epilogue& e, std::string* name) {
+  const double n = size(c), cols = static_cast<double>(c.cols);
+  OpCost cost{.products = 2 * n * static_cast<double>(a.width()), .read = kFloat * (size(a) + size(b))};
+  cost.written = kFloat * n;
   const auto part = [&](bool present, const char* label, double flops, double read, double written) {
     if (!present) return;
     *name += label;
-    cost->flops += n * flops;
-    cost->read += kFloat * read;
-    cost->written += kFloat * written;
+    cost.flops += flops;
+    cost.read += kFloat * read;
+    cost.written += kFloat * written;
   };
-  part(e.accumulate, " +=", 1, n, 0);
-  part(e.bias != nullptr, " +bias", 1, cols, 0);
-  part(e.residual != nullptr, " +residual", 1, n, 0);
-  part(e.relu, " relu", 1, 0, 0);
-  part(e.gelu != nullptr, " gelu", kGelu, 0, n);
-  part(e.gelu_input != nullptr, " gelu'", kGeluBackward, n, n);
-  part(e.relu_output != nullptr, " relu'", 1, n, 0);
-}
-
-OpCost product_cost(const Matrix& c, const ConstMatrix& a, const ConstMatrix& b) {
-  return {.products = 2 * size(c) * static_cast<double>(a.width()),
-          .read = kFloat * (size(a) + size(b)),
-          .written = kFloat * size(c)};
+  // By name and all of them: with a field more or less this does not compile.
+  const auto& [bias, residual, relu, gelu, gelu_input, gelu_output, relu_output, accumulate, column_sums] = e;
+  part(accumulate, " +=", n, n, 0);
+  part(bias != nullptr, " +bias", n, cols, 0);
+  part(residual != nullptr, " +residual", n, n, 0);
+  part(relu, " relu", n, 0, 0);
+  part(gelu != nullptr, " gelu", n * kGelu, 0, n);
+  part(gelu_input != nullptr, " gelu'", n * kGeluBackward, n, 0);
+  part(gelu_output != nullptr, "", 0, 0, n);
+  part(relu_output != nullptr, " relu'", n, n, 0);
+  part(column_sums != nullptr, " +sums", size(b), cols, cols);
+  return cost;
 }
 
 }  // namespace
@@ -84,26 +87,8 @@ auto ProfiledOps::timed(std::string op, const char* group, std::array<int64_t, 4
 
 void ProfiledOps::matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e) {
   std::string name = std::string("matmul ") + (a.transposed ? 't' : 'n') + (b.transposed ? 't' : 'n');
-  OpCost cost = product_cost(c, a, b);
-  add_epilogue(e, size(c), static_cast<double>(c.cols), &name, &cost);
+  const OpCost cost = product_cost(c, a, b, e, &name);
   timed(std::move(name), "products", {c.rows, c.cols, a.width()}, cost, [&] { inner_->matmul(c, a, b, e); });
-}
-
-void ProfiledOps::linear_rows(Matrix y, ConstMatrix x, ConstMatrix w, const Epilogue& e) {
-  std::string name = "linear_rows";
-  OpCost cost = product_cost(y, x, w);
-  add_epilogue(e, size(y), static_cast<double>(y.cols), &name, &cost);
-  timed(std::move(name), "products", {y.rows, y.cols, x.cols}, cost, [&] { inner_->linear_rows(y, x, w, e); });
-}
-
-void ProfiledOps::project_rows(Matrix y, ConstMatrix x, ConstMatrix w) {
-  timed("project_rows", "products", {y.rows, y.cols, x.cols}, product_cost(y, x, w),
-        [&] { inner_->project_rows(y, x, w); });
-}
-
-void ProfiledOps::column_sum(float* out, ConstMatrix x) {
-  const OpCost cost{.flops = size(x), .read = kFloat * size(x), .written = kFloat * static_cast<double>(x.cols)};
-  timed("column_sum", "bias sums", {x.rows, x.cols}, cost, [&] { inner_->column_sum(out, x); });
 }
 
 void ProfiledOps::norm(Matrix y, NormStats saved, ConstMatrix x, const float* gamma, const float* beta, float eps) {
@@ -153,18 +138,6 @@ void ProfiledOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix 
         [&] { inner_->attention_backward(dqkv, dout, qkv, out, lse, s); });
 }
 
-void ProfiledOps::attention_decode(Matrix out, ConstMatrix qkv, const CacheRow* cache, const AttentionShape& s) {
-  double positions = 0;
-  for (int64_t r = 0; r < out.rows; ++r) positions += static_cast<double>(cache[r].length + 1);
-  const auto c = static_cast<double>(s.channels());
-  const OpCost cost{.products = 2 * 2 * positions * c,
-                    .flops = kSoftmax * positions * static_cast<double>(s.heads),
-                    .read = kFloat * (size(qkv) + 2 * positions * c),
-                    .written = kFloat * 3 * size(out)};
-  timed("attention_decode", "attention", {s.batch, s.heads, s.head_size}, cost,
-        [&] { inner_->attention_decode(out, qkv, cache, s); });
-}
-
 void ProfiledOps::embed(Matrix out, const int32_t* ids, ConstMatrix wte, ConstMatrix wpe, int64_t length) {
   const OpCost cost{.flops = size(out),
                     .read = kFloat * 2 * size(out) + kId * static_cast<double>(out.rows),
@@ -194,10 +167,13 @@ double ProfiledOps::sum_squares(const float* x, int64_t n) {
                [&] { return inner_->sum_squares(x, n); });
 }
 
-void ProfiledOps::adamw(float* p, float* g, float* m, float* v, int64_t n, const AdamWOptions& options) {
-  const auto count = static_cast<double>(n);
-  const OpCost cost{.flops = kAdamW * count, .read = kFloat * 4 * count, .written = kFloat * 4 * count};
-  timed("adamw", "optimizer", {}, cost, [&] { inner_->adamw(p, g, m, v, n, options); });  // all tensors as one
+void ProfiledOps::adamw(float* p, float* g, float* m, float* v, const AdamWRange* ranges, int64_t count,
+                        const AdamWOptions& options) {
+  const int64_t n = std::accumulate(ranges, ranges + count, int64_t{0},
+                                    [](int64_t sum, const AdamWRange& range) { return sum + range.size; });
+  const auto size = static_cast<double>(n);
+  const OpCost cost{.flops = kAdamW * size, .read = kFloat * 4 * size, .written = kFloat * 4 * size};
+  timed("adamw", "optimizer", {n}, cost, [&] { inner_->adamw(p, g, m, v, ranges, count, options); });
 }
 
 }  // namespace soma

@@ -1,4 +1,4 @@
-// Causal attention, forward, backward and cached decode. One task is one head of one sequence. The scores of a tile of
+// Causal attention, forward and backward. One task is one head of one sequence. The scores of a tile of
 // query rows (forward) or of a block of them (backward) exist at a time, never T x T.
 #include <algorithm>
 #include <cmath>
@@ -176,28 +176,6 @@ void CpuOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, 
       };
       accumulate(grad + c, x.ds, x.q_block);
       accumulate(grad + 2 * c, x.p, x.dout_block);
-    }
-  });
-}
-
-void CpuOps::attention_decode(Matrix out, ConstMatrix qkv, const CacheRow* cache, const AttentionShape& s) {
-  const Table& t = active_kernels();
-  const int64_t d = s.head_size, c = s.channels();
-  int64_t longest = 0;
-  for (int64_t r = 0; r < out.rows; ++r) {
-    longest = std::max(longest, cache[r].length + 1);
-    const float* row = qkv.data + r * qkv.ld;
-    std::copy(row + c, row + 2 * c, cache[r].keys + cache[r].length * c);
-    std::copy(row + 2 * c, row + 3 * c, cache[r].values + cache[r].length * c);
-  }
-  const float scale = 1.0f / std::sqrt(static_cast<float>(d));
-  const int64_t ranges = range_count(out.rows * s.heads, longest * d, 1);
-  reserve_scratch(ranges, longest);
-  for_numbered_ranges(out.rows * s.heads, ranges, 1, [&](int64_t range, int64_t begin, int64_t end) {
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t r = task / s.heads, h = task % s.heads;
-      t.attend(out.data + r * out.ld + h * d, qkv.data + r * qkv.ld + h * d, cache[r].keys + h * d,
-               cache[r].values + h * d, c, cache[r].length + 1, d, scale, scratch(range));
     }
   });
 }

@@ -17,7 +17,6 @@ class CpuOps final : public Ops {
   explicit CpuOps(Precision precision) : precision_(precision) {}
 
   void matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& epilogue) override;
-  void column_sum(float* out, ConstMatrix x) override;
   void norm(Matrix y, NormStats saved, ConstMatrix x, const float* gamma, const float* beta, float eps) override;
   void norm_backward(Matrix dx, ConstMatrix dy, ConstMatrix x, NormStats saved, const float* gamma,
                      bool accumulate) override;
@@ -29,14 +28,11 @@ class CpuOps final : public Ops {
   void embed(Matrix out, const int32_t* ids, ConstMatrix wte, ConstMatrix wpe, int64_t length) override;
   void embed_backward(Matrix dwte, Matrix dwpe, ConstMatrix dout, const int32_t* ids, int64_t length) override;
   void cross_entropy(float* losses, Matrix logits, const int32_t* targets, float grad_scale) override;
-  void linear_rows(Matrix y, ConstMatrix x, ConstMatrix w, const Epilogue& epilogue) override;
-  void project_rows(Matrix y, ConstMatrix x, ConstMatrix w) override;
-  void attention_decode(Matrix out, ConstMatrix qkv, const CacheRow* cache, const AttentionShape& shape) override;
   double sum_squares(const float* x, int64_t n) override;
-  void adamw(float* p, float* g, float* m, float* v, int64_t n, const AdamWOptions& options) override;
+  void adamw(float* p, float* g, float* m, float* v, const AdamWRange* ranges, int64_t count,
+             const AdamWOptions& options) override;
 
  private:
-  void multiply(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& epilogue, Precision precision);
   // Room for `slots` pieces of `floats` floats; scratch(i) is one.
   void reserve_scratch(int64_t slots, int64_t floats);
   float* scratch(int64_t slot) { return scratch_.data() + slot * scratch_stride_; }

@@ -1,6 +1,5 @@
 // Matrix products: B packed into panels by all threads, then each thread computes a rectangle of C from register tiles,
-// cut so that a tile's rows of A stay in L1, and a block of A and a group of panels of B in L2. Also the few-row
-// products of decoding.
+// cut so that a tile's rows of A stay in L1, and a block of A and a group of panels of B in L2.
 #include <algorithm>
 
 #include "base/interrupt.h"
@@ -56,11 +55,9 @@ void activate(const Table& t, const Epilogue& e, float* c, int64_t at, int64_t n
 
 }  // namespace
 
-void CpuOps::matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e) { multiply(c, a, b, e, precision_); }
-
-void CpuOps::multiply(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e, Precision precision) {
+void CpuOps::matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e) {
   const Table& t = active_kernels();
-  const Gemm g(t, precision);
+  const Gemm g(t, precision_);
   const int64_t m = c.rows, n = c.cols, k = a.width(), depth = g.units(k);
   if (m == 0 || n == 0) return;
   const int64_t work = m * n * k / 8;
@@ -87,7 +84,9 @@ void CpuOps::multiply(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e,
         for (int64_t i = panels * range / packers; i < panels * (range + 1) / packers; ++i) {
           const int64_t col = n0 + i * g.cols;
           const float* from = b.data + (b.transposed ? col * b.ld + k0 : k0 * b.ld + col);
-          g.pack_b(packed + i * g.cols * block_depth, from, b.ld, k_count, std::min(g.cols, n - col), b.transposed);
+          const int64_t width = std::min(g.cols, n - col);
+          g.pack_b(packed + i * g.cols * block_depth, from, b.ld, k_count, width, b.transposed);
+          if (e.column_sums != nullptr) t.column_sum(e.column_sums + col, from, b.ld, k_count, width);
         }
       };
 
@@ -124,31 +123,6 @@ void CpuOps::multiply(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e,
       parallel_for_then(packers, pack, grid_rows * grid_cols, compute);
     }
   }
-}
-
-void CpuOps::linear_rows(Matrix y, ConstMatrix x, ConstMatrix w, const Epilogue& e) {
-  constexpr int64_t kWorthPacking = 8;  // rows from which packing w pays
-  if (y.rows >= kWorthPacking) return multiply(y, x, w, e, Precision::kFloat32);
-  const Table& t = active_kernels();
-  for_ranges(y.cols, y.rows * w.rows / 4, 64, [&](int64_t begin, int64_t end) {
-    for (int64_t r = 0; r < y.rows; ++r) {
-      float* out = y.data + r * y.ld + begin;
-      const int64_t n = end - begin;
-      t.vector_matrix(out, x.data + r * x.ld, w.data + begin, w.ld, w.rows, n);
-      if (e.bias != nullptr) t.add(out, out, e.bias + begin, n);
-      if (e.residual != nullptr) t.add(out, out, e.residual + r * y.ld + begin, n);
-      if (e.relu) t.relu(out, out, n);
-    }
-  });
-}
-
-void CpuOps::project_rows(Matrix y, ConstMatrix x, ConstMatrix w) {
-  const Table& t = active_kernels();
-  for_ranges(w.rows, x.rows * w.cols / 4, 16, [&](int64_t begin, int64_t end) {
-    for (int64_t r = 0; r < x.rows; ++r) {
-      t.matrix_vector(y.data + r * y.ld + begin, w.data + begin * w.ld, w.ld, x.data + r * x.ld, end - begin, w.cols);
-    }
-  });
 }
 
 }  // namespace soma

@@ -18,12 +18,6 @@ void for_elements(ConstMatrix x, int64_t cost, F&& f) {
 
 }  // namespace
 
-void CpuOps::column_sum(float* out, ConstMatrix x) {
-  const auto& t = active_kernels();
-  for_ranges(x.cols, x.rows, kColumns,
-             [&](int64_t begin, int64_t end) { t.column_sum(out + begin, x.data + begin, x.ld, x.rows, end - begin); });
-}
-
 void CpuOps::norm(Matrix y, NormStats saved, ConstMatrix x, const float* gamma, const float* beta, float eps) {
   const auto& t = active_kernels();
   for_ranges(x.rows, 2 * x.cols, 1, [&](int64_t begin, int64_t end) {
@@ -116,21 +110,27 @@ double CpuOps::sum_squares(const float* x, int64_t n) {
   return total;
 }
 
-void CpuOps::adamw(float* p, float* g, float* m, float* v, int64_t n, const AdamWOptions& o) {
+void CpuOps::adamw(float* p, float* g, float* m, float* v, const AdamWRange* ranges, int64_t count,
+                   const AdamWOptions& o) {
   const auto& t = active_kernels();
   kernels::AdamWStep step{};
   step.lr = o.lr;
   step.beta1 = o.beta1;
   step.beta2 = o.beta2;
   step.eps = o.eps;
-  step.weight_decay = o.weight_decay;
   step.grad_scale = o.grad_scale;
   step.bias_correction1 = static_cast<float>(1.0 - std::pow(static_cast<double>(o.beta1), static_cast<double>(o.step)));
   step.bias_correction2_sqrt =
       static_cast<float>(std::sqrt(1.0 - std::pow(static_cast<double>(o.beta2), static_cast<double>(o.step))));
-  for_ranges((n + kOptimizerRun - 1) / kOptimizerRun, 4 * kOptimizerRun, 1, [&](int64_t begin, int64_t end) {
-    const int64_t at = begin * kOptimizerRun, count = std::min(n, end * kOptimizerRun) - at;
-    t.adamw(p + at, g + at, m + at, v + at, count, &step);
+  const int64_t start = ranges[0].offset, n = ranges[count - 1].offset + ranges[count - 1].size - start;
+  for_ranges(n, 4, Arena::kGranule, [&](int64_t begin, int64_t end) {
+    kernels::AdamWStep mine = step;
+    for (const AdamWRange* r = ranges; r < ranges + count; ++r) {
+      const int64_t from = std::max(start + begin, r->offset), to = std::min(start + end, r->offset + r->size);
+      if (from >= to) continue;
+      mine.weight_decay = r->weight_decay;
+      t.adamw(p + from, g + from, m + from, v + from, to - from, &mine);
+    }
   });
 }
 

@@ -1,0 +1,220 @@
+// Products of few rows with weights that are read once and in order, and attention to a cache, for whatever Vec the
+// including level defines. Every element is one chain of fma in the order of k, as in gemm_tile: a row gives the same
+// bits alone, among others, and as a row of a matrix product.
+
+// How a format's weights become two vectors: outputs [g * kWidth, ..) and [16 + g * kWidth, ..) of half a panel.
+// A panel is 64 outputs: one stream of memory, and on AVX-512 four chains of sums, as many as hide the latency of fma.
+struct Float32Weights {
+  static constexpr int64_t kHalfBytes = 128;
+  static constexpr int64_t kGroupBytes = 4 * kWidth;
+  static Vec low(const char* p) { return load(reinterpret_cast<const float*>(p)); }
+  static Vec high(const char* p) { return load(reinterpret_cast<const float*>(p) + 16); }
+  static Vec low_n(const char* p, int64_t n) { return load_tail(reinterpret_cast<const float*>(p), n); }
+  static Vec high_n(const char* p, int64_t n) { return load_tail(reinterpret_cast<const float*>(p) + 16, n - 16); }
+};
+struct Bfloat16Weights {
+  static constexpr int64_t kHalfBytes = 64;
+  static constexpr int64_t kGroupBytes = 4 * kWidth;  // a dword holds outputs i and 16 + i
+  static Vec low(const char* p) { return widen_low(p); }
+  static Vec high(const char* p) { return widen_high(p); }
+  static Vec low_n(const char* p, int64_t) { return low(p); }  // panels are padded
+  static Vec high_n(const char* p, int64_t) { return high(p); }
+};
+struct Int8Weights {
+  static constexpr int64_t kHalfBytes = 32;
+  static constexpr int64_t kGroupBytes = kWidth;
+  static Vec low(const char* p) { return widen_bytes(p); }
+  static Vec high(const char* p) { return widen_bytes(p + 16); }
+  static Vec low_n(const char* p, int64_t) { return low(p); }
+  static Vec high_n(const char* p, int64_t) { return high(p); }
+};
+
+constexpr int64_t kGroups = 16 / kWidth;  // pairs of vectors in half a panel
+
+// A row of results on its way to memory: columns [j, j + n) of row r, n <= kWidth unless full.
+inline void store_product(const RowsProduct& p, Vec sum, int64_t r, int64_t j, int64_t n) {
+  if (p.scales != nullptr) sum = mul(sum, load_tail(p.scales + j, n));
+  if (p.bias != nullptr) sum = add(sum, load_tail(p.bias + j, n));
+  if (p.residual != nullptr) sum = add(sum, load_tail(p.residual + r * p.ld_residual + j, n));
+  if (p.activation == kRelu) sum = max(set1(0.0f), sum);  // keeps a NaN
+  if (p.activation == kGelu) {
+    sum = max(set1(-kGeluFar), sum);
+    sum = mul(sum, gelu_gate(sum));
+  }
+  store_tail(p.y + r * p.ldy + j, sum, n);
+}
+
+// kRows rows from `row`, kPairs pairs of vectors from pair `pair` of all the panels' pairs.
+template <typename Weights, int kRows, int kPairs, bool kFull>
+void product_tile(const RowsProduct& p, int64_t row, int64_t pair) {
+  const float* x = p.x + row * p.ldx;
+  const char* w[kPairs];
+  int64_t column[kPairs];
+  SOMA_UNROLL for (int i = 0; i < kPairs; ++i) {
+    const int64_t half = (pair + i) / kGroups, group = (pair + i) % kGroups;
+    w[i] = p.w + half / 2 * p.panel_stride + half % 2 * Weights::kHalfBytes + group * Weights::kGroupBytes;
+    column[i] = half * 32 + group * kWidth;
+  }
+  Vec low[kRows][kPairs], high[kRows][kPairs];
+  SOMA_UNROLL for (int r = 0; r < kRows; ++r) {
+    SOMA_UNROLL for (int i = 0; i < kPairs; ++i) low[r][i] = high[r][i] = set1(0.0f);
+  }
+  const int64_t stride = p.row_stride;
+  for (int64_t k = 0, at = 0; k < p.k; ++k, at += stride) {
+    SOMA_UNROLL for (int i = 0; i < kPairs; ++i) {
+      Vec a = kFull ? Weights::low(w[i] + at) : Weights::low_n(w[i] + at, p.n - column[i]);
+      Vec b = kFull ? Weights::high(w[i] + at) : Weights::high_n(w[i] + at, p.n - column[i]);
+      if (kRows > 2) {
+        a = in_register(a);
+        b = in_register(b);
+      }
+      SOMA_UNROLL for (int r = 0; r < kRows; ++r) {
+        const Vec s = set1(x[r * p.ldx + k]);
+        low[r][i] = fma(s, a, low[r][i]);
+        high[r][i] = fma(s, b, high[r][i]);
+      }
+    }
+  }
+  SOMA_UNROLL for (int r = 0; r < kRows; ++r) {
+    SOMA_UNROLL for (int i = 0; i < kPairs; ++i) {
+      const int64_t n = kFull ? 32 : p.n - column[i];
+      store_product(p, low[r][i], row + r, column[i], n);
+      if (n > 16) store_product(p, high[r][i], row + r, column[i] + 16, n - 16);
+    }
+  }
+}
+
+// As many pairs as leave the sums in registers, up to a panel.
+constexpr int pairs_of(int rows) { return rows == 1 && kWidth < 16 ? 4 : rows <= (kWidth == 16 ? 4 : 2) ? 2 : 1; }
+
+// Rows from `row` in tiles of kRows, 8, 4, 2, 1; pairs [first, last).
+template <typename Weights, int kRows>
+inline void product_rows(const RowsProduct& p, int64_t row, int64_t first, int64_t last) {
+  constexpr int kPairs = pairs_of(kRows);
+  for (; p.m - row >= kRows; row += kRows) {
+    int64_t pair = first;
+    for (; pair + kPairs <= last; pair += kPairs) product_tile<Weights, kRows, kPairs, true>(p, row, pair);
+    for (; pair < last; ++pair) product_tile<Weights, kRows, 1, true>(p, row, pair);
+  }
+  if constexpr (kRows > 1) {
+    if (row < p.m) product_rows<Weights, next_rows(kRows)>(p, row, first, last);
+  }
+}
+
+template <typename Weights>
+inline void product(const RowsProduct& p) {
+  const int64_t full = p.n / 32 * kGroups;
+  for (int64_t pair = 0; pair < full; pair += 2 * kGroups) {
+    product_rows<Weights, kGemmRows>(p, 0, pair, full - pair < 2 * kGroups ? full : pair + 2 * kGroups);
+  }
+  if (p.n % 32 == 0) return;
+  for (int64_t pair = full; pair < full + kGroups; ++pair) {
+    if (pair / kGroups * 32 + pair % kGroups * kWidth >= p.n) break;
+    for (int64_t row = 0; row < p.m; ++row) product_tile<Weights, 1, 1, false>(p, row, pair);
+  }
+}
+
+// Float32 weights lie where the model has them, (k, n), and short pieces of their rows are the slowest way to read
+// memory: some rows at a time from end to end, the sums of the few rows of y meanwhile in L1.
+template <int kCount>
+inline void stream_rows(const RowsProduct& p, int64_t k) {
+  const float* w = reinterpret_cast<const float*>(p.w + k * p.row_stride);
+  const int64_t ld = p.row_stride / 4;
+  for (int64_t r = 0; r < p.m; ++r) {
+    float* y = p.y + r * p.ldy;
+    Vec x[kCount];
+    SOMA_UNROLL for (int i = 0; i < kCount; ++i) x[i] = set1(p.x[r * p.ldx + k + i]);
+    each(p.n, [&](int64_t j, int64_t n) {
+      Vec sum = k == 0 ? set1(0.0f) : load_tail(y + j, n);
+      SOMA_UNROLL for (int i = 0; i < kCount; ++i) sum = fma(x[i], load_tail(w + i * ld + j, n), sum);
+      store_tail(y + j, sum, n);
+    });
+  }
+}
+
+void stream_float32(const RowsProduct& p) {
+  int64_t k = 0;
+  for (; k + 8 <= p.k; k += 8) stream_rows<8>(p, k);
+  for (; k < p.k; ++k) stream_rows<1>(p, k);
+  for (int64_t r = 0; r < p.m; ++r) {
+    each(p.n, [&](int64_t j, int64_t n) { store_product(p, load_tail(p.y + r * p.ldy + j, n), r, j, n); });
+  }
+}
+
+void product_float32(const RowsProduct* p) {
+  constexpr int64_t kStreamedRows = 4, kStreamedBytes = 1 << 20;  // smaller weights come from a cache, in any order
+  const bool live = p->panel_stride == 2 * Float32Weights::kHalfBytes;
+  const bool stream = live && p->m <= kStreamedRows && p->k * p->row_stride > kStreamedBytes;
+  stream ? stream_float32(*p) : product<Float32Weights>(*p);
+}
+void product_bfloat16(const RowsProduct* p) { product<Bfloat16Weights>(*p); }
+void product_int8(const RowsProduct* p) { product<Int8Weights>(*p); }
+
+void dot_rows(float* y, const float* x, const float* w, int64_t ld, int64_t rows, int64_t k) {
+  for (int64_t r = 0; r < rows; ++r) y[r] = dot(w + r * ld, x, k);
+}
+
+// Scores of kBlocks times sixteen positions, keys being stored so that they lie side by side.
+template <int kBlocks>
+inline void attend_scores(float* scores, const float* q, const float* keys, int64_t head_size) {
+  Vec sum[kBlocks][kGroups];
+  SOMA_UNROLL for (int b = 0; b < kBlocks; ++b) {
+    SOMA_UNROLL for (int g = 0; g < kGroups; ++g) sum[b][g] = set1(0.0f);
+  }
+  for (int64_t i = 0; i < head_size; ++i) {
+    const Vec s = set1(q[i]);
+    SOMA_UNROLL for (int b = 0; b < kBlocks; ++b) {
+      const float* k = keys + (b * head_size + i) * 16;
+      SOMA_UNROLL for (int g = 0; g < kGroups; ++g) sum[b][g] = fma(s, load(k + g * kWidth), sum[b][g]);
+    }
+  }
+  SOMA_UNROLL for (int b = 0; b < kBlocks; ++b) {
+    SOMA_UNROLL for (int g = 0; g < kGroups; ++g) store(scores + b * 16 + g * kWidth, sum[b][g]);
+  }
+}
+
+// out(kVectors) = sum_j scores[j] values[j]; even and odd positions apart, so that more chains of sums run at once.
+template <int kVectors>
+inline void attend_values(float* out, const float* scores, const float* values, int64_t n, int64_t ld, int64_t width) {
+  Vec even[kVectors], odd[kVectors];
+  SOMA_UNROLL for (int v = 0; v < kVectors; ++v) even[v] = odd[v] = set1(0.0f);
+  const auto part = [&](int64_t j, int v) {
+    const float* p = values + j * ld + v * kWidth;
+    return kVectors > 1 ? load(p) : load_tail(p, width);
+  };
+  int64_t j = 0;
+  for (; j + 2 <= n; j += 2) {
+    const Vec a = set1(scores[j]), b = set1(scores[j + 1]);
+    SOMA_UNROLL for (int v = 0; v < kVectors; ++v) {
+      even[v] = fma(a, part(j, v), even[v]);
+      odd[v] = fma(b, part(j + 1, v), odd[v]);
+    }
+  }
+  if (j < n) {
+    SOMA_UNROLL for (int v = 0; v < kVectors; ++v) even[v] = fma(set1(scores[j]), part(j, v), even[v]);
+  }
+  SOMA_UNROLL for (int v = 0; v < kVectors; ++v) {
+    const Vec sum = add(even[v], odd[v]);
+    kVectors > 1 ? store(out + v * kWidth, sum) : store_tail(out, sum, width);
+  }
+}
+
+void attend(float* out, const float* q, const float* keys, const float* values, int64_t n, int64_t head_size,
+            float scale, float* scores) {
+  constexpr int kBlocks = kWidth == 16 ? 4 : kWidth == 8 ? 2 : 1;
+  int64_t j = 0;
+  for (; j + 16 * kBlocks <= n; j += 16 * kBlocks) {
+    attend_scores<kBlocks>(scores + j, q, keys + j * head_size, head_size);
+  }
+  for (; j < n; j += 16) attend_scores<1>(scores + j, q, keys + j * head_size, head_size);
+  float top, total;
+  softmax_row(scores, n, scale, &top, &total);
+  int64_t i = 0;
+  for (; i + 4 * kWidth <= head_size; i += 4 * kWidth) {
+    attend_values<4>(out + i, scores, values + i, n, head_size, 0);
+  }
+  for (; i + 2 * kWidth <= head_size; i += 2 * kWidth) {
+    attend_values<2>(out + i, scores, values + i, n, head_size, 0);
+  }
+  for (; i < head_size; i += kWidth) attend_values<1>(out + i, scores, values + i, n, head_size, head_size - i);
+}

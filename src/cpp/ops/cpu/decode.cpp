@@ -1,0 +1,257 @@
+// Decoding on the CPU: how weights are packed, and how a team of threads shares the outputs, heads and rows of a step.
+#include "ops/decode.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "base/arena.h"
+#include "ops/cpu/cpu_ops.h"
+
+namespace soma {
+namespace {
+
+using kernels::RowsProduct;
+using kernels::Table;
+
+constexpr int64_t kPanel = 64;   // outputs whose weights lie together
+constexpr int64_t kBlock = 16;   // positions whose keys lie together
+constexpr int64_t kOwnNorm = 4;  // rows up to which a thread's own norm is cheaper than waiting for the others
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t weight_bytes(WeightFormat format) {
+  return format == WeightFormat::kFloat32 ? 4 : format == WeightFormat::kBfloat16 ? 2 : 1;
+}
+
+uint32_t to_bfloat16(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  if ((bits & 0x7FFFFFFFu) > 0x7F800000u) return (bits >> 16) | 0x40u;  // NaN: stays one
+  return (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
+}
+
+// One panel of W(k, n), read row by row; outputs that it lacks are zero.
+struct Panel {
+  const ConstMatrix& w;
+  int64_t first, count;
+  const float* row(int64_t k, float* buffer) const {
+    const float* from = w.transposed ? w.data + first * w.ld + k : w.data + k * w.ld + first;
+    if (!w.transposed && count == kPanel) return from;
+    const int64_t step = w.transposed ? w.ld : 1;
+    for (int64_t j = 0; j < kPanel; ++j) buffer[j] = j < count ? from[j * step] : 0.0f;
+    return buffer;
+  }
+};
+
+void pack_float32(char* dst, const Panel& panel, int64_t inner) {
+  float buffer[kPanel];
+  for (int64_t k = 0; k < inner; ++k, dst += 4 * kPanel) std::memcpy(dst, panel.row(k, buffer), 4 * kPanel);
+}
+
+void pack_bfloat16(char* dst, const Panel& panel, int64_t inner) {
+  float buffer[kPanel];
+  for (int64_t k = 0; k < inner; ++k, dst += 2 * kPanel) {
+    const float* row = panel.row(k, buffer);
+    uint32_t pairs[kPanel / 2];
+    for (int64_t half = 0; half < 2; ++half) {
+      for (int64_t i = 0; i < 16; ++i) {
+        const float* pair = row + half * 32 + i;
+        pairs[half * 16 + i] = to_bfloat16(pair[0]) | to_bfloat16(pair[16]) << 16;
+      }
+    }
+    std::memcpy(dst, pairs, sizeof(pairs));
+  }
+}
+
+void pack_int8(char* dst, float* scales, const Panel& panel, int64_t inner) {
+  float buffer[kPanel], most[kPanel] = {}, inverse[kPanel] = {}, infinite[kPanel] = {};
+  for (int64_t k = 0; k < inner; ++k) {
+    const float* row = panel.row(k, buffer);
+    for (int64_t j = 0; j < kPanel; ++j) {
+      const float size = std::fabs(row[j]);
+      most[j] = size > most[j] ? size : most[j];
+      infinite[j] += 0.0f * row[j];  // NaN once a weight is not finite
+    }
+  }
+  for (int64_t j = 0; j < panel.count; ++j) {
+    scales[j] = most[j] / 127.0f + infinite[j];
+    inverse[j] = 1.0f / scales[j];
+    if (!std::isfinite(inverse[j])) inverse[j] = 0.0f;  // of weights that are all 0, or nearly, nothing is left
+  }
+  for (int64_t k = 0; k < inner; ++k, dst += kPanel) {
+    const float* row = panel.row(k, buffer);
+    for (int64_t j = 0; j < kPanel; ++j) {
+      const float q = inverse[j] == 0.0f ? 0.0f : row[j] * inverse[j];
+      dst[j] = static_cast<char>(static_cast<int>(std::nearbyint(std::clamp(q, -127.0f, 127.0f))));
+    }
+  }
+}
+
+// Outputs [begin, end) of y; begin is the first of a panel.
+void linear_range(const Rows& y, const Rows& x, const DecodeMatrix& w, const RowEpilogue& e, int64_t begin,
+                  int64_t end) {
+  const Table& t = active_kernels();
+  if (w.layout == WeightLayout::kLiveTransposed) {  // a head: no epilogue
+    const auto* data = reinterpret_cast<const float*>(w.data);
+    constexpr int64_t kChunk = 16;  // rows of w that stay in cache while the rows of x pass
+    for (int64_t j = begin; j < end; j += kChunk) {
+      for (int64_t r = 0; r < x.rows; ++r) {
+        t.dot_rows(y.row(r) + j, x.row(r), data + j * w.inner, w.inner, std::min(kChunk, end - j), w.inner);
+      }
+    }
+    return;
+  }
+  const int64_t bytes = weight_bytes(w.format);
+  const bool packed = w.layout == WeightLayout::kPanels;
+  RowsProduct p{};
+  p.y = y.data + begin;
+  p.ldy = y.ld;
+  p.x = x.data;
+  p.ldx = x.ld;
+  p.row_stride = bytes * (packed ? kPanel : w.outer);
+  p.panel_stride = bytes * (packed ? kPanel * w.inner : kPanel);
+  p.w = w.data + begin / kPanel * p.panel_stride;
+  p.m = x.rows;
+  p.n = end - begin;
+  p.k = w.inner;
+  if (w.scales != nullptr) p.scales = w.scales + begin;
+  if (e.bias != nullptr) p.bias = e.bias + begin;
+  if (e.residual != nullptr) {
+    p.residual = e.residual->data + begin;
+    p.ld_residual = e.residual->ld;
+  }
+  p.activation = static_cast<kernels::Activation>(e.activation);
+  switch (w.format) {
+    case WeightFormat::kFloat32:
+      return t.product_float32(&p);
+    case WeightFormat::kBfloat16:
+      return t.product_bfloat16(&p);
+    case WeightFormat::kInt8:
+      return t.product_int8(&p);
+  }
+}
+
+// Whether each thread can make q, k and v of the very heads that it attends with.
+bool heads_are_own(const Team& team, const HeadShape& s) {
+  return s.heads % team.size == 0 && s.channels() / team.size % kPanel == 0;
+}
+
+}  // namespace
+
+DecodeMatrix live_weights(ConstMatrix w) {
+  const WeightLayout layout = w.transposed ? WeightLayout::kLiveTransposed : WeightLayout::kLive;
+  return {WeightFormat::kFloat32, layout, w.height(), w.width(), reinterpret_cast<const char*>(w.data), nullptr};
+}
+
+int64_t DecodeMatrix::bytes() const {
+  return layout == WeightLayout::kPanels ? 4 * packed_size(format, inner, outer) : 4 * inner * outer;
+}
+
+int64_t packed_size(WeightFormat format, int64_t inner, int64_t outer) {
+  return ceil_div(outer, kPanel) * kPanel * inner * weight_bytes(format) / 4;
+}
+
+DecodeMatrix pack_weights(float* packed, float* scales, WeightFormat format, ConstMatrix w) {
+  const int64_t inner = w.height(), outer = w.width(), stride = kPanel * inner * weight_bytes(format);
+  char* data = reinterpret_cast<char*>(packed);
+  parallel_for(ceil_div(outer, kPanel), [&](int64_t i) {
+    const Panel panel{w, i * kPanel, std::min(kPanel, outer - i * kPanel)};
+    switch (format) {
+      case WeightFormat::kFloat32:
+        return pack_float32(data + i * stride, panel, inner);
+      case WeightFormat::kBfloat16:
+        return pack_bfloat16(data + i * stride, panel, inner);
+      case WeightFormat::kInt8:
+        return pack_int8(data + i * stride, scales + i * kPanel, panel, inner);
+    }
+  });
+  return {format, WeightLayout::kPanels, inner, outer, data, format == WeightFormat::kInt8 ? scales : nullptr};
+}
+
+void decode_embed(float* out, const DecodeMatrix& table, int64_t output) {
+  const auto* floats = reinterpret_cast<const float*>(table.data);
+  if (table.layout == WeightLayout::kLiveTransposed) {
+    std::copy(floats + output * table.inner, floats + (output + 1) * table.inner, out);
+    return;
+  }
+  const int64_t bytes = weight_bytes(table.format), j = output % kPanel;
+  const char* panel = table.data + output / kPanel * kPanel * table.inner * bytes;
+  for (int64_t k = 0; k < table.inner; ++k, panel += kPanel * bytes) {
+    if (table.format == WeightFormat::kFloat32) {
+      std::memcpy(out + k, panel + 4 * j, 4);
+    } else if (table.format == WeightFormat::kInt8) {
+      out[k] = table.scales[output] * static_cast<float>(static_cast<signed char>(panel[j]));
+    } else {
+      uint32_t bits;
+      std::memcpy(&bits, panel + 4 * (j / 32 * 16 + j % 16), 4);
+      bits = j % 32 < 16 ? bits << 16 : bits & 0xFFFF0000u;
+      std::memcpy(out + k, &bits, 4);
+    }
+  }
+}
+
+void decode_linear(const Team& team, const Rows& y, const Rows& x, const DecodeMatrix& w, const RowEpilogue& e) {
+  team.share(w.outer, kPanel, [&](int64_t begin, int64_t end) { linear_range(y, x, w, e, begin, end); });
+}
+
+void decode_qkv(const Team& team, const Rows& qkv, const Rows& x, const DecodeMatrix& w, const float* bias,
+                const HeadShape& s) {
+  const RowEpilogue e{.bias = bias};
+  if (!heads_are_own(team, s)) {
+    decode_linear(team, qkv, x, w, e);
+    return team.wait();
+  }
+  const int64_t c = s.channels();
+  if (team.size == 1) return linear_range(qkv, x, w, e, 0, 3 * c);
+  for (int64_t part = 0; part < 3 * c; part += c) {
+    linear_range(qkv, x, w, e, part + c * team.rank / team.size, part + c * (team.rank + 1) / team.size);
+  }
+}
+
+void decode_attention(const Team& team, const Rows& out, const Rows& qkv, const CacheRow* cache, const HeadShape& s,
+                      float* scores) {
+  const Table& t = active_kernels();
+  const int64_t d = s.head_size, c = s.channels();
+  const float scale = 1.0f / std::sqrt(static_cast<float>(d));
+  scores += team.rank * (cache[0].capacity + kBlock);
+  // Head by head, all rows of each, so that a thread whose heads are its own appends all that it reads.
+  const auto each_task = [&](auto&& f) {
+    team.share(s.heads * out.rows, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t task = begin; task < end; ++task) {
+        const int64_t h = task / out.rows, r = task % out.rows, head = h * cache[r].capacity * d;
+        f(qkv.row(r) + h * d, cache[r].keys + head, cache[r].values + head, cache[r].length, out.row(r) + h * d);
+      }
+    });
+  };
+  each_task([&](const float* row, float* keys, float* values, int64_t position, float*) {
+    float* key = keys + position / kBlock * kBlock * d + position % kBlock;
+    for (int64_t i = 0; i < d; ++i) key[i * kBlock] = row[c + i];
+    std::copy(row + 2 * c, row + 2 * c + d, values + position * d);
+  });
+  if (!heads_are_own(team, s)) team.wait();
+  each_task([&](const float* row, const float* keys, const float* values, int64_t position, float* result) {
+    t.attend(result, row, keys, values, position + 1, d, scale, scores);
+  });
+}
+
+int64_t norm_rows(int64_t rows, int64_t threads) { return rows <= kOwnNorm ? rows * threads : rows; }
+
+Rows decode_norm(const Team& team, float* buffer, const Rows& x, const float* gamma, const float* beta, float eps) {
+  const Table& t = active_kernels();
+  Rows y{buffer, x.rows, x.cols, x.ld};
+  const auto norm = [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      t.norm_forward(y.row(r), nullptr, nullptr, x.row(r), gamma, beta, 1, x.cols, eps);
+    }
+  };
+  if (x.rows <= kOwnNorm) {
+    y.data += team.rank * x.rows * x.ld;
+    norm(0, x.rows);
+  } else {
+    team.share(x.rows, 1, norm);
+    team.wait();
+  }
+  return y;
+}
+
+}  // namespace soma

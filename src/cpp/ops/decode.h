@@ -1,0 +1,89 @@
+// Operations on the few rows that generation feeds: weights are streamed once, in the format they are kept in, and
+// every thread of a team runs the same calls and does its share (base/parallel.h). Glossary as in ops/ops.h, R rows.
+#pragma once
+
+#include <cstdint>
+
+#include "base/parallel.h"
+#include "ops/ops.h"
+
+namespace soma {
+
+// What weights are read in. Products are of float32 rows and of weights widened to float32, summed in float32 in the
+// order of the inner dimension on every instruction set. bfloat16 rounds each weight to nearest even once. int8 keeps
+// round(w / scale) with one scale = max|w| / 127 an output, by which the whole sum is multiplied.
+enum class WeightFormat { kFloat32, kBfloat16, kInt8 };
+
+// How they lie: packed by pack_weights into panels of 64 outputs, or float32 where the model has them and live, as
+// (inner, outer) or transposed.
+enum class WeightLayout { kPanels, kLive, kLiveTransposed };
+
+// W(inner, outer) as decoding reads it.
+struct DecodeMatrix {
+  WeightFormat format = WeightFormat::kFloat32;
+  WeightLayout layout = WeightLayout::kLive;
+  int64_t inner = 0, outer = 0;
+  const char* data = nullptr;
+  const float* scales = nullptr;  // (outer), int8
+
+  int64_t bytes() const;  // read for a product
+};
+
+DecodeMatrix live_weights(ConstMatrix w);
+
+// The floats of memory that w takes when packed, scales apart.
+int64_t packed_size(WeightFormat format, int64_t inner, int64_t outer);
+// w into `packed` (and `scales` for int8), on all threads. A weight that is not finite makes its output not finite.
+DecodeMatrix pack_weights(float* packed, float* scales, WeightFormat format, ConstMatrix w);
+
+// R rows, ld floats apart. Rows ahead of each other by a multiple of 4 KB would share their cache sets: see padded_ld.
+struct Rows {
+  float* data;
+  int64_t rows, cols, ld;
+  float* row(int64_t r) const { return data + r * ld; }
+};
+inline int64_t padded_ld(int64_t cols) { return (cols + 15) / 16 * 16 + 16; }
+
+enum class RowActivation { kNone, kRelu, kGelu };
+
+struct RowEpilogue {
+  const float* bias = nullptr;
+  const Rows* residual = nullptr;
+  RowActivation activation = RowActivation::kNone;
+};
+
+// One row's keys and values in one layer: `length` positions filled of `capacity`, a multiple of 16. Head h begins at
+// h * capacity * D; keys are in blocks of 16 positions, (D, 16) each, values (position, D).
+struct CacheRow {
+  float* keys;
+  float* values;
+  int64_t length, capacity;
+};
+
+struct HeadShape {
+  int64_t heads, head_size;
+  int64_t channels() const { return heads * head_size; }
+};
+
+// out(C) = row `output` of a table kept as the weights of a head: W(C, V).
+void decode_embed(float* out, const DecodeMatrix& table, int64_t output);
+
+// y = activation(x W + bias + residual). This thread's outputs only: others' are there after team.wait().
+void decode_linear(const Team& team, const Rows& y, const Rows& x, const DecodeMatrix& w, const RowEpilogue& e = {});
+
+// decode_linear for qkv(R, 3C), cut so that a thread makes what its decode_attention reads; waits where that cannot be.
+void decode_qkv(const Team& team, const Rows& qkv, const Rows& x, const DecodeMatrix& w, const float* bias,
+                const HeadShape& shape);
+
+// Appends k and v of every row to its cache at position `length`, then out(R, C) = attention of q over length + 1
+// positions. Rows may share a cache at different lengths: a prompt is so many rows. This thread's heads and rows only.
+// scores: (team.size, capacity + 16) floats.
+void decode_attention(const Team& team, const Rows& out, const Rows& qkv, const CacheRow* cache, const HeadShape& shape,
+                      float* scores);
+
+// norm(x), row by row, complete for this thread when it returns. Few rows: each thread makes its own, and none waits.
+// Many: all make one together. `buffer` has norm_rows(R, threads) rows of x.ld floats.
+int64_t norm_rows(int64_t rows, int64_t threads);
+Rows decode_norm(const Team& team, float* buffer, const Rows& x, const float* gamma, const float* beta, float eps);
+
+}  // namespace soma
