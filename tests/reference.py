@@ -422,12 +422,6 @@ class AdamW:
 # weights of generation ------------------------------------------------------------------------------------------
 
 
-def round_bfloat16(x: Array) -> Array:
-    """float32 rounded to bfloat16, to nearest, ties to even."""
-    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
-    return ((bits + np.uint32(0x7FFF) + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)).view(np.float32)
-
-
 def quantize_int8(w: Array) -> tuple[Array, Array]:
     """w(in, out) as whole numbers from -127 to 127 and one scale an output: w is about weights * scales."""
     scales = np.abs(w).max(axis=0) / np.float32(127)

@@ -29,7 +29,7 @@ def make(kind: str = "word", max_seq_len: int = 16, block: str = "soma", extra: 
         max_seq_len=max_seq_len,
         block=block,
     )
-    model = soma_native.Model(config, seed=3)
+    model = soma_native.Model(config, seed=3, precision="float32")
     for array in model.parameters().values():
         array *= 20
     return Generator(model, tok)

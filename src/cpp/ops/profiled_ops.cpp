@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <numeric>
 #include <type_traits>
 
 namespace soma {
@@ -169,11 +168,11 @@ double ProfiledOps::sum_squares(const float* x, int64_t n) {
 
 void ProfiledOps::adamw(float* p, float* g, float* m, float* v, const AdamWRange* ranges, int64_t count,
                         const AdamWOptions& options) {
-  const int64_t n = std::accumulate(ranges, ranges + count, int64_t{0},
-                                    [](int64_t sum, const AdamWRange& range) { return sum + range.size; });
-  const auto size = static_cast<double>(n);
-  const OpCost cost{.flops = kAdamW * size, .read = kFloat * 4 * size, .written = kFloat * 4 * size};
-  timed("adamw", "optimizer", {n}, cost, [&] { inner_->adamw(p, g, m, v, ranges, count, options); });
+  int64_t size = 0;
+  for (const AdamWRange* r = ranges; r < ranges + count; ++r) size += r->size;
+  const auto n = static_cast<double>(size);
+  const OpCost cost{.flops = kAdamW * n, .read = kFloat * 4 * n, .written = kFloat * 4 * n};
+  timed("adamw", "optimizer", {size}, cost, [&] { inner_->adamw(p, g, m, v, ranges, count, options); });
 }
 
 }  // namespace soma
