@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <iterator>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -18,6 +19,8 @@
 #include "base/interrupt.h"
 #include "gil.h"
 #include "registers.h"
+#include "tokenizer/bpe.h"
+#include "tokenizer/bpe_split.h"
 #include "tokenizer/byte_alphabet.h"
 #include "tokenizer/token_counter.h"
 #include "tokenizer/tokenizer.h"
@@ -30,6 +33,7 @@ namespace {
 using soma::TokenId;
 using IdList = py::typing::List<py::int_>;
 using Offsets = py::typing::List<py::typing::Tuple<py::int_, py::int_>>;
+using AnyList = py::typing::List<py::object>;
 using Texts = py::typing::List<py::str>;
 using TextsOrBytes = py::typing::List<py::typing::Union<py::str, py::bytes>>;
 
@@ -58,14 +62,22 @@ std::vector<std::string_view> utf8_of_list(const Texts& texts, size_t first = 0)
   std::vector<std::string_view> views;
   views.reserve(texts.size());
   for (size_t i = 0; i < texts.size(); ++i) {
-    views.push_back(utf8_of(texts[i], "texts[" + std::to_string(first + i) + "]"));
+    PyObject* const text = PyList_GET_ITEM(texts.ptr(), static_cast<Py_ssize_t>(i));
+    Py_ssize_t size = 0;
+    const char* const bytes = PyUnicode_Check(text) ? PyUnicode_AsUTF8AndSize(text, &size) : nullptr;
+    if (bytes != nullptr) {
+      views.emplace_back(bytes, static_cast<size_t>(size));
+    } else {
+      PyErr_Clear();
+      views.push_back(utf8_of(text, "texts[" + std::to_string(first + i) + "]"));  // which raises
+    }
   }
   return views;
 }
 
 py::str to_str(std::string_view text) { return py::str(text.data(), text.size()); }
 
-IdList to_list(const std::vector<TokenId>& ids) {
+IdList to_list(const soma::IdVector& ids) {
   IdList list(ids.size());
   for (size_t i = 0; i < ids.size(); ++i) {
     PyObject* number = PyLong_FromUnsignedLong(ids[i]);
@@ -79,12 +91,12 @@ using Allowed = std::vector<TokenId>;
 
 soma::Encoding encode(const soma::Tokenizer& tokenizer, std::string_view text, const Allowed& allowed,
                       bool with_spans) {
-  return without_gil([&] { return tokenizer.encode(text, allowed, with_spans, /*interruptible=*/true); });
+  return without_gil([&] { return tokenizer.encode(text, allowed, with_spans, /*alone=*/true); });
 }
 
 // An array that owns the ids, without a copy of them.
-py::array_t<uint32_t> to_array(std::vector<TokenId>&& from) {
-  using Ids = std::vector<TokenId>;
+py::array_t<uint32_t> to_array(soma::IdVector&& from) {
+  using Ids = soma::IdVector;
   auto ids = std::make_unique<Ids>(std::move(from));
   const TokenId* const data = ids->data();
   const auto size = static_cast<py::ssize_t>(ids->size());
@@ -131,7 +143,7 @@ py::typing::Tuple<py::array_t<uint32_t>, py::array_t<int64_t>> encode_joined(con
       total += ids[i].size();
     }
     if (ids.size() == 1) return std::move(ids[0]);
-    std::vector<TokenId> all;
+    soma::IdVector all;
     all.reserve(total);
     for (const auto& some : ids) all.insert(all.end(), some.begin(), some.end());
     return all;
@@ -139,28 +151,59 @@ py::typing::Tuple<py::array_t<uint32_t>, py::array_t<int64_t>> encode_joined(con
   return py::make_tuple(to_array(std::move(joined)), lengths);
 }
 
+bool known(const soma::Tokenizer& tokenizer, int64_t id) {
+  return id >= 0 && id < static_cast<int64_t>(tokenizer.vocab_size()) && tokenizer.has(static_cast<TokenId>(id));
+}
+
 template <typename Int>
 using IdArray = py::array_t<Int, py::array::c_style>;
 
 template <typename Int>
-py::bytes decode_bytes(const soma::Tokenizer& tokenizer, const IdArray<Int>& array) {
-  const Int* const values = array.data();
-  const auto count = static_cast<size_t>(array.size());
-  return py::bytes(without_gil([&] {
+std::string decoded(const soma::Tokenizer& tokenizer, const Int* values, size_t count) {
+  return without_gil([&] {
     std::string bytes;
     TokenId block[1024];
     for (size_t start = 0; start < count; start += std::size(block)) {
       const size_t size = std::min(std::size(block), count - start);
       for (size_t i = 0; i < size; ++i) {
         const auto id = static_cast<int64_t>(values[start + i]);
-        soma::check(id >= 0 && id < static_cast<int64_t>(tokenizer.vocab_size()), "id ", id, " at position ", start + i,
+        soma::check(known(tokenizer, id), "id ", id, " at position ", start + i,
                     " is not in the vocabulary: ids are 0 to ", tokenizer.vocab_size() - 1);
         block[i] = static_cast<TokenId>(id);
       }
       tokenizer.append_decoded(block, size, bytes);
     }
     return bytes;
-  }));
+  });
+}
+
+// The bytes of the ids in a list of int; none where something else is in it.
+std::optional<std::string> decoded_list(const soma::Tokenizer& tokenizer, const AnyList& ids) {
+  std::vector<int64_t> values(ids.size());
+  for (size_t i = 0; i < values.size(); ++i) {
+    PyObject* const id = PyList_GET_ITEM(ids.ptr(), static_cast<Py_ssize_t>(i));
+    int overflow = 0;
+    if (!PyLong_CheckExact(id)) return std::nullopt;
+    values[i] = PyLong_AsLongLongAndOverflow(id, &overflow);
+    if (overflow != 0) return std::nullopt;
+  }
+  return decoded(tokenizer, values.data(), values.size());
+}
+
+template <typename Int>
+py::bytes decode_bytes(const soma::Tokenizer& tokenizer, const IdArray<Int>& array) {
+  return py::bytes(decoded(tokenizer, array.data(), static_cast<size_t>(array.size())));
+}
+
+py::str utf8_or_replacement(const std::string& bytes) {
+  PyObject* const text = PyUnicode_DecodeUTF8(bytes.data(), static_cast<Py_ssize_t>(bytes.size()), "replace");
+  if (text == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::str>(text);
+}
+
+template <typename Int>
+py::str decode(const soma::Tokenizer& tokenizer, const IdArray<Int>& array) {
+  return utf8_or_replacement(decoded(tokenizer, array.data(), static_cast<size_t>(array.size())));
 }
 
 std::unique_ptr<soma::Tokenizer> make(const std::string& kind, const Texts& tokens, const Allowed& special_ids) {
@@ -168,6 +211,70 @@ std::unique_ptr<soma::Tokenizer> make(const std::string& kind, const Texts& toke
   texts.reserve(tokens.size());
   for (size_t i = 0; i < tokens.size(); ++i) texts.emplace_back(utf8_of(tokens[i], "token " + std::to_string(i)));
   return soma::make_tokenizer(soma::parse_tokenizer_kind(kind), texts, special_ids);
+}
+
+using Pairs = py::array_t<int64_t, py::array::c_style>;
+using Specials = std::vector<std::pair<py::str, int64_t>>;
+using TokenList = py::typing::List<py::typing::Optional<py::bytes>>;
+using SpecialList = py::typing::List<py::typing::Tuple<py::str, py::int_>>;
+using VocabularyParts = py::typing::Tuple<py::str, TokenList, py::typing::Optional<Pairs>, SpecialList, py::bool_>;
+
+std::unique_ptr<soma::Tokenizer> make_bpe(const std::string& pattern, const TokenList& tokens,
+                                          const std::optional<Pairs>& merges, const Specials& special_tokens,
+                                          bool ignore_merges) {
+  constexpr int64_t kMostIds = int64_t{1} << 24;
+  const auto checked = [](int64_t id, const char* what) {
+    soma::check(id >= 0 && id < kMostIds, "id ", id, " of a ", what, " is not within 0 to ", kMostIds - 1);
+    return static_cast<TokenId>(id);
+  };
+  soma::BpeVocabulary vocabulary;
+  vocabulary.pattern = soma::parse_bpe_pattern(pattern);
+  vocabulary.ignore_merges = ignore_merges;
+  vocabulary.tokens.reserve(tokens.size());
+  for (const py::handle token : static_cast<const py::list&>(tokens)) {
+    auto& bytes = vocabulary.tokens.emplace_back();
+    if (token.is_none()) continue;
+    if (!PyBytes_Check(token.ptr())) {
+      throw py::type_error("token " + std::to_string(vocabulary.tokens.size() - 1) + " must be bytes or None, got " +
+                           Py_TYPE(token.ptr())->tp_name);
+    }
+    bytes.emplace(PyBytes_AS_STRING(token.ptr()), static_cast<size_t>(PyBytes_GET_SIZE(token.ptr())));
+  }
+  if (merges) {
+    auto& pairs = vocabulary.merges.emplace();
+    const auto count = static_cast<size_t>(merges->size() / 2);
+    pairs.reserve(count);
+    for (size_t i = 0; i < count; ++i) {
+      pairs.emplace_back(checked(merges->data()[2 * i], "merge"), checked(merges->data()[2 * i + 1], "merge"));
+    }
+  }
+  for (const auto& [text, id] : special_tokens) {
+    vocabulary.special_tokens.emplace_back(utf8_of(text, "special token"), checked(id, "special token"));
+  }
+  return without_gil([&] { return soma::make_bpe_tokenizer(std::move(vocabulary)); });
+}
+
+// (pattern, tokens, merges, special tokens, ignore_merges), as make_bpe takes them.
+VocabularyParts bpe_vocabulary(const soma::Tokenizer& tokenizer) {
+  const auto vocabulary = without_gil([&] { return soma::bpe_vocabulary(tokenizer); });
+  TokenList tokens;
+  for (const auto& token : vocabulary.tokens) {
+    tokens.append(token ? py::object(py::bytes(*token)) : py::object(py::none()));
+  }
+  py::object merges = py::none();
+  if (vocabulary.merges) {
+    Pairs pairs({static_cast<py::ssize_t>(vocabulary.merges->size()), py::ssize_t{2}});
+    int64_t* at = pairs.mutable_data();
+    for (const auto& [left, right] : *vocabulary.merges) {
+      *at++ = left;
+      *at++ = right;
+    }
+    merges = pairs;
+  }
+  SpecialList special_tokens;
+  for (const auto& [text, id] : vocabulary.special_tokens) special_tokens.append(py::make_tuple(to_str(text), id));
+  return py::make_tuple(soma::bpe_pattern_name(vocabulary.pattern), tokens, merges, special_tokens,
+                        vocabulary.ignore_merges);
 }
 
 // Texts as str, files as bytes that were found to be valid UTF-8.
@@ -198,6 +305,10 @@ py::typing::Tuple<Texts, py::int_> ranked(const soma::TokenCounter& counter, siz
 void register_tokenizer(py::module_& m) {
   py::class_<soma::Tokenizer>(m, "Tokenizer", "The core of soma_native.Tokenizer; see there.")
       .def(py::init(&make), py::arg("kind"), py::arg("tokens"), py::arg("special_ids"))
+      .def_static("bpe", &make_bpe, py::arg("pattern"), py::arg("tokens"), py::arg("merges").none(true),
+                  py::arg("special_tokens"), py::arg("ignore_merges"),
+                  "Of kind bpe: tokens are bytes or None by id, merges int64 (n, 2) or None, special tokens (text, id)")
+      .def("bpe_vocabulary", &bpe_vocabulary, "(pattern, tokens, merges, special_tokens, ignore_merges) of kind bpe")
       .def(
           "encode",
           [](const soma::Tokenizer& self, const py::object& text, const Allowed& allowed) {
@@ -213,6 +324,24 @@ void register_tokenizer(py::module_& m) {
            "texts[first], texts[first + 1], ...")
       .def("decode_bytes", &decode_bytes<int64_t>, py::arg("ids").noconvert(), "The bytes of ids (n,)")
       .def("decode_bytes", &decode_bytes<uint32_t>, py::arg("ids").noconvert())
+      .def("decode", &decode<int64_t>, py::arg("ids").noconvert(), "The text of ids (n,), with U+FFFD for what is none")
+      .def("decode", &decode<uint32_t>, py::arg("ids").noconvert())
+      .def(
+          "decode_list",
+          [](const soma::Tokenizer& self, const AnyList& ids) -> std::optional<py::str> {
+            const auto bytes = decoded_list(self, ids);
+            if (!bytes) return std::nullopt;
+            return utf8_or_replacement(*bytes);
+          },
+          py::arg("ids"), "decode of a list of int; None where something else is in it")
+      .def(
+          "decode_list_bytes",
+          [](const soma::Tokenizer& self, const AnyList& ids) -> std::optional<py::bytes> {
+            const auto bytes = decoded_list(self, ids);
+            if (!bytes) return std::nullopt;
+            return py::bytes(*bytes);
+          },
+          py::arg("ids"), "decode_bytes of a list of int; None where something else is in it")
       .def_property_readonly("kind", [](const soma::Tokenizer& self) { return soma::tokenizer_kind_name(self.kind()); })
       .def_property_readonly("vocab_size", &soma::Tokenizer::vocab_size)
       .def_property_readonly("special_ids", &soma::Tokenizer::special_ids)
@@ -223,8 +352,7 @@ void register_tokenizer(py::module_& m) {
       .def(
           "token",
           [](const soma::Tokenizer& self, int64_t id) {
-            soma::check(id >= 0 && id < static_cast<int64_t>(self.vocab_size()), "id ", id,
-                        " is not in the vocabulary: ids are 0 to ", self.vocab_size() - 1);
+            soma::check(known(self, id), "id ", id, " is not in the vocabulary: ids are 0 to ", self.vocab_size() - 1);
             return to_str(self.token(static_cast<TokenId>(id)));
           },
           py::arg("id"), "The text of a token");
@@ -245,6 +373,28 @@ void register_tokenizer(py::module_& m) {
         return at == std::string_view::npos ? int64_t{-1} : static_cast<int64_t>(at);
       },
       py::arg("data"), "Offset of the first byte that is not valid UTF-8, or -1");
+  m.def(
+      "bpe_chunk_ends",
+      [](const std::string& pattern, const py::object& text) {
+        std::vector<int64_t> ends;
+        int64_t end = 0;
+        soma::for_each_chunk(soma::parse_bpe_pattern(pattern), utf8_of(text, "text"), [&](std::string_view chunk) {
+          end += static_cast<int64_t>(chunk.size());
+          ends.push_back(end);
+        });
+        return ends;
+      },
+      py::arg("pattern"), py::arg("text"), "Where the chunks of a text end: offsets into its UTF-8");
+  m.def(
+      "bpe_cuts",
+      [](const std::string& pattern, const py::object& text, size_t target) {
+        std::vector<size_t> sizes;
+        soma::parse_bpe_pattern(pattern);
+        for (const auto piece : soma::cut_at_chunk_ends(utf8_of(text, "text"), target)) sizes.push_back(piece.size());
+        return sizes;
+      },
+      py::arg("pattern"), py::arg("text"), py::arg("target"),
+      "Bytes of the pieces of about `target` bytes that a long text is cut into, without changing its chunks");
   m.def(
       "byte_alphabet",
       [] {

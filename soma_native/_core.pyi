@@ -23,6 +23,8 @@ __all__: list[str] = [
     "Tokenizer",
     "active_isa",
     "available_isas",
+    "bpe_chunk_ends",
+    "bpe_cuts",
     "byte_alphabet",
     "find_invalid_utf8",
     "get_num_threads",
@@ -198,12 +200,36 @@ class Tokenizer:
     """
     The core of soma_native.Tokenizer; see there.
     """
+    @staticmethod
+    def bpe(
+        pattern: str,
+        tokens: list[bytes | None],
+        merges: typing.Annotated[numpy.typing.ArrayLike, numpy.int64] | None,
+        special_tokens: collections.abc.Sequence[tuple[str, typing.SupportsInt | typing.SupportsIndex]],
+        ignore_merges: bool,
+    ) -> Tokenizer:
+        """
+        Of kind bpe: tokens are bytes or None by id, merges int64 (n, 2) or None, special tokens (text, id)
+        """
     def __init__(
         self,
         kind: str,
         tokens: list[str],
         special_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
     ) -> None: ...
+    def bpe_vocabulary(
+        self,
+    ) -> tuple[str, list[bytes | None], numpy.typing.NDArray[numpy.int64] | None, list[tuple[str, int]], bool]:
+        """
+        (pattern, tokens, merges, special_tokens, ignore_merges) of kind bpe
+        """
+    @typing.overload
+    def decode(self, ids: numpy.typing.NDArray[numpy.int64]) -> str:
+        """
+        The text of ids (n,), with U+FFFD for what is none
+        """
+    @typing.overload
+    def decode(self, ids: numpy.typing.NDArray[numpy.uint32]) -> str: ...
     @typing.overload
     def decode_bytes(self, ids: numpy.typing.NDArray[numpy.int64]) -> bytes:
         """
@@ -211,6 +237,14 @@ class Tokenizer:
         """
     @typing.overload
     def decode_bytes(self, ids: numpy.typing.NDArray[numpy.uint32]) -> bytes: ...
+    def decode_list(self, ids: list[typing.Any]) -> str | None:
+        """
+        decode of a list of int; None where something else is in it
+        """
+    def decode_list_bytes(self, ids: list[typing.Any]) -> bytes | None:
+        """
+        decode_bytes of a list of int; None where something else is in it
+        """
     def encode(
         self, text: typing.Any, allowed_special: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]
     ) -> list[int]:
@@ -279,6 +313,16 @@ def active_isa() -> str:
 def available_isas() -> tuple[str, ...]:
     """
     Instruction-set levels this machine can run, weakest first.
+    """
+
+def bpe_chunk_ends(pattern: str, text: typing.Any) -> list[int]:
+    """
+    Where the chunks of a text end: offsets into its UTF-8
+    """
+
+def bpe_cuts(pattern: str, text: typing.Any, target: typing.SupportsInt | typing.SupportsIndex) -> list[int]:
+    """
+    Bytes of the pieces of about `target` bytes that a long text is cut into, without changing its chunks
     """
 
 def byte_alphabet() -> list[str]:

@@ -1,11 +1,11 @@
-"""Text to ids and back: vocabularies of words, characters or bytes. C++ does the work; here are names and checks."""
+"""Text to ids and back: words, characters, bytes or byte-level BPE. C++ does the work; here are names and checks."""
 
 from __future__ import annotations
 
 import json
 import operator
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from . import _core
 from .atomic_folder import FolderView, replace_files
+from .bpe_files import read_gpt2, read_tiktoken
 from .errors import CheckpointError
 from .tokenizer_json import FILE_NAME, read_tokenizer, tokenizer_document
 from .tokenizer_training import train_tokenizer
@@ -24,12 +25,14 @@ __all__ = ["Tokenizer"]
 class Tokenizer:
     r"""A vocabulary, and the way from text to its ids and back. Made by `train` or `load`; never changes.
 
-    Three kinds:
+    Four kinds:
 
     - ``word``: the text is lower-cased character by character (Unicode's mapping without context: "İ" becomes "i" and a
       combining dot, "Σ" always "σ"), and its tokens are the runs of ``[\p{L}\p{N}_]``; what is between them is lost.
     - ``char``: every character (code point) is a token.
     - ``byte``: every byte of the text's UTF-8 is a token.
+    - ``bpe``: byte-level byte-pair encoding. The text falls into chunks (words, numbers, punctuation, whitespace) by
+      the rules of GPT-2, cl100k, o200k or others; the bytes of a chunk merge to tokens, the pair of lowest rank first.
 
     A special token is an id that no text encodes to, unless `encode` is told to look for it.
 
@@ -112,6 +115,42 @@ class Tokenizer:
             return Tokenizer(_core.Tokenizer(kind, tokens, special_ids))
         except ValueError as error:
             raise CheckpointError(str(error), path=file) from None
+
+    @staticmethod
+    def from_tiktoken(
+        path: str | os.PathLike[str], *, pattern: str, special_tokens: Mapping[str, int] | None = None
+    ) -> Tokenizer:
+        """Make a tokenizer of a rank file of tiktoken; its ids are those of tiktoken.
+
+        Args:
+            path: the file, such as `cl100k_base.tiktoken`: lines of a token in base64 and its rank.
+            pattern: how a text falls into chunks, which the file does not say: "gpt2" (also for r50k_base and
+                p50k_base), "cl100k" or "o200k".
+            special_tokens: text to id, which the file does not say either, such as ``{"<|endoftext|>": 100257}``.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            CheckpointError: it is no rank file, or a rank or a token stands there twice.
+            ValueError: an unknown pattern; a special token with the id of an ordinary one.
+        """
+        vocabulary = read_tiktoken(path, pattern, special_tokens or {})
+        return Tokenizer(vocabulary.make())
+
+    @staticmethod
+    def from_gpt2(vocab_json: str | os.PathLike[str], merges_txt: str | os.PathLike[str]) -> Tokenizer:
+        """Make a tokenizer of the files that GPT-2 was published with; its ids are those of GPT-2.
+
+        Tokens that no merge makes are special ones, such as ``<|endoftext|>``.
+
+        Args:
+            vocab_json: text, in GPT-2's byte-level alphabet, to id.
+            merges_txt: the pairs that merge, one a line, those of lowest rank first.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            CheckpointError: the files are damaged or do not belong together.
+        """
+        return Tokenizer(read_gpt2(vocab_json, merges_txt).make())
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a `tokenizer.json` that `load` and Hugging Face `tokenizers.Tokenizer.from_file` read.
@@ -206,8 +245,8 @@ class Tokenizer:
         """The text of ids.
 
         "word": the words, joined by spaces; "char": the characters in a row; special tokens are left out of both.
-        "byte": the exact text, special tokens as theirs; bytes that are not UTF-8, such as part of a character, become
-        U+FFFD, the replacement character.
+        "byte" and "bpe": the exact text, special tokens as theirs; bytes that are not UTF-8, such as part of a
+        character, become U+FFFD, the replacement character.
 
         Args:
             ids: a list, or an array (n,) of any integer type.
@@ -220,20 +259,25 @@ class Tokenizer:
         >>> tok.decode(tok.encode("né")), tok.decode(tok.encode("né")[:2])
         ('né', 'n�')
         """
-        return self.decode_bytes(ids).decode("utf-8", "replace")
+        if type(ids) is list and (text := self._core.decode_list(ids)) is not None:
+            return text
+        return self._core.decode(_id_array(ids))
 
     def decode_bytes(self, ids: Iterable[SupportsIndex] | NDArray[Any]) -> bytes:
-        r"""The bytes of ids: for "byte" exact, otherwise the UTF-8 of what `decode` gives. Arguments as for `decode`.
+        r"""The bytes of ids: exact for "byte" and "bpe", else the UTF-8 of what `decode` gives. Arguments as there.
 
         >>> Tokenizer.train(["ab"], kind="byte").decode_bytes([195, 32])
         b'\xc3 '
         """
+        if type(ids) is list and (raw := self._core.decode_list_bytes(ids)) is not None:
+            return raw
         return self._core.decode_bytes(_id_array(ids))
 
     def token_to_id(self, token: str) -> int | None:
         """The id of the token with this text, special or not; None where there is none.
 
-        For "byte", a token's text is its character of the byte-level alphabet of GPT-2, as in the file.
+        For "byte" and "bpe", a token's text is its bytes in the byte-level alphabet of GPT-2, as in the file; a special
+        token's is its own.
         """
         return self._core.find(token)
 
@@ -250,16 +294,16 @@ class Tokenizer:
         i = operator.index(i)
         if not 0 <= i < self.vocab_size:
             raise ValueError(f"id {i} is not in the vocabulary: ids are 0 to {self.vocab_size - 1}")
-        return self._core.token(i)
+        return self._core.token(i)  # which raises for a gap
 
     @property
     def vocab_size(self) -> int:
-        """The number of ids, special tokens included."""
+        """The number of ids, special tokens included; where ids have gaps ("bpe"), the highest id + 1."""
         return self._core.vocab_size
 
     @property
     def kind(self) -> str:
-        """The kind that was trained: "word", "char" or "byte"."""
+        """The kind: "word", "char", "byte" or "bpe"."""
         return self._core.kind
 
     @property

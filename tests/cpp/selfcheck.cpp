@@ -1,6 +1,8 @@
 // Proves the core without Python, for machines that only an emulator runs: gradients against differences of the loss,
-// the same bits on any number of threads, cached decoding against the full forward, a toy task that must be learned.
-// Prints a hash of the initial parameters, which must be the same on every architecture.
+// the same bits on any number of threads, cached decoding against the full forward, a toy task that must be learned;
+// products of whole numbers, which bfloat16 must get exactly right. Prints a hash of the initial parameters, which must be
+// the same on every architecture, and one of what bfloat16 rounds. Arguments: the levels to check, else all.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -14,6 +16,7 @@
 #include "model/decoder.h"
 #include "model/optimizer.h"
 #include "model/transformer.h"
+#include "ops/ops.h"
 
 namespace {
 
@@ -59,15 +62,21 @@ double loss_and_grad(Transformer& model, const Batch& b) {
   return model.loss_and_grad(b.ids.data(), b.targets.data(), b.rows, b.length, 0);
 }
 
-// FNV-1a (Fowler, Noll, Vo) over the bytes of every parameter in the order of the plan.
+// FNV-1a (Fowler, Noll, Vo) over the bytes of n floats.
+uint64_t hash_floats(const float* x, int64_t n, uint64_t hash = 14695981039346656037ull) {
+  for (int64_t i = 0; i < n; ++i) {
+    uint32_t bits = 0;
+    std::memcpy(&bits, x + i, sizeof(bits));
+    for (int shift = 0; shift < 32; shift += 8) hash = (hash ^ ((bits >> shift) & 255u)) * 1099511628211ull;
+  }
+  return hash;
+}
+
+// Over every parameter in the order of the plan.
 uint64_t hash_parameters(Transformer& model) {
-  uint64_t hash = 14695981039346656037ull;
+  uint64_t hash = hash_floats(nullptr, 0);
   for (const soma::ParameterInfo& info : model.parameter_infos()) {
-    for (int64_t i = 0; i < info.size(); ++i) {
-      uint32_t bits = 0;
-      std::memcpy(&bits, model.values() + info.offset + i, sizeof(bits));
-      for (int shift = 0; shift < 32; shift += 8) hash = (hash ^ ((bits >> shift) & 255u)) * 1099511628211ull;
-    }
+    hash = hash_floats(model.values() + info.offset, info.size(), hash);
   }
   return hash;
 }
@@ -127,38 +136,92 @@ std::vector<double> train(Transformer& model, const Batch& batch, int steps) {
   return losses;
 }
 
-void check_block(const char* name, soma::BlockStyle block) {
+void check_block(const char* name, soma::BlockStyle block, soma::Precision precision) {
+  const bool exact = precision == soma::Precision::kFloat32;
   const soma::ModelConfig config = tiny(block);
   const Batch batch(config.vocab_size);
-  const std::string prefix = std::string(name) + ": ";
+  const std::string prefix = std::string(name) + (exact ? ": " : " in bfloat16: ");
 
-  Transformer model(config, 7, soma::Precision::kFloat32);
+  Transformer model(config, 7, precision);
   std::printf("initial %s %016llx\n", name, static_cast<unsigned long long>(hash_parameters(model)));
   const double first = loss(model, batch), uniform = std::log(static_cast<double>(config.vocab_size));
   expect(std::fabs(first - uniform) < 0.5, prefix + "an untrained model guesses evenly, loss " + std::to_string(first));
   const double error = gradient_error(model, batch);
-  expect(error < 1e-2, prefix + "gradient against differences, relative error " + std::to_string(error));
+  expect(error < (exact ? 1e-2 : 1e-1),
+         prefix + "gradient against differences, relative error " + std::to_string(error));
 
   soma::set_num_threads(1);
   const std::vector<double> alone = train(model, batch, 60);
   soma::set_num_threads(3);
-  Transformer twin(config, 7, soma::Precision::kFloat32);
+  Transformer twin(config, 7, precision);
   expect(train(twin, batch, 60) == alone, prefix + "the same losses with one thread and with three");
   expect(hash_parameters(twin) == hash_parameters(model),
          prefix + "the same parameters with one thread and with three");
   expect(alone.back() < 0.1, prefix + "the toy task is learned, loss " + std::to_string(alone.back()));
   const double drift = decoding_error(model, batch);
-  expect(drift < 1e-5, prefix + "cached decoding against the full forward, error " + std::to_string(drift));
+  expect(drift < (exact ? 1e-5 : 5e-2),
+         prefix + "cached decoding against the full forward, error " + std::to_string(drift));
+}
+
+// Numbers from -1 to 1, or whole ones from -8 to 8, each a function of its place.
+std::vector<float> numbers(int64_t n, uint32_t seed, bool whole) {
+  std::vector<float> x(static_cast<std::size_t>(n));
+  uint32_t state = seed;
+  for (float& value : x) {
+    state = state * 1664525u + 1013904223u;
+    value =
+        whole ? static_cast<float>(static_cast<int>(state >> 8) % 9) : static_cast<float>(state >> 8) / 8388608.0f - 1;
+    if (whole && (state >> 31) != 0) value = -value;
+  }
+  return x;
+}
+
+// C = [bias +] A B in bfloat16 for whole numbers, exactly, whatever is transposed and whatever the sizes.
+void check_products(const char* level) {
+  uint64_t hash = hash_floats(nullptr, 0);
+  bool exact = true;
+  const int64_t sizes[][3] = {{1, 1, 1}, {5, 37, 31}, {16, 16, 32}, {17, 15, 33}, {32, 32, 64}, {67, 130, 431}};
+  for (const auto& [m, n, k] : sizes) {
+    for (int layout = 0; layout < 6; ++layout) {
+      const bool whole = layout < 3, a_transposed = layout % 3 == 1, b_transposed = layout % 3 == 2;
+      const std::vector<float> a = numbers(m * k, 1, whole), b = numbers(k * n, 2, whole), bias = numbers(n, 3, whole);
+      std::vector<float> c(static_cast<std::size_t>(m * n));
+      const soma::ConstMatrix left =
+          a_transposed ? soma::ConstMatrix(a.data(), k, m).t() : soma::ConstMatrix(a.data(), m, k);
+      const soma::ConstMatrix right =
+          b_transposed ? soma::ConstMatrix(b.data(), n, k).t() : soma::ConstMatrix(b.data(), k, n);
+      soma::Epilogue epilogue{};
+      epilogue.bias = m % 2 == 0 ? bias.data() : nullptr;
+      soma::make_cpu_ops(soma::Precision::kBfloat16)->matmul({c.data(), m, n}, left, right, epilogue);
+      hash = hash_floats(c.data(), m * n, hash);
+      for (int64_t i = 0; whole && i < m * n; ++i) {
+        const int64_t row = i / n, col = i % n;
+        float sum = epilogue.bias != nullptr ? bias[static_cast<std::size_t>(col)] : 0.0f;
+        for (int64_t p = 0; p < k; ++p) {
+          sum += a[static_cast<std::size_t>(a_transposed ? p * m + row : row * k + p)] *
+                 b[static_cast<std::size_t>(b_transposed ? col * k + p : p * n + col)];
+        }
+        exact = exact && c[static_cast<std::size_t>(i)] == sum;
+      }
+    }
+  }
+  expect(exact, "whole numbers are multiplied exactly in bfloat16");
+  std::printf("products %s %016llx\n", level, static_cast<unsigned long long>(hash));
 }
 
 }  // namespace
 
-int main() {
+int main(int count, char** names) {
   for (const soma::Isa isa : soma::available_isas()) {
-    soma::set_isa(soma::isa_name(isa));
-    std::printf("-- %s\n", soma::isa_name(isa));
-    check_block("soma", soma::BlockStyle::kSoma);
-    check_block("gpt2", soma::BlockStyle::kGpt2);
+    const std::string level = soma::isa_name(isa);
+    if (count > 1 && std::find(names + 1, names + count, level) == names + count) continue;
+    soma::set_isa(level);
+    std::printf("-- %s\n", level.c_str());
+    check_products(level.c_str());
+    for (const soma::Precision precision : {soma::Precision::kFloat32, soma::Precision::kBfloat16}) {
+      check_block("soma", soma::BlockStyle::kSoma, precision);
+      check_block("gpt2", soma::BlockStyle::kGpt2, precision);
+    }
   }
   std::printf(failures == 0 ? "selfcheck passed\n" : "selfcheck: %d failed\n", failures);
   return failures == 0 ? 0 : 1;

@@ -14,11 +14,16 @@
 #include <cpuid.h>
 #define SOMA_X86 1
 #endif
+#if defined(SOMA_HAVE_AMX) && !defined(SOMA_EMULATE_AMX)
+#define SOMA_REAL_AMX 1
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace soma {
 namespace {
 
-constexpr const char* kNames[] = {"scalar", "sse", "avx2", "avx512", "avx512_bf16"};
+constexpr const char* kNames[] = {"scalar", "sse", "avx2", "avx512", "avx512_bf16", "amx"};
 std::atomic<int> active{-1};  // -1: not decided yet
 
 #ifdef SOMA_X86
@@ -48,6 +53,18 @@ uint64_t xcr0() {
 #endif
 
 bool bit(uint32_t word, int index) { return ((word >> index) & 1u) != 0; }
+
+#ifdef SOMA_REAL_AMX
+// AMX-TILE and AMX-BF16, their state saved by the system, and leave to use it: Linux gives the 8 KB of tile data only to
+// processes that ask (once for all threads), and may refuse.
+bool may_use_amx(uint32_t leaf7_edx, uint64_t state) {
+  constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr long kTileData = 18;
+  constexpr uint64_t kTileState = uint64_t{3} << 17;
+  return bit(leaf7_edx, 24) && bit(leaf7_edx, 22) && (state & kTileState) == kTileState &&
+         syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+#endif
 #endif
 
 std::vector<Isa> probe() {
@@ -64,7 +81,14 @@ std::vector<Isa> probe() {
   if (avx2) found.push_back(Isa::kAvx2);
   if (avx512) found.push_back(Isa::kAvx512);
 #ifdef SOMA_HAVE_AVX512_BF16
-  if (avx512 && bit(cpuid(7, 1).eax, 5)) found.push_back(Isa::kAvx512Bf16);
+  const bool avx512_bf16 = avx512 && bit(cpuid(7, 1).eax, 5);
+  if (avx512_bf16) found.push_back(Isa::kAvx512Bf16);
+#ifdef SOMA_REAL_AMX
+  if (avx512_bf16 && may_use_amx(leaf7.edx, state)) found.push_back(Isa::kAmx);
+#endif
+#endif
+#ifdef SOMA_EMULATE_AMX
+  found.push_back(Isa::kAmx);  // compiled for the machine that it is tested on
 #endif
 #endif
   return found;

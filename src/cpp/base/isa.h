@@ -7,12 +7,13 @@
 namespace soma {
 
 // A chain of supersets on x86-64; the value orders them.
-enum class Isa { kScalar = 0, kSse = 1, kAvx2 = 2, kAvx512 = 3, kAvx512Bf16 = 4 };
+enum class Isa { kScalar = 0, kSse = 1, kAvx2 = 2, kAvx512 = 3, kAvx512Bf16 = 4, kAmx = 5 };
+constexpr int kIsaCount = 6;
 
 const char* isa_name(Isa isa);
 
 // Levels that this build has and this machine can run, weakest first. Asked of CPUID and, for the wide registers, of
-// the operating system (XCR0).
+// the operating system (XCR0; for AMX's tiles also a request for this process).
 const std::vector<Isa>& available_isas();
 
 // The level in force: the highest available, capped by SOMA_ISA=<name>. Throws std::invalid_argument when SOMA_ISA

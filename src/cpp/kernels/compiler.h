@@ -9,6 +9,14 @@
 #define SOMA_UNROLL
 #endif
 
+#if defined(__GNUC__)
+#define SOMA_INLINE inline __attribute__((always_inline))
+#elif defined(_MSC_VER)
+#define SOMA_INLINE __forceinline
+#else
+#define SOMA_INLINE inline
+#endif
+
 #if defined(_MSC_VER) && !defined(__clang__)
 #include <math.h>
 #include <string.h>

@@ -5,18 +5,37 @@
 
 constexpr int kGemmCols = kGemmVectors * kWidth;
 
-// dst[i*width + j] = src[j*ld + i], i < k, j < n; columns to `width` are zero.
-void transpose(float* dst, int64_t width, const float* src, int64_t ld, int64_t k, int64_t n) {
+// dst[i*ld_dst + j] = src[j*ld + i], i < k, j < n.
+inline void transpose_by_fours(float* dst, int64_t ld_dst, const float* src, int64_t ld, int64_t k, int64_t n) {
   int64_t j = 0;
   for (; j + 4 <= n; j += 4) {
-    int64_t p = 0;
-    for (; p + 4 <= k; p += 4) transpose4x4(dst + p * width + j, width, src + j * ld + p, ld);
-    for (; p < k; ++p) {
-      for (int64_t i = j; i < j + 4; ++i) dst[p * width + i] = src[i * ld + p];
+    int64_t i = 0;
+    for (; i + 4 <= k; i += 4) transpose4x4(dst + i * ld_dst + j, ld_dst, src + j * ld + i, ld);
+    for (; i < k; ++i) {
+      for (int64_t q = j; q < j + 4; ++q) dst[i * ld_dst + q] = src[q * ld + i];
     }
   }
-  for (; j < width; ++j) {
-    for (int64_t p = 0; p < k; ++p) dst[p * width + j] = j < n ? src[j * ld + p] : 0.0f;
+  for (; j < n; ++j) {
+    for (int64_t i = 0; i < k; ++i) dst[i * ld_dst + j] = src[j * ld + i];
+  }
+}
+
+// The same, by the largest blocks that the level has registers for.
+void transpose(float* dst, int64_t ld_dst, const float* src, int64_t ld, int64_t k, int64_t n) {
+  const int64_t whole_k = k / kBlock * kBlock, whole_n = n / kBlock * kBlock;
+  for (int64_t j = 0; j < whole_n; j += kBlock) {
+    for (int64_t i = 0; i < whole_k; i += kBlock) {
+      transpose_block(dst + i * ld_dst + j, ld_dst, src + j * ld + i, ld);
+    }
+  }
+  transpose_by_fours(dst + whole_k * ld_dst, ld_dst, src + whole_k, ld, k - whole_k, whole_n);
+  transpose_by_fours(dst + whole_n, ld_dst, src + whole_n * ld, ld, k, n - whole_n);
+}
+
+// Zero for columns from n to width of k rows.
+inline void clear_columns(float* dst, int64_t width, int64_t k, int64_t n) {
+  for (int64_t i = 0; i < k && n < width; ++i) {
+    for (int64_t j = n; j < width; ++j) dst[i * width + j] = 0.0f;
   }
 }
 
@@ -32,6 +51,7 @@ void pack_b_copy(float* dst, const float* src, int64_t ld, int64_t k, int64_t n)
 
 void pack_b_transpose(float* dst, const float* src, int64_t ld, int64_t k, int64_t n) {
   transpose(dst, kGemmCols, src, ld, k, n);
+  clear_columns(dst, kGemmCols, k, n);
 }
 
 inline void round_row(float* dst, const float* src, int64_t k, int64_t units) {
@@ -69,42 +89,32 @@ void interleave_rows(float* dst, int64_t ld_dst, const float* src, int64_t ld, i
   }
 }
 
-// Four columns at a time: rounded along k into a small block, then transposed as floats are.
-void pack_b_transpose_bf16(float* dst, const float* src, int64_t ld, int64_t k, int64_t n, int64_t units) {
-  constexpr int64_t kBlock = 64;
-  float block[4][kBlock];
-  for (int64_t j = 0; j < kGemmCols; j += 4) {
-    const int64_t columns = n - j < 0 ? 0 : n - j < 4 ? n - j : 4;
-    for (int64_t u = 0; u < units; u += kBlock) {
-      const int64_t count = units - u < kBlock ? units - u : kBlock, left = k - 2 * u > 0 ? k - 2 * u : 0;
-      for (int64_t i = 0; i < columns; ++i) {
-        round_row(block[i], src + (j + i) * ld + 2 * u, left < 2 * count ? left : 2 * count, count);
-      }
-      for (int64_t p = 0; p < count; p += 4) {
-        float* out = dst + (u + p) * kGemmCols + j;
-        if (columns == 4 && p + 4 <= count) {
-          transpose4x4(out, kGemmCols, &block[0][p], kBlock);
-          continue;
-        }
-        for (int64_t q = 0; q < 4 && p + q < count; ++q) {
-          for (int64_t i = 0; i < 4; ++i) out[q * kGemmCols + i] = i < columns ? block[i][p + q] : 0.0f;
-        }
-      }
+// A few columns at a time: rounded along k into a small block, then transposed as floats are.
+void pack_b_transpose_bf16(float* dst, int64_t cols, const float* src, int64_t ld, int64_t k, int64_t n,
+                           int64_t units) {
+  constexpr int64_t kUnits = 64;
+  float block[kBlock * kUnits];
+  for (int64_t j = 0; j < n; j += kBlock) {
+    const int64_t columns = n - j < kBlock ? n - j : kBlock;
+    for (int64_t u = 0; u < units; u += kUnits) {
+      const int64_t count = units - u < kUnits ? units - u : kUnits, left = k - 2 * u > 0 ? k - 2 * u : 0;
+      round_rows(block, kUnits, src + j * ld + 2 * u, ld, columns, left < 2 * count ? left : 2 * count, count);
+      transpose(dst + u * cols + j, cols, block, kUnits, count, columns);
     }
   }
+  clear_columns(dst, cols, units, n);
 }
 
-// One group of columns of a row of C, where only the last may be partial.
-template <bool kFull>
-inline Vec load_cols(const float* p, int64_t n) {
-  return kFull ? load(p) : load_tail(p, n);
-}
-template <bool kFull>
-inline void store_cols(float* p, Vec a, int64_t n) {
-  if (kFull) {
-    store(p, a);
-  } else {
-    store_tail(p, a, n);
+// Likewise: neighbouring rows interleaved into a small block, then transposed.
+void transpose_rows(float* dst, int64_t ld_dst, const float* src, int64_t ld, int64_t k, int64_t n, int64_t units) {
+  float block[kBlock * kBlock];
+  for (int64_t u = 0; u < units; u += kBlock) {
+    const int64_t count = units - u < kBlock ? units - u : kBlock, left = k - 2 * u > 0 ? k - 2 * u : 0;
+    for (int64_t i = 0; i < n; i += kBlock) {
+      const int64_t rows = n - i < kBlock ? n - i : kBlock;
+      interleave_rows(block, kBlock, src + 2 * u * ld + i, ld, left, rows, count, rows);
+      transpose(dst + i * ld_dst + u, ld_dst, block, kBlock, rows, count);
+    }
   }
 }
 
@@ -157,30 +167,7 @@ void tile(float* c, int64_t ldc, TileA a, const float* b, int64_t k, int64_t n, 
     }
     SOMA_UNROLL for (int g = 0; g < (kRows + 2) / 3; ++g) base[g] = separate(base[g] + a.depth);
   }
-  if (bias != nullptr) {
-    SOMA_UNROLL for (int j = 0; j < kVectors; ++j) {
-      const Vec added = load_cols<kFull>(bias + j * kWidth, n - j * kWidth);
-      SOMA_UNROLL for (int i = 0; i < kRows; ++i) sum[i][j] = add(sum[i][j], added);
-    }
-  }
-  if (residual != nullptr) {
-    SOMA_UNROLL for (int i = 0; i < kRows; ++i) {
-      SOMA_UNROLL for (int j = 0; j < kVectors; ++j) {
-        const float* r = residual + i * how.ld_residual + j * kWidth;
-        sum[i][j] = add(sum[i][j], load_cols<kFull>(r, n - j * kWidth));
-      }
-    }
-  }
-  if (how.relu) {
-    SOMA_UNROLL for (int i = 0; i < kRows; ++i) {
-      SOMA_UNROLL for (int j = 0; j < kVectors; ++j) sum[i][j] = max(set1(0.0f), sum[i][j]);  // keeps a NaN
-    }
-  }
-  SOMA_UNROLL for (int i = 0; i < kRows; ++i) {
-    SOMA_UNROLL for (int j = 0; j < kVectors; ++j) {
-      store_cols<kFull>(c + i * ldc + j * kWidth, sum[i][j], n - j * kWidth);
-    }
-  }
+  finish<kRows, kVectors, kFull>(c, ldc, sum, n, how, bias, residual);
 }
 
 // Rows that a remainder is made of: 8, 4, 2, 1 below the full tile. Few shapes keep the compiler quick.
@@ -232,3 +219,6 @@ void gemm_rows_bf16(float* c, int64_t ldc, const float* a, int64_t a_row, int64_
                     int64_t panel, int64_t k, int64_t m, int64_t n, const TileStore* how) {
   tile_rows<Pairs, kGemmRows>(c, ldc, {a, a_row, a_depth}, b, panel, k, m, n, *how, how->residual);
 }
+
+void enter_bf16() {}
+void leave_bf16() {}

@@ -1,7 +1,6 @@
 // Fills every slot of the table with this level's kernels.
 void install(Table* table) {
-  table->gemm_rows = kGemmRows;
-  table->gemm_cols = kGemmCols;
+  table->gemm_f32 = table->gemm_bf16 = {kGemmRows, kGemmCols, 1, 384, 0};
 #define SOMA_SLOT(result, name, arguments) table->name = name;
   SOMA_KERNELS(SOMA_SLOT)
 #undef SOMA_SLOT

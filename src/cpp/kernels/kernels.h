@@ -1,6 +1,6 @@
 // The leaves of the core: what every instruction-set level offers, as one list. One thread, no allocation, no STL, no
 // exceptions. `=` in an equation overwrites, `+=` accumulates. Matrices are row-major; ld is the distance between rows,
-// in floats. Sums of gemm_rows and product_* run in the order of k, so a result never depends on how the work was
+// in floats. Sums of gemm_rows_* and product_* run in the order of k, so a result never depends on how the work was
 // cut into tiles; dot, dot_rows, attend and the row sums keep several partial sums, the same for any thread count.
 #pragma once
 
@@ -47,17 +47,27 @@ struct RowsProduct {
   Activation activation;
 };
 
+// What the matrix product of one precision asks of its operands.
+struct GemmShape {
+  int32_t rows, cols;   // the largest tile; cols is the width of packed panels
+  int32_t depth_step;   // depth is a multiple of this many units; what lies beyond k is zero in A and in B
+  int32_t depth_limit;  // of one tile: its rows of A stay in L1 while panels of B pass
+  int32_t row_major;  // 1: A's units of a row are neighbours (a_depth is 1), and all `rows` rows of a tile can be read
+};
+
 // X(return type, name, (arguments)); the equation stands above each line.
 //
 // Depth of a matrix product is counted in units of 32 bits: a float, or (kernels named bf16) a pair of bfloat16 of
 //   neighbouring k, the lower in the low half, rounded to nearest even. A number below 2^-126 may count as zero there.
-// pack_b_*: B as panels of gemm_cols columns, dst[u*gemm_cols + j], missing columns zero. copy: from src[u*ld + j];
-//   transpose: from src[j*ld + u]; j < n <= gemm_cols. transpose_bf16: pairs from src[j*ld + 2u], src[j*ld + 2u+1],
-//   zero from k on to 2 units.
+// pack_b_*: B as panels of cols columns, dst[u*cols + j], missing columns zero. copy: from src[u*ld + j];
+//   transpose: from src[j*ld + u]; j < n <= cols. transpose_bf16: pairs from src[j*ld + 2u], src[j*ld + 2u+1], zero from
+//   k on to 2 units.
 // round_rows: dst[r*ld_dst + u] = pair(src[r*ld + 2u], src[r*ld + 2u+1]), zero from k on to 2 units.
 // interleave_rows: dst[u*ld_dst + j] = pair(src[2u*ld + j], src[(2u+1)*ld + j]), zero from k on and from n to width.
-// gemm_rows_f32, gemm_rows_bf16: C(m, n) = sum_p A[i*a_row + p*a_depth] B[p*gemm_cols + j], p < k units, stored as
-//   `store` says; 1 <= m <= gemm_rows, any n: the panels of B are `panel` floats apart.
+// transpose_rows: dst[i*ld_dst + u] = pair(src[2u*ld + i], src[(2u+1)*ld + i]), i < n, zero from k on to 2 units.
+// enter_bf16, leave_bf16: stand around this thread's calls of gemm_rows_bf16; they do not nest.
+// gemm_rows_f32, gemm_rows_bf16: C(m, n) = sum_p A[i*a_row + p*a_depth] B[p*cols + j], p < k units, stored as
+//   `store` says; 1 <= m <= rows, any n: the panels of B are `panel` floats apart.
 // product_*: few rows times weights of that format, see RowsProduct.
 // dot_rows: y[r] = sum_p W[r*ld + p] x[p], r < rows.              (float32 output heads)
 // norm_forward: y = (x - mean) rstd gamma + beta, rstd = 1/sqrt(var + eps) over each row of c; gamma, beta may be null
@@ -86,11 +96,16 @@ struct RowsProduct {
 #define SOMA_KERNELS(X)                                                                                               \
   X(void, pack_b_copy, (float* dst, const float* src, int64_t ld, int64_t k, int64_t n))                              \
   X(void, pack_b_transpose, (float* dst, const float* src, int64_t ld, int64_t k, int64_t n))                         \
-  X(void, pack_b_transpose_bf16, (float* dst, const float* src, int64_t ld, int64_t k, int64_t n, int64_t units))     \
+  X(void, pack_b_transpose_bf16,                                                                                      \
+    (float* dst, int64_t cols, const float* src, int64_t ld, int64_t k, int64_t n, int64_t units))                    \
   X(void, round_rows,                                                                                                 \
     (float* dst, int64_t ld_dst, const float* src, int64_t ld, int64_t rows, int64_t k, int64_t units))               \
   X(void, interleave_rows,                                                                                            \
     (float* dst, int64_t ld_dst, const float* src, int64_t ld, int64_t k, int64_t n, int64_t units, int64_t width))   \
+  X(void, transpose_rows,                                                                                             \
+    (float* dst, int64_t ld_dst, const float* src, int64_t ld, int64_t k, int64_t n, int64_t units))                  \
+  X(void, enter_bf16, ())                                                                                             \
+  X(void, leave_bf16, ())                                                                                             \
   X(void, gemm_rows_f32,                                                                                              \
     (float* c, int64_t ldc, const float* a, int64_t a_row, int64_t a_depth, const float* b, int64_t panel, int64_t k, \
      int64_t m, int64_t n, const TileStore* store))                                                                   \
@@ -132,7 +147,7 @@ struct RowsProduct {
   X(int64_t, peak_bf16, (float* values, int64_t rounds))
 
 struct Table {
-  int32_t gemm_rows, gemm_cols;  // the largest tile, and the width of packed panels
+  GemmShape gemm_f32, gemm_bf16;
 #define SOMA_FIELD(result, name, arguments) result(*name) arguments;
   SOMA_KERNELS(SOMA_FIELD)
 #undef SOMA_FIELD
@@ -144,6 +159,7 @@ void install_sse(Table* table);
 void install_avx2(Table* table);
 void install_avx512(Table* table);
 void install_avx512_bf16(Table* table);
+void install_amx(Table* table);
 
 }  // namespace kernels
 }  // namespace soma

@@ -65,11 +65,13 @@ inline Vec pair_adjacent(const float* p) {
                 high = _mm256_srai_epi32(bfloat16_bits(load(p + 8)), 16);
   return {_mm256_castsi256_ps(_mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8))};
 }
+// One of each pair, as floats.
+inline Vec lower_of_pairs(Vec a) { return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(a.v), 16))}; }
+inline Vec upper_of_pairs(Vec a) { return {_mm256_and_ps(a.v, _mm256_castsi256_ps(_mm256_set1_epi32(-0x10000)))}; }
 // c + a b over pairs of bfloat16, the sums in single precision.
 inline Vec dot_pairs(Vec a, Vec b, Vec c) {
-  const __m256i x = _mm256_castps_si256(a.v), y = _mm256_castps_si256(b.v), upper = _mm256_set1_epi32(-0x10000);
-  c = fma({_mm256_castsi256_ps(_mm256_and_si256(x, upper))}, {_mm256_castsi256_ps(_mm256_and_si256(y, upper))}, c);
-  return fma({_mm256_castsi256_ps(_mm256_slli_epi32(x, 16))}, {_mm256_castsi256_ps(_mm256_slli_epi32(y, 16))}, c);
+  c = fma(upper_of_pairs(a), upper_of_pairs(b), c);
+  return fma(lower_of_pairs(a), lower_of_pairs(b), c);
 }
 
 // Keeps the compiler from spilling a value that a loop reads many times.

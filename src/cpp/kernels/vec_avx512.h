@@ -65,14 +65,18 @@ inline Vec pair_adjacent(const float* p) {
   return {_mm512_castsi512_ps(_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1))};
 #endif
 }
+// One of each pair, as floats.
+inline Vec lower_of_pairs(Vec a) { return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(a.v), 16))}; }
+inline Vec upper_of_pairs(Vec a) {
+  return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(a.v), _mm512_set1_epi32(-0x10000)))};
+}
 // c + a b over pairs of bfloat16, the sums in single precision.
 inline Vec dot_pairs(Vec a, Vec b, Vec c) {
 #ifdef __AVX512BF16__
   return {_mm512_dpbf16_ps(c.v, reinterpret_cast<__m512bh>(a.v), reinterpret_cast<__m512bh>(b.v))};
 #else
-  const __m512i x = _mm512_castps_si512(a.v), y = _mm512_castps_si512(b.v), upper = _mm512_set1_epi32(-0x10000);
-  c = fma({_mm512_castsi512_ps(_mm512_and_si512(x, upper))}, {_mm512_castsi512_ps(_mm512_and_si512(y, upper))}, c);
-  return fma({_mm512_castsi512_ps(_mm512_slli_epi32(x, 16))}, {_mm512_castsi512_ps(_mm512_slli_epi32(y, 16))}, c);
+  c = fma(upper_of_pairs(a), upper_of_pairs(b), c);
+  return fma(lower_of_pairs(a), lower_of_pairs(b), c);
 #endif
 }
 

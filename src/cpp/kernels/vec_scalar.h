@@ -84,6 +84,10 @@ inline void transpose4x4(float* dst, int64_t width, const float* src, int64_t ld
     for (int j = 0; j < 4; ++j) dst[p * width + j] = src[j * ld + p];
   }
 }
+constexpr int kBlock = 4;
+inline void transpose_block(float* dst, int64_t width, const float* src, int64_t ld) {
+  transpose4x4(dst, width, src, ld);
+}
 inline Vec in_register(Vec a) { return a; }
 // Four weights of a narrow format as floats: the low or the high halves of 4 dwords of bfloat16 pairs, or 4 bytes.
 inline Vec widen_low(const char* p) {

@@ -8,10 +8,10 @@
 namespace soma {
 namespace {
 
-class ByteTokenizer final : public Tokenizer {
+class ByteTokenizer final : public ListedTokenizer {
  public:
   ByteTokenizer(const std::vector<std::string>& tokens, const std::vector<TokenId>& special_ids)
-      : Tokenizer(tokens, special_ids), byte_of_(vocab_size(), 0) {
+      : ListedTokenizer(tokens, special_ids), byte_of_(vocab_size(), 0) {
     const auto alphabet = byte_alphabet();
     for (uint32_t byte = 0; byte < 256; ++byte) {
       const auto id = find(alphabet[byte]);
@@ -29,7 +29,7 @@ class ByteTokenizer final : public Tokenizer {
   void append_decoded(const TokenId* ids, size_t count, std::string& out) const override {
     for (const TokenId* id = ids; id < ids + count; ++id) {
       if (is_special(*id)) {
-        out += token(*id);
+        out += text(*id);
       } else {
         out.push_back(byte_of_[*id]);
       }

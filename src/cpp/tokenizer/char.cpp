@@ -9,15 +9,17 @@ namespace {
 
 constexpr uint32_t kNoId = StringTable::kAbsent;
 
-class CharTokenizer final : public Tokenizer {
+class CharTokenizer final : public ListedTokenizer {
  public:
   CharTokenizer(const std::vector<std::string>& tokens, const std::vector<TokenId>& special_ids)
-      : Tokenizer(tokens, special_ids), unknown_(find(kUnknownToken).value_or(kNoId)), page_of_(kCodePoints / 256, 0) {
+      : ListedTokenizer(tokens, special_ids),
+        unknown_(find(kUnknownToken).value_or(kNoId)),
+        page_of_(kCodePoints / 256, 0) {
     Page empty;
     empty.fill(unknown_);
     pages_.push_back(empty);
     for (TokenId id = 0; id < vocab_size(); ++id) {
-      const std::string_view token = this->token(id);
+      const std::string_view token = text(id);
       const auto* const bytes = reinterpret_cast<const unsigned char*>(token.data());
       if (token.empty() || utf8_length(bytes[0]) != token.size()) continue;  // no text encodes as it
       const uint32_t code_point = decode_utf8(bytes);
@@ -34,7 +36,7 @@ class CharTokenizer final : public Tokenizer {
 
   void append_decoded(const TokenId* ids, size_t count, std::string& out) const override {
     for (const TokenId* id = ids; id < ids + count; ++id) {
-      if (!is_special(*id)) out += token(*id);
+      if (!is_special(*id)) out += text(*id);
     }
   }
 

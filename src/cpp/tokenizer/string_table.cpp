@@ -14,7 +14,8 @@ uint64_t mix(uint64_t h) {
   return h;
 }
 
-// The value depends on the byte order of the machine; nothing that is stored or printed depends on the value.
+}  // namespace
+
 uint64_t hash_bytes(std::string_view key) {
   const char* p = key.data();
   size_t left = key.size();
@@ -28,8 +29,6 @@ uint64_t hash_bytes(std::string_view key) {
   for (size_t i = 0; i < left; ++i) rest |= static_cast<uint64_t>(static_cast<unsigned char>(p[i])) << (8 * i);
   return mix(mix(h ^ rest) * 0x9FB21C651E98DF25u);
 }
-
-}  // namespace
 
 StringTable::StringTable() : slots_(64), starts_{0} {}
 

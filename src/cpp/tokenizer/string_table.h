@@ -8,6 +8,9 @@
 
 namespace soma {
 
+// The value depends on the byte order of the machine; nothing that is stored or printed depends on the value.
+uint64_t hash_bytes(std::string_view key);
+
 class StringTable {
  public:
   static constexpr uint32_t kAbsent = 0xFFFFFFFFu;

@@ -15,6 +15,7 @@ namespace soma {
 namespace {
 
 constexpr size_t kSliceBytes = size_t{1} << 22;  // of one text between two chances to interrupt
+constexpr size_t kPieceBytes = size_t{1} << 17;  // of one text, for one thread at a time
 constexpr size_t kBatchTaskBytes = size_t{1} << 14;
 constexpr size_t kBatchRoundTasks = 1024;  // between two chances to interrupt
 
@@ -28,15 +29,19 @@ struct SpecialMatch {
 std::optional<SpecialMatch> find_special(const Tokenizer& tokenizer, const std::vector<TokenId>& allowed,
                                          std::string_view text, size_t from) {
   if (allowed.empty()) return std::nullopt;
+  std::vector<std::string> tokens;
   bool starts[256] = {};
-  for (const TokenId id : allowed) starts[static_cast<unsigned char>(tokenizer.token(id)[0])] = true;
+  for (const TokenId id : allowed) {
+    tokens.push_back(tokenizer.token(id));
+    starts[static_cast<unsigned char>(tokens.back()[0])] = true;
+  }
   for (size_t at = from; at < text.size(); ++at) {
     if (!starts[static_cast<unsigned char>(text[at])]) continue;
     std::optional<SpecialMatch> best;
-    for (const TokenId id : allowed) {
-      const std::string_view token = tokenizer.token(id);
+    for (size_t i = 0; i < allowed.size(); ++i) {
+      const std::string& token = tokens[i];
       if (text.compare(at, token.size(), token) == 0 && (!best || token.size() > best->size)) {
-        best = SpecialMatch{at, token.size(), id};
+        best = SpecialMatch{at, token.size(), allowed[i]};
       }
     }
     if (best) return best;
@@ -68,7 +73,8 @@ TokenizerKind parse_tokenizer_kind(std::string_view name) {
   if (name == "word") return TokenizerKind::kWord;
   if (name == "char") return TokenizerKind::kChar;
   if (name == "byte") return TokenizerKind::kByte;
-  fail("kind must be 'word', 'char' or 'byte', got ", quote(name));
+  if (name == "bpe") return TokenizerKind::kBpe;
+  fail("kind must be 'word', 'char', 'byte' or 'bpe', got ", quote(name));
 }
 
 const char* tokenizer_kind_name(TokenizerKind kind) {
@@ -79,42 +85,93 @@ const char* tokenizer_kind_name(TokenizerKind kind) {
       return "char";
     case TokenizerKind::kByte:
       return "byte";
+    case TokenizerKind::kBpe:
+      return "bpe";
   }
   return "";
 }
 
-Tokenizer::Tokenizer(const std::vector<std::string>& tokens, std::vector<TokenId> special_ids)
-    : special_(tokens.size(), false), special_ids_(std::move(special_ids)) {
-  for (const std::string& token : tokens) {
-    const uint32_t expected = tokens_.size();
-    check(tokens_.insert(token) == expected, "token ", quote(token), " is in the vocabulary twice");
-  }
+Tokenizer::Tokenizer(uint32_t vocab_size, std::vector<TokenId> special_ids)
+    : vocab_size_(vocab_size), special_(vocab_size, false), special_ids_(std::move(special_ids)) {
   std::sort(special_ids_.begin(), special_ids_.end());
   special_ids_.erase(std::unique(special_ids_.begin(), special_ids_.end()), special_ids_.end());
   for (const TokenId id : special_ids_) {
-    check(id < vocab_size(), "special token id ", id, " is not below the vocabulary size ", vocab_size());
-    check(!token(id).empty(), "special token ", id, " is empty");
+    check(id < vocab_size, "special token id ", id, " is not below the vocabulary size ", vocab_size);
     special_[id] = true;
   }
 }
 
-std::optional<TokenId> Tokenizer::find(std::string_view token) const {
+ListedTokenizer::ListedTokenizer(const std::vector<std::string>& tokens, std::vector<TokenId> special_ids)
+    : Tokenizer(static_cast<uint32_t>(tokens.size()), std::move(special_ids)) {
+  for (const std::string& token : tokens) {
+    const uint32_t expected = tokens_.size();
+    check(tokens_.insert(token) == expected, "token ", quote(token), " is in the vocabulary twice");
+  }
+  for (const TokenId id : this->special_ids()) check(!text(id).empty(), "special token ", id, " is empty");
+}
+
+std::optional<TokenId> ListedTokenizer::find(std::string_view token) const {
   const uint32_t id = tokens_.find(token);
   return id == StringTable::kAbsent ? std::nullopt : std::optional<TokenId>(id);
 }
 
+std::vector<std::string_view> ListedTokenizer::cut(std::string_view text, size_t target) const {
+  return cut_at_word_ends(text, target);
+}
+
+// A long stretch goes to all threads, a round of pieces at a time; between rounds a caller may interrupt.
+void Tokenizer::encode_stretch(std::string_view text, Span span, bool with_spans, bool alone, Encoding& out) const {
+  const std::string_view stretch = text.substr(span.begin, span.end - span.begin);
+  const auto threads = static_cast<size_t>(alone ? call_threads() : 1);
+  size_t at = span.begin;
+  if (threads == 1 || stretch.size() < 2 * kPieceBytes) {
+    for (const std::string_view slice : cut(stretch, kSliceBytes)) {
+      encode_ordinary(text, {at, at + slice.size()}, with_spans, out);
+      at += slice.size();
+      if (alone) check_interrupt();
+    }
+    return;
+  }
+  const auto pieces = cut(stretch, kPieceBytes);
+  const size_t round = threads * (kSliceBytes / kPieceBytes);
+  std::vector<Encoding> parts(std::min(round, pieces.size()));
+  std::vector<std::exception_ptr> failures(parts.size());
+  for (size_t first = 0; first < pieces.size(); first += round) {
+    const size_t count = std::min(round, pieces.size() - first);
+    parallel_for(static_cast<int64_t>(count), [&](int64_t i) {
+      const auto begin = static_cast<size_t>(pieces[first + i].data() - text.data());
+      parts[i].ids.clear();
+      parts[i].spans.clear();
+      try {
+        encode_ordinary(text, {begin, begin + pieces[first + i].size()}, with_spans, parts[i]);
+      } catch (...) {
+        failures[i] = std::current_exception();
+      }
+    });
+    for (size_t i = 0; i < count; ++i) {
+      if (failures[i]) std::rethrow_exception(failures[i]);
+      out.ids.insert(out.ids.end(), parts[i].ids.begin(), parts[i].ids.end());
+      out.spans.insert(out.spans.end(), parts[i].spans.begin(), parts[i].spans.end());
+    }
+    check_interrupt();
+  }
+}
+
 Encoding Tokenizer::encode(std::string_view text, const std::vector<TokenId>& allowed_special, bool with_spans,
-                           bool interruptible) const {
+                           bool alone) const {
   Encoding out;
+  encode_into(text, allowed_special, with_spans, alone, out);
+  return out;
+}
+
+void Tokenizer::encode_into(std::string_view text, const std::vector<TokenId>& allowed_special, bool with_spans,
+                            bool alone, Encoding& out) const {
   try {
     for (size_t at = 0; at < text.size();) {
       const auto special = find_special(*this, allowed_special, text, at);
       const size_t stop = special ? special->at : text.size();
-      for (const std::string_view slice : cut_at_word_ends(text.substr(at, stop - at), kSliceBytes)) {
-        encode_ordinary(text, {at, at + slice.size()}, with_spans, out);
-        at += slice.size();
-        if (interruptible) check_interrupt();
-      }
+      encode_stretch(text, {at, stop}, with_spans, alone, out);
+      at = stop;
       if (special) {
         out.ids.push_back(special->id);
         if (with_spans) out.spans.push_back({special->at, special->at + special->size});
@@ -128,12 +185,10 @@ Encoding Tokenizer::encode(std::string_view text, const std::vector<TokenId>& al
          " to stand for it: train with special_tokens that include ", kUnknownToken, ", or leave the ", piece.what,
          " out of the text");
   }
-  return out;
 }
 
-std::vector<std::vector<TokenId>> Tokenizer::encode_batch(const std::vector<std::string_view>& texts,
-                                                          const std::vector<TokenId>& allowed_special,
-                                                          size_t first) const {
+std::vector<IdVector> Tokenizer::encode_batch(const std::vector<std::string_view>& texts,
+                                              const std::vector<TokenId>& allowed_special, size_t first) const {
   std::vector<size_t> starts;  // of tasks: neighbouring texts of together about kBatchTaskBytes
   size_t bytes = kBatchTaskBytes;
   for (size_t i = 0; i < texts.size(); ++i) {
@@ -143,15 +198,18 @@ std::vector<std::vector<TokenId>> Tokenizer::encode_batch(const std::vector<std:
     }
     bytes += texts[i].size() + 64;
   }
-  std::vector<std::vector<TokenId>> ids(texts.size());
+  std::vector<IdVector> ids(texts.size());
   const bool alone = texts.size() == 1;  // and maybe very long: on this thread, which may ask for signals
   std::vector<std::exception_ptr> failures(starts.size());
   std::vector<size_t> failed(starts.size());
   const auto encode_task = [&](size_t task) {
     const size_t end = task + 1 < starts.size() ? starts[task + 1] : texts.size();
+    Encoding encoding;  // as long as the text at first: what is kept is a copy of the right size
     for (size_t i = starts[task]; i < end; ++i) {
       try {
-        ids[i] = encode(texts[i], allowed_special, false, alone).ids;
+        encoding.ids.clear();
+        encode_into(texts[i], allowed_special, false, alone, encoding);
+        ids[i].assign(encoding.ids.begin(), encoding.ids.end());
       } catch (...) {
         failures[task] = std::current_exception();
         failed[task] = i;
@@ -184,6 +242,8 @@ std::unique_ptr<Tokenizer> make_tokenizer(TokenizerKind kind, const std::vector<
       return make_char_tokenizer(tokens, special_ids);
     case TokenizerKind::kByte:
       return make_byte_tokenizer(tokens, special_ids);
+    case TokenizerKind::kBpe:
+      fail("kind 'bpe' is not made from a list of tokens but from a BpeVocabulary");
   }
   fail("no such kind of tokenizer");
 }

@@ -1,6 +1,6 @@
 // Text to ids and back: what every kind of tokenizer shares, and how to make one. A kind is one class in one file
-// (word.cpp, char.cpp, byte.cpp) that says how ordinary text encodes and how ids decode; special tokens are handled
-// here.
+// (word.cpp, char.cpp, byte.cpp, bpe.cpp) that says how ordinary text encodes and how ids decode; special tokens are
+// handled here.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "tokenizer/string_table.h"
@@ -16,9 +17,27 @@ namespace soma {
 
 using TokenId = uint32_t;
 
-enum class TokenizerKind { kWord, kChar, kByte };
+// Leaves what resize() adds as it is: the ids of a text are written once, not cleared first.
+template <typename T>
+struct UninitializedAllocator : std::allocator<T> {
+  template <typename U>
+  struct rebind {
+    using other = UninitializedAllocator<U>;
+  };
+  template <typename U>
+  void construct(U* at) noexcept {
+    ::new (static_cast<void*>(at)) U;
+  }
+  template <typename U, typename... Args>
+  void construct(U* at, Args&&... args) {
+    ::new (static_cast<void*>(at)) U(std::forward<Args>(args)...);
+  }
+};
+using IdVector = std::vector<TokenId, UninitializedAllocator<TokenId>>;
 
-// "word", "char", "byte"; throws std::invalid_argument naming them for anything else.
+enum class TokenizerKind { kWord, kChar, kByte, kBpe };
+
+// "word", "char", "byte", "bpe"; throws std::invalid_argument naming them for anything else.
 TokenizerKind parse_tokenizer_kind(std::string_view name);
 const char* tokenizer_kind_name(TokenizerKind kind);
 
@@ -29,7 +48,7 @@ struct Span {
 };
 
 struct Encoding {
-  std::vector<TokenId> ids;
+  IdVector ids;
   std::vector<Span> spans;  // one per id where asked for, else empty
 };
 
@@ -41,29 +60,30 @@ class Tokenizer {
 
   virtual TokenizerKind kind() const = 0;
 
-  uint32_t vocab_size() const { return tokens_.size(); }
-  std::string_view token(TokenId id) const { return tokens_.key(id); }  // id < vocab_size()
-  std::optional<TokenId> find(std::string_view token) const;
+  uint32_t vocab_size() const { return vocab_size_; }  // the highest id + 1
+  virtual bool has(TokenId id) const = 0;              // of ids < vocab_size(), is it a token's?
+  virtual std::string token(TokenId id) const = 0;     // its text; empty where it is no token's
+  virtual std::optional<TokenId> find(std::string_view token) const = 0;
   bool is_special(TokenId id) const { return special_[id]; }
   const std::vector<TokenId>& special_ids() const { return special_ids_; }  // ascending
 
   // The ids of valid UTF-8. The text of a special token is plain text unless its id is in `allowed_special`; where two
   // start at one place, the longer is taken. Throws std::invalid_argument for text that no token stands for.
-  // Thread-safe, like everything const here. `interruptible`: may throw Interrupted (base/interrupt.h).
+  // Thread-safe, like everything const here. `alone`: on all threads, and may throw Interrupted (base/interrupt.h).
   Encoding encode(std::string_view text, const std::vector<TokenId>& allowed_special, bool with_spans,
-                  bool interruptible) const;
+                  bool alone) const;
 
   // encode of each text, in parallel. An error is that of the first text that has one, and calls the texts
   // texts[first], texts[first + 1], ... May throw Interrupted.
-  std::vector<std::vector<TokenId>> encode_batch(const std::vector<std::string_view>& texts,
-                                                 const std::vector<TokenId>& allowed_special, size_t first = 0) const;
+  std::vector<IdVector> encode_batch(const std::vector<std::string_view>& texts,
+                                     const std::vector<TokenId>& allowed_special, size_t first = 0) const;
 
-  // Appends the bytes that `count` ids stand for, all of them below vocab_size(). A text may be decoded piece by piece.
+  // Appends the bytes that `count` ids stand for, all of which the vocabulary has. A text may be decoded in pieces.
   virtual void append_decoded(const TokenId* ids, size_t count, std::string& out) const = 0;
 
  protected:
-  // `tokens` by id. Throws std::invalid_argument for repeated tokens and for special ids that do not exist.
-  Tokenizer(const std::vector<std::string>& tokens, std::vector<TokenId> special_ids);
+  // Throws std::invalid_argument for special ids that do not exist.
+  Tokenizer(uint32_t vocab_size, std::vector<TokenId> special_ids);
 
   // Thrown by encode_ordinary for text that no token stands for: its bytes in `text`.
   struct Unencodable {
@@ -75,13 +95,40 @@ class Tokenizer {
   // `text` where with_spans.
   virtual void encode_ordinary(std::string_view text, Span span, bool with_spans, Encoding& out) const = 0;
 
+  // Pieces of about `target` bytes that encode as they do within `text`.
+  virtual std::vector<std::string_view> cut(std::string_view text, size_t target) const = 0;
+
  private:
-  StringTable tokens_;
+  // encode, into `out`, which is empty.
+  void encode_into(std::string_view text, const std::vector<TokenId>& allowed_special, bool with_spans, bool alone,
+                   Encoding& out) const;
+  void encode_stretch(std::string_view text, Span span, bool with_spans, bool alone, Encoding& out) const;
+
+  uint32_t vocab_size_;
   std::vector<bool> special_;
   std::vector<TokenId> special_ids_;
 };
 
-// `tokens` are the texts of all tokens by id, `special_ids` those among them that are special.
+// A vocabulary that is a list of texts: ids 0, 1, 2, ... without gaps.
+class ListedTokenizer : public Tokenizer {
+ public:
+  bool has(TokenId id) const final { return id < vocab_size(); }
+  std::string token(TokenId id) const final { return std::string(text(id)); }
+  std::optional<TokenId> find(std::string_view token) const final;
+
+ protected:
+  // `tokens` by id. Throws std::invalid_argument for repeated tokens.
+  ListedTokenizer(const std::vector<std::string>& tokens, std::vector<TokenId> special_ids);
+
+  std::string_view text(TokenId id) const { return tokens_.key(id); }
+  std::vector<std::string_view> cut(std::string_view text, size_t target) const final;
+
+ private:
+  StringTable tokens_;
+};
+
+// Of every kind but bpe, which bpe.h makes. `tokens` are the texts of all tokens by id, `special_ids` those among them
+// that are special.
 //   word: a word encodes as the token that reads like its lower case, else as special token <UNK>, else not at all;
 //         decodes as tokens joined by spaces, special ones left out
 //   char: the same for single characters; decodes as the tokens in a row, special ones left out

@@ -5,10 +5,10 @@
 namespace soma {
 namespace {
 
-class WordTokenizer final : public Tokenizer {
+class WordTokenizer final : public ListedTokenizer {
  public:
   WordTokenizer(const std::vector<std::string>& tokens, const std::vector<TokenId>& special_ids)
-      : Tokenizer(tokens, special_ids), unknown_(find(kUnknownToken)) {}
+      : ListedTokenizer(tokens, special_ids), unknown_(find(kUnknownToken)) {}
 
   TokenizerKind kind() const override { return TokenizerKind::kWord; }
 
@@ -16,7 +16,7 @@ class WordTokenizer final : public Tokenizer {
     for (const TokenId* id = ids; id < ids + count; ++id) {
       if (is_special(*id)) continue;
       if (!out.empty()) out.push_back(' ');
-      out += token(*id);
+      out += text(*id);
     }
   }
 

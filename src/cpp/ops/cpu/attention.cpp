@@ -33,13 +33,14 @@ struct Pieces {
 
 // f(head, slot) over all heads, in groups of about a tenth of a second of work between which the caller may stop.
 template <typename F>
-void for_heads(int64_t heads, int64_t ranges, int64_t cost, F&& f) {
+void for_heads(const Gemm& g, int64_t heads, int64_t ranges, int64_t cost, F&& f) {
   constexpr int64_t kGroupCost = int64_t{1} << 31;
   const int64_t group = std::max(ranges, kGroupCost / std::max<int64_t>(cost, 1));
   for (int64_t first = 0; first < heads; first += group) {
     check_interrupt();
     const int64_t count = std::min(group, heads - first);
     for_numbered_ranges(count, std::min(ranges, count), 1, [&](int64_t range, int64_t begin, int64_t end) {
+      const Gemm::Thread thread(g);
       for (int64_t head = begin; head < end; ++head) f(first + head, range);
     });
   }
@@ -73,7 +74,7 @@ void CpuOps::attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionS
   const int64_t heads = s.batch * s.heads, ranges = range_count(heads, len * len * d / 8, 1);
   reserve_scratch(ranges, carve(nullptr).size);
 
-  for_heads(heads, ranges, len * len * d, [&](int64_t task, int64_t range) {
+  for_heads(g, heads, ranges, len * len * d, [&](int64_t task, int64_t range) {
     const Buffers x = carve(scratch(range));
     const int64_t b = task / s.heads, h = task % s.heads;
     const float* base = qkv.data + b * len * qkv.ld + h * d;
@@ -131,7 +132,7 @@ void CpuOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, 
   const int64_t heads = s.batch * s.heads, ranges = range_count(heads, len * len * d / 4, 1);
   reserve_scratch(ranges, carve(nullptr).size);
 
-  for_heads(heads, ranges, len * len * d, [&](int64_t task, int64_t range) {
+  for_heads(g, heads, ranges, len * len * d, [&](int64_t task, int64_t range) {
     const Buffers x = carve(scratch(range));
     const int64_t b = task / s.heads, h = task % s.heads, first = b * len;
     const float* base = qkv.data + first * qkv.ld + h * d;
@@ -169,7 +170,7 @@ void CpuOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, 
       const auto accumulate = [&](float* to, const float* from, const float* panels) {
         const GemmA a = g.take_a(x.a, from, ld, keys, queries, true);
         for (int64_t j = 0; j < keys; j += g.rows) {
-          const int64_t skip = std::max<int64_t>(0, j - q0) / g.per_unit();
+          const int64_t skip = std::max<int64_t>(0, j - q0) / g.per_unit() / g.depth_step * g.depth_step;
           g.multiply(to + j * dqkv.ld, dqkv.ld, a.at(j, skip), panels, query_units, skip, query_units - skip,
                      std::min(g.rows, keys - j), d, j < q0 ? onto : store);
         }

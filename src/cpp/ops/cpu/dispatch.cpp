@@ -19,12 +19,15 @@ void install(Isa isa, kernels::Table* table) {
 #ifdef SOMA_HAVE_AVX512_BF16
   if (isa == Isa::kAvx512Bf16) kernels::install_avx512_bf16(table);
 #endif
+#ifdef SOMA_HAVE_AMX
+  if (isa == Isa::kAmx) kernels::install_amx(table);
+#endif
   (void)isa;  // a build with the scalar level alone
   (void)table;
 }
 
 struct Tables {
-  kernels::Table level[5];
+  kernels::Table level[kIsaCount];
 
   Tables() {
     kernels::Table table{};

@@ -23,18 +23,40 @@ struct GemmA {
 class Gemm {
  public:
   Gemm(const kernels::Table& table, Precision precision)
-      : rows(table.gemm_rows), cols(table.gemm_cols), bf16(precision == Precision::kBfloat16), t_(table) {}
+      : Gemm(table, precision == Precision::kBfloat16 ? table.gemm_bf16 : table.gemm_f32,
+             precision == Precision::kBfloat16) {}
 
   const int64_t rows, cols;  // the largest tile
+  const int64_t depth_step;  // units(k) is a multiple of it
   const bool bf16;
 
+  // Stands around a thread's calls of tile() and multiply(); one at a time.
+  class Thread {
+   public:
+    explicit Thread(const Gemm& gemm) : gemm_(gemm) {
+      if (gemm_.bf16) gemm_.t_.enter_bf16();
+    }
+    ~Thread() {
+      if (gemm_.bf16) gemm_.t_.leave_bf16();
+    }
+    Thread(const Thread&) = delete;
+    Thread& operator=(const Thread&) = delete;
+
+   private:
+    const Gemm& gemm_;
+  };
+
   int64_t per_unit() const { return bf16 ? 2 : 1; }
-  int64_t units(int64_t k) const { return bf16 ? (k + 1) / 2 : k; }
+  int64_t units(int64_t k) const { return round_up(bf16 ? (k + 1) / 2 : k, depth_step); }
+  // How deep one tile goes where a product is `units` deep: in equal parts, short enough for L1.
+  int64_t tile_depth(int64_t units) const {
+    return round_up(ceil_div(units, ceil_div(units, shape_.depth_limit)), depth_step);
+  }
 
   // B from x(k, n), n <= cols, one panel: `transposed` says that column j lies along x.data + j*ld.
   void pack_b(float* dst, const float* x, int64_t ld, int64_t k, int64_t n, bool transposed) const {
     if (!bf16) return (transposed ? t_.pack_b_transpose : t_.pack_b_copy)(dst, x, ld, k, n);
-    if (transposed) return t_.pack_b_transpose_bf16(dst, x, ld, k, n, units(k));
+    if (transposed) return t_.pack_b_transpose_bf16(dst, cols, x, ld, k, n, units(k));
     t_.interleave_rows(dst, cols, x, ld, k, n, units(k), cols);
   }
 
@@ -51,9 +73,12 @@ class Gemm {
     if (!bf16) return transposed ? GemmA{x, 1, ld} : GemmA{x, ld, 1};
     return copy_a(memory, x, ld, m, k, transposed);
   }
-  // The same, always into `memory`.
+  // The same, always into `memory`; in bfloat16 tiles may read rows up to a multiple of `rows`.
   GemmA copy_a(float* memory, const float* x, int64_t ld, int64_t m, int64_t k, bool transposed) const;
-  int64_t a_floats(int64_t m, int64_t k) const { return std::max(spread(m) * units(k), m * spread(units(k))); }
+  int64_t a_floats(int64_t m, int64_t k) const {
+    const int64_t row_major = round_up(m, shape_.row_major ? rows : 1) * spread(units(k));
+    return shape_.row_major ? row_major : std::max(spread(m) * units(k), row_major);
+  }
 
   // C(m, n) for up to `rows` rows and every panel of columns; b's panels are `panel_depth` units deep, used from `skip`.
   void multiply(float* c, int64_t ldc, GemmA a, const float* b, int64_t panel_depth, int64_t skip, int64_t depth,
@@ -63,14 +88,22 @@ class Gemm {
   }
 
  private:
+  Gemm(const kernels::Table& table, const kernels::GemmShape& shape, bool pairs)
+      : rows(shape.rows), cols(shape.cols), depth_step(shape.depth_step), bf16(pairs), t_(table), shape_(shape) {}
+
   // A distance between rows that is an odd number of cache lines: rows at powers of two share their sets of L1.
   static int64_t spread(int64_t floats) { return round_up(floats, 32) + 16; }
 
   const kernels::Table& t_;
+  const kernels::GemmShape& shape_;
 };
 
 inline GemmA Gemm::copy_a(float* memory, const float* x, int64_t ld, int64_t m, int64_t k, bool transposed) const {
   const int64_t u = units(k);
+  if (transposed && shape_.row_major) {
+    t_.transpose_rows(memory, spread(u), x, ld, k, m, u);
+    return {memory, spread(u), 1};
+  }
   if (transposed) {
     const int64_t distance = spread(m);
     if (bf16) {

@@ -15,7 +15,6 @@ using kernels::TileStore;
 
 constexpr int64_t kPackBudget = int64_t{4} << 20;  // floats of packed B: 16 MB
 constexpr int64_t kMaxDepth = 4096;                // units of depth packed at once
-constexpr int64_t kTileDepth = 384;                // units of one tile: 12 x 384 floats of A are 18 KB of L1
 constexpr int64_t kGroup = 64 * 1024;              // floats of B kept in L2 while the rows pass: 256 KB
 constexpr int64_t kBlockRows = 192;                // rows of A taken at once: 192 x 384 floats are 288 KB of L2
 
@@ -69,11 +68,11 @@ void CpuOps::matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e) {
   const int64_t block_rows = std::min(kBlockRows / g.rows * g.rows, panels_a * g.rows);
   // Floats along k are used where they lie, unless their rows share the sets of L1.
   const bool in_place = !g.bf16 && !a.transposed && a.ld % 512 != 0;
-  reserve_scratch(threads, in_place ? 0 : g.a_floats(block_rows, g.per_unit() * std::min(depth_limit, kTileDepth)));
+  reserve_scratch(threads, in_place ? 0 : g.a_floats(block_rows, g.per_unit() * g.tile_depth(depth_limit)));
 
   for (int64_t u0 = 0; u0 < depth; u0 += depth_limit) {
     const int64_t block_depth = std::min(depth_limit, depth - u0);
-    const int64_t tile_depth = ceil_div(block_depth, ceil_div(block_depth, kTileDepth));
+    const int64_t tile_depth = g.tile_depth(block_depth);
     for (int64_t n0 = 0; n0 < n; n0 += cols_limit * g.cols) {
       check_interrupt();
       const int64_t panels = std::min(cols_limit, ceil_div(n - n0, g.cols));
@@ -93,6 +92,7 @@ void CpuOps::matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e) {
       int64_t grid_rows = 1, grid_cols = 1;
       choose_grid(panels_a, panels, threads, &grid_rows, &grid_cols);
       const auto compute = [&](int64_t task) {
+        const Gemm::Thread thread(g);
         const int64_t gr = task / grid_cols, gc = task % grid_cols;
         const int64_t row_begin = panels_a * gr / grid_rows * g.rows;
         const int64_t row_end = std::min(m, panels_a * (gr + 1) / grid_rows * g.rows);

@@ -1,0 +1,102 @@
+// The register tile of the bfloat16 matrix product on AMX: 32 x 32 sums in tiles 0 to 3, two tiles of A (4, 5), two of B
+// (6, 7): four products for every four loads. Each adds 16 units (32 of k) to C, in the order of depth.
+
+constexpr int kAmxRows = 2 * kTileRows, kAmxCols = 2 * kTileRows, kAmxUnits = kTileBytes / 4;
+// Units of one tile: 32 x 192 of A are 24 KB of an L1 of 48 KB, and as much of B passes through the rest.
+constexpr int kAmxDepth = 192;
+
+template <int kRows, int kCols>
+SOMA_INLINE void load_sums(const float* c, int64_t ldc) {
+  const int64_t stride = ldc * 4;
+  tile_load<0>(c, stride);
+  if constexpr (kCols == 2) tile_load<1>(c + kTileRows, stride);
+  if constexpr (kRows == 2) tile_load<2>(c + kTileRows * ldc, stride);
+  if constexpr (kRows == 2 && kCols == 2) tile_load<3>(c + kTileRows * ldc + kTileRows, stride);
+}
+
+template <int kRows, int kCols>
+SOMA_INLINE void store_sums(float* c, int64_t ldc) {
+  const int64_t stride = ldc * 4;
+  tile_store<0>(c, stride);
+  if constexpr (kCols == 2) tile_store<1>(c + kTileRows, stride);
+  if constexpr (kRows == 2) tile_store<2>(c + kTileRows * ldc, stride);
+  if constexpr (kRows == 2 && kCols == 2) tile_store<3>(c + kTileRows * ldc + kTileRows, stride);
+}
+
+template <int kRows, int kCols>
+SOMA_INLINE void zero_sums() {
+  tile_zero<0>();
+  if constexpr (kCols == 2) tile_zero<1>();
+  if constexpr (kRows == 2) tile_zero<2>();
+  if constexpr (kRows == 2 && kCols == 2) tile_zero<3>();
+}
+
+template <int kRows, int kCols>
+SOMA_INLINE void add_products(const float* a, int64_t a_row, const float* b, int64_t k) {
+  constexpr int64_t kStrideB = kAmxCols * 4;
+  for (int64_t u = 0; u < k; u += kAmxUnits, a += kAmxUnits, b += kAmxUnits * kAmxCols) {
+    tile_load<4>(a, a_row * 4);
+    tile_load<6>(b, kStrideB);
+    tile_dot<0, 4, 6>();
+    if constexpr (kCols == 2) {
+      tile_load<7>(b + kTileRows, kStrideB);
+      tile_dot<1, 4, 7>();
+    }
+    if constexpr (kRows == 2) {
+      tile_load<5>(a + kTileRows * a_row, a_row * 4);
+      tile_dot<2, 5, 6>();
+    }
+    if constexpr (kRows == 2 && kCols == 2) tile_dot<3, 5, 7>();
+  }
+}
+
+// A whole tile that needs nothing but its sums goes from and to C itself, any other through a buffer.
+template <int kRows, int kCols>
+void amx_tile(float* c, int64_t ldc, const float* a, int64_t a_row, const float* b, int64_t k, int64_t m, int64_t n,
+              const TileStore& how, const float* bias, const float* residual) {
+  const bool whole = m == kRows * kTileRows && n == kCols * kTileRows;
+  alignas(64) float buffer[kAmxRows * kAmxCols];
+  const bool direct = whole && bias == nullptr && residual == nullptr && !how.relu;
+  float* sums = direct ? c : buffer;
+  const int64_t ld = direct ? ldc : kAmxCols;
+  if (how.accumulate) {
+    if (!direct) {
+      for (int64_t i = 0; i < kRows * kTileRows; ++i) {  // rows beyond m: numbers that are not used
+        for (int64_t j = 0; j < n; j += kWidth) {
+          store(buffer + i * kAmxCols + j, load_tail(c + (i < m ? i : m - 1) * ldc + j, n - j));
+        }
+      }
+    }
+    load_sums<kRows, kCols>(sums, ld);
+  } else {
+    zero_sums<kRows, kCols>();
+  }
+  add_products<kRows, kCols>(a, a_row, b, k);
+  store_sums<kRows, kCols>(sums, ld);
+  if (direct) return;
+  constexpr int kVectors = kCols * kTileRows / kWidth;
+  for (int64_t i = 0; i < m; ++i) {
+    Vec sum[1][kVectors];
+    SOMA_UNROLL for (int j = 0; j < kVectors; ++j) sum[0][j] = load(buffer + i * kAmxCols + j * kWidth);
+    if (n == kCols * kTileRows) {
+      finish<1, kVectors, true>(c + i * ldc, ldc, sum, n, how, bias, residual);
+    } else {
+      finish<1, kVectors, false>(c + i * ldc, ldc, sum, n, how, bias, residual);
+    }
+    if (residual != nullptr) residual += how.ld_residual;
+  }
+}
+
+void gemm_rows_bf16(float* c, int64_t ldc, const float* a, int64_t a_row, int64_t /*a_depth*/, const float* b,
+                    int64_t panel, int64_t k, int64_t m, int64_t n, const TileStore* how) {
+  for (int64_t j = 0; j < n; j += kAmxCols, b += panel) {
+    const int64_t columns = n - j < kAmxCols ? n - j : kAmxCols;
+    const auto tile = m > kTileRows ? (columns > kTileRows ? amx_tile<2, 2> : amx_tile<2, 1>)
+                                    : (columns > kTileRows ? amx_tile<1, 2> : amx_tile<1, 1>);
+    tile(c + j, ldc, a, a_row, b, k, m, columns, *how, how->bias != nullptr ? how->bias + j : nullptr,
+         how->residual != nullptr ? how->residual + j : nullptr);
+  }
+}
+
+void enter_bf16() { tile_configure(kWholeTiles); }
+void leave_bf16() { tile_release(); }

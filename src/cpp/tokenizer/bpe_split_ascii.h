@@ -1,0 +1,129 @@
+// The rules of bpe_split.h for up to 64 bytes of ASCII at once: classes of bytes as words of bits, and from them the
+// bits where chunks begin. Runs are followed by the carry of an addition, as simdjson does (Langdale, Lemire 2019,
+// arXiv:1902.08318).
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cstdint>
+
+#include "tokenizer/byte_block.h"
+
+namespace soma {
+
+// How the patterns differ, for ASCII.
+struct BpeRules {
+  bool newlines;       // \s*[\r\n]+ is a chunk, and newlines belong to punctuation in front of them
+  bool any_prefix;     // any character but newline, letter, digit belongs to the letters behind it; else only a space
+  bool spaced_digits;  // as does a space to digits
+  size_t digits;       // most of them in a chunk; 0: any number
+  bool whole_at_end;   // \s+$ is a chunk
+  bool cased;          // a capital letter begins a chunk behind a small one, and contractions belong to their word
+};
+
+// Bytes of '(?:[sdmt]|ll|ve|re) at the apostrophe `p`, or 0. Without regard to case, U+017F (C5 BF) is an s.
+inline size_t contraction(const unsigned char* p, const unsigned char* end, bool any_case) {
+  if (end - p < 2 || *p != '\'') return 0;
+  const unsigned char fold = any_case ? 0x20 : 0;
+  const unsigned char first = p[1] | fold;
+  if (first == 's' || first == 'd' || first == 'm' || first == 't') return 2;
+  if (end - p < 3) return 0;
+  const unsigned char second = p[2] | fold;
+  if ((first == 'l' && second == 'l') || ((first == 'v' || first == 'r') && second == 'e')) return 3;
+  return any_case && p[1] == 0xC5 && p[2] == 0xBF ? 3 : 0;
+}
+
+// The bits of n < 64 bytes, all 64 for more.
+inline uint64_t low_bits(unsigned n) { return n < 64 ? (uint64_t{1} << n) - 1 : ~uint64_t{0}; }
+
+// Where chunks begin in p[1, n), n <= 64, where one begins at p[0]; at least 64 bytes can be read. Only those that the
+// bytes up to the first that is not ASCII decide; with `last`, the text ends at p[n].
+template <BpeRules kRules>
+uint64_t ascii_chunk_starts(const unsigned char* p, unsigned n, bool last) {
+  const ByteBlock block(p);
+  const uint64_t high = block.high() & low_bits(n);
+  const unsigned known = high != 0 ? static_cast<unsigned>(std::countr_zero(high)) : n;
+  if (known == 0) return 0;
+  const bool at_end = last && high == 0;
+  const uint64_t valid = low_bits(known);
+  const uint64_t letter = block.between('a', 'z', 0x20) & valid;
+  const uint64_t digit = block.between('0', '9') & valid;
+  const uint64_t space = block.equal(' ') & valid;
+  const uint64_t white = (block.between('\t', '\r') & valid) | space;
+  const uint64_t newline = kRules.newlines ? (block.equal('\n') | block.equal('\r')) & valid : 0;
+  uint64_t other = valid & ~(letter | digit | white);
+
+  // Newlines (and then slashes too, with `cased`) that belong to the punctuation in front of them: a flood through the
+  // runs of such bytes from where it begins.
+  uint64_t absorbed = 0;
+  if (const uint64_t seeds = newline & (other << 1); kRules.newlines && seeds != 0) {
+    const uint64_t through = kRules.cased ? newline | (block.equal('/') & valid) : newline;
+    absorbed = through & (((through + seeds) ^ through) | seeds);
+    other &= ~absorbed;
+  }
+  const uint64_t free_white = white & ~absorbed;
+  const uint64_t single = other & ~(other << 1) & ~(other >> 1) & ~(space << 1);  // punctuation of one byte, no space
+
+  // A whitespace run begins a chunk, and so does its last byte where something follows, unless that is a newline.
+  uint64_t starts = free_white & ~(free_white << 1);
+  starts |= free_white & ~newline & ((letter | digit | other) >> 1);
+  if constexpr (kRules.newlines) {
+    // And what is behind its last newline: bytes behind newlines, but for those from which the run gets to another.
+    const uint64_t blank = free_white & ~newline;
+    uint64_t behind = ((newline & free_white) << 1) & blank;
+    if (behind != 0) {
+      for (uint64_t again = (blank + behind) & ~blank & newline; again != 0; again &= again - 1) {
+        const uint64_t before = behind & ((again & (~again + 1)) - 1);
+        behind &= ~std::bit_floor(before);
+      }
+      starts |= behind;
+    }
+  }
+
+  const uint64_t prefix = kRules.any_prefix ? (white & ~newline) | single : space;
+  starts |= letter & ~(letter << 1) & ~(prefix << 1);
+  starts |= other & ~(other << 1) & ~(space << 1);
+  const uint64_t digits = digit & ~(digit << 1);
+  if constexpr (kRules.digits == 0) {
+    starts |= digits & ~(kRules.spaced_digits ? space << 1 : 0);
+  } else if constexpr (kRules.digits == 1) {
+    starts |= digit;
+  } else {
+    static_assert(kRules.digits == 3);
+    starts |= digits;
+    const uint64_t fourth = digit & (digit << 1) & (digit << 2) & (digit << 3);
+    for (uint64_t more = (digits << 3) & fourth; more != 0; more = (more << 3) & fourth) starts |= more;
+  }
+
+  // Apostrophes: with `cased` behind a letter that is not of a contraction, else those that begin a chunk.
+  if constexpr (kRules.cased) {
+    const uint64_t capital = block.between('A', 'Z') & valid;
+    starts |= capital & ((letter & ~capital) << 1);
+  }
+  uint64_t apostrophe = block.equal('\'') & single & (letter >> 1);
+  if constexpr (kRules.cased) apostrophe &= letter << 1;
+  unsigned behind_last = 64;
+  for (; apostrophe != 0; apostrophe &= apostrophe - 1) {
+    const auto at = static_cast<unsigned>(std::countr_zero(apostrophe));
+    const auto size = static_cast<unsigned>(contraction(p + at, p + known, kRules.any_prefix));
+    if (size == 0 || (kRules.cased && at == behind_last)) continue;
+    behind_last = at + size;
+    const uint64_t inside = low_bits(size) << at;
+    starts &= kRules.cased ? ~inside : ~(inside & (inside << 1));
+    if (behind_last < 64) starts |= letter & (uint64_t{1} << behind_last);
+  }
+
+  // What later bytes may change: contractions at the end, and the inside of whitespace there.
+  const auto trailing = [&](uint64_t run) { return static_cast<unsigned>(std::countl_one(run << (64 - known))); };
+  unsigned limit = known;
+  if (!at_end) {
+    if (known < 4) return 0;
+    limit = std::min(known - 4, known - trailing(white)) + 1;
+  } else if constexpr (kRules.whole_at_end) {
+    const unsigned run = trailing(free_white);
+    limit = run > 0 ? known - run + 1 : known;
+  }
+  return starts & low_bits(limit) & ~uint64_t{1};
+}
+
+}  // namespace soma
