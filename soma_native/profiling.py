@@ -121,8 +121,7 @@ class Op:
         fast, rate = ceilings.products(precision)
         arithmetic = self.products / rate + self.flops / ceilings.fma
         moved = self.read + self.written
-        together = self.calls if self.shape else 1.0  # without a shape, the calls walk over one long array
-        level, bandwidth = ceilings.traffic(moved / together, self.written > 0.1 * self.read)
+        level, bandwidth = ceilings.traffic(moved / self.calls, self.written > 0.1 * self.read)
         if arithmetic >= moved / bandwidth:
             self.least_seconds, self.bound = arithmetic, fast if self.products else "FMA"
         else:

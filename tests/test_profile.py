@@ -80,7 +80,7 @@ def test_products_say_layout_shape_and_what_is_done_to_them(make_tiny_model: Mak
     tokens = BATCH * LENGTH
     assert ("matmul nn +bias relu", (tokens, c.d_ff, c.d_model)) in found
     assert ("matmul nt relu'", (tokens, c.d_ff, c.d_model)) in found
-    assert ("matmul tn += +sums", (c.d_model, c.d_ff, tokens)) in found
+    assert ("matmul tn += +sums", (c.d_model, c.d_ff, tokens)) in found  # and the bias its column sums
 
 
 # what profiling must not change --------------------------------------------------------------------------------------

@@ -100,3 +100,30 @@ void gemm_rows_bf16(float* c, int64_t ldc, const float* a, int64_t a_row, int64_
 
 void enter_bf16() { tile_configure(kWholeTiles); }
 void leave_bf16() { tile_release(); }
+
+// The four sums of a whole tile, which depend on nothing but themselves, over operands that stay in their tiles.
+int64_t peak_bf16(float* values, int64_t rounds) {
+  alignas(64) float tile[kTileRows * kTileRows];
+  const auto fill = [&](float x) {
+    for (float& element : tile) element = x;
+  };
+  enter_bf16();
+  zero_sums<2, 2>();
+  fill(values[0]);
+  tile_load<4>(tile, kTileBytes);
+  tile_load<5>(tile, kTileBytes);
+  fill(values[1]);
+  tile_load<6>(tile, kTileBytes);
+  tile_load<7>(tile, kTileBytes);
+  for (int64_t r = 0; r < rounds; ++r) {
+    tile_dot<0, 4, 6>();
+    tile_dot<1, 4, 7>();
+    tile_dot<2, 5, 6>();
+    tile_dot<3, 5, 7>();
+  }
+  alignas(64) float sums[kAmxRows * kAmxCols];
+  store_sums<2, 2>(sums, kAmxCols);
+  leave_bf16();
+  for (const float sum : sums) values[2] += sum;
+  return rounds * kAmxRows * kAmxCols * kAmxUnits * 4;
+}

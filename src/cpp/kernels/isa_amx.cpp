@@ -34,6 +34,7 @@ void install_amx(Table* table) {
   table->gemm_rows_bf16 = gemm_rows_bf16;
   table->enter_bf16 = enter_bf16;
   table->leave_bf16 = leave_bf16;
+  table->peak_bf16 = peak_bf16;
 }
 
 }  // namespace kernels

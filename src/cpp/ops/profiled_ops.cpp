@@ -22,29 +22,30 @@ double causal_pairs(const AttentionShape& s) {
   return static_cast<double>(s.batch * s.heads) * t * (t + 1) / 2;
 }
 
-// What the epilogue adds to a product with `n` results in `cols` columns, sums of `depth` terms.
-void add_epilogue(const Epilogue& e, double n, double cols, double depth, std::string* name, OpCost* cost) {
+// What a product costs, and the name that its epilogue gives it.
+OpCost product_cost(const Matrix& c, const ConstMatrix& a, const ConstMatrix& b, const Epilogue& e, std::string* name) {
+  const double n = size(c), cols = static_cast<double>(c.cols);
+  OpCost cost{.products = 2 * n * static_cast<double>(a.width()), .read = kFloat * (size(a) + size(b))};
+  cost.written = kFloat * n;
   const auto part = [&](bool present, const char* label, double flops, double read, double written) {
     if (!present) return;
     *name += label;
-    cost->flops += n * flops;
-    cost->read += kFloat * read;
-    cost->written += kFloat * written;
+    cost.flops += flops;
+    cost.read += kFloat * read;
+    cost.written += kFloat * written;
   };
-  part(e.accumulate, " +=", 1, n, 0);
-  part(e.bias != nullptr, " +bias", 1, cols, 0);
-  part(e.residual != nullptr, " +residual", 1, n, 0);
-  part(e.relu, " relu", 1, 0, 0);
-  part(e.gelu != nullptr, " gelu", kGelu, 0, n);
-  part(e.gelu_input != nullptr, " gelu'", kGeluBackward, n, n);
-  part(e.relu_output != nullptr, " relu'", 1, n, 0);
-  part(e.column_sums != nullptr, " +sums", depth * cols / n, 0, cols);  // of b, which is read anyway
-}
-
-OpCost product_cost(const Matrix& c, const ConstMatrix& a, const ConstMatrix& b) {
-  return {.products = 2 * size(c) * static_cast<double>(a.width()),
-          .read = kFloat * (size(a) + size(b)),
-          .written = kFloat * size(c)};
+  // By name and all of them: with a field more or less this does not compile.
+  const auto& [bias, residual, relu, gelu, gelu_input, gelu_output, relu_output, accumulate, column_sums] = e;
+  part(accumulate, " +=", n, n, 0);
+  part(bias != nullptr, " +bias", n, cols, 0);
+  part(residual != nullptr, " +residual", n, n, 0);
+  part(relu, " relu", n, 0, 0);
+  part(gelu != nullptr, " gelu", n * kGelu, 0, n);
+  part(gelu_input != nullptr, " gelu'", n * kGeluBackward, n, 0);
+  part(gelu_output != nullptr, "", 0, 0, n);
+  part(relu_output != nullptr, " relu'", n, n, 0);
+  part(column_sums != nullptr, " +sums", size(b), cols, cols);
+  return cost;
 }
 
 }  // namespace
@@ -85,8 +86,7 @@ auto ProfiledOps::timed(std::string op, const char* group, std::array<int64_t, 4
 
 void ProfiledOps::matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e) {
   std::string name = std::string("matmul ") + (a.transposed ? 't' : 'n') + (b.transposed ? 't' : 'n');
-  OpCost cost = product_cost(c, a, b);
-  add_epilogue(e, size(c), static_cast<double>(c.cols), static_cast<double>(a.width()), &name, &cost);
+  const OpCost cost = product_cost(c, a, b, e, &name);
   timed(std::move(name), "products", {c.rows, c.cols, a.width()}, cost, [&] { inner_->matmul(c, a, b, e); });
 }
 
