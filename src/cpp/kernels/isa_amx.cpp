@@ -1,6 +1,6 @@
 // The kernels of the amx level: the bfloat16 matrix product, over the avx512_bf16 level for all else. Everything but
-// install_amx lives in an anonymous namespace: code compiled with this file's flags must never be the copy that the linker
-// keeps for another file.
+// install_amx lives in an anonymous namespace: code compiled with this file's flags must never be the copy that the
+// linker keeps for another file.
 #include "kernels/kernels.h"
 
 #if !defined(SOMA_EMULATE_AMX) && \
@@ -34,6 +34,7 @@ void install_amx(Table* table) {
   table->gemm_rows_bf16 = gemm_rows_bf16;
   table->enter_bf16 = enter_bf16;
   table->leave_bf16 = leave_bf16;
+  table->peak_bf16 = peak_bf16;
 }
 
 }  // namespace kernels
