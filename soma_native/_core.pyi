@@ -12,11 +12,11 @@ import types
 
 __all__: list[str] = [
     "AdamW",
-    "DecodeWeights",
     "Bandwidth",
-    "Ceilings",
     "BpeTrainer",
+    "Ceilings",
     "ChunkCounter",
+    "DecodeWeights",
     "Decoder",
     "Model",
     "OpRecord",
@@ -340,10 +340,7 @@ class BpeTrainer:
     Learns the merges of byte-level BPE.
     """
     def __init__(
-        self,
-        counter: ChunkCounter,
-        min_frequency: typing.SupportsInt | typing.SupportsIndex,
-        reserved: list[bytes],
+        self, counter: ChunkCounter, min_frequency: typing.SupportsInt | typing.SupportsIndex, reserved: list[bytes]
     ) -> None:
         """
         From the chunks of a counter, which is empty afterwards. `reserved`: bytes that no merge may spell

@@ -1,59 +1,246 @@
-"""Byte-level BPE vocabularies in others' files: rank files of tiktoken, `vocab.json` and `merges.txt` of GPT-2."""
+"""Vocabularies of byte-level BPE as they are published: tiktoken's rank files, GPT-2's vocab.json and merges.txt.
+
+What is read is complete and without contradiction, or refused with the line that is at fault.
+"""
 
 from __future__ import annotations
 
 import base64
 import binascii
-import json
+import io
+import operator
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from . import _core
-from .bpe_vocabulary import BpeVocabulary
+from .bpe_vocabulary import PATTERNS, BpeVocabulary
 from .errors import CheckpointError
+from .untrusted import Problem, parse_json, read_regular, short
 
-__all__ = ["read_gpt2", "read_tiktoken"]
+__all__ = [
+    "BYTES_OF",
+    "MAX_BYTES",
+    "TEXT_OF",
+    "check_id",
+    "check_vocab",
+    "encode_token",
+    "merge_ids",
+    "read_gpt2",
+    "read_tiktoken",
+    "tokens_by_id",
+    "unmerged",
+]
 
-_MAX_ID = 1 << 24
+MAX_BYTES = 64 << 20  # the largest vocabularies published so far are below 40 MiB
+MAX_IDS = 1 << 24
+_MAX_TOKENS = 1 << 21
+_MAX_GAPS = 1 << 20  # ids without a token: each costs memory, here and in every model
+
+TEXT_OF = _core.byte_alphabet()  # the character that stands for a byte in the files of GPT-2 and Hugging Face
+BYTES_OF = {character: bytes([byte]) for byte, character in enumerate(TEXT_OF)}
 
 
-def read_tiktoken(path: str | os.PathLike[str], pattern: str, special_tokens: Mapping[str, int]) -> BpeVocabulary:
-    """Read lines of a token in base64, a space and its rank, which is its id."""
-    path = Path(path)
-    ranks: dict[int, bytes] = {}
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        if not line:
+def read_tiktoken(
+    path: str | os.PathLike[str], pattern: str, special_tokens: Mapping[str, int] | None
+) -> BpeVocabulary:
+    """What `Tokenizer.from_tiktoken` documents, as a vocabulary."""
+    if pattern not in PATTERNS:
+        raise ValueError(f"pattern must be one of {', '.join(map(repr, PATTERNS))}, got {pattern!r}")
+    special = _check_special_tokens(special_tokens)
+    path = _existing(path)
+    ids: dict[bytes, int] = {}
+    line_of: dict[int, int] = {}
+    for number, line in enumerate(io.BytesIO(read_regular(path, MAX_BYTES)), 1):
+        if not line.strip():
             continue
-        token, _, rank = line.partition(b" ")
         try:
-            i, raw = int(rank), base64.b64decode(token, validate=True)
-        except (ValueError, binascii.Error):
-            raise CheckpointError(f"line {number} is not a token in base64 and its rank", path=path) from None
-        if not 0 <= i < _MAX_ID:
-            raise CheckpointError(f"line {number} has the rank {i}, which is not within 0 to {_MAX_ID - 1}", path=path)
-        if i in ranks:
-            raise CheckpointError(f"line {number} has the rank {i}, which an earlier line has", path=path)
-        ranks[i] = raw
-    return BpeVocabulary(pattern, [ranks.get(i) for i in range(max(ranks, default=-1) + 1)], None, dict(special_tokens))
+            token, rank = _token_and_rank(line)
+            if rank in line_of:
+                raise Problem(f"gives the rank {rank}, like line {line_of[rank]}")
+            if token in ids:
+                raise Problem(f"gives the token {short(token)}, like line {line_of[ids[token]]}")
+        except Problem as problem:
+            raise CheckpointError(f"line {number} {problem}", path=path) from None
+        ids[token], line_of[rank] = rank, number
+        if len(ids) > _MAX_TOKENS:
+            raise CheckpointError(f"has more than {_MAX_TOKENS} tokens, the most that are read", path=path)
+    if not ids:
+        raise CheckpointError("has no line with a token and its rank", path=path)
+    for text, i in special.items():
+        if i in line_of:
+            raise ValueError(f"special_tokens gives {text!r} the id {i}, which line {line_of[i]} of {path} takes")
+    try:
+        _check_ranks(line_of, set(special.values()))
+        return BpeVocabulary(pattern, tokens_by_id(ids, special), None, special)
+    except Problem as problem:
+        raise CheckpointError(str(problem), path=path) from None
 
 
-def read_gpt2(vocab_json: str | os.PathLike[str], merges_txt: str | os.PathLike[str]) -> BpeVocabulary:
-    """Read the tokens in GPT-2's byte-level alphabet with their ids, and the pairs of them that merge, one a line."""
-    byte_of = {character: byte for byte, character in enumerate(_core.byte_alphabet())}
-    vocab: dict[str, int] = json.loads(Path(vocab_json).read_text(encoding="utf-8"))
-    tokens: list[bytes | None] = [None] * (max(vocab.values(), default=-1) + 1)
-    special: dict[str, int] = {}
-    pairs = [line.split(" ") for line in _merge_lines(merges_txt)]
-    made = {left + right for left, right in pairs}
+def _token_and_rank(line: bytes) -> tuple[bytes, int]:
+    parts = line.split()
+    if len(parts) != 2:
+        raise Problem(f"is {short(line.strip())}, where a token in base64 and its rank are expected")
+    try:
+        token = base64.b64decode(parts[0], validate=True)
+    except binascii.Error as error:
+        raise Problem(f"has the token {short(parts[0])}, which is not base64: {error}") from None
+    if not token:
+        raise Problem("has an empty token")
+    if not parts[1].isdigit() or len(parts[1]) > 10:
+        raise Problem(f"has the rank {short(parts[1])}, which is not a whole number from 0 up")
+    return token, int(parts[1])
+
+
+def _check_ranks(line_of: Mapping[int, int], special_ids: set[int]) -> None:
+    """See that the ranks leave out nothing but the ids of special tokens."""
+    last = -1
+    for rank in sorted(line_of):
+        missing = next((i for i in range(last + 1, rank) if i not in special_ids), None)
+        if missing is not None:
+            raise Problem(
+                f"has no line with the rank {missing}, but line {line_of[rank]} has the rank {rank}: ranks go from 0 "
+                "up without gaps, except for the ids in special_tokens"
+            )
+        last = rank
+
+
+def _check_special_tokens(special_tokens: Mapping[str, int] | None) -> dict[str, int]:
+    if special_tokens is None:
+        return {}
+    if not isinstance(special_tokens, Mapping):
+        raise TypeError(f"special_tokens must be a dict of text to id, got {type(special_tokens).__name__}")
+    checked: dict[str, int] = {}
+    for text, i in special_tokens.items():
+        if not isinstance(text, str) or isinstance(i, bool) or not hasattr(i, "__index__"):
+            raise TypeError(f"special_tokens must be a dict of str to int, got {text!r}: {i!r}")
+        if not 0 <= i < MAX_IDS:
+            raise ValueError(f"special_tokens gives {text!r} the id {i}, which is not within 0 to {MAX_IDS - 1}")
+        if operator.index(i) in checked.values():
+            raise ValueError(f"special_tokens gives the id {i} to two tokens")
+        checked[text] = operator.index(i)
+    return checked
+
+
+def read_gpt2(vocab_path: str | os.PathLike[str], merges_path: str | os.PathLike[str]) -> BpeVocabulary:
+    """What `Tokenizer.from_gpt2` documents, as a vocabulary."""
+    vocab_path, merges_path = _existing(vocab_path), _existing(merges_path)
+    try:
+        vocab = check_vocab(parse_json(read_regular(vocab_path, MAX_BYTES), vocab_path))
+    except Problem as problem:
+        raise CheckpointError(str(problem), path=vocab_path) from None
+    try:
+        text = read_regular(merges_path, MAX_BYTES).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(
+            f"is not UTF-8: byte {error.start} is {error.object[error.start]:#x}", path=merges_path
+        ) from None
+    merges: list[tuple[int, int]] = []
+    seen: dict[tuple[int, int], int] = {}
+    for number, line in enumerate(io.StringIO(text), 1):
+        line = line.rstrip("\r\n")
+        if not line or (number == 1 and line.startswith("#version")):
+            continue
+        try:
+            merge = merge_ids(line.split(" "), vocab)
+            if merge in seen:
+                raise Problem(f"gives the merge {short(line)}, like line {seen[merge]}")
+        except Problem as problem:
+            raise CheckpointError(f"line {number} {problem}", path=merges_path) from None
+        seen[merge] = number
+        merges.append(merge)
+    special = unmerged(vocab, merges)
+    try:
+        ordinary = {encode_token(text): i for text, i in vocab.items() if text not in special}
+        return BpeVocabulary("gpt2", tokens_by_id(ordinary, special), merges, special)
+    except Problem as problem:
+        raise CheckpointError(str(problem), path=vocab_path) from None
+
+
+def check_vocab(vocab: object) -> dict[str, int]:
+    """A JSON object of tokens and their ids, once it is seen to be one.
+
+    Raises:
+        Problem: saying what is wrong with it.
+    """
+    if not isinstance(vocab, dict) or not vocab:
+        raise Problem("has no vocabulary: a JSON object of tokens and their ids is expected")
+    token_of: dict[int, str] = {}
     for token, i in vocab.items():
-        if len(token) > 1 and token not in made:
-            special[token] = i
-        else:
-            tokens[i] = bytes(byte_of[c] for c in token)
-    return BpeVocabulary("gpt2", tokens, [(vocab[left], vocab[right]) for left, right in pairs], special)
+        check_id(token, i)
+        if token_of.setdefault(i, token) != token:
+            raise Problem(f"gives the id {i} to both {short(token_of[i])} and {short(token)}")
+    return vocab
 
 
-def _merge_lines(path: str | os.PathLike[str]) -> list[str]:
-    lines = Path(path).read_text(encoding="utf-8").split("\n")
-    return [line for line in lines if line and not line.startswith("#version")]
+def check_id(token: str, i: object) -> None:
+    """See that a file gives a token an id that can be one.
+
+    Raises:
+        Problem: it does not.
+    """
+    if type(i) is not int or not 0 <= i < MAX_IDS:
+        raise Problem(f"gives {short(token)} the id {short(i)}, which is not a whole number from 0 to {MAX_IDS - 1}")
+    if not token or any("\ud800" <= c <= "\udfff" for c in token):
+        raise Problem(f"has the token {short(token)}, which is not a text")
+
+
+def merge_ids(parts: object, vocab: Mapping[str, int]) -> tuple[int, int]:
+    """The ids of the two tokens of a merge.
+
+    Raises:
+        Problem: it is none, or the vocabulary lacks one of them or what they merge to.
+    """
+    if not isinstance(parts, list) or len(parts) != 2 or not all(isinstance(part, str) for part in parts):
+        raise Problem(f"has the merge {short(parts)}, where two tokens are expected")
+    left, right = parts
+    for token in (left, right, left + right):
+        if token not in vocab:
+            raise Problem(f"has the merge {short(left)} {short(right)}, but {short(token)} is not in the vocabulary")
+    return vocab[left], vocab[right]
+
+
+def encode_token(text: str) -> bytes:
+    """The bytes that a token of these files stands for.
+
+    Raises:
+        Problem: it has a character that stands for no byte.
+    """
+    try:
+        return b"".join([BYTES_OF[character] for character in text])
+    except KeyError:
+        raise Problem(f"has the token {short(text)}, whose characters do not all stand for bytes") from None
+
+
+def unmerged(vocab: Mapping[str, int], merges: list[tuple[int, int]]) -> dict[str, int]:
+    """The tokens that are neither a single byte nor the result of a merge."""
+    text_of = {i: text for text, i in vocab.items()}
+    reached = {text_of[left] + text_of[right] for left, right in merges}.union(BYTES_OF)
+    return {text: i for text, i in vocab.items() if text not in reached}
+
+
+def tokens_by_id(ids: Mapping[bytes, int], special: Mapping[Any, int]) -> list[bytes | None]:
+    """The ordinary tokens in the order of their ids, None between them where there is none.
+
+    Raises:
+        Problem: a byte is no token, or there are too many ids without a token.
+    """
+    for byte in range(256):
+        if bytes([byte]) not in ids:
+            raise Problem(f"has no token for the byte {byte:#04x} ({short(bytes([byte]))}): all 256 must be there")
+    size = max(ids.values()) + 1
+    whole = max([size, *(i + 1 for i in special.values())])
+    if whole > len(ids) + len(special) + _MAX_GAPS:
+        raise Problem(f"has {len(ids) + len(special)} tokens, but the id {whole - 1}: too many ids without a token")
+    tokens: list[bytes | None] = [None] * size
+    for token, i in ids.items():
+        tokens[i] = token
+    return tokens
+
+
+def _existing(path: str | os.PathLike[str]) -> Path:
+    path = Path(path)
+    if not os.path.lexists(path):
+        raise FileNotFoundError(f"there is no file {path}")
+    return path

@@ -12,7 +12,7 @@ from .history import Record
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-__all__ = ["ProgressDisplay", "record_line"]
+__all__ = ["ProgressDisplay", "TokenizerProgress", "record_line"]
 
 _QUIET_SECONDS = 30.0  # without a terminal, a line appears at least so often
 
@@ -158,3 +158,40 @@ def _time(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
+
+
+class TokenizerProgress:
+    """Shows the training of a tokenizer: call it as the `progress` of `Tokenizer.train`; a context manager.
+
+    Args:
+        size: the bytes of the texts, where known.
+        stream: where to draw; None means standard error. Nothing is shown where that is no terminal.
+    """
+
+    def __init__(self, size: int | None, stream: TextIO | None = None) -> None:
+        self._size = size
+        self._stream = sys.stderr if stream is None else stream
+        self._progress: Progress | None = None
+        self._tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> TokenizerProgress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def __call__(self, stage: str, done: int, total: int | None) -> None:
+        """Move the bar of the stage."""
+        if not self._stream.isatty():
+            return
+        if self._progress is None:
+            from rich.console import Console
+            from rich.progress import Progress
+
+            console = Console(file=self._stream, force_terminal=True)
+            self._progress = Progress(console=console, transient=True, refresh_per_second=4)
+            self._progress.start()
+        if stage not in self._tasks:
+            self._tasks[stage] = self._progress.add_task({"counting": "reading", "merging": "merging pairs"}[stage])
+        self._progress.update(self._tasks[stage], completed=done, total=total or self._size)

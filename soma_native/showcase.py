@@ -26,6 +26,7 @@ __all__ = ["PROMPTS", "REFERENCE", "corpus", "run_showcase"]
 
 PROMPTS = ("SOMA is", "SOMA tokenization", "SOMA Cognitive", "What is SOMA?")
 EPOCHS = 20
+VOCAB_SIZES = {"word": ModelConfig.preset("showcase").vocab_size, "bpe": 1024}
 SEQ_LEN = 64
 # The sentences of the corpus have 13 words (14 of them 3 or 4), and a window is a sentence, so the model never saw what
 # comes after the thirteenth word: a sample ends there, 13 words with those of the prompt.
@@ -53,7 +54,12 @@ def corpus() -> list[str]:
 
 
 def run_showcase(
-    out: str | os.PathLike[str], *, seed: int = 0, val_fraction: float = 0.0, callbacks: Callable[..., Any] | Any = ()
+    out: str | os.PathLike[str],
+    *,
+    seed: int = 0,
+    val_fraction: float = 0.0,
+    callbacks: Callable[..., Any] | Any = (),
+    tokenizer: str = "word",
 ) -> dict[str, Any]:
     """Train, save, load and sample; write `report.json` into `out`, and return what is in it.
 
@@ -62,12 +68,13 @@ def run_showcase(
         seed: of the weights, the order of the sentences, and the samples.
         val_fraction: part of the sentences kept from training, whose loss is reported.
         callbacks: as for `Trainer.fit`.
+        tokenizer: "word", as the reference's, or "bpe".
 
     Raises:
         CheckpointError: the folder cannot be written.
     """
     sentences = corpus()
-    tok = Tokenizer.train(sentences, kind="word", vocab_size=ModelConfig.preset("showcase").vocab_size)
+    tok = Tokenizer.train(sentences, kind=tokenizer, vocab_size=VOCAB_SIZES[tokenizer])
     model = Model(ModelConfig.preset("showcase", vocab_size=tok.vocab_size), seed=seed)
     trainer = Trainer(
         model,
@@ -88,13 +95,7 @@ def run_showcase(
 
     loaded, loaded_tok = load(out)  # from here on, only what is on the disk
     generator = Generator(loaded, loaded_tok)
-    samples = [
-        {
-            "prompt": prompt,
-            "text": generator.generate(prompt, max_tokens=SENTENCE_WORDS - len(loaded_tok.encode(prompt)), seed=seed),
-        }
-        for prompt in PROMPTS
-    ]
+    samples = [{"prompt": prompt, "text": _sample(generator, loaded_tok, prompt, seed)} for prompt in PROMPTS]
     pairs = history.data["train"]["pairs"]
     report = {
         "vocab_size": loaded_tok.vocab_size,
@@ -118,6 +119,18 @@ def run_showcase(
             json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
     return report
+
+
+def _sample(generator: Generator, tok: Tokenizer, prompt: str, seed: int) -> str:
+    """A sentence that begins with the prompt."""
+    if tok.kind == "word":
+        return generator.generate(prompt, max_tokens=SENTENCE_WORDS - len(tok.encode(prompt)), seed=seed)
+    text = prompt
+    for piece in generator.stream(prompt, max_tokens=SEQ_LEN - len(tok.encode(prompt)), seed=seed):
+        text += piece
+        if piece.endswith((".", "!", "?")):
+            break
+    return text
 
 
 def comparison(report: dict[str, Any]) -> list[tuple[str, str, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import operator
 import os
 from collections.abc import Collection, Iterable, Mapping
@@ -16,8 +15,8 @@ from . import _core
 from .atomic_folder import FolderView, replace_files
 from .bpe_files import read_gpt2, read_tiktoken
 from .bpe_training import TrainingProgress
-from .errors import CheckpointError
-from .tokenizer_json import FILE_NAME, read_tokenizer, tokenizer_document
+from .text_rules import RuledCore
+from .tokenizer_json import FILE_NAME, read_tokenizer, write_tokenizer
 from .tokenizer_training import train_tokenizer
 
 __all__ = ["Tokenizer"]
@@ -50,8 +49,8 @@ class Tokenizer:
 
     __slots__ = ("_core", "_special")
 
-    def __init__(self, core: _core.Tokenizer) -> None:
-        if not isinstance(core, _core.Tokenizer):
+    def __init__(self, core: _core.Tokenizer | RuledCore) -> None:
+        if not isinstance(core, (_core.Tokenizer, RuledCore)):
             raise TypeError("make a Tokenizer with Tokenizer.train(texts, kind=...) or Tokenizer.load(path)")
         self._core = core
         self._special = {core.token(i): i for i in core.special_ids}
@@ -124,11 +123,7 @@ class Tokenizer:
         file = FolderView(path).path(FILE_NAME) if path.is_dir() else path
         if not os.path.lexists(file):
             raise FileNotFoundError(f"there is no tokenizer at {file}")
-        kind, tokens, special_ids = read_tokenizer(file)
-        try:
-            return Tokenizer(_core.Tokenizer(kind, tokens, special_ids))
-        except ValueError as error:
-            raise CheckpointError(str(error), path=file) from None
+        return Tokenizer(read_tokenizer(file))
 
     @staticmethod
     def from_tiktoken(
@@ -147,8 +142,7 @@ class Tokenizer:
             CheckpointError: it is no rank file, or a rank or a token stands there twice.
             ValueError: an unknown pattern; a special token with the id of an ordinary one.
         """
-        vocabulary = read_tiktoken(path, pattern, special_tokens or {})
-        return Tokenizer(vocabulary.make())
+        return Tokenizer(read_tiktoken(path, pattern, special_tokens).make())
 
     @staticmethod
     def from_gpt2(vocab_json: str | os.PathLike[str], merges_txt: str | os.PathLike[str]) -> Tokenizer:
@@ -184,11 +178,8 @@ class Tokenizer:
         """
         path = Path(path)
         file = path if path.suffix == ".json" and not path.is_dir() else path / FILE_NAME
-        tokens = [self._core.token(i) for i in range(self.vocab_size)]
-        document = tokenizer_document(self.kind, tokens, self._core.special_ids)
         with replace_files(file.parent) as staging:
-            text = json.dumps(document, ensure_ascii=False, indent=1)
-            (staging.path / file.name).write_text(text, encoding="utf-8", newline="\n")
+            write_tokenizer(staging.path / file.name, self._core)
         return file
 
     def encode(self, text: str, allowed_special: Collection[str] = ()) -> list[int]:

@@ -9,19 +9,23 @@ What is read is reproduced exactly or refused by name: never guessed.
 
 from __future__ import annotations
 
-import os
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from . import _core
+from .bpe_files import MAX_BYTES, check_id, check_vocab
+from .bpe_vocabulary import BpeVocabulary
 from .errors import CheckpointError
-from .untrusted import open_regular, parse_json
+from .text_rules import RuledCore
+from .tokenizer_json_bpe import bpe_document, parse_bpe
+from .untrusted import Problem, parse_json, read_regular, short
 
-__all__ = ["FILE_NAME", "read_tokenizer", "tokenizer_document"]
+__all__ = ["FILE_NAME", "read_tokenizer", "write_tokenizer"]
 
 FILE_NAME = "tokenizer.json"
 UNKNOWN = "<UNK>"
-_MAX_BYTES = 128 << 20  # the largest vocabularies published so far are below 40 MiB
 
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
 _WORD_LEVEL = {"type": "WordLevel", "unk_token": UNKNOWN}
@@ -81,7 +85,7 @@ _SEQUENCE_A = {"Sequence": {"id": "A", "type_id": 0}}
 _SEQUENCE_B = {"Sequence": {"id": "B", "type_id": 1}}
 
 
-def tokenizer_document(kind: str, tokens: Sequence[str], special_ids: Sequence[int]) -> dict[str, Any]:
+def _listed_document(kind: str, tokens: Sequence[str], special_ids: Sequence[int]) -> dict[str, Any]:
     """The JSON document of a tokenizer.
 
     Args:
@@ -111,52 +115,75 @@ def tokenizer_document(kind: str, tokens: Sequence[str], special_ids: Sequence[i
     }
 
 
-def read_tokenizer(path: Path) -> tuple[str, list[str], list[int]]:
-    """Read a tokenizer file: its kind, the texts of its tokens by id, and the ids of the special ones.
+def read_tokenizer(path: Path) -> _core.Tokenizer | RuledCore:
+    """Read a tokenizer file, of whatever kind.
 
     Raises:
         CheckpointError: naming the file and what is wrong with it, or what it asks for that there is not here.
     """
-    with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > _MAX_BYTES:
-            raise CheckpointError(f"has {size} bytes, more than the {_MAX_BYTES} that are read", path=path)
-        document = parse_json(file.read(_MAX_BYTES), path)
+    document = parse_json(read_regular(path, MAX_BYTES), path)
     try:
-        return _parse(document)
-    except _Problem as problem:
+        _check(document)
+        if _is_bpe(document):
+            vocabulary, rules = parse_bpe(document)
+            return RuledCore(vocabulary.make(), rules)
+        return _core.Tokenizer(*_parse(document))
+    except (Problem, ValueError) as problem:
         raise CheckpointError(str(problem), path=path) from None
 
 
-class _Problem(Exception):
-    """What is wrong, in words that read well after the file's name."""
+def write_tokenizer(path: Path, core: _core.Tokenizer | RuledCore) -> None:
+    """Write the file of a tokenizer."""
+    if isinstance(core, RuledCore):
+        document = bpe_document(BpeVocabulary.of(core.core), core.rules)
+    elif core.kind == "bpe":
+        document = bpe_document(BpeVocabulary.of(core), None)
+    else:
+        document = _listed_document(core.kind, [core.token(i) for i in range(core.vocab_size)], core.special_ids)
+    path.write_text(json.dumps(document, ensure_ascii=False, indent=1), encoding="utf-8", newline="\n")
 
 
-def _parse(document: object) -> tuple[str, list[str], list[int]]:
+def _check(document: object) -> None:
+    """See that this is a tokenizer's file, with nothing in it that is unknown whatever the kind."""
     if not isinstance(document, dict):
-        raise _Problem("is not a tokenizer: a JSON object is expected")
+        raise Problem("is not a tokenizer: a JSON object is expected")
     if not isinstance(document.get("model"), dict):
-        raise _Problem("is not a tokenizer: it has no 'model'")
+        raise Problem("is not a tokenizer: it has no 'model'")
     for key in sorted(set(document) - _KEYS):
-        raise _Problem(f"has {_short(key)}, which is unknown here")
+        raise Problem(f"has {short(key)}, which is unknown here")
     if document.get("version", "1.0") != "1.0":
-        raise _Problem(f"is of version {_short(document['version'])}; only '1.0' can be read")
+        raise Problem(f"is of version {short(document['version'])}; only '1.0' can be read")
     for key in ("truncation", "padding"):
         if document.get(key) is not None:
-            raise _Problem(f"asks for {key}, which there is not here")
+            raise Problem(f"asks for {key}, which there is not here")
+
+
+def _is_bpe(document: Mapping[str, Any]) -> bool:
+    """Whether this is byte-level BPE and not the kind "byte", which neither merges nor splits."""
+    model = document["model"]
+    if "type" in model or "merges" not in model:  # GPT-2's own file does not say the type
+        return model.get("type") == "BPE" and bool(model.get("merges") or _splits(document.get("pre_tokenizer")))
+    return True
+
+
+def _splits(pre_tokenizer: object) -> bool:
+    return _that_matters(pre_tokenizer, "pre_tokenizer") != _that_matters(_BYTE_LEVEL, "pre_tokenizer")
+
+
+def _parse(document: Mapping[str, Any]) -> tuple[str, list[str], list[int]]:
+    """The kind, the texts of the tokens by id, and the ids of the special ones."""
     kind = _kind(document)
-    ids = _vocabulary(document["model"].get("vocab"))
+    ids = dict(check_vocab(document["model"].get("vocab")))
     special = _post_processor(document.get("post_processor"), ids) | _added_tokens(document.get("added_tokens"), ids)
     if UNKNOWN in ids:
         special.add(UNKNOWN)
     tokens = [""] * len(ids)
-    taken = [False] * len(ids)
     for token, i in ids.items():
         if i >= len(ids):
-            raise _Problem(f"gives {_short(token)} the id {i}, but has {len(ids)} tokens: ids must be 0 to n - 1")
-        if taken[i]:
-            raise _Problem(f"gives the id {i} to both {_short(tokens[i])} and {_short(token)}")
-        tokens[i], taken[i] = token, True
+            raise Problem(f"gives {short(token)} the id {i}, but has {len(ids)} tokens: ids must be 0 to n - 1")
+        if tokens[i]:
+            raise Problem(f"gives the id {i} to both {short(tokens[i])} and {short(token)}")
+        tokens[i] = token
     return kind, tokens, sorted(ids[token] for token in special)
 
 
@@ -166,25 +193,23 @@ def _kind(document: Mapping[str, Any]) -> str:
     settings = {key: value for key, value in model.items() if key != "vocab"}
     by_pattern = {"word": document.get("normalizer") is not None, "char": document.get("normalizer") is None}
     if model.get("type") == "BPE":
-        if model.get("merges"):
-            raise _Problem("holds a byte-pair encoding with merges; the kinds that can be read are word, char and byte")
         kind = "byte"
     elif model.get("type") == "WordLevel":
         kind = next(kind for kind, matches in by_pattern.items() if matches)
     else:
-        raise _Problem(f"has a model of type {_short(model.get('type'))}; 'WordLevel' and 'BPE' can be read")
+        raise Problem(f"has a model of type {short(model.get('type'))}; 'WordLevel' and 'BPE' can be read")
     expected = _SECTIONS[kind]
     for key in ("normalizer", "pre_tokenizer", "decoder"):
         if _that_matters(document.get(key), key) != _that_matters(expected[key], key):
-            raise _Problem(
-                f"has the {key} {_short(document.get(key))}, which there is not here; a tokenizer of kind {kind!r} "
-                f"has {_short(expected[key])}"
+            raise Problem(
+                f"has the {key} {short(document.get(key))}, which there is not here; a tokenizer of kind {kind!r} "
+                f"has {short(expected[key])}"
             )
     for name in sorted(set(settings) | set(expected["model"])):
         # Settings that older versions of `tokenizers` did not write are off.
         found, wanted = settings.get(name), expected["model"].get(name)
         if found != wanted and not (name not in settings and not wanted):
-            raise _Problem(f"has a model with {name} = {_short(found)}; only {_short(wanted)} can be read")
+            raise Problem(f"has a model with {name} = {short(found)}; only {short(wanted)} can be read")
     return kind
 
 
@@ -197,35 +222,20 @@ def _that_matters(section: object, key: str) -> object:
     return {name: value for name, value in section.items() if name != "trim_offsets"}
 
 
-def _vocabulary(vocab: object) -> dict[str, int]:
-    if not isinstance(vocab, dict) or not vocab:
-        raise _Problem("has a model without a 'vocab' of tokens and their ids")
-    for token, i in vocab.items():
-        _check_id(token, i)
-    return dict(vocab)
-
-
-def _check_id(token: str, i: object) -> None:
-    if type(i) is not int or i < 0:
-        raise _Problem(f"gives {_short(token)} the id {_short(i)}, which is not a whole number from 0 up")
-    if not token or any("\ud800" <= c <= "\udfff" for c in token):
-        raise _Problem(f"has the token {_short(token)}, which is not a text")
-
-
 def _post_processor(section: object, ids: Mapping[str, int]) -> set[str]:
     """The special tokens that a post-processor of ours names."""
     if section is None:
         return set()
     if not isinstance(section, dict) or section.get("type") != "TemplateProcessing":
-        raise _Problem(f"has the post_processor {_short(section)}, which there is not here")
+        raise Problem(f"has the post_processor {short(section)}, which there is not here")
     if section.get("single") != [_SEQUENCE_A] or section.get("pair") != [_SEQUENCE_A, _SEQUENCE_B]:
-        raise _Problem("has a post_processor that adds tokens to a text, which there is not here")
+        raise Problem("has a post_processor that adds tokens to a text, which there is not here")
     named = section.get("special_tokens")
     if not isinstance(named, dict):
-        raise _Problem("has a post_processor without special_tokens")
+        raise Problem("has a post_processor without special_tokens")
     for token, entry in named.items():
         if token not in ids or entry != {"id": token, "ids": [ids[token]], "tokens": [token]}:
-            raise _Problem(f"has a post_processor that disagrees with the vocabulary about {_short(token)}")
+            raise Problem(f"has a post_processor that disagrees with the vocabulary about {short(token)}")
     return set(named)
 
 
@@ -234,25 +244,19 @@ def _added_tokens(section: object, ids: dict[str, int]) -> set[str]:
     if section is None:
         return set()
     if not isinstance(section, list):
-        raise _Problem("has added_tokens that are not a list")
+        raise Problem("has added_tokens that are not a list")
     special = set()
     for entry in section:
         if not isinstance(entry, dict) or not isinstance(entry.get("content"), str):
-            raise _Problem(f"has the added token {_short(entry)}, which has no content")
+            raise Problem(f"has the added token {short(entry)}, which has no content")
         token = entry["content"]
-        _check_id(token, entry.get("id"))
+        check_id(token, entry.get("id"))
         if entry.get("special") is not True:
-            raise _Problem(f"has the added token {_short(token)}, which is not special; there are only such here")
+            raise Problem(f"has the added token {short(token)}, which is not special; there are only such here")
         for flag in ("single_word", "lstrip", "rstrip", "normalized"):
             if entry.get(flag, False) is not False:
-                raise _Problem(f"has the added token {_short(token)} with {flag}, which there is not here")
+                raise Problem(f"has the added token {short(token)} with {flag}, which there is not here")
         if ids.setdefault(token, entry["id"]) != entry["id"]:
-            raise _Problem(f"gives {_short(token)} the ids {ids[token]} and {entry['id']}")
+            raise Problem(f"gives {short(token)} the ids {ids[token]} and {entry['id']}")
         special.add(token)
     return special
-
-
-def _short(value: object) -> str:
-    """The value for a message: ASCII, so that it can be printed anywhere, and not long."""
-    text = ascii(value)
-    return text if len(text) <= 120 else text[:117] + "..."

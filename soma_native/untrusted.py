@@ -10,7 +10,19 @@ from typing import Any, BinaryIO
 
 from .errors import CheckpointError
 
-__all__ = ["open_regular", "parse_json"]
+__all__ = ["Problem", "open_regular", "parse_json", "read_regular", "short"]
+
+_MAX_VALUES = 1 << 23  # in a JSON text: what it becomes in memory is up to a hundred bytes a value
+
+
+class Problem(Exception):
+    """What is wrong with a file, in words that read well after its name."""
+
+
+def short(value: object) -> str:
+    """The value for a message: ASCII, so that it can be printed anywhere, and not long."""
+    text = ascii(value[:120] if isinstance(value, (str, bytes, list)) else value)
+    return text if len(text) <= 120 else text[:117] + "..."
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -33,8 +45,21 @@ def open_regular(path: Path) -> BinaryIO:
         raise CheckpointError(f"cannot be read: {error.strerror or error}", path=path) from error
 
 
+def read_regular(path: Path, limit: int) -> bytes:
+    """All bytes of an ordinary file of at most `limit`.
+
+    Raises:
+        CheckpointError: naming `path`: as `open_regular`, or it is larger.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise CheckpointError(f"has {size} bytes, more than the {limit} that are read", path=path)
+        return file.read(size)
+
+
 def parse_json(data: bytes, path: Path) -> Any:
-    """Parse `data`, read from `path`, as strict JSON: UTF-8, no NaN, no repeated keys, no endless nesting.
+    """Parse `data`, read from `path`, as strict JSON: UTF-8, no NaN, no repeated keys, no endless nesting or length.
 
     Raises:
         CheckpointError: naming `path`.
@@ -45,12 +70,14 @@ def parse_json(data: bytes, path: Path) -> Any:
         if len(found) != len(pairs):
             seen: set[str] = set()
             repeated = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-            raise ValueError(f"the key {repeated!r} appears twice")
+            raise ValueError(f"the key {short(repeated)} appears twice")
         return found
 
     def no_constant(name: str) -> Any:
         raise ValueError(f"{name} is not a JSON number")
 
+    if sum(map(data.count, b",[{")) > _MAX_VALUES:
+        raise CheckpointError(f"has more than {_MAX_VALUES} values, the most that are read", path=path)
     try:
         return json.loads(data.decode("utf-8"), object_pairs_hook=no_repeats, parse_constant=no_constant)
     except RecursionError:

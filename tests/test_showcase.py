@@ -89,3 +89,12 @@ def test_the_command_with_a_held_out_tenth(tmp_path: Path, capsys: pytest.Captur
     assert "held out" in out and "2.9922" in out
     for sample in report["samples"]:
         assert sample["text"] in out
+
+
+def test_the_showcase_with_bpe(tmp_path: Path) -> None:
+    report = run_showcase(tmp_path, seed=0, tokenizer="bpe")
+    assert soma_native.Tokenizer.load(tmp_path).kind == "bpe"
+    assert report["epochs"][-1]["train_loss"] < 0.6 * report["epochs"][0]["train_loss"]
+    for sample in report["samples"]:
+        assert sample["text"].startswith(sample["prompt"])
+        assert len(sample["text"]) > len(sample["prompt"])

@@ -79,11 +79,12 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
 
     store = TokenStore.encode(documents(), tok)
     store.require_pairs("CORPUS")
-    first_tokens = sum(len(tok.decode_bytes([int(token)])) for token in store.tokens[store.starts])
-    size = max(1, size - first_tokens)
     loss = mean_loss(model, Windows(store, arguments.seq_len or longest), arguments.batch_size)
     counts = store.counts()
     lossless = tok.kind != "word" and not counts["unknown_tokens"]
+    if lossless:  # the bytes of what is predicted: without first tokens, and without documents of one token
+        spans = zip(store.starts + 1, store.stops, strict=True)
+        size = sum(len(tok.decode_bytes(store.tokens[start:stop])) for start, stop in spans)
     return {
         "loss": loss,
         "perplexity": math.exp(min(loss, 700.0)),

@@ -25,6 +25,12 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--out", default=OUT, metavar="DIR", help=f"folder of the model and report.json ({OUT})")
     parser.add_argument("--seed", type=seed_type, default=0, metavar="N", help="of weights, order and samples (0)")
     parser.add_argument(
+        "--tokenizer",
+        choices=("word", "bpe"),
+        default="word",
+        help="kind of tokenizer (default: word, as the reference)",
+    )
+    parser.add_argument(
         "--val-fraction",
         type=fraction_type,
         nargs="?",
@@ -43,7 +49,11 @@ def run(arguments: argparse.Namespace) -> None:
     check_writable(arguments.out)
     with sigterm_as_ctrl_c(), ProgressDisplay(sys.stderr) as progress:
         report = run_showcase(
-            arguments.out, seed=arguments.seed, val_fraction=arguments.val_fraction, callbacks=[progress]
+            arguments.out,
+            seed=arguments.seed,
+            val_fraction=arguments.val_fraction,
+            callbacks=[progress],
+            tokenizer=arguments.tokenizer,
         )
     if arguments.json:
         print_json(report)
@@ -53,7 +63,8 @@ def run(arguments: argparse.Namespace) -> None:
         "\nreference: the NumPy program this project grew from, which trains on one pair at a time. Its losses and its"
         "\n40 to 60 minutes are from its own report, which does not name the machine."
     )
-    print(f"\nSamples from the saved folder, at most {SENTENCE_WORDS} words, the length of a sentence of the corpus:")
+    length = f"at most {SENTENCE_WORDS} words, the length" if arguments.tokenizer == "word" else "up to the end"
+    print(f"\nSamples from the saved folder, {length} of a sentence of the corpus:")
     for sample in report["samples"]:
         print(f"  {sample['prompt']!r}: {sample['text']}")
     print(

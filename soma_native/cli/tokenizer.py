@@ -1,10 +1,13 @@
-"""`soma-native tokenizer train|encode|decode|inspect`."""
+"""`soma-native tokenizer train|encode|decode`, and the arguments of `inspect` (inspect_tokenizer.py)."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
-from typing import Any
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .common import (
     PROGRAM,
@@ -16,10 +19,14 @@ from .common import (
     in_flags,
     integer,
     print_json,
-    print_table,
 )
+from .inspect_tokenizer import inspect_tokenizer
 
-KINDS = ("word", "char", "byte")
+if TYPE_CHECKING:
+    from soma_native import Tokenizer
+
+KINDS = ("word", "char", "byte", "bpe")
+PATTERNS = ("gpt2", "cl100k", "o200k", "llama3", "qwen2")
 
 
 def add_parser(commands: Any) -> None:
@@ -35,7 +42,11 @@ def add_parser(commands: Any) -> None:
     actions = parser.add_subparsers(title="actions", metavar="ACTION")
 
     train = add_command(
-        actions, "train", train_tokenizer, "train a tokenizer on texts", "tokenizer train texts/ --out tokenizer.json"
+        actions,
+        "train",
+        train_tokenizer,
+        "train a tokenizer on texts",
+        "tokenizer train texts/ --out tokenizer.json --kind bpe --vocab-size 8192 --pattern cl100k",
     )
     add_corpus(train)
     train.add_argument(
@@ -43,7 +54,20 @@ def add_parser(commands: Any) -> None:
     )
     train.add_argument("--kind", "--tokenizer", choices=KINDS, default="word", help="default: word")
     train.add_argument(
-        "--vocab-size", type=integer(1), metavar="N", help="most tokens (default: 3000 words, or all characters)"
+        "--vocab-size",
+        type=integer(1),
+        metavar="N",
+        help="most tokens (default: 3000 words, 8192 of bpe, all characters)",
+    )
+    train.add_argument("--pattern", choices=PATTERNS, help="how bpe splits a text before it merges (default: gpt2)")
+    train.add_argument(
+        "--min-frequency", type=integer(1), metavar="N", help="how often a pair must be seen for bpe to merge it (1)"
+    )
+    train.add_argument(
+        "--special-token",
+        action="append",
+        metavar="TEXT",
+        help="a special token; may be given again, and replaces those that the kind has by default",
     )
 
     encode = add_command(
@@ -51,6 +75,7 @@ def add_parser(commands: Any) -> None:
     )
     _add_path(encode)
     encode.add_argument("text", metavar="TEXT", nargs="?", default="-", help='"-" (the default) reads standard input')
+    encode.add_argument("--special", action="store_true", help="take the text of a special token for that token")
 
     decode = add_command(
         actions, "decode", decode_ids, "print the text of ids", "tokenizer decode runs/showcase 6 9 12"
@@ -59,9 +84,16 @@ def add_parser(commands: Any) -> None:
     decode.add_argument("ids", metavar="ID", nargs="*", type=integer(0), help="without any, standard input is read")
 
     inspect = add_command(
-        actions, "inspect", inspect_tokenizer, "say what is in a tokenizer", "tokenizer inspect runs/showcase"
+        actions,
+        "inspect",
+        inspect_tokenizer,
+        "show how a text falls into tokens, and which tokens there are",
+        'tokenizer inspect runs/mine "Hello, world!" --corpus my_texts/',
+        "With --corpus: bytes per token on these files, and which tokens they use least and never.",
     )
     _add_path(inspect)
+    inspect.add_argument("text", metavar="TEXT", nargs="?", help='a text to show in tokens; "-" reads standard input')
+    inspect.add_argument("--corpus", metavar="CORPUS", nargs="+", help="text files, or folders of them, to count on")
     inspect.add_argument("--tokens", type=integer(0), default=20, metavar="N", help="how many tokens to list (20)")
 
 
@@ -80,13 +112,20 @@ def train_tokenizer(arguments: argparse.Namespace) -> None:
 
     files = corpus_files(arguments.corpus)
     check_not_empty(files)
-    texts = read_documents(files, arguments.split)
-    try:
-        tok = Tokenizer.train(texts, kind=arguments.kind, vocab_size=arguments.vocab_size)
-    except ValueError as error:
-        if str(error).startswith("vocab_size"):
-            raise UsageError(in_flags(str(error))) from None
-        raise
+    asked = {"pattern": arguments.pattern, "min_frequency": arguments.min_frequency}
+    if arguments.kind == "bpe":
+        tok = train_bpe(files, arguments.split, arguments.vocab_size, special_tokens=arguments.special_token, **asked)
+    else:
+        for name, value in asked.items():
+            if value is not None:
+                raise UsageError(in_flags(f"{name} is for --kind bpe, not {arguments.kind}"))
+        with usage_errors():
+            tok = Tokenizer.train(
+                read_documents(files, arguments.split),
+                kind=arguments.kind,
+                vocab_size=arguments.vocab_size,
+                special_tokens=arguments.special_token,
+            )
     out = tok.save(arguments.out)
     result = {"out": str(out), "kind": tok.kind, "vocab_size": tok.vocab_size}
     if arguments.json:
@@ -95,12 +134,36 @@ def train_tokenizer(arguments: argparse.Namespace) -> None:
         print(f"{out}: {tok.kind} tokenizer of {tok.vocab_size} tokens")
 
 
+def train_bpe(files: Sequence[Path], split: Any, vocab_size: int | None, **options: Any) -> Tokenizer:
+    """Train byte-level BPE with a progress bar; whole files are read piece by piece, whatever their size."""
+    from soma_native import Tokenizer
+    from soma_native.data import read_documents
+    from soma_native.progress import TokenizerProgress
+
+    texts = files if split == "file" else read_documents(files, split)
+    with TokenizerProgress(sum(file.stat().st_size for file in files)) as progress, usage_errors():
+        return Tokenizer.train(texts, kind="bpe", vocab_size=vocab_size, progress=progress, **options)
+
+
+@contextlib.contextmanager
+def usage_errors() -> Iterator[None]:
+    """Within this block an error about an argument that has an option is one of usage."""
+    try:
+        yield
+    except ValueError as error:
+        message = in_flags(str(error).replace("special_tokens", "special token", 1))
+        if str(error).startswith(("vocab_size", "special")):
+            raise UsageError(message) from None
+        raise
+
+
 def encode_text(arguments: argparse.Namespace) -> None:
     """Print ids."""
     from soma_native import Tokenizer
 
     tok = Tokenizer.load(arguments.path)
-    ids = tok.encode(sys.stdin.read() if arguments.text == "-" else arguments.text)
+    text = sys.stdin.read() if arguments.text == "-" else arguments.text
+    ids = tok.encode(text, allowed_special="all" if arguments.special else ())
     if arguments.json:
         print_json({"ids": ids, "tokens": [tok.id_to_token(i) for i in ids]})
     else:
@@ -128,19 +191,3 @@ def decode_ids(arguments: argparse.Namespace) -> None:
         print_json({"text": text})
     else:
         print(text)
-
-
-def inspect_tokenizer(arguments: argparse.Namespace) -> None:
-    """Print what there is to know."""
-    from soma_native import Tokenizer
-
-    tok = Tokenizer.load(arguments.path)
-    count = min(arguments.tokens, tok.vocab_size)
-    tokens = {i: tok.id_to_token(i) for i in range(count)}
-    if arguments.json:
-        special = list(tok.special_tokens)
-        print_json({"kind": tok.kind, "vocab_size": tok.vocab_size, "special_tokens": special, "tokens": tokens})
-        return
-    print(f"kind {tok.kind}, {tok.vocab_size} tokens, special: {' '.join(tok.special_tokens) or 'none'}")
-    if tokens:
-        print_table("", ("id", "token"), [(i, repr(token)[1:-1]) for i, token in tokens.items()])

@@ -26,7 +26,7 @@ from .common import (
     seed_type,
     sigterm_as_ctrl_c,
 )
-from .tokenizer import KINDS
+from .tokenizer import KINDS, train_bpe, usage_errors
 
 if TYPE_CHECKING:
     from ..data import TokenStore
@@ -162,11 +162,12 @@ def _fresh(arguments: argparse.Namespace, files: Sequence[Path]) -> tuple[Traine
     preset = arguments.preset or "showcase"
     recipe = RECIPES[preset]
     kind = arguments.tokenizer or recipe.tokenizer
-    vocab_size = arguments.vocab_size or (recipe.vocab_size if kind == "word" else None)
-    try:
-        tok = Tokenizer.train(read_documents(files, arguments.split), kind=kind, vocab_size=vocab_size)
-    except ValueError as error:
-        raise UsageError(in_flags(str(error))) if str(error).startswith("vocab_size") else error from None
+    vocab_size = arguments.vocab_size or (recipe.vocab_size if kind in ("word", "bpe") else None)
+    if kind == "bpe":
+        tok = train_bpe(files, arguments.split, vocab_size)
+    else:
+        with usage_errors():
+            tok = Tokenizer.train(read_documents(files, arguments.split), kind=kind, vocab_size=vocab_size)
     context = {} if arguments.seq_len is None else {"max_seq_len": arguments.seq_len}
     try:
         config = ModelConfig.preset(preset, vocab_size=tok.vocab_size, **context)

@@ -110,7 +110,13 @@ size_t Merger::merge_short(const unsigned char* bytes, size_t size, TokenId* out
 }
 
 size_t Merger::merge_long(const unsigned char* bytes, size_t size, TokenId* out, MergeScratch& scratch) const {
-  auto& [next, previous, id, merge, queue_of, queues, waiting] = scratch;
+  auto& next = scratch.next;  // no structured binding: Clang before 16 does not let lambdas capture one
+  auto& previous = scratch.previous;
+  auto& id = scratch.id;
+  auto& merge = scratch.merge;
+  auto& queue_of = scratch.queue_of;
+  auto& queues = scratch.queues;
+  auto& waiting = scratch.waiting;
   const auto count = static_cast<uint32_t>(size);
   next.resize(count);
   previous.resize(count);
