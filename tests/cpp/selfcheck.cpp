@@ -1,7 +1,7 @@
 // Proves the core without Python, for machines that only an emulator runs: gradients against differences of the loss,
 // the same bits on any number of threads, cached decoding against the full forward, a toy task that must be learned;
-// products of whole numbers, which bfloat16 must get exactly right. Prints a hash of the initial parameters, which must be
-// the same on every architecture, and one of what bfloat16 rounds. Arguments: the levels to check, else all.
+// products of whole numbers, which bfloat16 must get exactly right. Prints a hash of the initial parameters, which must
+// be the same on every architecture, and one of rounded products. Arguments: the levels to check, else all.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>

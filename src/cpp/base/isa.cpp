@@ -55,8 +55,8 @@ uint64_t xcr0() {
 bool bit(uint32_t word, int index) { return ((word >> index) & 1u) != 0; }
 
 #ifdef SOMA_REAL_AMX
-// AMX-TILE and AMX-BF16, their state saved by the system, and leave to use it: Linux gives the 8 KB of tile data only to
-// processes that ask (once for all threads), and may refuse.
+// AMX-TILE and AMX-BF16, their state saved by the system, and leave to use it: Linux gives the 8 KB of tile data only
+// to processes that ask (once for all threads), and may refuse.
 bool may_use_amx(uint32_t leaf7_edx, uint64_t state) {
   constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
   constexpr long kTileData = 18;

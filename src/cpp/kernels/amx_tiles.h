@@ -1,6 +1,6 @@
-// The eight tile registers of AMX, one function for each instruction that we use. Written as assembly, since GCC 12's own
-// intrinsics tell the compiler of 8 of the configuration's 64 bytes and of none of the memory that tiles are loaded from:
-// it may drop or move the stores before them. With SOMA_EMULATE_AMX the tiles are memory: see amx_emulation.h.
+// The eight tile registers of AMX, one function for each instruction that we use. Written as assembly, since GCC 12's
+// own intrinsics tell the compiler of 8 of the configuration's 64 bytes and of none of the memory that tiles are loaded
+// from: it may drop or move the stores before them. With SOMA_EMULATE_AMX tiles are memory: see amx_emulation.h.
 
 constexpr int kTileRows = 16, kTileBytes = 64;  // of every tile: 16 x 16 floats or pairs of bfloat16
 
