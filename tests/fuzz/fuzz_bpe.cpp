@@ -1,5 +1,5 @@
-// libFuzzer over the splitters and the encoder of byte-level BPE: any bytes become a valid UTF-8 text, and what comes out
-// must agree with the slow and obvious way. Built and run for a bounded time by the stage `fuzz` of .ci/run.
+// libFuzzer over the splitters and the encoder of byte-level BPE: any bytes become a valid UTF-8 text, and what comes
+// out must agree with the slow and obvious way. Built and run for a bounded time by the stage `fuzz` of .ci/run.
 #include <cstdint>
 #include <cstdlib>
 #include <iostream>
