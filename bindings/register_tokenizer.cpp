@@ -52,13 +52,27 @@ std::vector<std::string_view> utf8_of_list(const Texts& texts, size_t first = 0)
   return views;
 }
 
+// A new reference to the int of an id. Those below 2^18 are made once and kept: making and freeing an int for every
+// token of a text takes five times as long as finding the token.
+PyObject* to_int(TokenId id) {
+  constexpr TokenId kKept = 1 << 18;
+  static std::vector<PyObject*>& kept = *new std::vector<PyObject*>();  // outlives the interpreter; used under the GIL
+  if (id < kept.size() && kept[id] != nullptr) {
+    Py_INCREF(kept[id]);
+    return kept[id];
+  }
+  PyObject* const number = PyLong_FromUnsignedLong(id);
+  if (number == nullptr) throw py::error_already_set();
+  if (id >= kKept) return number;
+  if (id >= kept.size()) kept.resize(std::max<size_t>(id + size_t{1}, kept.size() * 2));
+  kept[id] = number;
+  Py_INCREF(number);
+  return number;
+}
+
 IdList to_list(const soma::IdVector& ids) {
   IdList list(ids.size());
-  for (size_t i = 0; i < ids.size(); ++i) {
-    PyObject* number = PyLong_FromUnsignedLong(ids[i]);
-    if (number == nullptr) throw py::error_already_set();
-    PyList_SET_ITEM(list.ptr(), static_cast<Py_ssize_t>(i), number);
-  }
+  for (size_t i = 0; i < ids.size(); ++i) PyList_SET_ITEM(list.ptr(), static_cast<Py_ssize_t>(i), to_int(ids[i]));
   return list;
 }
 
@@ -99,6 +113,13 @@ py::typing::Tuple<IdList, Offsets> encode_with_offsets(const soma::Tokenizer& to
 py::typing::List<IdList> encode_batch(const soma::Tokenizer& tokenizer, const Texts& texts, const Allowed& allowed) {
   const auto views = utf8_of_list(texts);
   const auto ids = without_gil([&] { return tokenizer.encode_batch(views, allowed); });
+  // Thousands of new lists would set off the collector again and again, to no avail: none of them is garbage.
+  struct CollectorPause {
+    int was_on = PyGC_Disable();
+    ~CollectorPause() {
+      if (was_on) PyGC_Enable();
+    }
+  } const pause;
   py::typing::List<IdList> lists(ids.size());
   for (size_t i = 0; i < ids.size(); ++i) lists[i] = to_list(ids[i]);
   return lists;
@@ -140,11 +161,17 @@ std::string decoded(const soma::Tokenizer& tokenizer, const Int* values, size_t 
     TokenId block[1024];
     for (size_t start = 0; start < count; start += std::size(block)) {
       const size_t size = std::min(std::size(block), count - start);
+      const uint64_t vocab_size = tokenizer.vocab_size();
+      bool within = true;
       for (size_t i = 0; i < size; ++i) {
-        const auto id = static_cast<int64_t>(values[start + i]);
-        soma::check(known(tokenizer, id), "id ", id, " at position ", start + i,
-                    " is not in the vocabulary: ids are 0 to ", tokenizer.vocab_size() - 1);
-        block[i] = static_cast<TokenId>(id);
+        within = within && static_cast<uint64_t>(values[start + i]) < vocab_size;
+        block[i] = static_cast<TokenId>(values[start + i]);
+      }
+      if (!within || !tokenizer.has_all(block, size)) {
+        size_t at = start;
+        while (known(tokenizer, static_cast<int64_t>(values[at]))) ++at;
+        soma::fail("id ", static_cast<int64_t>(values[at]), " at position ", at,
+                   " is not in the vocabulary: ids are 0 to ", vocab_size - 1);
       }
       tokenizer.append_decoded(block, size, bytes);
     }

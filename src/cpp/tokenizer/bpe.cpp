@@ -79,6 +79,7 @@ class TokenBytes {
     for (const auto& [token, id] : vocabulary.special_tokens) set(id, token);
   }
 
+  bool has(TokenId id) const { return entries_[id].size != 0; }
   uint32_t size(TokenId id) const {
     const Entry& entry = entries_[id];
     return entry.size <= kInline ? entry.size : entry.far().size;
@@ -183,7 +184,11 @@ class BpeTokenizer final : public Tokenizer {
 
   TokenizerKind kind() const override { return TokenizerKind::kBpe; }
 
-  bool has(TokenId id) const override { return bytes_.size(id) != 0; }
+  bool has(TokenId id) const override { return bytes_.has(id); }
+
+  bool has_all(const TokenId* ids, size_t count) const override {
+    return std::all_of(ids, ids + count, [this](TokenId id) { return bytes_.has(id); });
+  }
 
   std::string token(TokenId id) const override {
     if (is_special(id)) return std::string(bytes_.view(id));

@@ -62,7 +62,8 @@ class Tokenizer {
 
   uint32_t vocab_size() const { return vocab_size_; }  // the highest id + 1
   virtual bool has(TokenId id) const = 0;              // of ids < vocab_size(), is it a token's?
-  virtual std::string token(TokenId id) const = 0;     // its text; empty where it is no token's
+  virtual bool has_all(const TokenId* ids, size_t count) const = 0;
+  virtual std::string token(TokenId id) const = 0;  // its text; empty where it is no token's
   virtual std::optional<TokenId> find(std::string_view token) const = 0;
   bool is_special(TokenId id) const { return special_[id]; }
   const std::vector<TokenId>& special_ids() const { return special_ids_; }  // ascending
@@ -113,6 +114,7 @@ class Tokenizer {
 class ListedTokenizer : public Tokenizer {
  public:
   bool has(TokenId id) const final { return id < vocab_size(); }
+  bool has_all(const TokenId*, size_t) const final { return true; }
   std::string token(TokenId id) const final { return std::string(text(id)); }
   std::optional<TokenId> find(std::string_view token) const final;
 
