@@ -110,7 +110,10 @@ class Tokenizer:
     def load(path: str | os.PathLike[str]) -> Tokenizer:
         """Load a `tokenizer.json` that `save` wrote, or that `tokenizers` wrote of the same making.
 
-        Special tokens are those that the file calls so.
+        With byte-level BPE that is what GPT-2, RoBERTa, GPT-NeoX, Llama-3, Qwen-2, GPT-4o and their relatives have:
+        normalization to NFC, a space in front and added tokens included. Special tokens are those that the file calls
+        so. `tokenizers` finds them in every text, which here is ``allowed_special="all"``; added tokens that are not
+        special are always found, and special tokens of a template (post_processor) are never added, but saved again.
 
         Args:
             path: the file, or the folder it is in.
@@ -139,7 +142,8 @@ class Tokenizer:
 
         Raises:
             FileNotFoundError: there is no such file.
-            CheckpointError: it is no rank file, or a rank or a token stands there twice.
+            CheckpointError: it is no rank file, a rank or a token stands there twice, a rank is left out that is not
+                the id of a special token, or a single byte is no token; naming the line.
             ValueError: an unknown pattern; a special token with the id of an ordinary one.
         """
         return Tokenizer(read_tiktoken(path, pattern, special_tokens).make())
@@ -156,7 +160,7 @@ class Tokenizer:
 
         Raises:
             FileNotFoundError: there is no such file.
-            CheckpointError: the files are damaged or do not belong together.
+            CheckpointError: the files are damaged or do not belong together; naming the line.
         """
         return Tokenizer(read_gpt2(vocab_json, merges_txt).make())
 

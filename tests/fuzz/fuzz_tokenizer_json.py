@@ -53,7 +53,9 @@ def mutate(data: bytes, seed: int) -> bytes:
     rng = random.Random(seed)
     try:
         document = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
+        return data
+    if not isinstance(document, (dict, list)):
         return data
     for _ in range(rng.randint(1, 3)):
         places: list[tuple[Any, Any]] = []
