@@ -1,6 +1,6 @@
 // Products of few rows with weights that are read once and in order, and attention to a cache, for whatever Vec the
-// including level defines. Every element is one chain of fma in the order of k, as in gemm_rows_f32: a row gives the same
-// bits alone, among others, and as a row of a matrix product.
+// including level defines. Every element is one chain of fma in the order of k, as in gemm_rows_f32: a row gives the
+// same bits alone, among others, and as a row of a matrix product.
 
 // How a format's weights become two vectors: outputs [g * kWidth, ..) and [16 + g * kWidth, ..) of half a panel.
 // A panel is 64 outputs: one stream of memory, and on AVX-512 four chains of sums, as many as hide the latency of fma.

@@ -60,8 +60,8 @@ struct GemmShape {
 // Depth of a matrix product is counted in units of 32 bits: a float, or (kernels named bf16) a pair of bfloat16 of
 //   neighbouring k, the lower in the low half, rounded to nearest even. A number below 2^-126 may count as zero there.
 // pack_b_*: B as panels of cols columns, dst[u*cols + j], missing columns zero. copy: from src[u*ld + j];
-//   transpose: from src[j*ld + u]; j < n <= cols. transpose_bf16: pairs from src[j*ld + 2u], src[j*ld + 2u+1], zero from
-//   k on to 2 units.
+//   transpose: from src[j*ld + u]; j < n <= cols. transpose_bf16: pairs from src[j*ld + 2u], src[j*ld + 2u+1], zero
+//   from k on to 2 units.
 // round_rows: dst[r*ld_dst + u] = pair(src[r*ld + 2u], src[r*ld + 2u+1]), zero from k on to 2 units.
 // interleave_rows: dst[u*ld_dst + j] = pair(src[2u*ld + j], src[(2u+1)*ld + j]), zero from k on and from n to width.
 // transpose_rows: dst[i*ld_dst + u] = pair(src[2u*ld + i], src[(2u+1)*ld + i]), i < n, zero from k on to 2 units.
@@ -77,8 +77,8 @@ struct GemmShape {
 // norm_grad: dgamma[j] += sum_r dy xhat, dbeta[j] += sum_r dy over `rows` rows, columns j < n (pointers are to the
 //   first).
 // column_sum: out[j] += sum_r x[r*ld + j], j < n.
-// gelu_forward: y = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))). gelu_backward: y = gelu(x), dx = dy gelu'(x); dx may be
-//   dy.
+// gelu_forward: y = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))). gelu_backward: y = gelu(x), dx = dy gelu'(x); dx may
+//   be dy.
 // relu: y = max(0, x), NaN stays. relu_backward: dx = y > 0 ? dy : 0; dx may be dy.
 // add: y = a + b. scale_add: y += s x.
 // softmax_row: x = softmax(scale x) in place; *max = max(scale x), *sum = sum exp(scale x - max).

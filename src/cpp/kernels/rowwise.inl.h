@@ -108,8 +108,8 @@ struct Columns {
   static constexpr int kVectors = kCount;
 };
 
-// f(Columns, j, n) for groups of four vectors of columns vectors of columns, or of one: n columns from j. A sum down the rows then has four
-// chains.
+// f(Columns, j, n) for groups of four vectors of columns, or of one: n columns from j. A sum down the rows then has
+// four chains.
 template <typename F>
 inline void each_columns(int64_t count, F f) {
   int64_t j = 0;

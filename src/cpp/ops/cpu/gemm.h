@@ -1,5 +1,5 @@
-// The engine of a matrix product for one precision: how operands are packed, and the tile that multiplies them. Depth is
-// counted in units: one float, or a pair of bfloat16.
+// The engine of a matrix product for one precision: how operands are packed, and the tiles that multiply them. Depth
+// is counted in units: one float, or a pair of bfloat16.
 #pragma once
 
 #include <algorithm>
@@ -30,7 +30,7 @@ class Gemm {
   const int64_t depth_step;  // units(k) is a multiple of it
   const bool bf16;
 
-  // Stands around a thread's calls of tile() and multiply(); one at a time.
+  // Stands around a thread's calls of multiply(); they do not nest.
   class Thread {
    public:
     explicit Thread(const Gemm& gemm) : gemm_(gemm) {
@@ -80,7 +80,8 @@ class Gemm {
     return shape_.row_major ? row_major : std::max(spread(m) * units(k), row_major);
   }
 
-  // C(m, n) for up to `rows` rows and every panel of columns; b's panels are `panel_depth` units deep, used from `skip`.
+  // C(m, n) for up to `rows` rows and every panel of columns; b's panels are `panel_depth` units deep, used from
+  // `skip`.
   void multiply(float* c, int64_t ldc, GemmA a, const float* b, int64_t panel_depth, int64_t skip, int64_t depth,
                 int64_t m, int64_t n, const kernels::TileStore& store) const {
     (bf16 ? t_.gemm_rows_bf16 : t_.gemm_rows_f32)(c, ldc, a.data, a.row, a.depth, b + skip * cols, panel_depth * cols,
