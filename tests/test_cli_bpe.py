@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_cli import TEXT, corpus, failed, run  # noqa: F401
+from test_cli import TEXT, corpus, failed  # noqa: F401
 
 import soma_native
 
