@@ -13,7 +13,6 @@ from soma_native.config import PRECISIONS, ModelConfig
 Floats = npt.NDArray[np.float32]
 
 IGNORED_TARGET = -100
-BFLOAT16_ISAS = ("avx512_bf16", "amx")  # the levels that multiply bfloat16 faster than float32
 
 
 def resolve_precision(precision: str) -> str:
@@ -26,7 +25,7 @@ def resolve_precision(precision: str) -> str:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if precision != "auto":
         return precision
-    return "bfloat16" if _core.active_isa() in BFLOAT16_ISAS else "float32"
+    return "float32"
 
 
 def _as_ids(name: str, value: npt.ArrayLike) -> npt.NDArray[np.int32]:
@@ -69,8 +68,8 @@ class Model:
             0.02 / sqrt(2 n_layers), as GPT-2 has it; norm weights 1, biases 0. The same seed gives the same bits on
             every machine, instruction set and thread count.
         precision: of matrix products. ``"float32"``; ``"bfloat16"``: both operands are rounded to the nearest bfloat16,
-            the sums, the weights themselves and everything else stay in single precision; ``"auto"``: bfloat16 where
-            the processor multiplies it faster (AVX-512-BF16, AMX), else float32. `precision` says which it took.
+            the sums, the weights themselves and everything else stay in single precision; ``"auto"``: float32, whose logits other
+            programs reproduce; bfloat16 has to be asked for. `precision` says which it took.
 
     Raises:
         ValueError: an unknown precision, or a seed that is no integer from 0 to 2**64 - 1.

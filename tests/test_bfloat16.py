@@ -1,4 +1,4 @@
-"""The bfloat16 precision as a whole: every gradient, on every ISA; what training makes of it; what "auto" takes."""
+"""The bfloat16 precision as a whole: every gradient, on every ISA; what training makes of it."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_training_follows_single_precision(block: str) -> None:
 
 
 @pytest.mark.usefixtures("isa")
-def test_auto_takes_bfloat16_where_the_processor_multiplies_it(isa: str) -> None:
+def test_bfloat16_has_to_be_asked_for() -> None:
     config = soma.ModelConfig(vocab_size=7, d_model=8, n_layers=1, n_heads=1, d_ff=8, max_seq_len=4)
-    fast = isa in ("avx512_bf16", "amx")
-    assert soma.Model(config).precision == ("bfloat16" if fast else "float32")
+    assert soma.Model(config).precision == "float32"
+    assert soma.Model(config, precision="bfloat16").precision == "bfloat16"

@@ -18,7 +18,7 @@ from child import PRELUDE, output_of, run_child
 
 import soma_native as soma
 
-LEVELS = ("scalar", "sse", "avx2", "avx512", "amx", "neon")
+LEVELS = ("scalar", "sse", "avx2", "avx512", "avx512_bf16", "amx", "neon")
 
 
 # -------------------------------------------------------------------------------------------------------------- threads
