@@ -68,8 +68,8 @@ class Model:
             0.02 / sqrt(2 n_layers), as GPT-2 has it; norm weights 1, biases 0. The same seed gives the same bits on
             every machine, instruction set and thread count.
         precision: of matrix products. ``"float32"``; ``"bfloat16"``: both operands are rounded to the nearest bfloat16,
-            the sums, the weights themselves and everything else stay in single precision; ``"auto"``: float32, whose logits other
-            programs reproduce; bfloat16 has to be asked for. `precision` says which it took.
+            the sums, the weights themselves and everything else stay in single precision; ``"auto"``: float32, whose
+            logits other programs reproduce; bfloat16 has to be asked for. `precision` says which it took.
 
     Raises:
         ValueError: an unknown precision, or a seed that is no integer from 0 to 2**64 - 1.
