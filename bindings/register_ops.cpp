@@ -156,7 +156,7 @@ Floats decode_linear(const Floats& x, const Floats& w, const std::string& weight
 // The sums that a product takes of its second operand on the way: x(M, N) stands second in an (1, M) (M, N) product.
 Floats column_sum(const Floats& x, const Floats& onto) {
   expect_dimensions("x", x, 2);
-  check(x.shape(0) >= 1, "x has no rows");
+  check(x.shape(0) >= 1, "x has no rows: a matrix product sums at least one term");
   expect("onto", onto, {x.shape(1)});
   Floats sums = copy(onto);
   std::vector<float> ones(static_cast<std::size_t>(x.shape(0)), 1.0f), product(static_cast<std::size_t>(x.shape(1)));
@@ -217,14 +217,6 @@ Pair norm_grad(const Floats& dy, const Floats& x, const Floats& mean, const Floa
   return py::make_tuple(gamma, beta);
 }
 
-Floats gelu(const Floats& x) {
-  expect_dimensions("x", x, 2);
-  Floats y = unset(shape_of(x));
-  const Matrix out = matrix(y);
-  run([&](soma::Ops& ops) { ops.gelu(out, matrix(x)); });
-  return y;
-}
-
 // What a matrix product does to its result: the product here is one row, 1 * x. `epilogue` gets the place of a second
 // result.
 template <typename MakeEpilogue>
@@ -247,7 +239,8 @@ Floats relu_backward(const Floats& dy, const Floats& y) {
       .cast<Floats>();
 }
 
-Pair gelu_of_product(const Floats& x) {
+Pair gelu(const Floats& x) {
+  expect_dimensions("x", x, 2);
   return through_epilogue(x, x, [](float* gelu) { return soma::Epilogue{.gelu = gelu}; });
 }
 
@@ -401,8 +394,7 @@ void register_ops(py::module_& parent) {
         "dx, or onto + dx; without mean, x is the normalised output itself.");
   m.def("norm_grad", &norm_grad, py::arg("dy"), py::arg("x"), py::arg("mean"), py::arg("rstd"), py::arg("dgamma"),
         py::arg("dbeta"), "(dgamma, dbeta) with what this batch adds.");
-  m.def("gelu", &gelu, py::arg("x"), "GELU, tanh form.");
-  m.def("gelu_of_product", &gelu_of_product, py::arg("x"), "(x, gelu(x)), as a matrix product stores both.");
+  m.def("gelu", &gelu, py::arg("x"), "(x, gelu(x)) in the tanh form, as a matrix product stores both.");
   m.def("gelu_backward", &gelu_backward, py::arg("dy"), py::arg("x"), "(dy gelu'(x), gelu(x)).");
   m.def("relu_backward", &relu_backward, py::arg("dy"), py::arg("y"), "dy where y > 0, else 0.");
   m.def("attention", &attention, py::arg("qkv"), py::arg("heads"), py::arg("precision") = "float32",

@@ -42,7 +42,7 @@ def train_bpe(
     return BpeVocabulary(pattern, tokens, trainer.merges(), special_tokens)
 
 
-def _count_files(counter: _core.ChunkCounter, texts: object, progress: TrainingProgress) -> Iterator[str]:
+def _count_files(counter: _core.ChunkCounter, texts: object, progress: TrainingProgress) -> Iterator[str | bytes]:
     """Yield the texts; a file is counted here piece by piece, and leaves an empty text in its place."""
     for source in iter_sources(texts):
         if isinstance(source, str):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from .text_files import iter_texts, read_utf8
+from .text_files import batches, iter_texts, read_utf8
 
 if TYPE_CHECKING:
     from .tokenizer import Tokenizer
@@ -22,7 +22,6 @@ Texts: TypeAlias = "str | os.PathLike[str] | Iterable[str | os.PathLike[str]]"
 Split: TypeAlias = Literal["file", "line", "blank-line"]
 
 _SPLIT_STREAM = 3  # of random_words; 0 to 2 are those of the samplers
-_BATCH_CHARACTERS = 1 << 24  # documents encoded at once: bounds what a stream of them holds in memory
 
 # --- documents ------------------------------------------------------------------------------------------------------
 
@@ -110,20 +109,6 @@ class _Grower:
         return self._array
 
 
-def _batches(documents: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
-    """The documents in lists for the core's threads, each with the number of its first."""
-    batch: list[str] = []
-    first = size = 0
-    for index, document in enumerate(documents):
-        batch.append(document)
-        size += len(document) + 64
-        if size > _BATCH_CHARACTERS:
-            yield first, batch
-            batch, first, size = [], index + 1, 0
-    if batch:
-        yield first, batch
-
-
 @dataclass(frozen=True, eq=False)
 class TokenStore:
     """The token ids of many documents in one array: 2 bytes a token up to 65,536 different ones, 4 beyond.
@@ -160,7 +145,7 @@ class TokenStore:
         tokens = _Grower(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
         stops = _Grower(np.int64)
         total = dropped_documents = dropped_tokens = 0
-        for first, batch in _batches(iter_documents(texts)):
+        for first, batch in batches(iter_documents(texts)):
             ids, lengths = tokenizer._encode_joined(batch, first)
             short = lengths < 2
             if short.any():

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from io import FileIO
 from pathlib import Path
+from typing import TypeVar
 
 from . import _core
 
@@ -15,6 +16,8 @@ __all__ = ["batches", "iter_sources", "iter_texts", "not_utf8", "open_text", "re
 
 _BATCH_CHARACTERS = 1 << 24  # texts handed to the core at once: bounds what a stream of texts holds in memory
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+_Text = TypeVar("_Text", str, str | bytes)
 
 _log = logging.getLogger("soma_native")
 
@@ -64,9 +67,9 @@ def iter_sources(texts: object) -> Iterator[str | Path]:
             raise TypeError(f"texts[{index}] must be a str or an os.PathLike, got {type(item).__name__}")
 
 
-def batches(texts: Iterable[str | bytes]) -> Iterator[tuple[int, list[str | bytes]]]:
-    """The texts in lists for the core, each with the index of its first."""
-    batch: list[str | bytes] = []
+def batches(texts: Iterable[_Text]) -> Iterator[tuple[int, list[_Text]]]:
+    """The texts in lists for the core's threads, each with the index of its first."""
+    batch: list[_Text] = []
     first = size = 0
     for i, text in enumerate(texts):
         batch.append(text)

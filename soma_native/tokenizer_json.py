@@ -19,7 +19,7 @@ from .bpe_files import MAX_BYTES, check_id, check_vocab
 from .bpe_vocabulary import BpeVocabulary
 from .errors import CheckpointError
 from .text_rules import RuledCore
-from .tokenizer_json_bpe import bpe_document, parse_bpe
+from .tokenizer_json_bpe import PLAIN_BPE, bpe_document, parse_bpe
 from .untrusted import Problem, parse_json, read_regular, short
 
 __all__ = ["FILE_NAME", "read_tokenizer", "write_tokenizer"]
@@ -58,13 +58,7 @@ _SECTIONS: dict[str, dict[str, Any]] = {
         "pre_tokenizer": _BYTE_LEVEL,
         "decoder": _BYTE_LEVEL,
         "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
+            **PLAIN_BPE,
             "ignore_merges": False,
             "merges": [],
         },

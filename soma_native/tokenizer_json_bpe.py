@@ -16,7 +16,18 @@ from .bpe_vocabulary import BpeVocabulary
 from .text_rules import AddedToken, TextRules
 from .untrusted import Problem, short
 
-__all__ = ["bpe_document", "parse_bpe"]
+__all__ = ["PLAIN_BPE", "bpe_document", "parse_bpe"]
+
+# What a byte-level model of `tokenizers` says before its vocabulary; ours has no other options.
+PLAIN_BPE = {
+    "type": "BPE",
+    "dropout": None,
+    "unk_token": None,
+    "continuing_subword_prefix": None,
+    "end_of_word_suffix": None,
+    "fuse_unk": False,
+    "byte_fallback": False,
+}
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _POSSESSIVE = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}"
@@ -238,13 +249,7 @@ def bpe_document(vocabulary: BpeVocabulary, rules: TextRules | None) -> dict[str
         ],
         **sections,
         "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
+            **PLAIN_BPE,
             "ignore_merges": vocabulary.ignore_merges or vocabulary.merges is None,
             "vocab": {vocab[i]: i for i in sorted(vocab)},
             "merges": [f"{text_of[int(left)]} {text_of[int(right)]}" for left, right in merges],

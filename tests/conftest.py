@@ -64,6 +64,17 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     _core.set_num_threads(before)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Runs the test with one thread, unless it sets another number itself; restores the number."""
+    from soma_native import _core
+
+    before = _core.get_num_threads()
+    _core.set_num_threads(1)
+    yield
+    _core.set_num_threads(before)
+
+
 @pytest.fixture(params=["soma", "gpt2"])
 def block(request: pytest.FixtureRequest) -> str:
     """Both block styles."""

@@ -25,6 +25,11 @@ def bfloat16_tolerance(products: int, dtype: Any = np.float32) -> float:
     return 2 * error
 
 
+def normal(rng: np.random.Generator, *shape: int) -> Array:
+    """Standard normal float32 numbers."""
+    return rng.standard_normal(shape).astype(np.float32)
+
+
 def dot_tolerance(k: int, a: Array, b: Array, dtype: Any = np.float32) -> float:
     """Largest error of a k-term dot product of entries of a and b in any summation order: eps (k + 1) max|a| max|b|."""
     return float(np.finfo(dtype).eps) * (k + 1) * float(np.max(np.abs(a))) * float(np.max(np.abs(b)))

@@ -150,6 +150,18 @@ def test_train_generate_evaluate(run: Any, corpus: Path, tmp_path: Path) -> None
     assert f"{measured['loss']:.4f}" in run("evaluate", out, corpus).out
 
 
+def test_training_in_bfloat16(run: Any, corpus: Path, tmp_path: Path) -> None:
+    """It is what was asked for, another run than float32's, and what a resumed run goes on with."""
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        flags = ("train", corpus, "--out", tmp_path / precision, "--precision", precision, "--json", *SMALL)
+        report = run(*flags, "--steps", 4).json
+        assert report["precision"] == precision
+        losses[precision] = report["epochs"][-1]["train_loss"]
+    assert losses["float32"] != losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.01)
+    assert run("train", corpus, "--out", tmp_path / "bfloat16", "--resume", "--json").json["precision"] == "bfloat16"
+
+
 def test_train_says_what_it_does(run: Any, corpus: Path, tmp_path: Path) -> None:
     result = run("train", corpus, "--out", tmp_path / "m", "--epochs", 2, *SMALL, "--val-fraction", "0.2", "--seed", 7)
     assert result.status == 0
@@ -289,7 +301,7 @@ def test_errors_a_user_can_cause(run: Any, corpus: Path, trained: Path, tmp_path
 def test_values_that_cannot_work_are_bad_usage(run: Any, corpus: Path, trained: Path, tmp_path: Path) -> None:
     train = ("train", corpus, "--out", tmp_path / "m")
     for arguments, problem in (
-        ((*train, "--precision", "bfloat16"), "--precision"),
+        ((*train, "--precision", "float16"), "--precision"),
         ((*train, "--vocab-size", 3), "--vocab-size must be at least 7"),
         ((*train, "--seq-len", 1 << 30), "--seq-len must be from 1 to"),
         ((*train, "--val-fraction", "0.9999"), "--val-fraction 0.9999 leaves no next-token pair to train on"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import soma_native as soma
-from soma_native import data
+from soma_native import text_files
 from soma_native.batches import IGNORE_INDEX, EpochSampler, RandomSampler, Windows
 from soma_native.data import TokenStore, iter_documents, read_documents
 
@@ -169,7 +169,9 @@ def test_a_text_the_tokenizer_refuses_is_named(monkeypatch: pytest.MonkeyPatch) 
     tok = soma.Tokenizer.train(["abc"], kind="char", special_tokens=())
     with pytest.raises(ValueError, match=r"^texts\[1\]: "):
         TokenStore.encode(["abc", "abx"], tok)
-    monkeypatch.setattr(data, "_BATCH_CHARACTERS", 100)  # a text and its share make a batch: the second has texts 1, 2
+    monkeypatch.setattr(
+        text_files, "_BATCH_CHARACTERS", 100
+    )  # a text and its share make a batch: the second has texts 1, 2
     with pytest.raises(ValueError, match=r"^texts\[2\]: "):
         TokenStore.encode(["abc" * 50, "abc", "abx"], tok)
     with pytest.raises(ValueError, match=r"^texts\[2\] has the lone surrogate"):
@@ -181,7 +183,7 @@ def test_a_text_the_tokenizer_refuses_is_named(monkeypatch: pytest.MonkeyPatch) 
 def test_batches_and_threads_change_no_token(kind: str, batch_characters: int, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["ein zwei drei é " * (i % 9) + "x" * (i % 2) for i in range(400)] + ["", "drei " * 5_000, "zwei", "ein é"]
     tok = soma.Tokenizer.train(texts, kind=kind)
-    monkeypatch.setattr(data, "_BATCH_CHARACTERS", batch_characters)
+    monkeypatch.setattr(text_files, "_BATCH_CHARACTERS", batch_characters)
     threads = soma.get_num_threads()
     soma.set_num_threads(3)
     try:

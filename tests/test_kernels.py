@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from numerics import dot_tolerance
+from numerics import dot_tolerance, normal
 from reference import Array, round_bfloat16
 
 import soma_native as soma
@@ -23,16 +22,7 @@ COLUMNS = [1, 3, 4, 5, 7, 8, 9, 13, 15, 16, 17, 23, 31, 32, 33, 47, 65]
 DEPTHS = [1, 2, 3, 7, 8, 9, 13, 16, 17, 29]
 
 
-@pytest.fixture(autouse=True)
-def threads_restored() -> Iterator[None]:
-    before = soma.get_num_threads()
-    soma.set_num_threads(1)
-    yield
-    soma.set_num_threads(before)
-
-
-def normal(rng: np.random.Generator, *shape: int) -> Array:
-    return rng.standard_normal(shape).astype(np.float32)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def operands(rng: np.random.Generator, layout: str, m: int, n: int, k: int) -> tuple[Array, Array, Array, Array]:

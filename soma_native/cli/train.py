@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..config import PRECISIONS
 from .common import (
     CommandError,
     UsageError,
@@ -97,8 +98,9 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument(
         "--precision",
-        choices=("auto", "float32"),
-        help="of matrix products: float32, for now the only one (default: auto)",
+        choices=PRECISIONS,
+        help="of matrix products: float32, or bfloat16, which is faster where the processor multiplies it "
+        "(default: auto, which is float32)",
     )
     parser.add_argument("--seed", type=seed_type, metavar="N", help="of weights and order (default: 0)")
     parser.add_argument("--resume", action="store_true", help="go on with the run in DIR")

@@ -79,7 +79,7 @@ struct GemmShape {
 // column_sum: out[j] += sum_r x[r*ld + j], j < n.
 // gelu_forward: y = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))). gelu_backward: y = gelu(x), dx = dy gelu'(x); dx may
 //   be dy.
-// relu: y = max(0, x), NaN stays. relu_backward: dx = y > 0 ? dy : 0; dx may be dy.
+// relu_backward: dx = y > 0 ? dy : 0; dx may be dy.
 // add: y = a + b. scale_add: y += s x.
 // softmax_row: x = softmax(scale x) in place; *max = max(scale x), *sum = sum exp(scale x - max).
 // exp_row: y = exp(scale x - shift).
@@ -128,7 +128,6 @@ struct GemmShape {
   X(void, column_sum, (float* out, const float* x, int64_t ld, int64_t rows, int64_t n))                              \
   X(void, gelu_forward, (float* y, const float* x, int64_t n))                                                        \
   X(void, gelu_backward, (float* dx, float* y, const float* dy, const float* x, int64_t n))                           \
-  X(void, relu, (float* y, const float* x, int64_t n))                                                                \
   X(void, relu_backward, (float* dx, const float* dy, const float* y, int64_t n))                                     \
   X(void, add, (float* y, const float* a, const float* b, int64_t n))                                                 \
   X(void, scale_add, (float* y, const float* x, float s, int64_t n))                                                  \

@@ -188,10 +188,6 @@ void gelu_backward(float* dx, float* y, const float* dy, const float* x, int64_t
   });
 }
 
-void relu(float* y, const float* x, int64_t n) {
-  each(n, [&](int64_t i, int64_t m) { store_tail(y + i, max(set1(0.0f), load_tail(x + i, m)), m); });
-}
-
 void relu_backward(float* dx, const float* dy, const float* y, int64_t n) {
   each(n,
        [&](int64_t i, int64_t m) { store_tail(dx + i, where_positive(load_tail(y + i, m), load_tail(dy + i, m)), m); });

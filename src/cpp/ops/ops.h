@@ -87,8 +87,6 @@ class Ops {
   // dgamma += sum dy xhat, dbeta += sum dy
   virtual void norm_grad(float* dgamma, float* dbeta, ConstMatrix dy, ConstMatrix x, NormStats saved) = 0;
 
-  virtual void gelu(Matrix y, ConstMatrix x) = 0;
-
   // out(B*T, C) = softmax(q k^T / sqrt(D), causal) v per head; lse(B*H*T) = log sum exp of the scaled scores, for
   // backward. No more than one tile of query rows of scores exists per thread.
   virtual void attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionShape& shape) = 0;

@@ -109,11 +109,6 @@ void ProfiledOps::norm_grad(float* dgamma, float* dbeta, ConstMatrix dy, ConstMa
   timed("norm_grad", "norms", {x.rows, x.cols}, cost, [&] { inner_->norm_grad(dgamma, dbeta, dy, x, saved); });
 }
 
-void ProfiledOps::gelu(Matrix y, ConstMatrix x) {
-  const OpCost cost{.flops = kGelu * size(x), .read = kFloat * size(x), .written = kFloat * size(y)};
-  timed("gelu", "activations", {x.rows, x.cols}, cost, [&] { inner_->gelu(y, x); });
-}
-
 // Two products, q k^T and p v.
 void ProfiledOps::attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionShape& s) {
   const double pairs = causal_pairs(s);

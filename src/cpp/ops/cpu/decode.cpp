@@ -7,6 +7,7 @@
 
 #include "base/arena.h"
 #include "ops/cpu/cpu_ops.h"
+#include "ops/cpu/ranges.h"
 
 namespace soma {
 namespace {
@@ -18,7 +19,6 @@ constexpr int64_t kPanel = 64;   // outputs whose weights lie together
 constexpr int64_t kBlock = 16;   // positions whose keys lie together
 constexpr int64_t kOwnNorm = 4;  // rows up to which a thread's own norm is cheaper than waiting for the others
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t weight_bytes(WeightFormat format) {
   return format == WeightFormat::kFloat32 ? 4 : format == WeightFormat::kBfloat16 ? 2 : 1;
 }

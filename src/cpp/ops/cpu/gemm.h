@@ -6,12 +6,10 @@
 #include <cstdint>
 
 #include "kernels/kernels.h"
+#include "ops/cpu/ranges.h"
 #include "ops/ops.h"
 
 namespace soma {
-
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 // A strided operand of a tile: element (row i, unit u) at data[i*row + u*depth].
 struct GemmA {

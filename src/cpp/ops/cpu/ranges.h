@@ -11,17 +11,20 @@ namespace soma {
 constexpr int64_t kWorthAThread =
     16 * 1024;  // floats touched, or multiply-adds / 8: about 5 us of work, what waking costs
 
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
 // How many ranges for_ranges makes of `count` items of `cost` each: one per thread, fewer where the job is small.
 inline int64_t range_count(int64_t count, int64_t cost, int64_t grain) {
   const int64_t wanted = std::min<int64_t>(call_threads(), std::max<int64_t>(1, count * cost / kWorthAThread));
-  return std::min((count + grain - 1) / grain, wanted);
+  return std::min(ceil_div(count, grain), wanted);
 }
 
 // Calls f(range, begin, end) for [0, count) cut into `ranges` equal parts, multiples of `grain`. The number of a range
 // is a slot for scratch: no two calls with the same one run at once.
 template <typename F>
 void for_numbered_ranges(int64_t count, int64_t ranges, int64_t grain, F&& f) {
-  const int64_t grains = (count + grain - 1) / grain;
+  const int64_t grains = ceil_div(count, grain);
   parallel_for(ranges, [&](int64_t i) {
     const int64_t begin = grains * i / ranges * grain, end = std::min(count, grains * (i + 1) / ranges * grain);
     if (begin < end) f(i, begin, end);

@@ -10,12 +10,6 @@ namespace {
 constexpr int64_t kColumns = 16;          // columns a thread takes at least: a cache line
 constexpr int64_t kOptimizerRun = 32768;  // floats of one piece of an optimizer pass
 
-// f(offset, count) over the elements of an (M, C) matrix, cut between rows.
-template <typename F>
-void for_elements(ConstMatrix x, int64_t cost, F&& f) {
-  for_ranges(x.rows, cost * x.cols, 1, [&](int64_t begin, int64_t end) { f(begin * x.cols, (end - begin) * x.cols); });
-}
-
 }  // namespace
 
 void CpuOps::norm(Matrix y, NormStats saved, ConstMatrix x, const float* gamma, const float* beta, float eps) {
@@ -43,11 +37,6 @@ void CpuOps::norm_grad(float* dgamma, float* dbeta, ConstMatrix dy, ConstMatrix 
     t.norm_grad(dgamma + begin, dbeta + begin, dy.data + begin, x.data + begin, saved.mean, saved.rstd, x.ld, x.rows,
                 end - begin);
   });
-}
-
-void CpuOps::gelu(Matrix y, ConstMatrix x) {
-  const auto& t = active_kernels();
-  for_elements(x, 4, [&](int64_t at, int64_t n) { t.gelu_forward(y.data + at, x.data + at, n); });
 }
 
 void CpuOps::embed(Matrix out, const int32_t* ids, ConstMatrix wte, ConstMatrix wpe, int64_t length) {
@@ -97,7 +86,7 @@ void CpuOps::cross_entropy(float* losses, Matrix logits, const int32_t* targets,
 
 double CpuOps::sum_squares(const float* x, int64_t n) {
   const auto& t = active_kernels();
-  const int64_t runs = (n + kOptimizerRun - 1) / kOptimizerRun;
+  const int64_t runs = ceil_div(n, kOptimizerRun);
   partial_sums_.resize(static_cast<std::size_t>(runs));
   for_ranges(runs, kOptimizerRun, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
