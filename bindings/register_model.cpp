@@ -122,6 +122,13 @@ void register_model(py::module_& m) {
            py::kw_only(), py::arg("vocab_size"), py::arg("d_model"), py::arg("n_layers"), py::arg("n_heads"),
            py::arg("d_ff"), py::arg("max_seq_len"), py::arg("block"), py::arg("tied_head"), py::arg("seed"),
            py::arg("precision"), py::arg("initialize") = true)
+      .def(
+          "set_evaluation_precision",
+          [](ModelHandle& h, const std::string& precision) {
+            const soma::Precision parsed = parse_precision(precision);
+            compute(h, [&] { h.transformer.set_evaluation_precision(parsed); });
+          },
+          py::arg("precision"), "What products without a gradient compute in from now on.")
       .def_property_readonly("num_parameters", [](const ModelHandle& h) { return h.transformer.num_parameters(); })
       .def("parameters",
            [](const py::object& self) {

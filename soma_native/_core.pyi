@@ -124,6 +124,10 @@ class Model:
         """
         Whether the model's operations measure themselves from now on.
         """
+    def set_evaluation_precision(self, precision: str) -> None:
+        """
+        What products without a gradient compute in from now on.
+        """
     def take_profile(self) -> list[OpRecord]:
         """
         What was measured since the last call, an OpRecord for each op and shape.

@@ -15,8 +15,12 @@ Floats = npt.NDArray[np.float32]
 IGNORED_TARGET = -100
 
 
-def resolve_precision(precision: str) -> str:
-    """What ``"auto"`` means on this machine; other values as they are.
+# Instruction sets that multiply bfloat16 faster than single precision.
+_FAST_BFLOAT16 = ("avx512_bf16", "amx")
+
+
+def resolve_precision(precision: str) -> tuple[str, str]:
+    """What training steps and what evaluation compute in: what ``"auto"`` means on this machine, other values twice.
 
     Raises:
         ValueError: not one of the allowed values.
@@ -24,8 +28,8 @@ def resolve_precision(precision: str) -> str:
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if precision != "auto":
-        return precision
-    return "float32"
+        return precision, precision
+    return "bfloat16" if _core.active_isa() in _FAST_BFLOAT16 else "float32", "float32"
 
 
 def _as_ids(name: str, value: npt.ArrayLike) -> npt.NDArray[np.int32]:
@@ -68,8 +72,10 @@ class Model:
             0.02 / sqrt(2 n_layers), as GPT-2 has it; norm weights 1, biases 0. The same seed gives the same bits on
             every machine, instruction set and thread count.
         precision: of matrix products. ``"float32"``; ``"bfloat16"``: both operands are rounded to the nearest bfloat16,
-            the sums, the weights themselves and everything else stay in single precision; ``"auto"``: float32, whose
-            logits other programs reproduce; bfloat16 has to be asked for. `precision` says which it took.
+            the sums, the weights themselves and everything else stay in single precision. ``"auto"`` takes bfloat16 for
+            training steps (:meth:`loss_and_grad`) where this processor multiplies it faster, else float32, and float32
+            for :meth:`forward` and :meth:`loss`, whose results other programs then reproduce. `precision` and
+            `evaluation_precision` say what it took.
 
     Raises:
         ValueError: an unknown precision, or a seed that is no integer from 0 to 2**64 - 1.
@@ -92,17 +98,24 @@ class Model:
         if not 0 <= int(seed) < 2**64:
             raise ValueError(f"seed must be from 0 to 2**64 - 1, got {seed}")
         self._config = config
-        self._precision = resolve_precision(precision)
+        self._precision, evaluation = resolve_precision(precision)
         self._core = _make_core(config, seed=int(seed), precision=self._precision)
+        self._evaluate_in(evaluation)
 
     @classmethod
     def _blank(cls, config: ModelConfig, precision: str) -> Model:
         """A model whose parameters are all zero, for a loader that fills them."""
         model = cls.__new__(cls)
         model._config = config
-        model._precision = resolve_precision(precision)
+        model._precision, evaluation = resolve_precision(precision)
         model._core = _make_core(config, seed=0, precision=model._precision, initialize=False)
+        model._evaluate_in(evaluation)
         return model
+
+    def _evaluate_in(self, precision: str) -> None:
+        """What :meth:`forward` and :meth:`loss` compute their products in from now on."""
+        self._core.set_evaluation_precision(precision)
+        self._evaluation_precision = precision
 
     @property
     def config(self) -> ModelConfig:
@@ -111,8 +124,13 @@ class Model:
 
     @property
     def precision(self) -> str:
-        """What the matrix products compute in."""
+        """What the matrix products of training steps compute in: ``"float32"`` or ``"bfloat16"``."""
         return self._precision
+
+    @property
+    def evaluation_precision(self) -> str:
+        """What those of :meth:`forward` and :meth:`loss` compute in."""
+        return self._evaluation_precision
 
     @property
     def num_parameters(self) -> int:

@@ -111,7 +111,7 @@ def run_showcase(
         "samples": samples,
         "isa": _core.active_isa(),
         "threads": _core.get_num_threads(),
-        "precision": loaded.precision,
+        "precision": model.precision,
         "version": __version__,
     }
     with replace_files(out) as staging:

@@ -80,7 +80,9 @@ class Trainer:
         from . import checkpoint
 
         state, _ = read_state(folder)
-        model, tokenizer = checkpoint.load(folder, precision=state.identity["precision"])
+        precision = state.identity["precision"]
+        model, tokenizer = checkpoint.load(folder, precision=precision)
+        model._evaluate_in(state.identity.get("evaluation_precision", precision))
         config = TrainConfig.from_dict({**state.config, "checkpoint_dir": folder, "resume": True, **changes})
         return cls(model, tokenizer, config)
 

@@ -101,6 +101,16 @@ def test_quality_recipe_runs(tmp_path: Path) -> None:
     assert result["curve"][-1]["validation_loss"] < 3.0
 
 
+def test_bfloat16_is_compared_with_float32_step_by_step(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("to be, or not to be: that is the question\n" * 100, encoding="utf-8")
+    result = record("quality_bfloat16.py", tmp_path / "q.json", text, "--steps", 25)["results"][0]
+    assert len(result["float32"]) == len(result["bfloat16"]) == 25
+    assert result["float32"] != result["bfloat16"]
+    assert result["float32"][-1] < result["float32"][0]
+    assert 0 < result["largest_difference"] < 0.005
+
+
 def test_compare_refuses_what_is_no_record(tmp_path: Path) -> None:
     path = tmp_path / "other.json"
     path.write_text("{}")

@@ -109,8 +109,30 @@ def test_training_follows_single_precision(block: str) -> None:
     assert np.all(np.abs(rounded - exact) < 0.005 * exact)
 
 
-@pytest.mark.usefixtures("isa")
-def test_bfloat16_has_to_be_asked_for() -> None:
+def test_auto_trains_in_bfloat16_where_it_is_faster(isa: str) -> None:
     config = soma.ModelConfig(vocab_size=7, d_model=8, n_layers=1, n_heads=1, d_ff=8, max_seq_len=4)
-    assert soma.Model(config).precision == "float32"
-    assert soma.Model(config, precision="bfloat16").precision == "bfloat16"
+    model = soma.Model(config)
+    assert model.precision == ("bfloat16" if isa in ("avx512_bf16", "amx") else "float32")
+    assert model.evaluation_precision == "float32"
+    for precision in ("float32", "bfloat16"):
+        model = soma.Model(config, precision=precision)
+        assert (model.precision, model.evaluation_precision) == (precision, precision)
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("block", ["soma", "gpt2"])
+def test_evaluation_in_single_precision_beside_training_in_bfloat16(block: str) -> None:
+    """The same bits as a model of that precision alone, in whatever order the two come."""
+    config = replace(CASES["odd everything"][0], block=block, tied_head=False)
+    params = expected(config, 3, 13)[0]
+    ids, targets = draw(config, 3, 13)
+    exact, coarse, both = (rounded_model(config, params, p) for p in ("float32", "bfloat16", "bfloat16"))
+    both._evaluate_in("float32")
+    for _ in range(2):
+        assert both.loss(ids, targets) == exact.loss(ids, targets) != coarse.loss(ids, targets)
+        assert both.loss_and_grad(ids, targets) == coarse.loss_and_grad(ids, targets)
+        assert np.array_equal(both.forward(ids), exact.forward(ids))
+    for name, gradient in coarse.gradients().items():
+        assert np.array_equal(both.gradients()[name], gradient)
+    both._evaluate_in("bfloat16")
+    assert np.array_equal(both.forward(ids), coarse.forward(ids))

@@ -102,18 +102,18 @@ def test_profiling_changes_no_bit(make_tiny_model: MakeModel, block: str, thread
 def test_a_profile_is_taken_once_and_only_while_on(make_tiny_model: MakeModel) -> None:
     model = make_tiny_model()
     ids, targets = batch(model)
-    model.loss(ids, targets)
+    model.loss_and_grad(ids, targets)
     assert model._core.take_profile() == []
     model._core.profile(True)
     model._core.profile(True)
-    model.loss(ids, targets)
+    model.loss_and_grad(ids, targets)
     assert model._core.take_profile()
     assert model._core.take_profile() == []
-    model.loss(ids, targets)
+    model.loss_and_grad(ids, targets)
     model._core.profile(False)
     model._core.profile(False)
     assert model._core.take_profile() == []
-    assert np.isfinite(model.loss(ids, targets))
+    assert np.isfinite(model.loss_and_grad(ids, targets))
 
 
 # ceilings ------------------------------------------------------------------------------------------------------------

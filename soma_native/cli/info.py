@@ -21,12 +21,14 @@ def collect() -> dict[str, Any]:
     import soma_native
 
     config = soma_native.ModelConfig(vocab_size=2, d_model=2, n_layers=1, n_heads=1, d_ff=2, max_seq_len=2)
+    auto = soma_native.Model(config, precision="auto")
     return {
         "version": soma_native.__version__,
         "isas": list(soma_native.available_isas()),
         "isa": soma_native.active_isa(),
         "threads": soma_native.get_num_threads(),
-        "precision": soma_native.Model(config, precision="auto").precision,
+        "precision": auto.precision,
+        "evaluation_precision": auto.evaluation_precision,
         "python": platform.python_version(),
         "numpy": numpy.__version__,
         "system": f"{platform.system()} {platform.machine()}",
@@ -44,7 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
         ("instruction sets here", " < ".join(facts["isas"])),
         ("in use (SOMA_ISA caps it)", facts["isa"]),
         ("threads (SOMA_NUM_THREADS sets it)", facts["threads"]),
-        ('precision "auto" is', facts["precision"]),
+        ('precision "auto": training, evaluation', f"{facts['precision']}, {facts['evaluation_precision']}"),
         ("Python, NumPy", f"{facts['python']}, {facts['numpy']}"),
         ("system", facts["system"]),
     ]

@@ -99,8 +99,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
-        help="of matrix products: float32, or bfloat16, which is faster where the processor multiplies it "
-        "(default: auto, which is float32)",
+        help="of matrix products: float32, bfloat16, or auto, which takes bfloat16 for training steps where the "
+        "processor multiplies it faster, and float32 to validate (default: auto)",
     )
     parser.add_argument("--seed", type=seed_type, metavar="N", help="of weights and order (default: 0)")
     parser.add_argument("--resume", action="store_true", help="go on with the run in DIR")

@@ -10,21 +10,25 @@
 namespace soma {
 namespace {
 
-// Rows of logits that exist at a time: at most 256, and at most 64 MB of them, but never below 16.
+// Rows of logits that exist at a time: at most 512, and at most 128 MB of them, but never below 16.
 int64_t head_rows(int64_t vocab_size) {
-  constexpr int64_t kMaxLogits = int64_t{16} << 20;
-  return std::clamp<int64_t>(kMaxLogits / vocab_size, 16, 256);
+  constexpr int64_t kMaxLogits = int64_t{32} << 20;
+  return std::clamp<int64_t>(kMaxLogits / vocab_size, 16, 512);
 }
 
 }  // namespace
 
 Transformer::Transformer(const ModelConfig& config, uint64_t seed, Precision precision, bool initialize)
-    : config_(config), ops_(make_cpu_ops(precision)) {
+    : config_(config), precision_(precision), ops_(make_cpu_ops(precision)) {
   config_.validate();
   infos_ = describe_parameters(config_);
   values_.reserve_dense(weights_.carve(config_, nullptr));
   weights_.carve(config_, values_.data());
   if (initialize) initialize_parameters(config_, values_.data(), seed);
+}
+
+void Transformer::set_evaluation_precision(Precision precision) {
+  evaluation_ops_ = precision == precision_ ? nullptr : make_cpu_ops(precision);
 }
 
 void Transformer::profile(bool on) {
@@ -92,10 +96,11 @@ const int32_t* Transformer::take_targets(const int32_t* targets, int64_t count, 
 void Transformer::run_blocks(const int32_t* ids, int64_t batch, int64_t length, bool for_backward) {
   activation_arena_.reserve(activations_.carve(config_, batch, length, for_backward, nullptr));
   activations_.carve(config_, batch, length, for_backward, activation_arena_.data());
-  const BlockContext context{*ops_, config_, batch, length};
+  Ops& ops = this->ops(for_backward);
+  const BlockContext context{ops, config_, batch, length};
   const int64_t m = context.rows(), c = config_.d_model;
 
-  ops_->embed({activations_.blocks[0].input, m, c}, ids, weights_.wte, weights_.wpe, length);
+  ops.embed({activations_.blocks[0].input, m, c}, ids, weights_.wte, weights_.wpe, length);
   for (std::size_t l = 0; l < weights_.blocks.size(); ++l) {
     check_interrupt();
     const BlockActivations& a = activations_.blocks[l];
@@ -103,8 +108,8 @@ void Transformer::run_blocks(const int32_t* ids, int64_t batch, int64_t length, 
     block_forward(context, weights_.blocks[l], a, activations_.scratch, output);
   }
   if (config_.block == BlockStyle::kGpt2) {
-    ops_->norm({activations_.final_normed, m, c}, {activations_.final_mean, activations_.final_rstd},
-               {activations_.output, m, c}, weights_.norm_w.data, weights_.norm_b.data, config_.norm_eps());
+    ops.norm({activations_.final_normed, m, c}, {activations_.final_mean, activations_.final_rstd},
+             {activations_.output, m, c}, weights_.norm_w.data, weights_.norm_b.data, config_.norm_eps());
   }
 }
 
@@ -113,8 +118,8 @@ void Transformer::forward(float* logits, const int32_t* ids, int64_t batch, int6
   run_blocks(ids, batch, length, false);
   const int64_t m = batch * length;
   check_interrupt();
-  ops_->matmul({logits, m, config_.vocab_size}, ConstMatrix{activations_.final_normed, m, config_.d_model},
-               ConstMatrix(weights_.head).t());
+  ops(false).matmul({logits, m, config_.vocab_size}, ConstMatrix{activations_.final_normed, m, config_.d_model},
+                    ConstMatrix(weights_.head).t());
 }
 
 double Transformer::run_head(const int32_t* targets, int64_t rows, int64_t normalizer, bool backward) {
@@ -127,18 +132,19 @@ double Transformer::run_head(const int32_t* targets, int64_t rows, int64_t norma
   float* logits_data = carver.take(chunk * v);
   float* losses = carver.take(chunk);
 
+  Ops& ops = this->ops(backward);
   double total = 0;
   for (int64_t first = 0; first < rows; first += chunk) {
     check_interrupt();
     const int64_t n = std::min(chunk, rows - first);
     const ConstMatrix x{activations_.final_normed + first * c, n, c};
     const Matrix logits{logits_data, n, v};
-    ops_->matmul(logits, x, ConstMatrix(weights_.head).t());
-    ops_->cross_entropy(losses, logits, targets + first, backward ? 1.0f / static_cast<float>(normalizer) : 0.0f);
+    ops.matmul(logits, x, ConstMatrix(weights_.head).t());
+    ops.cross_entropy(losses, logits, targets + first, backward ? 1.0f / static_cast<float>(normalizer) : 0.0f);
     for (int64_t r = 0; r < n; ++r) total += losses[r];
     if (!backward) continue;
-    ops_->matmul(grads_.head, ConstMatrix(logits).t(), x, {.accumulate = true});
-    ops_->matmul({activations_.scratch.d_stream + first * c, n, c}, logits, weights_.head);
+    ops.matmul(grads_.head, ConstMatrix(logits).t(), x, {.accumulate = true});
+    ops.matmul({activations_.scratch.d_stream + first * c, n, c}, logits, weights_.head);
   }
   return total / static_cast<double>(normalizer);
 }

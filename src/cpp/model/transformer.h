@@ -20,6 +20,9 @@ class Transformer {
   // Without `initialize` all parameters are zero, for a caller who sets them.
   Transformer(const ModelConfig& config, uint64_t seed, Precision precision, bool initialize = true);
 
+  // What forward and loss compute their products in from now on, where no gradient is asked for; at first as training.
+  void set_evaluation_precision(Precision precision);
+
   const ModelConfig& config() const { return config_; }
   const std::vector<ParameterInfo>& parameter_infos() const { return infos_; }
   int64_t num_parameters() const;
@@ -44,6 +47,7 @@ class Transformer {
   void zero_grad();
 
  private:
+  Ops& ops(bool for_backward) { return for_backward || evaluation_ops_ == nullptr ? *ops_ : *evaluation_ops_; }
   // Copy the caller's numbers, which another thread may be writing to, and check the copies.
   const int32_t* take_ids(const int32_t* ids, int64_t batch, int64_t length);
   const int32_t* take_targets(const int32_t* targets, int64_t count, int64_t* normalizer);
@@ -56,8 +60,10 @@ class Transformer {
 
   ModelConfig config_;
   std::vector<ParameterInfo> infos_;
+  const Precision precision_;
   std::unique_ptr<Ops> ops_;
-  ProfiledOps* profiled_ = nullptr;  // ops_, while they measure themselves
+  std::unique_ptr<Ops> evaluation_ops_;  // null: ops_
+  ProfiledOps* profiled_ = nullptr;      // ops_, while they measure themselves
   Arena values_, gradients_, activation_arena_, head_arena_;
   Parameters weights_, grads_;
   Activations activations_;
