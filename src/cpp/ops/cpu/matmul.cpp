@@ -14,7 +14,7 @@ using kernels::Table;
 using kernels::TileStore;
 
 constexpr int64_t kPackBudget = int64_t{4} << 20;  // floats of packed B: 16 MB
-constexpr int64_t kMaxDepth = 4096;                // units of depth packed at once
+constexpr int64_t kMaxDepth = 1024;                // units of depth packed at once
 constexpr int64_t kGroup = 64 * 1024;              // floats of B kept in L2 while the rows pass: 256 KB
 constexpr int64_t kBlockRows = 192;                // rows of A taken at once: 192 x 384 floats are 288 KB of L2
 
