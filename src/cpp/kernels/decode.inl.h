@@ -132,13 +132,17 @@ inline void stream_rows(const RowsProduct& p, int64_t k) {
   }
 }
 
+void finish_product(const RowsProduct* p) {
+  for (int64_t r = 0; r < p->m; ++r) {
+    each(p->n, [&](int64_t j, int64_t n) { store_product(*p, load_tail(p->y + r * p->ldy + j, n), r, j, n); });
+  }
+}
+
 void stream_float32(const RowsProduct& p) {
   int64_t k = 0;
   for (; k + 8 <= p.k; k += 8) stream_rows<8>(p, k);
   for (; k < p.k; ++k) stream_rows<1>(p, k);
-  for (int64_t r = 0; r < p.m; ++r) {
-    each(p.n, [&](int64_t j, int64_t n) { store_product(p, load_tail(p.y + r * p.ldy + j, n), r, j, n); });
-  }
+  finish_product(&p);
 }
 
 void product_float32(const RowsProduct* p) {
@@ -149,6 +153,42 @@ void product_float32(const RowsProduct* p) {
 }
 void product_bfloat16(const RowsProduct* p) { product<Bfloat16Weights>(*p); }
 void product_int8(const RowsProduct* p) { product<Int8Weights>(*p); }
+
+template <typename Weights>
+inline void pair_panel(float* dst, int64_t cols, const char* w, int64_t k, int64_t units) {
+  constexpr int64_t kRowBytes = 2 * Weights::kHalfBytes;
+  const auto place = [&](int64_t j) { return dst + j / cols * units * cols + j % cols; };
+  float* out[2 * kGroups][2];
+  for (int64_t i = 0; i < 2 * kGroups; ++i) {
+    const int64_t j = i / kGroups * 32 + i % kGroups * kWidth;
+    out[i][0] = place(j);
+    out[i][1] = place(j + 16);
+  }
+  for (int64_t u = 0; u < units; ++u, w += 2 * kRowBytes) {
+    SOMA_UNROLL for (int64_t i = 0; i < 2 * kGroups; ++i) {
+      const char* first = w + i / kGroups * Weights::kHalfBytes + i % kGroups * Weights::kGroupBytes;
+      const char* second = first + kRowBytes;
+      const Vec zero = set1(0.0f);
+      Vec low = zero, high = zero;
+      if (2 * u + 1 < k) {
+        low = pair(Weights::low(first), Weights::low(second));
+        high = pair(Weights::high(first), Weights::high(second));
+      } else if (2 * u < k) {
+        low = pair(Weights::low(first), zero);
+        high = pair(Weights::high(first), zero);
+      }
+      store(out[i][0] + u * cols, low);
+      store(out[i][1] + u * cols, high);
+    }
+  }
+}
+
+void pair_bfloat16(float* dst, int64_t cols, const char* w, int64_t k, int64_t units) {
+  pair_panel<Bfloat16Weights>(dst, cols, w, k, units);
+}
+void pair_int8(float* dst, int64_t cols, const char* w, int64_t k, int64_t units) {
+  pair_panel<Int8Weights>(dst, cols, w, k, units);
+}
 
 void dot_rows(float* y, const float* x, const float* w, int64_t ld, int64_t rows, int64_t k) {
   for (int64_t r = 0; r < rows; ++r) y[r] = dot(w + r * ld, x, k);

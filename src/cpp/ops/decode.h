@@ -65,15 +65,27 @@ struct HeadShape {
   int64_t channels() const { return heads * head_size; }
 };
 
+// Memory that makes decode_linear a matrix product of many rows, at the speed of training's: for panels of W, one piece
+// of kPromptPanels floats a thread, and for x as that product wants it, prompt_floats(R, inner). A float32 W gives the
+// bits that it gives row by row; before any other, rows are rounded to bfloat16 as in the bfloat16 product of training.
+struct PromptMemory {
+  float *panels, *rows;
+};
+constexpr int64_t kPromptRows = 16;  // from so many on it pays
+constexpr int64_t kPromptPanels = 64 * 1024;
+int64_t prompt_floats(WeightFormat format, int64_t rows, int64_t inner);
+
 // out(C) = row `output` of a table kept as the weights of a head: W(C, V).
 void decode_embed(float* out, const DecodeMatrix& table, int64_t output);
 
-// y = activation(x W + bias + residual). This thread's outputs only: others' are there after team.wait().
-void decode_linear(const Team& team, const Rows& y, const Rows& x, const DecodeMatrix& w, const RowEpilogue& e = {});
+// y = activation(x W + bias + residual). This thread's outputs only: others' are there after team.wait(). With
+// `memory`, which no thread may still be reading, as PromptMemory says.
+void decode_linear(const Team& team, const Rows& y, const Rows& x, const DecodeMatrix& w, const RowEpilogue& e = {},
+                   const PromptMemory* memory = nullptr);
 
 // decode_linear for qkv(R, 3C), cut so that a thread makes what its decode_attention reads; waits where that cannot be.
 void decode_qkv(const Team& team, const Rows& qkv, const Rows& x, const DecodeMatrix& w, const float* bias,
-                const HeadShape& shape);
+                const HeadShape& shape, const PromptMemory* memory = nullptr);
 
 // Appends k and v of every row to its cache at position `length`, then out(R, C) = attention of q over length + 1
 // positions. Rows may share a cache at different lengths: a prompt is so many rows. This thread's heads and rows only.
