@@ -30,6 +30,8 @@ struct Int8Weights {
 };
 
 constexpr int64_t kGroups = 16 / kWidth;  // pairs of vectors in half a panel
+constexpr int64_t kAheadBytes = 8192;     // of what is read next, when it is asked for
+constexpr int kFetchingRows = 4;          // with more, arithmetic takes longer than memory
 
 // A row of results on its way to memory: columns [j, j + n) of row r, n <= kWidth unless full.
 inline void store_product(const RowsProduct& p, Vec sum, int64_t r, int64_t j, int64_t n) {
@@ -60,7 +62,14 @@ void product_tile(const RowsProduct& p, int64_t row, int64_t pair) {
     SOMA_UNROLL for (int i = 0; i < kPairs; ++i) low[r][i] = high[r][i] = set1(0.0f);
   }
   const int64_t stride = p.row_stride;
+  const bool fetch = kRows <= kFetchingRows && kFull && p.fetch;
   for (int64_t k = 0, at = 0; k < p.k; ++k, at += stride) {
+    if (fetch) {
+      SOMA_UNROLL for (int i = 0; i < kPairs; ++i) {
+        SOMA_FETCH(w[i] + at + kAheadBytes);
+        if (Weights::kHalfBytes > 64) SOMA_FETCH(w[i] + at + kAheadBytes + 64);
+      }
+    }
     SOMA_UNROLL for (int i = 0; i < kPairs; ++i) {
       Vec a = kFull ? Weights::low(w[i] + at) : Weights::low_n(w[i] + at, p.n - column[i]);
       Vec b = kFull ? Weights::high(w[i] + at) : Weights::high_n(w[i] + at, p.n - column[i]);
@@ -115,7 +124,8 @@ inline void product(const RowsProduct& p) {
 }
 
 // Float32 weights lie where the model has them, (k, n), and short pieces of their rows are the slowest way to read
-// memory: some rows at a time from end to end, the sums of the few rows of y meanwhile in L1.
+// memory: some rows at a time from end to end, the sums of the few rows of y meanwhile in L1, the next rows on their way
+// into L2.
 template <int kCount>
 inline void stream_rows(const RowsProduct& p, int64_t k) {
   const float* w = reinterpret_cast<const float*>(p.w + k * p.row_stride);
@@ -126,7 +136,10 @@ inline void stream_rows(const RowsProduct& p, int64_t k) {
     SOMA_UNROLL for (int i = 0; i < kCount; ++i) x[i] = set1(p.x[r * p.ldx + k + i]);
     each(p.n, [&](int64_t j, int64_t n) {
       Vec sum = k == 0 ? set1(0.0f) : load_tail(y + j, n);
-      SOMA_UNROLL for (int i = 0; i < kCount; ++i) sum = fma(x[i], load_tail(w + i * ld + j, n), sum);
+      SOMA_UNROLL for (int i = 0; i < kCount; ++i) {
+        if (kCount > 1 && r == 0) SOMA_FETCH(w + (kCount + i) * ld + j);
+        sum = fma(x[i], load_tail(w + i * ld + j, n), sum);
+      }
       store_tail(y + j, sum, n);
     });
   }
@@ -191,7 +204,7 @@ void pair_int8(float* dst, int64_t cols, const char* w, int64_t k, int64_t units
 }
 
 void dot_rows(float* y, const float* x, const float* w, int64_t ld, int64_t rows, int64_t k) {
-  for (int64_t r = 0; r < rows; ++r) y[r] = dot(w + r * ld, x, k);
+  for (int64_t r = 0; r < rows; ++r) y[r] = dot_of<true>(w + r * ld, x, k, kAheadBytes / 4);
 }
 
 // Scores of kBlocks times sixteen positions, keys being stored so that they lie side by side.

@@ -45,6 +45,7 @@ struct RowsProduct {
   const float* residual;  // (m, n) with ld_residual, or null
   int64_t ld_residual;
   Activation activation;
+  int32_t fetch;  // 1: W comes from memory, and panels are asked for ahead of their use
 };
 
 // What the matrix product of one precision asks of its operands.

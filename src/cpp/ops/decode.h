@@ -25,6 +25,7 @@ struct DecodeMatrix {
   int64_t inner = 0, outer = 0;
   const char* data = nullptr;
   const float* scales = nullptr;  // (outer), int8
+  bool fetch = false;             // panels: from memory, since a token's weights are more than caches hold
 
   int64_t bytes() const;  // read for a product
 };

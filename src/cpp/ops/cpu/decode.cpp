@@ -115,6 +115,7 @@ void linear_range(const Rows& y, const Rows& x, const DecodeMatrix& w, const Row
   p.m = x.rows;
   p.n = end - begin;
   p.k = w.inner;
+  p.fetch = w.fetch;
   if (w.scales != nullptr) p.scales = w.scales + begin;
   if (e.bias != nullptr) p.bias = e.bias + begin;
   if (e.residual != nullptr) {
@@ -166,7 +167,7 @@ bool heads_are_own(const Team& team, const HeadShape& s) {
 
 DecodeMatrix live_weights(ConstMatrix w) {
   const WeightLayout layout = w.transposed ? WeightLayout::kLiveTransposed : WeightLayout::kLive;
-  return {WeightFormat::kFloat32, layout, w.height(), w.width(), reinterpret_cast<const char*>(w.data), nullptr};
+  return {WeightFormat::kFloat32, layout, w.height(), w.width(), reinterpret_cast<const char*>(w.data), nullptr, false};
 }
 
 int64_t DecodeMatrix::bytes() const {
@@ -191,7 +192,7 @@ DecodeMatrix pack_weights(float* packed, float* scales, WeightFormat format, Con
         return pack_int8(data + i * stride, scales + i * kPanel, panel, inner);
     }
   });
-  return {format, WeightLayout::kPanels, inner, outer, data, format == WeightFormat::kInt8 ? scales : nullptr};
+  return {format, WeightLayout::kPanels, inner, outer, data, format == WeightFormat::kInt8 ? scales : nullptr, false};
 }
 
 void decode_embed(float* out, const DecodeMatrix& table, int64_t output) {

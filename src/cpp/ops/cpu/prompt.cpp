@@ -64,7 +64,8 @@ void prompt_range(const Gemm& g, const Rows& y, const GemmA& x, const DecodeMatr
     const int64_t j_end = std::min(end, j + group), n = j_end - j;
     for (int64_t u = 0; u < depth; u += tile_depth) {
       const int64_t units = std::min(tile_depth, depth - u);
-      const kernels::TileStore store{.accumulate = u > 0};
+      kernels::TileStore store{};
+      store.accumulate = u > 0;
       lay_out(g, panels, w, j, j_end, u, units);
       for (int64_t r = 0; r < y.rows; r += g.rows) {
         g.multiply(y.row(r) + j, y.ld, x.at(r, u), panels, units, 0, units, std::min(g.rows, y.rows - r), n, store);
