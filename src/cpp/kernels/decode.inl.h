@@ -3,10 +3,12 @@
 // same bits alone, among others, and as a row of a matrix product.
 
 // How a format's weights become two vectors: outputs [g * kWidth, ..) and [16 + g * kWidth, ..) of half a panel.
+// kAhead: how many bytes ahead panels are asked for; measured, and bfloat16 minds most.
 // A panel is 64 outputs: one stream of memory, and on AVX-512 four chains of sums, as many as hide the latency of fma.
 struct Float32Weights {
   static constexpr int64_t kHalfBytes = 128;
   static constexpr int64_t kGroupBytes = 4 * kWidth;
+  static constexpr int64_t kAhead = 4096;
   static Vec low(const char* p) { return load(reinterpret_cast<const float*>(p)); }
   static Vec high(const char* p) { return load(reinterpret_cast<const float*>(p) + 16); }
   static Vec low_n(const char* p, int64_t n) { return load_tail(reinterpret_cast<const float*>(p), n); }
@@ -15,6 +17,7 @@ struct Float32Weights {
 struct Bfloat16Weights {
   static constexpr int64_t kHalfBytes = 64;
   static constexpr int64_t kGroupBytes = 4 * kWidth;  // a dword holds outputs i and 16 + i
+  static constexpr int64_t kAhead = 2048;
   static Vec low(const char* p) { return widen_low(p); }
   static Vec high(const char* p) { return widen_high(p); }
   static Vec low_n(const char* p, int64_t) { return low(p); }  // panels are padded
@@ -23,6 +26,7 @@ struct Bfloat16Weights {
 struct Int8Weights {
   static constexpr int64_t kHalfBytes = 32;
   static constexpr int64_t kGroupBytes = kWidth;
+  static constexpr int64_t kAhead = 8192;
   static Vec low(const char* p) { return widen_bytes(p); }
   static Vec high(const char* p) { return widen_bytes(p + 16); }
   static Vec low_n(const char* p, int64_t) { return low(p); }
@@ -30,7 +34,6 @@ struct Int8Weights {
 };
 
 constexpr int64_t kGroups = 16 / kWidth;  // pairs of vectors in half a panel
-constexpr int64_t kAheadBytes = 8192;     // of what is read next, when it is asked for
 constexpr int kFetchingRows = 4;          // with more, arithmetic takes longer than memory
 
 // A row of results on its way to memory: columns [j, j + n) of row r, n <= kWidth unless full.
@@ -66,8 +69,8 @@ void product_tile(const RowsProduct& p, int64_t row, int64_t pair) {
   for (int64_t k = 0, at = 0; k < p.k; ++k, at += stride) {
     if (fetch) {
       SOMA_UNROLL for (int i = 0; i < kPairs; ++i) {
-        SOMA_FETCH(w[i] + at + kAheadBytes);
-        if (Weights::kHalfBytes > 64) SOMA_FETCH(w[i] + at + kAheadBytes + 64);
+        SOMA_FETCH(w[i] + at + Weights::kAhead);
+        if (Weights::kHalfBytes > 64) SOMA_FETCH(w[i] + at + Weights::kAhead + 64);
       }
     }
     SOMA_UNROLL for (int i = 0; i < kPairs; ++i) {
@@ -167,6 +170,7 @@ void product_float32(const RowsProduct* p) {
 void product_bfloat16(const RowsProduct* p) { product<Bfloat16Weights>(*p); }
 void product_int8(const RowsProduct* p) { product<Int8Weights>(*p); }
 
+// Half of the time is waiting for memory: 2 KB are asked for ahead here too.
 template <typename Weights>
 inline void pair_panel(float* dst, int64_t cols, const char* w, int64_t k, int64_t units) {
   constexpr int64_t kRowBytes = 2 * Weights::kHalfBytes;
@@ -178,6 +182,7 @@ inline void pair_panel(float* dst, int64_t cols, const char* w, int64_t k, int64
     out[i][1] = place(j + 16);
   }
   for (int64_t u = 0; u < units; ++u, w += 2 * kRowBytes) {
+    SOMA_UNROLL for (int64_t i = 0; i < 2 * kRowBytes; i += 64) SOMA_FETCH(w + 2048 + i);
     SOMA_UNROLL for (int64_t i = 0; i < 2 * kGroups; ++i) {
       const char* first = w + i / kGroups * Weights::kHalfBytes + i % kGroups * Weights::kGroupBytes;
       const char* second = first + kRowBytes;
@@ -204,7 +209,7 @@ void pair_int8(float* dst, int64_t cols, const char* w, int64_t k, int64_t units
 }
 
 void dot_rows(float* y, const float* x, const float* w, int64_t ld, int64_t rows, int64_t k) {
-  for (int64_t r = 0; r < rows; ++r) y[r] = dot_of<true>(w + r * ld, x, k, kAheadBytes / 4);
+  for (int64_t r = 0; r < rows; ++r) y[r] = dot_of<true>(w + r * ld, x, k, Float32Weights::kAhead / 4);
 }
 
 // Scores of kBlocks times sixteen positions, keys being stored so that they lie side by side.
