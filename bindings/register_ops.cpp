@@ -130,7 +130,6 @@ Floats decode_linear(const Floats& x, const Floats& w, const std::string& weight
                      const MaybeFloats& bias, const MaybeFloats& residual, const std::string& activation, bool prompt) {
   expect_dimensions("x", x, 2);
   expect_dimensions("w", w, 2);
-  check(!prompt || !by_output || weights != "live", "prompt: live weights must be (in, out)");
   const ConstMatrix matrix_w = by_output ? matrix(w).t() : matrix(w);
   check(matrix_w.height() == x.shape(1), "x and w must share their inner size, got ", x.shape(1), " and ",
         matrix_w.height());
@@ -151,7 +150,7 @@ Floats decode_linear(const Floats& x, const Floats& w, const std::string& weight
   const soma::DecodeMatrix kept =
       live ? soma::live_weights(matrix_w) : soma::pack_weights(packed.data(), scales.data(), format, matrix_w);
   std::vector<float> panels(static_cast<std::size_t>(prompt ? soma::call_threads() * soma::kPromptPanels : 0));
-  std::vector<float> rows(static_cast<std::size_t>(soma::prompt_floats(format, x.shape(0), inner)));
+  std::vector<float> rows(static_cast<std::size_t>(soma::prompt_floats(x.shape(0), inner)));
   const soma::PromptMemory memory{panels.data(), rows.data()};
   run_team([&](const soma::Team& team) {
     soma::decode_linear(team, out, in, kept, epilogue, prompt ? &memory : nullptr);

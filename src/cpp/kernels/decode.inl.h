@@ -170,7 +170,15 @@ void product_float32(const RowsProduct* p) {
 void product_bfloat16(const RowsProduct* p) { product<Bfloat16Weights>(*p); }
 void product_int8(const RowsProduct* p) { product<Int8Weights>(*p); }
 
-// Half of the time is waiting for memory: 2 KB are asked for ahead here too.
+void round_row_bfloat16(float* y, const float* x, int64_t n) {
+  each(n, [&](int64_t j, int64_t count) {
+    float pairs[kWidth];
+    store(pairs, pair(load_tail(x + j, count), set1(0.0f)));
+    store_tail(y + j, widen_low(reinterpret_cast<const char*>(pairs)), count);
+  });
+}
+
+// A panel as pairs; its memory is asked for ahead here too.
 template <typename Weights>
 inline void pair_panel(float* dst, int64_t cols, const char* w, int64_t k, int64_t units) {
   constexpr int64_t kRowBytes = 2 * Weights::kHalfBytes;

@@ -106,9 +106,8 @@ void Decoder::advance(const Place* places, const int32_t* ids, int64_t count, fl
   const int64_t threads = std::clamp<int64_t>(work / 4 / kWorthAThread, 1, call_threads());
   const int64_t normed = std::max(norm_rows(count, threads), norm_rows(heads, threads));
 
-  // Single tokens of many sequences are prompts' rows too where that leaves their bits as they are.
-  const WeightFormat format = weights_.head.format;
-  const bool many = count >= kPromptRows && (prompt || format == WeightFormat::kFloat32);
+  // Single tokens, however many, stay float32: a row's bits do not depend on the rows beside it.
+  const bool rounded = prompt && count >= kPromptRows && weights_.head.format != WeightFormat::kFloat32;
   PromptMemory memory{};
 
   const auto rows_of = [&](Carver& carver, int64_t cols) {
@@ -124,9 +123,9 @@ void Decoder::advance(const Place* places, const int32_t* ids, int64_t count, fl
     d.normed1 = carver.take(normed * padded_ld(c));
     d.normed2 = carver.take(normed * padded_ld(c));
     d.scores = carver.take(threads * (capacity_ + 16));
-    if (many) {
+    if (rounded) {
       memory.panels = carver.take(threads * kPromptPanels);
-      memory.rows = carver.take(prompt_floats(format, count, std::max(c, f)));
+      memory.rows = carver.take(prompt_floats(count, std::max(c, f)));
       d.prompt = &memory;
     }
     return std::pair{d, carver.used()};

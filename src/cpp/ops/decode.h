@@ -66,21 +66,21 @@ struct HeadShape {
   int64_t channels() const { return heads * head_size; }
 };
 
-// Memory that makes decode_linear a matrix product of many rows, at the speed of training's: for panels of W, one piece
-// of kPromptPanels floats a thread, and for x as that product wants it, prompt_floats(R, inner). A float32 W gives the
-// bits that it gives row by row; before any other, rows are rounded to bfloat16 as in the bfloat16 product of training.
+// Memory that makes decode_linear a product of many rows with bfloat16 or int8 panels, at the speed of training's: rows
+// are rounded to bfloat16, as in training's bfloat16 products. For panels of W as that product wants them, one piece of
+// kPromptPanels floats a thread, and for the rounded rows, prompt_floats(R, inner).
 struct PromptMemory {
   float *panels, *rows;
 };
 constexpr int64_t kPromptRows = 16;  // from so many on it pays
 constexpr int64_t kPromptPanels = 64 * 1024;
-int64_t prompt_floats(WeightFormat format, int64_t rows, int64_t inner);
+int64_t prompt_floats(int64_t rows, int64_t inner);
 
 // out(C) = row `output` of a table kept as the weights of a head: W(C, V).
 void decode_embed(float* out, const DecodeMatrix& table, int64_t output);
 
 // y = activation(x W + bias + residual). This thread's outputs only: others' are there after team.wait(). With
-// `memory`, which no thread may still be reading, as PromptMemory says.
+// `memory`, which no thread may still be reading, as PromptMemory says; float32 weights have no use for it.
 void decode_linear(const Team& team, const Rows& y, const Rows& x, const DecodeMatrix& w, const RowEpilogue& e = {},
                    const PromptMemory* memory = nullptr);
 

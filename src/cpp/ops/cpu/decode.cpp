@@ -133,28 +133,33 @@ void linear_range(const Rows& y, const Rows& x, const DecodeMatrix& w, const Row
   }
 }
 
-// A thread's share of a product, which the team may have to prepare first.
+// A thread's share of a product, for which the team may have to round the rows first.
 class LinearTask {
  public:
   LinearTask(const Team& team, const Rows& y, const Rows& x, const DecodeMatrix& w, const RowEpilogue& e,
              const PromptMemory* memory)
-      : y_(y), x_(x), w_(w), e_(e), gemm_(active_kernels(), prompt_precision(w.format)) {
-    if (memory == nullptr) return;
-    prepared_ = prompt_rows(team, gemm_, x, memory->rows);
+      : y_(y), x_(x), w_(w), e_(e), gemm_(active_kernels(), Precision::kBfloat16) {
+    if (memory == nullptr || w.format == WeightFormat::kFloat32) return;
+    if (!gemm_.has_instruction()) {  // widened weights and float32 sums are the quicker way to the same products
+      x_ = prompt_floats(team, x, memory->rows);
+      return;
+    }
+    pairs_ = prompt_pairs(team, gemm_, x, memory->rows);
     panels_ = memory->panels + team.rank * kPromptPanels;
   }
   // Outputs [begin, end); begin is the first of a panel.
   void run(int64_t begin, int64_t end) const {
     if (panels_ == nullptr) return linear_range(y_, x_, w_, e_, begin, end);
-    prompt_range(gemm_, y_, prepared_, w_, e_, begin, end, panels_);
+    prompt_range(gemm_, y_, pairs_, w_, e_, begin, end, panels_);
   }
 
  private:
-  const Rows &y_, &x_;
+  const Rows& y_;
+  Rows x_;
   const DecodeMatrix& w_;
   const RowEpilogue& e_;
   const Gemm gemm_;
-  GemmA prepared_{};
+  GemmA pairs_{};
   float* panels_ = nullptr;
 };
 

@@ -12,47 +12,37 @@ namespace {
 // Outputs [j, j_end) of W from unit u on, panel after panel, each `units` deep.
 void lay_out(const Gemm& g, float* dst, const DecodeMatrix& w, int64_t j, int64_t j_end, int64_t u, int64_t units) {
   const kernels::Table& t = active_kernels();
+  const bool bytes = w.format == WeightFormat::kInt8;
   const int64_t k = u * g.per_unit(), count = std::min(w.inner - k, units * g.per_unit());
-  const auto* floats = reinterpret_cast<const float*>(w.data);
-  if (w.layout == WeightLayout::kLive) {
-    g.pack_b_panels(dst, floats + k * w.outer + j, w.outer, count, j_end - j, false);
-    return;
-  }
   for (; j < j_end; j += kDecodePanel, dst += units * kDecodePanel) {
-    const int64_t at = j * w.inner + k * kDecodePanel;
-    switch (w.format) {
-      case WeightFormat::kFloat32:
-        g.pack_b_panels(dst, floats + at, kDecodePanel, count, kDecodePanel, false);
-        break;
-      case WeightFormat::kBfloat16:
-        t.pair_bfloat16(dst, g.cols, w.data + 2 * at, count, units);
-        break;
-      case WeightFormat::kInt8:
-        t.pair_int8(dst, g.cols, w.data + at, count, units);
-        break;
-    }
+    const char* panel = w.data + (j * w.inner + k * kDecodePanel) * (bytes ? 1 : 2);
+    (bytes ? t.pair_int8 : t.pair_bfloat16)(dst, g.cols, panel, count, units);
   }
 }
 
 }  // namespace
 
-Precision prompt_precision(WeightFormat format) {
-  return format == WeightFormat::kFloat32 ? Precision::kFloat32 : Precision::kBfloat16;
+int64_t prompt_floats(int64_t rows, int64_t inner) {
+  const Gemm g(active_kernels(), Precision::kBfloat16);
+  return g.has_instruction() ? g.a_floats(rows, inner) : rows * padded_ld(inner);
 }
 
-int64_t prompt_floats(WeightFormat format, int64_t rows, int64_t inner) {
-  const Gemm g(active_kernels(), prompt_precision(format));
-  return g.bf16 ? g.a_floats(rows, inner) : 0;
-}
-
-GemmA prompt_rows(const Team& team, const Gemm& g, const Rows& x, float* rows) {
-  if (!g.bf16) return {x.data, x.ld, 1};
+GemmA prompt_pairs(const Team& team, const Gemm& g, const Rows& x, float* rows) {
   const int64_t distance = g.copy_a(rows, x.data, x.ld, 0, x.cols, false).row;
   team.share(x.rows, 1, [&](int64_t begin, int64_t end) {
     g.copy_a(rows + begin * distance, x.row(begin), x.ld, end - begin, x.cols, false);
   });
   team.wait();
   return {rows, distance, 1};
+}
+
+Rows prompt_floats(const Team& team, const Rows& x, float* rows) {
+  const Rows rounded{rows, x.rows, x.cols, padded_ld(x.cols)};
+  team.share(x.rows, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) active_kernels().round_row_bfloat16(rounded.row(r), x.row(r), x.cols);
+  });
+  team.wait();
+  return rounded;
 }
 
 void prompt_range(const Gemm& g, const Rows& y, const GemmA& x, const DecodeMatrix& w, const RowEpilogue& e,

@@ -1,4 +1,4 @@
-// Products of a prompt's many rows with the weights that decoding reads, by the engine of the matrix product.
+// Products of a prompt's many rows with bfloat16 or int8 panels, by the engine of the matrix product.
 #pragma once
 
 #include "ops/cpu/gemm.h"
@@ -8,12 +8,12 @@ namespace soma {
 
 constexpr int64_t kDecodePanel = 64;  // outputs whose weights lie together
 
+// x in `rows` as pairs of bfloat16 for `g`, or as floats so rounded: all threads together.
+GemmA prompt_pairs(const Team& team, const Gemm& g, const Rows& x, float* rows);
+Rows prompt_floats(const Team& team, const Rows& x, float* rows);
+
 // y's outputs [begin, end), of which begin is the first of a panel; `panels` is this thread's piece of the memory.
 void prompt_range(const Gemm& g, const Rows& y, const GemmA& x, const DecodeMatrix& w, const RowEpilogue& e,
                   int64_t begin, int64_t end, float* panels);
-
-// The precision of such a product, and x for it, in `rows` where it has to be rounded: all threads together.
-Precision prompt_precision(WeightFormat format);
-GemmA prompt_rows(const Team& team, const Gemm& g, const Rows& x, float* rows);
 
 }  // namespace soma
