@@ -152,9 +152,8 @@ Floats decode_linear(const Floats& x, const Floats& w, const std::string& weight
   std::vector<float> panels(static_cast<std::size_t>(prompt ? soma::call_threads() * soma::kPromptPanels : 0));
   std::vector<float> rows(static_cast<std::size_t>(soma::prompt_floats(x.shape(0), inner)));
   const soma::PromptMemory memory{panels.data(), rows.data()};
-  run_team([&](const soma::Team& team) {
-    soma::decode_linear(team, out, in, kept, epilogue, prompt ? &memory : nullptr);
-  });
+  run_team(
+      [&](const soma::Team& team) { soma::decode_linear(team, out, in, kept, epilogue, prompt ? &memory : nullptr); });
   return y;
 }
 

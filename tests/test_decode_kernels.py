@@ -64,7 +64,7 @@ def test_products(form: str, k: int, n: int) -> None:
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize(("k", "n"), SHAPES)
 def test_products_of_a_prompt(form: str, k: int, n: int) -> None:
-    """float32: the bits of single rows; else rows are rounded to bfloat16, then as exact as any product of that size."""
+    """float32: the bits of single rows; else rows are rounded to bfloat16, then as exact as any product."""
     rng = np.random.default_rng(k)
     x, w, bias, residual = normal(rng, 45, k), normal(rng, k, n), normal(rng, n), normal(rng, 45, n)
     for rows in (1, 13, 45):

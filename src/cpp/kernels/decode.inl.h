@@ -127,8 +127,8 @@ inline void product(const RowsProduct& p) {
 }
 
 // Float32 weights lie where the model has them, (k, n), and short pieces of their rows are the slowest way to read
-// memory: some rows at a time from end to end, the sums of the few rows of y meanwhile in L1, the next rows on their way
-// into L2.
+// memory: some rows at a time from end to end, the sums of the few rows of y meanwhile in L1, the next rows on their
+// way into L2.
 template <int kCount>
 inline void stream_rows(const RowsProduct& p, int64_t k) {
   const float* w = reinterpret_cast<const float*>(p.w + k * p.row_stride);
