@@ -127,7 +127,7 @@ void run_team(F&& f) {
 }
 
 Floats decode_linear(const Floats& x, const Floats& w, const std::string& weights, bool by_output,
-                     const MaybeFloats& bias, const MaybeFloats& residual, const std::string& activation) {
+                     const MaybeFloats& bias, const MaybeFloats& residual, const std::string& activation, bool prompt) {
   expect_dimensions("x", x, 2);
   expect_dimensions("w", w, 2);
   const ConstMatrix matrix_w = by_output ? matrix(w).t() : matrix(w);
@@ -149,7 +149,11 @@ Floats decode_linear(const Floats& x, const Floats& w, const std::string& weight
   std::vector<float> scales(static_cast<std::size_t>(outer));
   const soma::DecodeMatrix kept =
       live ? soma::live_weights(matrix_w) : soma::pack_weights(packed.data(), scales.data(), format, matrix_w);
-  run_team([&](const soma::Team& team) { soma::decode_linear(team, out, in, kept, epilogue); });
+  std::vector<float> panels(static_cast<std::size_t>(prompt ? soma::call_threads() * soma::kPromptPanels : 0));
+  std::vector<float> rows(static_cast<std::size_t>(soma::prompt_floats(x.shape(0), inner)));
+  const soma::PromptMemory memory{panels.data(), rows.data()};
+  run_team(
+      [&](const soma::Team& team) { soma::decode_linear(team, out, in, kept, epilogue, prompt ? &memory : nullptr); });
   return y;
 }
 
@@ -384,7 +388,7 @@ void register_ops(py::module_& parent) {
       "op(a) op(b) with what 't' in the layout transposes; then + bias + residual, then relu. Or onto + op(a) op(b).");
   m.def("decode_linear", &decode_linear, py::arg("x"), py::arg("w"), py::kw_only(), py::arg("weights") = "live",
         py::arg("by_output") = false, py::arg("bias") = none, py::arg("residual") = none,
-        py::arg("activation") = "none",
+        py::arg("activation") = "none", py::arg("prompt") = false,
         "x w + bias + residual, then 'relu' or 'gelu', as generation does it; by_output: w is (out, in).");
   m.def("column_sum", &column_sum, py::arg("x"), py::arg("onto"), "onto + the sum over the rows of x.");
   m.def("norm", &norm, py::arg("x"), py::kw_only(), py::arg("eps"), py::arg("gamma") = none, py::arg("beta") = none,

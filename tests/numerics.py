@@ -25,6 +25,14 @@ def bfloat16_tolerance(products: int, dtype: Any = np.float32) -> float:
     return 2 * error
 
 
+def rounding_tolerance(products: int) -> float:
+    """Norm-wise relative error after so many products in a row of which each rounds one operand to bfloat16.
+
+    A rounding is off by at most half of eps16; independent ones add up like the root of their number. Twice that.
+    """
+    return BFLOAT16_EPS * float(np.sqrt(products))
+
+
 def normal(rng: np.random.Generator, *shape: int) -> Array:
     """Standard normal float32 numbers."""
     return rng.standard_normal(shape).astype(np.float32)

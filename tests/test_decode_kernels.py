@@ -61,6 +61,27 @@ def test_products(form: str, k: int, n: int) -> None:
 
 
 @pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize(("k", "n"), SHAPES)
+def test_products_of_a_prompt(form: str, k: int, n: int) -> None:
+    """float32: the bits of single rows; else rows are rounded to bfloat16, then as exact as any product."""
+    rng = np.random.default_rng(k)
+    x, w, bias, residual = normal(rng, 45, k), normal(rng, k, n), normal(rng, n), normal(rng, 45, n)
+    for rows in (1, 13, 45):
+        some: dict[str, Any] = {"bias": bias, "residual": residual[:rows]}
+        for activation in ("none", "relu", "gelu"):
+            some["activation"] = activation
+            got = ops.decode_linear(x[:rows], w, weights=form, prompt=True, **some)
+            soma.set_num_threads(3)
+            assert ops.decode_linear(x[:rows], w, weights=form, prompt=True, **some).tobytes() == got.tobytes()
+            soma.set_num_threads(1)
+            if form in ("live", "float32"):
+                assert ops.decode_linear(x[:rows], w, weights=form, **some).tobytes() == got.tobytes(), rows
+            elif activation == "none":
+                check_product(got, ref.round_bfloat16(x[:rows]), w, form, bias, residual[:rows])
+
+
+@pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("form", ["live", "float32"])
 @pytest.mark.parametrize(("k", "n"), SHAPES)
 def test_float32_products_are_matmul_bit_for_bit(form: str, k: int, n: int) -> None:
@@ -141,11 +162,13 @@ def test_a_bad_number_reaches_its_row_or_output_and_no_other(form: str, bad: flo
         want = np.ones((rows, n), bool)
         clean, x[rows // 2, k - 1] = x[rows // 2, k - 1], bad
         want[rows // 2] = False
-        assert np.array_equal(np.isfinite(ops.decode_linear(x, w, weights=form)), want)
+        for prompt in (False, True):
+            assert np.array_equal(np.isfinite(ops.decode_linear(x, w, weights=form, prompt=prompt)), want)
         x[rows // 2, k - 1], w[0, n - 1] = clean, bad
         want[...] = True
         want[:, n - 1] = False
-        assert np.array_equal(np.isfinite(ops.decode_linear(x, w, weights=form)), want)
+        for prompt in (False, True):
+            assert np.array_equal(np.isfinite(ops.decode_linear(x, w, weights=form, prompt=prompt)), want)
         bias = normal(rng, n)
         w[0, n - 1], bias[n // 2] = 0, np.nan
         got = ops.decode_linear(x, w, weights=form, bias=bias, activation="relu")

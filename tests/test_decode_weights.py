@@ -7,12 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import reference as ref
-from numerics import model_tolerance, relative_error
+from numerics import model_tolerance, relative_error, rounding_tolerance
 
 import soma_native as soma
 from soma_native import _core
 
 FORMATS = ["float32", "bfloat16", "int8"]
+MATRIX_ROWS = 16  # from so many tokens on, a prompt's rows are rounded to bfloat16 before bfloat16 and int8 weights
 SIZES = {"vocab_size": 301, "d_model": 128, "n_layers": 2, "n_heads": 4, "d_ff": 100, "max_seq_len": 300}
 
 
@@ -58,11 +59,29 @@ def test_decoding_is_the_forward_of_the_kept_weights(block: str, form: str, prom
     ids = np.random.default_rng(2).integers(0, 301, prompt + 9).astype(np.int32)
     want = with_kept_weights(model, form).forward(ids)
     tolerance = model_tolerance(oracle, len(ids))
+    if form != "float32" and prompt >= MATRIX_ROWS:
+        tolerance += rounding_tolerance(4 * oracle.n_layers)
     decoder = _core.Decoder(model._core, 1, _core.DecodeWeights(model._core, form))
     decoder.prefill(0, ids[:prompt])
     for position in range(prompt, len(ids)):
         assert relative_error(decoder.logits()[0], want[position - 1]) < tolerance, position
         decoder.step(np.array([0], np.int32), ids[position : position + 1])
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("form", ["live", "float32"])
+def test_a_float32_prompt_is_its_tokens_one_by_one(block: str, form: str, threads: int) -> None:
+    """Bit for bit, though the one is a matrix product of many rows and the other reads weights row by row."""
+    model, _ = make(block)
+    weights = None if form == "live" else _core.DecodeWeights(model._core, form)
+    ids = np.random.default_rng(threads).integers(0, 301, 270).astype(np.int32)
+    whole, single = _core.Decoder(model._core, 1, weights), _core.Decoder(model._core, 1, weights)
+    single.prefill(0, ids[:1])
+    for i in range(1, len(ids)):
+        single.step(np.array([0], np.int32), ids[i : i + 1])
+        if i + 1 in (MATRIX_ROWS, 61, len(ids)):
+            whole.prefill(0, ids[: i + 1])
+            assert whole.logits().tobytes() == single.logits().tobytes(), i
 
 
 @pytest.mark.usefixtures("isa")

@@ -17,6 +17,14 @@
 #define SOMA_INLINE inline
 #endif
 
+// Asks for a line of memory to be brought into L2, from where it is read later: more of them are then under way than
+// L1 has places for.
+#if defined(__GNUC__)
+#define SOMA_FETCH(pointer) __builtin_prefetch(pointer, 0, 2)
+#else
+#define SOMA_FETCH(pointer) ((void)(pointer))
+#endif
+
 #if defined(_MSC_VER) && !defined(__clang__)
 #include <math.h>
 #include <string.h>

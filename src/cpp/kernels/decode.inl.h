@@ -3,10 +3,12 @@
 // same bits alone, among others, and as a row of a matrix product.
 
 // How a format's weights become two vectors: outputs [g * kWidth, ..) and [16 + g * kWidth, ..) of half a panel.
+// kAhead: how many bytes ahead panels are asked for; measured, and bfloat16 minds most.
 // A panel is 64 outputs: one stream of memory, and on AVX-512 four chains of sums, as many as hide the latency of fma.
 struct Float32Weights {
   static constexpr int64_t kHalfBytes = 128;
   static constexpr int64_t kGroupBytes = 4 * kWidth;
+  static constexpr int64_t kAhead = 4096;
   static Vec low(const char* p) { return load(reinterpret_cast<const float*>(p)); }
   static Vec high(const char* p) { return load(reinterpret_cast<const float*>(p) + 16); }
   static Vec low_n(const char* p, int64_t n) { return load_tail(reinterpret_cast<const float*>(p), n); }
@@ -15,6 +17,7 @@ struct Float32Weights {
 struct Bfloat16Weights {
   static constexpr int64_t kHalfBytes = 64;
   static constexpr int64_t kGroupBytes = 4 * kWidth;  // a dword holds outputs i and 16 + i
+  static constexpr int64_t kAhead = 2048;
   static Vec low(const char* p) { return widen_low(p); }
   static Vec high(const char* p) { return widen_high(p); }
   static Vec low_n(const char* p, int64_t) { return low(p); }  // panels are padded
@@ -23,6 +26,7 @@ struct Bfloat16Weights {
 struct Int8Weights {
   static constexpr int64_t kHalfBytes = 32;
   static constexpr int64_t kGroupBytes = kWidth;
+  static constexpr int64_t kAhead = 8192;
   static Vec low(const char* p) { return widen_bytes(p); }
   static Vec high(const char* p) { return widen_bytes(p + 16); }
   static Vec low_n(const char* p, int64_t) { return low(p); }
@@ -30,6 +34,7 @@ struct Int8Weights {
 };
 
 constexpr int64_t kGroups = 16 / kWidth;  // pairs of vectors in half a panel
+constexpr int kFetchingRows = 4;          // with more, arithmetic takes longer than memory
 
 // A row of results on its way to memory: columns [j, j + n) of row r, n <= kWidth unless full.
 inline void store_product(const RowsProduct& p, Vec sum, int64_t r, int64_t j, int64_t n) {
@@ -60,7 +65,14 @@ void product_tile(const RowsProduct& p, int64_t row, int64_t pair) {
     SOMA_UNROLL for (int i = 0; i < kPairs; ++i) low[r][i] = high[r][i] = set1(0.0f);
   }
   const int64_t stride = p.row_stride;
+  const bool fetch = kRows <= kFetchingRows && kFull && p.fetch;
   for (int64_t k = 0, at = 0; k < p.k; ++k, at += stride) {
+    if (fetch) {
+      SOMA_UNROLL for (int i = 0; i < kPairs; ++i) {
+        SOMA_FETCH(w[i] + at + Weights::kAhead);
+        if (Weights::kHalfBytes > 64) SOMA_FETCH(w[i] + at + Weights::kAhead + 64);
+      }
+    }
     SOMA_UNROLL for (int i = 0; i < kPairs; ++i) {
       Vec a = kFull ? Weights::low(w[i] + at) : Weights::low_n(w[i] + at, p.n - column[i]);
       Vec b = kFull ? Weights::high(w[i] + at) : Weights::high_n(w[i] + at, p.n - column[i]);
@@ -115,7 +127,8 @@ inline void product(const RowsProduct& p) {
 }
 
 // Float32 weights lie where the model has them, (k, n), and short pieces of their rows are the slowest way to read
-// memory: some rows at a time from end to end, the sums of the few rows of y meanwhile in L1.
+// memory: some rows at a time from end to end, the sums of the few rows of y meanwhile in L1, the next rows on their
+// way into L2.
 template <int kCount>
 inline void stream_rows(const RowsProduct& p, int64_t k) {
   const float* w = reinterpret_cast<const float*>(p.w + k * p.row_stride);
@@ -126,9 +139,18 @@ inline void stream_rows(const RowsProduct& p, int64_t k) {
     SOMA_UNROLL for (int i = 0; i < kCount; ++i) x[i] = set1(p.x[r * p.ldx + k + i]);
     each(p.n, [&](int64_t j, int64_t n) {
       Vec sum = k == 0 ? set1(0.0f) : load_tail(y + j, n);
-      SOMA_UNROLL for (int i = 0; i < kCount; ++i) sum = fma(x[i], load_tail(w + i * ld + j, n), sum);
+      SOMA_UNROLL for (int i = 0; i < kCount; ++i) {
+        if (kCount > 1 && r == 0) SOMA_FETCH(w + (kCount + i) * ld + j);
+        sum = fma(x[i], load_tail(w + i * ld + j, n), sum);
+      }
       store_tail(y + j, sum, n);
     });
+  }
+}
+
+void finish_product(const RowsProduct* p) {
+  for (int64_t r = 0; r < p->m; ++r) {
+    each(p->n, [&](int64_t j, int64_t n) { store_product(*p, load_tail(p->y + r * p->ldy + j, n), r, j, n); });
   }
 }
 
@@ -136,9 +158,7 @@ void stream_float32(const RowsProduct& p) {
   int64_t k = 0;
   for (; k + 8 <= p.k; k += 8) stream_rows<8>(p, k);
   for (; k < p.k; ++k) stream_rows<1>(p, k);
-  for (int64_t r = 0; r < p.m; ++r) {
-    each(p.n, [&](int64_t j, int64_t n) { store_product(p, load_tail(p.y + r * p.ldy + j, n), r, j, n); });
-  }
+  finish_product(&p);
 }
 
 void product_float32(const RowsProduct* p) {
@@ -150,8 +170,54 @@ void product_float32(const RowsProduct* p) {
 void product_bfloat16(const RowsProduct* p) { product<Bfloat16Weights>(*p); }
 void product_int8(const RowsProduct* p) { product<Int8Weights>(*p); }
 
+void round_row_bfloat16(float* y, const float* x, int64_t n) {
+  each(n, [&](int64_t j, int64_t count) {
+    float pairs[kWidth];
+    store(pairs, pair(load_tail(x + j, count), set1(0.0f)));
+    store_tail(y + j, widen_low(reinterpret_cast<const char*>(pairs)), count);
+  });
+}
+
+// A panel as pairs; its memory is asked for ahead here too.
+template <typename Weights>
+inline void pair_panel(float* dst, int64_t cols, const char* w, int64_t k, int64_t units) {
+  constexpr int64_t kRowBytes = 2 * Weights::kHalfBytes;
+  const auto place = [&](int64_t j) { return dst + j / cols * units * cols + j % cols; };
+  float* out[2 * kGroups][2];
+  for (int64_t i = 0; i < 2 * kGroups; ++i) {
+    const int64_t j = i / kGroups * 32 + i % kGroups * kWidth;
+    out[i][0] = place(j);
+    out[i][1] = place(j + 16);
+  }
+  for (int64_t u = 0; u < units; ++u, w += 2 * kRowBytes) {
+    SOMA_UNROLL for (int64_t i = 0; i < 2 * kRowBytes; i += 64) SOMA_FETCH(w + 2048 + i);
+    SOMA_UNROLL for (int64_t i = 0; i < 2 * kGroups; ++i) {
+      const char* first = w + i / kGroups * Weights::kHalfBytes + i % kGroups * Weights::kGroupBytes;
+      const char* second = first + kRowBytes;
+      const Vec zero = set1(0.0f);
+      Vec low = zero, high = zero;
+      if (2 * u + 1 < k) {
+        low = pair(Weights::low(first), Weights::low(second));
+        high = pair(Weights::high(first), Weights::high(second));
+      } else if (2 * u < k) {
+        low = pair(Weights::low(first), zero);
+        high = pair(Weights::high(first), zero);
+      }
+      store(out[i][0] + u * cols, low);
+      store(out[i][1] + u * cols, high);
+    }
+  }
+}
+
+void pair_bfloat16(float* dst, int64_t cols, const char* w, int64_t k, int64_t units) {
+  pair_panel<Bfloat16Weights>(dst, cols, w, k, units);
+}
+void pair_int8(float* dst, int64_t cols, const char* w, int64_t k, int64_t units) {
+  pair_panel<Int8Weights>(dst, cols, w, k, units);
+}
+
 void dot_rows(float* y, const float* x, const float* w, int64_t ld, int64_t rows, int64_t k) {
-  for (int64_t r = 0; r < rows; ++r) y[r] = dot(w + r * ld, x, k);
+  for (int64_t r = 0; r < rows; ++r) y[r] = dot_of<true>(w + r * ld, x, k, Float32Weights::kAhead / 4);
 }
 
 // Scores of kBlocks times sixteen positions, keys being stored so that they lie side by side.

@@ -1,6 +1,9 @@
 // Fills every slot of the table with this level's kernels.
 void install(Table* table) {
-  table->gemm_f32 = table->gemm_bf16 = {kGemmRows, kGemmCols, 1, 384, 0};
+  table->gemm_f32 = table->gemm_bf16 = {kGemmRows, kGemmCols, 1, 384, 0, 0};
+#ifdef __AVX512BF16__
+  table->gemm_bf16.instruction = 1;
+#endif
 #define SOMA_SLOT(result, name, arguments) table->name = name;
   SOMA_KERNELS(SOMA_SLOT)
 #undef SOMA_SLOT

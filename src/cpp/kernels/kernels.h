@@ -45,6 +45,7 @@ struct RowsProduct {
   const float* residual;  // (m, n) with ld_residual, or null
   int64_t ld_residual;
   Activation activation;
+  int32_t fetch;  // 1: W comes from memory, and panels are asked for ahead of their use
 };
 
 // What the matrix product of one precision asks of its operands.
@@ -53,6 +54,7 @@ struct GemmShape {
   int32_t depth_step;   // depth is a multiple of this many units; what lies beyond k is zero in A and in B
   int32_t depth_limit;  // of one tile: its rows of A stay in L1 while panels of B pass
   int32_t row_major;  // 1: A's units of a row are neighbours (a_depth is 1), and all `rows` rows of a tile can be read
+  int32_t instruction;  // 1: there is one that multiplies such units, faster than two floats
 };
 
 // X(return type, name, (arguments)); the equation stands above each line.
@@ -68,7 +70,11 @@ struct GemmShape {
 // enter_bf16, leave_bf16: stand around this thread's calls of gemm_rows_bf16; they do not nest.
 // gemm_rows_f32, gemm_rows_bf16: C(m, n) = sum_p A[i*a_row + p*a_depth] B[p*cols + j], p < k units, stored as
 //   `store` says; 1 <= m <= rows, any n: the panels of B are `panel` floats apart.
-// product_*: few rows times weights of that format, see RowsProduct.
+// product_*: few rows times weights of that format, see RowsProduct. finish_product: y = activation(scales * y + bias +
+//   residual) by its fields.
+// round_row_bfloat16: y = x rounded to bfloat16, to nearest even.
+// pair_*: a panel of 64 outputs of weights (k, 64) of that format, w, as 64 / cols panels of B behind each other, pairs
+//   of bfloat16, `units` deep, zero from k on; int8 without its scales, which loses nothing.
 // dot_rows: y[r] = sum_p W[r*ld + p] x[p], r < rows.              (float32 output heads)
 // norm_forward: y = (x - mean) rstd gamma + beta, rstd = 1/sqrt(var + eps) over each row of c; gamma, beta may be null
 //   (1, 0).
@@ -115,6 +121,10 @@ struct GemmShape {
   X(void, product_float32, (const RowsProduct* p))                                                                    \
   X(void, product_bfloat16, (const RowsProduct* p))                                                                   \
   X(void, product_int8, (const RowsProduct* p))                                                                       \
+  X(void, finish_product, (const RowsProduct* p))                                                                     \
+  X(void, round_row_bfloat16, (float* y, const float* x, int64_t n))                                                  \
+  X(void, pair_bfloat16, (float* dst, int64_t cols, const char* w, int64_t k, int64_t units))                         \
+  X(void, pair_int8, (float* dst, int64_t cols, const char* w, int64_t k, int64_t units))                             \
   X(void, dot_rows, (float* y, const float* x, const float* w, int64_t ld, int64_t rows, int64_t k))                  \
   X(void, norm_forward,                                                                                               \
     (float* y, float* mean, float* rstd, const float* x, const float* gamma, const float* beta, int64_t rows,         \

@@ -43,10 +43,14 @@ inline Vec exp(Vec x) {
   return mul(p, exp2_of_shifted(shifted));
 }
 
-float dot(const float* a, const float* b, int64_t n) {
+template <bool kFetch>
+inline float dot_of(const float* a, const float* b, int64_t n, int64_t ahead) {
   Vec s0 = set1(0.0f), s1 = s0, s2 = s0, s3 = s0;
   int64_t i = 0;
   for (; i + 4 * kWidth <= n; i += 4 * kWidth) {
+    if constexpr (kFetch) {
+      for (int64_t j = 0; j < 4 * kWidth; j += 16) SOMA_FETCH(a + i + ahead + j);
+    }
     s0 = fma(load(a + i), load(b + i), s0);
     s1 = fma(load(a + i + kWidth), load(b + i + kWidth), s1);
     s2 = fma(load(a + i + 2 * kWidth), load(b + i + 2 * kWidth), s2);
@@ -56,6 +60,8 @@ float dot(const float* a, const float* b, int64_t n) {
   if (i < n) s1 = fma(load_n(a + i, n - i), load_n(b + i, n - i), s1);
   return reduce_add(add(add(s0, s1), add(s2, s3)));
 }
+
+float dot(const float* a, const float* b, int64_t n) { return dot_of<false>(a, b, n, 0); }
 
 void norm_forward(float* y, float* mean, float* rstd, const float* x, const float* gamma, const float* beta,
                   int64_t rows, int64_t c, float eps) {

@@ -57,16 +57,16 @@ Rows gpt2_block_decode(const BlockDecodeContext& x, const BlockDecodeWeights& w,
   const float eps = x.config.norm_eps();
 
   Rows normed = decode_norm(team, d.normed1, stream, w.norm1_w, w.norm1_b, eps);
-  decode_qkv(team, d.qkv, normed, w.w_qkv, w.b_qkv, x.heads());
+  decode_qkv(team, d.qkv, normed, w.w_qkv, w.b_qkv, x.heads(), d.prompt);
   decode_attention(team, d.heads, d.qkv, cache, x.heads(), d.scores);
   team.wait();
-  decode_linear(team, d.middle, d.heads, w.w_proj, {.bias = w.b_proj, .residual = &stream});
+  decode_linear(team, d.middle, d.heads, w.w_proj, {.bias = w.b_proj, .residual = &stream}, d.prompt);
   team.wait();
 
   normed = decode_norm(team, d.normed2, d.middle, w.norm2_w, w.norm2_b, eps);
-  decode_linear(team, d.hidden, normed, w.w_fc, {.bias = w.b_fc, .activation = RowActivation::kGelu});
+  decode_linear(team, d.hidden, normed, w.w_fc, {.bias = w.b_fc, .activation = RowActivation::kGelu}, d.prompt);
   team.wait();
-  decode_linear(team, d.stream, d.hidden, w.w_out, {.bias = w.b_out, .residual = &d.middle});
+  decode_linear(team, d.stream, d.hidden, w.w_out, {.bias = w.b_out, .residual = &d.middle}, d.prompt);
   team.wait();
   return d.stream;
 }

@@ -51,16 +51,16 @@ Rows soma_block_decode(const BlockDecodeContext& x, const BlockDecodeWeights& w,
   const Team& team = x.team;
   const float eps = x.config.norm_eps();
 
-  decode_qkv(team, d.qkv, stream, w.w_qkv, nullptr, x.heads());
+  decode_qkv(team, d.qkv, stream, w.w_qkv, nullptr, x.heads(), d.prompt);
   decode_attention(team, d.heads, d.qkv, cache, x.heads(), d.scores);
   team.wait();
-  decode_linear(team, d.middle, d.heads, w.w_proj, {.residual = &stream});
+  decode_linear(team, d.middle, d.heads, w.w_proj, {.residual = &stream}, d.prompt);
   team.wait();
   const Rows middle = decode_norm(team, d.normed1, d.middle, nullptr, nullptr, eps);
 
-  decode_linear(team, d.hidden, middle, w.w_fc, {.bias = w.b_fc, .activation = RowActivation::kRelu});
+  decode_linear(team, d.hidden, middle, w.w_fc, {.bias = w.b_fc, .activation = RowActivation::kRelu}, d.prompt);
   team.wait();
-  decode_linear(team, d.stream, d.hidden, w.w_out, {.bias = w.b_out, .residual = &middle});
+  decode_linear(team, d.stream, d.hidden, w.w_out, {.bias = w.b_out, .residual = &middle}, d.prompt);
   team.wait();
   return decode_norm(team, d.normed2, d.stream, nullptr, nullptr, eps);
 }

@@ -6,6 +6,11 @@
 #include "base/interrupt.h"
 
 namespace soma {
+namespace {
+
+constexpr int64_t kCached = int64_t{4} << 20;  // bytes that L2 holds, a core or two
+
+}  // namespace
 
 DecodeWeights::DecodeWeights(Transformer& model)
     : wpe(nullptr), norm_w(nullptr), norm_b(nullptr), config_(model.config()) {
@@ -45,6 +50,9 @@ int64_t DecodeWeights::carve(const Parameters& from, const WeightFormat* format,
                       vector(b.b_proj), vector(b.norm2_w), vector(b.norm2_b), matrix(b.w_fc), matrix(b.w_out),
                       vector(b.b_fc), vector(b.b_out)});
   }
+  const bool fetch = bytes_per_token() > kCached;
+  head.fetch = fetch;
+  for (BlockDecodeWeights& b : blocks) b.w_qkv.fetch = b.w_proj.fetch = b.w_fc.fetch = b.w_out.fetch = fetch;
   return carver.used();
 }
 

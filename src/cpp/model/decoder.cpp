@@ -11,7 +11,7 @@
 namespace soma {
 namespace {
 
-constexpr int64_t kPromptRows = 252;                  // of a prompt at once: whole tiles of 12 and of 6 rows
+constexpr int64_t kMostRows = 252;                    // of a prompt at once: whole tiles of 12 and of 6 rows
 constexpr int64_t kWorthAThread = 16 * 1024;          // multiply-adds of an op, a microsecond's work: several waits
 constexpr int64_t kUninterrupted = int64_t{1} << 28;  // multiply-adds of all threads between two looks at signals
 
@@ -57,10 +57,10 @@ void Decoder::prefill(int64_t row, const int32_t* ids, int64_t length) {
   lengths_[static_cast<std::size_t>(row)] = 0;
   places_.resize(static_cast<std::size_t>(length));
   for (int64_t i = 0; i < length; ++i) places_[static_cast<std::size_t>(i)] = {row, i};
-  for (int64_t first = 0; first < length; first += kPromptRows) {
-    const int64_t count = std::min(kPromptRows, length - first);
+  for (int64_t first = 0; first < length; first += kMostRows) {
+    const int64_t count = std::min(kMostRows, length - first);
     advance(places_.data() + first, ids_.data() + first, count, logits_.data() + row * vocab_size(),
-            first + count == length ? 1 : 0);
+            first + count == length ? 1 : 0, true);
   }
   lengths_[static_cast<std::size_t>(row)] = length;
 }
@@ -86,10 +86,10 @@ void Decoder::step(const int32_t* rows, const int32_t* ids, int64_t count) {
 
   const int64_t v = vocab_size();
   if (in_order) {
-    advance(places_.data(), ids_.data(), count, logits_.data() + places_[0].row * v, count);
+    advance(places_.data(), ids_.data(), count, logits_.data() + places_[0].row * v, count, false);
   } else {
     scattered_.reserve(count * v);
-    advance(places_.data(), ids_.data(), count, scattered_.data(), count);
+    advance(places_.data(), ids_.data(), count, scattered_.data(), count, false);
     for (int64_t i = 0; i < count; ++i) {
       const float* row = scattered_.data() + i * v;
       std::copy(row, row + v, logits_.data() + places_[static_cast<std::size_t>(i)].row * v);
@@ -98,12 +98,17 @@ void Decoder::step(const int32_t* rows, const int32_t* ids, int64_t count) {
   for (const Place& place : places_) ++lengths_[static_cast<std::size_t>(place.row)];
 }
 
-void Decoder::advance(const Place* places, const int32_t* ids, int64_t count, float* logits, int64_t heads) {
+void Decoder::advance(const Place* places, const int32_t* ids, int64_t count, float* logits, int64_t heads,
+                      bool prompt) {
   const ModelConfig& config = weights_.config();
   const int64_t c = config.d_model, f = config.d_ff, work = count * block_size(config);
   const auto layers = weights_.blocks.size();
   const int64_t threads = std::clamp<int64_t>(work / 4 / kWorthAThread, 1, call_threads());
   const int64_t normed = std::max(norm_rows(count, threads), norm_rows(heads, threads));
+
+  // Single tokens, however many, stay float32: a row's bits do not depend on the rows beside it.
+  const bool rounded = prompt && count >= kPromptRows && weights_.head.format != WeightFormat::kFloat32;
+  PromptMemory memory{};
 
   const auto rows_of = [&](Carver& carver, int64_t cols) {
     return Rows{carver.take(count * padded_ld(cols)), count, cols, padded_ld(cols)};
@@ -118,6 +123,11 @@ void Decoder::advance(const Place* places, const int32_t* ids, int64_t count, fl
     d.normed1 = carver.take(normed * padded_ld(c));
     d.normed2 = carver.take(normed * padded_ld(c));
     d.scores = carver.take(threads * (capacity_ + 16));
+    if (rounded) {
+      memory.panels = carver.take(threads * kPromptPanels);
+      memory.rows = carver.take(prompt_floats(count, std::max(c, f)));
+      d.prompt = &memory;
+    }
     return std::pair{d, carver.used()};
   };
   buffer_arena_.reserve(carve(Carver(nullptr)).second);

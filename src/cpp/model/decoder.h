@@ -30,7 +30,7 @@ class Decoder {
   struct Place {
     int64_t row, position;
   };
-  void advance(const Place* places, const int32_t* ids, int64_t count, float* logits, int64_t heads);
+  void advance(const Place* places, const int32_t* ids, int64_t count, float* logits, int64_t heads, bool prompt);
   void decode_head(const BlockDecodeContext& x, float* logits, const DecodeBuffers& d, Rows stream, int64_t count);
   CacheRow cache_row(std::size_t layer, const Place& place);
   void check_row(int64_t row) const;

@@ -25,6 +25,7 @@ struct DecodeMatrix {
   int64_t inner = 0, outer = 0;
   const char* data = nullptr;
   const float* scales = nullptr;  // (outer), int8
+  bool fetch = false;             // panels: from memory, since a token's weights are more than caches hold
 
   int64_t bytes() const;  // read for a product
 };
@@ -65,15 +66,27 @@ struct HeadShape {
   int64_t channels() const { return heads * head_size; }
 };
 
+// Memory that makes decode_linear a product of many rows with bfloat16 or int8 panels, at the speed of training's: rows
+// are rounded to bfloat16, as in training's bfloat16 products. For panels of W as that product wants them, one piece of
+// kPromptPanels floats a thread, and for the rounded rows, prompt_floats(R, inner).
+struct PromptMemory {
+  float *panels, *rows;
+};
+constexpr int64_t kPromptRows = 16;  // from so many on it pays
+constexpr int64_t kPromptPanels = 64 * 1024;
+int64_t prompt_floats(int64_t rows, int64_t inner);
+
 // out(C) = row `output` of a table kept as the weights of a head: W(C, V).
 void decode_embed(float* out, const DecodeMatrix& table, int64_t output);
 
-// y = activation(x W + bias + residual). This thread's outputs only: others' are there after team.wait().
-void decode_linear(const Team& team, const Rows& y, const Rows& x, const DecodeMatrix& w, const RowEpilogue& e = {});
+// y = activation(x W + bias + residual). This thread's outputs only: others' are there after team.wait(). With
+// `memory`, which no thread may still be reading, as PromptMemory says; float32 weights have no use for it.
+void decode_linear(const Team& team, const Rows& y, const Rows& x, const DecodeMatrix& w, const RowEpilogue& e = {},
+                   const PromptMemory* memory = nullptr);
 
 // decode_linear for qkv(R, 3C), cut so that a thread makes what its decode_attention reads; waits where that cannot be.
 void decode_qkv(const Team& team, const Rows& qkv, const Rows& x, const DecodeMatrix& w, const float* bias,
-                const HeadShape& shape);
+                const HeadShape& shape, const PromptMemory* memory = nullptr);
 
 // Appends k and v of every row to its cache at position `length`, then out(R, C) = attention of q over length + 1
 // positions. Rows may share a cache at different lengths: a prompt is so many rows. This thread's heads and rows only.

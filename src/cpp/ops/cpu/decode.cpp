@@ -7,6 +7,7 @@
 
 #include "base/arena.h"
 #include "ops/cpu/cpu_ops.h"
+#include "ops/cpu/prompt.h"
 #include "ops/cpu/ranges.h"
 
 namespace soma {
@@ -15,7 +16,7 @@ namespace {
 using kernels::RowsProduct;
 using kernels::Table;
 
-constexpr int64_t kPanel = 64;   // outputs whose weights lie together
+constexpr int64_t kPanel = kDecodePanel;
 constexpr int64_t kBlock = 16;   // positions whose keys lie together
 constexpr int64_t kOwnNorm = 4;  // rows up to which a thread's own norm is cheaper than waiting for the others
 
@@ -114,6 +115,7 @@ void linear_range(const Rows& y, const Rows& x, const DecodeMatrix& w, const Row
   p.m = x.rows;
   p.n = end - begin;
   p.k = w.inner;
+  p.fetch = w.fetch;
   if (w.scales != nullptr) p.scales = w.scales + begin;
   if (e.bias != nullptr) p.bias = e.bias + begin;
   if (e.residual != nullptr) {
@@ -131,6 +133,36 @@ void linear_range(const Rows& y, const Rows& x, const DecodeMatrix& w, const Row
   }
 }
 
+// A thread's share of a product, for which the team may have to round the rows first.
+class LinearTask {
+ public:
+  LinearTask(const Team& team, const Rows& y, const Rows& x, const DecodeMatrix& w, const RowEpilogue& e,
+             const PromptMemory* memory)
+      : y_(y), x_(x), w_(w), e_(e), gemm_(active_kernels(), Precision::kBfloat16) {
+    if (memory == nullptr || w.format == WeightFormat::kFloat32) return;
+    if (!gemm_.has_instruction()) {  // widened weights and float32 sums are the quicker way to the same products
+      x_ = prompt_floats(team, x, memory->rows);
+      return;
+    }
+    pairs_ = prompt_pairs(team, gemm_, x, memory->rows);
+    panels_ = memory->panels + team.rank * kPromptPanels;
+  }
+  // Outputs [begin, end); begin is the first of a panel.
+  void run(int64_t begin, int64_t end) const {
+    if (panels_ == nullptr) return linear_range(y_, x_, w_, e_, begin, end);
+    prompt_range(gemm_, y_, pairs_, w_, e_, begin, end, panels_);
+  }
+
+ private:
+  const Rows& y_;
+  Rows x_;
+  const DecodeMatrix& w_;
+  const RowEpilogue& e_;
+  const Gemm gemm_;
+  GemmA pairs_{};
+  float* panels_ = nullptr;
+};
+
 // Whether each thread can make q, k and v of the very heads that it attends with.
 bool heads_are_own(const Team& team, const HeadShape& s) {
   return s.heads % team.size == 0 && s.channels() / team.size % kPanel == 0;
@@ -140,7 +172,7 @@ bool heads_are_own(const Team& team, const HeadShape& s) {
 
 DecodeMatrix live_weights(ConstMatrix w) {
   const WeightLayout layout = w.transposed ? WeightLayout::kLiveTransposed : WeightLayout::kLive;
-  return {WeightFormat::kFloat32, layout, w.height(), w.width(), reinterpret_cast<const char*>(w.data), nullptr};
+  return {WeightFormat::kFloat32, layout, w.height(), w.width(), reinterpret_cast<const char*>(w.data), nullptr, false};
 }
 
 int64_t DecodeMatrix::bytes() const {
@@ -165,7 +197,7 @@ DecodeMatrix pack_weights(float* packed, float* scales, WeightFormat format, Con
         return pack_int8(data + i * stride, scales + i * kPanel, panel, inner);
     }
   });
-  return {format, WeightLayout::kPanels, inner, outer, data, format == WeightFormat::kInt8 ? scales : nullptr};
+  return {format, WeightLayout::kPanels, inner, outer, data, format == WeightFormat::kInt8 ? scales : nullptr, false};
 }
 
 void decode_embed(float* out, const DecodeMatrix& table, int64_t output) {
@@ -190,21 +222,24 @@ void decode_embed(float* out, const DecodeMatrix& table, int64_t output) {
   }
 }
 
-void decode_linear(const Team& team, const Rows& y, const Rows& x, const DecodeMatrix& w, const RowEpilogue& e) {
-  team.share(w.outer, kPanel, [&](int64_t begin, int64_t end) { linear_range(y, x, w, e, begin, end); });
+void decode_linear(const Team& team, const Rows& y, const Rows& x, const DecodeMatrix& w, const RowEpilogue& e,
+                   const PromptMemory* memory) {
+  const LinearTask task(team, y, x, w, e, memory);
+  team.share(w.outer, kPanel, [&](int64_t begin, int64_t end) { task.run(begin, end); });
 }
 
 void decode_qkv(const Team& team, const Rows& qkv, const Rows& x, const DecodeMatrix& w, const float* bias,
-                const HeadShape& s) {
+                const HeadShape& s, const PromptMemory* memory) {
   const RowEpilogue e{.bias = bias};
   if (!heads_are_own(team, s)) {
-    decode_linear(team, qkv, x, w, e);
+    decode_linear(team, qkv, x, w, e, memory);
     return team.wait();
   }
   const int64_t c = s.channels();
-  if (team.size == 1) return linear_range(qkv, x, w, e, 0, 3 * c);
+  const LinearTask task(team, qkv, x, w, e, memory);
+  if (team.size == 1) return task.run(0, 3 * c);
   for (int64_t part = 0; part < 3 * c; part += c) {
-    linear_range(qkv, x, w, e, part + c * team.rank / team.size, part + c * (team.rank + 1) / team.size);
+    task.run(part + c * team.rank / team.size, part + c * (team.rank + 1) / team.size);
   }
 }
 

@@ -28,6 +28,8 @@ class Gemm {
   const int64_t depth_step;  // units(k) is a multiple of it
   const bool bf16;
 
+  bool has_instruction() const { return shape_.instruction != 0; }
+
   // Stands around a thread's calls of tile() and multiply(); one at a time.
   class Thread {
    public:

@@ -1,0 +1,80 @@
+// Products of many rows with weights kept for decoding: a thread lays out some panels of its outputs as the matrix
+// product wants them, in its L2, and multiplies all rows with them.
+#include "ops/cpu/prompt.h"
+
+#include <algorithm>
+
+#include "ops/cpu/cpu_ops.h"
+
+namespace soma {
+namespace {
+
+// Outputs [j, j_end) of W from unit u on, panel after panel, each `units` deep.
+void lay_out(const Gemm& g, float* dst, const DecodeMatrix& w, int64_t j, int64_t j_end, int64_t u, int64_t units) {
+  const kernels::Table& t = active_kernels();
+  const bool bytes = w.format == WeightFormat::kInt8;
+  const int64_t k = u * g.per_unit(), count = std::min(w.inner - k, units * g.per_unit());
+  for (; j < j_end; j += kDecodePanel, dst += units * kDecodePanel) {
+    const char* panel = w.data + (j * w.inner + k * kDecodePanel) * (bytes ? 1 : 2);
+    (bytes ? t.pair_int8 : t.pair_bfloat16)(dst, g.cols, panel, count, units);
+  }
+}
+
+}  // namespace
+
+int64_t prompt_floats(int64_t rows, int64_t inner) {
+  const Gemm g(active_kernels(), Precision::kBfloat16);
+  return g.has_instruction() ? g.a_floats(rows, inner) : rows * padded_ld(inner);
+}
+
+GemmA prompt_pairs(const Team& team, const Gemm& g, const Rows& x, float* rows) {
+  const int64_t distance = g.copy_a(rows, x.data, x.ld, 0, x.cols, false).row;
+  team.share(x.rows, 1, [&](int64_t begin, int64_t end) {
+    g.copy_a(rows + begin * distance, x.row(begin), x.ld, end - begin, x.cols, false);
+  });
+  team.wait();
+  return {rows, distance, 1};
+}
+
+Rows prompt_floats(const Team& team, const Rows& x, float* rows) {
+  const Rows rounded{rows, x.rows, x.cols, padded_ld(x.cols)};
+  team.share(x.rows, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) active_kernels().round_row_bfloat16(rounded.row(r), x.row(r), x.cols);
+  });
+  team.wait();
+  return rounded;
+}
+
+void prompt_range(const Gemm& g, const Rows& y, const GemmA& x, const DecodeMatrix& w, const RowEpilogue& e,
+                  int64_t begin, int64_t end, float* panels) {
+  const Gemm::Thread thread(g);
+  const int64_t depth = g.units(w.inner), tile_depth = g.tile_depth(depth);
+  const int64_t group = std::max<int64_t>(1, kPromptPanels / (tile_depth * kDecodePanel)) * kDecodePanel;
+  for (int64_t j = begin; j < end; j += group) {
+    const int64_t j_end = std::min(end, j + group), n = j_end - j;
+    for (int64_t u = 0; u < depth; u += tile_depth) {
+      const int64_t units = std::min(tile_depth, depth - u);
+      kernels::TileStore store{};
+      store.accumulate = u > 0;
+      lay_out(g, panels, w, j, j_end, u, units);
+      for (int64_t r = 0; r < y.rows; r += g.rows) {
+        g.multiply(y.row(r) + j, y.ld, x.at(r, u), panels, units, 0, units, std::min(g.rows, y.rows - r), n, store);
+      }
+    }
+    kernels::RowsProduct p{};
+    p.y = y.data + j;
+    p.ldy = y.ld;
+    p.m = y.rows;
+    p.n = n;
+    if (w.scales != nullptr) p.scales = w.scales + j;
+    if (e.bias != nullptr) p.bias = e.bias + j;
+    if (e.residual != nullptr) {
+      p.residual = e.residual->data + j;
+      p.ld_residual = e.residual->ld;
+    }
+    p.activation = static_cast<kernels::Activation>(e.activation);
+    active_kernels().finish_product(&p);
+  }
+}
+
+}  // namespace soma

@@ -1,0 +1,19 @@
+// Products of a prompt's many rows with bfloat16 or int8 panels, by the engine of the matrix product.
+#pragma once
+
+#include "ops/cpu/gemm.h"
+#include "ops/decode.h"
+
+namespace soma {
+
+constexpr int64_t kDecodePanel = 64;  // outputs whose weights lie together
+
+// x in `rows` as pairs of bfloat16 for `g`, or as floats so rounded: all threads together.
+GemmA prompt_pairs(const Team& team, const Gemm& g, const Rows& x, float* rows);
+Rows prompt_floats(const Team& team, const Rows& x, float* rows);
+
+// y's outputs [begin, end), of which begin is the first of a panel; `panels` is this thread's piece of the memory.
+void prompt_range(const Gemm& g, const Rows& y, const GemmA& x, const DecodeMatrix& w, const RowEpilogue& e,
+                  int64_t begin, int64_t end, float* panels);
+
+}  // namespace soma
