@@ -69,7 +69,7 @@ stub: $(DEV_STAMP) $(PACKAGE_STAMP) ## write soma_native/_core.pyi anew from the
 # first as well: the address sanitizer must find __cxa_throw when it starts, before Python has loaded any C++. Leaks are
 # not looked for: CPython keeps memory until the process ends. AMX is emulated: its level runs, within the bounds that the
 # sanitizer knows, and any use of tiles that a real processor would refuse ends the process. Whole models in bfloat16
-# (test_bfloat16.py) take minutes more and call no kernel that is not here.
+# (tests/test_bfloat16.py) take minutes more and call no kernel that is not here.
 SANITIZE_TESTS ?= $(wildcard tests/test_kernels*.py tests/test_decode*.py) tests/test_sampler.py tests/test_gradients.py \
   tests/test_generator.py tests/test_tokenizer.py tests/test_tokenizer_errors.py tests/test_bpe_encode.py \
   tests/test_bpe_training.py
