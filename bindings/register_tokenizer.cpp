@@ -69,19 +69,21 @@ py::typing::Tuple<IdList, Offsets> encode_with_offsets(const soma::Tokenizer& to
 
 using Parts = std::span<soma::EncodedTexts>;
 
+// Thousands of new lists would set off the garbage collector again and again, to no avail: none of them is garbage.
+struct CollectorPause {
+  int was_on = PyGC_Disable();
+  ~CollectorPause() {
+    if (was_on) PyGC_Enable();
+  }
+};
+
 py::typing::List<IdList> encode_batch(const soma::Tokenizer& tokenizer, const Texts& texts, const Allowed& allowed) {
   const auto views = utf8_of_list(texts);
   std::vector<IdList> rows;  // made while other threads still encode
   rows.reserve(views.size());
   const auto make_rows = [&rows](Parts parts) {
     const py::gil_scoped_acquire gil;
-    // Thousands of new lists would set off the collector again and again, to no avail: none of them is garbage.
-    struct CollectorPause {
-      int was_on = PyGC_Disable();
-      ~CollectorPause() {
-        if (was_on) PyGC_Enable();
-      }
-    } const pause;
+    const CollectorPause pause;
     for (const soma::EncodedTexts& part : parts) {
       size_t begin = 0;
       for (const size_t end : part.ends) {
@@ -91,6 +93,7 @@ py::typing::List<IdList> encode_batch(const soma::Tokenizer& tokenizer, const Te
     }
   };
   without_gil([&] { tokenizer.encode_batch(views, allowed, 0, make_rows); });
+  const CollectorPause pause;
   py::typing::List<IdList> lists(rows.size());
   for (size_t i = 0; i < rows.size(); ++i) {
     PyList_SET_ITEM(lists.ptr(), static_cast<Py_ssize_t>(i), rows[i].release().ptr());
