@@ -46,6 +46,20 @@ std::vector<std::string_view> utf8_of_list(const Texts& texts, size_t first = 0)
   return views;
 }
 
+// Thousands of new lists or tuples would set off the garbage collector again and again, to no avail: none of them is garbage.
+struct CollectorPause {
+  int was_on = PyGC_Disable();
+  ~CollectorPause() {
+    if (was_on) PyGC_Enable();
+  }
+};
+
+PyObject* new_int(size_t value) {
+  PyObject* const number = PyLong_FromSize_t(value);
+  if (number == nullptr) throw py::error_already_set();
+  return number;
+}
+
 soma::Encoding encode(const soma::Tokenizer& tokenizer, std::string_view text, const Allowed& allowed,
                       bool with_spans) {
   return without_gil([&] { return tokenizer.encode(text, allowed, with_spans, /*alone=*/true); });
@@ -60,22 +74,20 @@ py::typing::Tuple<IdList, Offsets> encode_with_offsets(const soma::Tokenizer& to
   const std::string_view view = utf8_of(text, "text");
   soma::Encoding encoding = encode(tokenizer, view, allowed, true);
   soma::bytes_to_characters(view, encoding.spans);
+  const CollectorPause pause;
   Offsets offsets(encoding.spans.size());
   for (size_t i = 0; i < encoding.spans.size(); ++i) {
-    offsets[i] = py::make_tuple(encoding.spans[i].begin, encoding.spans[i].end);
+    const auto [begin, end] = encoding.spans[i];
+    PyObject* const pair = PyTuple_New(2);
+    if (pair == nullptr) throw py::error_already_set();
+    PyList_SET_ITEM(offsets.ptr(), static_cast<Py_ssize_t>(i), pair);
+    PyTuple_SET_ITEM(pair, 0, new_int(begin));
+    PyTuple_SET_ITEM(pair, 1, new_int(end));
   }
   return py::make_tuple(to_list(encoding.ids.data(), encoding.ids.size()), offsets);
 }
 
 using Parts = std::span<soma::EncodedTexts>;
-
-// Thousands of new lists would set off the garbage collector again and again, to no avail: none of them is garbage.
-struct CollectorPause {
-  int was_on = PyGC_Disable();
-  ~CollectorPause() {
-    if (was_on) PyGC_Enable();
-  }
-};
 
 py::typing::List<IdList> encode_batch(const soma::Tokenizer& tokenizer, const Texts& texts, const Allowed& allowed) {
   const auto views = utf8_of_list(texts);
