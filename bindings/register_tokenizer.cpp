@@ -46,7 +46,8 @@ std::vector<std::string_view> utf8_of_list(const Texts& texts, size_t first = 0)
   return views;
 }
 
-// Thousands of new lists or tuples would set off the garbage collector again and again, to no avail: none of them is garbage.
+// Thousands of new lists or tuples would set off the garbage collector again and again, to no avail: none of them is
+// garbage.
 struct CollectorPause {
   int was_on = PyGC_Disable();
   ~CollectorPause() {

@@ -1,5 +1,5 @@
-// Text to ids: chunks (bpe_split.h), each looked up among those met before (bpe_cache.h), else taken whole where it is a
-// token, else merged (bpe_merge.h).
+// Text to ids: chunks (bpe_split.h), each looked up among those met before (bpe_cache.h), else taken whole where it is
+// a token, else merged (bpe_merge.h).
 #pragma once
 
 #include <array>
