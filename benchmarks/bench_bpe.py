@@ -1,10 +1,12 @@
 """Byte-level BPE beside tiktoken, gigatoken, rs-bpe and tokenizers: encoding and decoding in MB/s.
 
     python benchmarks/bench_bpe.py --vocab cl100k_base.tiktoken --text book.txt more.txt --rounds 7 --json out.json
+    python benchmarks/bench_bpe.py --vocab my_bpe/tokenizer.json --text book.txt --tasks lines documents --threads 2
 
 Contenders alternate in one run, and their ids are compared before anything is timed: other ids end the run. "first" is
-the first call on a text that the tokenizer has not met; the others are later calls. Peers that are not installed are
-left out.
+the first call on a text that the tokenizer has not met; the others are later calls. "lines" and "documents" (4,096
+characters) are batches, which give lists of ids. Peers that are not installed are left out. A tokenizer.json has one,
+`tokenizers`: its encode_batch_fast, which makes no offsets, and reading .ids of what that gives.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +36,10 @@ Work = Callable[[], Any]
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--vocab", required=True, help="a rank file, such as cl100k_base.tiktoken")
+    parser.add_argument("--vocab", required=True, help="a rank file, such as cl100k_base.tiktoken, or a tokenizer.json")
     parser.add_argument("--pattern", choices=["gpt2", "cl100k", "o200k"], help="default: as the file is called")
     parser.add_argument("--text", nargs="+", required=True, help="UTF-8 files; each is a workload of its own")
-    parser.add_argument("--tasks", nargs="+", default=["first", "array", "list", "lines", "decode"])
+    parser.add_argument("--tasks", nargs="+", default=["first", "array", "list", "lines", "documents", "decode"])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--peers", nargs="+", default=["tiktoken", "gigatoken", "rs-bpe", "tokenizers"])
@@ -44,7 +47,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def hugging_face(vocab: str, pattern: str, ranks: dict[bytes, int]) -> Any:
+def hugging_face(pattern: str, ranks: dict[bytes, int]) -> Any:
     """The same vocabulary for `tokenizers`: all ways to make a token of two are its merges."""
     import tokenizers
 
@@ -74,17 +77,21 @@ class Contenders:
 
     def __init__(self, args: argparse.Namespace, pattern: str) -> None:
         self.args, self.pattern = args, pattern
-        lines = Path(args.vocab).read_bytes().splitlines()
+        self.is_json = Path(args.vocab).suffix == ".json"
+        lines = [] if self.is_json else Path(args.vocab).read_bytes().splitlines()
         self.ranks = {base64.b64decode(token): int(rank) for token, rank in (line.split() for line in lines)}
         self.made: dict[str, Any] = {}
         modules = {"rs-bpe": "rs_bpe"}
-        self.names = ["soma_native"] + [n for n in args.peers if importlib.util.find_spec(modules.get(n, n))]
+        peers = [n for n in args.peers if n == "tokenizers" or not self.is_json]
+        self.names = ["soma_native"] + [n for n in peers if importlib.util.find_spec(modules.get(n, n))]
 
     def make(self, name: str) -> Any:
         """A tokenizer that has met no text."""
         if name == "soma_native":
             import soma_native
 
+            if self.is_json:
+                return soma_native.Tokenizer.load(self.args.vocab)
             return soma_native.Tokenizer.from_tiktoken(self.args.vocab, pattern=self.pattern)
         if name == "gigatoken":
             import gigatoken
@@ -100,11 +107,18 @@ class Contenders:
             return tiktoken.Encoding(
                 self.pattern, pat_str=PATTERNS[self.pattern], mergeable_ranks=self.ranks, special_tokens={}
             )
-        return hugging_face(self.args.vocab, self.pattern, self.ranks)
+        if self.is_json:
+            import tokenizers
+
+            return tokenizers.Tokenizer.from_file(self.args.vocab)
+        return hugging_face(self.pattern, self.ranks)
 
     def tasks(self, text: str) -> dict[str, dict[str, Work]]:
         """Task -> who -> the call to time."""
-        lines = text.splitlines(keepends=True)
+        batches = {
+            "lines": text.splitlines(keepends=True),
+            "documents": [text[i : i + 4096] for i in range(0, len(text), 4096)],
+        }
         threads = self.args.threads
         t = {name: self.made.get(name) or self.make(name) for name in self.names}
         self.made = {name: one for name, one in t.items() if name not in ("soma_native", "gigatoken")}
@@ -115,21 +129,25 @@ class Contenders:
             if task in calls and name in t:
                 calls[task][name] = work
 
+        def add_batches(name: str, encode: Callable[[list[str]], Any]) -> None:
+            for task, batch in batches.items():
+                add(task, name, partial(encode, batch))
+
         s = t["soma_native"]
         add("array", "soma_native", lambda: s.encode_array(text))
         add("list", "soma_native", lambda: s.encode(text))
-        add("lines", "soma_native", lambda: s.encode_batch(lines))
+        add_batches("soma_native", s.encode_batch)
         add("decode", "soma_native", lambda: s.decode(expected))
         if g := t.get("gigatoken"):
             check("gigatoken", g.encode(text).tolist(), expected)
             add("array", "gigatoken", lambda: g.encode(text))
-            add("lines", "gigatoken", lambda: g.encode_batch_list(lines, parallel=threads > 1))
+            add_batches("gigatoken", lambda batch: g.encode_batch_list(batch, parallel=threads > 1))
             add("decode", "gigatoken", lambda: g.decode(expected))
         if k := t.get("tiktoken"):
             check("tiktoken", k.encode_ordinary(text), expected)
             add("array", "tiktoken", lambda: k.encode_to_numpy(text, disallowed_special=()))
             add("list", "tiktoken", lambda: k.encode_ordinary(text))
-            add("lines", "tiktoken", lambda: k.encode_ordinary_batch(lines, num_threads=threads))
+            add_batches("tiktoken", lambda batch: k.encode_ordinary_batch(batch, num_threads=threads))
             add("decode", "tiktoken", lambda: k.decode(expected))
         if r := t.get("rs-bpe"):
             check("rs-bpe", list(r.encode(text)), expected)
@@ -137,7 +155,7 @@ class Contenders:
             add("decode", "rs-bpe", lambda: r.decode(expected))
         if h := t.get("tokenizers"):
             check("tokenizers", h.encode(text).ids, expected)
-            add("lines", "tokenizers", lambda: [e.ids for e in h.encode_batch_fast(lines)])
+            add_batches("tokenizers", lambda batch: [e.ids for e in h.encode_batch_fast(batch)])
         return calls
 
     def first(self, text: str) -> dict[str, Work]:
@@ -170,7 +188,7 @@ def main(argv: list[str] | None = None) -> int:
     args = arguments(argv)
     os.environ.update(thread_environment(args.threads))  # before any library starts its threads
     os.environ.update(RAYON_NUM_THREADS=str(args.threads), TOKENIZERS_PARALLELISM=str(args.threads > 1).lower())
-    pattern = args.pattern or Path(args.vocab).name.split("_")[0]
+    pattern = args.pattern or Path(args.vocab).stem.split("_")[0]
     machine = machine_record(args.threads, None)
     print_machine(machine)
     contenders = Contenders(args, pattern)

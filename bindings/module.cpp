@@ -10,6 +10,7 @@ PYBIND11_MODULE(_core, m) {
   register_model(m);
   register_generation(m);
   register_tokenizer(m);
+  register_tokenizer_rules(m);
   register_tokenizer_training(m);
   register_ops(m);  // _core._ops: for the tests, no surface to rely on
 }

@@ -8,5 +8,6 @@ void register_profile(pybind11::module_& m);
 void register_model(pybind11::module_& m);
 void register_generation(pybind11::module_& m);
 void register_tokenizer(pybind11::module_& m);
+void register_tokenizer_rules(pybind11::module_& m);
 void register_tokenizer_training(pybind11::module_& m);
 void register_ops(pybind11::module_& m);

@@ -8,7 +8,6 @@ and our default its ``encode_special_tokens=True``. Added tokens that are not sp
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import pairwise
 from typing import Any
 
 from .bpe_files import BYTES_OF, TEXT_OF, check_id, check_vocab, encode_token, merge_ids, tokens_by_id, unmerged
@@ -283,12 +282,15 @@ def _merges_of_ranks(tokens: Any) -> list[tuple[int, int]]:
     rank_of = {token: i for i, token in enumerate(tokens) if token is not None}
     merges = []
     for token, rank in rank_of.items():
-        parts = [token[i : i + 1] for i in range(len(token))]
-        while len(parts) > 2:
-            lowest, at = min((rank_of.get(a + b, rank), i) for i, (a, b) in enumerate(pairwise(parts)))
-            if lowest >= rank:
-                break
-            parts[at : at + 2] = [parts[at] + parts[at + 1]]
-        if len(parts) == 2:
-            merges.append((rank_of[parts[0]], rank_of[parts[1]]))
+        cuts = list(range(len(token) + 1))  # between the parts
+        ranks = [rank_of.get(token[i : i + 2], rank) for i in range(len(token) - 1)]  # of each part with the next
+        while len(ranks) > 1 and (lowest := min(ranks)) < rank:
+            at = ranks.index(lowest)
+            del ranks[at], cuts[at + 1]
+            if at > 0:
+                ranks[at - 1] = rank_of.get(token[cuts[at - 1] : cuts[at + 1]], rank)
+            if at < len(ranks):
+                ranks[at] = rank_of.get(token[cuts[at] : cuts[at + 2]], rank)
+        if len(ranks) == 1:
+            merges.append((rank_of[token[: cuts[1]]], rank_of[token[cuts[1] :]]))
     return merges

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 import sys
@@ -15,8 +16,11 @@ import reference as ref
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
+import bench_bpe  # noqa: E402
 import bench_train  # noqa: E402
 import common  # noqa: E402
+
+from soma_native import Tokenizer  # noqa: E402
 
 
 def run(script: str, *arguments: Any) -> subprocess.CompletedProcess[str]:
@@ -91,6 +95,31 @@ def test_trainings_are_compared_and_recorded(tmp_path: Path) -> None:
     options = ("--contenders", "soma_native", "rustbpe", "tokenizers", "--vocab-size", 280, "--rounds", 1)
     results = record("bench_tokenizer_training.py", tmp_path / "t.json", text, *options)["results"]
     assert [(r["label"], r["tokens"]) for r in results] == [("soma_native", 280), ("rustbpe", 280), ("tokenizers", 280)]
+
+
+def test_byte_level_bpe_is_compared_and_recorded(tmp_path: Path) -> None:
+    pytest.importorskip("tiktoken")
+    tokens = [bytes([i]) for i in range(256)] + [b" i", b"is", b" is", "ü".encode()]
+    ranks = tmp_path / "cl100k_small.tiktoken"
+    ranks.write_text("".join(f"{base64.b64encode(token).decode()} {i}\n" for i, token in enumerate(tokens)))
+    text = tmp_path / "text.txt"
+    text.write_text("It isn't über-simple, is it?\nNo, 2 or 3 words.\n" * 50, encoding="utf-8")
+    options = ("--text", text, "--peers", "tiktoken", "tokenizers", "--rounds", 1)
+    results = record("bench_bpe.py", tmp_path / "b.json", "--vocab", ranks, *options)["results"]
+    found = [(r["task"], r["label"]) for r in results]
+    ours = [(task, "soma_native") for task in ("first", "array", "list", "lines", "documents", "decode")]
+    assert set(ours) < set(found)
+    assert {("list", "tiktoken"), ("documents", "tokenizers"), ("decode", "tiktoken")} < set(found)
+    assert [r["workload"] for r in results] == ["cl100k text.txt"] * len(results)
+
+    Tokenizer.from_tiktoken(ranks, pattern="cl100k").save(tmp_path)
+    options = ("--text", text, "--tasks", "lines", "documents", "--rounds", 1)
+    results = record("bench_bpe.py", tmp_path / "o.json", "--vocab", tmp_path / "tokenizer.json", *options)["results"]
+    names = ("soma_native", "tokenizers")
+    assert [(r["task"], r["label"]) for r in results] == [(t, n) for t in ("lines", "documents") for n in names]
+
+    with pytest.raises(SystemExit, match=r"tiktoken gives \[8\] at token 1, ours are \[7\]"):
+        bench_bpe.check("tiktoken", [5, 8], [5, 7])
 
 
 def test_quality_recipe_runs(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import random
 import threading
 from pathlib import Path
@@ -73,6 +74,36 @@ def test_ten_thousand_random_texts(both: tuple[Tokenizer, tiktoken.Encoding]) ->
     for text, ids in zip(texts[:2000], expected, strict=False):
         assert tok.encode(text) == ids
         assert tok.decode(ids) == text
+
+
+def test_batches_of_all_sizes(both: tuple[Tokenizer, tiktoken.Encoding], threads: int) -> None:
+    """Texts that share a queue, a task or a thread, empty ones among them, and one that is too long to share."""
+    tok, _ = both
+    source = random.Random(5)
+    texts = [random_text(source) * source.choice([0, 0, 1, 1, 3, 40]) for _ in range(3000)]
+    texts[1000:1000] = [""] * 300 + [MIXED * 400, "a" * 70_000, " " * 63, "é" * 32]
+    assert len(texts[1300].encode()) > 1 << 20
+    expected = [tok.encode(text) for text in texts]
+    assert tok.encode_batch(texts) == expected
+    assert tok.encode_batch(texts, allowed_special="all") == [tok.encode(text, allowed_special="all") for text in texts]
+    ids, lengths = tok._encode_joined(texts, 0)
+    assert lengths.tolist() == [len(row) for row in expected]
+    assert ids.tolist() == [i for row in expected for i in row]
+
+
+@pytest.mark.parametrize("was_on", [True, False])
+def test_the_garbage_collector_is_left_as_it_was(both: tuple[Tokenizer, tiktoken.Encoding], was_on: bool) -> None:
+    tok, _ = both
+    (gc.enable if was_on else gc.disable)()
+    try:
+        rows = tok.encode_batch(["one two"] * 1000)
+        tok.encode_with_offsets("one two")
+        with pytest.raises(ValueError, match=r"texts\[1\]"):
+            tok.encode_batch(["one", "\ud800"])
+        assert gc.isenabled() == was_on
+        assert all(map(gc.is_tracked, rows))
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("pattern", ["gpt2", "cl100k", "o200k"])

@@ -176,30 +176,22 @@ bool ascii16(const Byte* p) {
 
 // Chunks from text[at] on: writes their ends and returns their number. `at` becomes the last end.
 template <BpeRules kRules>
-size_t split(const Byte* text, size_t size, size_t& at, size_t* ends, size_t capacity) {
+size_t split(const Byte* text, size_t size, size_t readable, size_t& at, size_t* ends, size_t capacity) {
   size_t count = 0;
+  Byte copy[64];
   while (at < size && capacity - count >= 64) {
     const auto n = static_cast<unsigned>(std::min<size_t>(size - at, 64));
     const bool last = size - at <= 64;
-    uint64_t starts;
-    if (size - at < 64) {
-      Byte block[64] = {};
-      std::memcpy(block, text + at, n);
-      starts = ascii_chunk_starts<kRules>(block, n, true);
-      if (std::none_of(block, block + n, [](Byte c) { return c >= 0x80; })) {
-        for (; starts != 0; starts &= starts - 1) ends[count++] = at + static_cast<size_t>(std::countr_zero(starts));
-        ends[count++] = at = size;
-        break;
-      }
-    } else {
-      starts = ascii_chunk_starts<kRules>(text + at, 64, last);
+    const Byte* block = text + at;
+    if (readable - at < 64) block = static_cast<const Byte*>(std::memcpy(copy, block, n));
+    uint64_t starts = ascii_chunk_starts<kRules>(block, n, last);
+    const size_t base = at;
+    for (; starts != 0; starts &= starts - 1) ends[count++] = at = base + static_cast<size_t>(std::countr_zero(starts));
+    if (last && (ByteBlock(block).high() & low_bits(n)) == 0) {
+      ends[count++] = at = size;
+      break;
     }
-    if (starts != 0) {
-      const size_t base = at;
-      for (; starts != 0; starts &= starts - 1) ends[count++] = base + static_cast<size_t>(std::countr_zero(starts));
-      at = ends[count - 1];
-      if (!last) continue;
-    }
+    if (at != base && !last) continue;
     // Character by character, as long as there is something else than ASCII nearby.
     do {
       at = static_cast<size_t>(end_of_chunk<kRules>({text + at, text + size}) - text);
@@ -224,15 +216,15 @@ size_t BpeSplitter::next(size_t* ends, size_t capacity) {
   const auto* const text = reinterpret_cast<const Byte*>(text_.data());
   switch (pattern_) {
     case BpePattern::kGpt2:
-      return split<kGpt2Rules>(text, text_.size(), at_, ends, capacity);
+      return split<kGpt2Rules>(text, text_.size(), readable_, at_, ends, capacity);
     case BpePattern::kCl100k:
-      return split<kCl100kRules>(text, text_.size(), at_, ends, capacity);
+      return split<kCl100kRules>(text, text_.size(), readable_, at_, ends, capacity);
     case BpePattern::kLlama3:
-      return split<kLlama3Rules>(text, text_.size(), at_, ends, capacity);
+      return split<kLlama3Rules>(text, text_.size(), readable_, at_, ends, capacity);
     case BpePattern::kQwen2:
-      return split<kQwen2Rules>(text, text_.size(), at_, ends, capacity);
+      return split<kQwen2Rules>(text, text_.size(), readable_, at_, ends, capacity);
     case BpePattern::kO200k:
-      return split<kO200kRules>(text, text_.size(), at_, ends, capacity);
+      return split<kO200kRules>(text, text_.size(), readable_, at_, ends, capacity);
   }
   return 0;
 }

@@ -26,7 +26,11 @@ const char* bpe_pattern_name(BpePattern pattern);
 // Gives the chunks of a valid UTF-8 text, which must outlive it, from front to back. They cover the text.
 class BpeSplitter {
  public:
-  BpeSplitter(BpePattern pattern, std::string_view text) : pattern_(pattern), text_(text) {}
+  BpeSplitter(BpePattern pattern, std::string_view text) : BpeSplitter(pattern, text, text.size()) {}
+  // The same, faster at the end of the text, where `readable` bytes may be read from its front on, 64 beyond its end or
+  // more: whatever is there.
+  BpeSplitter(BpePattern pattern, std::string_view text, size_t readable)
+      : pattern_(pattern), text_(text), readable_(readable) {}
 
   // Writes the ends of the next chunks, as offsets into the text, and says how many: 0 at the end of the text only.
   // `capacity` is at least 64.
@@ -35,6 +39,7 @@ class BpeSplitter {
  private:
   BpePattern pattern_;
   std::string_view text_;
+  size_t readable_;
   size_t at_ = 0;  // where the next chunk begins
 };
 

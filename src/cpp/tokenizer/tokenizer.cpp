@@ -16,8 +16,6 @@ namespace {
 
 constexpr size_t kSliceBytes = size_t{1} << 22;  // of one text between two chances to interrupt
 constexpr size_t kPieceBytes = size_t{1} << 17;  // of one text, for one thread at a time
-constexpr size_t kBatchTaskBytes = size_t{1} << 14;
-constexpr size_t kBatchRoundTasks = 1024;  // between two chances to interrupt
 
 struct SpecialMatch {
   size_t at;
@@ -185,52 +183,6 @@ void Tokenizer::encode_into(std::string_view text, const std::vector<TokenId>& a
          " to stand for it: train with special_tokens that include ", kUnknownToken, ", or leave the ", piece.what,
          " out of the text");
   }
-}
-
-std::vector<IdVector> Tokenizer::encode_batch(const std::vector<std::string_view>& texts,
-                                              const std::vector<TokenId>& allowed_special, size_t first) const {
-  std::vector<size_t> starts;  // of tasks: neighbouring texts of together about kBatchTaskBytes
-  size_t bytes = kBatchTaskBytes;
-  for (size_t i = 0; i < texts.size(); ++i) {
-    if (bytes >= kBatchTaskBytes) {
-      starts.push_back(i);
-      bytes = 0;
-    }
-    bytes += texts[i].size() + 64;
-  }
-  std::vector<IdVector> ids(texts.size());
-  const bool alone = texts.size() == 1;  // and maybe very long: on this thread, which may ask for signals
-  std::vector<std::exception_ptr> failures(starts.size());
-  std::vector<size_t> failed(starts.size());
-  const auto encode_task = [&](size_t task) {
-    const size_t end = task + 1 < starts.size() ? starts[task + 1] : texts.size();
-    Encoding encoding;  // as long as the text at first: what is kept is a copy of the right size
-    for (size_t i = starts[task]; i < end; ++i) {
-      try {
-        encoding.ids.clear();
-        encode_into(texts[i], allowed_special, false, alone, encoding);
-        ids[i].assign(encoding.ids.begin(), encoding.ids.end());
-      } catch (...) {
-        failures[task] = std::current_exception();
-        failed[task] = i;
-        return;
-      }
-    }
-  };
-  for (size_t round = 0; round < starts.size(); round += kBatchRoundTasks) {
-    const size_t tasks = std::min(kBatchRoundTasks, starts.size() - round);
-    parallel_for(static_cast<int64_t>(tasks), [&](int64_t i) { encode_task(round + static_cast<size_t>(i)); });
-    for (size_t task = round; task < round + tasks; ++task) {
-      if (!failures[task]) continue;
-      try {
-        std::rethrow_exception(failures[task]);
-      } catch (const std::invalid_argument& error) {
-        fail("texts[", first + failed[task], "]: ", error.what());
-      }
-    }
-    check_interrupt();
-  }
-  return ids;
 }
 
 std::unique_ptr<Tokenizer> make_tokenizer(TokenizerKind kind, const std::vector<std::string>& tokens,

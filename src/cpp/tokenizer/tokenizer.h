@@ -4,8 +4,10 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -52,6 +54,13 @@ struct Encoding {
   std::vector<Span> spans;  // one per id where asked for, else empty
 };
 
+// The ids of neighbouring texts in a row: those of text first + i end at ends[i].
+struct EncodedTexts {
+  size_t first = 0;
+  IdVector ids;
+  std::vector<size_t> ends;
+};
+
 class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
@@ -74,10 +83,12 @@ class Tokenizer {
   Encoding encode(std::string_view text, const std::vector<TokenId>& allowed_special, bool with_spans,
                   bool alone) const;
 
-  // encode of each text, in parallel. An error is that of the first text that has one, and calls the texts
-  // texts[first], texts[first + 1], ... May throw Interrupted.
-  std::vector<IdVector> encode_batch(const std::vector<std::string_view>& texts,
-                                     const std::vector<TokenId>& allowed_special, size_t first = 0) const;
+  // encode of each text, in parallel: `take` gets all texts in their order, some at a time, on the thread that called
+  // and while the others go on. An error is that of the first text that has one, and calls the texts texts[first],
+  // texts[first + 1], ... May throw Interrupted, and what `take` throws.
+  using Take = std::function<void(std::span<EncodedTexts> parts)>;
+  void encode_batch(const std::vector<std::string_view>& texts, const std::vector<TokenId>& allowed_special,
+                    size_t first, const Take& take) const;
 
   // Appends the bytes that `count` ids stand for, all of which the vocabulary has. A text may be decoded in pieces.
   virtual void append_decoded(const TokenId* ids, size_t count, std::string& out) const = 0;
@@ -96,11 +107,14 @@ class Tokenizer {
   // `text` where with_spans.
   virtual void encode_ordinary(std::string_view text, Span span, bool with_spans, Encoding& out) const = 0;
 
+  // Appends the ids of each of `count` texts, without spans. What it throws is about texts[out.ends.size()].
+  virtual void encode_texts(const std::string_view* texts, size_t count, EncodedTexts& out) const;
+
   // Pieces of about `target` bytes that encode as they do within `text`.
   virtual std::vector<std::string_view> cut(std::string_view text, size_t target) const = 0;
 
  private:
-  // encode, into `out`, which is empty.
+  // encode, at the end of `out`.
   void encode_into(std::string_view text, const std::vector<TokenId>& allowed_special, bool with_spans, bool alone,
                    Encoding& out) const;
   void encode_stretch(std::string_view text, Span span, bool with_spans, bool alone, Encoding& out) const;
