@@ -87,7 +87,7 @@ def _token_and_rank(line: bytes) -> tuple[bytes, int]:
     except binascii.Error as error:
         raise Problem(f"has the token {short(parts[0])}, which is not base64: {error}") from None
     if not token:
-        raise Problem("has an empty token")
+        raise Problem(f"has the token {short(parts[0])}, which is not base64 of anything")  # Python 3.10 takes "="
     if not parts[1].isdigit() or len(parts[1]) > 10:
         raise Problem(f"has the rank {short(parts[1])}, which is not a whole number from 0 up")
     return token, int(parts[1])

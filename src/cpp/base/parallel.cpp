@@ -4,10 +4,13 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
+#include <exception>
 #include <fstream>
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "base/check.h"
 
@@ -136,9 +139,124 @@ CallScope::~CallScope() { calls.fetch_sub(1, std::memory_order_relaxed); }
 
 int call_threads() { return std::max(1, num_threads() / std::max(1, calls.load(std::memory_order_relaxed))); }
 
+namespace {
+
+// Waits until `ready` says so. Whoever waits long has lost its core, or the thread that it waits for has: then others
+// may run.
+template <typename F>
+void wait_until(F&& ready) {
+  constexpr int kPatience = 20000;  // rounds, some 200 us
+  for (int waited = 0; !ready(); ++waited) {
+    if (waited < kPatience) {
+      pause();
+    } else {
+      std::this_thread::yield();
+    }
+  }
+}
+
+// Threads that serve one caller. A job is a stage cut into groups; a group is taken by turning its slot from 2 job to
+// 2 job + 1, which only succeeds while that job is open, so that a thread that comes late takes nothing of a later one.
+class Crew {
+ public:
+  explicit Crew(int64_t threads) : slots_(static_cast<size_t>(threads)) {}
+
+  // Every index of the stage, by whoever is there; returns when all are done.
+  void run(const detail::Stage& stage) {
+    if (stage.count == 0) return;
+    const int64_t groups = std::min<int64_t>(stage.count, static_cast<int64_t>(slots_.size()));
+    const uint64_t job = job_.load(std::memory_order_relaxed) + 1;
+    stage_.store(&stage, std::memory_order_relaxed);
+    done_.store(0, std::memory_order_relaxed);
+    for (int64_t g = 0; g < groups; ++g) slots_[static_cast<size_t>(g)].state.store(2 * job, std::memory_order_relaxed);
+    groups_.store(groups, std::memory_order_relaxed);
+    job_.store(job, std::memory_order_release);
+    take(job, 0);
+    wait_until([&] { return done_.load(std::memory_order_acquire) == groups; });
+  }
+
+  // What the other threads do until the caller is through.
+  void serve(int64_t rank) {
+    uint64_t last = 0;
+    while (true) {
+      wait_until(
+          [&] { return closed_.load(std::memory_order_acquire) || job_.load(std::memory_order_acquire) != last; });
+      if (closed_.load(std::memory_order_acquire)) return;
+      last = job_.load(std::memory_order_acquire);
+      take(last, rank);
+    }
+  }
+
+  void close() { closed_.store(true, std::memory_order_release); }
+
+ private:
+  struct alignas(64) Slot {
+    std::atomic<uint64_t> state{0};
+  };
+
+  // Groups of a job that nobody has taken, one's own first: it reads what this thread wrote in the jobs before.
+  void take(uint64_t job, int64_t rank) {
+    const int64_t groups = groups_.load(std::memory_order_relaxed);
+    const detail::Stage* const stage = stage_.load(std::memory_order_relaxed);
+    for (int64_t i = 0; i < groups; ++i) {
+      const int64_t g = (rank + i) % groups;
+      uint64_t open = 2 * job;
+      if (!slots_[static_cast<size_t>(g)].state.compare_exchange_strong(open, open + 1, std::memory_order_acq_rel))
+        continue;
+      const int64_t end = stage->count * (g + 1) / groups;
+      for (int64_t index = stage->count * g / groups; index < end; ++index) stage->task(stage->context, index);
+      done_.fetch_add(1, std::memory_order_release);
+    }
+  }
+
+  std::vector<Slot> slots_;
+  alignas(64) std::atomic<uint64_t> job_{0};
+  std::atomic<bool> closed_{false};
+  std::atomic<int64_t> groups_{0};
+  std::atomic<const detail::Stage*> stage_{nullptr};
+  alignas(64) std::atomic<int64_t> done_{0};
+};
+
+thread_local Crew* own_crew = nullptr;  // of the call that this thread makes; none while it runs a part of a job
+
+}  // namespace
+
 namespace detail {
 
+void run_with_crew(void (*body)(void* context), void* context) {
+#ifdef _OPENMP
+  const int threads = call_threads();
+  if (threads > 1 && !omp_in_parallel()) {
+    note_pool();
+    Crew crew(threads);
+    std::exception_ptr error;
+#pragma omp parallel num_threads(threads)
+    if (const int rank = omp_get_thread_num(); rank != 0) {
+      crew.serve(rank);
+    } else {
+      own_crew = &crew;
+      try {
+        body(context);
+      } catch (...) {
+        error = std::current_exception();
+      }
+      own_crew = nullptr;
+      crew.close();
+    }
+    if (error) std::rethrow_exception(error);
+    return;
+  }
+#endif
+  body(context);
+}
+
 void run_parallel(const Stage& first, const Stage& second) {
+  if (Crew* const crew = std::exchange(own_crew, nullptr)) {
+    crew->run(first);
+    crew->run(second);
+    own_crew = crew;
+    return;
+  }
 #ifdef _OPENMP
   const int threads = static_cast<int>(std::min<int64_t>(call_threads(), std::max(first.count, second.count)));
   if (threads > 1 && !omp_in_parallel()) {
@@ -168,20 +286,13 @@ struct Meeting {
 };
 
 void wait_for_all(Meeting& meeting, int64_t size) {
-  constexpr int kPatience = 20000;  // rounds, some 200 us: then somebody else has our thread's core
   const uint32_t round = meeting.round.load(std::memory_order_relaxed);
   if (meeting.arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == size) {
     meeting.arrived.store(0, std::memory_order_relaxed);
     meeting.round.store(round + 1, std::memory_order_release);
     return;
   }
-  for (int waited = 0; meeting.round.load(std::memory_order_acquire) == round; ++waited) {
-    if (waited < kPatience) {
-      pause();
-    } else {
-      std::this_thread::yield();
-    }
-  }
+  wait_until([&] { return meeting.round.load(std::memory_order_acquire) != round; });
 }
 
 void run_team(int64_t most, void (*task)(void* context, const Team& team), void* context) {

@@ -81,6 +81,27 @@ void parallel_team(int64_t most, F&& f) {
       const_cast<void*>(static_cast<const void*>(&f)));
 }
 
+namespace detail {
+void run_with_crew(void (*body)(void* context), void* context);
+}  // namespace detail
+
+// Runs f on this thread with others at hand: until it returns, parallel_for and parallel_for_then wake nobody. The
+// others look out for work, and whoever comes first takes the next part. What a thread has not begun, because another
+// program has its core, is done by those that run: nobody waits for it. f may throw.
+template <typename F>
+auto with_crew(F&& f) -> decltype(f()) {
+  using Result = decltype(f());
+  if constexpr (std::is_void_v<Result>) {
+    using Function = std::remove_reference_t<F>;
+    detail::run_with_crew([](void* context) { (*static_cast<Function*>(context))(); },
+                          const_cast<void*>(static_cast<const void*>(&f)));
+  } else {
+    Result result{};
+    with_crew([&] { result = f(); });
+    return result;
+  }
+}
+
 // Calls f(i) for every i in [0, count), spread over call_threads(). f must not throw. Nested calls run serially. What
 // f(i) computes must not depend on which thread runs it: results are then the same for any number of threads.
 template <typename F>

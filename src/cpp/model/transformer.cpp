@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "base/interrupt.h"
+#include "base/parallel.h"
 
 namespace soma {
 namespace {
@@ -115,11 +116,13 @@ void Transformer::run_blocks(const int32_t* ids, int64_t batch, int64_t length, 
 
 void Transformer::forward(float* logits, const int32_t* ids, int64_t batch, int64_t length) {
   ids = take_ids(ids, batch, length);
-  run_blocks(ids, batch, length, false);
-  const int64_t m = batch * length;
-  check_interrupt();
-  ops(false).matmul({logits, m, config_.vocab_size}, ConstMatrix{activations_.final_normed, m, config_.d_model},
-                    ConstMatrix(weights_.head).t());
+  with_crew([&] {
+    run_blocks(ids, batch, length, false);
+    const int64_t m = batch * length;
+    check_interrupt();
+    ops(false).matmul({logits, m, config_.vocab_size}, ConstMatrix{activations_.final_normed, m, config_.d_model},
+                      ConstMatrix(weights_.head).t());
+  });
 }
 
 double Transformer::run_head(const int32_t* targets, int64_t rows, int64_t normalizer, bool backward) {
@@ -179,12 +182,12 @@ double Transformer::run_loss(const int32_t* ids, const int32_t* targets, int64_t
 
 double Transformer::loss(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length,
                          int64_t normalizer) {
-  return run_loss(ids, targets, batch, length, normalizer, false);
+  return with_crew([&] { return run_loss(ids, targets, batch, length, normalizer, false); });
 }
 
 double Transformer::loss_and_grad(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length,
                                   int64_t normalizer) {
-  return run_loss(ids, targets, batch, length, normalizer, true);
+  return with_crew([&] { return run_loss(ids, targets, batch, length, normalizer, true); });
 }
 
 }  // namespace soma
