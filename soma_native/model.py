@@ -221,5 +221,6 @@ class Model:
         c = self._config
         return (
             f"Model(block={c.block!r}, parameters={self.num_parameters:,}, vocab_size={c.vocab_size}, "
-            f"d_model={c.d_model}, n_layers={c.n_layers}, precision={self._precision!r})"
+            f"d_model={c.d_model}, n_layers={c.n_layers}, precision={self._precision!r}, "
+            f"evaluation_precision={self._evaluation_precision!r})"
         )

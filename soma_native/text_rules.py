@@ -5,6 +5,7 @@ between them into Unicode's NFC, and may put a space in front. `RuledCore` does 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
@@ -84,7 +85,16 @@ def to_nfc(text: str) -> str:
     """The text in NFC, as `tokenizers` has it whatever Python's version of Unicode."""
     if unicodedata.is_normalized("NFC", text):
         return text
-    return "".join(unicodedata.normalize("NFC", piece) for piece in _INERT.split(text))
+    return "".join(unicodedata.normalize("NFC", _in_order(piece)) for piece in _INERT.split(text))
+
+
+def _in_order(text: str) -> str:
+    """The text with long runs of combining marks in canonical order, for which `normalize` takes quadratic time."""
+    if len(text) < 64:
+        return text
+    marks = unicodedata.combining
+    runs = itertools.groupby(text, key=lambda character: marks(character) > 0)
+    return "".join("".join(sorted(run, key=marks) if combining else run) for combining, run in runs)
 
 
 class _Piece(NamedTuple):
@@ -262,20 +272,22 @@ def _clusters(text: str) -> Iterator[str]:
     for i, stretch in enumerate(_INERT.split(text)):
         start = 0
         for at in range(1, 0 if i % 2 else len(stretch)):
-            if not _joins(stretch[start:at], stretch[at]):
+            if not _joins(stretch, start, at):
                 yield stretch[start:at]
                 start = at
         if stretch:
             yield stretch[start:]
 
 
-def _joins(before: str, character: str) -> bool:
-    """Whether the character may move into the stretch before it, or become one with its end."""
+def _joins(text: str, start: int, at: int) -> bool:
+    """Whether the character at `at` may move into the stretch from `start` to it, or become one with its end."""
+    character = text[at]
     if character < "\u0300":
         return False
     if unicodedata.combining(unicodedata.normalize("NFD", character)[0]):
         return True
-    if unicodedata.combining(unicodedata.normalize("NFD", before[-1])[-1]):
+    if unicodedata.combining(unicodedata.normalize("NFD", text[at - 1])[-1]):
         return False  # marks in between block it; and so this looks at a few characters only
+    before = text[start:at]
     normalize = unicodedata.normalize
     return normalize("NFC", before + character) != normalize("NFC", before) + normalize("NFC", character)

@@ -16,7 +16,7 @@ from .atomic_folder import FolderView, replace_files
 from .bpe_files import read_gpt2, read_tiktoken
 from .bpe_training import TrainingProgress
 from .text_rules import RuledCore
-from .tokenizer_json import FILE_NAME, read_tokenizer, write_tokenizer
+from .tokenizer_json import FILE_NAME, document_of, make_tokenizer, read_tokenizer, write_tokenizer
 from .tokenizer_training import train_tokenizer
 
 __all__ = ["Tokenizer"]
@@ -186,6 +186,10 @@ class Tokenizer:
             write_tokenizer(staging.path / file.name, self._core)
         return file
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled and copied as the content of its file, for worker processes."""
+        return _from_document, (document_of(self._core),)
+
     def encode(self, text: str, allowed_special: Collection[str] = ()) -> list[int]:
         """The ids of a text. Special tokens are never added.
 
@@ -243,6 +247,8 @@ class Tokenizer:
         """
         if isinstance(texts, (str, bytes)):
             raise TypeError(f"texts must be a list of str, got a single {type(texts).__name__}: pass [text]")
+        if not isinstance(texts, Iterable):
+            raise TypeError(f"texts must be a list of str, got {type(texts).__name__}")
         return self._core.encode_batch(list(texts), self._allowed(allowed_special))
 
     def _encode_joined(self, texts: list[str], first: int) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
@@ -330,11 +336,20 @@ class Tokenizer:
             raise ValueError(
                 f"allowed_special must be 'all' or a set of special tokens, got the single str {allowed_special!r}"
             )
+        if isinstance(allowed_special, bytes) or not isinstance(allowed_special, Iterable):
+            raise TypeError(
+                f"allowed_special must be 'all' or a set of special tokens, got {type(allowed_special).__name__}"
+            )
+        allowed_special = list(allowed_special)
         for token in allowed_special:
             if token not in self._special:
                 known = ", ".join(self._special) or "none"
                 raise ValueError(f"allowed_special names {token!r}; the special tokens here are: {known}")
         return [self._special[token] for token in allowed_special]
+
+
+def _from_document(document: dict[str, Any]) -> Tokenizer:
+    return Tokenizer(make_tokenizer(document))
 
 
 def _id_array(ids: Iterable[SupportsIndex] | NDArray[Any]) -> NDArray[np.int64] | NDArray[np.uint32]:

@@ -117,24 +117,32 @@ def read_tokenizer(path: Path) -> _core.Tokenizer | RuledCore:
     """
     document = parse_json(read_regular(path, MAX_BYTES), path)
     try:
-        _check(document)
-        if _is_bpe(document):
-            vocabulary, rules = parse_bpe(document)
-            return RuledCore(vocabulary.make(), rules)
-        return _core.Tokenizer(*_parse(document))
+        return make_tokenizer(document)
     except (Problem, ValueError) as problem:
         raise CheckpointError(str(problem), path=path) from None
 
 
+def make_tokenizer(document: Any) -> _core.Tokenizer | RuledCore:
+    """The tokenizer that a file's content asks for; Problem or ValueError where there is no such thing here."""
+    _check(document)
+    if _is_bpe(document):
+        vocabulary, rules = parse_bpe(document)
+        return RuledCore(vocabulary.make(), rules)
+    return _core.Tokenizer(*_parse(document))
+
+
 def write_tokenizer(path: Path, core: _core.Tokenizer | RuledCore) -> None:
     """Write the file of a tokenizer."""
+    path.write_text(json.dumps(document_of(core), ensure_ascii=False, indent=1), encoding="utf-8", newline="\n")
+
+
+def document_of(core: _core.Tokenizer | RuledCore) -> dict[str, Any]:
+    """The content of a tokenizer's file, of which `make_tokenizer` makes the same one."""
     if isinstance(core, RuledCore):
-        document = bpe_document(BpeVocabulary.of(core.core), core.rules)
-    elif core.kind == "bpe":
-        document = bpe_document(BpeVocabulary.of(core), None)
-    else:
-        document = _listed_document(core.kind, [core.token(i) for i in range(core.vocab_size)], core.special_ids)
-    path.write_text(json.dumps(document, ensure_ascii=False, indent=1), encoding="utf-8", newline="\n")
+        return bpe_document(BpeVocabulary.of(core.core), core.rules)
+    if core.kind == "bpe":
+        return bpe_document(BpeVocabulary.of(core), None)
+    return _listed_document(core.kind, [core.token(i) for i in range(core.vocab_size)], core.special_ids)
 
 
 def _check(document: object) -> None:

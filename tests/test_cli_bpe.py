@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from test_cli import TEXT, corpus, failed  # noqa: F401
 
 import soma_native
+from soma_native.cli import main
 
 
 def test_bpe_there_and_back(run: Any, corpus: Path, tmp_path: Path) -> None:
@@ -68,7 +70,11 @@ def test_inspect_shows_tokens_and_what_a_corpus_uses(run: Any, corpus: Path, tmp
     assert usage["bytes_per_token"] == pytest.approx(len(TEXT.encode()) / counts.sum())
     assert usage["used"] == np.count_nonzero(counts)
     assert usage["used"] + usage["never_used"] == tok.vocab_size - len(tok.special_tokens)
-    assert [row["id"] for row in usage["unused"]] == np.flatnonzero(counts == 0)[:4].tolist()
+    special = {tok.token_to_id(token) for token in tok.special_tokens}
+    unused = sorted(
+        set(np.flatnonzero(counts == 0).tolist()) - special, key=lambda i: (len(tok.decode_bytes([i])) == 1, i)
+    )
+    assert [row["id"] for row in usage["unused"]] == unused[:4]
     assert [row["count"] for row in usage["rarest"]] == sorted(counts[counts > 0].tolist())[:4]
     assert found["longest"][0]["bytes"] == max(len(tok.decode_bytes([i])) for i in range(tok.vocab_size))
     table = run("tokenizer", "inspect", path, "--corpus", corpus, "--tokens", 4)
@@ -158,3 +164,13 @@ def test_every_preset_takes_bpe(
     assert result.status == 0, result.err
     assert soma_native.Tokenizer.load(tmp_path / preset).kind == "bpe"
     assert made[0].vocab_size == soma_native.Tokenizer.load(tmp_path / preset).vocab_size
+
+
+@pytest.mark.parametrize("action", ["encode", "inspect"])
+def test_standard_input_that_is_not_utf8_is_named(
+    action: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    soma_native.Tokenizer.train(["ab"], kind="byte").save(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a\xff")))
+    assert main(["tokenizer", action, str(tmp_path), "-"]) == 1
+    assert "standard input is not UTF-8 at byte 1 (0xff)" in capsys.readouterr().err

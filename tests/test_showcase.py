@@ -13,7 +13,7 @@ import pytest
 
 import soma_native
 from soma_native.cli import main
-from soma_native.showcase import EPOCHS, PROMPTS, SENTENCE_WORDS, comparison, corpus, run_showcase
+from soma_native.showcase import EPOCHS, PROMPTS, SENTENCE_WORDS, TEMPERATURE, comparison, corpus, run_showcase
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -67,7 +67,9 @@ def test_the_samples_are_sentences(shown: tuple[Path, dict[str, Any]]) -> None:
         assert len(words) == SENTENCE_WORDS
         known = sum(pair in follows for pair in itertools.pairwise(words))
         assert known >= SENTENCE_WORDS - 3, f"word soup: {sample['text']}"
-    again = soma_native.Generator(*soma_native.load(out)).generate(PROMPTS[0], max_tokens=11, seed=0)
+    again = soma_native.Generator(*soma_native.load(out)).generate(
+        PROMPTS[0], max_tokens=11, temperature=TEMPERATURE, seed=0
+    )
     assert again == report["samples"][0]["text"]
 
 

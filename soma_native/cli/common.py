@@ -31,6 +31,7 @@ __all__ = [
     "one_line",
     "print_json",
     "print_table",
+    "read_stdin",
     "sigterm_as_ctrl_c",
 ]
 
@@ -124,6 +125,25 @@ def add_corpus(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def read_stdin() -> str:
+    """All of standard input.
+
+    Raises:
+        CommandError: it is not UTF-8.
+    """
+    stream = getattr(sys.stdin, "buffer", None)
+    if stream is None:  # replaced by a program that calls the command
+        return sys.stdin.read()
+    data = stream.read()
+    try:
+        return str(data, "utf-8").replace("\r\n", "\n") if sys.platform == "win32" else str(data, "utf-8")
+    except UnicodeDecodeError as error:
+        raise CommandError(
+            f"standard input is not UTF-8 at byte {error.start} (0x{data[error.start]:02x}): convert it first, for "
+            "instance with iconv"
+        ) from None
+
+
 def check_writable(folder: str) -> None:
     """Make the folder and see that files can be made in it, before any work is done for it.
 
@@ -132,6 +152,8 @@ def check_writable(folder: str) -> None:
     """
     from ..atomic_folder import replace_files
 
+    if not folder:
+        raise UsageError("the name of the folder to write to is empty")
     with replace_files(folder):
         pass
     Path(folder).mkdir(parents=True, exist_ok=True)

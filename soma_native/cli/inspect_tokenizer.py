@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .common import check_not_empty, corpus_files, print_json, print_table
+from .common import check_not_empty, corpus_files, print_json, print_table, read_stdin
 
 if TYPE_CHECKING:
     from soma_native import Tokenizer
@@ -30,7 +30,7 @@ def inspect_tokenizer(arguments: argparse.Namespace) -> None:
         **_vocabulary(tok, arguments.tokens),
     }
     if arguments.text is not None:
-        text = sys.stdin.read() if arguments.text == "-" else arguments.text
+        text = read_stdin() if arguments.text == "-" else arguments.text
         ids = tok.encode(text)
         found["text"] = {"ids": ids, "tokens": [_shown(tok, i) for i in ids], "bytes": len(text.encode())}
     if arguments.corpus is not None:
@@ -45,6 +45,7 @@ def inspect_tokenizer(arguments: argparse.Namespace) -> None:
         _print_usage(found["corpus"])
     if arguments.text is None and arguments.corpus is None and arguments.tokens:
         print_table("the first tokens", ("id", "token"), found["tokens"].items())
+    if arguments.tokens and (arguments.text is None or arguments.corpus is not None):
         print_table("the longest tokens", ("id", "bytes", "token"), [row.values() for row in found["longest"]])
 
 
@@ -75,6 +76,8 @@ def _usage(tok: Tokenizer, paths: list[str], count: int) -> dict[str, Any]:
     used = ordinary[counts[ordinary] > 0]
     rarest = used[np.argsort(counts[used], kind="stable")][:count]
     unused = ordinary[counts[ordinary] == 0]
+    single = np.array([len(tok.decode_bytes([int(i)])) == 1 for i in unused], np.bool_)
+    unused = unused[np.argsort(single, kind="stable")]  # bytes, which a vocabulary cannot do without, last
     return {
         "files": len(files),
         "bytes": size,
@@ -122,7 +125,7 @@ def _print_text(text: dict[str, Any]) -> None:
 
 def _print_usage(usage: dict[str, Any]) -> None:
     print(
-        f"{usage['files']:,} files: {usage['bytes']:,} bytes, {usage['tokens']:,} tokens, "
+        f"{usage['files']:,} file{'s' * (usage['files'] != 1)}: {usage['bytes']:,} bytes, {usage['tokens']:,} tokens, "
         f"{usage['bytes_per_token']:.3f} bytes per token; {usage['used']:,} tokens used, {usage['never_used']:,} never"
     )
     if usage["rarest"]:

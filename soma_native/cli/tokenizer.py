@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from .common import (
     in_flags,
     integer,
     print_json,
+    read_stdin,
 )
 from .inspect_tokenizer import inspect_tokenizer
 
@@ -162,7 +162,7 @@ def encode_text(arguments: argparse.Namespace) -> None:
     from soma_native import Tokenizer
 
     tok = Tokenizer.load(arguments.path)
-    text = sys.stdin.read() if arguments.text == "-" else arguments.text
+    text = read_stdin() if arguments.text == "-" else arguments.text
     ids = tok.encode(text, allowed_special="all" if arguments.special else ())
     if arguments.json:
         print_json({"ids": ids, "tokens": [tok.id_to_token(i) for i in ids]})
@@ -177,7 +177,7 @@ def decode_ids(arguments: argparse.Namespace) -> None:
     tok = Tokenizer.load(arguments.path)
     ids = arguments.ids
     if not ids:
-        words = sys.stdin.read().split()
+        words = read_stdin().split()
         try:
             ids = [int(word) for word in words]
         except ValueError:

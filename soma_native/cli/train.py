@@ -211,6 +211,7 @@ def _resumed(arguments: argparse.Namespace, files: Sequence[Path]) -> tuple[Trai
     from soma_native import ModelConfig, Trainer
 
     from ..data import TokenStore, read_documents
+    from ..model import resolve_precision
 
     given = {
         "epochs": arguments.epochs,
@@ -231,8 +232,12 @@ def _resumed(arguments: argparse.Namespace, files: Sequence[Path]) -> tuple[Trai
             raise UsageError(f"--resume: the model in {arguments.out} is not of --preset {arguments.preset}")
     if arguments.seq_len not in (None, config.max_seq_len):
         raise UsageError(f"--resume: the model in {arguments.out} has a context of {config.max_seq_len}")
-    if arguments.precision not in (None, "auto", trainer.model.precision):
-        raise UsageError(f"--resume: the run in {arguments.out} computes in {trainer.model.precision}")
+    begun = (trainer.model.precision, trainer.model.evaluation_precision)
+    if arguments.precision is not None and resolve_precision(arguments.precision) != begun:
+        raise UsageError(
+            f"--resume: the run in {arguments.out} trains in {begun[0]} and validates in {begun[1]}: "
+            "leave out --precision"
+        )
     _same_tokenizer(arguments, tok)
     return trainer, TokenStore.encode(read_documents(files, arguments.split), tok)
 
@@ -270,6 +275,7 @@ def _result(trainer: Trainer, history: History, out: str) -> dict[str, Any]:
         "seconds": last["seconds"],
         "tokens_per_second": last["tokens_per_second"],
         "precision": trainer.model.precision,
+        "evaluation_precision": trainer.model.evaluation_precision,
         "stop_reason": history.stop_reason,
         "warnings": history.warnings,
         "epochs": [{name: r[name] for name in ("epoch", "step", "train_loss", "val_loss")} for r in history.records],
