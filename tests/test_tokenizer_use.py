@@ -1,13 +1,16 @@
-"""The tokenizer inside other programs: sent to other processes, called with whatever iterable is at hand."""
+"""The tokenizer as programs use it: sent to other processes, given any iterable, and text made to take it long."""
 
 from __future__ import annotations
 
 import copy
 import pickle
+import random
+import unicodedata
 
 import pytest
 
-from soma_native import Tokenizer
+from soma_native import Tokenizer, text_rules
+from soma_native.text_rules import to_nfc
 
 
 @pytest.mark.parametrize("kind", ["word", "char", "byte", "bpe"])
@@ -28,3 +31,13 @@ def test_allowed_special_may_be_any_iterable_of_tokens() -> None:
             tok.encode("x", allowed_special=wrong)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="texts must be a list of str, got NoneType"):
         tok.encode_batch(None)  # type: ignore[arg-type]
+
+
+def test_long_runs_of_marks_are_normalized_as_python_does() -> None:
+    """In an order that makes it quick, which must not change the result."""
+    rng = random.Random(3)
+    marks = [chr(c) for c in range(0x300, 0x3100) if unicodedata.ucd_3_2_0.combining(chr(c))]
+    for _ in range(300):
+        text = "".join(rng.choice(marks if rng.random() < 0.9 else "aé가ᄀ ") for _ in range(rng.randrange(64, 200)))
+        assert to_nfc(text) == unicodedata.normalize("NFC", text)
+        assert "".join(text_rules._clusters(text)) == text
