@@ -37,7 +37,7 @@ TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 GENERATION = "generation_config.json"
 _MAX_JSON_BYTES = 1 << 20
-_READ_ATTEMPTS = 5
+_READ_ATTEMPTS = 25
 
 
 def save(
