@@ -90,7 +90,6 @@ class TrainingPlan:
 
     def differences(self, identity: dict[str, Any]) -> list[str]:
         """In what `identity`, that of another run, differs from this one, in words for an error message."""
-        identity = {"evaluation_precision": identity.get("precision"), **identity}  # 0.1 did not tell the two apart
         keys = [k for k in sorted(self.identity.keys() | identity.keys()) if identity.get(k) != self.identity.get(k)]
         derived = {key for key in ("eval_every", "warmup_steps") if getattr(self._config, key) is None}
         if self._config.steps is None and _STEPS_FOLLOW & set(keys):

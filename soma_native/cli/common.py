@@ -136,7 +136,7 @@ def read_stdin() -> str:
         return sys.stdin.read()
     data = stream.read()
     try:
-        return str(data, "utf-8").replace("\r\n", "\n") if sys.platform == "win32" else str(data, "utf-8")
+        return str(data, "utf-8")
     except UnicodeDecodeError as error:
         raise CommandError(
             f"standard input is not UTF-8 at byte {error.start} (0x{data[error.start]:02x}): convert it first, for "

@@ -19,16 +19,16 @@ def collect() -> dict[str, Any]:
     import numpy
 
     import soma_native
+    from soma_native.model import resolve_precision
 
-    config = soma_native.ModelConfig(vocab_size=2, d_model=2, n_layers=1, n_heads=1, d_ff=2, max_seq_len=2)
-    auto = soma_native.Model(config, precision="auto")
+    training, evaluation = resolve_precision("auto")
     return {
         "version": soma_native.__version__,
         "isas": list(soma_native.available_isas()),
         "isa": soma_native.active_isa(),
         "threads": soma_native.get_num_threads(),
-        "precision": auto.precision,
-        "evaluation_precision": auto.evaluation_precision,
+        "precision": training,
+        "evaluation_precision": evaluation,
         "python": platform.python_version(),
         "numpy": numpy.__version__,
         "system": f"{platform.system()} {platform.machine()}",

@@ -104,25 +104,14 @@ void linear_range(const Rows& y, const Rows& x, const DecodeMatrix& w, const Row
   }
   const int64_t bytes = weight_bytes(w.format);
   const bool packed = w.layout == WeightLayout::kPanels;
-  RowsProduct p{};
-  p.y = y.data + begin;
-  p.ldy = y.ld;
+  RowsProduct p = finish_of(y, w, e, begin, end);
   p.x = x.data;
   p.ldx = x.ld;
   p.row_stride = bytes * (packed ? kPanel : w.outer);
   p.panel_stride = bytes * (packed ? kPanel * w.inner : kPanel);
   p.w = w.data + begin / kPanel * p.panel_stride;
-  p.m = x.rows;
-  p.n = end - begin;
   p.k = w.inner;
   p.fetch = w.fetch;
-  if (w.scales != nullptr) p.scales = w.scales + begin;
-  if (e.bias != nullptr) p.bias = e.bias + begin;
-  if (e.residual != nullptr) {
-    p.residual = e.residual->data + begin;
-    p.ld_residual = e.residual->ld;
-  }
-  p.activation = static_cast<kernels::Activation>(e.activation);
   switch (w.format) {
     case WeightFormat::kFloat32:
       return t.product_float32(&p);

@@ -45,6 +45,22 @@ Rows prompt_floats(const Team& team, const Rows& x, float* rows) {
   return rounded;
 }
 
+kernels::RowsProduct finish_of(const Rows& y, const DecodeMatrix& w, const RowEpilogue& e, int64_t begin, int64_t end) {
+  kernels::RowsProduct p{};
+  p.y = y.data + begin;
+  p.ldy = y.ld;
+  p.m = y.rows;
+  p.n = end - begin;
+  if (w.scales != nullptr) p.scales = w.scales + begin;
+  if (e.bias != nullptr) p.bias = e.bias + begin;
+  if (e.residual != nullptr) {
+    p.residual = e.residual->data + begin;
+    p.ld_residual = e.residual->ld;
+  }
+  p.activation = static_cast<kernels::Activation>(e.activation);
+  return p;
+}
+
 void prompt_range(const Gemm& g, const Rows& y, const GemmA& x, const DecodeMatrix& w, const RowEpilogue& e,
                   int64_t begin, int64_t end, float* panels) {
   const Gemm::Thread thread(g);
@@ -61,18 +77,7 @@ void prompt_range(const Gemm& g, const Rows& y, const GemmA& x, const DecodeMatr
         g.multiply(y.row(r) + j, y.ld, x.at(r, u), panels, units, 0, units, std::min(g.rows, y.rows - r), n, store);
       }
     }
-    kernels::RowsProduct p{};
-    p.y = y.data + j;
-    p.ldy = y.ld;
-    p.m = y.rows;
-    p.n = n;
-    if (w.scales != nullptr) p.scales = w.scales + j;
-    if (e.bias != nullptr) p.bias = e.bias + j;
-    if (e.residual != nullptr) {
-      p.residual = e.residual->data + j;
-      p.ld_residual = e.residual->ld;
-    }
-    p.activation = static_cast<kernels::Activation>(e.activation);
+    const kernels::RowsProduct p = finish_of(y, w, e, j, j + n);
     active_kernels().finish_product(&p);
   }
 }

@@ -8,6 +8,9 @@ namespace soma {
 
 constexpr int64_t kDecodePanel = 64;  // outputs whose weights lie together
 
+// What happens to the sums of y's outputs [begin, end): where they go, and what is added to them there.
+kernels::RowsProduct finish_of(const Rows& y, const DecodeMatrix& w, const RowEpilogue& e, int64_t begin, int64_t end);
+
 // x in `rows` as pairs of bfloat16 for `g`, or as floats so rounded: all threads together.
 GemmA prompt_pairs(const Team& team, const Gemm& g, const Rows& x, float* rows);
 Rows prompt_floats(const Team& team, const Rows& x, float* rows);
