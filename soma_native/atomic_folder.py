@@ -22,7 +22,7 @@ from typing import Any
 from .errors import CheckpointError
 from .untrusted import open_regular, parse_json
 
-__all__ = ["FolderView", "Staging", "plain_name", "replace_files"]
+__all__ = ["FolderView", "Staging", "plain_name", "replace_files", "stamp"]
 
 _log = logging.getLogger("soma_native")
 
@@ -69,17 +69,18 @@ class FolderView:
             return staged  # a removed name is never in the pending folder, so this path does not exist
         return self.folder / name
 
-    def stamp(self) -> tuple[object, ...]:
-        """A value that changes when another process completes or advances a save: readers compare before and after."""
 
-        def identity(path: Path) -> tuple[int, int, int] | None:
-            try:
-                found = os.lstat(path)
-            except OSError:
-                return None
-            return found.st_ino, found.st_mtime_ns, found.st_size
+def stamp(folder: str | os.PathLike[str]) -> tuple[object, ...]:
+    """A value that changes when another process completes or advances a save: readers compare before and after."""
 
-        return identity(self.folder), identity(self.folder / PENDING)
+    def identity(path: Path) -> tuple[int, int, int] | None:
+        try:
+            found = os.lstat(path)
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size
+
+    return identity(Path(folder)), identity(Path(folder) / PENDING)
 
 
 @contextlib.contextmanager

