@@ -200,7 +200,7 @@ Floats norm_backward(const Floats& dy, const Floats& x, const Floats& rstd, cons
   Floats dx = onto ? copy(*onto) : unset(shape_of(x));
   const Matrix out = matrix(dx);
   run([&](soma::Ops& ops) {
-    ops.norm_backward(out, matrix(dy), matrix(x), stats(data(mean), rstd.data()), data(gamma), onto.has_value());
+    ops.norm_backward(out, matrix(dy), matrix(x), stats(data(mean), rstd.data()), data(gamma), onto ? out.data : nullptr);
   });
   return dx;
 }

@@ -137,8 +137,6 @@ void set_num_threads(int count) {
 CallScope::CallScope() { calls.fetch_add(1, std::memory_order_relaxed); }
 CallScope::~CallScope() { calls.fetch_sub(1, std::memory_order_relaxed); }
 
-int call_threads() { return std::max(1, num_threads() / std::max(1, calls.load(std::memory_order_relaxed))); }
-
 namespace {
 
 // Waits until `ready` says so. Whoever waits long has lost its core, or the thread that it waits for has: then others
@@ -219,7 +217,21 @@ class Crew {
 
 thread_local Crew* own_crew = nullptr;  // of the call that this thread makes; none while it runs a part of a job
 
+// Whether this thread runs a part of a parallel job, where what is nested runs serially.
+bool inside_a_part() {
+#ifdef _OPENMP
+  return own_crew == nullptr && omp_in_parallel();
+#else
+  return false;
+#endif
+}
+
 }  // namespace
+
+int call_threads() {
+  if (inside_a_part()) return 1;
+  return std::max(1, num_threads() / std::max(1, calls.load(std::memory_order_relaxed)));
+}
 
 namespace detail {
 

@@ -23,7 +23,7 @@ class CallScope {
   CallScope& operator=(const CallScope&) = delete;
 };
 
-// Threads for one call: num_threads() divided by the calls under way, at least 1.
+// Threads for one call: num_threads() divided by the calls under way, at least 1; 1 inside a part of a parallel_for.
 int call_threads();
 
 namespace detail {

@@ -78,8 +78,8 @@ struct GemmShape {
 // dot_rows: y[r] = sum_p W[r*ld + p] x[p], r < rows.              (float32 output heads)
 // norm_forward: y = (x - mean) rstd gamma + beta, rstd = 1/sqrt(var + eps) over each row of c; gamma, beta may be null
 //   (1, 0).
-// norm_backward: dx = or += rstd (g - mean(g) - xhat mean(g xhat)), g = dy gamma; xhat = (x - mean) rstd, or x itself
-//   where mean is null.
+// norm_backward: dx = residual + rstd (g - mean(g) - xhat mean(g xhat)), g = dy gamma; xhat = (x - mean) rstd, or x
+//   itself where mean is null; residual may be null (0).
 // norm_grad: dgamma[j] += sum_r dy xhat, dbeta[j] += sum_r dy over `rows` rows, columns j < n (pointers are to the
 //   first).
 // column_sum: out[j] += sum_r x[r*ld + j], j < n.
@@ -131,7 +131,7 @@ struct GemmShape {
      int64_t c, float eps))                                                                                           \
   X(void, norm_backward,                                                                                              \
     (float* dx, const float* dy, const float* x, const float* mean, const float* rstd, const float* gamma,            \
-     int64_t rows, int64_t c, int32_t accumulate))                                                                    \
+     const float* residual, int64_t rows, int64_t c))                                                                 \
   X(void, norm_grad,                                                                                                  \
     (float* dgamma, float* dbeta, const float* dy, const float* x, const float* mean, const float* rstd, int64_t ld,  \
      int64_t rows, int64_t n))                                                                                        \

@@ -87,7 +87,7 @@ void norm_forward(float* y, float* mean, float* rstd, const float* x, const floa
 }
 
 void norm_backward(float* dx, const float* dy, const float* x, const float* mean, const float* rstd, const float* gamma,
-                   int64_t rows, int64_t c, int32_t accumulate) {
+                   const float* residual, int64_t rows, int64_t c) {
   const Vec per_element = set1(1.0f / static_cast<float>(c));
   for (int64_t r = 0; r < rows; ++r, x += c, dy += c, dx += c) {
     const Vec scale = set1(rstd[r]);
@@ -103,9 +103,10 @@ void norm_backward(float* dx, const float* dy, const float* x, const float* mean
         mul(set1(sum_over(c, [&](int64_t i, int64_t n) { return mul(g(i, n), xhat(i, n)); })), per_element);
     each(c, [&](int64_t i, int64_t n) {
       Vec v = mul(scale, sub(sub(g(i, n), mean_g), mul(xhat(i, n), mean_gx)));
-      if (accumulate) v = add(v, load_tail(dx + i, n));
+      if (residual != nullptr) v = add(v, load_tail(residual + i, n));
       store_tail(dx + i, v, n);
     });
+    if (residual != nullptr) residual += c;
   }
 }
 

@@ -18,7 +18,37 @@ void carve_block(const ModelConfig& config, int64_t batch, int64_t length, Carve
   b.rstd2 = carver.take(m);
 }
 
+float* skip(float* data, int64_t floats) { return data == nullptr ? nullptr : data + floats; }
+
 }  // namespace
+
+BlockActivations BlockActivations::from_row(const ModelConfig& config, int64_t row) const {
+  const int64_t c = config.d_model;
+  return {.input = skip(input, row * c),
+          .qkv = skip(qkv, row * 3 * c),
+          .attention = skip(attention, row * c),
+          .lse = skip(lse, row * config.n_heads),
+          .middle = skip(middle, row * c),
+          .hidden = skip(hidden, row * config.d_ff),
+          .mean1 = skip(mean1, row),
+          .rstd1 = skip(rstd1, row),
+          .mean2 = skip(mean2, row),
+          .rstd2 = skip(rstd2, row)};
+}
+
+Scratch Scratch::from_row(const ModelConfig& config, int64_t row) const {
+  const int64_t c = config.d_model, f = config.d_ff;
+  return {.normed1 = skip(normed1, row * c),
+          .normed2 = skip(normed2, row * c),
+          .activated = skip(activated, row * f),
+          .d_output = skip(d_output, row * c),
+          .d_input = skip(d_input, row * c),
+          .d_middle = skip(d_middle, row * c),
+          .d_branch1 = skip(d_branch1, row * c),
+          .d_branch2 = skip(d_branch2, row * c),
+          .d_qkv = skip(d_qkv, row * 3 * c),
+          .d_hidden = skip(d_hidden, row * f)};
+}
 
 int64_t Activations::carve(const ModelConfig& config, int64_t batch, int64_t length, bool for_backward, float* base) {
   const int64_t m = batch * length, c = config.d_model;
@@ -36,11 +66,15 @@ int64_t Activations::carve(const ModelConfig& config, int64_t batch, int64_t len
   final_rstd = gpt2 ? carver.take(m) : nullptr;
   final_normed = gpt2 ? carver.take(m * c) : output;
   scratch = {};
-  scratch.normed = gpt2 ? carver.take(m * c) : nullptr;
+  scratch.normed1 = gpt2 ? carver.take(m * c) : nullptr;
+  scratch.normed2 = gpt2 && for_backward ? carver.take(m * c) : scratch.normed1;
   scratch.activated = gpt2 ? carver.take(m * config.d_ff) : nullptr;
   if (for_backward) {
-    scratch.d_stream = carver.take(m * c);
-    scratch.d_branch = carver.take(m * c);
+    scratch.d_output = carver.take(m * c);
+    scratch.d_input = gpt2 ? carver.take(m * c) : scratch.d_output;
+    scratch.d_middle = gpt2 ? carver.take(m * c) : scratch.d_output;
+    scratch.d_branch1 = carver.take(m * c);
+    scratch.d_branch2 = carver.take(m * c);
     scratch.d_qkv = carver.take(m * 3 * c);
     scratch.d_hidden = carver.take(m * config.d_ff);
   }

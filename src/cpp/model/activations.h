@@ -18,16 +18,21 @@ struct BlockActivations {
   float* middle;                         // (M, C) soma: norm(input + attention); gpt2: input + attention
   float* hidden;                         // (M, F) soma: after ReLU; gpt2: before GELU
   float *mean1, *rstd1, *mean2, *rstd2;  // (M) norm statistics; soma has no use for the means
+
+  BlockActivations from_row(const ModelConfig& config, int64_t row) const;  // row: the first of a sequence
 };
 
-// Overwritten by every block.
+// Overwritten by every block. What is left of backward is what the gradients of the parameters are made of.
 struct Scratch {
-  float* normed;     // (M, C)  a norm's output, computed again in backward
-  float* activated;  // (M, F)  GELU's output, computed again in backward
-  float* d_stream;   // (M, C)  gradient of the residual stream
-  float* d_branch;   // (M, C)
-  float* d_qkv;      // (M, 3C)
-  float* d_hidden;   // (M, F)
+  float *normed1, *normed2;      // (M, C) gpt2: outputs of the norms, computed again in backward
+  float* activated;              // (M, F) gpt2: GELU's output, computed again in backward
+  float *d_output, *d_input;     // (M, C) gradient of what the block makes and of what it gets; soma: the same memory
+  float* d_middle;               // (M, C) gradient of `middle`; soma: the same memory too
+  float *d_branch1, *d_branch2;  // (M, C) gpt2: gradients of the norms' outputs, soma: of what the norms get
+  float* d_qkv;                  // (M, 3C)
+  float* d_hidden;               // (M, F)
+
+  Scratch from_row(const ModelConfig& config, int64_t row) const;
 };
 
 struct Activations {

@@ -23,27 +23,34 @@ void soma_block_forward(const BlockContext& x, const BlockParameters& w, const B
   ops.norm(out, {nullptr, a.rstd2}, out, nullptr, nullptr, eps);
 }
 
-void soma_block_backward(const BlockContext& x, const BlockParameters& w, const BlockParameters& dw,
-                         const BlockActivations& a, const Scratch& s, const float* output) {
+void soma_block_backward(const BlockContext& x, const BlockParameters& w, const BlockActivations& a, const Scratch& s,
+                         const float* output) {
   Ops& ops = x.ops;
   const int64_t m = x.rows(), c = x.config.d_model, f = x.config.d_ff;
-  const ConstMatrix input{a.input, m, c}, qkv{a.qkv, m, 3 * c}, heads{a.attention, m, c}, middle{a.middle, m, c};
-  const ConstMatrix hidden{a.hidden, m, f}, out{output, m, c};
-  const Matrix d_stream{s.d_stream, m, c}, d_sum{s.d_branch, m, c}, d_hidden{s.d_hidden, m, f},
-      d_qkv{s.d_qkv, m, 3 * c};
+  const ConstMatrix qkv{a.qkv, m, 3 * c}, heads{a.attention, m, c}, middle{a.middle, m, c}, out{output, m, c};
+  const Matrix d_output{s.d_output, m, c}, d_middle{s.d_middle, m, c}, d_input{s.d_input, m, c};
+  const Matrix d_sum1{s.d_branch1, m, c}, d_sum2{s.d_branch2, m, c};
+  const Matrix d_heads{s.d_input, m, c}, d_qkv{s.d_qkv, m, 3 * c}, d_hidden{s.d_hidden, m, f};
 
-  ops.norm_backward(d_sum, d_stream, out, {nullptr, a.rstd2}, nullptr, false);
-  ops.matmul(dw.w_out, hidden.t(), d_sum, {.accumulate = true, .column_sums = dw.b_out.data});
-  ops.matmul(d_hidden, d_sum, ConstMatrix(w.w_out).t(), {.relu_output = a.hidden});
-  ops.matmul(dw.w_fc, middle.t(), d_hidden, {.accumulate = true, .column_sums = dw.b_fc.data});
-  ops.matmul(d_stream, d_hidden, ConstMatrix(w.w_fc).t(), {.residual = d_sum.data});
+  ops.norm_backward(d_sum2, d_output, out, {nullptr, a.rstd2}, nullptr, nullptr);
+  ops.matmul(d_hidden, d_sum2, ConstMatrix(w.w_out).t(), {.relu_output = a.hidden});
+  ops.matmul(d_middle, d_hidden, ConstMatrix(w.w_fc).t(), {.residual = d_sum2.data});
 
-  ops.norm_backward(d_sum, d_stream, middle, {nullptr, a.rstd1}, nullptr, false);
-  ops.matmul(dw.w_proj, heads.t(), d_sum, {.accumulate = true});
-  ops.matmul(d_stream, d_sum, ConstMatrix(w.w_proj).t());  // gradient of the heads' output
-  ops.attention_backward(d_qkv, d_stream, qkv, heads, a.lse, x.attention_shape());
-  ops.matmul(dw.w_qkv, input.t(), d_qkv, {.accumulate = true});
-  ops.matmul(d_stream, d_qkv, ConstMatrix(w.w_qkv).t(), {.residual = d_sum.data});
+  ops.norm_backward(d_sum1, d_middle, middle, {nullptr, a.rstd1}, nullptr, nullptr);
+  ops.matmul(d_heads, d_sum1, ConstMatrix(w.w_proj).t());
+  ops.attention_backward(d_qkv, d_heads, qkv, heads, a.lse, x.attention_shape());
+  ops.matmul(d_input, d_qkv, ConstMatrix(w.w_qkv).t(), {.residual = d_sum1.data});
+}
+
+void soma_block_gradients(const BlockContext& x, const BlockParameters& dw, const BlockActivations& a,
+                          const Scratch& s) {
+  const int64_t m = x.rows(), c = x.config.d_model, f = x.config.d_ff;
+  const ConstMatrix input{a.input, m, c}, heads{a.attention, m, c}, middle{a.middle, m, c}, hidden{a.hidden, m, f};
+  const ConstMatrix d_sum1{s.d_branch1, m, c}, d_sum2{s.d_branch2, m, c}, d_qkv{s.d_qkv, m, 3 * c};
+  x.weight_gradients({{dw.w_qkv, input, d_qkv, nullptr},
+                      {dw.w_proj, heads, d_sum1, nullptr},
+                      {dw.w_fc, middle, {s.d_hidden, m, f}, dw.b_fc.data},
+                      {dw.w_out, hidden, d_sum2, dw.b_out.data}});
 }
 
 Rows soma_block_decode(const BlockDecodeContext& x, const BlockDecodeWeights& w, const DecodeBuffers& d, Rows stream,

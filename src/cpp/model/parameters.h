@@ -15,10 +15,16 @@ struct Tensor {
   float* data = nullptr;
   int64_t rows = 0, cols = 0;  // a vector has rows == 1 and is_vector
   bool is_vector = false;
+  float *panels = nullptr, *panels_transposed = nullptr;  // see ConstMatrix
 
   int64_t size() const { return rows * cols; }
   operator Matrix() const { return {data, rows, cols}; }
-  operator ConstMatrix() const { return {data, rows, cols}; }
+  operator ConstMatrix() const {
+    ConstMatrix m{data, rows, cols};
+    m.panels = panels;
+    m.panels_transposed = panels_transposed;
+    return m;
+  }
 };
 
 // y = x w + b: w is (in, out). Fields that a block style lacks stay null.

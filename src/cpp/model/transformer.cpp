@@ -17,34 +17,25 @@ int64_t head_rows(int64_t vocab_size) {
   return std::clamp<int64_t>(kMaxLogits / vocab_size, 16, 512);
 }
 
+// Where slices pay: floats of parameters; floats of the gradients that a block's weights take together; and
+// multiply-adds of a pass, from what waking a thread is worth to what an interrupt may wait for.
+constexpr int64_t kSmallModel = int64_t{2} << 20, kSmallBatch = int64_t{4} << 20;
+constexpr int64_t kLeastWork = int64_t{1} << 20, kMostWork = int64_t{1} << 32;
+
 }  // namespace
 
 Transformer::Transformer(const ModelConfig& config, uint64_t seed, Precision precision, bool initialize)
-    : config_(config), precision_(precision), ops_(make_cpu_ops(precision)) {
+    : config_(config), precision_(precision), ops_(precision) {
   config_.validate();
   infos_ = describe_parameters(config_);
   values_.reserve_dense(weights_.carve(config_, nullptr));
   weights_.carve(config_, values_.data());
+  laid_out_ = weights_;
   if (initialize) initialize_parameters(config_, values_.data(), seed);
 }
 
 void Transformer::set_evaluation_precision(Precision precision) {
-  evaluation_ops_ = precision == precision_ ? nullptr : make_cpu_ops(precision);
-}
-
-void Transformer::profile(bool on) {
-  if (on == (profiled_ != nullptr)) return;
-  if (on) {
-    auto profiled = std::make_unique<ProfiledOps>(std::move(ops_));
-    profiled_ = profiled.get();
-    ops_ = std::move(profiled);
-  } else {
-    ops_ = std::exchange(profiled_, nullptr)->release();
-  }
-}
-
-std::vector<OpRecord> Transformer::take_profile() {
-  return profiled_ == nullptr ? std::vector<OpRecord>{} : profiled_->take();
+  evaluation_ops_ = precision == precision_ ? nullptr : std::make_unique<SlicedOps>(precision);
 }
 
 int64_t Transformer::num_parameters() const {
@@ -94,39 +85,83 @@ const int32_t* Transformer::take_targets(const int32_t* targets, int64_t count, 
   return targets;
 }
 
-void Transformer::run_blocks(const int32_t* ids, int64_t batch, int64_t length, bool for_backward) {
-  activation_arena_.reserve(activations_.carve(config_, batch, length, for_backward, nullptr));
-  activations_.carve(config_, batch, length, for_backward, activation_arena_.data());
-  Ops& ops = this->ops(for_backward);
-  const BlockContext context{ops, config_, batch, length};
-  const int64_t m = context.rows(), c = config_.d_model;
+Transformer::Plan Transformer::plan(int64_t batch, int64_t length, bool for_backward) {
+  SlicedOps& ops = for_backward || evaluation_ops_ == nullptr ? ops_ : *evaluation_ops_;
+  const int64_t threads = call_threads(), size = arena_size(), m = batch * length;
+  const int64_t largest = (batch + threads - 1) / threads;
+  const bool small = size <= kSmallModel && m * (5 * config_.d_model + config_.d_ff) <= kSmallBatch;
+  const bool worth_it = threads > 1 && m * size >= kLeastWork && m * size <= kMostWork;
+  const bool even = 8 * largest * threads <= 9 * batch;  // the longest slice takes at most an eighth more than the mean
+  if (!(small && worth_it && even)) return {ops, weights_, batch, length, 1};
+  lay_out_weights(ops.whole(), for_backward);
+  return {ops, laid_out_, batch, length, threads};
+}
 
-  ops.embed({activations_.blocks[0].input, m, c}, ids, weights_.wte, weights_.wpe, length);
-  for (std::size_t l = 0; l < weights_.blocks.size(); ++l) {
-    check_interrupt();
-    const BlockActivations& a = activations_.blocks[l];
-    float* output = l + 1 < weights_.blocks.size() ? activations_.blocks[l + 1].input : activations_.output;
-    block_forward(context, weights_.blocks[l], a, activations_.scratch, output);
-  }
-  if (config_.block == BlockStyle::kGpt2) {
-    ops.norm({activations_.final_normed, m, c}, {activations_.final_mean, activations_.final_rstd},
-             {activations_.output, m, c}, weights_.norm_w.data, weights_.norm_b.data, config_.norm_eps());
-  }
+void Transformer::lay_out_weights(Ops& ops, bool for_backward) {
+  layouts_.clear();
+  Carver sizes(nullptr);
+  const auto each = [&](auto&& f) {
+    for (BlockParameters& b : laid_out_.blocks) {
+      for (Tensor* t : {&b.w_qkv, &b.w_proj, &b.w_fc, &b.w_out}) f(*t, true, for_backward);
+    }
+    f(laid_out_.head, for_backward, true);  // the head is used the other way round
+  };
+  each([&](Tensor& t, bool stored, bool transposed) {
+    if (stored) sizes.take(ops.layout_floats(t.rows, t.cols));
+    if (transposed) sizes.take(ops.layout_floats(t.cols, t.rows));
+  });
+  layout_arena_.reserve(sizes.used());
+  Carver carver(layout_arena_.data());
+  each([&](Tensor& t, bool stored, bool transposed) {
+    const ConstMatrix b{t.data, t.rows, t.cols};
+    t.panels = stored ? carver.take(ops.layout_floats(t.rows, t.cols)) : nullptr;
+    t.panels_transposed = transposed ? carver.take(ops.layout_floats(t.cols, t.rows)) : nullptr;
+    if (stored) layouts_.push_back({b, t.panels});
+    if (transposed) layouts_.push_back({b.t(), t.panels_transposed});
+  });
+  ops.lay_out(layouts_.data(), static_cast<int64_t>(layouts_.size()));
+}
+
+void Transformer::run_blocks(const Plan& plan, const int32_t* ids, bool for_backward) {
+  const int64_t length = plan.length, c = config_.d_model;
+  activation_arena_.reserve(activations_.carve(config_, plan.batch, length, for_backward, nullptr));
+  activations_.carve(config_, plan.batch, length, for_backward, activation_arena_.data());
+
+  plan.ops.run(plan.slices, plan.batch, [&](Ops& ops, int64_t begin, int64_t end) {
+    const BlockContext context{ops, config_, end - begin, length};
+    const int64_t row = begin * length, m = context.rows();
+    const std::vector<BlockActivations>& blocks = activations_.blocks;
+    const Scratch scratch = activations_.scratch.from_row(config_, row);
+    ops.embed({blocks[0].input + row * c, m, c}, ids + row, plan.weights.wte, plan.weights.wpe, length);
+    for (std::size_t l = 0; l < blocks.size(); ++l) {
+      if (plan.slices == 1) check_interrupt();
+      float* output = l + 1 < blocks.size() ? blocks[l + 1].input : activations_.output;
+      block_forward(context, plan.weights.blocks[l], blocks[l].from_row(config_, row), scratch, output + row * c);
+    }
+    if (config_.block == BlockStyle::kGpt2) {
+      ops.norm({activations_.final_normed + row * c, m, c}, {activations_.final_mean + row, activations_.final_rstd + row},
+               {activations_.output + row * c, m, c}, weights_.norm_w.data, weights_.norm_b.data, config_.norm_eps());
+    }
+  });
 }
 
 void Transformer::forward(float* logits, const int32_t* ids, int64_t batch, int64_t length) {
   ids = take_ids(ids, batch, length);
   with_crew([&] {
-    run_blocks(ids, batch, length, false);
-    const int64_t m = batch * length;
+    const Plan plan = this->plan(batch, length, false);
+    run_blocks(plan, ids, false);
     check_interrupt();
-    ops(false).matmul({logits, m, config_.vocab_size}, ConstMatrix{activations_.final_normed, m, config_.d_model},
-                      ConstMatrix(weights_.head).t());
+    const int64_t c = config_.d_model, v = config_.vocab_size;
+    plan.ops.run(plan.slices, plan.rows(), [&](Ops& ops, int64_t begin, int64_t end) {
+      const ConstMatrix x{activations_.final_normed + begin * c, end - begin, c};
+      ops.matmul({logits + begin * v, end - begin, v}, x, ConstMatrix(plan.weights.head).t());
+    });
   });
 }
 
-double Transformer::run_head(const int32_t* targets, int64_t rows, int64_t normalizer, bool backward) {
-  const int64_t c = config_.d_model, v = config_.vocab_size, chunk = std::min(rows, head_rows(v));
+double Transformer::run_head(const Plan& plan, const int32_t* targets, int64_t normalizer, bool backward,
+                             float* d_normed) {
+  const int64_t c = config_.d_model, v = config_.vocab_size, rows = plan.rows(), chunk = std::min(rows, head_rows(v));
   Carver sizes(nullptr);
   sizes.take(chunk * v);
   sizes.take(chunk);
@@ -135,21 +170,57 @@ double Transformer::run_head(const int32_t* targets, int64_t rows, int64_t norma
   float* logits_data = carver.take(chunk * v);
   float* losses = carver.take(chunk);
 
-  Ops& ops = this->ops(backward);
+  const ConstMatrix head = plan.weights.head;
   double total = 0;
   for (int64_t first = 0; first < rows; first += chunk) {
     check_interrupt();
     const int64_t n = std::min(chunk, rows - first);
-    const ConstMatrix x{activations_.final_normed + first * c, n, c};
-    const Matrix logits{logits_data, n, v};
-    ops.matmul(logits, x, ConstMatrix(weights_.head).t());
-    ops.cross_entropy(losses, logits, targets + first, backward ? 1.0f / static_cast<float>(normalizer) : 0.0f);
+    const float* const normed = activations_.final_normed + first * c;
+    plan.ops.run(plan.slices, n, [&](Ops& ops, int64_t begin, int64_t end) {
+      const Matrix logits{logits_data + begin * v, end - begin, v};
+      ops.matmul(logits, {normed + begin * c, end - begin, c}, head.t());
+      ops.cross_entropy(losses + begin, logits, targets + first + begin,
+                        backward ? 1.0f / static_cast<float>(normalizer) : 0.0f);
+      if (backward) ops.matmul({d_normed + (first + begin) * c, end - begin, c}, logits, head);
+    });
     for (int64_t r = 0; r < n; ++r) total += losses[r];
     if (!backward) continue;
-    ops.matmul(grads_.head, ConstMatrix(logits).t(), x, {.accumulate = true});
-    ops.matmul({activations_.scratch.d_stream + first * c, n, c}, logits, weights_.head);
+    const BlockContext whole{plan.ops.whole(), config_, n, 1, plan.slices > 1};
+    whole.weight_gradients({{grads_.head, {logits_data, n, v}, {normed, n, c}, nullptr}});
   }
   return total / static_cast<double>(normalizer);
+}
+
+void Transformer::run_backward(const Plan& plan, const int32_t* ids, const float* d_normed) {
+  Ops& whole_ops = plan.ops.whole();
+  const BlockContext whole{whole_ops, config_, plan.batch, plan.length, plan.slices > 1};
+  const int64_t m = plan.rows(), c = config_.d_model;
+  const bool gpt2 = config_.block == BlockStyle::kGpt2;
+  const NormStats final_stats{activations_.final_mean, activations_.final_rstd};
+  const std::vector<BlockActivations>& blocks = activations_.blocks;
+  Scratch& s = activations_.scratch;
+  if (gpt2) {
+    whole_ops.norm_grad(grads_.norm_w.data, grads_.norm_b.data, {d_normed, m, c}, {activations_.output, m, c},
+                        final_stats);
+  }
+  for (std::size_t l = blocks.size(); l-- > 0;) {
+    check_interrupt();
+    const bool top = l + 1 == blocks.size();
+    const float* output = top ? activations_.output : blocks[l + 1].input;
+    plan.ops.run(plan.slices, plan.batch, [&](Ops& ops, int64_t begin, int64_t end) {
+      const BlockContext context{ops, config_, end - begin, plan.length};
+      const int64_t row = begin * plan.length, rows = context.rows();
+      const Scratch mine = s.from_row(config_, row);
+      if (top && gpt2) {
+        ops.norm_backward({mine.d_output, rows, c}, {d_normed + row * c, rows, c}, {output + row * c, rows, c},
+                          {final_stats.mean + row, final_stats.rstd + row}, weights_.norm_w.data, nullptr);
+      }
+      block_backward(context, plan.weights.blocks[l], blocks[l].from_row(config_, row), mine, output + row * c);
+    });
+    block_gradients(whole, grads_.blocks[l], blocks[l], s);
+    std::swap(s.d_output, s.d_input);
+  }
+  whole_ops.embed_backward(grads_.wte, grads_.wpe, {s.d_output, m, c}, ids, plan.length);
 }
 
 double Transformer::run_loss(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length,
@@ -157,26 +228,12 @@ double Transformer::run_loss(const int32_t* ids, const int32_t* targets, int64_t
   ids = take_ids(ids, batch, length);
   targets = take_targets(targets, batch * length, &normalizer);
   if (backward) gradients();
-  run_blocks(ids, batch, length, backward);
-  const int64_t m = batch * length, c = config_.d_model;
-  const double loss = run_head(targets, m, normalizer, backward);
-  if (!backward) return loss;
-
-  const BlockContext context{*ops_, config_, batch, length};
+  const Plan plan = this->plan(batch, length, backward);
+  run_blocks(plan, ids, backward);
   const Scratch& s = activations_.scratch;
-  if (config_.block == BlockStyle::kGpt2) {
-    const NormStats stats{activations_.final_mean, activations_.final_rstd};
-    const Matrix d_stream{s.d_stream, m, c}, d_normed{s.d_branch, m, c};
-    std::copy(s.d_stream, s.d_stream + m * c, s.d_branch);
-    ops_->norm_grad(grads_.norm_w.data, grads_.norm_b.data, d_normed, {activations_.output, m, c}, stats);
-    ops_->norm_backward(d_stream, d_normed, {activations_.output, m, c}, stats, weights_.norm_w.data, false);
-  }
-  for (std::size_t l = weights_.blocks.size(); l-- > 0;) {
-    check_interrupt();
-    const float* output = l + 1 < weights_.blocks.size() ? activations_.blocks[l + 1].input : activations_.output;
-    block_backward(context, weights_.blocks[l], grads_.blocks[l], activations_.blocks[l], s, output);
-  }
-  ops_->embed_backward(grads_.wte, grads_.wpe, {s.d_stream, m, c}, ids, length);
+  float* const d_normed = config_.block == BlockStyle::kGpt2 ? s.d_input : s.d_output;
+  const double loss = run_head(plan, targets, normalizer, backward, d_normed);
+  if (backward) run_backward(plan, ids, d_normed);
   return loss;
 }
 

@@ -9,8 +9,8 @@
 #include "model/block.h"
 #include "model/config.h"
 #include "model/parameters.h"
+#include "model/sliced_ops.h"
 #include "ops/ops.h"
-#include "ops/profiled_ops.h"
 
 namespace soma {
 
@@ -30,11 +30,10 @@ class Transformer {
   float* values() { return values_.data(); }
   float* gradients();  // made at the first call: a model that only generates has none
   int64_t arena_size() const { return values_.size(); }
-  Ops& ops() { return *ops_; }
-  // Whether the ops measure themselves from now on. Turning it off forgets what was not taken.
-  void profile(bool on);
-  // What was measured since the last call; empty while profiling is off.
-  std::vector<OpRecord> take_profile();
+  Ops& ops() { return ops_.whole(); }
+  // See SlicedOps; what is measured are training steps.
+  void profile(bool on) { ops_.profile(on); }
+  std::vector<OpRecord> take_profile() { return ops_.take_profile(); }
   const Parameters& parameters() const { return weights_; }
 
   // logits(B, T, V) for ids(B, T).
@@ -47,25 +46,38 @@ class Transformer {
   void zero_grad();
 
  private:
-  Ops& ops(bool for_backward) { return for_backward || evaluation_ops_ == nullptr ? *ops_ : *evaluation_ops_; }
+  // How one call is computed. Every op splits its work among the threads, or, where a model is small and waiting for
+  // the other threads at every op would show, each thread carries a slice of the sequences through all blocks, with
+  // weights that are laid out beforehand; then only losses and sums over rows meet.
+  struct Plan {
+    SlicedOps& ops;
+    const Parameters& weights;
+    int64_t batch, length, slices;
+    int64_t rows() const { return batch * length; }
+  };
+  Plan plan(int64_t batch, int64_t length, bool for_backward);
+  void lay_out_weights(Ops& ops, bool for_backward);
+
   // Copy the caller's numbers, which another thread may be writing to, and check the copies.
   const int32_t* take_ids(const int32_t* ids, int64_t batch, int64_t length);
   const int32_t* take_targets(const int32_t* targets, int64_t count, int64_t* normalizer);
   // Fills activations_; the result is activations_.final_normed.
-  void run_blocks(const int32_t* ids, int64_t batch, int64_t length, bool for_backward);
-  // Loss over the rows of final_normed, in chunks; with `backward` also the head's gradient and d_stream.
-  double run_head(const int32_t* targets, int64_t rows, int64_t normalizer, bool backward);
+  void run_blocks(const Plan& plan, const int32_t* ids, bool for_backward);
+  // Loss over the rows of final_normed, in chunks; with `backward` also the head's gradient and `d_normed`.
+  double run_head(const Plan& plan, const int32_t* targets, int64_t normalizer, bool backward, float* d_normed);
+  void run_backward(const Plan& plan, const int32_t* ids, const float* d_normed);
   double run_loss(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length, int64_t normalizer,
                   bool backward);
 
   ModelConfig config_;
   std::vector<ParameterInfo> infos_;
   const Precision precision_;
-  std::unique_ptr<Ops> ops_;
-  std::unique_ptr<Ops> evaluation_ops_;  // null: ops_
-  ProfiledOps* profiled_ = nullptr;      // ops_, while they measure themselves
-  Arena values_, gradients_, activation_arena_, head_arena_;
+  SlicedOps ops_;
+  std::unique_ptr<SlicedOps> evaluation_ops_;  // null: ops_
+  Arena values_, gradients_, activation_arena_, head_arena_, layout_arena_;
   Parameters weights_, grads_;
+  Parameters laid_out_;  // weights_ with the panels of a step; valid within one call
+  std::vector<Layout> layouts_;
   Activations activations_;
   std::vector<int32_t> ids_, targets_;
 };

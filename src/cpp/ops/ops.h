@@ -16,6 +16,8 @@ struct ConstMatrix {
   const float* data;
   int64_t rows, cols, ld;
   bool transposed = false;  // the operand is the transpose of what is stored
+  // What Ops::lay_out made of it as a right operand, as it is stored and transposed; null: a product does it itself.
+  const float *panels = nullptr, *panels_transposed = nullptr;
 
   ConstMatrix(const float* d, int64_t r, int64_t c) : data(d), rows(r), cols(c), ld(c) {}
   ConstMatrix t() const {
@@ -49,6 +51,19 @@ struct Epilogue {
   float* column_sums = nullptr;        // (cols): += the sum over the rows of b, read while b is packed
 };
 
+// dw += x^T dy; column_sums (null: none) += the sum over the rows of dy.
+struct WeightGradient {
+  Matrix dw;
+  ConstMatrix x, dy;
+  float* column_sums;
+};
+
+// A right operand of products, and where its layout goes.
+struct Layout {
+  ConstMatrix b;
+  float* panels;
+};
+
 struct NormStats {  // saved by norm for its backward; (M) each
   float* mean;
   float* rstd;
@@ -79,11 +94,19 @@ class Ops {
   // c = a b, then the epilogue: bias, residual, relu. Or c += a b.
   virtual void matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& epilogue = {}) = 0;
 
+  // Several of the same number of rows, done together: the operands dy are all laid out at once, in `sum of columns` x
+  // rows floats at most.
+  virtual void weight_gradients(const WeightGradient* list, int64_t count) = 0;
+  // Floats of the layout of a right operand (k, n), and making several. They hold as long as b is not written to.
+  virtual int64_t layout_floats(int64_t k, int64_t n) const = 0;
+  virtual void lay_out(const Layout* list, int64_t count) = 0;
+
   // y = (x - mean) / sqrt(var + eps) * gamma + beta, row by row; gamma and beta may be null. y may be x.
   virtual void norm(Matrix y, NormStats saved, ConstMatrix x, const float* gamma, const float* beta, float eps) = 0;
-  // dx = (or += where `accumulate`) the gradient through norm. With saved.mean null, x is the normalised output itself.
+  // dx = residual (null: 0; may be dx) + the gradient through norm. With saved.mean null, x is the normalised output
+  // itself.
   virtual void norm_backward(Matrix dx, ConstMatrix dy, ConstMatrix x, NormStats saved, const float* gamma,
-                             bool accumulate) = 0;
+                             const float* residual) = 0;
   // dgamma += sum dy xhat, dbeta += sum dy
   virtual void norm_grad(float* dgamma, float* dbeta, ConstMatrix dy, ConstMatrix x, NormStats saved) = 0;
 

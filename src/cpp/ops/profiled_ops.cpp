@@ -50,20 +50,19 @@ OpCost product_cost(const Matrix& c, const ConstMatrix& a, const ConstMatrix& b,
 
 }  // namespace
 
-void ProfiledOps::add(std::string op, const char* group, const std::array<int64_t, 4>& shape, const OpCost& cost,
-                      double seconds) {
-  auto record =
-      std::find_if(records_.begin(), records_.end(), [&](const OpRecord& r) { return r.shape == shape && r.op == op; });
-  if (record == records_.end()) {
-    records_.push_back({std::move(op), group, shape});
-    record = records_.end() - 1;
+void add_record(std::vector<OpRecord>* records, const OpRecord& more) {
+  auto record = std::find_if(records->begin(), records->end(),
+                             [&](const OpRecord& r) { return r.shape == more.shape && r.op == more.op; });
+  if (record == records->end()) {
+    records->push_back(more);
+    return;
   }
-  ++record->calls;
-  record->seconds += seconds;
-  record->cost.products += cost.products;
-  record->cost.flops += cost.flops;
-  record->cost.read += cost.read;
-  record->cost.written += cost.written;
+  record->calls += more.calls;
+  record->seconds += more.seconds;
+  record->cost.products += more.cost.products;
+  record->cost.flops += more.cost.flops;
+  record->cost.read += more.cost.read;
+  record->cost.written += more.cost.written;
 }
 
 template <typename Call>
@@ -71,8 +70,8 @@ auto ProfiledOps::timed(std::string op, const char* group, std::array<int64_t, 4
                         Call&& call) {
   const auto begin = std::chrono::steady_clock::now();
   const auto done = [&] {
-    add(std::move(op), group, shape, cost,
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    add_record(&records_, {std::move(op), group, shape, 1, seconds, cost});
   };
   if constexpr (std::is_void_v<decltype(call())>) {
     call();
@@ -87,26 +86,54 @@ auto ProfiledOps::timed(std::string op, const char* group, std::array<int64_t, 4
 void ProfiledOps::matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e) {
   std::string name = std::string("matmul ") + (a.transposed ? 't' : 'n') + (b.transposed ? 't' : 'n');
   const OpCost cost = product_cost(c, a, b, e, &name);
-  timed(std::move(name), "products", {c.rows, c.cols, a.width()}, cost, [&] { inner_->matmul(c, a, b, e); });
+  timed(std::move(name), "products", {c.rows, c.cols, a.width()}, cost, [&] { inner_.matmul(c, a, b, e); });
+}
+
+// One line for all of them: rows, how many, and the columns of all left operands and of all right ones.
+void ProfiledOps::weight_gradients(const WeightGradient* list, int64_t count) {
+  OpCost cost{};
+  int64_t left = 0, right = 0;
+  for (const WeightGradient* g = list; g < list + count; ++g) {
+    std::string name;
+    const OpCost one =
+        product_cost(g->dw, g->x.t(), g->dy, {.accumulate = true, .column_sums = g->column_sums}, &name);
+    cost.products += one.products;
+    cost.flops += one.flops;
+    cost.read += one.read;
+    cost.written += one.written;
+    left += g->x.cols;
+    right += g->dy.cols;
+  }
+  timed("weight gradients", "products", {list->x.rows, count, left, right}, cost,
+        [&] { inner_.weight_gradients(list, count); });
+}
+
+void ProfiledOps::lay_out(const Layout* list, int64_t count) {
+  OpCost cost{};
+  for (const Layout* l = list; l < list + count; ++l) {
+    cost.read += kFloat * size(l->b);
+    cost.written += kFloat * static_cast<double>(inner_.layout_floats(l->b.height(), l->b.width()));
+  }
+  timed("lay out weights", "layout", {count}, cost, [&] { inner_.lay_out(list, count); });
 }
 
 void ProfiledOps::norm(Matrix y, NormStats saved, ConstMatrix x, const float* gamma, const float* beta, float eps) {
   const OpCost cost{.flops = kNorm * size(x), .read = kFloat * size(x), .written = kFloat * size(y)};
-  timed("norm", "norms", {x.rows, x.cols}, cost, [&] { inner_->norm(y, saved, x, gamma, beta, eps); });
+  timed("norm", "norms", {x.rows, x.cols}, cost, [&] { inner_.norm(y, saved, x, gamma, beta, eps); });
 }
 
 void ProfiledOps::norm_backward(Matrix dx, ConstMatrix dy, ConstMatrix x, NormStats saved, const float* gamma,
-                                bool accumulate) {
+                                const float* residual) {
   const OpCost cost{
-      .flops = kNormBackward * size(x), .read = kFloat * size(x) * (accumulate ? 3 : 2), .written = kFloat * size(dx)};
+      .flops = kNormBackward * size(x), .read = kFloat * size(x) * (residual != nullptr ? 3 : 2), .written = kFloat * size(dx)};
   timed("norm_backward", "norms", {x.rows, x.cols}, cost,
-        [&] { inner_->norm_backward(dx, dy, x, saved, gamma, accumulate); });
+        [&] { inner_.norm_backward(dx, dy, x, saved, gamma, residual); });
 }
 
 void ProfiledOps::norm_grad(float* dgamma, float* dbeta, ConstMatrix dy, ConstMatrix x, NormStats saved) {
   const OpCost cost{
       .flops = kNormGrad * size(x), .read = kFloat * 2 * size(x), .written = kFloat * 2 * static_cast<double>(x.cols)};
-  timed("norm_grad", "norms", {x.rows, x.cols}, cost, [&] { inner_->norm_grad(dgamma, dbeta, dy, x, saved); });
+  timed("norm_grad", "norms", {x.rows, x.cols}, cost, [&] { inner_.norm_grad(dgamma, dbeta, dy, x, saved); });
 }
 
 // Two products, q k^T and p v.
@@ -117,7 +144,7 @@ void ProfiledOps::attention(Matrix out, float* lse, ConstMatrix qkv, const Atten
                     .read = kFloat * size(qkv),
                     .written = kFloat * size(out)};
   timed("attention", "attention", {s.batch, s.length, s.heads, s.head_size}, cost,
-        [&] { inner_->attention(out, lse, qkv, s); });
+        [&] { inner_.attention(out, lse, qkv, s); });
 }
 
 // Five: q k^T again, dp = dout v^T, dv = p^T dout, dq = ds k, dk = ds^T q.
@@ -129,14 +156,14 @@ void ProfiledOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix 
                     .read = kFloat * (size(qkv) + size(out) + size(dout)),
                     .written = kFloat * size(dqkv)};
   timed("attention_backward", "attention", {s.batch, s.length, s.heads, s.head_size}, cost,
-        [&] { inner_->attention_backward(dqkv, dout, qkv, out, lse, s); });
+        [&] { inner_.attention_backward(dqkv, dout, qkv, out, lse, s); });
 }
 
 void ProfiledOps::embed(Matrix out, const int32_t* ids, ConstMatrix wte, ConstMatrix wpe, int64_t length) {
   const OpCost cost{.flops = size(out),
                     .read = kFloat * 2 * size(out) + kId * static_cast<double>(out.rows),
                     .written = kFloat * size(out)};
-  timed("embed", "embedding", {out.rows, out.cols}, cost, [&] { inner_->embed(out, ids, wte, wpe, length); });
+  timed("embed", "embedding", {out.rows, out.cols}, cost, [&] { inner_.embed(out, ids, wte, wpe, length); });
 }
 
 void ProfiledOps::embed_backward(Matrix dwte, Matrix dwpe, ConstMatrix dout, const int32_t* ids, int64_t length) {
@@ -144,7 +171,7 @@ void ProfiledOps::embed_backward(Matrix dwte, Matrix dwpe, ConstMatrix dout, con
                     .read = kFloat * 3 * size(dout) + kId * static_cast<double>(dout.rows),
                     .written = kFloat * 2 * size(dout)};
   timed("embed_backward", "embedding", {dout.rows, dout.cols}, cost,
-        [&] { inner_->embed_backward(dwte, dwpe, dout, ids, length); });
+        [&] { inner_.embed_backward(dwte, dwpe, dout, ids, length); });
 }
 
 void ProfiledOps::cross_entropy(float* losses, Matrix logits, const int32_t* targets, float grad_scale) {
@@ -152,13 +179,13 @@ void ProfiledOps::cross_entropy(float* losses, Matrix logits, const int32_t* tar
                     .read = kFloat * size(logits) + kId * static_cast<double>(logits.rows),
                     .written = grad_scale != 0.0f ? kFloat * size(logits) : 0};
   timed("cross_entropy", "loss", {logits.rows, logits.cols}, cost,
-        [&] { inner_->cross_entropy(losses, logits, targets, grad_scale); });
+        [&] { inner_.cross_entropy(losses, logits, targets, grad_scale); });
 }
 
 double ProfiledOps::sum_squares(const float* x, int64_t n) {
   const auto count = static_cast<double>(n);
   return timed("sum_squares", "optimizer", {n}, {.flops = 2 * count, .read = kFloat * count},
-               [&] { return inner_->sum_squares(x, n); });
+               [&] { return inner_.sum_squares(x, n); });
 }
 
 void ProfiledOps::adamw(float* p, float* g, float* m, float* v, const AdamWRange* ranges, int64_t count,
@@ -167,7 +194,7 @@ void ProfiledOps::adamw(float* p, float* g, float* m, float* v, const AdamWRange
   for (const AdamWRange* r = ranges; r < ranges + count; ++r) size += r->size;
   const auto n = static_cast<double>(size);
   const OpCost cost{.flops = kAdamW * n, .read = kFloat * 4 * n, .written = kFloat * 4 * n};
-  timed("adamw", "optimizer", {size}, cost, [&] { inner_->adamw(p, g, m, v, ranges, count, options); });
+  timed("adamw", "optimizer", {size}, cost, [&] { inner_.adamw(p, g, m, v, ranges, count, options); });
 }
 
 }  // namespace soma

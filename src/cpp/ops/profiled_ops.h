@@ -3,7 +3,6 @@
 #pragma once
 
 #include <array>
-#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -29,18 +28,23 @@ struct OpRecord {
   OpCost cost{};
 };
 
+// Adds `more` to the record of its op and shape.
+void add_record(std::vector<OpRecord>* records, const OpRecord& more);
+
 class ProfiledOps final : public Ops {
  public:
-  explicit ProfiledOps(std::unique_ptr<Ops> inner) : inner_(std::move(inner)) {}
+  explicit ProfiledOps(Ops& inner) : inner_(inner) {}
 
   // What was measured since the last call, in the order of first use.
   std::vector<OpRecord> take() { return std::exchange(records_, {}); }
-  std::unique_ptr<Ops> release() { return std::move(inner_); }
 
   void matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& epilogue) override;
+  void weight_gradients(const WeightGradient* list, int64_t count) override;
+  int64_t layout_floats(int64_t k, int64_t n) const override { return inner_.layout_floats(k, n); }
+  void lay_out(const Layout* list, int64_t count) override;
   void norm(Matrix y, NormStats saved, ConstMatrix x, const float* gamma, const float* beta, float eps) override;
   void norm_backward(Matrix dx, ConstMatrix dy, ConstMatrix x, NormStats saved, const float* gamma,
-                     bool accumulate) override;
+                     const float* residual) override;
   void norm_grad(float* dgamma, float* dbeta, ConstMatrix dy, ConstMatrix x, NormStats saved) override;
   void attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionShape& shape) override;
   void attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, ConstMatrix out, const float* lse,
@@ -56,9 +60,8 @@ class ProfiledOps final : public Ops {
   // Runs `call` and adds it to the record of this op and shape.
   template <typename Call>
   auto timed(std::string op, const char* group, std::array<int64_t, 4> shape, const OpCost& cost, Call&& call);
-  void add(std::string op, const char* group, const std::array<int64_t, 4>& shape, const OpCost& cost, double seconds);
 
-  std::unique_ptr<Ops> inner_;
+  Ops& inner_;
   std::vector<OpRecord> records_;
 };
 

@@ -17,9 +17,12 @@ class CpuOps final : public Ops {
   explicit CpuOps(Precision precision) : precision_(precision) {}
 
   void matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& epilogue) override;
+  void weight_gradients(const WeightGradient* list, int64_t count) override;
+  int64_t layout_floats(int64_t k, int64_t n) const override;
+  void lay_out(const Layout* list, int64_t count) override;
   void norm(Matrix y, NormStats saved, ConstMatrix x, const float* gamma, const float* beta, float eps) override;
   void norm_backward(Matrix dx, ConstMatrix dy, ConstMatrix x, NormStats saved, const float* gamma,
-                     bool accumulate) override;
+                     const float* residual) override;
   void norm_grad(float* dgamma, float* dbeta, ConstMatrix dy, ConstMatrix x, NormStats saved) override;
   void attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionShape& shape) override;
   void attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, ConstMatrix out, const float* lse,

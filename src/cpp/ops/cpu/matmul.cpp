@@ -1,5 +1,5 @@
-// Matrix products: B packed into panels by all threads, then each thread computes a rectangle of C from register tiles,
-// cut so that a tile's rows of A stay in L1, and a block of A and a group of panels of B in L2.
+// Matrix products: B laid out in panels by all threads, or before, then each thread computes a rectangle of C from
+// register tiles, cut so that a tile's rows of A stay in L1, and a block of A and a group of panels of B in L2.
 #include <algorithm>
 
 #include "base/interrupt.h"
@@ -52,6 +52,63 @@ void activate(const Table& t, const Epilogue& e, float* c, int64_t at, int64_t n
   if (e.relu_output != nullptr) t.relu_backward(c + at, c + at, e.relu_output + at, n);
 }
 
+// A rectangle of C that one thread computes: its rows, and panels of B as deep as they are laid out.
+struct Part {
+  Matrix c;
+  ConstMatrix a;
+  const float* panels;  // the first is that of column `col`
+  int64_t col, first_panel, last_panel;
+  int64_t first_row, last_row;
+  int64_t unit, depth;  // of the whole depth of A, where the panels begin and how deep they are
+};
+
+// Floats along k are used where they lie, unless their rows share the sets of L1.
+bool in_place(const Gemm& g, const ConstMatrix& a) { return !g.bf16 && !a.transposed && a.ld % 512 != 0; }
+
+int64_t block_rows(const Gemm& g, int64_t m) { return std::min(kBlockRows / g.rows * g.rows, round_up(m, g.rows)); }
+
+// What compute needs of a thread's scratch.
+int64_t scratch_floats(const Gemm& g, const ConstMatrix& a, int64_t depth) {
+  return in_place(g, a) ? 0 : g.a_floats(block_rows(g, a.height()), g.per_unit() * g.tile_depth(depth));
+}
+
+void compute(const Table& t, const Gemm& g, const Part& p, const Epilogue& e, float* scratch) {
+  const Gemm::Thread thread(g);
+  const ConstMatrix& a = p.a;
+  const int64_t n = p.c.cols, ld = p.c.ld, k = a.width(), whole = g.units(k);
+  const int64_t rows = block_rows(g, a.height()), tile_depth = g.tile_depth(p.depth);
+  for (int64_t r0 = p.first_row; r0 < p.last_row; r0 += rows) {
+    const int64_t r1 = std::min(p.last_row, r0 + rows);
+    for (int64_t u = 0; u < p.depth; u += tile_depth) {
+      const int64_t units = std::min(tile_depth, p.depth - u), ka = (p.unit + u) * g.per_unit();
+      const float* from = a.data + (a.transposed ? ka * a.ld + r0 : r0 * a.ld + ka);
+      const GemmA block =
+          in_place(g, a)
+              ? GemmA{from, a.ld, 1}
+              : g.copy_a(scratch, from, a.ld, r1 - r0, std::min(k - ka, units * g.per_unit()), a.transposed);
+      const bool first = p.unit + u == 0, last = p.unit + u + units == whole;
+      const int64_t group = std::max<int64_t>(1, kGroup / (units * g.cols));
+      for (int64_t j0 = p.first_panel; j0 < p.last_panel; j0 += group) {
+        const int64_t j1 = std::min(p.last_panel, j0 + group);
+        const int64_t col = p.col + j0 * g.cols, width = std::min(n, p.col + j1 * g.cols) - col;
+        for (int64_t row = r0; row < r1; row += g.rows) {
+          const int64_t tile_rows = std::min(g.rows, r1 - row), at = row * ld + col;
+          g.multiply(p.c.data + at, ld, block.at(row - r0, 0), p.panels + j0 * p.depth * g.cols, p.depth, u, units,
+                     tile_rows, width, store_of(e, ld, at, col, !first, last));
+          for (int64_t i = row; last && i < row + tile_rows; ++i) activate(t, e, p.c.data, i * ld + col, width);
+        }
+      }
+    }
+  }
+}
+
+// Lays out panel `i` of b, whose rows from `k0` on count for k.
+void pack_panel(const Gemm& g, float* dst, const ConstMatrix& b, int64_t i, int64_t k0, int64_t k) {
+  const int64_t col = i * g.cols;
+  g.pack_b(dst, b.data + (b.transposed ? col * b.ld + k0 : k0 * b.ld + col), b.ld, k, std::min(g.cols, b.width() - col),
+           b.transposed);
+}
+
 }  // namespace
 
 void CpuOps::matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e) {
@@ -59,70 +116,137 @@ void CpuOps::matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e) {
   const Gemm g(t, precision_);
   const int64_t m = c.rows, n = c.cols, k = a.width(), depth = g.units(k);
   if (m == 0 || n == 0) return;
+  const float* const laid_out = b.transposed ? b.panels_transposed : b.panels;
   const int64_t work = m * n * k / 8;
   const int64_t threads = std::min<int64_t>(call_threads(), std::max<int64_t>(1, work / kWorthAThread));
-  const int64_t panels_a = ceil_div(m, g.rows);
-  const int64_t depth_limit = std::min(depth, kMaxDepth);
-  const int64_t cols_limit = std::min(ceil_div(n, g.cols), std::max<int64_t>(1, kPackBudget / depth_limit / g.cols));
-  packed_b_.reserve(cols_limit * g.cols * depth_limit);
-  const int64_t block_rows = std::min(kBlockRows / g.rows * g.rows, panels_a * g.rows);
-  // Floats along k are used where they lie, unless their rows share the sets of L1.
-  const bool in_place = !g.bf16 && !a.transposed && a.ld % 512 != 0;
-  reserve_scratch(threads, in_place ? 0 : g.a_floats(block_rows, g.per_unit() * g.tile_depth(depth_limit)));
+  const int64_t panels_a = ceil_div(m, g.rows), all = ceil_div(n, g.cols);
+  const int64_t depth_limit = laid_out != nullptr ? depth : std::min(depth, kMaxDepth);
+  const int64_t panels_limit =
+      laid_out != nullptr ? all : std::min(all, std::max<int64_t>(1, kPackBudget / depth_limit / g.cols));
+  if (laid_out == nullptr) packed_b_.reserve(panels_limit * g.cols * depth_limit);
+  reserve_scratch(threads, scratch_floats(g, a, depth_limit));
 
   for (int64_t u0 = 0; u0 < depth; u0 += depth_limit) {
     const int64_t block_depth = std::min(depth_limit, depth - u0);
-    const int64_t tile_depth = g.tile_depth(block_depth);
-    for (int64_t n0 = 0; n0 < n; n0 += cols_limit * g.cols) {
+    for (int64_t first = 0; first < all; first += panels_limit) {
       check_interrupt();
-      const int64_t panels = std::min(cols_limit, ceil_div(n - n0, g.cols));
-      const int64_t packers = threads == 1 ? 1 : range_count(panels, block_depth * g.cols / 4, 1);
+      const int64_t panels = std::min(panels_limit, all - first);
+      const int64_t packers = laid_out != nullptr ? 0
+                              : threads == 1      ? 1
+                                                  : range_count(panels, block_depth * g.cols / 4, 1);
       const int64_t k0 = u0 * g.per_unit(), k_count = std::min(k - k0, block_depth * g.per_unit());
-      float* packed = packed_b_.data();
+      const float* const packed = laid_out != nullptr ? laid_out : packed_b_.data();
       const auto pack = [&](int64_t range) {
         for (int64_t i = panels * range / packers; i < panels * (range + 1) / packers; ++i) {
-          const int64_t col = n0 + i * g.cols;
-          const float* from = b.data + (b.transposed ? col * b.ld + k0 : k0 * b.ld + col);
-          const int64_t width = std::min(g.cols, n - col);
-          g.pack_b(packed + i * g.cols * block_depth, from, b.ld, k_count, width, b.transposed);
-          if (e.column_sums != nullptr) t.column_sum(e.column_sums + col, from, b.ld, k_count, width);
+          pack_panel(g, packed_b_.data() + i * g.cols * block_depth, b, first + i, k0, k_count);
+          if (e.column_sums != nullptr) {
+            const int64_t col = (first + i) * g.cols;
+            t.column_sum(e.column_sums + col, b.data + k0 * b.ld + col, b.ld, k_count, std::min(g.cols, n - col));
+          }
         }
       };
 
       int64_t grid_rows = 1, grid_cols = 1;
       choose_grid(panels_a, panels, threads, &grid_rows, &grid_cols);
-      const auto compute = [&](int64_t task) {
-        const Gemm::Thread thread(g);
+      const auto rectangle = [&](int64_t task) {
         const int64_t gr = task / grid_cols, gc = task % grid_cols;
-        const int64_t row_begin = panels_a * gr / grid_rows * g.rows;
-        const int64_t row_end = std::min(m, panels_a * (gr + 1) / grid_rows * g.rows);
-        const int64_t c_begin = panels * gc / grid_cols, c_end = panels * (gc + 1) / grid_cols;
-        for (int64_t r0 = row_begin; r0 < row_end; r0 += block_rows) {
-          const int64_t r1 = std::min(row_end, r0 + block_rows);
-          for (int64_t u = 0; u < block_depth; u += tile_depth) {
-            const int64_t tile_units = std::min(tile_depth, block_depth - u);
-            const int64_t ka = (u0 + u) * g.per_unit(), ka_count = std::min(k - ka, tile_units * g.per_unit());
-            const float* from = a.data + (a.transposed ? ka * a.ld + r0 : r0 * a.ld + ka);
-            const GemmA block =
-                in_place ? GemmA{from, a.ld, 1} : g.copy_a(scratch(task), from, a.ld, r1 - r0, ka_count, a.transposed);
-            const bool first = u0 + u == 0, last = u0 + u + tile_units == depth;
-            const int64_t group = std::max<int64_t>(1, kGroup / (tile_units * g.cols));
-            for (int64_t j0 = c_begin; j0 < c_end; j0 += group) {
-              for (int64_t row = r0; row < r1; row += g.rows) {
-                const int64_t j1 = std::min(c_end, j0 + group), tile_rows = std::min(g.rows, r1 - row);
-                const int64_t col = n0 + j0 * g.cols, at = row * c.ld + col,
-                              width = std::min(n, n0 + j1 * g.cols) - col;
-                g.multiply(c.data + at, c.ld, block.at(row - r0, 0), packed + j0 * block_depth * g.cols, block_depth, u,
-                           tile_units, tile_rows, width, store_of(e, c.ld, at, col, !first, last));
-                for (int64_t i = row; last && i < row + tile_rows; ++i) activate(t, e, c.data, i * c.ld + col, width);
-              }
-            }
-          }
-        }
+        const Part p{.c = c,
+                     .a = a,
+                     .panels = packed,
+                     .col = first * g.cols,
+                     .first_panel = panels * gc / grid_cols,
+                     .last_panel = panels * (gc + 1) / grid_cols,
+                     .first_row = panels_a * gr / grid_rows * g.rows,
+                     .last_row = std::min(m, panels_a * (gr + 1) / grid_rows * g.rows),
+                     .unit = u0,
+                     .depth = block_depth};
+        compute(t, g, p, e, scratch(task));
       };
-      parallel_for_then(packers, pack, grid_rows * grid_cols, compute);
+      parallel_for_then(packers, pack, grid_rows * grid_cols, rectangle);
     }
   }
+}
+
+// All operands dy are laid out, then the rows of all results are cut into equal parts, as if they were one product.
+void CpuOps::weight_gradients(const WeightGradient* list, int64_t count) {
+  const Table& t = active_kernels();
+  const Gemm g(t, precision_);
+  const int64_t k = list->x.rows, depth = g.units(k), panel_floats = depth * g.cols;
+  int64_t all_panels = 0, all_tiles = 0, floats = 0;
+  for (const WeightGradient* w = list; w < list + count; ++w) {
+    const int64_t panels = ceil_div(w->dy.cols, g.cols);
+    all_panels += panels;
+    all_tiles += panels * ceil_div(w->x.cols, g.rows);
+    floats = std::max(floats, scratch_floats(g, w->x.t(), depth));
+  }
+  check_interrupt();
+  packed_b_.reserve(all_panels * panel_floats);
+  const int64_t packers = range_count(all_panels, panel_floats / 4, 1);
+  const int64_t threads = range_count(all_tiles, g.rows * g.cols * k / 8, 1);
+  reserve_scratch(threads, floats);
+
+  const auto pack = [&](int64_t range) {
+    const int64_t begin = all_panels * range / packers, end = all_panels * (range + 1) / packers;
+    int64_t before = 0;
+    for (const WeightGradient* w = list; w < list + count; ++w) {
+      const int64_t panels = ceil_div(w->dy.cols, g.cols);
+      for (int64_t i = std::max<int64_t>(0, begin - before); i < std::min(panels, end - before); ++i) {
+        pack_panel(g, packed_b_.data() + (before + i) * panel_floats, w->dy, i, 0, k);
+        const int64_t col = i * g.cols;
+        if (w->column_sums != nullptr) {
+          t.column_sum(w->column_sums + col, w->dy.data + col, w->dy.ld, k, std::min(g.cols, w->dy.cols - col));
+        }
+      }
+      before += panels;
+    }
+  };
+  const auto rows = [&](int64_t range) {
+    const int64_t begin = all_tiles * range / threads, end = all_tiles * (range + 1) / threads;
+    int64_t tiles_before = 0, panels_before = 0;
+    for (const WeightGradient* w = list; w < list + count; ++w) {
+      const int64_t panels = ceil_div(w->dy.cols, g.cols), tiles = panels * ceil_div(w->x.cols, g.rows);
+      // A row of tiles belongs to the part in which it begins.
+      const auto row_at = [&](int64_t tile) {
+        return std::min(w->x.cols, ceil_div(std::clamp<int64_t>(tile - tiles_before, 0, tiles), panels) * g.rows);
+      };
+      const Part p{.c = w->dw,
+                   .a = w->x.t(),
+                   .panels = packed_b_.data() + panels_before * panel_floats,
+                   .col = 0,
+                   .first_panel = 0,
+                   .last_panel = panels,
+                   .first_row = row_at(begin),
+                   .last_row = row_at(end),
+                   .unit = 0,
+                   .depth = depth};
+      compute(t, g, p, {.accumulate = true}, scratch(range));
+      tiles_before += tiles;
+      panels_before += panels;
+    }
+  };
+  parallel_for_then(packers, pack, threads, rows);
+}
+
+int64_t CpuOps::layout_floats(int64_t k, int64_t n) const {
+  const Gemm g(active_kernels(), precision_);
+  return round_up(n, g.cols) * g.units(k);
+}
+
+void CpuOps::lay_out(const Layout* list, int64_t count) {
+  const Gemm g(active_kernels(), precision_);
+  int64_t floats = 0;
+  for (const Layout* l = list; l < list + count; ++l) floats += layout_floats(l->b.height(), l->b.width());
+  check_interrupt();
+  const int64_t ranges = range_count(floats / g.cols, g.cols, 1);
+  parallel_for(ranges, [&](int64_t range) {
+    int64_t before = 0;  // floats; a panel belongs to the part in which it begins
+    for (const Layout* l = list; l < list + count; ++l) {
+      const int64_t k = l->b.height(), panel = g.units(k) * g.cols;
+      for (int64_t i = 0; i < ceil_div(l->b.width(), g.cols); ++i, before += panel) {
+        if (before * ranges / floats == range) pack_panel(g, l->panels + i * panel, l->b, i, 0, k);
+      }
+    }
+  });
 }
 
 }  // namespace soma

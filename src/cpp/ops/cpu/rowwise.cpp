@@ -22,12 +22,12 @@ void CpuOps::norm(Matrix y, NormStats saved, ConstMatrix x, const float* gamma, 
 }
 
 void CpuOps::norm_backward(Matrix dx, ConstMatrix dy, ConstMatrix x, NormStats saved, const float* gamma,
-                           bool accumulate) {
+                           const float* residual) {
   const auto& t = active_kernels();
   for_ranges(x.rows, 3 * x.cols, 1, [&](int64_t begin, int64_t end) {
     const int64_t at = begin * x.cols;
     t.norm_backward(dx.data + at, dy.data + at, x.data + at, saved.mean != nullptr ? saved.mean + begin : nullptr,
-                    saved.rstd + begin, gamma, end - begin, x.cols, accumulate);
+                    saved.rstd + begin, gamma, residual != nullptr ? residual + at : nullptr, end - begin, x.cols);
   });
 }
 
