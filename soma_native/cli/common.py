@@ -185,7 +185,7 @@ def corpus_files(paths: Sequence[str]) -> list[Path]:
     return list(found)
 
 
-_NAMES = "batch_size|epochs|lr|max_seq_len|min_frequency|pattern|seq_len|val_fraction|vocab_size"
+_NAMES = "batch_size|epochs|lr|max_eval_windows|max_seq_len|min_frequency|pattern|seq_len|val_fraction|vocab_size"
 _IN_PYTHON = re.compile(rf"(?<![\w./'-])(?:({_NAMES})(?![\w./'-])=?|without resume\b|resume=True)")
 
 
