@@ -345,6 +345,11 @@ def test_a_drawn_seed_is_reported_and_gives_the_same_text(run: Any, trained: Pat
     assert again["text"] == drawn["text"] and again["seed"] == drawn["seed"]
 
 
+def test_the_prompt_from_standard_input(run: Any, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("the cät\n".encode()), encoding="ascii"))
+    assert run("generate", trained, "-", "--max-tokens", 0).out == "the cät\n"
+
+
 def test_evaluate_compares_bytes_only_where_nothing_is_lost(run: Any, corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "model"
     small = ["--preset", "nano-cpu", "--tokenizer", "byte", "--seq-len", "16", "--batch-size", "4"]

@@ -166,11 +166,14 @@ def test_every_preset_takes_bpe(
     assert made[0].vocab_size == soma_native.Tokenizer.load(tmp_path / preset).vocab_size
 
 
-@pytest.mark.parametrize("action", ["encode", "inspect"])
+@pytest.mark.parametrize(
+    ("command", "more"),
+    [("tokenizer encode", ["-"]), ("tokenizer decode", []), ("tokenizer inspect", ["-"]), ("generate", ["-"])],
+)
 def test_standard_input_that_is_not_utf8_is_named(
-    action: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: str, more: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     soma_native.Tokenizer.train(["ab"], kind="byte").save(tmp_path)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a\xff")))
-    assert main(["tokenizer", action, str(tmp_path), "-"]) == 1
+    assert main([*command.split(), str(tmp_path), *more]) == 1
     assert "standard input is not UTF-8 at byte 1 (0xff)" in capsys.readouterr().err
