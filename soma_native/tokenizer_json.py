@@ -20,7 +20,7 @@ from .bpe_vocabulary import BpeVocabulary
 from .errors import CheckpointError
 from .text_rules import RuledCore
 from .tokenizer_json_bpe import PLAIN_BPE, bpe_document, parse_bpe
-from .untrusted import Problem, parse_json, read_regular, short
+from .untrusted import Problem, parse_json, read_regular, same, short
 
 __all__ = ["FILE_NAME", "read_tokenizer", "write_tokenizer"]
 
@@ -210,7 +210,7 @@ def _kind(document: Mapping[str, Any]) -> str:
     for name in sorted(set(settings) | set(expected["model"])):
         # Settings that older versions of `tokenizers` did not write are off.
         found, wanted = settings.get(name), expected["model"].get(name)
-        if found != wanted and not (name not in settings and not wanted):
+        if not same(found, wanted) and not (name not in settings and not wanted):
             raise Problem(f"has a model with {name} = {short(found)}; only {short(wanted)} can be read")
     return kind
 
