@@ -10,7 +10,7 @@ from . import _core
 from .bpe_vocabulary import BpeVocabulary
 from .text_files import batches, iter_sources, not_utf8, open_text
 
-__all__ = ["TrainingProgress", "train_bpe"]
+__all__ = ["TrainingProgress", "require_bytes", "train_bpe"]
 
 # Called with what is under way, "counting" (bytes of the texts) or "merging" (pairs), how much of it is done, and how
 # much there is where that is known.
@@ -29,17 +29,22 @@ def train_bpe(
     for first, batch in batches(_count_files(counter, texts, progress)):
         counter.add(batch, first)
         progress("counting", counter.bytes, None)
-    if counter.bytes < 2:
-        raise ValueError(f"the texts have {counter.bytes} bytes; at least 2 are needed")
+    require_bytes(counter.bytes)
     trainer = _core.BpeTrainer(counter, min_frequency, list(_spellings(special)))
     done = 0
     while step := trainer.merge(min(_MERGES_AT_ONCE, merges - done)):
         done += step
         progress("merging", done, merges)
     tokens = trainer.tokens()
-    _log.info("vocabulary: 256 bytes, %d merges, %d special tokens", done, len(special))
+    _log.info("vocabulary: 256 bytes; merges: %d; special tokens: %d", done, len(special))
     special_tokens = {token: len(tokens) + i for i, token in enumerate(special)}
     return BpeVocabulary(pattern, tokens, trainer.merges(), special_tokens)
+
+
+def require_bytes(count: int) -> None:
+    """Raise a ValueError where texts of `count` bytes have nothing to learn: no byte follows another."""
+    if count < 2:
+        raise ValueError(f"the texts must have at least two bytes, and have {'only one' if count else 'none'}")
 
 
 def _count_files(counter: _core.ChunkCounter, texts: object, progress: TrainingProgress) -> Iterator[str | bytes]:

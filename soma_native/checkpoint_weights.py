@@ -19,7 +19,7 @@ from .config import ModelConfig
 from .errors import CheckpointError
 from .model import Model
 from .safetensors_io import TensorFile, crc32_of_array
-from .untrusted import open_regular, parse_json
+from .untrusted import open_regular, parse_json, short
 
 __all__ = ["CHECKSUMS", "WEIGHTS", "WEIGHTS_INDEX", "expected_shapes", "read_model", "saved_checksums"]
 
@@ -177,10 +177,15 @@ def saved_checksums(file: TensorFile) -> tuple[dict[str, object], dict[str, obje
     """The checksums in a weight file's metadata: CRC-32 by tensor, [size, CRC-32] by file; two {} where there are none.
 
     Raises:
-        CheckpointError: they are there but do not fit the tensors.
+        CheckpointError: they are there but do not fit the tensors, or under a name that is not theirs.
     """
     text = file.metadata.get(CHECKSUMS)
     if text is None:
+        for name, other in file.metadata.items():
+            if other.startswith('{"tensors":{'):  # damage to the name must not pass for weights that others wrote
+                raise CheckpointError(
+                    f"is damaged: its metadata entry {short(name)} should be {CHECKSUMS}", path=file.path
+                )
         return {}, {}
     try:
         document = json.loads(text)

@@ -113,6 +113,7 @@ def run_showcase(
         "isa": _core.active_isa(),
         "threads": _core.get_num_threads(),
         "precision": model.precision,
+        "evaluation_precision": model.evaluation_precision,
         "version": __version__,
     }
     with replace_files(out) as staging:

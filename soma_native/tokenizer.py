@@ -94,10 +94,10 @@ class Tokenizer:
 
         Raises:
             TypeError: `texts` is a `str` that names no file, or holds something that is neither text nor path.
-            ValueError: an unknown kind; a `vocab_size` that leaves no room beside the special tokens; special tokens
-                that are empty, repeated or could be mistaken for ordinary tokens; texts with fewer than two different
-                words or characters ("byte": with fewer than two bytes); a text with a lone surrogate; a file that is
-                not UTF-8; a folder.
+            ValueError: an unknown kind; a `vocab_size` that leaves no room beside the special tokens or is above 2**24;
+                special tokens that are empty, repeated or could be mistaken for ordinary tokens; texts with fewer than
+                two different words or characters ("byte" and "bpe": with fewer than two bytes); a text with a lone
+                surrogate; a file that is not UTF-8; a folder.
             OSError: a file cannot be read; `FileNotFoundError` where there is none.
 
         >>> tok = Tokenizer.train(["hello world"], kind="char", special_tokens=())

@@ -20,7 +20,7 @@ from .bpe_vocabulary import BpeVocabulary
 from .errors import CheckpointError
 from .text_rules import RuledCore
 from .tokenizer_json_bpe import PLAIN_BPE, bpe_document, parse_bpe
-from .untrusted import Problem, parse_json, read_regular, short
+from .untrusted import Problem, parse_json, read_regular, same, short
 
 __all__ = ["FILE_NAME", "read_tokenizer", "write_tokenizer"]
 
@@ -150,7 +150,7 @@ def _check(document: object) -> None:
     if not isinstance(document, dict):
         raise Problem("is not a tokenizer: a JSON object is expected")
     if not isinstance(document.get("model"), dict):
-        raise Problem("is not a tokenizer: it has no 'model'")
+        raise Problem("is not a tokenizer: it has no 'model' (from_gpt2 reads a vocab.json, with its merges.txt)")
     for key in sorted(set(document) - _KEYS):
         raise Problem(f"has {short(key)}, which is unknown here")
     if document.get("version", "1.0") != "1.0":
@@ -210,7 +210,7 @@ def _kind(document: Mapping[str, Any]) -> str:
     for name in sorted(set(settings) | set(expected["model"])):
         # Settings that older versions of `tokenizers` did not write are off.
         found, wanted = settings.get(name), expected["model"].get(name)
-        if found != wanted and not (name not in settings and not wanted):
+        if not same(found, wanted) and not (name not in settings and not wanted):
             raise Problem(f"has a model with {name} = {short(found)}; only {short(wanted)} can be read")
     return kind
 

@@ -13,7 +13,7 @@ from typing import Any
 from .bpe_files import BYTES_OF, TEXT_OF, check_id, check_vocab, encode_token, merge_ids, tokens_by_id, unmerged
 from .bpe_vocabulary import BpeVocabulary
 from .text_rules import AddedToken, TextRules
-from .untrusted import Problem, short
+from .untrusted import Problem, same, short
 
 __all__ = ["PLAIN_BPE", "bpe_document", "parse_bpe"]
 
@@ -63,9 +63,9 @@ _LISTS = {
 }
 # They add special tokens, which we never do, and trim offsets, which ours are not: none of the ids of the text changes.
 _POST_PROCESSORS = {"ByteLevel", "TemplateProcessing", "RobertaProcessing", "BertProcessing"}
-_MODEL = {
+_MODEL = {  # false is not 0 here, as in `tokenizers`
     "type": ("BPE",),
-    "dropout": (None, 0),
+    "dropout": (None, 0, 0.0),
     "continuing_subword_prefix": (None, ""),
     "end_of_word_suffix": (None, ""),
     "byte_fallback": (False, None),
@@ -86,7 +86,7 @@ def parse_bpe(document: Mapping[str, Any]) -> tuple[BpeVocabulary, TextRules]:
     """
     model = document["model"]
     for name in sorted(set(model) - {"vocab", "merges"} - _NEVER_UNKNOWN):
-        if name not in _MODEL or model[name] not in _MODEL[name]:
+        if not any(same(model[name], allowed) for allowed in _MODEL.get(name, ())):
             raise Problem(f"has a model with {short(name)[1:-1]} = {short(model[name])}, which there is not here")
     pattern, prefix_space = _pre_tokenizer(document.get("pre_tokenizer"))
     nfc = _normalizer(document.get("normalizer"))

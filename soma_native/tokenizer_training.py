@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from typing import SupportsIndex
 
 from . import _core
-from .bpe_training import TrainingProgress, train_bpe
+from .bpe_files import MAX_IDS
+from .bpe_training import TrainingProgress, require_bytes, train_bpe
 from .bpe_vocabulary import PATTERNS
 from .text_files import batches, iter_texts
 from .tokenizer_json import UNKNOWN
@@ -60,10 +61,8 @@ def train_tokenizer(
     counter = _core.TokenCounter(kind)
     for first, batch in batches(iter_texts(texts)):
         counter.add(batch, first)
-    total = counter.total()
     if kind == "byte":
-        if total < 2:
-            raise ValueError(f"the texts have {total} bytes; at least 2 are needed")
+        require_bytes(counter.total())
         tokens = [*_core.byte_alphabet(), *special]
         return _core.Tokenizer(kind, tokens, range(256, len(tokens)))
     what = "words" if kind == "word" else "characters"
@@ -140,6 +139,8 @@ def _check_vocab_size(vocab_size: SupportsIndex | None, kind: str, special: tupl
     if size < len(special) + ordinary:
         raise ValueError(
             f"vocab_size must be at least {len(special) + ordinary} for kind {kind!r} "
-            f"({len(special)} special tokens and {ordinary} more), got {size}"
+            f"(special tokens: {len(special)}, and {ordinary} more), got {size}"
         )
-    return min(size - len(special), 1 << 32)
+    if size > MAX_IDS:
+        raise ValueError(f"vocab_size must be at most {MAX_IDS}, got {size}")
+    return size - len(special)

@@ -10,13 +10,18 @@ from typing import Any, BinaryIO
 
 from .errors import CheckpointError
 
-__all__ = ["Problem", "open_regular", "parse_json", "read_regular", "short"]
+__all__ = ["Problem", "open_regular", "parse_json", "read_regular", "same", "short"]
 
 _MAX_VALUES = 1 << 23  # in a JSON text: what it becomes in memory is up to a hundred bytes a value
 
 
 class Problem(Exception):
     """What is wrong with a file, in words that read well after its name."""
+
+
+def same(one: object, other: object) -> bool:
+    """Whether two values of JSON are equal: false is not 0, although Python takes it so."""
+    return type(one) is type(other) and one == other
 
 
 def short(value: object) -> str:

@@ -42,37 +42,41 @@ def available_isas() -> tuple[str, ...]:
     return tuple(_core.available_isas())
 
 
-@pytest.fixture(params=available_isas())
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Runs the test on every instruction-set level this machine has; restores the level in force."""
+@pytest.fixture
+def settings_restored() -> Iterator[None]:
+    """Puts back the instruction set and the number of threads that the test changes."""
     from soma_native import _core
 
-    before = _core.active_isa()
+    isa, threads = _core.active_isa(), _core.get_num_threads()
+    yield
+    _core.set_isa(isa)
+    _core.set_num_threads(threads)
+
+
+@pytest.fixture(params=available_isas())
+def isa(request: pytest.FixtureRequest, settings_restored: None) -> str:
+    """Runs the test on every instruction-set level this machine has."""
+    from soma_native import _core
+
     _core.set_isa(request.param)
-    yield request.param
-    _core.set_isa(before)
+    return str(request.param)
 
 
 @pytest.fixture(params=[1, 2], ids=["1-thread", "2-threads"])
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    """Runs the test with one thread and with two; restores the number."""
+def threads(request: pytest.FixtureRequest, settings_restored: None) -> int:
+    """Runs the test with one thread and with two."""
     from soma_native import _core
 
-    before = _core.get_num_threads()
     _core.set_num_threads(request.param)
-    yield request.param
-    _core.set_num_threads(before)
+    return int(request.param)
 
 
 @pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Runs the test with one thread, unless it sets another number itself; restores the number."""
+def one_thread(settings_restored: None) -> None:
+    """Runs the test with one thread, unless it sets another number itself."""
     from soma_native import _core
 
-    before = _core.get_num_threads()
     _core.set_num_threads(1)
-    yield
-    _core.set_num_threads(before)
 
 
 @pytest.fixture(params=["soma", "gpt2"])

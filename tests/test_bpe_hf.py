@@ -340,6 +340,7 @@ BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": Fa
         (edit("post_processor", to={"type": "Unheard"}), "a post_processor of type 'Unheard'"),
         (edit("post_processor", to=[]), "has the post_processor []"),
         (edit("model", "dropout", to=0.1), "dropout = 0.1"),
+        (edit("model", "dropout", to=False), "dropout = False"),
         (edit("model", "end_of_word_suffix", to="</w>"), "end_of_word_suffix = '</w>'"),
         (edit("model", "continuing_subword_prefix", to="##"), "continuing_subword_prefix = '##'"),
         (edit("model", "byte_fallback", to=True), "byte_fallback = True"),
@@ -401,7 +402,7 @@ def test_gpt2_wrote_its_file_without_the_type_of_the_model(tmp_path: Path) -> No
     made = STYLES["gpt2"]()
     document = json.loads(made.to_str())
     del document["model"]["type"]
-    document["model"].update(continuing_subword_prefix="", end_of_word_suffix="")
+    document["model"].update(continuing_subword_prefix="", end_of_word_suffix="", dropout=0.0)
     document["model"]["merges"] = [" ".join(merge) for merge in document["model"]["merges"]]
     equal(load_document(document), made, "Hello hello world's <|end|>")
 

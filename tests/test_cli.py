@@ -68,6 +68,7 @@ def test_help_shows_an_example(run: Any, command: tuple[str, ...]) -> None:
         (("train",), "the following arguments are required: CORPUS, --out"),
         (("train", "x", "--out", "y", "--steps", "5", "--epochs", "5"), "not allowed with"),
         (("train", "x", "--out", "y", "--steps", "0"), "--steps: 0 is out of range: must be at least 1"),
+        (("train", "x", "--out", "y", "--max-eval-windows", "0"), "--max-eval-windows: 0 is out of range"),
         (("train", "x", "--out", "y", "--lr", "nan"), "--lr: nan is out of range: must be above 0"),
         (("train", "x", "--out", "y", "--preset", "huge"), "invalid choice: 'huge'"),
         (("train", "x", "--out", "y", "--val-fraction", "1"), "must be at least 0 and below 1"),
@@ -148,6 +149,19 @@ def test_train_generate_evaluate(run: Any, corpus: Path, tmp_path: Path) -> None
     assert measured["bits_per_byte"] is None, "words lose case and punctuation"
     assert "not comparable" in run("evaluate", out, corpus).out
     assert f"{measured['loss']:.4f}" in run("evaluate", out, corpus).out
+
+
+def test_a_validation_may_look_at_a_part(run: Any, corpus: Path, tmp_path: Path) -> None:
+    command = ("train", corpus, "--val-fraction", "0.3", *SMALL)
+    whole, part, most = (
+        run(*command, "--steps", 2, "--out", tmp_path / f"{i}", "--json", *flags).json
+        for i, flags in enumerate([(), ("--max-eval-windows", 1), ("--max-eval-windows", 10**6)])
+    )
+    assert whole["train_loss"] == part["train_loss"] == most["train_loss"]
+    assert whole["val_loss"] == most["val_loss"] != part["val_loss"]
+    again = (*command, "--out", tmp_path / "1", "--resume", "--json")
+    assert run(*again).json["val_loss"] == part["val_loss"]
+    failed(run(*again, "--max-eval-windows", 2), "differs in: --max-eval-windows (1 there, 2 here)")
 
 
 def test_training_in_bfloat16(run: Any, corpus: Path, tmp_path: Path) -> None:
@@ -329,6 +343,11 @@ def test_a_drawn_seed_is_reported_and_gives_the_same_text(run: Any, trained: Pat
     drawn = run("generate", trained, "the", "--max-tokens", 8, "--json").json
     again = run("generate", trained, "the", "--max-tokens", 8, "--json", "--seed", drawn["seed"]).json
     assert again["text"] == drawn["text"] and again["seed"] == drawn["seed"]
+
+
+def test_the_prompt_from_standard_input(run: Any, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("the cät\n".encode()), encoding="ascii"))
+    assert run("generate", trained, "-", "--max-tokens", 0).out == "the cät\n"
 
 
 def test_evaluate_compares_bytes_only_where_nothing_is_lost(run: Any, corpus: Path, tmp_path: Path) -> None:

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import json
 import math
 import sys
 from pathlib import Path
@@ -51,6 +53,40 @@ def test_errors_of_training_bpe(run: Any, corpus: Path, tmp_path: Path, options:
     assert (result.status, result.out) == (2, "")
     assert result.err.startswith("soma-native: error: ") and result.err.count("\n") == 1
     assert message in result.err
+
+
+def test_vocabularies_of_others(run: Any, tmp_path: Path) -> None:
+    tok = soma_native.Tokenizer.train([TEXT], kind="bpe", vocab_size=300)
+    end = tok.vocab_size - 1
+    ranks = [base64.b64encode(tok.decode_bytes([i])) + b" %d\n" % i for i in range(end)]
+    (tmp_path / "some.tiktoken").write_bytes(b"".join(ranks))
+    model = json.loads(tok.save(tmp_path).read_text(encoding="utf-8"))["model"]
+    vocab = {**model["vocab"], "<|endoftext|>": end}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
+    (tmp_path / "merges.txt").write_text("\n".join(model["merges"]), encoding="utf-8")
+    tiktoken = (tmp_path / "some.tiktoken", "--pattern", "gpt2")
+    named = (*tiktoken, "--special-token", f"<|endoftext|>={end}")
+    gpt2 = (tmp_path / "vocab.json", "--merges", tmp_path / "merges.txt")
+    text = "The cät's mat.<|endoftext|>"
+    for others in (named, gpt2):
+        found = run("tokenizer", "encode", others[0], text, *others[1:], "--special", "--json").json["ids"]
+        assert found == tok.encode(text, allowed_special="all")
+        assert run("tokenizer", "decode", others[0], *found, *others[1:]).out == text + "\n"
+        assert run("tokenizer", "inspect", *others, "--json").json["special_tokens"] == ["<|endoftext|>"]
+    assert run("tokenizer", "inspect", *tiktoken, "--json").json["special_tokens"] == []
+    for arguments, problem in (
+        (tiktoken[:1], "does not say how texts are split: give --pattern"),
+        ((tmp_path, "--special-token", "<e>=299"), "--special-token goes with --pattern"),
+        ((*gpt2, "--special-token", "<e>=299"), "--special-token goes with --pattern"),
+        ((*tiktoken, "--special-token", "299"), "'299' is not of the form TEXT=ID"),
+        ((*tiktoken, "--special-token", "<e>=x"), "'x' is not a whole number"),
+        ((*gpt2, "--pattern", "gpt2"), "not allowed with"),
+    ):
+        result = run("tokenizer", "inspect", *arguments)
+        assert result.status == 2 and problem in result.err
+    failed(run("tokenizer", "inspect", gpt2[0]), "vocab.json", "it has no 'model' (from_gpt2 reads a vocab.json")
+    failed(run("tokenizer", "inspect", *named[:-1], "<e>=5"), "special_tokens gives '<e>' the id 5")
+    failed(run("tokenizer", "inspect", *gpt2[:-1], tmp_path / "none"), "none")
 
 
 def test_inspect_shows_tokens_and_what_a_corpus_uses(run: Any, corpus: Path, tmp_path: Path) -> None:
@@ -166,11 +202,14 @@ def test_every_preset_takes_bpe(
     assert made[0].vocab_size == soma_native.Tokenizer.load(tmp_path / preset).vocab_size
 
 
-@pytest.mark.parametrize("action", ["encode", "inspect"])
+@pytest.mark.parametrize(
+    ("command", "more"),
+    [("tokenizer encode", ["-"]), ("tokenizer decode", []), ("tokenizer inspect", ["-"]), ("generate", ["-"])],
+)
 def test_standard_input_that_is_not_utf8_is_named(
-    action: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: str, more: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     soma_native.Tokenizer.train(["ab"], kind="byte").save(tmp_path)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a\xff")))
-    assert main(["tokenizer", action, str(tmp_path), "-"]) == 1
+    assert main([*command.split(), str(tmp_path), *more]) == 1
     assert "standard input is not UTF-8 at byte 1 (0xff)" in capsys.readouterr().err

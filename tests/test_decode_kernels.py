@@ -33,6 +33,12 @@ def kept(w: Array, form: str) -> tuple[Array, Array]:
     return w, ones
 
 
+def operands(rows: int, k: int, n: int) -> tuple[Array, Array, Array, Array]:
+    """Random x (rows, k), w (k, n), bias (n) and residual (rows, n)."""
+    rng = np.random.default_rng(k)
+    return normal(rng, rows, k), normal(rng, k, n), normal(rng, n), normal(rng, rows, n)
+
+
 def check_product(got: Array, x: Array, w: Array, form: str, bias: Array | None, residual: Array | None) -> None:
     """Within the bound of a dot product of what is kept, and of what is added to it."""
     weights, scales = kept(w, form)
@@ -50,8 +56,7 @@ def check_product(got: Array, x: Array, w: Array, form: str, bias: Array | None,
 @pytest.mark.parametrize(("k", "n"), SHAPES)
 def test_products(form: str, k: int, n: int) -> None:
     """Against float64; and a row's bits do not depend on the rows beside it."""
-    rng = np.random.default_rng(k)
-    x, w, bias, residual = normal(rng, 25, k), normal(rng, k, n), normal(rng, n), normal(rng, 25, n)
+    x, w, bias, residual = operands(25, k, n)
     for some in ({}, {"bias": bias}, {"bias": bias, "residual": residual}):
         whole = ops.decode_linear(x, w, weights=form, **some)
         check_product(whole, x, w, form, some.get("bias"), some.get("residual"))
@@ -65,8 +70,7 @@ def test_products(form: str, k: int, n: int) -> None:
 @pytest.mark.parametrize(("k", "n"), SHAPES)
 def test_products_of_a_prompt(form: str, k: int, n: int) -> None:
     """float32: the bits of single rows; else rows are rounded to bfloat16, then as exact as any product."""
-    rng = np.random.default_rng(k)
-    x, w, bias, residual = normal(rng, 45, k), normal(rng, k, n), normal(rng, n), normal(rng, 45, n)
+    x, w, bias, residual = operands(45, k, n)
     for rows in (1, 13, 45):
         some: dict[str, Any] = {"bias": bias, "residual": residual[:rows]}
         for activation in ("none", "relu", "gelu"):
@@ -86,8 +90,7 @@ def test_products_of_a_prompt(form: str, k: int, n: int) -> None:
 @pytest.mark.parametrize(("k", "n"), SHAPES)
 def test_float32_products_are_matmul_bit_for_bit(form: str, k: int, n: int) -> None:
     """What is generated from is what was trained: same weights, same order of the sums."""
-    rng = np.random.default_rng(k)
-    x, w, bias, residual = normal(rng, 13, k), normal(rng, k, n), normal(rng, n), normal(rng, 13, n)
+    x, w, bias, residual = operands(13, k, n)
     some = {"bias": bias, "residual": residual}
     want = ops.matmul(x, w, relu=True, **some)
     assert ops.decode_linear(x, w, weights=form, activation="relu", **some).tobytes() == want.tobytes()

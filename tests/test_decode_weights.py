@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import reference as ref
@@ -16,13 +14,7 @@ FORMATS = ["float32", "bfloat16", "int8"]
 MATRIX_ROWS = 16  # from so many tokens on, a prompt's rows are rounded to bfloat16 before bfloat16 and int8 weights
 SIZES = {"vocab_size": 301, "d_model": 128, "n_layers": 2, "n_heads": 4, "d_ff": 100, "max_seq_len": 300}
 
-
-@pytest.fixture(autouse=True)
-def settings_restored() -> Iterator[None]:
-    threads, isa = soma.get_num_threads(), soma.active_isa()
-    yield
-    soma.set_num_threads(threads)
-    _core.set_isa(isa)
+pytestmark = pytest.mark.usefixtures("settings_restored")
 
 
 def make(block: str) -> tuple[soma.Model, ref.Config]:

@@ -6,7 +6,6 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +19,7 @@ from soma_native import _core
 BLOCKS = ["soma", "gpt2"]
 
 
-@pytest.fixture(autouse=True)
-def settings_restored() -> Iterator[None]:
-    threads, isa = soma.get_num_threads(), soma.active_isa()
-    yield
-    soma.set_num_threads(threads)
-    _core.set_isa(isa)
+pytestmark = pytest.mark.usefixtures("settings_restored")
 
 
 def shape(block: str, **overrides: int) -> soma.ModelConfig:

@@ -13,6 +13,7 @@ import pytest
 
 import soma_native
 from soma_native.cli import main
+from soma_native.model import resolve_precision
 from soma_native.showcase import EPOCHS, PROMPTS, SENTENCE_WORDS, TEMPERATURE, comparison, corpus, run_showcase
 
 
@@ -36,13 +37,14 @@ def test_the_report(shown: tuple[Path, dict[str, Any]]) -> None:
     assert json.loads((out / "report.json").read_text(encoding="utf-8")) == report
     assert set(report) == {
         "vocab_size", "parameters", "pairs", "sentences", "epochs", "train_seconds", "tokens_per_second",
-        "checkpoint_bytes", "samples", "isa", "threads", "precision", "version",
+        "checkpoint_bytes", "samples", "isa", "threads", "precision", "evaluation_precision", "version",
     }  # fmt: skip
     assert (report["vocab_size"], report["parameters"]) == (576, 771_968)
     assert (report["pairs"], report["sentences"]) == (4_666, 400)
     assert report["checkpoint_bytes"] == (out / "model.safetensors").stat().st_size
     assert report["isa"] == soma_native.active_isa()
     assert report["threads"] == soma_native.get_num_threads()
+    assert (report["precision"], report["evaluation_precision"]) == resolve_precision("auto")
     assert report["version"] == soma_native.__version__
 
 

@@ -43,8 +43,8 @@ def test_an_unknown_kind_names_the_known(kind: Any) -> None:
         ("word", ["one", "One ONE!"], r"at least two different words, and have only 'one'"),
         ("char", [], r"at least two different characters, and have none"),
         ("char", ["", "aaa"], r"at least two different characters, and have only 'a'"),
-        ("byte", [], r"have 0 bytes; at least 2"),
-        ("byte", ["a"], r"have 1 bytes; at least 2"),
+        ("byte", [], r"at least two bytes, and have none"),
+        ("byte", ["a"], r"at least two bytes, and have only one"),
     ],
 )
 def test_a_corpus_with_nothing_to_learn(kind: str, texts: list[str], message: str) -> None:
@@ -79,7 +79,16 @@ def test_a_vocabulary_size_that_is_no_int(size: Any) -> None:
 
 def test_sizes_of_any_integer_type() -> None:
     assert Tokenizer.train(["a b c"], vocab_size=np.int32(8)).vocab_size == 8
-    assert Tokenizer.train(["a b c"], vocab_size=10**30).vocab_size == 9
+    assert Tokenizer.train(["a b c"], vocab_size=1 << 24).vocab_size == 9
+
+
+@pytest.mark.parametrize("kind", ["word", "char", "byte", "bpe"])
+@pytest.mark.parametrize("size", [(1 << 24) + 1, 10**30])
+def test_a_vocabulary_too_large(kind: str, size: int, caplog: pytest.LogCaptureFixture) -> None:
+    """No file of ours may have more ids, and no model more tokens."""
+    with pytest.raises(ValueError, match=f"vocab_size must be at most 16777216, got {size}$"):
+        Tokenizer.train(["one two"], kind=kind, vocab_size=size)
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(
@@ -325,6 +334,7 @@ ADDED = {"id": 9, "content": "<x>", "single_word": False, "lstrip": False, "rstr
         ("word", edit("model", "dropout", to=0.5), "dropout = 0.5"),
         ("byte", edit("model", "merges", to=[["a", "b"]]), "does not split the text"),
         ("byte", edit("model", "dropout", to=0.1), "dropout = 0.1"),
+        ("byte", edit("model", "fuse_unk", to=0), "fuse_unk = 0"),
         ("byte", edit("model", "ignore_merges", to=True), "ignore_merges = True"),
         ("byte", edit("model", "unk_token", to="a"), "unk_token = 'a'"),
         ("byte", edit("model", "vocab", to={"a": 0}), "no token 'Ā' for byte 0"),

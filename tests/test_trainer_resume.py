@@ -131,15 +131,13 @@ def test_another_model_is_not_resumed(tmp_path: Path) -> None:
         soma.Trainer(make_model(d_ff=64), WORDS, config).fit(SENTENCES)
 
 
+@pytest.mark.usefixtures("settings_restored")
 def test_another_isa_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     make_trainer(checkpoint_dir=tmp_path).fit(SENTENCES, callbacks=lambda event: event.trainer.stop())
     before = soma.active_isa()
     _core.set_isa("scalar")
-    try:
-        with caplog.at_level(logging.WARNING, "soma_native"):
-            history = soma.Trainer.resume(tmp_path).fit(SENTENCES)
-    finally:
-        _core.set_isa(before)
+    with caplog.at_level(logging.WARNING, "soma_native"):
+        history = soma.Trainer.resume(tmp_path).fit(SENTENCES)
     assert history.stop_reason == "finished"
     assert (f"the run began on {before}; on scalar it goes on" in caplog.text) == (before != "scalar")
 

@@ -13,7 +13,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from soma_native import Tokenizer
 
 __all__ = [
     "PROGRAM",
@@ -27,6 +30,7 @@ __all__ = [
     "corpus_files",
     "in_flags",
     "integer",
+    "load_tokenizer",
     "number",
     "one_line",
     "print_json",
@@ -144,6 +148,22 @@ def read_stdin() -> str:
         ) from None
 
 
+def load_tokenizer(arguments: argparse.Namespace) -> Tokenizer:
+    """The tokenizer of PATH, --pattern, --special-token and --merges."""
+    from soma_native import Tokenizer
+
+    path, pattern = arguments.path, arguments.pattern
+    if pattern is not None:
+        return Tokenizer.from_tiktoken(path, pattern=pattern, special_tokens=dict(arguments.special_token))
+    if arguments.special_token:
+        raise UsageError("--special-token goes with --pattern, for a rank file of tiktoken")
+    if arguments.merges is not None:
+        return Tokenizer.from_gpt2(path, arguments.merges)
+    if path.endswith(".tiktoken"):
+        raise UsageError(f"{path}: a rank file of tiktoken does not say how texts are split: give --pattern")
+    return Tokenizer.load(path)
+
+
 def check_writable(folder: str) -> None:
     """Make the folder and see that files can be made in it, before any work is done for it.
 
@@ -185,7 +205,7 @@ def corpus_files(paths: Sequence[str]) -> list[Path]:
     return list(found)
 
 
-_NAMES = "batch_size|epochs|lr|max_seq_len|min_frequency|pattern|seq_len|val_fraction|vocab_size"
+_NAMES = "batch_size|epochs|lr|max_eval_windows|max_seq_len|min_frequency|pattern|seq_len|val_fraction|vocab_size"
 _IN_PYTHON = re.compile(rf"(?<![\w./'-])(?:({_NAMES})(?![\w./'-])=?|without resume\b|resume=True)")
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import secrets
-import sys
 import time
 from typing import Any
 
 from soma_native.sampling import WEIGHTS
 
-from .common import CommandError, UsageError, add_command, integer, number, positive_type, print_json, seed_type
+from .common import UsageError, add_command, integer, number, positive_type, print_json, read_stdin, seed_type
 
 
 def add_parser(commands: Any) -> None:
@@ -62,10 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     prompt = arguments.prompt
     if prompt == "-":
-        try:
-            prompt = sys.stdin.read().rstrip("\n")
-        except UnicodeDecodeError:
-            raise CommandError("PROMPT, read from standard input, is not UTF-8") from None
+        prompt = read_stdin().rstrip("\n")
     try:
         prompt.encode()
     except UnicodeEncodeError:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .common import check_not_empty, corpus_files, print_json, print_table, read_stdin
+from .common import check_not_empty, corpus_files, load_tokenizer, print_json, print_table, read_stdin
 
 if TYPE_CHECKING:
     from soma_native import Tokenizer
@@ -20,9 +20,7 @@ _STYLES = ("black on bright_cyan", "black on bright_yellow", "black on bright_gr
 
 def inspect_tokenizer(arguments: argparse.Namespace) -> None:
     """Print what there is to know."""
-    from soma_native import Tokenizer
-
-    tok = Tokenizer.load(arguments.path)
+    tok = load_tokenizer(arguments)
     found = {
         "kind": tok.kind,
         "vocab_size": tok.vocab_size,

@@ -17,6 +17,7 @@ from .common import (
     corpus_files,
     in_flags,
     integer,
+    load_tokenizer,
     print_json,
     read_stdin,
 )
@@ -102,7 +103,31 @@ def _no_action(arguments: argparse.Namespace) -> None:
 
 
 def _add_path(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", metavar="PATH", help="a tokenizer.json or the folder it is in")
+    parser.add_argument(
+        "path",
+        metavar="PATH",
+        help="a tokenizer.json or the folder it is in; with --pattern or --merges a vocabulary of tiktoken or GPT-2",
+    )
+    others = parser.add_mutually_exclusive_group()
+    others.add_argument("--merges", metavar="FILE", help="PATH is GPT-2's vocab.json, and FILE its merges.txt")
+    others.add_argument(
+        "--pattern", choices=PATTERNS, help="PATH is a rank file of tiktoken, whose texts are split by this"
+    )
+    parser.add_argument(
+        "--special-token",
+        action="append",
+        default=[],
+        type=_special_token,
+        metavar="TEXT=ID",
+        help="a special token of a rank file, such as '<|endoftext|>=100257'; may be given again",
+    )
+
+
+def _special_token(argument: str) -> tuple[str, int]:
+    text, _, i = argument.rpartition("=")
+    if not text:
+        raise argparse.ArgumentTypeError(f"{argument!r} is not of the form TEXT=ID")
+    return text, integer(0)(i)
 
 
 def train_tokenizer(arguments: argparse.Namespace) -> None:
@@ -159,9 +184,7 @@ def usage_errors() -> Iterator[None]:
 
 def encode_text(arguments: argparse.Namespace) -> None:
     """Print ids."""
-    from soma_native import Tokenizer
-
-    tok = Tokenizer.load(arguments.path)
+    tok = load_tokenizer(arguments)
     text = read_stdin() if arguments.text == "-" else arguments.text
     ids = tok.encode(text, allowed_special="all" if arguments.special else ())
     if arguments.json:
@@ -172,9 +195,7 @@ def encode_text(arguments: argparse.Namespace) -> None:
 
 def decode_ids(arguments: argparse.Namespace) -> None:
     """Print text."""
-    from soma_native import Tokenizer
-
-    tok = Tokenizer.load(arguments.path)
+    tok = load_tokenizer(arguments)
     ids = arguments.ids
     if not ids:
         words = read_stdin().split()

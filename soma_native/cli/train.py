@@ -81,7 +81,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--vocab-size", type=integer(2), metavar="N", help="most tokens (default: by preset)")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=integer(1), metavar="N", help=f"times through the texts (default: {EPOCHS})")
-    length.add_argument("--steps", type=integer(1), metavar="N", help="optimizer steps instead of epochs")
+    length.add_argument(
+        "--steps", type=integer(1), metavar="N", help="optimizer steps instead of epochs, with ten validations"
+    )
     parser.add_argument("--batch-size", type=integer(1), metavar="N", help="windows in a step (default: by preset)")
     parser.add_argument(
         "--seq-len",
@@ -95,6 +97,13 @@ def add_parser(commands: Any) -> None:
         type=fraction_type,
         metavar="X",
         help=f"part held out to validate on (default: {VAL_FRACTION}, or 0 where the texts are too short for that)",
+    )
+    parser.add_argument(
+        "--max-eval-windows",
+        type=integer(1),
+        metavar="N",
+        help="most windows in a validation, evenly spread over what is held out (default: all, which with few --steps "
+        "can take longer than the training)",
     )
     parser.add_argument(
         "--precision",
@@ -185,6 +194,7 @@ def _fresh(arguments: argparse.Namespace, files: Sequence[Path]) -> tuple[Traine
         lr=arguments.lr or recipe.lr,
         seed=seed,
         val_fraction=_val_fraction(arguments.val_fraction, store),
+        max_eval_windows=arguments.max_eval_windows,
         checkpoint_dir=arguments.out,
     )
     return Trainer(Model(config, seed=seed, precision=arguments.precision or "auto"), tok, settings), store
@@ -219,6 +229,7 @@ def _resumed(arguments: argparse.Namespace, files: Sequence[Path]) -> tuple[Trai
         "batch_size": arguments.batch_size,
         "lr": arguments.lr,
         "val_fraction": arguments.val_fraction,
+        "max_eval_windows": arguments.max_eval_windows,
         "seed": arguments.seed,
     }
     try:
