@@ -200,7 +200,8 @@ Floats norm_backward(const Floats& dy, const Floats& x, const Floats& rstd, cons
   Floats dx = onto ? copy(*onto) : unset(shape_of(x));
   const Matrix out = matrix(dx);
   run([&](soma::Ops& ops) {
-    ops.norm_backward(out, matrix(dy), matrix(x), stats(data(mean), rstd.data()), data(gamma), onto ? out.data : nullptr);
+    ops.norm_backward(out, matrix(dy), matrix(x), stats(data(mean), rstd.data()), data(gamma),
+                      onto ? out.data : nullptr);
   });
   return dx;
 }
@@ -228,24 +229,27 @@ Pair through_epilogue(const Floats& x, const Floats& other, MakeEpilogue&& make_
   expect("the other operand", other, shape_of(x));
   Floats y = unset(shape_of(x)), second = unset(shape_of(x));
   const Matrix out(y.mutable_data(), 1, y.size());
-  const soma::Epilogue epilogue = make_epilogue(second.mutable_data());
+  const Matrix second_out(second.mutable_data(), 1, y.size());
+  const soma::Epilogue epilogue = make_epilogue(second_out);
   const float one = 1.0f;
   run([&](soma::Ops& ops) { ops.matmul(out, ConstMatrix(&one, 1, 1), ConstMatrix(x.data(), 1, x.size()), epilogue); });
   return py::make_tuple(y, second);
 }
 
 Pair gelu_backward(const Floats& dy, const Floats& x) {
-  return through_epilogue(dy, x, [&](float* y) { return soma::Epilogue{.gelu_input = x.data(), .gelu_output = y}; });
+  return through_epilogue(dy, x,
+                          [&](const Matrix& y) { return soma::Epilogue{.gelu_input = x.data(), .gelu_output = &y}; });
 }
 
 Floats relu_backward(const Floats& dy, const Floats& y) {
-  return through_epilogue(dy, y, [&](float*) { return soma::Epilogue{.relu_output = y.data()}; })[py::int_(0)]
+  const ConstMatrix output(y.data(), 1, y.size());
+  return through_epilogue(dy, y, [&](const Matrix&) { return soma::Epilogue{.relu_output = &output}; })[py::int_(0)]
       .cast<Floats>();
 }
 
 Pair gelu(const Floats& x) {
   expect_dimensions("x", x, 2);
-  return through_epilogue(x, x, [](float* gelu) { return soma::Epilogue{.gelu = gelu}; });
+  return through_epilogue(x, x, [](const Matrix& gelu) { return soma::Epilogue{.gelu = &gelu}; });
 }
 
 soma::AttentionShape attention_shape(const Floats& qkv, int64_t heads) {
@@ -354,7 +358,7 @@ Pair cross_entropy(const Floats& logits, const Ids& targets, float grad_scale) {
   Floats gradient = copy(logits), losses = unset({logits.shape(0)});
   const Matrix result = matrix(gradient);
   float* out = losses.mutable_data();
-  run([&](soma::Ops& ops) { ops.cross_entropy(out, result, targets.data(), grad_scale); });
+  run([&](soma::Ops& ops) { ops.cross_entropy(out, result, targets.data(), grad_scale, result); });
   return py::make_tuple(losses, gradient);
 }
 

@@ -89,6 +89,87 @@ void interleave_rows(float* dst, int64_t ld_dst, const float* src, int64_t ld, i
   }
 }
 
+// Half `j` of a row of pairs, in the low or the high half of a unit.
+inline uint32_t half_of(const float* row, int64_t j) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, row + j / 2, 4);
+  return j % 2 == 0 ? bits & 0xffffu : bits >> 16;
+}
+
+void interleave_pairs(float* dst, int64_t ld_dst, const float* src, int64_t ld, int64_t k, int64_t n, int64_t units,
+                      int64_t width) {
+  for (int64_t u = 0; u < units; ++u) {
+    float* out = dst + u * ld_dst;
+    const float *low = src + 2 * u * ld, *high = low + ld;
+    const bool has_low = 2 * u < k, has_high = 2 * u + 1 < k;
+    int64_t j = 0;
+    for (; has_low && j + 2 * kWidth <= n; j += 2 * kWidth) {
+      Vec first, second;
+      interleave_halves(load(low + j / 2), has_high ? load(high + j / 2) : set1(0.0f), &first, &second);
+      store(out + j, first);
+      store(out + j + kWidth, second);
+    }
+    if (has_low && j + kWidth <= n) {
+      Vec first, second;
+      interleave_halves(load_n(low + j / 2, kWidth / 2), has_high ? load_n(high + j / 2, kWidth / 2) : set1(0.0f),
+                        &first, &second);
+      store(out + j, first);
+      j += kWidth;
+    }
+    for (; has_low && j < n; ++j) {
+      const uint32_t bits = half_of(low, j) | (has_high ? half_of(high, j) << 16 : 0);
+      __builtin_memcpy(out + j, &bits, 4);
+    }
+    for (; j < width; ++j) out[j] = 0.0f;
+  }
+}
+
+void transpose_pairs(float* dst, int64_t ld_dst, const float* src, int64_t ld, int64_t k, int64_t n, int64_t units) {
+  constexpr int64_t kRows = 2 * kWidth;
+  float block[kBlock * kRows];
+  for (int64_t u = 0; u < units; u += kBlock) {
+    const int64_t count = units - u < kBlock ? units - u : kBlock, left = k - 2 * u > 0 ? k - 2 * u : 0;
+    for (int64_t i = 0; i < n; i += kRows) {
+      const int64_t rows = n - i < kRows ? n - i : kRows;
+      interleave_pairs(block, kRows, src + 2 * u * ld + i / 2, ld, left, rows, count, rows);
+      transpose(dst + i * ld_dst + u, ld_dst, block, kRows, rows, count);
+    }
+  }
+}
+
+void pack_pairs_transpose(float* dst, int64_t cols, const float* src, int64_t ld, int64_t given, int64_t units,
+                          int64_t n) {
+  transpose(dst, cols, src, ld, given, n);
+  clear_columns(dst, cols, given, n);
+  for (float* p = dst + given * cols; p < dst + units * cols; ++p) *p = 0.0f;
+}
+
+void pair_sums(float* out, const float* x, int64_t ld, int64_t units, int64_t n) {
+  for (int64_t j = 0; j < n; j += kWidth) {
+    Vec sum = load_tail(out + j, n - j);
+    for (int64_t u = 0; u < units; ++u) {
+      float tail[kWidth];
+      const float* pairs = x + u * ld + j;
+      if (n - j < kWidth) {
+        store(tail, load_n(pairs, n - j));
+        pairs = tail;
+      }
+      sum = add(sum, widen_low(reinterpret_cast<const char*>(pairs)));
+      sum = add(sum, widen_high(reinterpret_cast<const char*>(pairs)));
+    }
+    store_tail(out + j, sum, n - j);
+  }
+}
+
+void widen_row(float* y, const float* x, int64_t n) {
+  int64_t j = 0;
+  for (; j + kWidth <= n; j += kWidth) store(y + j, widen_halves(reinterpret_cast<const char*>(x + j / 2)));
+  for (; j < n; ++j) {
+    const uint32_t bits = half_of(x, j) << 16;
+    __builtin_memcpy(y + j, &bits, 4);
+  }
+}
+
 // A few columns at a time: rounded along k into a small block, then transposed as floats are.
 void pack_b_transpose_bf16(float* dst, int64_t cols, const float* src, int64_t ld, int64_t k, int64_t n,
                            int64_t units) {

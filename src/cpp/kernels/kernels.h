@@ -67,6 +67,9 @@ struct GemmShape {
 // round_rows: dst[r*ld_dst + u] = pair(src[r*ld + 2u], src[r*ld + 2u+1]), zero from k on to 2 units.
 // interleave_rows: dst[u*ld_dst + j] = pair(src[2u*ld + j], src[(2u+1)*ld + j]), zero from k on and from n to width.
 // transpose_rows: dst[i*ld_dst + u] = pair(src[2u*ld + i], src[(2u+1)*ld + i]), i < n, zero from k on to 2 units.
+// interleave_pairs, transpose_pairs: the same from rows of pairs, whose element j is half j % 2 of src[r*ld + j/2].
+// pack_pairs_transpose: dst[u*cols + j] = src[j*ld + u], u < given; zero on to `units`, and for columns from n to cols.
+// pair_sums: out[j] += sum_u (lower half, then upper half of x[u*ld + j]), j < n. widen_row: y = n elements of pairs x.
 // enter_bf16, leave_bf16: stand around this thread's calls of gemm_rows_bf16; they do not nest.
 // gemm_rows_f32, gemm_rows_bf16: C(m, n) = sum_p A[i*a_row + p*a_depth] B[p*cols + j], p < k units, stored as
 //   `store` says; 1 <= m <= rows, any n: the panels of B are `panel` floats apart.
@@ -110,6 +113,14 @@ struct GemmShape {
     (float* dst, int64_t ld_dst, const float* src, int64_t ld, int64_t k, int64_t n, int64_t units, int64_t width))   \
   X(void, transpose_rows,                                                                                             \
     (float* dst, int64_t ld_dst, const float* src, int64_t ld, int64_t k, int64_t n, int64_t units))                  \
+  X(void, interleave_pairs,                                                                                           \
+    (float* dst, int64_t ld_dst, const float* src, int64_t ld, int64_t k, int64_t n, int64_t units, int64_t width))   \
+  X(void, transpose_pairs,                                                                                            \
+    (float* dst, int64_t ld_dst, const float* src, int64_t ld, int64_t k, int64_t n, int64_t units))                  \
+  X(void, pack_pairs_transpose,                                                                                       \
+    (float* dst, int64_t cols, const float* src, int64_t ld, int64_t given, int64_t units, int64_t n))                \
+  X(void, pair_sums, (float* out, const float* x, int64_t ld, int64_t units, int64_t n))                              \
+  X(void, widen_row, (float* y, const float* x, int64_t n))                                                           \
   X(void, enter_bf16, ())                                                                                             \
   X(void, leave_bf16, ())                                                                                             \
   X(void, gemm_rows_f32,                                                                                              \

@@ -65,6 +65,13 @@ inline Vec pair_adjacent(const float* p) {
                 high = _mm256_srai_epi32(bfloat16_bits(load(p + 8)), 16);
   return {_mm256_castsi256_ps(_mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8))};
 }
+// *first, *second: (half j of a, half j of b) for the first and the second half of all j.
+inline void interleave_halves(Vec a, Vec b, Vec* first, Vec* second) {
+  const __m256i x = _mm256_castps_si256(a.v), y = _mm256_castps_si256(b.v);
+  const __m256i low = _mm256_unpacklo_epi16(x, y), high = _mm256_unpackhi_epi16(x, y);
+  first->v = _mm256_castsi256_ps(_mm256_permute2x128_si256(low, high, 0x20));
+  second->v = _mm256_castsi256_ps(_mm256_permute2x128_si256(low, high, 0x31));
+}
 // One of each pair, as floats.
 inline Vec lower_of_pairs(Vec a) { return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(a.v), 16))}; }
 inline Vec upper_of_pairs(Vec a) { return {_mm256_and_ps(a.v, _mm256_castsi256_ps(_mm256_set1_epi32(-0x10000)))}; }
@@ -87,6 +94,11 @@ inline __m256i load_dwords(const char* p) { return _mm256_loadu_si256(reinterpre
 inline Vec widen_low(const char* p) { return {_mm256_castsi256_ps(_mm256_slli_epi32(load_dwords(p), 16))}; }
 inline Vec widen_high(const char* p) {
   return {_mm256_castsi256_ps(_mm256_and_si256(load_dwords(p), _mm256_set1_epi32(-65536)))};
+}
+// Neighbouring halves as floats.
+inline Vec widen_halves(const char* p) {
+  const __m256i dwords = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(dwords, 16))};
 }
 inline Vec widen_bytes(const char* p) {
   return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))))};

@@ -65,6 +65,14 @@ inline Vec pair_adjacent(const float* p) {
   return {_mm512_castsi512_ps(_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1))};
 #endif
 }
+// *first, *second: (half j of a, half j of b) for the first and the second half of all j.
+inline void interleave_halves(Vec a, Vec b, Vec* first, Vec* second) {
+  const __m512i order = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37,
+                                         5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+  const __m512i x = _mm512_castps_si512(a.v), y = _mm512_castps_si512(b.v), half = _mm512_set1_epi16(16);
+  first->v = _mm512_castsi512_ps(_mm512_permutex2var_epi16(x, order, y));
+  second->v = _mm512_castsi512_ps(_mm512_permutex2var_epi16(x, _mm512_add_epi16(order, half), y));
+}
 // One of each pair, as floats.
 inline Vec lower_of_pairs(Vec a) { return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(a.v), 16))}; }
 inline Vec upper_of_pairs(Vec a) {
@@ -92,6 +100,11 @@ inline Vec in_register(Vec a) {
 inline Vec widen_low(const char* p) { return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16))}; }
 inline Vec widen_high(const char* p) {
   return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(-65536)))};
+}
+// Neighbouring halves as floats.
+inline Vec widen_halves(const char* p) {
+  const __m512i dwords = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(dwords, 16))};
 }
 inline Vec widen_bytes(const char* p) {
   return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};

@@ -69,6 +69,15 @@ inline float pair(float low, float high) {
 inline Vec pair(Vec low, Vec high) { SOMA_EACH(pair(low.v[i], high.v[i])); }
 // Pairs of neighbours: lane i is (p[2i], p[2i+1]).
 inline Vec pair_adjacent(const float* p) { SOMA_EACH(pair(p[2 * i], p[2 * i + 1])); }
+// *first, *second: (half j of a, half j of b) for the first and the second half of all j.
+inline void interleave_halves(Vec a, Vec b, Vec* first, Vec* second) {
+  for (int i = 0; i < 4; ++i) {
+    const int shift = i % 2 * 16;
+    const auto both = [&](int at) { return (bits_of(a.v[at]) >> shift & 0xffffu) | bits_of(b.v[at]) >> shift << 16; };
+    first->v[i] = float_of(both(i / 2));
+    second->v[i] = float_of(both(2 + i / 2));
+  }
+}
 // c + a b over pairs of bfloat16, the sums in single precision.
 inline Vec dot_pairs(Vec a, Vec b, Vec c) {
   for (int i = 0; i < 4; ++i) {
@@ -104,6 +113,14 @@ inline Vec widen_high(const char* p) {
   for (int i = 0; i < 4; ++i) bits[i] &= 0xFFFF0000u;
   Vec r;
   __builtin_memcpy(r.v, bits, 16);
+  return r;
+}
+// Neighbouring halves as floats.
+inline Vec widen_halves(const char* p) {
+  uint16_t halves[4];
+  __builtin_memcpy(halves, p, 8);
+  Vec r;
+  for (int i = 0; i < 4; ++i) r.v[i] = float_of(static_cast<uint32_t>(halves[i]) << 16);
   return r;
 }
 inline Vec widen_bytes(const char* p) {

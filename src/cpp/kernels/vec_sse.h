@@ -65,6 +65,12 @@ inline Vec pair_adjacent(const float* p) {
   const __m128i low = _mm_srai_epi32(bfloat16_bits(load(p)), 16), high = _mm_srai_epi32(bfloat16_bits(load(p + 4)), 16);
   return {_mm_castsi128_ps(_mm_packs_epi32(low, high))};
 }
+// *first, *second: (half j of a, half j of b) for the first and the second half of all j.
+inline void interleave_halves(Vec a, Vec b, Vec* first, Vec* second) {
+  const __m128i x = _mm_castps_si128(a.v), y = _mm_castps_si128(b.v);
+  first->v = _mm_castsi128_ps(_mm_unpacklo_epi16(x, y));
+  second->v = _mm_castsi128_ps(_mm_unpackhi_epi16(x, y));
+}
 // c + a b over pairs of bfloat16, the sums in single precision.
 inline Vec dot_pairs(Vec a, Vec b, Vec c) {
   const __m128i x = _mm_castps_si128(a.v), y = _mm_castps_si128(b.v), upper = _mm_set1_epi32(-0x10000);
@@ -85,6 +91,11 @@ inline __m128i load_dwords(const char* p) { return _mm_loadu_si128(reinterpret_c
 inline Vec widen_low(const char* p) { return {_mm_castsi128_ps(_mm_slli_epi32(load_dwords(p), 16))}; }
 inline Vec widen_high(const char* p) {
   return {_mm_castsi128_ps(_mm_and_si128(load_dwords(p), _mm_set1_epi32(-65536)))};
+}
+// Neighbouring halves as floats.
+inline Vec widen_halves(const char* p) {
+  const __m128i halves = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+  return {_mm_castsi128_ps(_mm_unpacklo_epi16(_mm_setzero_si128(), halves))};
 }
 inline Vec widen_bytes(const char* p) {
   int32_t four;

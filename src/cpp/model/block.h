@@ -23,6 +23,10 @@ struct BlockContext {
   bool small = false;  // gradients of weights are made together, see Transformer's Plan
 
   int64_t rows() const { return batch * length; }
+  Matrix operand(float* data, int64_t cols) const { return ops.operands().matrix(data, rows(), cols); }
+  Matrix qkv(float* data) const {
+    return qkv_operands(config, ops.operands()).matrix(data, rows(), 3 * config.d_model);
+  }
   AttentionShape attention_shape() const { return {batch, length, config.n_heads, config.head_size()}; }
   void weight_gradients(std::initializer_list<WeightGradient> list) const {
     if (small) return ops.weight_gradients(list.begin(), static_cast<int64_t>(list.size()));

@@ -10,8 +10,9 @@ void gpt2_block_forward(const BlockContext& x, const BlockParameters& w, const B
   Ops& ops = x.ops;
   const int64_t m = x.rows(), c = x.config.d_model, f = x.config.d_ff;
   const float eps = x.config.norm_eps();
-  const Matrix input{a.input, m, c}, normed{s.normed1, m, c}, qkv{a.qkv, m, 3 * c}, heads{a.attention, m, c};
-  const Matrix middle{a.middle, m, c}, hidden{a.hidden, m, f}, activated{s.activated, m, f}, out{output, m, c};
+  const Matrix input{a.input, m, c}, heads{a.attention, m, c}, middle{a.middle, m, c}, out{output, m, c};
+  const Matrix hidden{a.hidden, m, f};
+  const Matrix normed = x.operand(s.normed1, c), qkv = x.qkv(a.qkv), activated = x.operand(s.activated, f);
 
   ops.norm(normed, {a.mean1, a.rstd1}, input, w.norm1_w.data, w.norm1_b.data, eps);
   ops.matmul(qkv, normed, w.w_qkv, {.bias = w.b_qkv.data});
@@ -19,7 +20,7 @@ void gpt2_block_forward(const BlockContext& x, const BlockParameters& w, const B
   ops.matmul(middle, heads, w.w_proj, {.bias = w.b_proj.data, .residual = a.input});
 
   ops.norm(normed, {a.mean2, a.rstd2}, middle, w.norm2_w.data, w.norm2_b.data, eps);
-  ops.matmul(hidden, normed, w.w_fc, {.bias = w.b_fc.data, .gelu = s.activated});
+  ops.matmul(hidden, normed, w.w_fc, {.bias = w.b_fc.data, .gelu = &activated});
   ops.matmul(out, activated, w.w_out, {.bias = w.b_out.data, .residual = a.middle});
 }
 
@@ -28,32 +29,32 @@ void gpt2_block_backward(const BlockContext& x, const BlockParameters& w, const 
   Ops& ops = x.ops;
   const int64_t m = x.rows(), c = x.config.d_model, f = x.config.d_ff;
   const float eps = x.config.norm_eps();
-  const ConstMatrix input{a.input, m, c}, qkv{a.qkv, m, 3 * c}, heads{a.attention, m, c}, middle{a.middle, m, c};
+  const ConstMatrix input{a.input, m, c}, heads{a.attention, m, c}, middle{a.middle, m, c}, qkv = x.qkv(a.qkv);
+  const Matrix activated = x.operand(s.activated, f);
   const Matrix d_output{s.d_output, m, c}, d_middle{s.d_middle, m, c}, d_input{s.d_input, m, c};
   const Matrix d_normed1{s.d_branch1, m, c}, d_normed2{s.d_branch2, m, c};
-  const Matrix d_heads{s.d_branch1, m, c}, d_qkv{s.d_qkv, m, 3 * c}, d_hidden{s.d_hidden, m, f};
+  const Matrix d_heads{s.d_branch1, m, c}, d_qkv = x.qkv(s.d_qkv), d_hidden = x.operand(s.d_hidden, f);
 
-  ops.matmul(d_hidden, d_output, ConstMatrix(w.w_out).t(), {.gelu_input = a.hidden, .gelu_output = s.activated});
+  ops.matmul(d_hidden, d_output, ConstMatrix(w.w_out).t(), {.gelu_input = a.hidden, .gelu_output = &activated});
   ops.matmul(d_normed2, d_hidden, ConstMatrix(w.w_fc).t());
   ops.norm_backward(d_middle, d_normed2, middle, {a.mean2, a.rstd2}, w.norm2_w.data, s.d_output);
-  ops.norm({s.normed2, m, c}, {nullptr, nullptr}, middle, w.norm2_w.data, w.norm2_b.data, eps);
+  ops.norm(x.operand(s.normed2, c), {nullptr, nullptr}, middle, w.norm2_w.data, w.norm2_b.data, eps);
 
   ops.matmul(d_heads, d_middle, ConstMatrix(w.w_proj).t());
   ops.attention_backward(d_qkv, d_heads, qkv, heads, a.lse, x.attention_shape());
   ops.matmul(d_normed1, d_qkv, ConstMatrix(w.w_qkv).t());
   ops.norm_backward(d_input, d_normed1, input, {a.mean1, a.rstd1}, w.norm1_w.data, s.d_middle);
-  ops.norm({s.normed1, m, c}, {nullptr, nullptr}, input, w.norm1_w.data, w.norm1_b.data, eps);
+  ops.norm(x.operand(s.normed1, c), {nullptr, nullptr}, input, w.norm1_w.data, w.norm1_b.data, eps);
 }
 
 void gpt2_block_gradients(const BlockContext& x, const BlockParameters& dw, const BlockActivations& a,
                           const Scratch& s) {
   const int64_t m = x.rows(), c = x.config.d_model, f = x.config.d_ff;
-  const ConstMatrix normed1{s.normed1, m, c}, normed2{s.normed2, m, c}, heads{a.attention, m, c};
-  const ConstMatrix activated{s.activated, m, f}, d_qkv{s.d_qkv, m, 3 * c}, d_hidden{s.d_hidden, m, f};
-  x.weight_gradients({{dw.w_qkv, normed1, d_qkv, dw.b_qkv.data},
+  const ConstMatrix heads{a.attention, m, c};
+  x.weight_gradients({{dw.w_qkv, x.operand(s.normed1, c), x.qkv(s.d_qkv), dw.b_qkv.data},
                       {dw.w_proj, heads, {s.d_middle, m, c}, dw.b_proj.data},
-                      {dw.w_fc, normed2, d_hidden, dw.b_fc.data},
-                      {dw.w_out, activated, {s.d_output, m, c}, dw.b_out.data}});
+                      {dw.w_fc, x.operand(s.normed2, c), x.operand(s.d_hidden, f), dw.b_fc.data},
+                      {dw.w_out, x.operand(s.activated, f), {s.d_output, m, c}, dw.b_out.data}});
   x.ops.norm_grad(dw.norm1_w.data, dw.norm1_b.data, {s.d_branch1, m, c}, {a.input, m, c}, {a.mean1, a.rstd1});
   x.ops.norm_grad(dw.norm2_w.data, dw.norm2_b.data, {s.d_branch2, m, c}, {a.middle, m, c}, {a.mean2, a.rstd2});
 }

@@ -10,8 +10,8 @@ void soma_block_forward(const BlockContext& x, const BlockParameters& w, const B
   Ops& ops = x.ops;
   const int64_t m = x.rows(), c = x.config.d_model, f = x.config.d_ff;
   const float eps = x.config.norm_eps();
-  const Matrix input{a.input, m, c}, qkv{a.qkv, m, 3 * c}, heads{a.attention, m, c}, middle{a.middle, m, c};
-  const Matrix hidden{a.hidden, m, f}, out{output, m, c};
+  const Matrix input{a.input, m, c}, heads{a.attention, m, c}, middle{a.middle, m, c}, out{output, m, c};
+  const Matrix qkv = x.qkv(a.qkv), hidden = x.operand(a.hidden, f);
 
   ops.matmul(qkv, input, w.w_qkv);
   ops.attention(heads, a.lse, qkv, x.attention_shape());
@@ -27,13 +27,14 @@ void soma_block_backward(const BlockContext& x, const BlockParameters& w, const 
                          const float* output) {
   Ops& ops = x.ops;
   const int64_t m = x.rows(), c = x.config.d_model, f = x.config.d_ff;
-  const ConstMatrix qkv{a.qkv, m, 3 * c}, heads{a.attention, m, c}, middle{a.middle, m, c}, out{output, m, c};
+  const ConstMatrix heads{a.attention, m, c}, middle{a.middle, m, c}, out{output, m, c};
+  const ConstMatrix qkv = x.qkv(a.qkv), hidden = x.operand(a.hidden, f);
   const Matrix d_output{s.d_output, m, c}, d_middle{s.d_middle, m, c}, d_input{s.d_input, m, c};
   const Matrix d_sum1{s.d_branch1, m, c}, d_sum2{s.d_branch2, m, c};
-  const Matrix d_heads{s.d_input, m, c}, d_qkv{s.d_qkv, m, 3 * c}, d_hidden{s.d_hidden, m, f};
+  const Matrix d_heads{s.d_input, m, c}, d_qkv = x.qkv(s.d_qkv), d_hidden = x.operand(s.d_hidden, f);
 
   ops.norm_backward(d_sum2, d_output, out, {nullptr, a.rstd2}, nullptr, nullptr);
-  ops.matmul(d_hidden, d_sum2, ConstMatrix(w.w_out).t(), {.relu_output = a.hidden});
+  ops.matmul(d_hidden, d_sum2, ConstMatrix(w.w_out).t(), {.relu_output = &hidden});
   ops.matmul(d_middle, d_hidden, ConstMatrix(w.w_fc).t(), {.residual = d_sum2.data});
 
   ops.norm_backward(d_sum1, d_middle, middle, {nullptr, a.rstd1}, nullptr, nullptr);
@@ -45,12 +46,11 @@ void soma_block_backward(const BlockContext& x, const BlockParameters& w, const 
 void soma_block_gradients(const BlockContext& x, const BlockParameters& dw, const BlockActivations& a,
                           const Scratch& s) {
   const int64_t m = x.rows(), c = x.config.d_model, f = x.config.d_ff;
-  const ConstMatrix input{a.input, m, c}, heads{a.attention, m, c}, middle{a.middle, m, c}, hidden{a.hidden, m, f};
-  const ConstMatrix d_sum1{s.d_branch1, m, c}, d_sum2{s.d_branch2, m, c}, d_qkv{s.d_qkv, m, 3 * c};
-  x.weight_gradients({{dw.w_qkv, input, d_qkv, nullptr},
-                      {dw.w_proj, heads, d_sum1, nullptr},
-                      {dw.w_fc, middle, {s.d_hidden, m, f}, dw.b_fc.data},
-                      {dw.w_out, hidden, d_sum2, dw.b_out.data}});
+  const ConstMatrix input{a.input, m, c}, heads{a.attention, m, c}, middle{a.middle, m, c};
+  x.weight_gradients({{dw.w_qkv, input, x.qkv(s.d_qkv), nullptr},
+                      {dw.w_proj, heads, {s.d_branch1, m, c}, nullptr},
+                      {dw.w_fc, middle, x.operand(s.d_hidden, f), dw.b_fc.data},
+                      {dw.w_out, x.operand(a.hidden, f), {s.d_branch2, m, c}, dw.b_out.data}});
 }
 
 Rows soma_block_decode(const BlockDecodeContext& x, const BlockDecodeWeights& w, const DecodeBuffers& d, Rows stream,

@@ -124,25 +124,34 @@ void Transformer::lay_out_weights(Ops& ops, bool for_backward) {
 
 void Transformer::run_blocks(const Plan& plan, const int32_t* ids, bool for_backward) {
   const int64_t length = plan.length, c = config_.d_model;
-  activation_arena_.reserve(activations_.carve(config_, plan.batch, length, for_backward, nullptr));
-  activations_.carve(config_, plan.batch, length, for_backward, activation_arena_.data());
+  const Operands operands = plan.ops.whole().operands();
+  activation_arena_.reserve(activations_.carve(config_, operands, plan.batch, length, for_backward, nullptr));
+  activations_.carve(config_, operands, plan.batch, length, for_backward, activation_arena_.data());
 
   plan.ops.run(plan.slices, plan.batch, [&](Ops& ops, int64_t begin, int64_t end) {
     const BlockContext context{ops, config_, end - begin, length};
     const int64_t row = begin * length, m = context.rows();
     const std::vector<BlockActivations>& blocks = activations_.blocks;
-    const Scratch scratch = activations_.scratch.from_row(config_, row);
+    const Scratch scratch = activations_.scratch.from_row(config_, operands, row);
     ops.embed({blocks[0].input + row * c, m, c}, ids + row, plan.weights.wte, plan.weights.wpe, length);
     for (std::size_t l = 0; l < blocks.size(); ++l) {
       if (plan.slices == 1) check_interrupt();
       float* output = l + 1 < blocks.size() ? blocks[l + 1].input : activations_.output;
-      block_forward(context, plan.weights.blocks[l], blocks[l].from_row(config_, row), scratch, output + row * c);
+      block_forward(context, plan.weights.blocks[l], blocks[l].from_row(config_, operands, row), scratch,
+                    output + row * c);
     }
     if (config_.block == BlockStyle::kGpt2) {
-      ops.norm({activations_.final_normed + row * c, m, c}, {activations_.final_mean + row, activations_.final_rstd + row},
-               {activations_.output + row * c, m, c}, weights_.norm_w.data, weights_.norm_b.data, config_.norm_eps());
+      ops.norm(operands.matrix(activations_.final_normed + row * operands.ld(c), m, c),
+               {activations_.final_mean + row, activations_.final_rstd + row}, {activations_.output + row * c, m, c},
+               weights_.norm_w.data, weights_.norm_b.data, config_.norm_eps());
     }
   });
+}
+
+Matrix Transformer::final_rows(Ops& ops, int64_t row, int64_t count) {
+  const int64_t c = config_.d_model;
+  if (config_.block == BlockStyle::kSoma) return {activations_.final_normed + row * c, count, c};
+  return ops.operands().matrix(activations_.final_normed + row * ops.operands().ld(c), count, c);
 }
 
 void Transformer::forward(float* logits, const int32_t* ids, int64_t batch, int64_t length) {
@@ -151,10 +160,10 @@ void Transformer::forward(float* logits, const int32_t* ids, int64_t batch, int6
     const Plan plan = this->plan(batch, length, false);
     run_blocks(plan, ids, false);
     check_interrupt();
-    const int64_t c = config_.d_model, v = config_.vocab_size;
+    const int64_t v = config_.vocab_size;
     plan.ops.run(plan.slices, plan.rows(), [&](Ops& ops, int64_t begin, int64_t end) {
-      const ConstMatrix x{activations_.final_normed + begin * c, end - begin, c};
-      ops.matmul({logits + begin * v, end - begin, v}, x, ConstMatrix(plan.weights.head).t());
+      ops.matmul({logits + begin * v, end - begin, v}, final_rows(ops, begin, end - begin),
+                 ConstMatrix(plan.weights.head).t());
     });
   });
 }
@@ -162,37 +171,43 @@ void Transformer::forward(float* logits, const int32_t* ids, int64_t batch, int6
 double Transformer::run_head(const Plan& plan, const int32_t* targets, int64_t normalizer, bool backward,
                              float* d_normed) {
   const int64_t c = config_.d_model, v = config_.vocab_size, rows = plan.rows(), chunk = std::min(rows, head_rows(v));
+  const Operands operands = plan.ops.whole().operands();
+  const int64_t gradient_floats =
+      operands.pairs && backward ? operands.floats(chunk, v) : 0;  // else logits' own memory
   Carver sizes(nullptr);
-  sizes.take(chunk * v);
-  sizes.take(chunk);
+  for (const int64_t floats : {chunk * v, chunk, gradient_floats}) sizes.take(floats);
   head_arena_.reserve(sizes.used());
   Carver carver(head_arena_.data());
-  float* logits_data = carver.take(chunk * v);
-  float* losses = carver.take(chunk);
+  float* const logits_data = carver.take(chunk * v);
+  float* const losses = carver.take(chunk);
+  float* const gradient_data = operands.pairs ? carver.take(gradient_floats) : logits_data;
 
   const ConstMatrix head = plan.weights.head;
   double total = 0;
   for (int64_t first = 0; first < rows; first += chunk) {
     check_interrupt();
     const int64_t n = std::min(chunk, rows - first);
-    const float* const normed = activations_.final_normed + first * c;
     plan.ops.run(plan.slices, n, [&](Ops& ops, int64_t begin, int64_t end) {
-      const Matrix logits{logits_data + begin * v, end - begin, v};
-      ops.matmul(logits, {normed + begin * c, end - begin, c}, head.t());
+      const int64_t count = end - begin;
+      const Matrix logits{logits_data + begin * v, count, v};
+      const Matrix gradient = operands.matrix(gradient_data + begin * operands.ld(v), count, v);
+      ops.matmul(logits, final_rows(ops, first + begin, count), head.t());
       ops.cross_entropy(losses + begin, logits, targets + first + begin,
-                        backward ? 1.0f / static_cast<float>(normalizer) : 0.0f);
-      if (backward) ops.matmul({d_normed + (first + begin) * c, end - begin, c}, logits, head);
+                        backward ? 1.0f / static_cast<float>(normalizer) : 0.0f, gradient);
+      if (backward) ops.matmul({d_normed + (first + begin) * c, count, c}, gradient, head);
     });
     for (int64_t r = 0; r < n; ++r) total += losses[r];
     if (!backward) continue;
     const BlockContext whole{plan.ops.whole(), config_, n, 1, plan.slices > 1};
-    whole.weight_gradients({{grads_.head, {logits_data, n, v}, {normed, n, c}, nullptr}});
+    whole.weight_gradients(
+        {{grads_.head, operands.matrix(gradient_data, n, v), final_rows(whole.ops, first, n), nullptr}});
   }
   return total / static_cast<double>(normalizer);
 }
 
 void Transformer::run_backward(const Plan& plan, const int32_t* ids, const float* d_normed) {
   Ops& whole_ops = plan.ops.whole();
+  const Operands operands = whole_ops.operands();
   const BlockContext whole{whole_ops, config_, plan.batch, plan.length, plan.slices > 1};
   const int64_t m = plan.rows(), c = config_.d_model;
   const bool gpt2 = config_.block == BlockStyle::kGpt2;
@@ -210,12 +225,13 @@ void Transformer::run_backward(const Plan& plan, const int32_t* ids, const float
     plan.ops.run(plan.slices, plan.batch, [&](Ops& ops, int64_t begin, int64_t end) {
       const BlockContext context{ops, config_, end - begin, plan.length};
       const int64_t row = begin * plan.length, rows = context.rows();
-      const Scratch mine = s.from_row(config_, row);
+      const Scratch mine = s.from_row(config_, operands, row);
       if (top && gpt2) {
         ops.norm_backward({mine.d_output, rows, c}, {d_normed + row * c, rows, c}, {output + row * c, rows, c},
                           {final_stats.mean + row, final_stats.rstd + row}, weights_.norm_w.data, nullptr);
       }
-      block_backward(context, plan.weights.blocks[l], blocks[l].from_row(config_, row), mine, output + row * c);
+      block_backward(context, plan.weights.blocks[l], blocks[l].from_row(config_, operands, row), mine,
+                     output + row * c);
     });
     block_gradients(whole, grads_.blocks[l], blocks[l], s);
     std::swap(s.d_output, s.d_input);

@@ -63,6 +63,7 @@ class Transformer {
   const int32_t* take_targets(const int32_t* targets, int64_t count, int64_t* normalizer);
   // Fills activations_; the result is activations_.final_normed.
   void run_blocks(const Plan& plan, const int32_t* ids, bool for_backward);
+  Matrix final_rows(Ops& ops, int64_t row, int64_t count);  // of final_normed
   // Loss over the rows of final_normed, in chunks; with `backward` also the head's gradient and `d_normed`.
   double run_head(const Plan& plan, const int32_t* targets, int64_t normalizer, bool backward, float* d_normed);
   void run_backward(const Plan& plan, const int32_t* ids, const float* d_normed);

@@ -1,6 +1,6 @@
 // The operations a model is made of, behind one interface per device. Ops know blocking, packing and threads, and no
 // model. Glossary: B sequences, T positions, C channels (d_model), H heads, D head size, V vocabulary, M = B*T rows.
-// Matrices are row-major floats. `=` overwrites, `+=` accumulates. Results do not depend on the number of threads.
+// Matrices are row-major floats, or pairs (see Operands). `=` overwrites, `+=` accumulates. Results do not depend on the number of threads.
 #pragma once
 
 #include <cstdint>
@@ -12,9 +12,14 @@ namespace soma {
 // Everything else is single precision either way.
 enum class Precision { kFloat32, kBfloat16 };
 
+// Between rows of pairs, in floats: pairs for all columns, zeros up to a multiple of 16 pairs, and an odd number of cache
+// lines, because rows at powers of two share their sets of L1.
+inline int64_t pairs_ld(int64_t cols) { return (cols + 63) / 64 * 32 + 16; }
+
 struct ConstMatrix {
   const float* data;
-  int64_t rows, cols, ld;
+  int64_t rows, cols, ld;   // ld in floats
+  bool pairs = false;       // bfloat16, column 2i in the low half of float i of a row and 2i + 1 in the high half
   bool transposed = false;  // the operand is the transpose of what is stored
   // What Ops::lay_out made of it as a right operand, as it is stored and transposed; null: a product does it itself.
   const float *panels = nullptr, *panels_transposed = nullptr;
@@ -32,9 +37,31 @@ struct ConstMatrix {
 struct Matrix {
   float* data;
   int64_t rows, cols, ld;
+  bool pairs = false;
 
   Matrix(float* d, int64_t r, int64_t c) : data(d), rows(r), cols(c), ld(c) {}
-  operator ConstMatrix() const { return {data, rows, cols}; }
+  operator ConstMatrix() const {
+    ConstMatrix m{data, rows, cols};
+    m.ld = ld;
+    m.pairs = pairs;
+    return m;
+  }
+};
+
+// How matrices are kept that nothing but products reads. Where these round their operands to bfloat16, what makes such a
+// matrix rounds it, once, and products find it as they want it.
+struct Operands {
+  bool pairs;
+
+  int64_t ld(int64_t cols) const { return pairs ? pairs_ld(cols) : cols; }
+  // Tiles may read past the last row.
+  int64_t floats(int64_t rows, int64_t cols) const { return pairs ? (rows + 31) * ld(cols) : rows * cols; }
+  Matrix matrix(float* data, int64_t rows, int64_t cols) const {
+    Matrix m{data, rows, cols};
+    m.ld = ld(cols);
+    m.pairs = pairs;
+    return m;
+  }
 };
 
 // What a matrix product does to its result before it is stored.
@@ -42,13 +69,13 @@ struct Epilogue {
   const float* bias = nullptr;      // (cols): added to every row
   const float* residual = nullptr;  // (rows, cols): added; not the result's own memory
   bool relu = false;
-  float* gelu = nullptr;  // (rows, cols): = gelu(C)
+  const Matrix* gelu = nullptr;  // (rows, cols): = gelu(C)
   // The gradient through gelu or relu, all (rows, cols):
-  const float* gelu_input = nullptr;   // C = C gelu'(gelu_input), and
-  float* gelu_output = nullptr;        //   = gelu(gelu_input), computed again on the way
-  const float* relu_output = nullptr;  // C = relu_output > 0 ? C : 0
-  bool accumulate = false;             // C += instead of C =; not together with the others
-  float* column_sums = nullptr;        // (cols): += the sum over the rows of b, read while b is packed
+  const float* gelu_input = nullptr;         // C = C gelu'(gelu_input), and
+  const Matrix* gelu_output = nullptr;       //   = gelu(gelu_input), computed again on the way
+  const ConstMatrix* relu_output = nullptr;  // C = relu_output > 0 ? C : 0
+  bool accumulate = false;                   // C += instead of C =; not together with the others, nor with C in pairs
+  float* column_sums = nullptr;              // (cols): += the sum over the rows of b, as products see it
 };
 
 // dw += x^T dy; column_sums (null: none) += the sum over the rows of dy.
@@ -91,6 +118,8 @@ class Ops {
  public:
   virtual ~Ops() = default;
 
+  virtual Operands operands() const = 0;
+
   // c = a b, then the epilogue: bias, residual, relu. Or c += a b.
   virtual void matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& epilogue = {}) = 0;
 
@@ -101,7 +130,7 @@ class Ops {
   virtual int64_t layout_floats(int64_t k, int64_t n) const = 0;
   virtual void lay_out(const Layout* list, int64_t count) = 0;
 
-  // y = (x - mean) / sqrt(var + eps) * gamma + beta, row by row; gamma and beta may be null. y may be x.
+  // y = (x - mean) / sqrt(var + eps) * gamma + beta, row by row; gamma and beta may be null. y may be x, or pairs.
   virtual void norm(Matrix y, NormStats saved, ConstMatrix x, const float* gamma, const float* beta, float eps) = 0;
   // dx = residual (null: 0; may be dx) + the gradient through norm. With saved.mean null, x is the normalised output
   // itself.
@@ -110,6 +139,7 @@ class Ops {
   // dgamma += sum dy xhat, dbeta += sum dy
   virtual void norm_grad(float* dgamma, float* dbeta, ConstMatrix dy, ConstMatrix x, NormStats saved) = 0;
 
+  // qkv and dqkv may be pairs where D is even.
   // out(B*T, C) = softmax(q k^T / sqrt(D), causal) v per head; lse(B*H*T) = log sum exp of the scaled scores, for
   // backward. No more than one tile of query rows of scores exists per thread.
   virtual void attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionShape& shape) = 0;
@@ -123,8 +153,10 @@ class Ops {
   virtual void embed_backward(Matrix dwte, Matrix dwpe, ConstMatrix dout, const int32_t* ids, int64_t length) = 0;
 
   // losses[r] = -log softmax(logits[r])[targets[r]], 0 where the target is ignored (kIgnoredTarget). Where grad_scale
-  // is not 0, logits becomes grad_scale (softmax - onehot), a zero row where ignored.
-  virtual void cross_entropy(float* losses, Matrix logits, const int32_t* targets, float grad_scale) = 0;
+  // is not 0, gradient = grad_scale (softmax - onehot), a zero row where ignored, and logits are lost; gradient is
+  // logits, or pairs.
+  virtual void cross_entropy(float* losses, Matrix logits, const int32_t* targets, float grad_scale,
+                             Matrix gradient) = 0;
 
   // sum x^2 over n floats
   virtual double sum_squares(const float* x, int64_t n) = 0;

@@ -15,6 +15,7 @@ constexpr double kNorm = 8, kNormBackward = 14, kNormGrad = 5, kAdamW = 18;
 constexpr double kFloat = sizeof(float), kId = sizeof(int32_t);
 
 double size(const ConstMatrix& x) { return static_cast<double>(x.rows) * static_cast<double>(x.cols); }
+double bytes(const ConstMatrix& x) { return (x.pairs ? kFloat / 2 : kFloat) * size(x); }
 
 // Pairs of a query and a key that it sees, over all heads.
 double causal_pairs(const AttentionShape& s) {
@@ -25,8 +26,8 @@ double causal_pairs(const AttentionShape& s) {
 // What a product costs, and the name that its epilogue gives it.
 OpCost product_cost(const Matrix& c, const ConstMatrix& a, const ConstMatrix& b, const Epilogue& e, std::string* name) {
   const double n = size(c), cols = static_cast<double>(c.cols);
-  OpCost cost{.products = 2 * n * static_cast<double>(a.width()), .read = kFloat * (size(a) + size(b))};
-  cost.written = kFloat * n;
+  OpCost cost{.products = 2 * n * static_cast<double>(a.width()), .read = bytes(a) + bytes(b)};
+  cost.written = bytes(c);
   const auto part = [&](bool present, const char* label, double flops, double read, double written) {
     if (!present) return;
     *name += label;
@@ -40,10 +41,10 @@ OpCost product_cost(const Matrix& c, const ConstMatrix& a, const ConstMatrix& b,
   part(bias != nullptr, " +bias", n, cols, 0);
   part(residual != nullptr, " +residual", n, n, 0);
   part(relu, " relu", n, 0, 0);
-  part(gelu != nullptr, " gelu", n * kGelu, 0, n);
+  part(gelu != nullptr, " gelu", n * kGelu, 0, gelu != nullptr ? bytes(*gelu) / kFloat : 0);
   part(gelu_input != nullptr, " gelu'", n * kGeluBackward, n, 0);
-  part(gelu_output != nullptr, "", 0, 0, n);
-  part(relu_output != nullptr, " relu'", n, n, 0);
+  part(gelu_output != nullptr, "", 0, 0, gelu_output != nullptr ? bytes(*gelu_output) / kFloat : 0);
+  part(relu_output != nullptr, " relu'", n, relu_output != nullptr ? bytes(*relu_output) / kFloat : 0, 0);
   part(column_sums != nullptr, " +sums", size(b), cols, cols);
   return cost;
 }
@@ -95,8 +96,7 @@ void ProfiledOps::weight_gradients(const WeightGradient* list, int64_t count) {
   int64_t left = 0, right = 0;
   for (const WeightGradient* g = list; g < list + count; ++g) {
     std::string name;
-    const OpCost one =
-        product_cost(g->dw, g->x.t(), g->dy, {.accumulate = true, .column_sums = g->column_sums}, &name);
+    const OpCost one = product_cost(g->dw, g->x.t(), g->dy, {.accumulate = true, .column_sums = g->column_sums}, &name);
     cost.products += one.products;
     cost.flops += one.flops;
     cost.read += one.read;
@@ -118,14 +118,15 @@ void ProfiledOps::lay_out(const Layout* list, int64_t count) {
 }
 
 void ProfiledOps::norm(Matrix y, NormStats saved, ConstMatrix x, const float* gamma, const float* beta, float eps) {
-  const OpCost cost{.flops = kNorm * size(x), .read = kFloat * size(x), .written = kFloat * size(y)};
+  const OpCost cost{.flops = kNorm * size(x), .read = kFloat * size(x), .written = bytes(y)};
   timed("norm", "norms", {x.rows, x.cols}, cost, [&] { inner_.norm(y, saved, x, gamma, beta, eps); });
 }
 
 void ProfiledOps::norm_backward(Matrix dx, ConstMatrix dy, ConstMatrix x, NormStats saved, const float* gamma,
                                 const float* residual) {
-  const OpCost cost{
-      .flops = kNormBackward * size(x), .read = kFloat * size(x) * (residual != nullptr ? 3 : 2), .written = kFloat * size(dx)};
+  const OpCost cost{.flops = kNormBackward * size(x),
+                    .read = kFloat * size(x) * (residual != nullptr ? 3 : 2),
+                    .written = kFloat * size(dx)};
   timed("norm_backward", "norms", {x.rows, x.cols}, cost,
         [&] { inner_.norm_backward(dx, dy, x, saved, gamma, residual); });
 }
@@ -141,7 +142,7 @@ void ProfiledOps::attention(Matrix out, float* lse, ConstMatrix qkv, const Atten
   const double pairs = causal_pairs(s);
   const OpCost cost{.products = 2 * 2 * pairs * static_cast<double>(s.head_size),
                     .flops = kSoftmax * pairs,
-                    .read = kFloat * size(qkv),
+                    .read = bytes(qkv),
                     .written = kFloat * size(out)};
   timed("attention", "attention", {s.batch, s.length, s.heads, s.head_size}, cost,
         [&] { inner_.attention(out, lse, qkv, s); });
@@ -153,8 +154,8 @@ void ProfiledOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix 
   const double pairs = causal_pairs(s);
   const OpCost cost{.products = 5 * 2 * pairs * static_cast<double>(s.head_size),
                     .flops = (kExp + 5) * pairs + 2 * size(out),
-                    .read = kFloat * (size(qkv) + size(out) + size(dout)),
-                    .written = kFloat * size(dqkv)};
+                    .read = bytes(qkv) + bytes(out) + bytes(dout),
+                    .written = bytes(dqkv)};
   timed("attention_backward", "attention", {s.batch, s.length, s.heads, s.head_size}, cost,
         [&] { inner_.attention_backward(dqkv, dout, qkv, out, lse, s); });
 }
@@ -174,12 +175,13 @@ void ProfiledOps::embed_backward(Matrix dwte, Matrix dwpe, ConstMatrix dout, con
         [&] { inner_.embed_backward(dwte, dwpe, dout, ids, length); });
 }
 
-void ProfiledOps::cross_entropy(float* losses, Matrix logits, const int32_t* targets, float grad_scale) {
+void ProfiledOps::cross_entropy(float* losses, Matrix logits, const int32_t* targets, float grad_scale,
+                                Matrix gradient) {
   const OpCost cost{.flops = kSoftmax * size(logits),
                     .read = kFloat * size(logits) + kId * static_cast<double>(logits.rows),
-                    .written = grad_scale != 0.0f ? kFloat * size(logits) : 0};
+                    .written = grad_scale != 0.0f ? bytes(gradient) : 0};
   timed("cross_entropy", "loss", {logits.rows, logits.cols}, cost,
-        [&] { inner_.cross_entropy(losses, logits, targets, grad_scale); });
+        [&] { inner_.cross_entropy(losses, logits, targets, grad_scale, gradient); });
 }
 
 double ProfiledOps::sum_squares(const float* x, int64_t n) {

@@ -38,6 +38,7 @@ class ProfiledOps final : public Ops {
   // What was measured since the last call, in the order of first use.
   std::vector<OpRecord> take() { return std::exchange(records_, {}); }
 
+  Operands operands() const override { return inner_.operands(); }
   void matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& epilogue) override;
   void weight_gradients(const WeightGradient* list, int64_t count) override;
   int64_t layout_floats(int64_t k, int64_t n) const override { return inner_.layout_floats(k, n); }
@@ -51,7 +52,7 @@ class ProfiledOps final : public Ops {
                           const AttentionShape& shape) override;
   void embed(Matrix out, const int32_t* ids, ConstMatrix wte, ConstMatrix wpe, int64_t length) override;
   void embed_backward(Matrix dwte, Matrix dwpe, ConstMatrix dout, const int32_t* ids, int64_t length) override;
-  void cross_entropy(float* losses, Matrix logits, const int32_t* targets, float grad_scale) override;
+  void cross_entropy(float* losses, Matrix logits, const int32_t* targets, float grad_scale, Matrix gradient) override;
   double sum_squares(const float* x, int64_t n) override;
   void adamw(float* p, float* g, float* m, float* v, const AdamWRange* ranges, int64_t count,
              const AdamWOptions& options) override;

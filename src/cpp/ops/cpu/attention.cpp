@@ -13,12 +13,14 @@ namespace {
 
 using kernels::Table;
 
-// One head of one sequence inside packed buffers: x(T, D) with distance ld between rows.
-struct Head {
-  const float* data;
-  int64_t ld;
-  const float* row(int64_t i) const { return data + i * ld; }
-};
+// Columns col.. , n of them, of rows row.. , m of them.
+ConstMatrix piece(const ConstMatrix& x, int64_t row, int64_t m, int64_t col, int64_t n) {
+  ConstMatrix p = x;
+  p.data += row * x.ld + (x.pairs ? col / 2 : col);
+  p.rows = m;
+  p.cols = n;
+  return p;
+}
 
 // Hands out pieces of a thread's scratch; with a null base it only measures.
 struct Pieces {
@@ -30,6 +32,14 @@ struct Pieces {
     return piece;
   }
 };
+
+// Rows of floats as A: where they lie, or as pairs in `memory`.
+GemmA rows_of(const Gemm& g, float* memory, const float* x, int64_t ld, int64_t m, int64_t k) {
+  if (!g.bf16) return {x, ld, 1};
+  ConstMatrix rows{x, m, k};
+  rows.ld = ld;
+  return g.copy_a(memory, rows, 0, m, 0, k);
+}
 
 // f(head, slot) over all heads, in groups of about a tenth of a second of work between which the caller may stop.
 template <typename F>
@@ -77,14 +87,14 @@ void CpuOps::attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionS
   for_heads(g, heads, ranges, len * len * d, [&](int64_t task, int64_t range) {
     const Buffers x = carve(scratch(range));
     const int64_t b = task / s.heads, h = task % s.heads;
-    const float* base = qkv.data + b * len * qkv.ld + h * d;
-    const Head k{base + c, qkv.ld}, v{base + 2 * c, qkv.ld};
-    g.pack_b_panels(x.kt, k.data, k.ld, d, len, true);
-    g.pack_b_panels(x.v, v.data, v.ld, len, d, false);
-    const GemmA q = g.take_a(x.q, base, qkv.ld, len, d, false);
+    const ConstMatrix q = piece(qkv, b * len, len, h * d, d), k = piece(qkv, b * len, len, c + h * d, d),
+                      v = piece(qkv, b * len, len, 2 * c + h * d, d);
+    g.pack_b_panels(x.kt, k.t());
+    g.pack_b_panels(x.v, v);
+    const GemmA queries = g.bf16 ? g.take_a(x.q, q, 0, len, 0, d) : GemmA{q.data, q.ld, 1};
     for (int64_t i = 0; i < len; i += g.rows) {
       const int64_t m = std::min(g.rows, len - i), keys = i + m, seen = g.units(keys);
-      g.multiply(x.scores, ld, q.at(i, 0), x.kt, depth, 0, depth, m, keys, store);
+      g.multiply(x.scores, ld, queries.at(i, 0), x.kt, depth, 0, depth, m, keys, store);
       for (int64_t r = 0; r < m; ++r) {
         float max = 0.0f, sum = 0.0f;
         float* row = x.scores + r * ld;
@@ -92,7 +102,7 @@ void CpuOps::attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionS
         if (lse != nullptr) lse[task * len + i + r] = max + std::log(sum);
         std::fill(row + i + r + 1, row + keys, 0.0f);
       }
-      const GemmA p = g.take_a(x.p, x.scores, ld, m, keys, false);
+      const GemmA p = rows_of(g, x.p, x.scores, ld, m, keys);
       g.multiply(out.data + (b * len + i) * out.ld + h * d, out.ld, p, x.v, all, 0, seen, m, d, store);
     }
   });
@@ -104,11 +114,11 @@ void CpuOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, 
   const Gemm g(t, precision_);
   const int64_t len = s.length, d = s.head_size, c = s.channels(), depth = g.units(d), all = g.units(len);
   const int64_t block = 8 * g.rows;  // query rows whose probabilities exist at once
-  const int64_t ld = round_up(len, g.cols) + 16;
+  const int64_t ld = round_up(len, g.cols) + 16, ld_grad = round_up(d, 16) + 16;
   const float scale = 1.0f / std::sqrt(static_cast<float>(d));
 
   struct Buffers {
-    float *kt, *vt, *k, *q, *dout, *q_block, *dout_block, *p, *ds, *a;
+    float *kt, *vt, *k, *q, *dout, *q_block, *dout_block, *p, *ds, *a, *dq, *dk, *dv;
     int64_t size;
   };
   const auto carve = [&](float* memory) {
@@ -124,6 +134,9 @@ void CpuOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, 
     x.p = pieces.take(block * ld);
     x.ds = pieces.take(block * ld);
     x.a = pieces.take(g.bf16 ? std::max(g.a_floats(g.rows, len), g.a_floats(len, block)) : 0);
+    x.dq = pieces.take(dqkv.pairs ? len * ld_grad : 0);
+    x.dk = pieces.take(dqkv.pairs ? len * ld_grad : 0);
+    x.dv = pieces.take(dqkv.pairs ? len * ld_grad : 0);
     x.size = pieces.used;
     return x;
   };
@@ -135,19 +148,22 @@ void CpuOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, 
   for_heads(g, heads, ranges, len * len * d, [&](int64_t task, int64_t range) {
     const Buffers x = carve(scratch(range));
     const int64_t b = task / s.heads, h = task % s.heads, first = b * len;
-    const float* base = qkv.data + first * qkv.ld + h * d;
-    float* grad = dqkv.data + first * dqkv.ld + h * d;
-    const Head q{base, qkv.ld}, k{base + c, qkv.ld}, v{base + 2 * c, qkv.ld};
-    const Head o{out.data + first * out.ld + h * d, out.ld}, go{dout.data + first * dout.ld + h * d, dout.ld};
-    g.pack_b_panels(x.kt, k.data, k.ld, d, len, true);
-    g.pack_b_panels(x.vt, v.data, v.ld, d, len, true);
-    g.pack_b_panels(x.k, k.data, k.ld, len, d, false);
-    const GemmA q_rows = g.take_a(x.q, q.data, q.ld, len, d, false);
-    const GemmA go_rows = g.take_a(x.dout, go.data, go.ld, len, d, false);
+    const ConstMatrix q = piece(qkv, first, len, h * d, d), k = piece(qkv, first, len, c + h * d, d),
+                      v = piece(qkv, first, len, 2 * c + h * d, d);
+    const ConstMatrix o = piece(out, first, len, h * d, d), go = piece(dout, first, len, h * d, d);
+    float* const grad = dqkv.data + first * dqkv.ld + h * d;
+    const int64_t ldg = dqkv.pairs ? ld_grad : dqkv.ld;
+    float *const dq = dqkv.pairs ? x.dq : grad, *const dk = dqkv.pairs ? x.dk : grad + c,
+                 *const dv = dqkv.pairs ? x.dv : grad + 2 * c;
+    g.pack_b_panels(x.kt, k.t());
+    g.pack_b_panels(x.vt, v.t());
+    g.pack_b_panels(x.k, k);
+    const GemmA q_rows = g.bf16 ? g.take_a(x.q, q, 0, len, 0, d) : GemmA{q.data, q.ld, 1};
+    const GemmA go_rows = rows_of(g, x.dout, go.data, go.ld, len, d);
     for (int64_t q0 = 0; q0 < len; q0 += block) {
       const int64_t queries = std::min(block, len - q0), keys = q0 + queries, query_units = g.units(queries);
-      g.pack_b_panels(x.q_block, q.row(q0), q.ld, queries, d, false);
-      g.pack_b_panels(x.dout_block, go.row(q0), go.ld, queries, d, false);
+      g.pack_b_panels(x.q_block, piece(q, q0, queries, 0, d));
+      g.pack_b_panels(x.dout_block, piece(go, q0, queries, 0, d));
       for (int64_t i = 0; i < queries; i += g.rows) {
         const int64_t m = std::min(g.rows, queries - i), seen = q0 + i + m;
         float* p = x.p + i * ld;
@@ -159,24 +175,34 @@ void CpuOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, 
           float* p_row = p + r * ld;
           float* ds_row = ds + r * ld;
           t.exp_row(p_row, p_row, n, scale, lse[task * len + position]);
-          t.attention_dscores(ds_row, p_row, ds_row, t.dot(go.row(position), o.row(position), d), scale, n);
+          const float delta = t.dot(go.data + position * go.ld, o.data + position * o.ld, d);
+          t.attention_dscores(ds_row, p_row, ds_row, delta, scale, n);
           std::fill(p_row + n, p_row + keys, 0.0f);
           std::fill(ds_row + n, ds_row + keys, 0.0f);
         }
-        const GemmA a = g.take_a(x.a, ds, ld, m, seen, false);
-        g.multiply(grad + (q0 + i) * dqkv.ld, dqkv.ld, a, x.k, all, 0, g.units(seen), m, d, store);
+        g.multiply(dq + (q0 + i) * ldg, ldg, rows_of(g, x.a, ds, ld, m, seen), x.k, all, 0, g.units(seen), m, d, store);
       }
       // dk and dv: the sum runs over the block's queries, of which those before a key do not see it.
       const auto accumulate = [&](float* to, const float* from, const float* panels) {
-        const GemmA a = g.take_a(x.a, from, ld, keys, queries, true);
+        ConstMatrix rows{from, queries, keys};
+        rows.ld = ld;
+        const GemmA a = g.bf16 ? g.copy_a(x.a, rows.t(), 0, keys, 0, queries) : GemmA{from, 1, ld};
         for (int64_t j = 0; j < keys; j += g.rows) {
           const int64_t skip = std::max<int64_t>(0, j - q0) / g.per_unit() / g.depth_step * g.depth_step;
-          g.multiply(to + j * dqkv.ld, dqkv.ld, a.at(j, skip), panels, query_units, skip, query_units - skip,
+          g.multiply(to + j * ldg, ldg, a.at(j, skip), panels, query_units, skip, query_units - skip,
                      std::min(g.rows, keys - j), d, j < q0 ? onto : store);
         }
       };
-      accumulate(grad + c, x.ds, x.q_block);
-      accumulate(grad + 2 * c, x.p, x.dout_block);
+      accumulate(dk, x.ds, x.q_block);
+      accumulate(dv, x.p, x.dout_block);
+    }
+    if (dqkv.pairs) {
+      const float* const parts[] = {dq, dk, dv};
+      for (int64_t part = 0; part < 3; ++part) {
+        const int64_t col = (part * c + h * d) / 2,
+                      end = part == 2 && h + 1 == s.heads ? round_up(3 * c / 2, 16) : col + d / 2;
+        t.round_rows(dqkv.data + first * dqkv.ld + col, dqkv.ld, parts[part], ldg, len, d, end - col);
+      }
     }
   });
 }

@@ -16,6 +16,7 @@ class CpuOps final : public Ops {
  public:
   explicit CpuOps(Precision precision) : precision_(precision) {}
 
+  Operands operands() const override { return {precision_ == Precision::kBfloat16}; }
   void matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& epilogue) override;
   void weight_gradients(const WeightGradient* list, int64_t count) override;
   int64_t layout_floats(int64_t k, int64_t n) const override;
@@ -29,12 +30,14 @@ class CpuOps final : public Ops {
                           const AttentionShape& shape) override;
   void embed(Matrix out, const int32_t* ids, ConstMatrix wte, ConstMatrix wpe, int64_t length) override;
   void embed_backward(Matrix dwte, Matrix dwpe, ConstMatrix dout, const int32_t* ids, int64_t length) override;
-  void cross_entropy(float* losses, Matrix logits, const int32_t* targets, float grad_scale) override;
+  void cross_entropy(float* losses, Matrix logits, const int32_t* targets, float grad_scale, Matrix gradient) override;
   double sum_squares(const float* x, int64_t n) override;
   void adamw(float* p, float* g, float* m, float* v, const AdamWRange* ranges, int64_t count,
              const AdamWOptions& options) override;
 
  private:
+  void norm_into_pairs(Matrix y, NormStats saved, ConstMatrix x, const float* gamma, const float* beta, float eps);
+
   // Room for `slots` pieces of `floats` floats; scratch(i) is one.
   void reserve_scratch(int64_t slots, int64_t floats);
   float* scratch(int64_t slot) { return scratch_.data() + slot * scratch_stride_; }

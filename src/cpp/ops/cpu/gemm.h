@@ -53,28 +53,46 @@ class Gemm {
     return round_up(ceil_div(units, ceil_div(units, shape_.depth_limit)), depth_step);
   }
 
-  // B from x(k, n), n <= cols, one panel: `transposed` says that column j lies along x.data + j*ld.
-  void pack_b(float* dst, const float* x, int64_t ld, int64_t k, int64_t n, bool transposed) const {
-    if (!bf16) return (transposed ? t_.pack_b_transpose : t_.pack_b_copy)(dst, x, ld, k, n);
-    if (transposed) return t_.pack_b_transpose_bf16(dst, cols, x, ld, k, n, units(k));
-    t_.interleave_rows(dst, cols, x, ld, k, n, units(k), cols);
-  }
-
-  // All panels of B from x(k, n), one behind the other, each units(k) deep.
-  void pack_b_panels(float* dst, const float* x, int64_t ld, int64_t k, int64_t n, bool transposed) const {
-    for (int64_t j = 0; j < n; j += cols) {
-      pack_b(dst + j * units(k), x + (transposed ? j * ld : j), ld, k, std::min(cols, n - j), transposed);
+  // Panel `i` of the operand B: its columns from i*cols on; of their depth, what lies from k0 on, k of it.
+  void pack_b(float* dst, const ConstMatrix& b, int64_t i, int64_t k0, int64_t k) const {
+    const int64_t first = i * cols, n = std::min(cols, b.width() - first);
+    if (!bf16) {
+      return b.transposed ? t_.pack_b_transpose(dst, b.data + first * b.ld + k0, b.ld, k, n)
+                          : t_.pack_b_copy(dst, b.data + k0 * b.ld + first, b.ld, k, n);
     }
+    if (b.pairs) {
+      return b.transposed
+                 ? t_.pack_pairs_transpose(dst, cols, b.data + first * b.ld + k0 / 2, b.ld, (k + 1) / 2, units(k), n)
+                 : t_.interleave_pairs(dst, cols, b.data + k0 * b.ld + first / 2, b.ld, k, n, units(k), cols);
+    }
+    b.transposed ? t_.pack_b_transpose_bf16(dst, cols, b.data + first * b.ld + k0, b.ld, k, n, units(k))
+                 : t_.interleave_rows(dst, cols, b.data + k0 * b.ld + first, b.ld, k, n, units(k), cols);
+  }
+  // All panels, one behind the other.
+  void pack_b_panels(float* dst, const ConstMatrix& b) const {
+    const int64_t k = b.height();
+    for (int64_t i = 0; i * cols < b.width(); ++i) pack_b(dst + i * cols * units(k), b, i, 0, k);
   }
 
-  // A from x(m, k) with rows of x along k, or, transposed, from x(k, m). Floats are used where they lie; pairs are made
-  // in `memory`, which holds a_floats(m, k).
-  GemmA take_a(float* memory, const float* x, int64_t ld, int64_t m, int64_t k, bool transposed) const {
-    if (!bf16) return transposed ? GemmA{x, 1, ld} : GemmA{x, ld, 1};
-    return copy_a(memory, x, ld, m, k, transposed);
+  // out += the sum over the depth of panel `i` as it was packed, u units deep.
+  void panel_sums(float* out, const float* panel, const ConstMatrix& b, int64_t i, int64_t k0, int64_t k) const {
+    const int64_t first = i * cols, n = std::min(cols, b.width() - first);
+    bf16 ? t_.pair_sums(out + first, panel, cols, units(k), n)
+         : t_.column_sum(out + first, b.data + k0 * b.ld + first, b.ld, k, n);
+  }
+
+  // Whether tiles can read rows i.. of A where they lie. Floats along k can, unless their rows share the sets of L1.
+  bool in_place(const ConstMatrix& a) const {
+    if (a.transposed) return false;
+    return bf16 ? a.pairs : a.ld % 512 != 0;
+  }
+  // Rows r0.. of A, m of them, from k0 on, k deep: where they lie, or as pairs in `memory`, which holds a_floats(m, k).
+  GemmA take_a(float* memory, const ConstMatrix& a, int64_t r0, int64_t m, int64_t k0, int64_t k) const {
+    if (in_place(a)) return {a.data + r0 * a.ld + k0 / per_unit(), a.ld, 1};
+    return copy_a(memory, a, r0, m, k0, k);
   }
   // The same, always into `memory`; in bfloat16 tiles may read rows up to a multiple of `rows`.
-  GemmA copy_a(float* memory, const float* x, int64_t ld, int64_t m, int64_t k, bool transposed) const;
+  GemmA copy_a(float* memory, const ConstMatrix& a, int64_t r0, int64_t m, int64_t k0, int64_t k) const;
   int64_t a_floats(int64_t m, int64_t k) const {
     const int64_t row_major = round_up(m, shape_.row_major ? rows : 1) * spread(units(k));
     return shape_.row_major ? row_major : std::max(spread(m) * units(k), row_major);
@@ -99,26 +117,35 @@ class Gemm {
   const kernels::GemmShape& shape_;
 };
 
-inline GemmA Gemm::copy_a(float* memory, const float* x, int64_t ld, int64_t m, int64_t k, bool transposed) const {
+inline GemmA Gemm::copy_a(float* memory, const ConstMatrix& a, int64_t r0, int64_t m, int64_t k0, int64_t k) const {
   const int64_t u = units(k);
-  if (transposed && shape_.row_major) {
-    t_.transpose_rows(memory, spread(u), x, ld, k, m, u);
-    return {memory, spread(u), 1};
-  }
-  if (transposed) {
+  if (a.transposed) {
+    const float* from = a.data + k0 * a.ld + r0 / (a.pairs ? 2 : 1);
+    if (shape_.row_major) {
+      (a.pairs ? t_.transpose_pairs : t_.transpose_rows)(memory, spread(u), from, a.ld, k, m, u);
+      return {memory, spread(u), 1};
+    }
     const int64_t distance = spread(m);
     if (bf16) {
-      t_.interleave_rows(memory, distance, x, ld, k, m, u, m);
+      (a.pairs ? t_.interleave_pairs : t_.interleave_rows)(memory, distance, from, a.ld, k, m, u, m);
     } else {
-      for (int64_t p = 0; p < k; ++p) std::copy(x + p * ld, x + p * ld + m, memory + p * distance);
+      for (int64_t p = 0; p < k; ++p) std::copy(from + p * a.ld, from + p * a.ld + m, memory + p * distance);
     }
     return {memory, 1, distance};
   }
   const int64_t distance = spread(u);
-  if (bf16) {
-    t_.round_rows(memory, distance, x, ld, m, k, u);
+  if (a.pairs) {
+    for (int64_t i = 0; i < m; ++i) {
+      const float* from = a.data + (r0 + i) * a.ld + k0 / 2;
+      std::fill(std::copy(from, from + (k + 1) / 2, memory + i * distance), memory + i * distance + u, 0.0f);
+    }
+  } else if (bf16) {
+    t_.round_rows(memory, distance, a.data + r0 * a.ld + k0, a.ld, m, k, u);
   } else {
-    for (int64_t i = 0; i < m; ++i) std::copy(x + i * ld, x + i * ld + k, memory + i * distance);
+    for (int64_t i = 0; i < m; ++i) {
+      const float* from = a.data + (r0 + i) * a.ld + k0;
+      std::copy(from, from + k, memory + i * distance);
+    }
   }
   return {memory, distance, 1};
 }

@@ -44,14 +44,6 @@ TileStore store_of(const Epilogue& e, int64_t ld, int64_t at, int64_t col, bool 
   return store;
 }
 
-// What needs more registers than a tile has left: `n` finished elements at `at`, which are still in cache. Whole pieces
-// of a row, since the rows of one tile share their sets of L1 with those of the other operands here.
-void activate(const Table& t, const Epilogue& e, float* c, int64_t at, int64_t n) {
-  if (e.gelu != nullptr) t.gelu_forward(e.gelu + at, c + at, n);
-  if (e.gelu_input != nullptr) t.gelu_backward(c + at, e.gelu_output + at, c + at, e.gelu_input + at, n);
-  if (e.relu_output != nullptr) t.relu_backward(c + at, c + at, e.relu_output + at, n);
-}
-
 // A rectangle of C that one thread computes: its rows, and panels of B as deep as they are laid out.
 struct Part {
   Matrix c;
@@ -62,51 +54,120 @@ struct Part {
   int64_t unit, depth;  // of the whole depth of A, where the panels begin and how deep they are
 };
 
-// Floats along k are used where they lie, unless their rows share the sets of L1.
-bool in_place(const Gemm& g, const ConstMatrix& a) { return !g.bf16 && !a.transposed && a.ld % 512 != 0; }
-
 int64_t block_rows(const Gemm& g, int64_t m) { return std::min(kBlockRows / g.rows * g.rows, round_up(m, g.rows)); }
 
-// What compute needs of a thread's scratch.
-int64_t scratch_floats(const Gemm& g, const ConstMatrix& a, int64_t depth) {
-  return in_place(g, a) ? 0 : g.a_floats(block_rows(g, a.height()), g.per_unit() * g.tile_depth(depth));
+// Panels of a row of tiles that is finished in a buffer before it is rounded into pairs: some 16 KB of them.
+int64_t finished_panels(const Gemm& g) { return 4096 / g.rows / g.cols; }
+int64_t finished_ld(const Gemm& g) { return finished_panels(g) * g.cols + 16; }
+
+// A finished piece of a row, at most.
+int64_t piece_floats(const Matrix& c) { return Arena::padded(std::min(c.cols, kGroup)); }
+
+// What compute needs of a thread's scratch: two such pieces, the buffer above, a block of A.
+int64_t scratch_floats(const Gemm& g, const Matrix& c, const ConstMatrix& a, int64_t depth) {
+  const int64_t deep = c.pairs ? depth : g.tile_depth(depth);
+  return 2 * piece_floats(c) + g.rows * finished_ld(g) +
+         (g.in_place(a) ? 0 : g.a_floats(block_rows(g, a.height()), g.per_unit() * deep));
 }
+
+// Finishes pieces of rows of C as the epilogue says: what needs more registers than a tile has left. Whole pieces,
+// since the rows of one tile share their sets of L1 with those of the other operands here.
+class Finish {
+ public:
+  Finish(const Table& t, const Epilogue& e, float* y, float* widened) : t_(t), e_(e), y_(y), widened_(widened) {}
+
+  bool needed() const { return e_.gelu != nullptr || e_.gelu_input != nullptr || e_.relu_output != nullptr; }
+
+  // c: columns col.. of row i, n of them.
+  void row(float* c, int64_t i, int64_t col, int64_t n) const {
+    if (e_.gelu != nullptr) {
+      float* const y = place(*e_.gelu, i, col);
+      t_.gelu_forward(y, c, n);
+      keep(*e_.gelu, y, i, col, n);
+    }
+    if (e_.gelu_input != nullptr) {
+      const Matrix& output = *e_.gelu_output;
+      float* const y = place(output, i, col);
+      t_.gelu_backward(c, y, c, e_.gelu_input + i * output.cols + col, n);
+      keep(output, y, i, col, n);
+    }
+    if (e_.relu_output != nullptr) {
+      const ConstMatrix& output = *e_.relu_output;
+      const float* y = output.data + i * output.ld + (output.pairs ? col / 2 : col);
+      if (output.pairs) t_.widen_row(widened_, y, n);
+      t_.relu_backward(c, c, output.pairs ? widened_ : y, n);
+    }
+  }
+
+  // Rounds columns col.. of rows i.. , n of them, into pairs, and zeros behind the last column.
+  void round(const Matrix& to, const float* from, int64_t ld, int64_t i, int64_t rows, int64_t col, int64_t n) const {
+    const int64_t units = col + n == to.cols ? round_up(ceil_div(to.cols, 2), 16) - col / 2 : n / 2;
+    t_.round_rows(to.data + i * to.ld + col / 2, to.ld, from, ld, rows, n, units);
+  }
+
+ private:
+  float* place(const Matrix& m, int64_t i, int64_t col) const { return m.pairs ? y_ : m.data + i * m.ld + col; }
+  void keep(const Matrix& m, const float* y, int64_t i, int64_t col, int64_t n) const {
+    if (m.pairs) round(m, y, 0, i, 1, col, n);
+  }
+
+  const Table& t_;
+  const Epilogue& e_;
+  float *y_, *widened_;  // pieces of rows
+};
 
 void compute(const Table& t, const Gemm& g, const Part& p, const Epilogue& e, float* scratch) {
   const Gemm::Thread thread(g);
   const ConstMatrix& a = p.a;
   const int64_t n = p.c.cols, ld = p.c.ld, k = a.width(), whole = g.units(k);
   const int64_t rows = block_rows(g, a.height()), tile_depth = g.tile_depth(p.depth);
+  float* const finished = scratch + 2 * piece_floats(p.c);
+  float* const block_of_a = finished + g.rows * finished_ld(g);
+  const Finish finish(t, e, scratch, scratch + piece_floats(p.c));
+  const auto block = [&](int64_t r0, int64_t r1, int64_t u, int64_t units) {
+    const int64_t ka = (p.unit + u) * g.per_unit();
+    return g.take_a(block_of_a, a, r0, r1 - r0, ka, std::min(k - ka, units * g.per_unit()));
+  };
+  // One row of tiles, panels from j0 to j1, at c, which stands for row `row` of C.
+  const auto tiles = [&](float* c, int64_t ldc, GemmA from, int64_t row, int64_t m, int64_t j0, int64_t j1, int64_t u,
+                         int64_t units) {
+    const int64_t col = p.col + j0 * g.cols, width = std::min(n, p.col + j1 * g.cols) - col;
+    const bool first = p.unit + u == 0, last = p.unit + u + units == whole;
+    g.multiply(c, ldc, from, p.panels + j0 * p.depth * g.cols, p.depth, u, units, m, width,
+               store_of(e, ld, row * ld + col, col, !first, last));
+    for (int64_t i = 0; last && finish.needed() && i < m; ++i) finish.row(c + i * ldc, row + i, col, width);
+  };
+
   for (int64_t r0 = p.first_row; r0 < p.last_row; r0 += rows) {
     const int64_t r1 = std::min(p.last_row, r0 + rows);
+    if (p.c.pairs) {  // the whole depth at once
+      const GemmA from = block(r0, r1, 0, p.depth);
+      const int64_t group = std::clamp<int64_t>(kGroup / (p.depth * g.cols), 1, finished_panels(g));
+      for (int64_t j0 = p.first_panel; j0 < p.last_panel; j0 += group) {
+        const int64_t j1 = std::min(p.last_panel, j0 + group), col = p.col + j0 * g.cols;
+        for (int64_t row = r0; row < r1; row += g.rows) {
+          const int64_t m = std::min(g.rows, r1 - row);
+          for (int64_t u = 0; u < p.depth; u += tile_depth) {
+            tiles(finished, finished_ld(g), from.at(row - r0, u), row, m, j0, j1, u, std::min(tile_depth, p.depth - u));
+          }
+          finish.round(p.c, finished, finished_ld(g), row, m, col, std::min(n, p.col + j1 * g.cols) - col);
+        }
+      }
+      continue;
+    }
     for (int64_t u = 0; u < p.depth; u += tile_depth) {
-      const int64_t units = std::min(tile_depth, p.depth - u), ka = (p.unit + u) * g.per_unit();
-      const float* from = a.data + (a.transposed ? ka * a.ld + r0 : r0 * a.ld + ka);
-      const GemmA block =
-          in_place(g, a)
-              ? GemmA{from, a.ld, 1}
-              : g.copy_a(scratch, from, a.ld, r1 - r0, std::min(k - ka, units * g.per_unit()), a.transposed);
-      const bool first = p.unit + u == 0, last = p.unit + u + units == whole;
+      const int64_t units = std::min(tile_depth, p.depth - u);
+      const GemmA from = block(r0, r1, u, units);
       const int64_t group = std::max<int64_t>(1, kGroup / (units * g.cols));
       for (int64_t j0 = p.first_panel; j0 < p.last_panel; j0 += group) {
         const int64_t j1 = std::min(p.last_panel, j0 + group);
-        const int64_t col = p.col + j0 * g.cols, width = std::min(n, p.col + j1 * g.cols) - col;
         for (int64_t row = r0; row < r1; row += g.rows) {
-          const int64_t tile_rows = std::min(g.rows, r1 - row), at = row * ld + col;
-          g.multiply(p.c.data + at, ld, block.at(row - r0, 0), p.panels + j0 * p.depth * g.cols, p.depth, u, units,
-                     tile_rows, width, store_of(e, ld, at, col, !first, last));
-          for (int64_t i = row; last && i < row + tile_rows; ++i) activate(t, e, p.c.data, i * ld + col, width);
+          tiles(p.c.data + row * ld + p.col + j0 * g.cols, ld, from.at(row - r0, 0), row, std::min(g.rows, r1 - row),
+                j0, j1, u, units);
         }
       }
     }
   }
-}
-
-// Lays out panel `i` of b, whose rows from `k0` on count for k.
-void pack_panel(const Gemm& g, float* dst, const ConstMatrix& b, int64_t i, int64_t k0, int64_t k) {
-  const int64_t col = i * g.cols;
-  g.pack_b(dst, b.data + (b.transposed ? col * b.ld + k0 : k0 * b.ld + col), b.ld, k, std::min(g.cols, b.width() - col),
-           b.transposed);
 }
 
 }  // namespace
@@ -120,11 +181,11 @@ void CpuOps::matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e) {
   const int64_t work = m * n * k / 8;
   const int64_t threads = std::min<int64_t>(call_threads(), std::max<int64_t>(1, work / kWorthAThread));
   const int64_t panels_a = ceil_div(m, g.rows), all = ceil_div(n, g.cols);
-  const int64_t depth_limit = laid_out != nullptr ? depth : std::min(depth, kMaxDepth);
+  const int64_t depth_limit = laid_out != nullptr || c.pairs ? depth : std::min(depth, kMaxDepth);
   const int64_t panels_limit =
       laid_out != nullptr ? all : std::min(all, std::max<int64_t>(1, kPackBudget / depth_limit / g.cols));
   if (laid_out == nullptr) packed_b_.reserve(panels_limit * g.cols * depth_limit);
-  reserve_scratch(threads, scratch_floats(g, a, depth_limit));
+  reserve_scratch(threads, scratch_floats(g, c, a, depth_limit));
 
   for (int64_t u0 = 0; u0 < depth; u0 += depth_limit) {
     const int64_t block_depth = std::min(depth_limit, depth - u0);
@@ -138,11 +199,9 @@ void CpuOps::matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e) {
       const float* const packed = laid_out != nullptr ? laid_out : packed_b_.data();
       const auto pack = [&](int64_t range) {
         for (int64_t i = panels * range / packers; i < panels * (range + 1) / packers; ++i) {
-          pack_panel(g, packed_b_.data() + i * g.cols * block_depth, b, first + i, k0, k_count);
-          if (e.column_sums != nullptr) {
-            const int64_t col = (first + i) * g.cols;
-            t.column_sum(e.column_sums + col, b.data + k0 * b.ld + col, b.ld, k_count, std::min(g.cols, n - col));
-          }
+          float* const panel = packed_b_.data() + i * g.cols * block_depth;
+          g.pack_b(panel, b, first + i, k0, k_count);
+          if (e.column_sums != nullptr) g.panel_sums(e.column_sums, panel, b, first + i, k0, k_count);
         }
       };
 
@@ -177,7 +236,7 @@ void CpuOps::weight_gradients(const WeightGradient* list, int64_t count) {
     const int64_t panels = ceil_div(w->dy.cols, g.cols);
     all_panels += panels;
     all_tiles += panels * ceil_div(w->x.cols, g.rows);
-    floats = std::max(floats, scratch_floats(g, w->x.t(), depth));
+    floats = std::max(floats, scratch_floats(g, w->dw, w->x.t(), depth));
   }
   check_interrupt();
   packed_b_.reserve(all_panels * panel_floats);
@@ -191,11 +250,9 @@ void CpuOps::weight_gradients(const WeightGradient* list, int64_t count) {
     for (const WeightGradient* w = list; w < list + count; ++w) {
       const int64_t panels = ceil_div(w->dy.cols, g.cols);
       for (int64_t i = std::max<int64_t>(0, begin - before); i < std::min(panels, end - before); ++i) {
-        pack_panel(g, packed_b_.data() + (before + i) * panel_floats, w->dy, i, 0, k);
-        const int64_t col = i * g.cols;
-        if (w->column_sums != nullptr) {
-          t.column_sum(w->column_sums + col, w->dy.data + col, w->dy.ld, k, std::min(g.cols, w->dy.cols - col));
-        }
+        float* const panel = packed_b_.data() + (before + i) * panel_floats;
+        g.pack_b(panel, w->dy, i, 0, k);
+        if (w->column_sums != nullptr) g.panel_sums(w->column_sums, panel, w->dy, i, 0, k);
       }
       before += panels;
     }
@@ -243,7 +300,7 @@ void CpuOps::lay_out(const Layout* list, int64_t count) {
     for (const Layout* l = list; l < list + count; ++l) {
       const int64_t k = l->b.height(), panel = g.units(k) * g.cols;
       for (int64_t i = 0; i < ceil_div(l->b.width(), g.cols); ++i, before += panel) {
-        if (before * ranges / floats == range) pack_panel(g, l->panels + i * panel, l->b, i, 0, k);
+        if (before * ranges / floats == range) g.pack_b(l->panels + i * panel, l->b, i, 0, k);
       }
     }
   });

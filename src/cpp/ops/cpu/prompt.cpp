@@ -28,9 +28,11 @@ int64_t prompt_floats(int64_t rows, int64_t inner) {
 }
 
 GemmA prompt_pairs(const Team& team, const Gemm& g, const Rows& x, float* rows) {
-  const int64_t distance = g.copy_a(rows, x.data, x.ld, 0, x.cols, false).row;
+  ConstMatrix all{x.data, x.rows, x.cols};
+  all.ld = x.ld;
+  const int64_t distance = g.copy_a(rows, all, 0, 0, 0, x.cols).row;
   team.share(x.rows, 1, [&](int64_t begin, int64_t end) {
-    g.copy_a(rows + begin * distance, x.row(begin), x.ld, end - begin, x.cols, false);
+    g.copy_a(rows + begin * distance, all, begin, end - begin, 0, x.cols);
   });
   team.wait();
   return {rows, distance, 1};

@@ -14,10 +14,28 @@ constexpr int64_t kOptimizerRun = 32768;  // floats of one piece of an optimizer
 
 void CpuOps::norm(Matrix y, NormStats saved, ConstMatrix x, const float* gamma, const float* beta, float eps) {
   const auto& t = active_kernels();
+  if (y.pairs) return norm_into_pairs(y, saved, x, gamma, beta, eps);
   for_ranges(x.rows, 2 * x.cols, 1, [&](int64_t begin, int64_t end) {
     t.norm_forward(y.data + begin * y.cols, saved.mean != nullptr ? saved.mean + begin : nullptr,
                    saved.rstd != nullptr ? saved.rstd + begin : nullptr, x.data + begin * x.cols, gamma, beta,
                    end - begin, x.cols, eps);
+  });
+}
+
+// Through a row of floats in scratch.
+void CpuOps::norm_into_pairs(Matrix y, NormStats saved, ConstMatrix x, const float* gamma, const float* beta,
+                             float eps) {
+  const auto& t = active_kernels();
+  const int64_t ranges = range_count(x.rows, 2 * x.cols, 1), units = round_up(ceil_div(y.cols, 2), 16);
+  reserve_scratch(ranges, x.cols);
+  for_numbered_ranges(x.rows, ranges, 1, [&](int64_t range, int64_t begin, int64_t end) {
+    float* const row = scratch(range);
+    for (int64_t r = begin; r < end; ++r) {
+      t.norm_forward(row, saved.mean != nullptr ? saved.mean + r : nullptr,
+                     saved.rstd != nullptr ? saved.rstd + r : nullptr, x.data + r * x.cols, gamma, beta, 1, x.cols,
+                     eps);
+      t.round_rows(y.data + r * y.ld, 0, row, 0, 1, y.cols, units);
+    }
   });
 }
 
@@ -60,7 +78,7 @@ void CpuOps::embed_backward(Matrix dwte, Matrix dwpe, ConstMatrix dout, const in
   });
 }
 
-void CpuOps::cross_entropy(float* losses, Matrix logits, const int32_t* targets, float grad_scale) {
+void CpuOps::cross_entropy(float* losses, Matrix logits, const int32_t* targets, float grad_scale, Matrix gradient) {
   const auto& t = active_kernels();
   const int64_t v = logits.cols;
   for_ranges(logits.rows, 4 * v, 1, [&](int64_t begin, int64_t end) {
@@ -69,13 +87,16 @@ void CpuOps::cross_entropy(float* losses, Matrix logits, const int32_t* targets,
       const int32_t target = targets[r];
       losses[r] = 0.0f;
       if (target == kIgnoredTarget) {
-        if (grad_scale != 0.0f) std::fill(row, row + v, 0.0f);
+        if (grad_scale != 0.0f) std::fill(gradient.data + r * gradient.ld, gradient.data + (r + 1) * gradient.ld, 0.0f);
         continue;
       }
       const float chosen = row[target];
       float max = 0.0f, sum = 0.0f;
       if (grad_scale != 0.0f) {
         t.cross_entropy_row(row, v, target, grad_scale, &max, &sum);
+        if (gradient.pairs) {
+          t.round_rows(gradient.data + r * gradient.ld, 0, row, 0, 1, v, round_up(ceil_div(v, 2), 16));
+        }
       } else {
         t.max_sum_exp(row, v, &max, &sum);
       }
