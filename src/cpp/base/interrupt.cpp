@@ -4,6 +4,8 @@
 #include <atomic>
 #include <chrono>
 
+#include "base/parallel.h"
+
 namespace soma {
 namespace {
 std::atomic<bool (*)()> installed_poll{nullptr};
@@ -13,7 +15,7 @@ void set_interrupt_poll(bool (*poll)()) { installed_poll.store(poll); }
 
 void check_interrupt() {
   bool (*poll)() = installed_poll.load(std::memory_order_relaxed);
-  if (poll == nullptr) return;
+  if (poll == nullptr || inside_a_part()) return;
   using Clock = std::chrono::steady_clock;
   thread_local Clock::time_point last = Clock::now();
   const Clock::time_point now = Clock::now();

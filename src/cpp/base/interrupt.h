@@ -10,7 +10,8 @@ struct Interrupted {};
 // `poll` returns true when the computation should stop. Called at most every 50 ms, on the thread that called the core.
 void set_interrupt_poll(bool (*poll)());
 
-// Throws Interrupted when the poll says so. Cheap: call it once per block.
+// Throws Interrupted when the poll says so; inside a part of a parallel job nobody is asked. Cheap: call it once per
+// block.
 void check_interrupt();
 
 }  // namespace soma

@@ -217,7 +217,8 @@ class Crew {
 
 thread_local Crew* own_crew = nullptr;  // of the call that this thread makes; none while it runs a part of a job
 
-// Whether this thread runs a part of a parallel job, where what is nested runs serially.
+}  // namespace
+
 bool inside_a_part() {
 #ifdef _OPENMP
   return own_crew == nullptr && omp_in_parallel();
@@ -225,8 +226,6 @@ bool inside_a_part() {
   return false;
 #endif
 }
-
-}  // namespace
 
 int call_threads() {
   if (inside_a_part()) return 1;

@@ -13,6 +13,9 @@ namespace soma {
 int num_threads();
 void set_num_threads(int count);
 
+// Whether this thread runs a part of a parallel job, or waits for parts: what is nested there runs serially.
+bool inside_a_part();
+
 // Marks a call into the core for as long as it lives. Calls that run at the same time, from several threads of the
 // program, share the threads between them instead of fighting for the cores.
 class CallScope {

@@ -148,14 +148,8 @@ void pair_sums(float* out, const float* x, int64_t ld, int64_t units, int64_t n)
   for (int64_t j = 0; j < n; j += kWidth) {
     Vec sum = load_tail(out + j, n - j);
     for (int64_t u = 0; u < units; ++u) {
-      float tail[kWidth];
-      const float* pairs = x + u * ld + j;
-      if (n - j < kWidth) {
-        store(tail, load_n(pairs, n - j));
-        pairs = tail;
-      }
-      sum = add(sum, widen_low(reinterpret_cast<const char*>(pairs)));
-      sum = add(sum, widen_high(reinterpret_cast<const char*>(pairs)));
+      const char* pairs = reinterpret_cast<const char*>(x + u * ld + j);
+      sum = add(add(sum, widen_low(pairs)), widen_high(pairs));
     }
     store_tail(out + j, sum, n - j);
   }

@@ -69,7 +69,8 @@ struct GemmShape {
 // transpose_rows: dst[i*ld_dst + u] = pair(src[2u*ld + i], src[(2u+1)*ld + i]), i < n, zero from k on to 2 units.
 // interleave_pairs, transpose_pairs: the same from rows of pairs, whose element j is half j % 2 of src[r*ld + j/2].
 // pack_pairs_transpose: dst[u*cols + j] = src[j*ld + u], u < given; zero on to `units`, and for columns from n to cols.
-// pair_sums: out[j] += sum_u (lower half, then upper half of x[u*ld + j]), j < n. widen_row: y = n elements of pairs x.
+// pair_sums: out[j] += sum_u (lower half, then upper half of x[u*ld + j]), j < n <= cols, x a panel.
+// widen_row: y = n elements of a row of pairs x.
 // enter_bf16, leave_bf16: stand around this thread's calls of gemm_rows_bf16; they do not nest.
 // gemm_rows_f32, gemm_rows_bf16: C(m, n) = sum_p A[i*a_row + p*a_depth] B[p*cols + j], p < k units, stored as
 //   `store` says; 1 <= m <= rows, any n: the panels of B are `panel` floats apart.

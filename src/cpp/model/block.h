@@ -1,5 +1,5 @@
-// One transformer block, three ways: forward over whole sequences, its exact backward (of what flows through it, then of
-// its parameters), and decode of one new position per sequence from a cache. The styles are block_soma.cpp and
+// One transformer block, three ways: forward over whole sequences, its exact backward (of what flows through it, then
+// of its parameters), and decode of one new position per sequence from a cache. The styles are block_soma.cpp and
 // block_gpt2.cpp; each shows the three side by side.
 #pragma once
 
@@ -20,7 +20,7 @@ struct BlockContext {
   Ops& ops;
   const ModelConfig& config;
   int64_t batch, length;
-  bool small = false;  // gradients of weights are made together, see Transformer's Plan
+  bool together = false;  // gradients of weights are one job, see Transformer's Plan
 
   int64_t rows() const { return batch * length; }
   Matrix operand(float* data, int64_t cols) const { return ops.operands().matrix(data, rows(), cols); }
@@ -29,7 +29,7 @@ struct BlockContext {
   }
   AttentionShape attention_shape() const { return {batch, length, config.n_heads, config.head_size()}; }
   void weight_gradients(std::initializer_list<WeightGradient> list) const {
-    if (small) return ops.weight_gradients(list.begin(), static_cast<int64_t>(list.size()));
+    if (together) return ops.weight_gradients(list.begin(), static_cast<int64_t>(list.size()));
     for (const WeightGradient& g : list) {
       ops.matmul(g.dw, g.x.t(), g.dy, {.accumulate = true, .column_sums = g.column_sums});
     }

@@ -19,7 +19,8 @@ class SlicedOps {
 
   Ops& whole() { return profiled_.empty() ? *whole_ : *profiled_[0]; }
 
-  // f(ops, begin, end) for [0, count) cut into `slices` parts: one call with whole() where that is 1, else side by side.
+  // f(ops, begin, end) for [0, count) cut into `slices` parts: one call with whole() where that is 1, else side by
+  // side.
   template <typename F>
   void run(int64_t slices, int64_t count, F&& f) {
     if (slices == 1) return f(whole(), int64_t{0}, count);

@@ -18,9 +18,9 @@ int64_t head_rows(int64_t vocab_size) {
 }
 
 // Where slices pay: floats of parameters; floats of the gradients that a block's weights take together; and
-// multiply-adds of a pass, from what waking a thread is worth to what an interrupt may wait for.
+// multiply-adds of a pass, from what a thread must have to do to what an interrupt may wait for.
 constexpr int64_t kSmallModel = int64_t{2} << 20, kSmallBatch = int64_t{4} << 20;
-constexpr int64_t kLeastWork = int64_t{1} << 20, kMostWork = int64_t{1} << 32;
+constexpr int64_t kLeastWork = int64_t{1} << 19, kMostWork = int64_t{1} << 31;
 
 }  // namespace
 
@@ -90,7 +90,8 @@ Transformer::Plan Transformer::plan(int64_t batch, int64_t length, bool for_back
   const int64_t threads = call_threads(), size = arena_size(), m = batch * length;
   const int64_t largest = (batch + threads - 1) / threads;
   const bool small = size <= kSmallModel && m * (5 * config_.d_model + config_.d_ff) <= kSmallBatch;
-  const bool worth_it = threads > 1 && m * size >= kLeastWork && m * size <= kMostWork;
+  const int64_t work = m * (size + config_.n_layers * length * config_.d_model);
+  const bool worth_it = threads > 1 && work >= kLeastWork * threads && work <= kMostWork;
   const bool even = 8 * largest * threads <= 9 * batch;  // the longest slice takes at most an eighth more than the mean
   if (!(small && worth_it && even)) return {ops, weights_, batch, length, 1};
   lay_out_weights(ops.whole(), for_backward);

@@ -1,6 +1,7 @@
 // The operations a model is made of, behind one interface per device. Ops know blocking, packing and threads, and no
 // model. Glossary: B sequences, T positions, C channels (d_model), H heads, D head size, V vocabulary, M = B*T rows.
-// Matrices are row-major floats, or pairs (see Operands). `=` overwrites, `+=` accumulates. Results do not depend on the number of threads.
+// Matrices are row-major floats, or pairs (see Operands). `=` overwrites, `+=` accumulates. Results do not depend on the
+// number of threads.
 #pragma once
 
 #include <cstdint>
@@ -12,8 +13,9 @@ namespace soma {
 // Everything else is single precision either way.
 enum class Precision { kFloat32, kBfloat16 };
 
-// Between rows of pairs, in floats: pairs for all columns, zeros up to a multiple of 16 pairs, and an odd number of cache
-// lines, because rows at powers of two share their sets of L1.
+// What a row of pairs takes, in floats: pairs for all columns, then zeros up to a multiple of 16 pairs. Rows are an odd
+// number of cache lines apart, because rows at powers of two share their sets of L1.
+inline int64_t pairs_units(int64_t cols) { return (cols + 31) / 32 * 16; }
 inline int64_t pairs_ld(int64_t cols) { return (cols + 63) / 64 * 32 + 16; }
 
 struct ConstMatrix {
@@ -48,8 +50,8 @@ struct Matrix {
   }
 };
 
-// How matrices are kept that nothing but products reads. Where these round their operands to bfloat16, what makes such a
-// matrix rounds it, once, and products find it as they want it.
+// How matrices are kept that nothing but products reads. Where these round their operands to bfloat16, what makes such
+// a matrix rounds it, once, and products find it as they want it.
 struct Operands {
   bool pairs;
 
@@ -75,7 +77,7 @@ struct Epilogue {
   const Matrix* gelu_output = nullptr;       //   = gelu(gelu_input), computed again on the way
   const ConstMatrix* relu_output = nullptr;  // C = relu_output > 0 ? C : 0
   bool accumulate = false;                   // C += instead of C =; not together with the others, nor with C in pairs
-  float* column_sums = nullptr;              // (cols): += the sum over the rows of b, as products see it
+  float* column_sums = nullptr;  // (cols): += the sum over the rows of b, as products see it; b is not laid out before
 };
 
 // dw += x^T dy; column_sums (null: none) += the sum over the rows of dy.

@@ -60,10 +60,7 @@ void add_record(std::vector<OpRecord>* records, const OpRecord& more) {
   }
   record->calls += more.calls;
   record->seconds += more.seconds;
-  record->cost.products += more.cost.products;
-  record->cost.flops += more.cost.flops;
-  record->cost.read += more.cost.read;
-  record->cost.written += more.cost.written;
+  record->cost += more.cost;
 }
 
 template <typename Call>
@@ -96,11 +93,7 @@ void ProfiledOps::weight_gradients(const WeightGradient* list, int64_t count) {
   int64_t left = 0, right = 0;
   for (const WeightGradient* g = list; g < list + count; ++g) {
     std::string name;
-    const OpCost one = product_cost(g->dw, g->x.t(), g->dy, {.accumulate = true, .column_sums = g->column_sums}, &name);
-    cost.products += one.products;
-    cost.flops += one.flops;
-    cost.read += one.read;
-    cost.written += one.written;
+    cost += product_cost(g->dw, g->x.t(), g->dy, {.accumulate = true, .column_sums = g->column_sums}, &name);
     left += g->x.cols;
     right += g->dy.cols;
   }

@@ -16,6 +16,14 @@ struct OpCost {
   double products = 0;           // floating-point operations of matrix products, two a multiply-add
   double flops = 0;              // the others; an exponential counts as what its polynomial takes
   double read = 0, written = 0;  // bytes
+
+  OpCost& operator+=(const OpCost& more) {
+    products += more.products;
+    flops += more.flops;
+    read += more.read;
+    written += more.written;
+    return *this;
+  }
 };
 
 // All calls of one op with one shape.

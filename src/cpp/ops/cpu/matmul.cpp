@@ -16,7 +16,8 @@ using kernels::TileStore;
 constexpr int64_t kPackBudget = int64_t{4} << 20;  // floats of packed B: 16 MB
 constexpr int64_t kMaxDepth = 1024;                // units of depth packed at once
 constexpr int64_t kGroup = 64 * 1024;              // floats of B kept in L2 while the rows pass: 256 KB
-constexpr int64_t kBlockRows = 192;                // rows of A taken at once: 192 x 384 floats are 288 KB of L2
+constexpr int64_t kBlockRows = 192;                // rows of A taken at once
+constexpr int64_t kBlockFloats = 96 * 1024;        // of them at most: 384 KB of L2
 
 // How to cut `rows` x `cols` panels among `threads`: the grid whose largest rectangle is smallest.
 void choose_grid(int64_t rows, int64_t cols, int64_t threads, int64_t* grid_rows, int64_t* grid_cols) {
@@ -32,15 +33,15 @@ void choose_grid(int64_t rows, int64_t cols, int64_t threads, int64_t* grid_rows
   }
 }
 
-// How the tile whose first element is at `at`, in column `col`, is stored.
-TileStore store_of(const Epilogue& e, int64_t ld, int64_t at, int64_t col, bool accumulate, bool last) {
+// How the tile that begins in this row and column of n is stored.
+TileStore store_of(const Epilogue& e, int64_t row, int64_t col, int64_t n, bool accumulate, bool last) {
   TileStore store{};
   store.accumulate = e.accumulate || accumulate;
   if (!last) return store;
   store.relu = e.relu;
   store.bias = e.bias != nullptr ? e.bias + col : nullptr;
-  store.residual = e.residual != nullptr ? e.residual + at : nullptr;
-  store.ld_residual = ld;
+  store.residual = e.residual != nullptr ? e.residual + row * n + col : nullptr;
+  store.ld_residual = n;
   return store;
 }
 
@@ -54,20 +55,27 @@ struct Part {
   int64_t unit, depth;  // of the whole depth of A, where the panels begin and how deep they are
 };
 
-int64_t block_rows(const Gemm& g, int64_t m) { return std::min(kBlockRows / g.rows * g.rows, round_up(m, g.rows)); }
+// Rows of A taken at once, `depth` units deep.
+int64_t block_rows(const Gemm& g, int64_t m, int64_t depth) {
+  const int64_t rows = std::clamp(kBlockFloats / depth, g.rows, kBlockRows);
+  return std::min(rows / g.rows * g.rows, round_up(m, g.rows));
+}
 
 // Panels of a row of tiles that is finished in a buffer before it is rounded into pairs: some 16 KB of them.
 int64_t finished_panels(const Gemm& g) { return 4096 / g.rows / g.cols; }
 int64_t finished_ld(const Gemm& g) { return finished_panels(g) * g.cols + 16; }
+
+// Units of depth that a block of A has: all, where C is finished before it is stored.
+int64_t block_depth(const Gemm& g, const Matrix& c, int64_t depth) { return c.pairs ? depth : g.tile_depth(depth); }
 
 // A finished piece of a row, at most.
 int64_t piece_floats(const Matrix& c) { return Arena::padded(std::min(c.cols, kGroup)); }
 
 // What compute needs of a thread's scratch: two such pieces, the buffer above, a block of A.
 int64_t scratch_floats(const Gemm& g, const Matrix& c, const ConstMatrix& a, int64_t depth) {
-  const int64_t deep = c.pairs ? depth : g.tile_depth(depth);
+  const int64_t deep = block_depth(g, c, depth);
   return 2 * piece_floats(c) + g.rows * finished_ld(g) +
-         (g.in_place(a) ? 0 : g.a_floats(block_rows(g, a.height()), g.per_unit() * deep));
+         (g.in_place(a) ? 0 : g.a_floats(block_rows(g, a.height(), deep), g.per_unit() * deep));
 }
 
 // Finishes pieces of rows of C as the epilogue says: what needs more registers than a tile has left. Whole pieces,
@@ -101,7 +109,7 @@ class Finish {
 
   // Rounds columns col.. of rows i.. , n of them, into pairs, and zeros behind the last column.
   void round(const Matrix& to, const float* from, int64_t ld, int64_t i, int64_t rows, int64_t col, int64_t n) const {
-    const int64_t units = col + n == to.cols ? round_up(ceil_div(to.cols, 2), 16) - col / 2 : n / 2;
+    const int64_t units = col + n == to.cols ? pairs_units(to.cols) - col / 2 : n / 2;
     t_.round_rows(to.data + i * to.ld + col / 2, to.ld, from, ld, rows, n, units);
   }
 
@@ -120,7 +128,8 @@ void compute(const Table& t, const Gemm& g, const Part& p, const Epilogue& e, fl
   const Gemm::Thread thread(g);
   const ConstMatrix& a = p.a;
   const int64_t n = p.c.cols, ld = p.c.ld, k = a.width(), whole = g.units(k);
-  const int64_t rows = block_rows(g, a.height()), tile_depth = g.tile_depth(p.depth);
+  const int64_t tile_depth = g.tile_depth(p.depth);
+  const int64_t rows = block_rows(g, a.height(), block_depth(g, p.c, p.depth));
   float* const finished = scratch + 2 * piece_floats(p.c);
   float* const block_of_a = finished + g.rows * finished_ld(g);
   const Finish finish(t, e, scratch, scratch + piece_floats(p.c));
@@ -134,7 +143,7 @@ void compute(const Table& t, const Gemm& g, const Part& p, const Epilogue& e, fl
     const int64_t col = p.col + j0 * g.cols, width = std::min(n, p.col + j1 * g.cols) - col;
     const bool first = p.unit + u == 0, last = p.unit + u + units == whole;
     g.multiply(c, ldc, from, p.panels + j0 * p.depth * g.cols, p.depth, u, units, m, width,
-               store_of(e, ld, row * ld + col, col, !first, last));
+               store_of(e, row, col, n, !first, last));
     for (int64_t i = 0; last && finish.needed() && i < m; ++i) finish.row(c + i * ldc, row + i, col, width);
   };
 
@@ -276,7 +285,7 @@ void CpuOps::weight_gradients(const WeightGradient* list, int64_t count) {
                    .last_row = row_at(end),
                    .unit = 0,
                    .depth = depth};
-      compute(t, g, p, {.accumulate = true}, scratch(range));
+      if (p.first_row < p.last_row) compute(t, g, p, {.accumulate = true}, scratch(range));
       tiles_before += tiles;
       panels_before += panels;
     }

@@ -26,7 +26,7 @@ void CpuOps::norm(Matrix y, NormStats saved, ConstMatrix x, const float* gamma, 
 void CpuOps::norm_into_pairs(Matrix y, NormStats saved, ConstMatrix x, const float* gamma, const float* beta,
                              float eps) {
   const auto& t = active_kernels();
-  const int64_t ranges = range_count(x.rows, 2 * x.cols, 1), units = round_up(ceil_div(y.cols, 2), 16);
+  const int64_t ranges = range_count(x.rows, 2 * x.cols, 1), units = pairs_units(y.cols);
   reserve_scratch(ranges, x.cols);
   for_numbered_ranges(x.rows, ranges, 1, [&](int64_t range, int64_t begin, int64_t end) {
     float* const row = scratch(range);
@@ -95,7 +95,7 @@ void CpuOps::cross_entropy(float* losses, Matrix logits, const int32_t* targets,
       if (grad_scale != 0.0f) {
         t.cross_entropy_row(row, v, target, grad_scale, &max, &sum);
         if (gradient.pairs) {
-          t.round_rows(gradient.data + r * gradient.ld, 0, row, 0, 1, v, round_up(ceil_div(v, 2), 16));
+          t.round_rows(gradient.data + r * gradient.ld, 0, row, 0, 1, v, pairs_units(v));
         }
       } else {
         t.max_sum_exp(row, v, &max, &sum);
