@@ -1,97 +1,15 @@
 // The operations of ops/ops.h one by one, for tests: a mistake of a kernel shows here by name and at its own size.
 // Every function returns new arrays; those an operation must fill hold NaN before, so that what it forgets is seen.
-#include <pybind11/stl.h>
-
-#include <algorithm>
-#include <limits>
-#include <optional>
 #include <string>
 #include <vector>
 
-#include "base/check.h"
-#include "handle.h"
 #include "ops/ceilings.h"
-#include "ops/decode.h"
-#include "ops/ops.h"
+#include "ops_arrays.h"
 #include "registers.h"
 
 namespace {
 
-using soma::check;
-using soma::ConstMatrix;
-using soma::Matrix;
-using Floats = py::array_t<float, py::array::c_style>;
-using MaybeFloats = std::optional<Floats>;
-using Shape = std::vector<py::ssize_t>;
-using Pair = py::typing::Tuple<Floats, Floats>;
-using Triple = py::typing::Tuple<Floats, Floats, Floats>;
-using Four = py::typing::Tuple<Floats, Floats, Floats, Floats>;
-
-Shape shape_of(const py::array& x) { return Shape(x.shape(), x.shape() + x.ndim()); }
-
-std::string text(const Shape& shape) {
-  std::string s = "(";
-  for (const py::ssize_t n : shape) {
-    if (s.size() > 1) s += ", ";
-    s += std::to_string(n);
-  }
-  return s + ")";
-}
-
-void expect(const char* name, const py::array& x, const Shape& shape) {
-  check(shape_of(x) == shape, name, " must have shape ", text(shape), ", got ", text(shape_of(x)));
-}
-
-void expect(const char* name, const MaybeFloats& x, const Shape& shape) {
-  if (x) expect(name, *x, shape);
-}
-
-void expect_dimensions(const char* name, const py::array& x, py::ssize_t dimensions) {
-  check(x.ndim() == dimensions, name, " must have ", dimensions, " dimensions, got ", x.ndim());
-  for (py::ssize_t i = 1; i < dimensions; ++i) check(x.shape(i) >= 1, name, " has no columns: ", text(shape_of(x)));
-}
-
-// x(..., C) as (M, C).
-ConstMatrix matrix(const Floats& x) {
-  const int64_t cols = x.shape(x.ndim() - 1);
-  return {x.data(), x.size() / cols, cols};
-}
-Matrix matrix(Floats& x) {
-  const int64_t cols = x.shape(x.ndim() - 1);
-  return {x.mutable_data(), x.size() / cols, cols};
-}
-
-const float* data(const MaybeFloats& x) { return x ? x->data() : nullptr; }
-
-Floats unset(const Shape& shape) {
-  Floats x(shape);
-  std::fill(x.mutable_data(), x.mutable_data() + x.size(), std::numeric_limits<float>::quiet_NaN());
-  return x;
-}
-
-Floats copy(const Floats& x) {
-  Floats y(shape_of(x));
-  std::copy(x.data(), x.data() + x.size(), y.mutable_data());
-  return y;
-}
-
-void expect_ids(const char* name, const Ids& ids, int64_t limit, bool may_ignore) {
-  for (py::ssize_t i = 0; i < ids.size(); ++i) {
-    const int32_t id = ids.data()[i];
-    check((id >= 0 && id < limit) || (may_ignore && id == soma::kIgnoredTarget), name, " must be from 0 to ", limit - 1,
-          ", got ", id);
-  }
-}
-
-// f(ops) without the GIL, with operations of its own: no call sees what another left in the packing buffers.
-template <typename F>
-auto run(F&& f, const std::string& precision = "float32") {
-  const auto ops = soma::make_cpu_ops(parse_precision(precision));
-  return without_gil([&] {
-    const soma::CallScope call;
-    return f(*ops);
-  });
-}
+using namespace arrays;
 
 Floats matmul(const Floats& a, const Floats& b, const std::string& layout, const MaybeFloats& bias,
               const MaybeFloats& residual, bool relu, const MaybeFloats& onto, const std::string& precision) {
@@ -114,47 +32,6 @@ Floats matmul(const Floats& a, const Floats& b, const std::string& layout, const
       .bias = data(bias), .residual = data(residual), .relu = relu, .accumulate = onto.has_value()};
   run([&](soma::Ops& ops) { ops.matmul(out, left, right, epilogue); }, precision);
   return c;
-}
-
-soma::Rows rows_of(const Floats& x) {
-  return {const_cast<float*>(x.data()), x.shape(0), x.shape(1), x.shape(1)};  // inputs are only read
-}
-
-// f() on every thread of a team, without the GIL.
-template <typename F>
-void run_team(F&& f) {
-  without_gil([&] { soma::parallel_team(soma::call_threads(), f); });
-}
-
-Floats decode_linear(const Floats& x, const Floats& w, const std::string& weights, bool by_output,
-                     const MaybeFloats& bias, const MaybeFloats& residual, const std::string& activation, bool prompt) {
-  expect_dimensions("x", x, 2);
-  expect_dimensions("w", w, 2);
-  const ConstMatrix matrix_w = by_output ? matrix(w).t() : matrix(w);
-  check(matrix_w.height() == x.shape(1), "x and w must share their inner size, got ", x.shape(1), " and ",
-        matrix_w.height());
-  const int64_t inner = matrix_w.height(), outer = matrix_w.width();
-  const Shape shape{x.shape(0), outer};
-  expect("bias", bias, {outer});
-  expect("residual", residual, shape);
-  const bool live = weights == "live";
-  const soma::WeightFormat format = live ? soma::WeightFormat::kFloat32 : parse_weight_format(weights);
-  Floats y = unset(shape);
-  const soma::Rows out = rows_of(y), in = rows_of(x), added = residual ? rows_of(*residual) : out;
-  const soma::RowEpilogue epilogue{data(bias), residual ? &added : nullptr,
-                                   activation == "relu"   ? soma::RowActivation::kRelu
-                                   : activation == "gelu" ? soma::RowActivation::kGelu
-                                                          : soma::RowActivation::kNone};
-  std::vector<float> packed(static_cast<std::size_t>(soma::packed_size(format, inner, outer)) + 16);
-  std::vector<float> scales(static_cast<std::size_t>(outer));
-  const soma::DecodeMatrix kept =
-      live ? soma::live_weights(matrix_w) : soma::pack_weights(packed.data(), scales.data(), format, matrix_w);
-  std::vector<float> panels(static_cast<std::size_t>(prompt ? soma::call_threads() * soma::kPromptPanels : 0));
-  std::vector<float> rows(static_cast<std::size_t>(soma::prompt_floats(x.shape(0), inner)));
-  const soma::PromptMemory memory{panels.data(), rows.data()};
-  run_team(
-      [&](const soma::Team& team) { soma::decode_linear(team, out, in, kept, epilogue, prompt ? &memory : nullptr); });
-  return y;
 }
 
 // The sums that a product takes of its second operand on the way: x(M, N) stands second in an (1, M) (M, N) product.
@@ -285,47 +162,6 @@ Floats attention_backward(const Floats& dout, const Floats& qkv, const Floats& o
   return dqkv;
 }
 
-// keys and values (R, capacity, C) as the cache has them, or back.
-void lay_out(Floats& cache, Floats& plain, int64_t heads, bool keys, bool back) {
-  const int64_t rows = plain.shape(0), capacity = plain.shape(1), channels = plain.shape(2), d = channels / heads;
-  for (int64_t i = 0; i < rows * capacity * channels; ++i) {
-    const int64_t r = i / channels / capacity, position = i / channels % capacity, h = i % channels / d, at = i % d;
-    const int64_t within = keys ? (position / 16 * d + at) * 16 + position % 16 : position * d + at;
-    float& cached = cache.mutable_data()[(r * heads + h) * capacity * d + within];
-    (back ? plain.mutable_data()[i] : cached) = back ? cached : plain.data()[i];
-  }
-}
-
-Triple decode_attention(const Floats& qkv, const Floats& keys, const Floats& values, const Ids& lengths,
-                        int64_t heads) {
-  expect_dimensions("qkv", qkv, 2);
-  expect_dimensions("keys", keys, 3);
-  check(heads >= 1 && qkv.shape(1) % (3 * heads) == 0, "qkv must be 3 * heads * head_size wide");
-  const int64_t rows = qkv.shape(0), channels = qkv.shape(1) / 3, capacity = keys.shape(1);
-  check(capacity % 16 == 0, "keys must hold a multiple of 16 positions, got ", capacity);
-  expect("keys", keys, {rows, capacity, channels});
-  expect("values", values, shape_of(keys));
-  expect("lengths", lengths, {rows});
-  expect_ids("lengths", lengths, capacity, false);
-  Floats out = unset({rows, channels}), k = copy(keys), v = copy(values);
-  Floats cached_k = unset(shape_of(k)), cached_v = unset(shape_of(v));
-  lay_out(cached_k, k, heads, true, false);
-  lay_out(cached_v, v, heads, false, false);
-  std::vector<soma::CacheRow> cache;
-  for (int64_t r = 0; r < rows; ++r) {
-    const int64_t at = r * capacity * channels;
-    cache.push_back({cached_k.mutable_data() + at, cached_v.mutable_data() + at, lengths.data()[r], capacity});
-  }
-  const soma::Rows result = rows_of(out), in = rows_of(qkv);
-  std::vector<float> scores(static_cast<std::size_t>(soma::call_threads() * (capacity + 16)));
-  run_team([&](const soma::Team& team) {
-    soma::decode_attention(team, result, in, cache.data(), {heads, channels / heads}, scores.data());
-  });
-  lay_out(cached_k, k, heads, true, true);
-  lay_out(cached_v, v, heads, false, true);
-  return py::make_tuple(out, k, v);
-}
-
 void expect_embedding(const Ids& ids, const Floats& wte, const Floats& wpe) {
   expect_dimensions("ids", ids, 2);
   expect_dimensions("wte", wte, 2);
@@ -385,15 +221,12 @@ Four adamw(const Floats& p, const Floats& g, const Floats& m, const Floats& v, f
 
 void register_ops(py::module_& parent) {
   py::module_ m = parent.def_submodule("_ops", "Single operations of the core on float32 arrays, for its tests.");
+  register_decode_ops(m);
   const auto none = py::none();
   m.def(
       "matmul", &matmul, py::arg("a"), py::arg("b"), py::kw_only(), py::arg("layout") = "nn", py::arg("bias") = none,
       py::arg("residual") = none, py::arg("relu") = false, py::arg("onto") = none, py::arg("precision") = "float32",
       "op(a) op(b) with what 't' in the layout transposes; then + bias + residual, then relu. Or onto + op(a) op(b).");
-  m.def("decode_linear", &decode_linear, py::arg("x"), py::arg("w"), py::kw_only(), py::arg("weights") = "live",
-        py::arg("by_output") = false, py::arg("bias") = none, py::arg("residual") = none,
-        py::arg("activation") = "none", py::arg("prompt") = false,
-        "x w + bias + residual, then 'relu' or 'gelu', as generation does it; by_output: w is (out, in).");
   m.def("column_sum", &column_sum, py::arg("x"), py::arg("onto"), "onto + the sum over the rows of x.");
   m.def("norm", &norm, py::arg("x"), py::kw_only(), py::arg("eps"), py::arg("gamma") = none, py::arg("beta") = none,
         py::arg("in_place") = false, "(y, mean, rstd) of a norm of every row.");
@@ -409,8 +242,6 @@ void register_ops(py::module_& parent) {
         "(out (B, T, C), log-sum-exp of the scaled scores (B, H, T)) of causal attention over qkv (B, T, 3C).");
   m.def("attention_backward", &attention_backward, py::arg("dout"), py::arg("qkv"), py::arg("out"), py::arg("lse"),
         py::arg("precision") = "float32", "dqkv, from what attention returned.");
-  m.def("decode_attention", &decode_attention, py::arg("qkv"), py::arg("keys"), py::arg("values"), py::arg("lengths"),
-        py::arg("heads"), "(out (R, C), keys, values (R, S, C)): one more position of each cached row.");
   m.def("embed", &embed, py::arg("ids"), py::arg("wte"), py::arg("wpe"), "wte[ids] + wpe[position], (B, T, C).");
   m.def("embed_backward", &embed_backward, py::arg("dout"), py::arg("ids"), py::arg("dwte"), py::arg("dwpe"),
         "(dwte, dwpe) with what this batch adds.");
