@@ -32,15 +32,15 @@ void choose_grid(int64_t rows, int64_t cols, int64_t threads, int64_t* grid_rows
   }
 }
 
-// How the tile whose first element is at `at`, in column `col`, is stored.
-TileStore store_of(const Epilogue& e, int64_t ld, int64_t at, int64_t col, bool accumulate, bool last) {
+// How the tile that begins at (row, col) of C, which has `cols` columns, is stored.
+TileStore store_of(const Epilogue& e, int64_t cols, int64_t row, int64_t col, bool accumulate, bool last) {
   TileStore store{};
   store.accumulate = e.accumulate || accumulate;
   if (!last) return store;
   store.relu = e.relu;
   store.bias = e.bias != nullptr ? e.bias + col : nullptr;
-  store.residual = e.residual != nullptr ? e.residual + at : nullptr;
-  store.ld_residual = ld;
+  store.residual = e.residual != nullptr ? e.residual + row * cols + col : nullptr;
+  store.ld_residual = cols;
   return store;
 }
 
@@ -134,7 +134,7 @@ void compute(const Table& t, const Gemm& g, const Part& p, const Epilogue& e, fl
     const int64_t col = p.col + j0 * g.cols, width = std::min(n, p.col + j1 * g.cols) - col;
     const bool first = p.unit + u == 0, last = p.unit + u + units == whole;
     g.multiply(c, ldc, from, p.panels + j0 * p.depth * g.cols, p.depth, u, units, m, width,
-               store_of(e, ld, row * ld + col, col, !first, last));
+               store_of(e, n, row, col, !first, last));
     for (int64_t i = 0; last && finish.needed() && i < m; ++i) finish.row(c + i * ldc, row + i, col, width);
   };
 
