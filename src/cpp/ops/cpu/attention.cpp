@@ -41,6 +41,13 @@ GemmA rows_of(const Gemm& g, float* memory, const float* x, int64_t ld, int64_t 
   return g.copy_a(memory, rows, 0, m, 0, k);
 }
 
+// A head's queries as A: pairs where they lie, unless a tile would read on into the next head's, which may be no numbers.
+GemmA queries_of(const Gemm& g, float* memory, const ConstMatrix& q) {
+  if (!g.bf16) return {q.data, q.ld, 1};
+  const bool whole = g.units(q.cols) * g.per_unit() == q.cols;
+  return whole ? g.take_a(memory, q, 0, q.rows, 0, q.cols) : g.copy_a(memory, q, 0, q.rows, 0, q.cols);
+}
+
 // f(head, slot) over all heads, in groups of about a tenth of a second of work between which the caller may stop.
 template <typename F>
 void for_heads(const Gemm& g, int64_t heads, int64_t ranges, int64_t cost, F&& f) {
@@ -91,7 +98,7 @@ void CpuOps::attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionS
                       v = piece(qkv, b * len, len, 2 * c + h * d, d);
     g.pack_b_panels(x.kt, k.t());
     g.pack_b_panels(x.v, v);
-    const GemmA queries = g.bf16 ? g.take_a(x.q, q, 0, len, 0, d) : GemmA{q.data, q.ld, 1};
+    const GemmA queries = queries_of(g, x.q, q);
     for (int64_t i = 0; i < len; i += g.rows) {
       const int64_t m = std::min(g.rows, len - i), keys = i + m, seen = g.units(keys);
       g.multiply(x.scores, ld, queries.at(i, 0), x.kt, depth, 0, depth, m, keys, store);
@@ -158,7 +165,7 @@ void CpuOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, 
     g.pack_b_panels(x.kt, k.t());
     g.pack_b_panels(x.vt, v.t());
     g.pack_b_panels(x.k, k);
-    const GemmA q_rows = g.bf16 ? g.take_a(x.q, q, 0, len, 0, d) : GemmA{q.data, q.ld, 1};
+    const GemmA q_rows = queries_of(g, x.q, q);
     const GemmA go_rows = rows_of(g, x.dout, go.data, go.ld, len, d);
     for (int64_t q0 = 0; q0 < len; q0 += block) {
       const int64_t queries = std::min(block, len - q0), keys = q0 + queries, query_units = g.units(queries);
