@@ -25,6 +25,8 @@ using Pair = py::typing::Tuple<Floats, Floats>;
 using Triple = py::typing::Tuple<Floats, Floats, Floats>;
 using Four = py::typing::Tuple<Floats, Floats, Floats, Floats>;
 
+constexpr float kNotANumber = std::numeric_limits<float>::quiet_NaN();
+
 inline Shape shape_of(const py::array& x) { return Shape(x.shape(), x.shape() + x.ndim()); }
 
 inline std::string text(const Shape& shape) {
@@ -63,7 +65,7 @@ inline const float* data(const MaybeFloats& x) { return x ? x->data() : nullptr;
 
 inline Floats unset(const Shape& shape) {
   Floats x(shape);
-  std::fill(x.mutable_data(), x.mutable_data() + x.size(), std::numeric_limits<float>::quiet_NaN());
+  std::fill(x.mutable_data(), x.mutable_data() + x.size(), kNotANumber);
   return x;
 }
 

@@ -5,59 +5,152 @@
 
 #include "ops/ceilings.h"
 #include "ops_arrays.h"
+#include "ops_operand.h"
 #include "registers.h"
 
 namespace {
 
 using namespace arrays;
 
+// Which of `letters` name operands that are kept as pairs.
+void expect_pairs(const std::string& pairs, const char* letters, const std::string& precision) {
+  check(pairs.find_first_not_of(letters) == std::string::npos, "pairs must be some of '", letters, "', got '", pairs,
+        "'");
+  check(pairs.empty() || precision == "bfloat16", "only products in bfloat16 take pairs");
+}
+bool has(const std::string& pairs, char letter) { return pairs.find(letter) != std::string::npos; }
+
 Floats matmul(const Floats& a, const Floats& b, const std::string& layout, const MaybeFloats& bias,
-              const MaybeFloats& residual, bool relu, const MaybeFloats& onto, const std::string& precision) {
+              const MaybeFloats& residual, bool relu, const MaybeFloats& onto, const std::string& precision,
+              const std::string& pairs, bool laid_out) {
   expect_dimensions("a", a, 2);
   expect_dimensions("b", b, 2);
   check(layout == "nn" || layout == "nt" || layout == "tn", "layout must be 'nn', 'nt' or 'tn', got '", layout, "'");
-  const ConstMatrix left = layout == "tn" ? matrix(a).t() : matrix(a);
-  const ConstMatrix right = layout == "nt" ? matrix(b).t() : matrix(b);
-  check(left.width() == right.height(), "a and b must share their inner size, got ", left.width(), " and ",
-        right.height());
+  expect_pairs(pairs, "abc", precision);
+  const Operand kept_a = Operand::of(a, has(pairs, 'a')), kept_b = Operand::of(b, has(pairs, 'b'));
+  const ConstMatrix stored_a = kept_a.get();
+  ConstMatrix stored_b = kept_b.get();
+  const ConstMatrix left = layout == "tn" ? stored_a.t() : stored_a;
+  const auto right = [&] { return layout == "nt" ? stored_b.t() : stored_b; };
+  check(left.width() == right().height(), "a and b must share their inner size, got ", left.width(), " and ",
+        right().height());
   check(left.width() >= 1, "the inner size must be at least 1");
-  const Shape shape{left.height(), right.width()};
+  const Shape shape{left.height(), right().width()};
   expect("bias", bias, {shape[1]});
   expect("residual", residual, shape);
   expect("onto", onto, shape);
-  check(!onto || !(bias || residual || relu), "onto goes with no bias, residual or relu");
+  check(!onto || !(bias || residual || relu || has(pairs, 'c')),
+        "onto goes with no bias, residual, relu or c in pairs");
   Floats c = onto ? copy(*onto) : unset(shape);
-  const Matrix out(c.mutable_data(), shape[0], shape[1]);
+  const Operand out = Operand::into(c, has(pairs, 'c'));
   const soma::Epilogue epilogue{
       .bias = data(bias), .residual = data(residual), .relu = relu, .accumulate = onto.has_value()};
-  run([&](soma::Ops& ops) { ops.matmul(out, left, right, epilogue); }, precision);
+  std::vector<float> panels[2];
+  run(
+      [&](soma::Ops& ops) {
+        if (laid_out) {  // both ways, as a model that trains needs it
+          for (auto& p : panels) {
+            const ConstMatrix m = &p == panels ? stored_b : stored_b.t();
+            p.assign(static_cast<std::size_t>(ops.layout_floats(m.height(), m.width())), kNotANumber);
+          }
+          const soma::Layout list[] = {{stored_b, panels[0].data()}, {stored_b.t(), panels[1].data()}};
+          ops.lay_out(list, 2);
+          stored_b.panels = panels[0].data();
+          stored_b.panels_transposed = panels[1].data();
+        }
+        ops.matmul(out.get(), left, right(), epilogue);
+      },
+      precision);
+  out.finish();
   return c;
 }
 
+// A product whose result goes through gelu, or back through gelu or relu: (c, the output of gelu). "relu'" reads
+// relu's output, "gelu'" gelu's input. y in `pairs` is the output of either.
+Pair matmul_through(const Floats& a, const Floats& b, const std::string& function, const MaybeFloats& saved,
+                    const std::string& precision, const std::string& pairs) {
+  expect_dimensions("a", a, 2);
+  expect_dimensions("b", b, 2);
+  check(a.shape(1) == b.shape(0), "a and b must share their inner size, got ", a.shape(1), " and ", b.shape(0));
+  check(function == "gelu" || function == "gelu'" || function == "relu'", "no such function: '", function, "'");
+  check(saved.has_value() == (function != "gelu"), "saved goes with a function backward");
+  expect_pairs(pairs, "cy", precision);
+  const Shape shape{a.shape(0), b.shape(1)};
+  expect("saved", saved, shape);
+  Floats c = unset(shape), y = unset(shape);
+  const bool relu = function == "relu'";
+  const Operand out = Operand::into(c, has(pairs, 'c'));
+  const Operand output = relu ? Operand::of(*saved, has(pairs, 'y')) : Operand::into(y, has(pairs, 'y'));
+  const ConstMatrix relu_output = output.get();
+  const soma::Epilogue epilogue{.gelu = function == "gelu" ? &output.get() : nullptr,
+                                .gelu_input = function == "gelu'" ? data(saved) : nullptr,
+                                .gelu_output = function == "gelu'" ? &output.get() : nullptr,
+                                .relu_output = relu ? &relu_output : nullptr};
+  run([&](soma::Ops& ops) { ops.matmul(out.get(), matrix(a), matrix(b), epilogue); }, precision);
+  out.finish();
+  if (!relu) output.finish();
+  return py::make_tuple(c, y);
+}
+
+using Gradients = std::vector<std::pair<Floats, MaybeFloats>>;
+
+// Of every (x, dy): onto + x^T dy, and, where there are sums, those plus the sum over the rows of dy.
+Gradients weight_gradients(const std::vector<std::pair<Floats, Floats>>& operands, const Gradients& onto,
+                           const std::string& precision, const std::string& pairs) {
+  check(!operands.empty() && operands.size() == onto.size(), "as many operands as results are needed, and at least 1");
+  expect_pairs(pairs, "ab", precision);
+  Gradients results;
+  std::vector<Operand> kept;
+  std::vector<soma::WeightGradient> list;
+  for (std::size_t i = 0; i < operands.size(); ++i) {
+    const auto& [x, dy] = operands[i];
+    const auto& [dw, sums] = onto[i];
+    expect_dimensions("x", x, 2);
+    expect("dy", dy, {operands[0].first.shape(0), dy.shape(dy.ndim() - 1)});
+    expect("x", x, {operands[0].first.shape(0), x.shape(1)});
+    expect("dw", dw, {x.shape(1), dy.shape(1)});
+    expect("sums", sums, {dy.shape(1)});
+    results.emplace_back(copy(dw), sums ? MaybeFloats(copy(*sums)) : MaybeFloats());
+    kept.push_back(Operand::of(x, has(pairs, 'a')));
+    kept.push_back(Operand::of(dy, has(pairs, 'b')));
+    auto& [dw_out, sums_out] = results.back();
+    list.push_back(
+        {matrix(dw_out), kept[2 * i].get(), kept[2 * i + 1].get(), sums_out ? sums_out->mutable_data() : nullptr});
+  }
+  run([&](soma::Ops& ops) { ops.weight_gradients(list.data(), static_cast<int64_t>(list.size())); }, precision);
+  return results;
+}
+
 // The sums that a product takes of its second operand on the way: x(M, N) stands second in an (1, M) (M, N) product.
-Floats column_sum(const Floats& x, const Floats& onto) {
+Floats column_sum(const Floats& x, const Floats& onto, const std::string& precision, bool pairs) {
   expect_dimensions("x", x, 2);
   check(x.shape(0) >= 1, "x has no rows: a matrix product sums at least one term");
   expect("onto", onto, {x.shape(1)});
+  expect_pairs(pairs ? "b" : "", "b", precision);
   Floats sums = copy(onto);
+  const Operand kept = Operand::of(x, pairs);
   std::vector<float> ones(static_cast<std::size_t>(x.shape(0)), 1.0f), product(static_cast<std::size_t>(x.shape(1)));
   const soma::Epilogue epilogue{.column_sums = sums.mutable_data()};
-  run([&](soma::Ops& ops) {
-    ops.matmul({product.data(), 1, x.shape(1)}, ConstMatrix(ones.data(), 1, x.shape(0)), matrix(x), epilogue);
-  });
+  run(
+      [&](soma::Ops& ops) {
+        ops.matmul({product.data(), 1, x.shape(1)}, ConstMatrix(ones.data(), 1, x.shape(0)), kept.get(), epilogue);
+      },
+      precision);
   return sums;
 }
 
-Triple norm(const Floats& x, float eps, const MaybeFloats& gamma, const MaybeFloats& beta, bool in_place) {
+Triple norm(const Floats& x, float eps, const MaybeFloats& gamma, const MaybeFloats& beta, bool in_place, bool pairs) {
   expect_dimensions("x", x, 2);
   check(gamma.has_value() == beta.has_value(), "gamma and beta go together");
+  check(!(in_place && pairs), "pairs are no place for x");
   expect("gamma", gamma, {x.shape(1)});
   expect("beta", beta, {x.shape(1)});
   Floats y = in_place ? copy(x) : unset(shape_of(x)), mean = unset({x.shape(0)}), rstd = unset({x.shape(0)});
-  const Matrix out = matrix(y);
+  const Operand out = Operand::into(y, pairs);
   const soma::NormStats saved{mean.mutable_data(), rstd.mutable_data()};
-  const ConstMatrix in = in_place ? ConstMatrix(out) : matrix(x);
-  run([&](soma::Ops& ops) { ops.norm(out, saved, in, data(gamma), data(beta), eps); });
+  const ConstMatrix in = in_place ? ConstMatrix(out.get()) : matrix(x);
+  run([&](soma::Ops& ops) { ops.norm(out.get(), saved, in, data(gamma), data(beta), eps); });
+  out.finish();
   return py::make_tuple(y, mean, rstd);
 }
 
@@ -136,29 +229,39 @@ soma::AttentionShape attention_shape(const Floats& qkv, int64_t heads) {
   return {qkv.shape(0), qkv.shape(1), heads, qkv.shape(2) / 3 / heads};
 }
 
-Pair attention(const Floats& qkv, int64_t heads, const std::string& precision) {
+void expect_even_heads(const std::string& pairs, const soma::AttentionShape& shape) {
+  check(pairs.empty() || shape.head_size % 2 == 0, "pairs need heads of an even size, got ", shape.head_size);
+}
+
+Pair attention(const Floats& qkv, int64_t heads, const std::string& precision, const std::string& pairs) {
   const soma::AttentionShape shape = attention_shape(qkv, heads);
+  expect_pairs(pairs, "a", precision);
+  expect_even_heads(pairs, shape);
+  const Operand in = Operand::of(qkv, has(pairs, 'a'));
   Floats out = unset({shape.batch, shape.length, shape.channels()}), lse = unset({shape.batch, heads, shape.length});
   const Matrix result = matrix(out);
   float* saved = lse.mutable_data();
-  run([&](soma::Ops& ops) { ops.attention(result, saved, matrix(qkv), shape); }, precision);
+  run([&](soma::Ops& ops) { ops.attention(result, saved, in.get(), shape); }, precision);
   return py::make_tuple(out, lse);
 }
 
 Floats attention_backward(const Floats& dout, const Floats& qkv, const Floats& out, const Floats& lse,
-                          const std::string& precision) {
+                          const std::string& precision, const std::string& pairs) {
   expect_dimensions("lse", lse, 3);
   const soma::AttentionShape shape = attention_shape(qkv, lse.shape(1));
+  expect_pairs(pairs, "ac", precision);
+  expect_even_heads(pairs, shape);
   expect("lse", lse, {shape.batch, shape.heads, shape.length});
   expect("dout", dout, {shape.batch, shape.length, shape.channels()});
   expect("out", out, shape_of(dout));
   Floats dqkv = unset(shape_of(qkv));
-  const Matrix result = matrix(dqkv);
+  const Operand result = Operand::into(dqkv, has(pairs, 'c')), in = Operand::of(qkv, has(pairs, 'a'));
   run(
       [&](soma::Ops& ops) {
-        ops.attention_backward(result, matrix(dout), matrix(qkv), matrix(out), lse.data(), shape);
+        ops.attention_backward(result.get(), matrix(dout), in.get(), matrix(out), lse.data(), shape);
       },
       precision);
+  result.finish();
   return dqkv;
 }
 
@@ -187,14 +290,17 @@ Pair embed_backward(const Floats& dout, const Ids& ids, const Floats& dwte, cons
   return py::make_tuple(tokens, positions);
 }
 
-Pair cross_entropy(const Floats& logits, const Ids& targets, float grad_scale) {
+Pair cross_entropy(const Floats& logits, const Ids& targets, float grad_scale, bool pairs) {
   expect_dimensions("logits", logits, 2);
   expect("targets", targets, {logits.shape(0)});
   expect_ids("targets", targets, logits.shape(1), true);
-  Floats gradient = copy(logits), losses = unset({logits.shape(0)});
-  const Matrix result = matrix(gradient);
+  check(!pairs || grad_scale != 0.0f, "pairs are of the gradient, and grad_scale is 0");
+  Floats gradient = copy(logits), losses = unset({logits.shape(0)}), lost = copy(logits);
+  const Operand result = Operand::into(gradient, pairs);
+  const Matrix scores = pairs ? matrix(lost) : result.get();
   float* out = losses.mutable_data();
-  run([&](soma::Ops& ops) { ops.cross_entropy(out, result, targets.data(), grad_scale, result); });
+  run([&](soma::Ops& ops) { ops.cross_entropy(out, scores, targets.data(), grad_scale, result.get()); });
+  result.finish();
   return py::make_tuple(losses, gradient);
 }
 
@@ -223,13 +329,22 @@ void register_ops(py::module_& parent) {
   py::module_ m = parent.def_submodule("_ops", "Single operations of the core on float32 arrays, for its tests.");
   register_decode_ops(m);
   const auto none = py::none();
+  m.def("matmul", &matmul, py::arg("a"), py::arg("b"), py::kw_only(), py::arg("layout") = "nn", py::arg("bias") = none,
+        py::arg("residual") = none, py::arg("relu") = false, py::arg("onto") = none, py::arg("precision") = "float32",
+        py::arg("pairs") = "", py::arg("laid_out") = false,
+        "op(a) op(b) with what 't' in the layout transposes; then + bias + residual, then relu. Or onto + op(a) op(b). "
+        "pairs: which of a, b and c are kept as pairs of bfloat16; laid_out: b is laid out beforehand.");
   m.def(
-      "matmul", &matmul, py::arg("a"), py::arg("b"), py::kw_only(), py::arg("layout") = "nn", py::arg("bias") = none,
-      py::arg("residual") = none, py::arg("relu") = false, py::arg("onto") = none, py::arg("precision") = "float32",
-      "op(a) op(b) with what 't' in the layout transposes; then + bias + residual, then relu. Or onto + op(a) op(b).");
-  m.def("column_sum", &column_sum, py::arg("x"), py::arg("onto"), "onto + the sum over the rows of x.");
+      "matmul_through", &matmul_through, py::arg("a"), py::arg("b"), py::kw_only(), py::arg("function"),
+      py::arg("saved") = none, py::arg("precision") = "float32", py::arg("pairs") = "",
+      "(f(a b), gelu's output) for f 'gelu' (which leaves a b as it is), \"gelu'\" or \"relu'\" with what they saved.");
+  m.def("weight_gradients", &weight_gradients, py::arg("operands"), py::arg("onto"), py::kw_only(),
+        py::arg("precision") = "float32", py::arg("pairs") = "",
+        "(dw + a^T b, sums + sum of the rows of b) of every (a, b) with its (dw, sums or None), all at once.");
+  m.def("column_sum", &column_sum, py::arg("x"), py::arg("onto"), py::arg("precision") = "float32",
+        py::arg("pairs") = false, "onto + the sum over the rows of x.");
   m.def("norm", &norm, py::arg("x"), py::kw_only(), py::arg("eps"), py::arg("gamma") = none, py::arg("beta") = none,
-        py::arg("in_place") = false, "(y, mean, rstd) of a norm of every row.");
+        py::arg("in_place") = false, py::arg("pairs") = false, "(y, mean, rstd) of a norm of every row.");
   m.def("norm_backward", &norm_backward, py::arg("dy"), py::arg("x"), py::arg("rstd"), py::kw_only(),
         py::arg("mean") = none, py::arg("gamma") = none, py::arg("onto") = none,
         "dx, or onto + dx; without mean, x is the normalised output itself.");
@@ -239,13 +354,15 @@ void register_ops(py::module_& parent) {
   m.def("gelu_backward", &gelu_backward, py::arg("dy"), py::arg("x"), "(dy gelu'(x), gelu(x)).");
   m.def("relu_backward", &relu_backward, py::arg("dy"), py::arg("y"), "dy where y > 0, else 0.");
   m.def("attention", &attention, py::arg("qkv"), py::arg("heads"), py::arg("precision") = "float32",
+        py::arg("pairs") = "",
         "(out (B, T, C), log-sum-exp of the scaled scores (B, H, T)) of causal attention over qkv (B, T, 3C).");
   m.def("attention_backward", &attention_backward, py::arg("dout"), py::arg("qkv"), py::arg("out"), py::arg("lse"),
-        py::arg("precision") = "float32", "dqkv, from what attention returned.");
+        py::arg("precision") = "float32", py::arg("pairs") = "", "dqkv, from what attention returned.");
   m.def("embed", &embed, py::arg("ids"), py::arg("wte"), py::arg("wpe"), "wte[ids] + wpe[position], (B, T, C).");
   m.def("embed_backward", &embed_backward, py::arg("dout"), py::arg("ids"), py::arg("dwte"), py::arg("dwpe"),
         "(dwte, dwpe) with what this batch adds.");
   m.def("cross_entropy", &cross_entropy, py::arg("logits"), py::arg("targets"), py::arg("grad_scale") = 0.0f,
+        py::arg("pairs") = false,
         "(losses (M), grad_scale (softmax - onehot)); the logits as they were where grad_scale is 0.");
   m.def(
       "multiply_add_registers",
