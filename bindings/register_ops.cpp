@@ -1,186 +1,156 @@
 // The operations of ops/ops.h one by one, for tests: a mistake of a kernel shows here by name and at its own size.
 // Every function returns new arrays; those an operation must fill hold NaN before, so that what it forgets is seen.
-#include <pybind11/stl.h>
-
-#include <algorithm>
-#include <limits>
-#include <optional>
 #include <string>
 #include <vector>
 
-#include "base/check.h"
-#include "handle.h"
 #include "ops/ceilings.h"
-#include "ops/decode.h"
-#include "ops/ops.h"
+#include "ops_arrays.h"
+#include "ops_operand.h"
 #include "registers.h"
 
 namespace {
 
-using soma::check;
-using soma::ConstMatrix;
-using soma::Matrix;
-using Floats = py::array_t<float, py::array::c_style>;
-using MaybeFloats = std::optional<Floats>;
-using Shape = std::vector<py::ssize_t>;
-using Pair = py::typing::Tuple<Floats, Floats>;
-using Triple = py::typing::Tuple<Floats, Floats, Floats>;
-using Four = py::typing::Tuple<Floats, Floats, Floats, Floats>;
+using namespace arrays;
 
-Shape shape_of(const py::array& x) { return Shape(x.shape(), x.shape() + x.ndim()); }
-
-std::string text(const Shape& shape) {
-  std::string s = "(";
-  for (const py::ssize_t n : shape) {
-    if (s.size() > 1) s += ", ";
-    s += std::to_string(n);
-  }
-  return s + ")";
+// Which of `letters` name operands that are kept as pairs.
+void expect_pairs(const std::string& pairs, const char* letters, const std::string& precision) {
+  check(pairs.find_first_not_of(letters) == std::string::npos, "pairs must be some of '", letters, "', got '", pairs,
+        "'");
+  check(pairs.empty() || precision == "bfloat16", "only products in bfloat16 take pairs");
 }
-
-void expect(const char* name, const py::array& x, const Shape& shape) {
-  check(shape_of(x) == shape, name, " must have shape ", text(shape), ", got ", text(shape_of(x)));
-}
-
-void expect(const char* name, const MaybeFloats& x, const Shape& shape) {
-  if (x) expect(name, *x, shape);
-}
-
-void expect_dimensions(const char* name, const py::array& x, py::ssize_t dimensions) {
-  check(x.ndim() == dimensions, name, " must have ", dimensions, " dimensions, got ", x.ndim());
-  for (py::ssize_t i = 1; i < dimensions; ++i) check(x.shape(i) >= 1, name, " has no columns: ", text(shape_of(x)));
-}
-
-// x(..., C) as (M, C).
-ConstMatrix matrix(const Floats& x) {
-  const int64_t cols = x.shape(x.ndim() - 1);
-  return {x.data(), x.size() / cols, cols};
-}
-Matrix matrix(Floats& x) {
-  const int64_t cols = x.shape(x.ndim() - 1);
-  return {x.mutable_data(), x.size() / cols, cols};
-}
-
-const float* data(const MaybeFloats& x) { return x ? x->data() : nullptr; }
-
-Floats unset(const Shape& shape) {
-  Floats x(shape);
-  std::fill(x.mutable_data(), x.mutable_data() + x.size(), std::numeric_limits<float>::quiet_NaN());
-  return x;
-}
-
-Floats copy(const Floats& x) {
-  Floats y(shape_of(x));
-  std::copy(x.data(), x.data() + x.size(), y.mutable_data());
-  return y;
-}
-
-void expect_ids(const char* name, const Ids& ids, int64_t limit, bool may_ignore) {
-  for (py::ssize_t i = 0; i < ids.size(); ++i) {
-    const int32_t id = ids.data()[i];
-    check((id >= 0 && id < limit) || (may_ignore && id == soma::kIgnoredTarget), name, " must be from 0 to ", limit - 1,
-          ", got ", id);
-  }
-}
-
-// f(ops) without the GIL, with operations of its own: no call sees what another left in the packing buffers.
-template <typename F>
-auto run(F&& f, const std::string& precision = "float32") {
-  const auto ops = soma::make_cpu_ops(parse_precision(precision));
-  return without_gil([&] {
-    const soma::CallScope call;
-    return f(*ops);
-  });
-}
+bool has(const std::string& pairs, char letter) { return pairs.find(letter) != std::string::npos; }
 
 Floats matmul(const Floats& a, const Floats& b, const std::string& layout, const MaybeFloats& bias,
-              const MaybeFloats& residual, bool relu, const MaybeFloats& onto, const std::string& precision) {
+              const MaybeFloats& residual, bool relu, const MaybeFloats& onto, const std::string& precision,
+              const std::string& pairs, bool laid_out) {
   expect_dimensions("a", a, 2);
   expect_dimensions("b", b, 2);
   check(layout == "nn" || layout == "nt" || layout == "tn", "layout must be 'nn', 'nt' or 'tn', got '", layout, "'");
-  const ConstMatrix left = layout == "tn" ? matrix(a).t() : matrix(a);
-  const ConstMatrix right = layout == "nt" ? matrix(b).t() : matrix(b);
-  check(left.width() == right.height(), "a and b must share their inner size, got ", left.width(), " and ",
-        right.height());
+  expect_pairs(pairs, "abc", precision);
+  const Operand kept_a = Operand::of(a, has(pairs, 'a')), kept_b = Operand::of(b, has(pairs, 'b'));
+  const ConstMatrix stored_a = kept_a.get();
+  ConstMatrix stored_b = kept_b.get();
+  const ConstMatrix left = layout == "tn" ? stored_a.t() : stored_a;
+  const auto right = [&] { return layout == "nt" ? stored_b.t() : stored_b; };
+  check(left.width() == right().height(), "a and b must share their inner size, got ", left.width(), " and ",
+        right().height());
   check(left.width() >= 1, "the inner size must be at least 1");
-  const Shape shape{left.height(), right.width()};
+  const Shape shape{left.height(), right().width()};
   expect("bias", bias, {shape[1]});
   expect("residual", residual, shape);
   expect("onto", onto, shape);
-  check(!onto || !(bias || residual || relu), "onto goes with no bias, residual or relu");
+  check(!onto || !(bias || residual || relu || has(pairs, 'c')),
+        "onto goes with no bias, residual, relu or c in pairs");
   Floats c = onto ? copy(*onto) : unset(shape);
-  const Matrix out(c.mutable_data(), shape[0], shape[1]);
+  const Operand out = Operand::into(c, has(pairs, 'c'));
   const soma::Epilogue epilogue{
       .bias = data(bias), .residual = data(residual), .relu = relu, .accumulate = onto.has_value()};
-  run([&](soma::Ops& ops) { ops.matmul(out, left, right, epilogue); }, precision);
+  std::vector<float> panels[2];
+  run(
+      [&](soma::Ops& ops) {
+        if (laid_out) {  // both ways, as a model that trains needs it
+          for (auto& p : panels) {
+            const ConstMatrix m = &p == panels ? stored_b : stored_b.t();
+            p.assign(static_cast<std::size_t>(ops.layout_floats(m.height(), m.width())), kNotANumber);
+          }
+          const soma::Layout list[] = {{stored_b, panels[0].data()}, {stored_b.t(), panels[1].data()}};
+          ops.lay_out(list, 2);
+          stored_b.panels = panels[0].data();
+          stored_b.panels_transposed = panels[1].data();
+        }
+        ops.matmul(out.get(), left, right(), epilogue);
+      },
+      precision);
+  out.finish();
   return c;
 }
 
-soma::Rows rows_of(const Floats& x) {
-  return {const_cast<float*>(x.data()), x.shape(0), x.shape(1), x.shape(1)};  // inputs are only read
+// A product whose result goes through gelu, or back through gelu or relu: (c, the output of gelu). "relu'" reads
+// relu's output, "gelu'" gelu's input. y in `pairs` is the output of either.
+Pair matmul_through(const Floats& a, const Floats& b, const std::string& function, const MaybeFloats& saved,
+                    const std::string& precision, const std::string& pairs) {
+  expect_dimensions("a", a, 2);
+  expect_dimensions("b", b, 2);
+  check(a.shape(1) == b.shape(0), "a and b must share their inner size, got ", a.shape(1), " and ", b.shape(0));
+  check(function == "gelu" || function == "gelu'" || function == "relu'", "no such function: '", function, "'");
+  check(saved.has_value() == (function != "gelu"), "saved goes with a function backward");
+  expect_pairs(pairs, "cy", precision);
+  const Shape shape{a.shape(0), b.shape(1)};
+  expect("saved", saved, shape);
+  Floats c = unset(shape), y = unset(shape);
+  const bool relu = function == "relu'";
+  const Operand out = Operand::into(c, has(pairs, 'c'));
+  const Operand output = relu ? Operand::of(*saved, has(pairs, 'y')) : Operand::into(y, has(pairs, 'y'));
+  const ConstMatrix relu_output = output.get();
+  const soma::Epilogue epilogue{.gelu = function == "gelu" ? &output.get() : nullptr,
+                                .gelu_input = function == "gelu'" ? data(saved) : nullptr,
+                                .gelu_output = function == "gelu'" ? &output.get() : nullptr,
+                                .relu_output = relu ? &relu_output : nullptr};
+  run([&](soma::Ops& ops) { ops.matmul(out.get(), matrix(a), matrix(b), epilogue); }, precision);
+  out.finish();
+  if (!relu) output.finish();
+  return py::make_tuple(c, y);
 }
 
-// f() on every thread of a team, without the GIL.
-template <typename F>
-void run_team(F&& f) {
-  without_gil([&] { soma::parallel_team(soma::call_threads(), f); });
-}
+using Gradients = std::vector<std::pair<Floats, MaybeFloats>>;
 
-Floats decode_linear(const Floats& x, const Floats& w, const std::string& weights, bool by_output,
-                     const MaybeFloats& bias, const MaybeFloats& residual, const std::string& activation, bool prompt) {
-  expect_dimensions("x", x, 2);
-  expect_dimensions("w", w, 2);
-  const ConstMatrix matrix_w = by_output ? matrix(w).t() : matrix(w);
-  check(matrix_w.height() == x.shape(1), "x and w must share their inner size, got ", x.shape(1), " and ",
-        matrix_w.height());
-  const int64_t inner = matrix_w.height(), outer = matrix_w.width();
-  const Shape shape{x.shape(0), outer};
-  expect("bias", bias, {outer});
-  expect("residual", residual, shape);
-  const bool live = weights == "live";
-  const soma::WeightFormat format = live ? soma::WeightFormat::kFloat32 : parse_weight_format(weights);
-  Floats y = unset(shape);
-  const soma::Rows out = rows_of(y), in = rows_of(x), added = residual ? rows_of(*residual) : out;
-  const soma::RowEpilogue epilogue{data(bias), residual ? &added : nullptr,
-                                   activation == "relu"   ? soma::RowActivation::kRelu
-                                   : activation == "gelu" ? soma::RowActivation::kGelu
-                                                          : soma::RowActivation::kNone};
-  std::vector<float> packed(static_cast<std::size_t>(soma::packed_size(format, inner, outer)) + 16);
-  std::vector<float> scales(static_cast<std::size_t>(outer));
-  const soma::DecodeMatrix kept =
-      live ? soma::live_weights(matrix_w) : soma::pack_weights(packed.data(), scales.data(), format, matrix_w);
-  std::vector<float> panels(static_cast<std::size_t>(prompt ? soma::call_threads() * soma::kPromptPanels : 0));
-  std::vector<float> rows(static_cast<std::size_t>(soma::prompt_floats(x.shape(0), inner)));
-  const soma::PromptMemory memory{panels.data(), rows.data()};
-  run_team(
-      [&](const soma::Team& team) { soma::decode_linear(team, out, in, kept, epilogue, prompt ? &memory : nullptr); });
-  return y;
+// Of every (x, dy): onto + x^T dy, and, where there are sums, those plus the sum over the rows of dy.
+Gradients weight_gradients(const std::vector<std::pair<Floats, Floats>>& operands, const Gradients& onto,
+                           const std::string& precision, const std::string& pairs) {
+  check(!operands.empty() && operands.size() == onto.size(), "as many operands as results are needed, and at least 1");
+  expect_pairs(pairs, "ab", precision);
+  Gradients results;
+  std::vector<Operand> kept;
+  std::vector<soma::WeightGradient> list;
+  for (std::size_t i = 0; i < operands.size(); ++i) {
+    const auto& [x, dy] = operands[i];
+    const auto& [dw, sums] = onto[i];
+    expect_dimensions("x", x, 2);
+    expect("dy", dy, {operands[0].first.shape(0), dy.shape(dy.ndim() - 1)});
+    expect("x", x, {operands[0].first.shape(0), x.shape(1)});
+    expect("dw", dw, {x.shape(1), dy.shape(1)});
+    expect("sums", sums, {dy.shape(1)});
+    results.emplace_back(copy(dw), sums ? MaybeFloats(copy(*sums)) : MaybeFloats());
+    kept.push_back(Operand::of(x, has(pairs, 'a')));
+    kept.push_back(Operand::of(dy, has(pairs, 'b')));
+    auto& [dw_out, sums_out] = results.back();
+    list.push_back(
+        {matrix(dw_out), kept[2 * i].get(), kept[2 * i + 1].get(), sums_out ? sums_out->mutable_data() : nullptr});
+  }
+  run([&](soma::Ops& ops) { ops.weight_gradients(list.data(), static_cast<int64_t>(list.size())); }, precision);
+  return results;
 }
 
 // The sums that a product takes of its second operand on the way: x(M, N) stands second in an (1, M) (M, N) product.
-Floats column_sum(const Floats& x, const Floats& onto) {
+Floats column_sum(const Floats& x, const Floats& onto, const std::string& precision, bool pairs) {
   expect_dimensions("x", x, 2);
   check(x.shape(0) >= 1, "x has no rows: a matrix product sums at least one term");
   expect("onto", onto, {x.shape(1)});
+  expect_pairs(pairs ? "b" : "", "b", precision);
   Floats sums = copy(onto);
+  const Operand kept = Operand::of(x, pairs);
   std::vector<float> ones(static_cast<std::size_t>(x.shape(0)), 1.0f), product(static_cast<std::size_t>(x.shape(1)));
   const soma::Epilogue epilogue{.column_sums = sums.mutable_data()};
-  run([&](soma::Ops& ops) {
-    ops.matmul({product.data(), 1, x.shape(1)}, ConstMatrix(ones.data(), 1, x.shape(0)), matrix(x), epilogue);
-  });
+  run(
+      [&](soma::Ops& ops) {
+        ops.matmul({product.data(), 1, x.shape(1)}, ConstMatrix(ones.data(), 1, x.shape(0)), kept.get(), epilogue);
+      },
+      precision);
   return sums;
 }
 
-Triple norm(const Floats& x, float eps, const MaybeFloats& gamma, const MaybeFloats& beta, bool in_place) {
+Triple norm(const Floats& x, float eps, const MaybeFloats& gamma, const MaybeFloats& beta, bool in_place, bool pairs) {
   expect_dimensions("x", x, 2);
   check(gamma.has_value() == beta.has_value(), "gamma and beta go together");
+  check(!(in_place && pairs), "pairs are no place for x");
   expect("gamma", gamma, {x.shape(1)});
   expect("beta", beta, {x.shape(1)});
   Floats y = in_place ? copy(x) : unset(shape_of(x)), mean = unset({x.shape(0)}), rstd = unset({x.shape(0)});
-  const Matrix out = matrix(y);
+  const Operand out = Operand::into(y, pairs);
   const soma::NormStats saved{mean.mutable_data(), rstd.mutable_data()};
-  const ConstMatrix in = in_place ? ConstMatrix(out) : matrix(x);
-  run([&](soma::Ops& ops) { ops.norm(out, saved, in, data(gamma), data(beta), eps); });
+  const ConstMatrix in = in_place ? ConstMatrix(out.get()) : matrix(x);
+  run([&](soma::Ops& ops) { ops.norm(out.get(), saved, in, data(gamma), data(beta), eps); });
+  out.finish();
   return py::make_tuple(y, mean, rstd);
 }
 
@@ -259,71 +229,40 @@ soma::AttentionShape attention_shape(const Floats& qkv, int64_t heads) {
   return {qkv.shape(0), qkv.shape(1), heads, qkv.shape(2) / 3 / heads};
 }
 
-Pair attention(const Floats& qkv, int64_t heads, const std::string& precision) {
+void expect_even_heads(const std::string& pairs, const soma::AttentionShape& shape) {
+  check(pairs.empty() || shape.head_size % 2 == 0, "pairs need heads of an even size, got ", shape.head_size);
+}
+
+Pair attention(const Floats& qkv, int64_t heads, const std::string& precision, const std::string& pairs) {
   const soma::AttentionShape shape = attention_shape(qkv, heads);
+  expect_pairs(pairs, "a", precision);
+  expect_even_heads(pairs, shape);
+  const Operand in = Operand::of(qkv, has(pairs, 'a'));
   Floats out = unset({shape.batch, shape.length, shape.channels()}), lse = unset({shape.batch, heads, shape.length});
   const Matrix result = matrix(out);
   float* saved = lse.mutable_data();
-  run([&](soma::Ops& ops) { ops.attention(result, saved, matrix(qkv), shape); }, precision);
+  run([&](soma::Ops& ops) { ops.attention(result, saved, in.get(), shape); }, precision);
   return py::make_tuple(out, lse);
 }
 
 Floats attention_backward(const Floats& dout, const Floats& qkv, const Floats& out, const Floats& lse,
-                          const std::string& precision) {
+                          const std::string& precision, const std::string& pairs) {
   expect_dimensions("lse", lse, 3);
   const soma::AttentionShape shape = attention_shape(qkv, lse.shape(1));
+  expect_pairs(pairs, "ac", precision);
+  expect_even_heads(pairs, shape);
   expect("lse", lse, {shape.batch, shape.heads, shape.length});
   expect("dout", dout, {shape.batch, shape.length, shape.channels()});
   expect("out", out, shape_of(dout));
   Floats dqkv = unset(shape_of(qkv));
-  const Matrix result = matrix(dqkv);
+  const Operand result = Operand::into(dqkv, has(pairs, 'c')), in = Operand::of(qkv, has(pairs, 'a'));
   run(
       [&](soma::Ops& ops) {
-        ops.attention_backward(result, matrix(dout), matrix(qkv), matrix(out), lse.data(), shape);
+        ops.attention_backward(result.get(), matrix(dout), in.get(), matrix(out), lse.data(), shape);
       },
       precision);
+  result.finish();
   return dqkv;
-}
-
-// keys and values (R, capacity, C) as the cache has them, or back.
-void lay_out(Floats& cache, Floats& plain, int64_t heads, bool keys, bool back) {
-  const int64_t rows = plain.shape(0), capacity = plain.shape(1), channels = plain.shape(2), d = channels / heads;
-  for (int64_t i = 0; i < rows * capacity * channels; ++i) {
-    const int64_t r = i / channels / capacity, position = i / channels % capacity, h = i % channels / d, at = i % d;
-    const int64_t within = keys ? (position / 16 * d + at) * 16 + position % 16 : position * d + at;
-    float& cached = cache.mutable_data()[(r * heads + h) * capacity * d + within];
-    (back ? plain.mutable_data()[i] : cached) = back ? cached : plain.data()[i];
-  }
-}
-
-Triple decode_attention(const Floats& qkv, const Floats& keys, const Floats& values, const Ids& lengths,
-                        int64_t heads) {
-  expect_dimensions("qkv", qkv, 2);
-  expect_dimensions("keys", keys, 3);
-  check(heads >= 1 && qkv.shape(1) % (3 * heads) == 0, "qkv must be 3 * heads * head_size wide");
-  const int64_t rows = qkv.shape(0), channels = qkv.shape(1) / 3, capacity = keys.shape(1);
-  check(capacity % 16 == 0, "keys must hold a multiple of 16 positions, got ", capacity);
-  expect("keys", keys, {rows, capacity, channels});
-  expect("values", values, shape_of(keys));
-  expect("lengths", lengths, {rows});
-  expect_ids("lengths", lengths, capacity, false);
-  Floats out = unset({rows, channels}), k = copy(keys), v = copy(values);
-  Floats cached_k = unset(shape_of(k)), cached_v = unset(shape_of(v));
-  lay_out(cached_k, k, heads, true, false);
-  lay_out(cached_v, v, heads, false, false);
-  std::vector<soma::CacheRow> cache;
-  for (int64_t r = 0; r < rows; ++r) {
-    const int64_t at = r * capacity * channels;
-    cache.push_back({cached_k.mutable_data() + at, cached_v.mutable_data() + at, lengths.data()[r], capacity});
-  }
-  const soma::Rows result = rows_of(out), in = rows_of(qkv);
-  std::vector<float> scores(static_cast<std::size_t>(soma::call_threads() * (capacity + 16)));
-  run_team([&](const soma::Team& team) {
-    soma::decode_attention(team, result, in, cache.data(), {heads, channels / heads}, scores.data());
-  });
-  lay_out(cached_k, k, heads, true, true);
-  lay_out(cached_v, v, heads, false, true);
-  return py::make_tuple(out, k, v);
 }
 
 void expect_embedding(const Ids& ids, const Floats& wte, const Floats& wpe) {
@@ -351,14 +290,17 @@ Pair embed_backward(const Floats& dout, const Ids& ids, const Floats& dwte, cons
   return py::make_tuple(tokens, positions);
 }
 
-Pair cross_entropy(const Floats& logits, const Ids& targets, float grad_scale) {
+Pair cross_entropy(const Floats& logits, const Ids& targets, float grad_scale, bool pairs) {
   expect_dimensions("logits", logits, 2);
   expect("targets", targets, {logits.shape(0)});
   expect_ids("targets", targets, logits.shape(1), true);
-  Floats gradient = copy(logits), losses = unset({logits.shape(0)});
-  const Matrix result = matrix(gradient);
+  check(!pairs || grad_scale != 0.0f, "pairs are of the gradient, and grad_scale is 0");
+  Floats gradient = copy(logits), losses = unset({logits.shape(0)}), lost = copy(logits);
+  const Operand result = Operand::into(gradient, pairs);
+  const Matrix scores = pairs ? matrix(lost) : result.get();
   float* out = losses.mutable_data();
-  run([&](soma::Ops& ops) { ops.cross_entropy(out, result, targets.data(), grad_scale, result); });
+  run([&](soma::Ops& ops) { ops.cross_entropy(out, scores, targets.data(), grad_scale, result.get()); });
+  result.finish();
   return py::make_tuple(losses, gradient);
 }
 
@@ -385,18 +327,24 @@ Four adamw(const Floats& p, const Floats& g, const Floats& m, const Floats& v, f
 
 void register_ops(py::module_& parent) {
   py::module_ m = parent.def_submodule("_ops", "Single operations of the core on float32 arrays, for its tests.");
+  register_decode_ops(m);
   const auto none = py::none();
+  m.def("matmul", &matmul, py::arg("a"), py::arg("b"), py::kw_only(), py::arg("layout") = "nn", py::arg("bias") = none,
+        py::arg("residual") = none, py::arg("relu") = false, py::arg("onto") = none, py::arg("precision") = "float32",
+        py::arg("pairs") = "", py::arg("laid_out") = false,
+        "op(a) op(b) with what 't' in the layout transposes; then + bias + residual, then relu. Or onto + op(a) op(b). "
+        "pairs: which of a, b and c are kept as pairs of bfloat16; laid_out: b is laid out beforehand.");
   m.def(
-      "matmul", &matmul, py::arg("a"), py::arg("b"), py::kw_only(), py::arg("layout") = "nn", py::arg("bias") = none,
-      py::arg("residual") = none, py::arg("relu") = false, py::arg("onto") = none, py::arg("precision") = "float32",
-      "op(a) op(b) with what 't' in the layout transposes; then + bias + residual, then relu. Or onto + op(a) op(b).");
-  m.def("decode_linear", &decode_linear, py::arg("x"), py::arg("w"), py::kw_only(), py::arg("weights") = "live",
-        py::arg("by_output") = false, py::arg("bias") = none, py::arg("residual") = none,
-        py::arg("activation") = "none", py::arg("prompt") = false,
-        "x w + bias + residual, then 'relu' or 'gelu', as generation does it; by_output: w is (out, in).");
-  m.def("column_sum", &column_sum, py::arg("x"), py::arg("onto"), "onto + the sum over the rows of x.");
+      "matmul_through", &matmul_through, py::arg("a"), py::arg("b"), py::kw_only(), py::arg("function"),
+      py::arg("saved") = none, py::arg("precision") = "float32", py::arg("pairs") = "",
+      "(f(a b), gelu's output) for f 'gelu' (which leaves a b as it is), \"gelu'\" or \"relu'\" with what they saved.");
+  m.def("weight_gradients", &weight_gradients, py::arg("operands"), py::arg("onto"), py::kw_only(),
+        py::arg("precision") = "float32", py::arg("pairs") = "",
+        "(dw + a^T b, sums + sum of the rows of b) of every (a, b) with its (dw, sums or None), all at once.");
+  m.def("column_sum", &column_sum, py::arg("x"), py::arg("onto"), py::arg("precision") = "float32",
+        py::arg("pairs") = false, "onto + the sum over the rows of x.");
   m.def("norm", &norm, py::arg("x"), py::kw_only(), py::arg("eps"), py::arg("gamma") = none, py::arg("beta") = none,
-        py::arg("in_place") = false, "(y, mean, rstd) of a norm of every row.");
+        py::arg("in_place") = false, py::arg("pairs") = false, "(y, mean, rstd) of a norm of every row.");
   m.def("norm_backward", &norm_backward, py::arg("dy"), py::arg("x"), py::arg("rstd"), py::kw_only(),
         py::arg("mean") = none, py::arg("gamma") = none, py::arg("onto") = none,
         "dx, or onto + dx; without mean, x is the normalised output itself.");
@@ -406,15 +354,15 @@ void register_ops(py::module_& parent) {
   m.def("gelu_backward", &gelu_backward, py::arg("dy"), py::arg("x"), "(dy gelu'(x), gelu(x)).");
   m.def("relu_backward", &relu_backward, py::arg("dy"), py::arg("y"), "dy where y > 0, else 0.");
   m.def("attention", &attention, py::arg("qkv"), py::arg("heads"), py::arg("precision") = "float32",
+        py::arg("pairs") = "",
         "(out (B, T, C), log-sum-exp of the scaled scores (B, H, T)) of causal attention over qkv (B, T, 3C).");
   m.def("attention_backward", &attention_backward, py::arg("dout"), py::arg("qkv"), py::arg("out"), py::arg("lse"),
-        py::arg("precision") = "float32", "dqkv, from what attention returned.");
-  m.def("decode_attention", &decode_attention, py::arg("qkv"), py::arg("keys"), py::arg("values"), py::arg("lengths"),
-        py::arg("heads"), "(out (R, C), keys, values (R, S, C)): one more position of each cached row.");
+        py::arg("precision") = "float32", py::arg("pairs") = "", "dqkv, from what attention returned.");
   m.def("embed", &embed, py::arg("ids"), py::arg("wte"), py::arg("wpe"), "wte[ids] + wpe[position], (B, T, C).");
   m.def("embed_backward", &embed_backward, py::arg("dout"), py::arg("ids"), py::arg("dwte"), py::arg("dwpe"),
         "(dwte, dwpe) with what this batch adds.");
   m.def("cross_entropy", &cross_entropy, py::arg("logits"), py::arg("targets"), py::arg("grad_scale") = 0.0f,
+        py::arg("pairs") = false,
         "(losses (M), grad_scale (softmax - onehot)); the logits as they were where grad_scale is 0.");
   m.def(
       "multiply_add_registers",

@@ -11,3 +11,4 @@ void register_tokenizer(pybind11::module_& m);
 void register_tokenizer_rules(pybind11::module_& m);
 void register_tokenizer_training(pybind11::module_& m);
 void register_ops(pybind11::module_& m);
+void register_decode_ops(pybind11::module_& ops);  // into the submodule of register_ops

@@ -1,0 +1,106 @@
+// The operations of ops/decode.h one by one, for tests, as register_ops.cpp has those of ops/ops.h.
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "ops/decode.h"
+#include "ops_arrays.h"
+#include "registers.h"
+
+namespace {
+
+using namespace arrays;
+
+soma::Rows rows_of(const Floats& x) {
+  return {const_cast<float*>(x.data()), x.shape(0), x.shape(1), x.shape(1)};  // inputs are only read
+}
+
+// f() on every thread of a team, without the GIL.
+template <typename F>
+void run_team(F&& f) {
+  without_gil([&] { soma::parallel_team(soma::call_threads(), f); });
+}
+
+Floats decode_linear(const Floats& x, const Floats& w, const std::string& weights, bool by_output,
+                     const MaybeFloats& bias, const MaybeFloats& residual, const std::string& activation, bool prompt) {
+  expect_dimensions("x", x, 2);
+  expect_dimensions("w", w, 2);
+  const ConstMatrix matrix_w = by_output ? matrix(w).t() : matrix(w);
+  check(matrix_w.height() == x.shape(1), "x and w must share their inner size, got ", x.shape(1), " and ",
+        matrix_w.height());
+  const int64_t inner = matrix_w.height(), outer = matrix_w.width();
+  const Shape shape{x.shape(0), outer};
+  expect("bias", bias, {outer});
+  expect("residual", residual, shape);
+  const bool live = weights == "live";
+  const soma::WeightFormat format = live ? soma::WeightFormat::kFloat32 : parse_weight_format(weights);
+  Floats y = unset(shape);
+  const soma::Rows out = rows_of(y), in = rows_of(x), added = residual ? rows_of(*residual) : out;
+  const soma::RowEpilogue epilogue{data(bias), residual ? &added : nullptr,
+                                   activation == "relu"   ? soma::RowActivation::kRelu
+                                   : activation == "gelu" ? soma::RowActivation::kGelu
+                                                          : soma::RowActivation::kNone};
+  std::vector<float> packed(static_cast<std::size_t>(soma::packed_size(format, inner, outer)) + 16);
+  std::vector<float> scales(static_cast<std::size_t>(outer));
+  const soma::DecodeMatrix kept =
+      live ? soma::live_weights(matrix_w) : soma::pack_weights(packed.data(), scales.data(), format, matrix_w);
+  std::vector<float> panels(static_cast<std::size_t>(prompt ? soma::call_threads() * soma::kPromptPanels : 0));
+  std::vector<float> rows(static_cast<std::size_t>(soma::prompt_floats(x.shape(0), inner)));
+  const soma::PromptMemory memory{panels.data(), rows.data()};
+  run_team(
+      [&](const soma::Team& team) { soma::decode_linear(team, out, in, kept, epilogue, prompt ? &memory : nullptr); });
+  return y;
+}
+
+// keys and values (R, capacity, C) as the cache has them, or back.
+void lay_out(Floats& cache, Floats& plain, int64_t heads, bool keys, bool back) {
+  const int64_t rows = plain.shape(0), capacity = plain.shape(1), channels = plain.shape(2), d = channels / heads;
+  for (int64_t i = 0; i < rows * capacity * channels; ++i) {
+    const int64_t r = i / channels / capacity, position = i / channels % capacity, h = i % channels / d, at = i % d;
+    const int64_t within = keys ? (position / 16 * d + at) * 16 + position % 16 : position * d + at;
+    float& cached = cache.mutable_data()[(r * heads + h) * capacity * d + within];
+    (back ? plain.mutable_data()[i] : cached) = back ? cached : plain.data()[i];
+  }
+}
+
+Triple decode_attention(const Floats& qkv, const Floats& keys, const Floats& values, const Ids& lengths,
+                        int64_t heads) {
+  expect_dimensions("qkv", qkv, 2);
+  expect_dimensions("keys", keys, 3);
+  check(heads >= 1 && qkv.shape(1) % (3 * heads) == 0, "qkv must be 3 * heads * head_size wide");
+  const int64_t rows = qkv.shape(0), channels = qkv.shape(1) / 3, capacity = keys.shape(1);
+  check(capacity % 16 == 0, "keys must hold a multiple of 16 positions, got ", capacity);
+  expect("keys", keys, {rows, capacity, channels});
+  expect("values", values, shape_of(keys));
+  expect("lengths", lengths, {rows});
+  expect_ids("lengths", lengths, capacity, false);
+  Floats out = unset({rows, channels}), k = copy(keys), v = copy(values);
+  Floats cached_k = unset(shape_of(k)), cached_v = unset(shape_of(v));
+  lay_out(cached_k, k, heads, true, false);
+  lay_out(cached_v, v, heads, false, false);
+  std::vector<soma::CacheRow> cache;
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t at = r * capacity * channels;
+    cache.push_back({cached_k.mutable_data() + at, cached_v.mutable_data() + at, lengths.data()[r], capacity});
+  }
+  const soma::Rows result = rows_of(out), in = rows_of(qkv);
+  std::vector<float> scores(static_cast<std::size_t>(soma::call_threads() * (capacity + 16)));
+  run_team([&](const soma::Team& team) {
+    soma::decode_attention(team, result, in, cache.data(), {heads, channels / heads}, scores.data());
+  });
+  lay_out(cached_k, k, heads, true, true);
+  lay_out(cached_v, v, heads, false, true);
+  return py::make_tuple(out, k, v);
+}
+
+}  // namespace
+
+void register_decode_ops(py::module_& m) {
+  const auto none = py::none();
+  m.def("decode_linear", &decode_linear, py::arg("x"), py::arg("w"), py::kw_only(), py::arg("weights") = "live",
+        py::arg("by_output") = false, py::arg("bias") = none, py::arg("residual") = none,
+        py::arg("activation") = "none", py::arg("prompt") = false,
+        "x w + bias + residual, then 'relu' or 'gelu', as generation does it; by_output: w is (out, in).");
+  m.def("decode_attention", &decode_attention, py::arg("qkv"), py::arg("keys"), py::arg("values"), py::arg("lengths"),
+        py::arg("heads"), "(out (R, C), keys, values (R, S, C)): one more position of each cached row.");
+}
