@@ -54,11 +54,11 @@ inline void expect_dimensions(const char* name, const py::array& x, py::ssize_t 
 // x(..., C) as (M, C).
 inline ConstMatrix matrix(const Floats& x) {
   const int64_t cols = x.shape(x.ndim() - 1);
-  return {x.data(), x.size() / cols, cols};
+  return {x.data(), cols == 0 ? 0 : x.size() / cols, cols};
 }
 inline Matrix matrix(Floats& x) {
   const int64_t cols = x.shape(x.ndim() - 1);
-  return {x.mutable_data(), x.size() / cols, cols};
+  return {x.mutable_data(), cols == 0 ? 0 : x.size() / cols, cols};
 }
 
 inline const float* data(const MaybeFloats& x) { return x ? x->data() : nullptr; }

@@ -1,6 +1,6 @@
 // An operand of a single operation, as models keep it: floats, or rows of pairs of bfloat16 whose memory holds NaN
-// wherever no operation may look: behind the last row, behind the zeros of a row and, before a result is written, in all
-// of it. Rounding and widening are written out here, so that they are none of the kernels under test.
+// wherever no operation may look: behind the last row, behind the zeros of a row and, before a result is written, in
+// all of it. Rounding and widening are written out here, so that they are none of the kernels under test.
 #pragma once
 
 #include <algorithm>

@@ -1,7 +1,7 @@
 // The operations a model is made of, behind one interface per device. Ops know blocking, packing and threads, and no
 // model. Glossary: B sequences, T positions, C channels (d_model), H heads, D head size, V vocabulary, M = B*T rows.
-// Matrices are row-major floats, or pairs (see Operands). `=` overwrites, `+=` accumulates. Results do not depend on the
-// number of threads.
+// Matrices are row-major floats, or pairs (see Operands). `=` overwrites, `+=` accumulates. Results do not depend on
+// the number of threads.
 #pragma once
 
 #include <cstdint>
