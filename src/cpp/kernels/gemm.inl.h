@@ -71,22 +71,29 @@ void round_rows(float* dst, int64_t ld_dst, const float* src, int64_t ld, int64_
   for (int64_t r = 0; r < rows; ++r) round_row(dst + r * ld_dst, src + r * ld, k, units);
 }
 
-// dst[u*ld_dst + j] = (src[2u*ld + j], src[(2u+1)*ld + j]); what is beyond k or n is zero.
+// f(out, low, high) for unit u of n columns at out, from rows 2u and 2u + 1 of src (null: there is no such row), then
+// zeros; zeros alone from k on.
+template <typename F>
+inline void each_two_rows(float* dst, int64_t ld_dst, const float* src, int64_t ld, int64_t k, int64_t n, int64_t units,
+                          int64_t width, F f) {
+  for (int64_t u = 0; u < units; ++u, src += 2 * ld, dst += ld_dst) {
+    const bool has_low = 2 * u < k;
+    if (has_low) f(dst, src, 2 * u + 1 < k ? src + ld : nullptr);
+    for (int64_t j = has_low ? n : 0; j < width; ++j) dst[j] = 0.0f;
+  }
+}
+
 void interleave_rows(float* dst, int64_t ld_dst, const float* src, int64_t ld, int64_t k, int64_t n, int64_t units,
                      int64_t width) {
-  for (int64_t u = 0; u < units; ++u) {
-    float* out = dst + u * ld_dst;
-    const float *low = src + 2 * u * ld, *high = low + ld;
-    const bool has_low = 2 * u < k, has_high = 2 * u + 1 < k;
+  each_two_rows(dst, ld_dst, src, ld, k, n, units, width, [n](float* out, const float* low, const float* high) {
     int64_t j = 0;
-    if (has_high) {
+    if (high != nullptr) {
       for (; j + kWidth <= n; j += kWidth) store(out + j, pair(load(low + j), load(high + j)));
       if (j < n) store_n(out + j, pair(load_n(low + j, n - j), load_n(high + j, n - j)), n - j);
-    } else if (has_low) {
+    } else {
       for (; j < n; j += kWidth) store_tail(out + j, pair(load_tail(low + j, n - j), set1(0.0f)), n - j);
     }
-    for (j = has_low ? n : 0; j < width; ++j) out[j] = 0.0f;
-  }
+  });
 }
 
 // Half `j` of a row of pairs, in the low or the high half of a unit.
@@ -98,30 +105,26 @@ inline uint32_t half_of(const float* row, int64_t j) {
 
 void interleave_pairs(float* dst, int64_t ld_dst, const float* src, int64_t ld, int64_t k, int64_t n, int64_t units,
                       int64_t width) {
-  for (int64_t u = 0; u < units; ++u) {
-    float* out = dst + u * ld_dst;
-    const float *low = src + 2 * u * ld, *high = low + ld;
-    const bool has_low = 2 * u < k, has_high = 2 * u + 1 < k;
+  each_two_rows(dst, ld_dst, src, ld, k, n, units, width, [n](float* out, const float* low, const float* high) {
     int64_t j = 0;
-    for (; has_low && j + 2 * kWidth <= n; j += 2 * kWidth) {
-      Vec first, second;
-      interleave_halves(load(low + j / 2), has_high ? load(high + j / 2) : set1(0.0f), &first, &second);
+    Vec first, second;
+    for (; j + 2 * kWidth <= n; j += 2 * kWidth) {
+      interleave_halves(load(low + j / 2), high != nullptr ? load(high + j / 2) : set1(0.0f), &first, &second);
       store(out + j, first);
       store(out + j + kWidth, second);
     }
-    if (has_low && j + kWidth <= n) {
-      Vec first, second;
-      interleave_halves(load_n(low + j / 2, kWidth / 2), has_high ? load_n(high + j / 2, kWidth / 2) : set1(0.0f),
+    if (j + kWidth <= n) {
+      const Vec none = set1(0.0f);
+      interleave_halves(load_n(low + j / 2, kWidth / 2), high != nullptr ? load_n(high + j / 2, kWidth / 2) : none,
                         &first, &second);
       store(out + j, first);
       j += kWidth;
     }
-    for (; has_low && j < n; ++j) {
-      const uint32_t bits = half_of(low, j) | (has_high ? half_of(high, j) << 16 : 0);
+    for (; j < n; ++j) {
+      const uint32_t bits = half_of(low, j) | (high != nullptr ? half_of(high, j) << 16 : 0);
       __builtin_memcpy(out + j, &bits, 4);
     }
-    for (; j < width; ++j) out[j] = 0.0f;
-  }
+  });
 }
 
 void transpose_pairs(float* dst, int64_t ld_dst, const float* src, int64_t ld, int64_t k, int64_t n, int64_t units) {

@@ -136,7 +136,7 @@ void Transformer::run_blocks(const Plan& plan, const int32_t* ids, bool for_back
     const Scratch scratch = activations_.scratch.from_row(config_, operands, row);
     ops.embed({blocks[0].input + row * c, m, c}, ids + row, plan.weights.wte, plan.weights.wpe, length);
     for (std::size_t l = 0; l < blocks.size(); ++l) {
-      if (plan.slices == 1) check_interrupt();
+      check_interrupt();
       float* output = l + 1 < blocks.size() ? blocks[l + 1].input : activations_.output;
       block_forward(context, plan.weights.blocks[l], blocks[l].from_row(config_, operands, row), scratch,
                     output + row * c);

@@ -27,6 +27,8 @@ struct ConstMatrix {
   const float *panels = nullptr, *panels_transposed = nullptr;
 
   ConstMatrix(const float* d, int64_t r, int64_t c) : data(d), rows(r), cols(c), ld(c) {}
+  // Where an element of what is stored lies; of pairs, at an even column.
+  const float* at(int64_t row, int64_t col) const { return data + row * ld + (pairs ? col / 2 : col); }
   ConstMatrix t() const {
     ConstMatrix m = *this;
     m.transposed = !m.transposed;

@@ -16,7 +16,7 @@ using kernels::Table;
 // Columns col.. , n of them, of rows row.. , m of them.
 ConstMatrix piece(const ConstMatrix& x, int64_t row, int64_t m, int64_t col, int64_t n) {
   ConstMatrix p = x;
-  p.data += row * x.ld + (x.pairs ? col / 2 : col);
+  p.data = x.at(row, col);
   p.rows = m;
   p.cols = n;
   return p;

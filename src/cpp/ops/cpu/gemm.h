@@ -56,17 +56,13 @@ class Gemm {
   // Panel `i` of the operand B: its columns from i*cols on; of their depth, what lies from k0 on, k of it.
   void pack_b(float* dst, const ConstMatrix& b, int64_t i, int64_t k0, int64_t k) const {
     const int64_t first = i * cols, n = std::min(cols, b.width() - first);
-    if (!bf16) {
-      return b.transposed ? t_.pack_b_transpose(dst, b.data + first * b.ld + k0, b.ld, k, n)
-                          : t_.pack_b_copy(dst, b.data + k0 * b.ld + first, b.ld, k, n);
+    const float* const from = b.transposed ? b.at(first, k0) : b.at(k0, first);
+    if (!bf16) return (b.transposed ? t_.pack_b_transpose : t_.pack_b_copy)(dst, from, b.ld, k, n);
+    if (!b.transposed) {
+      return (b.pairs ? t_.interleave_pairs : t_.interleave_rows)(dst, cols, from, b.ld, k, n, units(k), cols);
     }
-    if (b.pairs) {
-      return b.transposed
-                 ? t_.pack_pairs_transpose(dst, cols, b.data + first * b.ld + k0 / 2, b.ld, (k + 1) / 2, units(k), n)
-                 : t_.interleave_pairs(dst, cols, b.data + k0 * b.ld + first / 2, b.ld, k, n, units(k), cols);
-    }
-    b.transposed ? t_.pack_b_transpose_bf16(dst, cols, b.data + first * b.ld + k0, b.ld, k, n, units(k))
-                 : t_.interleave_rows(dst, cols, b.data + k0 * b.ld + first, b.ld, k, n, units(k), cols);
+    b.pairs ? t_.pack_pairs_transpose(dst, cols, from, b.ld, (k + 1) / 2, units(k), n)
+            : t_.pack_b_transpose_bf16(dst, cols, from, b.ld, k, n, units(k));
   }
   // All panels, one behind the other.
   void pack_b_panels(float* dst, const ConstMatrix& b) const {
@@ -78,7 +74,7 @@ class Gemm {
   void panel_sums(float* out, const float* panel, const ConstMatrix& b, int64_t i, int64_t k0, int64_t k) const {
     const int64_t first = i * cols, n = std::min(cols, b.width() - first);
     bf16 ? t_.pair_sums(out + first, panel, cols, units(k), n)
-         : t_.column_sum(out + first, b.data + k0 * b.ld + first, b.ld, k, n);
+         : t_.column_sum(out + first, b.at(k0, first), b.ld, k, n);
   }
 
   // Whether tiles can read rows i.. of A where they lie. Floats along k can, unless their rows share the sets of L1.
@@ -88,7 +84,7 @@ class Gemm {
   }
   // Rows r0.. of A, m of them, from k0 on, k deep: where they lie, or as pairs in `memory`, which holds a_floats(m, k).
   GemmA take_a(float* memory, const ConstMatrix& a, int64_t r0, int64_t m, int64_t k0, int64_t k) const {
-    if (in_place(a)) return {a.data + r0 * a.ld + k0 / per_unit(), a.ld, 1};
+    if (in_place(a)) return {a.at(r0, k0), a.ld, 1};
     return copy_a(memory, a, r0, m, k0, k);
   }
   // The same, always into `memory`; in bfloat16 tiles may read rows up to a multiple of `rows`.
@@ -120,7 +116,7 @@ class Gemm {
 inline GemmA Gemm::copy_a(float* memory, const ConstMatrix& a, int64_t r0, int64_t m, int64_t k0, int64_t k) const {
   const int64_t u = units(k);
   if (a.transposed) {
-    const float* from = a.data + k0 * a.ld + r0 / (a.pairs ? 2 : 1);
+    const float* from = a.at(k0, r0);
     if (shape_.row_major) {
       (a.pairs ? t_.transpose_pairs : t_.transpose_rows)(memory, spread(u), from, a.ld, k, m, u);
       return {memory, spread(u), 1};
@@ -136,14 +132,14 @@ inline GemmA Gemm::copy_a(float* memory, const ConstMatrix& a, int64_t r0, int64
   const int64_t distance = spread(u);
   if (a.pairs) {
     for (int64_t i = 0; i < m; ++i) {
-      const float* from = a.data + (r0 + i) * a.ld + k0 / 2;
+      const float* from = a.at(r0 + i, k0);
       std::fill(std::copy(from, from + (k + 1) / 2, memory + i * distance), memory + i * distance + u, 0.0f);
     }
   } else if (bf16) {
-    t_.round_rows(memory, distance, a.data + r0 * a.ld + k0, a.ld, m, k, u);
+    t_.round_rows(memory, distance, a.at(r0, k0), a.ld, m, k, u);
   } else {
     for (int64_t i = 0; i < m; ++i) {
-      const float* from = a.data + (r0 + i) * a.ld + k0;
+      const float* from = a.at(r0 + i, k0);
       std::copy(from, from + k, memory + i * distance);
     }
   }

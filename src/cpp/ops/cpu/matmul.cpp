@@ -101,7 +101,7 @@ class Finish {
     }
     if (e_.relu_output != nullptr) {
       const ConstMatrix& output = *e_.relu_output;
-      const float* y = output.data + i * output.ld + (output.pairs ? col / 2 : col);
+      const float* y = output.at(i, col);
       if (output.pairs) t_.widen_row(widened_, y, n);
       t_.relu_backward(c, c, output.pairs ? widened_ : y, n);
     }
