@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import itertools
@@ -201,6 +202,11 @@ class History:
         picture = io.BytesIO()
         figure.savefig(picture, format="png", dpi=120)
         _write(path, picture.getvalue())
+
+    def plot_if_possible(self, path: str | os.PathLike[str]) -> None:
+        """The same where matplotlib is installed, the file can be written and there is a record; else nothing."""
+        with contextlib.suppress(ImportError, OSError, ValueError):
+            self.plot(path)
 
     def __repr__(self) -> str:
         last = f", last {self.records[-1]}" if self.records else ""

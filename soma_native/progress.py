@@ -78,7 +78,7 @@ class ProgressDisplay(Callback):
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._progress = Progress(
-            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+            *([] if event.trainer.config.steps else [TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}")]),
             BarColumn(bar_width=None),
             TextColumn("{task.completed}/{task.total}"),
             TextColumn("{task.fields[losses]}"),
@@ -120,7 +120,8 @@ class ProgressDisplay(Callback):
         self._val_loss = event.record["val_loss"]
         self._said_at = event.seconds
         best = event.history.best is event.record
-        self._line(record_line(event.record, event.epochs, event.total_steps) + ("  best" if best else ""))
+        epochs = None if event.trainer.config.steps else event.epochs
+        self._line(record_line(event.record, epochs, event.total_steps) + ("  best" if best else ""))
 
     def on_end(self, event: Event) -> None:
         """Take the bar away, and say why the training ended if it did so early."""
@@ -135,8 +136,8 @@ class ProgressDisplay(Callback):
             print(text, file=self._stream, flush=True)
 
 
-def record_line(record: Record, epochs: int, total_steps: int) -> str:
-    """A record of the history as one line of text.
+def record_line(record: Record, epochs: int | None, total_steps: int) -> str:
+    """A record of the history as one line of text; `epochs` is None for a run that counts steps.
 
     >>> record_line({"epoch": 2, "step": 40, "train_loss": 3.25, "val_loss": None, "seconds": 1.5,
     ...              "tokens_per_second": 30000.0, "lr": 1e-3}, epochs=20, total_steps=400)
@@ -145,8 +146,8 @@ def record_line(record: Record, epochs: int, total_steps: int) -> str:
     left = record["seconds"] * (total_steps - record["step"]) / record["step"]
     validation = "" if record["val_loss"] is None else f"  validation {record['val_loss']:.4f}"
     return (
-        f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}"
-        f"  step {record['step']:>{len(str(total_steps))}}/{total_steps}"
+        ("" if epochs is None else f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}  ")
+        + f"step {record['step']:>{len(str(total_steps))}}/{total_steps}"
         f"  loss {record['train_loss']:.4f}{validation}  lr {record['lr']:.3g}"
         f"  {record['tokens_per_second']:,.0f} tokens/s"
         f"  {_time(record['seconds'])}" + (f", {_time(left)} left" if left else "")

@@ -61,8 +61,11 @@ def run_showcase(
     val_fraction: float = 0.0,
     callbacks: Callable[..., Any] | Any = (),
     tokenizer: str = "word",
+    precision: str = "auto",
 ) -> dict[str, Any]:
     """Train, save, load and sample; write `report.json` into `out`, and return what is in it.
+
+    The history is written beside it, as `history.json`, `history.csv` and, where matplotlib is installed, `loss.png`.
 
     Args:
         out: the folder of the model and the report.
@@ -70,13 +73,14 @@ def run_showcase(
         val_fraction: part of the sentences kept from training, whose loss is reported.
         callbacks: as for `Trainer.fit`.
         tokenizer: "word", as the reference's, or "bpe".
+        precision: as for `Model`.
 
     Raises:
         CheckpointError: the folder cannot be written.
     """
     sentences = corpus()
     tok = Tokenizer.train(sentences, kind=tokenizer, vocab_size=VOCAB_SIZES[tokenizer])
-    model = Model(ModelConfig.preset("showcase", vocab_size=tok.vocab_size), seed=seed)
+    model = Model(ModelConfig.preset("showcase", vocab_size=tok.vocab_size), seed=seed, precision=precision)
     trainer = Trainer(
         model,
         tok,
@@ -120,6 +124,9 @@ def run_showcase(
         (staging.path / "report.json").write_text(
             json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
+        history.to_json(staging.path / "history.json")
+        history.to_csv(staging.path / "history.csv")
+        history.plot_if_possible(staging.path / "loss.png")
     return report
 
 

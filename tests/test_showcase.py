@@ -48,6 +48,14 @@ def test_the_report(shown: tuple[Path, dict[str, Any]]) -> None:
     assert report["version"] == soma_native.__version__
 
 
+def test_the_history_lies_beside_the_report(shown: tuple[Path, dict[str, Any]]) -> None:
+    out, report = shown
+    losses = [record["train_loss"] for record in report["epochs"]]
+    assert [record["train_loss"] for record in soma_native.History.from_json(out / "history.json").records] == losses
+    assert len((out / "history.csv").read_text(encoding="utf-8").splitlines()) == EPOCHS + 1
+    assert (out / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_what_it_learned(shown: tuple[Path, dict[str, Any]]) -> None:
     _, report = shown
     losses = [record["train_loss"] for record in report["epochs"]]

@@ -201,9 +201,9 @@ def test_the_latest_model_is_kept_when_asked_for(tmp_path: Path) -> None:
 
 
 def test_texts_without_a_pair_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"texts has no next-token pair: all 2 document\(s\)"):
+    with pytest.raises(ValueError, match=r"no next-token pair in texts: all 2 document\(s\)"):
         make_trainer().fit(["cat", "dog"])
-    with pytest.raises(ValueError, match="validation has no documents"):
+    with pytest.raises(ValueError, match="no document in validation"):
         make_trainer().fit(SENTENCES, validation=[])
 
 

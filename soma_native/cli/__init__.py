@@ -1,7 +1,7 @@
 """The command `soma-native`: reads its arguments, calls the library, prints. One file per subcommand.
 
 Exit status: 0 success; 1 something went wrong that is told in one line; 2 bad usage; 130 Ctrl-C; 141 the reader of our
-output went away.
+output went away; 143 SIGTERM while training.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from . import bench, evaluate, generate, info, showcase, tokenizer, train
-from .common import PROGRAM, CommandError, Parser, UsageError, one_line
+from .common import PROGRAM, CommandError, Parser, UsageError, one_line, terminated
 
 __all__ = ["main"]
 
 _COMMANDS = (showcase, train, generate, evaluate, tokenizer, bench, info)
 INTERRUPTED = 130
 PIPE_CLOSED = 141
+TERMINATED = 143
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         return _fail(str(error), 2)
     handler = _log_to_stderr()
+    terminated.clear()
     try:
         status = int(arguments.run(arguments) or 0)
         sys.stdout.flush()
@@ -72,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt as error:
         print(f"{PROGRAM}: {str(error) or 'interrupted'}", file=sys.stderr)
-        return INTERRUPTED
+        return TERMINATED if terminated.is_set() else INTERRUPTED
     except BrokenPipeError:
         # Python would complain once more when it flushes on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -31,12 +31,14 @@ __all__ = [
     "in_flags",
     "integer",
     "load_tokenizer",
+    "named",
     "number",
     "one_line",
     "print_json",
     "print_table",
     "read_stdin",
     "sigterm_as_ctrl_c",
+    "terminated",
 ]
 
 PROGRAM = "soma-native"
@@ -226,16 +228,24 @@ def in_flags(message: str) -> str:
     return _IN_PYTHON.sub(flag, message)
 
 
+terminated = threading.Event()  # whether what ended the command was a SIGTERM and not Ctrl-C
+
+
 @contextlib.contextmanager
 def sigterm_as_ctrl_c() -> Iterator[None]:
     """Within this block SIGTERM does what Ctrl-C does, unless the program was started with it ignored."""
+
+    def terminate(number: int, frame: object) -> None:
+        terminated.set()
+        signal.raise_signal(signal.SIGINT)
+
     if (
         threading.current_thread() is not threading.main_thread()
         or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
     ):
         yield
         return
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, terminate)
     try:
         yield
     finally:
@@ -251,6 +261,11 @@ def check_not_empty(files: Sequence[Path]) -> None:
     if not any(file.stat().st_size or not file.is_file() for file in files):
         more = f", like the other {len(files) - 1}" if len(files) > 1 else ""
         raise CommandError(f"{files[0]}: is empty{more}")
+
+
+def named(files: Sequence[Path]) -> str:
+    """The files of CORPUS... in a message."""
+    return f"{files[0]}{' and the other files' if len(files) > 1 else ''}"
 
 
 def one_line(text: str) -> str:

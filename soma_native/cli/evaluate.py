@@ -7,7 +7,18 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from .common import UsageError, add_command, add_corpus, corpus_files, integer, print_json, print_table
+from ..config import PRECISIONS
+from .common import (
+    UsageError,
+    add_command,
+    add_corpus,
+    check_not_empty,
+    corpus_files,
+    integer,
+    named,
+    print_json,
+    print_table,
+)
 
 _NOTES = """\
 Loss is the mean over all next-token pairs inside documents, in nats; longer documents are cut into windows of the
@@ -31,6 +42,12 @@ def add_parser(commands: Any) -> None:
     add_corpus(parser)
     parser.add_argument("--seq-len", type=integer(1), metavar="N", help="most pairs in a window (default: the context)")
     parser.add_argument("--batch-size", type=integer(1), default=8, metavar="N", help="windows at a time (default: 8)")
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="auto",
+        help="of matrix products: float32 (which is what auto takes here) or bfloat16",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -65,7 +82,8 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     from soma_native.trainer import mean_loss
 
     files = corpus_files(arguments.corpus)
-    model, tok = load(arguments.folder)
+    check_not_empty(files)
+    model, tok = load(arguments.folder, precision=arguments.precision)
     longest = model.config.max_seq_len
     if arguments.seq_len is not None and arguments.seq_len > longest:
         raise UsageError(f"--seq-len {arguments.seq_len}: the model's context is {longest}")
@@ -78,7 +96,7 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
             yield text
 
     store = TokenStore.encode(documents(), tok)
-    store.require_pairs("CORPUS")
+    store.require_pairs(named(files))
     loss = mean_loss(model, Windows(store, arguments.seq_len or longest), arguments.batch_size)
     counts = store.counts()
     lossless = tok.kind != "word" and not counts["unknown_tokens"]

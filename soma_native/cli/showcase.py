@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import Any
 
+from ..config import PRECISIONS
 from .common import add_command, check_writable, fraction_type, print_json, print_table, seed_type, sigterm_as_ctrl_c
 
 OUT = "runs/showcase"
@@ -20,9 +21,9 @@ def add_parser(commands: Any) -> None:
         run,
         "train the showcase model, save it, load it, and let it speak",
         f"showcase --out {OUT} --seed 0",
-        "Writes the model and report.json into DIR.",
+        "Writes the model, report.json, history.csv, history.json and, where matplotlib is, loss.png into DIR.",
     )
-    parser.add_argument("--out", default=OUT, metavar="DIR", help=f"folder of the model and report.json ({OUT})")
+    parser.add_argument("--out", default=OUT, metavar="DIR", help=f"the folder to write to ({OUT})")
     parser.add_argument("--seed", type=seed_type, default=0, metavar="N", help="of weights, order and samples (0)")
     parser.add_argument(
         "--tokenizer",
@@ -39,6 +40,7 @@ def add_parser(commands: Any) -> None:
         metavar="X",
         help=f"keep this part of the sentences ({VAL_FRACTION} without X) from training and report its loss",
     )
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of matrix products (default: auto)")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -54,6 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
             val_fraction=arguments.val_fraction,
             callbacks=[progress],
             tokenizer=arguments.tokenizer,
+            precision=arguments.precision,
         )
     if arguments.json:
         print_json(report)
@@ -72,5 +75,6 @@ def run(arguments: argparse.Namespace) -> None:
         "\nshows: it keeps a tenth of the sentences from the training and reports the loss on them."
     )
     print(
-        f'\nThe model and report.json are in {arguments.out}; more text: soma-native generate {arguments.out} "SOMA is"'
+        f"\nThe model, report.json and the loss curve are in {arguments.out}; more text:"
+        f' soma-native generate {arguments.out} "SOMA is"'
     )

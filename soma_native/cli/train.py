@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +20,7 @@ from .common import (
     fraction_type,
     in_flags,
     integer,
+    named,
     positive_type,
     print_json,
     seed_type,
@@ -127,10 +126,8 @@ def run(arguments: argparse.Namespace) -> None:
             history = _fit(trainer, store)
     except ValueError as error:
         message = in_flags(str(error))
-        if message.startswith("the texts"):
-            message = f"{files[0]}{' and the other files' if len(files) > 1 else ''}: {message}"
-        raise CommandError(message) from None
-    _plot(history, Path(arguments.out))
+        raise CommandError(f"{named(files)}: {message}" if message.startswith("the texts") else message) from None
+    history.plot_if_possible(Path(arguments.out) / "loss.png")  # a picture is never worth failing for
     result = _result(trainer, history, arguments.out)
     if arguments.json:
         print_json(result)
@@ -139,14 +136,14 @@ def run(arguments: argparse.Namespace) -> None:
     validation = "" if result["val_loss"] is None else f", validation {result['val_loss']:.4f}"
     print(
         f"{arguments.out}: {result['parameters']:,} parameters, {result['vocab_size']:,} tokens; "
-        f"after epoch {saved['epoch']}, step {saved['step']}: loss {result['train_loss']:.4f}{validation}; "
+        f"after {_when(saved, trainer)}: loss {result['train_loss']:.4f}{validation}; "
         f"{result['seconds']:.1f} s"
     )
     last = history.records[-1]
     if saved is not last:
         print(
-            f"validation was lowest at epoch {saved['epoch']}, step {saved['step']}; that is the model saved, not the "
-            f"last (epoch {last['epoch']}, step {last['step']}: loss {last['train_loss']:.4f}"
+            f"validation was lowest at {_when(saved, trainer)}; that is the model saved, not the last "
+            f"({_when(last, trainer)}: loss {last['train_loss']:.4f}"
             + (")" if last["val_loss"] is None else f", validation {last['val_loss']:.4f})")
         )
     for warning in history.warnings:
@@ -185,7 +182,7 @@ def _fresh(arguments: argparse.Namespace, files: Sequence[Path]) -> tuple[Traine
     except ValueError as error:
         raise UsageError(in_flags(str(error))) from None
     store = TokenStore.encode(read_documents(files, arguments.split), tok)
-    store.require_pairs("CORPUS")
+    store.require_pairs(named(files))
     seed = arguments.seed or 0
     settings = TrainConfig(
         epochs=None if arguments.steps else arguments.epochs or EPOCHS,
@@ -260,11 +257,9 @@ def _same_tokenizer(arguments: argparse.Namespace, tok: Tokenizer) -> None:
         raise UsageError(f"--resume: the tokenizer in {arguments.out} has {tok.vocab_size} tokens")
 
 
-def _plot(history: History, folder: Path) -> None:
-    """The loss curve as loss.png; a picture is never worth failing for."""
-    if importlib.util.find_spec("matplotlib") is not None:
-        with contextlib.suppress(ImportError, OSError, ValueError):
-            history.plot(folder / "loss.png")
+def _when(record: Record, trainer: Trainer) -> str:
+    step = f"step {record['step']}"
+    return step if trainer.config.steps else f"epoch {record['epoch']}, {step}"
 
 
 def _saved(history: History) -> Record:

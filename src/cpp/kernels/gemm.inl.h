@@ -54,6 +54,25 @@ void pack_b_transpose(float* dst, const float* src, int64_t ld, int64_t k, int64
   clear_columns(dst, kGemmCols, k, n);
 }
 
+// A few rows of src at a time, so that the lines which neighbouring tiles share are still there.
+void pack_a_copy(float* dst, const float* src, int64_t ld, int64_t k, int64_t m) {
+  constexpr int64_t kTogether = 16;
+  for (int64_t p = 0; p < k; p += kTogether) {
+    const int64_t count = k - p < kTogether ? k - p : kTogether;
+    for (int64_t i = 0; i < m; i += kGemmRows) {
+      const float* from = src + p * ld + i;
+      float* to = dst + i * k + p * kGemmRows;
+      for (int64_t q = 0; q < count; ++q, from += ld, to += kGemmRows) {
+        if (i + kGemmRows <= m) {
+          __builtin_memcpy(to, from, kGemmRows * sizeof(float));
+        } else {
+          for (int64_t j = 0; j < m - i; ++j) to[j] = from[j];
+        }
+      }
+    }
+  }
+}
+
 inline void round_row(float* dst, const float* src, int64_t k, int64_t units) {
   int64_t u = 0;
   for (; 2 * (u + kWidth) <= k; u += kWidth) store(dst + u, pair_adjacent(src + 2 * u));

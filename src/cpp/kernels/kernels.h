@@ -64,6 +64,7 @@ struct GemmShape {
 // pack_b_*: B as panels of cols columns, dst[u*cols + j], missing columns zero. copy: from src[u*ld + j];
 //   transpose: from src[j*ld + u]; j < n <= cols. transpose_bf16: pairs from src[j*ld + 2u], src[j*ld + 2u+1], zero
 //   from k on to 2 units.
+// pack_a_copy: rows i < m of a transposed A, tile by tile: dst[i/rows*rows*k + p*rows + i%rows] = src[p*ld + i], p < k.
 // round_rows: dst[r*ld_dst + u] = pair(src[r*ld + 2u], src[r*ld + 2u+1]), zero from k on to 2 units.
 // interleave_rows: dst[u*ld_dst + j] = pair(src[2u*ld + j], src[(2u+1)*ld + j]), zero from k on and from n to width.
 // transpose_rows: dst[i*ld_dst + u] = pair(src[2u*ld + i], src[(2u+1)*ld + i]), i < n, zero from k on to 2 units.
@@ -108,6 +109,7 @@ struct GemmShape {
   X(void, pack_b_transpose, (float* dst, const float* src, int64_t ld, int64_t k, int64_t n))                         \
   X(void, pack_b_transpose_bf16,                                                                                      \
     (float* dst, int64_t cols, const float* src, int64_t ld, int64_t k, int64_t n, int64_t units))                    \
+  X(void, pack_a_copy, (float* dst, const float* src, int64_t ld, int64_t k, int64_t m))                              \
   X(void, round_rows,                                                                                                 \
     (float* dst, int64_t ld_dst, const float* src, int64_t ld, int64_t rows, int64_t k, int64_t units))               \
   X(void, interleave_rows,                                                                                            \

@@ -148,7 +148,7 @@ class LinearTask {
   const DecodeMatrix& w_;
   const RowEpilogue& e_;
   const Gemm gemm_;
-  GemmA pairs_{};
+  GemmA pairs_;
   float* panels_ = nullptr;
 };
 

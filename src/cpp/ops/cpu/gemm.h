@@ -11,11 +11,15 @@
 
 namespace soma {
 
-// A strided operand of a tile: element (row i, unit u) at data[i*row + u*depth].
+// A strided operand of tiles: element (row i, unit u) of a tile at data[i*row + u*depth]. The tile that begins in row i
+// is at data[i*down].
 struct GemmA {
+  GemmA() : GemmA(nullptr, 0, 0) {}
+  GemmA(const float* data, int64_t row, int64_t depth) : GemmA(data, row, depth, row) {}
+  GemmA(const float* data, int64_t row, int64_t depth, int64_t down) : data(data), row(row), depth(depth), down(down) {}
   const float* data;
-  int64_t row, depth;
-  GemmA at(int64_t i, int64_t u) const { return {data + i * row + u * depth, row, depth}; }
+  int64_t row, depth, down;
+  GemmA at(int64_t i, int64_t u) const { return {data + i * down + u * depth, row, depth, down}; }
 };
 
 class Gemm {
@@ -89,10 +93,7 @@ class Gemm {
   }
   // The same, always into `memory`; in bfloat16 tiles may read rows up to a multiple of `rows`.
   GemmA copy_a(float* memory, const ConstMatrix& a, int64_t r0, int64_t m, int64_t k0, int64_t k) const;
-  int64_t a_floats(int64_t m, int64_t k) const {
-    const int64_t row_major = round_up(m, shape_.row_major ? rows : 1) * spread(units(k));
-    return shape_.row_major ? row_major : std::max(spread(m) * units(k), row_major);
-  }
+  int64_t a_floats(int64_t m, int64_t k) const { return std::max(spread(m), round_up(m, rows)) * spread(units(k)); }
 
   // C(m, n) for up to `rows` rows and every panel of columns; b's panels are `panel_depth` units deep, used from
   // `skip`.
@@ -121,12 +122,12 @@ inline GemmA Gemm::copy_a(float* memory, const ConstMatrix& a, int64_t r0, int64
       (a.pairs ? t_.transpose_pairs : t_.transpose_rows)(memory, spread(u), from, a.ld, k, m, u);
       return {memory, spread(u), 1};
     }
-    const int64_t distance = spread(m);
-    if (bf16) {
-      (a.pairs ? t_.interleave_pairs : t_.interleave_rows)(memory, distance, from, a.ld, k, m, u, m);
-    } else {
-      for (int64_t p = 0; p < k; ++p) std::copy(from + p * a.ld, from + p * a.ld + m, memory + p * distance);
+    if (!bf16) {
+      t_.pack_a_copy(memory, from, a.ld, k, m);
+      return {memory, 1, rows, k};
     }
+    const int64_t distance = spread(m);
+    (a.pairs ? t_.interleave_pairs : t_.interleave_rows)(memory, distance, from, a.ld, k, m, u, m);
     return {memory, 1, distance};
   }
   const int64_t distance = spread(u);
