@@ -237,8 +237,8 @@ struct TileA {
 };
 
 template <typename Units, int kRows, int kVectors, bool kFull>
-void tile(float* c, int64_t ldc, TileA a, const float* b, int64_t k, int64_t n, const TileStore& how, const float* bias,
-          const float* residual) {
+void tile(float* c, int64_t ldc, const TileA& a, const float* b, int64_t k, int64_t n, const TileStore& how,
+          const float* bias, const float* residual) {
   Vec sum[kRows][kVectors];
   if (how.accumulate) {
     SOMA_UNROLL for (int i = 0; i < kRows; ++i) {
