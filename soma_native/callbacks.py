@@ -8,14 +8,14 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from .history import History, Record
 
 if TYPE_CHECKING:
     from .trainer import Trainer
 
-__all__ = ["Callback", "Event", "EventKind"]
+__all__ = ["Callback", "Event", "EventKind", "interrupt"]
 
 EventKind: TypeAlias = Literal["start", "step", "epoch", "evaluate", "checkpoint", "warning", "end"]
 EVENT_KINDS: tuple[EventKind, ...] = ("start", "step", "epoch", "evaluate", "checkpoint", "warning", "end")
@@ -125,6 +125,13 @@ class Dispatcher:
             hook(event)
 
 
+def interrupt() -> None:
+    """Do what Ctrl-C does to a training run of the main thread: for handlers of other signals, which run there."""
+    if InterruptGuard.current is None:
+        raise KeyboardInterrupt
+    InterruptGuard.current.interrupt()
+
+
 class InterruptGuard:
     """Within its `with` block, Ctrl-C raises KeyboardInterrupt as ever, except that `hold()` puts it off.
 
@@ -132,16 +139,20 @@ class InterruptGuard:
     SIGINT itself keeps doing so.
     """
 
+    current: ClassVar[InterruptGuard | None] = None  # the innermost one of the main thread
+
     def __init__(self) -> None:
         self._installed = False
         self._holding = False
         self._pending = False
+        self._outer: InterruptGuard | None = None
 
     def __enter__(self) -> InterruptGuard:
-        in_main_thread = threading.current_thread() is threading.main_thread()
-        if in_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            signal.signal(signal.SIGINT, self._on_interrupt)
-            self._installed = True
+        if threading.current_thread() is threading.main_thread():
+            self._outer, InterruptGuard.current = InterruptGuard.current, self
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                signal.signal(signal.SIGINT, self._on_interrupt)
+                self._installed = True
         return self
 
     def __exit__(
@@ -150,8 +161,14 @@ class InterruptGuard:
         if self._installed:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             self._installed = False
+        if InterruptGuard.current is self:
+            InterruptGuard.current = self._outer
 
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
+        self.interrupt()
+
+    def interrupt(self) -> None:
+        """Raise KeyboardInterrupt, now or at the end of `hold()`."""
         if not self._holding:
             raise KeyboardInterrupt
         self._pending = True

@@ -80,6 +80,8 @@ def save(
     folder = _as_path(folder)
     if not hasattr(model, "parameters"):
         raise TypeError(f"model must be a soma_native.Model, got {type(model).__name__}")
+    if tok is not None and not isinstance(tok, Tokenizer):
+        raise TypeError(f"tok must be a soma_native.Tokenizer or None, got {type(tok).__name__}")
     parameters = model.parameters()
     for name, array in parameters.items():
         if not np.isfinite(array).all():
@@ -242,7 +244,10 @@ def _read_checked(view: FolderView, name: str, checksums: Mapping[str, object], 
                     chunks.append(chunk)
         except OSError as error:
             raise CheckpointError(f"cannot be read: {error.strerror or error}", path=path) from error
-    if name in checksums and checksums[name] != [size, crc]:
+    # Every save names the configuration, and one with a tokenizer both of its files: a name that is missing is damage.
+    expected = {CONFIG: bool(checksums), TOKENIZER: TOKENIZER_CONFIG in checksums}
+    unnamed = name not in checksums and expected.get(name, False)
+    if unnamed or checksums.get(name, [size, crc]) != [size, crc]:
         raise CheckpointError(
             f"is not the file that was saved with {WEIGHTS}: damaged or changed since (where you changed it on "
             "purpose, load with verify=False)",

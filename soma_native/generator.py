@@ -61,6 +61,9 @@ class Generator:
     def __init__(self, model: Model, tok: Tokenizer, *, end_token: str | None = "auto", weights: str = "auto") -> None:
         if weights not in WEIGHTS:
             raise ValueError(f"weights must be one of {', '.join(WEIGHTS)}, got {weights!r}")
+        for name, value, kind in (("model", model, Model), ("tok", tok, Tokenizer)):
+            if not isinstance(value, kind):
+                raise TypeError(f"{name} must be a soma_native.{kind.__name__}, got {type(value).__name__}")
         if tok.vocab_size > model.config.vocab_size:
             raise ValueError(
                 f"the tokenizer has {tok.vocab_size} tokens, the model only {model.config.vocab_size}: they do not "
@@ -189,7 +192,7 @@ class Generator:
             max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
             repetition_penalty=repetition_penalty, seed=seed, stop=stop, max_new_tokens=max_new_tokens, unknown=unknown,
         )  # fmt: skip
-        if isinstance(prompts, (str, bytes)):
+        if isinstance(prompts, (str, bytes)) or not isinstance(prompts, Iterable):
             raise TypeError("prompts must be a list of texts; for one text there is generate")
         texts = [_text(f"prompts[{row}]", prompt) for row, prompt in enumerate(prompts)]
         pieces: list[list[str]] = [[text] for text in texts]

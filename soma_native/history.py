@@ -194,6 +194,7 @@ class History:
             axes.annotate(
                 f"over-fitting from here\n(validation {_val_loss(turn):.3f})",
                 (turn["step"], _val_loss(turn)), xytext=(6, 24), textcoords="offset points", fontsize="small",
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8},
             )  # fmt: skip
         axes.set_xlabel("step")
         axes.set_ylabel("loss (nats a token)")

@@ -76,7 +76,7 @@ class Sampling:
             top_p=1.0 if top_p is None else _number("top_p", top_p, "above 0 and at most 1", lambda x: 0 < x <= 1),
             repetition_penalty=1.0
             if repetition_penalty is None
-            else _number("repetition_penalty", repetition_penalty, "above 0 (1 is off)", lambda x: x > 0),
+            else _number("repetition_penalty", repetition_penalty, "from 1e-37 to 1e38 (1 is off)", is_penalty),
             seed=None if seed is None else _integer("seed", seed, 0, 1 << 64),
             stop=_stop_strings(stop),
         )
@@ -84,6 +84,11 @@ class Sampling:
     def fresh_seed(self) -> int:
         """The given seed, or one from the system's entropy."""
         return secrets.randbits(64) if self.seed is None else self.seed
+
+
+def is_penalty(value: float) -> bool:
+    """Whether the core, in single precision, can multiply and divide by this repetition penalty."""
+    return 1e-37 <= value <= 1e38
 
 
 def _integer(name: str, value: Any, least: int, below: int) -> int:
@@ -103,7 +108,7 @@ def _number(name: str, value: Any, allowed: str, test: Any) -> float:
         raise TypeError(f"{name}={value!r:.80}: must be a number")
     number = float(value)
     if not math.isfinite(number) or not test(number):
-        raise ValueError(f"{name}={number:g}: must be {allowed}")
+        raise ValueError(f"{name}={number:g}: must be {allowed if math.isfinite(number) else 'finite'}")
     return number
 
 

@@ -300,12 +300,15 @@ class Tokenizer:
         """The text of a token, as `token_to_id` takes it.
 
         Raises:
+            TypeError: `i` is no whole number.
             ValueError: there is no such id.
 
         >>> tok = Tokenizer.train(["ab"], kind="byte")
         >>> tok.id_to_token(97), tok.id_to_token(32)
         ('a', 'Ġ')
         """
+        if isinstance(i, bool) or not hasattr(i, "__index__"):
+            raise TypeError(f"i={i!r:.80}: must be a whole number, the id of a token")
         i = operator.index(i)
         if not 0 <= i < self.vocab_size:
             raise ValueError(f"id {i} is not in the vocabulary: ids are 0 to {self.vocab_size - 1}")

@@ -155,7 +155,8 @@ class TrainConfig:
         if not (math.isfinite(number) and number >= least and number > above and number < below):
             limits = [f"at least {least:g}"] if least > -math.inf else [f"above {above:g}"]
             limits += [f"below {below:g}"] if below < math.inf else []
-            raise ValueError(f"{name}={number:g}: must be {' and '.join(limits)}")
+            allowed = " and ".join(limits) if math.isfinite(number) else "finite"
+            raise ValueError(f"{name}={number:g}: must be {allowed}")
         object.__setattr__(self, name, number)
 
     def _choice(self, name: str, allowed: tuple[str, ...]) -> None:

@@ -50,6 +50,9 @@ class Trainer:
         config = TrainConfig() if config is None else config
         if not isinstance(config, TrainConfig):
             raise TypeError(f"config is {type(config).__name__}: expected a TrainConfig")
+        for name, value, kind in (("model", model, "parameters"), ("tokenizer", tokenizer, "encode")):
+            if not hasattr(value, kind):
+                raise TypeError(f"{name} must be a soma_native.{name.capitalize()}, got {type(value).__name__}")
         if tokenizer.vocab_size > model.config.vocab_size:
             raise ValueError(
                 f"the tokenizer has {tokenizer.vocab_size} tokens and the model only {model.config.vocab_size}: make "

@@ -19,7 +19,7 @@ __all__ = ["TrainingPlan"]
 
 logger = logging.getLogger("soma_native")
 
-_STEPS = "number of steps (epochs, steps)"
+_STEPS = "number of steps (epochs or steps)"
 _STEPS_FOLLOW = {"batch_size", "grad_accumulation", "sampling", "seq_len", "training texts"}  # for a number of epochs
 
 

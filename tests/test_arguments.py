@@ -12,6 +12,7 @@ import soma_native as soma
 
 SHAPE = {"vocab_size": 8, "d_model": 8, "n_layers": 1, "n_heads": 2, "d_ff": 16, "max_seq_len": 4}
 MODEL = soma.Model(soma.ModelConfig(**SHAPE))
+TOK = soma.Tokenizer.train(["ab"], kind="char")
 ANY: Any = None
 
 
@@ -32,6 +33,17 @@ ANY: Any = None
         (lambda: soma.load(ANY), TypeError, "folder must be the path of a folder"),
         (lambda: soma.save(ANY, MODEL, ANY), TypeError, "folder must be the path of a folder"),
         (lambda: soma.save("x", ANY, ANY), TypeError, "model must be"),
+        (lambda: soma.save("x", MODEL, "tok"), TypeError, "tok must be"),  # type: ignore[arg-type]
+        (lambda: soma.Trainer(ANY, TOK), TypeError, "model must be a soma_native.Model, got NoneType"),
+        (lambda: soma.Trainer(MODEL, ANY), TypeError, "tokenizer must be a soma_native.Tokenizer, got NoneType"),
+        (lambda: soma.Generator(ANY, TOK), TypeError, "model must be a soma_native.Model, got NoneType"),
+        (lambda: soma.Generator(MODEL, ANY), TypeError, "tok must be a soma_native.Tokenizer, got NoneType"),
+        (lambda: soma.Generator(MODEL, TOK).generate_batch(ANY), TypeError, "prompts must be a list"),
+        (lambda: soma.Generator(MODEL, TOK).stream("a", repetition_penalty=1e300), ValueError, "=1e.300: must be from"),
+        (lambda: soma.Generator(MODEL, TOK).stream("a", temperature=1e999), ValueError, "=inf: must be finite"),
+        (lambda: soma.TrainConfig(lr=1e999), ValueError, "lr=inf: must be finite"),
+        (lambda: TOK.id_to_token(1.5), TypeError, "i=1.5: must be a whole number"),  # type: ignore[arg-type]
+        (lambda: TOK.id_to_token(True), TypeError, "i=True: must be a whole number"),
         (lambda: soma.Tokenizer.train("books/missing"), FileNotFoundError, "no such text file"),
         (lambda: soma.Tokenizer.train("missing.txt"), FileNotFoundError, "no such text file"),
         (lambda: soma.Tokenizer.train("and/or, one says."), TypeError, "pass .text. for one text"),

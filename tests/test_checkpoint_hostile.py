@@ -115,15 +115,15 @@ def test_any_flipped_bit_is_found_or_harmless(folder: Path) -> None:
             assert all(np.array_equal(found[name], array) for name, array in sound.items())
 
 
-def test_checksums_are_not_lost_with_their_name(folder: Path) -> None:
-    content = (folder / WEIGHTS).read_bytes()
-    name = checkpoint.CHECKSUMS.encode()
+@pytest.mark.parametrize("of", [checkpoint.CHECKSUMS, "config.json", "tokenizer.json"])
+def test_checksums_are_not_lost_with_their_name(folder: Path, of: str) -> None:
+    content, name = (folder / WEIGHTS).read_bytes(), of.encode()
     for place in range(content.index(name) - 1, content.index(name) + len(name) + 1):  # its quotation marks as well
         for bit in range(8):
             flipped = bytearray(content)
             flipped[place] ^= 1 << bit
             (folder / WEIGHTS).write_bytes(flipped)
-            refused(folder, f"{WEIGHTS}: is ")
+            refused(folder, WEIGHTS)
 
 
 @pytest.mark.parametrize("length", [1 << 60, (1 << 64) - 1, (16 << 20) + 1, 1 << 24, 0])

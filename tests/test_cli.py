@@ -25,7 +25,7 @@ The dog sat on the cat. The mat ate the dog, and the food said: yes!
 """
     * 12
 )
-PROGRAM = [sys.executable, "-m", "soma_native.cli"]
+PROGRAM = [sys.executable, "-m", "soma_native"]
 SMALL = ["--preset", "nano-cpu", "--tokenizer", "word", "--seq-len", "16", "--batch-size", "4"]
 
 
@@ -265,11 +265,19 @@ def test_resume_with_other_settings(
     assert result.status == status and problem in result.err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_in_training_saves_and_says_where(corpus: Path, tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("number", "background"), [(signal.SIGINT, False), (signal.SIGTERM, False), (signal.SIGTERM, True)]
+)
+def test_ctrl_c_in_training_saves_and_says_where(
+    corpus: Path, tmp_path: Path, number: signal.Signals, background: bool
+) -> None:
+    """`background`: Ctrl-C is ignored, as a shell script has it for the commands that it starts with `&`."""
     out = tmp_path / "model"
     command = [*PROGRAM, "train", str(corpus), "--out", str(out), "--epochs", "100000", *SMALL]
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if background else None
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    if background:
+        signal.signal(signal.SIGINT, before)
     assert process.stderr is not None and process.stdout is not None
     assert process.stderr.readline().startswith("train: ")
     while not process.stderr.readline().startswith("epoch"):

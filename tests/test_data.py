@@ -157,7 +157,10 @@ def test_more_than_65536_tokens_take_four_bytes() -> None:
 
 @pytest.mark.parametrize(
     ("texts", "message"),
-    [([], "no documents"), (["", "a", "b"], r"all 3 document\(s\) have fewer than 2 tokens \(2 tokens in all\)")],
+    [
+        ([], "there is no document in texts"),
+        (["", "a", "b"], r"all 3 document\(s\) have fewer than 2 tokens \(2 tokens in all\)"),
+    ],
 )
 def test_no_pair_is_an_error_that_says_why(texts: list[str], message: str) -> None:
     tok = soma.Tokenizer.train(["a b c"], kind="word", vocab_size=9)

@@ -106,7 +106,7 @@ def test_a_constant_rate_can_be_trained_for_longer(tmp_path: Path) -> None:
     ("settings", "texts", "message"),
     [
         ({"lr": 0.5}, SENTENCES, r"lr \(0.01 there, 0.5 here\)"),
-        ({"epochs": 4}, SENTENCES, r"number of steps \(epochs, steps\) \(24 there, 32 here\)"),
+        ({"epochs": 4}, SENTENCES, r"number of steps \(epochs or steps\) \(24 there, 32 here\)"),
         ({"betas": (0.8, 0.9)}, SENTENCES, r"betas \(\[0.9, 0.95\] there, \[0.8, 0.9\] here\)"),
         ({"sampling": "random"}, SENTENCES, r"sampling \(epoch there, random here\)"),
         ({}, [*SENTENCES[1:], SENTENCES[0]], "differs in: training texts"),

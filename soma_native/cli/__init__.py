@@ -120,5 +120,5 @@ def _log_to_stderr() -> logging.Handler:
 
 
 def run() -> NoReturn:
-    """What the installed command and `python -m soma_native.cli` call."""
+    """What the installed command and `python -m soma_native` call."""
     sys.exit(main())

@@ -208,7 +208,7 @@ def corpus_files(paths: Sequence[str]) -> list[Path]:
 
 
 _NAMES = "batch_size|epochs|lr|max_eval_windows|max_seq_len|min_frequency|pattern|seq_len|val_fraction|vocab_size"
-_IN_PYTHON = re.compile(rf"(?<![\w./'-])(?:({_NAMES})(?![\w./'-])=?|without resume\b|resume=True)")
+_IN_PYTHON = re.compile(rf"(?<![\w./'-])(?:({_NAMES}|(?<=epochs or )steps)(?![\w./'-])=?|without resume\b|resume=True)")
 
 
 def in_flags(message: str) -> str:
@@ -233,11 +233,16 @@ terminated = threading.Event()  # whether what ended the command was a SIGTERM a
 
 @contextlib.contextmanager
 def sigterm_as_ctrl_c() -> Iterator[None]:
-    """Within this block SIGTERM does what Ctrl-C does, unless the program was started with it ignored."""
+    """Within this block SIGTERM does what Ctrl-C does, also where that is ignored as in a script's background jobs.
+
+    A program that was started with SIGTERM ignored goes on ignoring it.
+    """
 
     def terminate(number: int, frame: object) -> None:
+        from ..callbacks import interrupt
+
         terminated.set()
-        signal.raise_signal(signal.SIGINT)
+        interrupt()
 
     if (
         threading.current_thread() is not threading.main_thread()

@@ -7,9 +7,9 @@ import secrets
 import time
 from typing import Any
 
-from soma_native.sampling import WEIGHTS
+from soma_native.sampling import WEIGHTS, is_penalty
 
-from .common import UsageError, add_command, integer, number, positive_type, print_json, read_stdin, seed_type
+from .common import UsageError, add_command, integer, number, print_json, read_stdin, seed_type
 
 
 def add_parser(commands: Any) -> None:
@@ -42,7 +42,11 @@ def add_parser(commands: Any) -> None:
         help="draw from the likeliest that together reach this probability; 1 from all (default: 0.95)",
     )
     parser.add_argument(
-        "--repetition-penalty", type=positive_type, default=1.15, metavar="X", help="1 is off (default: 1.15)"
+        "--repetition-penalty",
+        type=number("from 1e-37 to 1e38", is_penalty),
+        default=1.15,
+        metavar="X",
+        help="1 is off (default: 1.15)",
     )
     parser.add_argument(
         "--weights",

@@ -118,6 +118,9 @@ def run(arguments: argparse.Namespace) -> None:
     """Train, and print what came out."""
     files = corpus_files(arguments.corpus)
     check_not_empty(files)
+    for file in files:
+        if not file.is_file():
+            raise CommandError(f"{file}: is not an ordinary file, and training reads its texts twice: write it to one")
     if not arguments.resume:
         check_writable(arguments.out)
     try:
@@ -232,7 +235,7 @@ def _resumed(arguments: argparse.Namespace, files: Sequence[Path]) -> tuple[Trai
     try:
         trainer = Trainer.resume(arguments.out, **{name: value for name, value in given.items() if value is not None})
     except FileNotFoundError as error:
-        raise CommandError(str(error)) from None
+        raise CommandError(in_flags(str(error))) from None
     config, tok = trainer.model.config, trainer.tokenizer
     if arguments.preset is not None:
         context = {} if arguments.seq_len is None else {"max_seq_len": arguments.seq_len}

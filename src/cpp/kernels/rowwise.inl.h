@@ -115,12 +115,13 @@ struct Columns {
   static constexpr int kVectors = kCount;
 };
 
-// f(Columns, j, n) for groups of four vectors of columns, or of one: n columns from j. A sum down the rows then has
-// four chains.
+// f(Columns, j, n) for groups of four vectors of columns, of two (a panel of B), or of one: n columns from j. A sum
+// down the rows then has as many chains.
 template <typename F>
 inline void each_columns(int64_t count, F f) {
   int64_t j = 0;
   for (; j + 4 * kWidth <= count; j += 4 * kWidth) f(Columns<4>{}, j, 4 * kWidth);
+  for (; j + 2 * kWidth <= count; j += 2 * kWidth) f(Columns<2>{}, j, 2 * kWidth);
   for (; j < count; j += kWidth) f(Columns<1>{}, j, count - j < kWidth ? count - j : kWidth);
 }
 

@@ -75,10 +75,9 @@ class Gemm {
   }
 
   // out += the sum over the depth of panel `i` as it was packed, u units deep.
-  void panel_sums(float* out, const float* panel, const ConstMatrix& b, int64_t i, int64_t k0, int64_t k) const {
+  void panel_sums(float* out, const float* panel, const ConstMatrix& b, int64_t i, int64_t k) const {
     const int64_t first = i * cols, n = std::min(cols, b.width() - first);
-    bf16 ? t_.pair_sums(out + first, panel, cols, units(k), n)
-         : t_.column_sum(out + first, b.at(k0, first), b.ld, k, n);
+    (bf16 ? t_.pair_sums : t_.column_sum)(out + first, panel, cols, units(k), n);
   }
 
   // Whether tiles can read rows i.. of A where they lie. Floats along k can, unless their rows share the sets of L1.

@@ -210,7 +210,7 @@ void CpuOps::matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e) {
         for (int64_t i = panels * range / packers; i < panels * (range + 1) / packers; ++i) {
           float* const panel = packed_b_.data() + i * g.cols * block_depth;
           g.pack_b(panel, b, first + i, k0, k_count);
-          if (e.column_sums != nullptr) g.panel_sums(e.column_sums, panel, b, first + i, k0, k_count);
+          if (e.column_sums != nullptr) g.panel_sums(e.column_sums, panel, b, first + i, k_count);
         }
       };
 
@@ -261,7 +261,7 @@ void CpuOps::weight_gradients(const WeightGradient* list, int64_t count) {
       for (int64_t i = std::max<int64_t>(0, begin - before); i < std::min(panels, end - before); ++i) {
         float* const panel = packed_b_.data() + (before + i) * panel_floats;
         g.pack_b(panel, w->dy, i, 0, k);
-        if (w->column_sums != nullptr) g.panel_sums(w->column_sums, panel, w->dy, i, 0, k);
+        if (w->column_sums != nullptr) g.panel_sums(w->column_sums, panel, w->dy, i, k);
       }
       before += panels;
     }
