@@ -193,8 +193,7 @@ class History:
             axes.axvline(turn["step"], color="grey", linestyle="--", linewidth=1)
             axes.annotate(
                 f"over-fitting from here\n(validation {_val_loss(turn):.3f})",
-                (turn["step"], _val_loss(turn)), xytext=(6, 24), textcoords="offset points", fontsize="small",
-                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8},
+                (turn["step"], _val_loss(turn)), xytext=(6, -30), textcoords="offset points", fontsize="small",
             )  # fmt: skip
         axes.set_xlabel("step")
         axes.set_ylabel("loss (nats a token)")
