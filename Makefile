@@ -69,7 +69,8 @@ stub: $(DEV_STAMP) $(PACKAGE_STAMP) ## write soma_native/_core.pyi anew from the
 # first as well: the address sanitizer must find __cxa_throw when it starts, before Python has loaded any C++. Leaks are
 # not looked for: CPython keeps memory until the process ends. AMX is emulated: its level runs, within the bounds that the
 # sanitizer knows, and any use of tiles that a real processor would refuse ends the process. Whole models in bfloat16
-# (tests/test_bfloat16.py) take minutes more and call no kernel that is not here.
+# (tests/test_bfloat16.py) take minutes more and call no kernel that is not here. Two files at a time: most tests keep one
+# core busy.
 SANITIZE_TESTS ?= $(wildcard tests/test_kernels*.py tests/test_decode*.py) tests/test_pairs.py tests/test_sampler.py \
   tests/test_gradients.py tests/test_generator.py tests/test_tokenizer.py tests/test_tokenizer_errors.py \
   tests/test_bpe_encode.py tests/test_bpe_training.py
@@ -81,7 +82,8 @@ sanitize: $(DEV_STAMP) $(PACKAGE_STAMP) $(TEST_STAMP) ## run the kernel and toke
 	cp build/sanitize/_core*.so build/sanitize/package/soma_native/
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0:strict_string_checks=1:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
-	PYTHONPATH=build/sanitize/package $(BIN)/pytest -p no:cacheprovider $(SANITIZE_TESTS)
+	PYTHONPATH=build/sanitize/package \
+	xargs -P 2 -n 1 $(BIN)/pytest -q -p no:cacheprovider <<< "$(SANITIZE_TESTS)"
 
 bench: $(PACKAGE_STAMP) $(TEST_STAMP) ## run the benchmarks and write their records (into runs/records)
 	$(BIN)/python benchmarks/bench_train.py --json $(RECORDS)/train.json
