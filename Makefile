@@ -83,7 +83,7 @@ sanitize: $(DEV_STAMP) $(PACKAGE_STAMP) $(TEST_STAMP) ## run the kernel and toke
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0:strict_string_checks=1:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
 	PYTHONPATH=build/sanitize/package \
-	xargs -P 2 -n 1 $(BIN)/pytest -q -p no:cacheprovider <<< "$(SANITIZE_TESTS)"
+	xargs -P 2 -n 1 $(BIN)/pytest -q -p no:cacheprovider $(PYTEST_ARGS) <<< "$(SANITIZE_TESTS)"
 
 bench: $(PACKAGE_STAMP) $(TEST_STAMP) ## run the benchmarks and write their records (into runs/records)
 	$(BIN)/python benchmarks/bench_train.py --json $(RECORDS)/train.json

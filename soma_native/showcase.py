@@ -34,7 +34,7 @@ SENTENCE_WORDS = 13
 TEMPERATURE = 0.4  # at the generator's 0.7 one sample in four runs from one sentence of the corpus into another
 
 # In the middle of what works: with batches of 32 sentences, learning rates from 4e-3 to 8e-3 end between 0.27 and 0.21,
-# and seeds differ by 0.01. Half the batch needs 3e-3 and ends no lower, in a tenth more time. The rest is as
+# and seeds differ by 0.01. Half the batch needs 3e-3 and ends no lower, in an eighth more time. The rest is as
 # TrainConfig has it.
 LR = 5e-3
 BATCH_SIZE = 32

@@ -123,7 +123,7 @@ def test_checksums_are_not_lost_with_their_name(folder: Path, of: str) -> None:
             flipped = bytearray(content)
             flipped[place] ^= 1 << bit
             (folder / WEIGHTS).write_bytes(flipped)
-            refused(folder, WEIGHTS)
+            refused(folder, f"{WEIGHTS}: is " if of == checkpoint.CHECKSUMS else WEIGHTS)
 
 
 @pytest.mark.parametrize("length", [1 << 60, (1 << 64) - 1, (16 << 20) + 1, 1 << 24, 0])

@@ -303,6 +303,7 @@ def test_errors_a_user_can_cause(run: Any, corpus: Path, trained: Path, tmp_path
     failed(run("train", tmp_path / "none.txt", "--out", tmp_path / "m"), "none.txt: no such file or folder")
     failed(run("train", bad, "--out", tmp_path / "m"), "bad.txt", "byte 5")
     failed(run("train", empty, "--out", tmp_path / "m"), "empty.txt: is empty")
+    failed(run("train", os.devnull, "--out", tmp_path / "m"), f"{os.devnull}: is not an ordinary file")
     blank = tmp_path / "blank.txt"
     blank.write_text(" \n")
     failed(run("train", blank, "--out", tmp_path / "m"), "blank.txt: the texts must have at least two different words")
