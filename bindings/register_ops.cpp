@@ -245,21 +245,17 @@ Pair attention(const Floats& qkv, int64_t heads, const std::string& precision, c
   return py::make_tuple(out, lse);
 }
 
-Floats attention_backward(const Floats& dout, const Floats& qkv, const Floats& out, const Floats& lse,
-                          const std::string& precision, const std::string& pairs) {
+Floats attention_backward(const Floats& dout, const Floats& qkv, const Floats& lse, const std::string& precision,
+                          const std::string& pairs) {
   expect_dimensions("lse", lse, 3);
   const soma::AttentionShape shape = attention_shape(qkv, lse.shape(1));
   expect_pairs(pairs, "ac", precision);
   expect_even_heads(pairs, shape);
   expect("lse", lse, {shape.batch, shape.heads, shape.length});
   expect("dout", dout, {shape.batch, shape.length, shape.channels()});
-  expect("out", out, shape_of(dout));
   Floats dqkv = unset(shape_of(qkv));
   const Operand result = Operand::into(dqkv, has(pairs, 'c')), in = Operand::of(qkv, has(pairs, 'a'));
-  run(
-      [&](soma::Ops& ops) {
-        ops.attention_backward(result.get(), matrix(dout), in.get(), matrix(out), lse.data(), shape);
-      },
+  run([&](soma::Ops& ops) { ops.attention_backward(result.get(), matrix(dout), in.get(), lse.data(), shape); },
       precision);
   result.finish();
   return dqkv;
@@ -356,7 +352,7 @@ void register_ops(py::module_& parent) {
   m.def("attention", &attention, py::arg("qkv"), py::arg("heads"), py::arg("precision") = "float32",
         py::arg("pairs") = "",
         "(out (B, T, C), log-sum-exp of the scaled scores (B, H, T)) of causal attention over qkv (B, T, 3C).");
-  m.def("attention_backward", &attention_backward, py::arg("dout"), py::arg("qkv"), py::arg("out"), py::arg("lse"),
+  m.def("attention_backward", &attention_backward, py::arg("dout"), py::arg("qkv"), py::arg("lse"),
         py::arg("precision") = "float32", py::arg("pairs") = "", "dqkv, from what attention returned.");
   m.def("embed", &embed, py::arg("ids"), py::arg("wte"), py::arg("wpe"), "wte[ids] + wpe[position], (B, T, C).");
   m.def("embed_backward", &embed_backward, py::arg("dout"), py::arg("ids"), py::arg("dwte"), py::arg("dwpe"),

@@ -218,26 +218,31 @@ def _merge_heads(x: Array) -> Array:
     return x.transpose(0, 2, 1, 3).reshape(batch, length, heads * size)
 
 
-def _attention_probabilities(q: Array, k: Array) -> Array:
+def _attention_weights(q: Array, k: Array) -> tuple[Array, Array]:
+    """exp(scores - their maximum) of every query, 0 for what it does not see, and the sums of these."""
     length = q.shape[-2]
     scores = product(q, k.swapaxes(-1, -2)) / q.shape[-1] ** 0.5
-    return softmax(np.where(np.tril(np.ones((length, length), dtype=bool)), scores, -1e30))
+    scores = np.where(np.tril(np.ones((length, length), dtype=bool)), scores, -1e30)
+    e = np.exp(scores - scores.real.max(axis=-1, keepdims=True))
+    return e, e.sum(axis=-1, keepdims=True)
 
 
 def attention(qkv: Array, n_heads: int) -> Array:
     """Causal softmax(q k^T / sqrt(head size)) v; qkv (B, T, 3d) = [q | k | v], each d wide and cut into heads."""
     q, k, v = _split_heads(qkv, n_heads)
-    return _merge_heads(product(_attention_probabilities(q, k), v))
+    e, total = _attention_weights(q, k)
+    return _merge_heads(product(e, v) / total)
 
 
 def attention_backward(dy: Array, qkv: Array, n_heads: int) -> Array:
     """Gradient dqkv (B, T, 3d) of y = attention(qkv, n_heads)."""
     q, k, v = _split_heads(qkv, n_heads)
-    p = _attention_probabilities(q, k)
+    e, total = _attention_weights(q, k)
+    p = e / total
     batch, length, width = dy.shape
     do = dy.reshape(batch, length, n_heads, width // n_heads).transpose(0, 2, 1, 3)
     dp = product(do, v.swapaxes(-1, -2))
-    ds = p * (dp - (do * product(p, v)).sum(axis=-1, keepdims=True)) / q.shape[-1] ** 0.5
+    ds = p * (dp - (p * dp).sum(axis=-1, keepdims=True)) / q.shape[-1] ** 0.5
     parts = (product(ds, k), product(ds.swapaxes(-1, -2), q), product(p.swapaxes(-1, -2), do))
     return np.concatenate([_merge_heads(part) for part in parts], axis=-1)
 

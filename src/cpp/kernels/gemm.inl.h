@@ -75,12 +75,13 @@ void pack_a_copy(float* dst, const float* src, int64_t ld, int64_t k, int64_t m)
 
 inline void round_row(float* dst, const float* src, int64_t k, int64_t units) {
   int64_t u = 0;
-  for (; 2 * (u + kWidth) <= k; u += kWidth) store(dst + u, pair_adjacent(src + 2 * u));
+  for (; 2 * (u + kWidth) <= k; u += kWidth)
+    store(dst + u, pair_adjacent(load(src + 2 * u), load(src + 2 * u + kWidth)));
   if (2 * u < k) {
     float tail[2 * kWidth] = {};
     for (int64_t i = 0; 2 * u + i < k; ++i) tail[i] = src[2 * u + i];
     float pairs[kWidth];
-    store(pairs, pair_adjacent(tail));
+    store(pairs, pair_adjacent(load(tail), load(tail + kWidth)));
     for (int64_t i = 0; i < kWidth && u < units; ++i) dst[u++] = pairs[i];
   }
   for (; u < units; ++u) dst[u] = 0.0f;

@@ -48,6 +48,19 @@ struct RowsProduct {
   int32_t fetch;  // 1: W comes from memory, and panels are asked for ahead of their use
 };
 
+// The tile of queries in backward attention: m rows, of which row r sees the first n + r keys. Rows and units are
+// defined up to `width` columns; up to a multiple of 32 they can be read and written.
+struct AttentionTile {
+  float *p, *dp;  // the scores and the gradients of the probabilities
+  int64_t ld, m, n, width;
+  float scale;
+  const float* lse;  // (m)
+  // attention_gradient_pairs alone: ds as rows of pairs; p and ds as `units` of two rows, as interleave_rows makes them,
+  // zero beyond m.
+  float *ds_rows, *p_units, *ds_units;
+  int64_t ld_rows, ld_units, units;
+};
+
 // What the matrix product of one precision asks of its operands.
 struct GemmShape {
   int32_t rows, cols;   // the largest tile; cols is the width of packed panels
@@ -92,9 +105,11 @@ struct GemmShape {
 //   be dy.
 // relu_backward: dx = y > 0 ? dy : 0; dx may be dy.
 // add: y = a + b. scale_add: y += s x.
-// softmax_row: x = softmax(scale x) in place; *max = max(scale x), *sum = sum exp(scale x - max).
-// exp_row: y = exp(scale x - shift).
-// attention_dscores: ds = scale p (dp - delta); ds may be dp.
+// attention_weights: row r of m, of its first n + r columns: max = max scale x, sum = sum exp(scale x - max), and those
+//   exponentials, zeros from there to width, in place or (pairs not null) as rows of pairs. Columns as in AttentionTile.
+// scale_rows: y[r] /= divisors[r], n columns of each.
+// attention_gradient: p = exp(scale p - lse), dp = ds = scale p (dp - sum p dp / sum p), zero where a row does not see.
+//   attention_gradient_pairs: the same p; ds and p as pairs, as AttentionTile says.
 // max_sum_exp: *max = max x, *sum = sum exp(x - max).
 // cross_entropy_row: x = grad_scale (softmax(x) - onehot(target)) in place; *max, *sum as above.
 // attend: out(h) = sum_j softmax_j(scale q.K_j) V_j over n cached positions of one head. Keys lie in blocks of 16
@@ -155,9 +170,12 @@ struct GemmShape {
   X(void, relu_backward, (float* dx, const float* dy, const float* y, int64_t n))                                     \
   X(void, add, (float* y, const float* a, const float* b, int64_t n))                                                 \
   X(void, scale_add, (float* y, const float* x, float s, int64_t n))                                                  \
-  X(void, softmax_row, (float* x, int64_t n, float scale, float* max, float* sum))                                    \
-  X(void, exp_row, (float* y, const float* x, int64_t n, float scale, float shift))                                   \
-  X(void, attention_dscores, (float* ds, const float* p, const float* dp, float delta, float scale, int64_t n))       \
+  X(void, attention_weights,                                                                                          \
+    (float* pairs, int64_t ld_pairs, float* x, int64_t ld, int64_t m, int64_t n, int64_t width, float scale,          \
+     float* max, float* sum))                                                                                         \
+  X(void, scale_rows, (float* y, int64_t ld, int64_t m, int64_t n, const float* divisors))                            \
+  X(void, attention_gradient, (const AttentionTile* tile))                                                            \
+  X(void, attention_gradient_pairs, (const AttentionTile* tile))                                                      \
   X(void, max_sum_exp, (const float* x, int64_t n, float* max, float* sum))                                           \
   X(void, cross_entropy_row, (float* x, int64_t n, int64_t target, float grad_scale, float* max, float* sum))         \
   X(void, attend,                                                                                                     \

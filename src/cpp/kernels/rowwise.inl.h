@@ -25,21 +25,19 @@ inline void each(int64_t count, F f) {
 // v where the lane is below n, else 0: keeps a padded lane out of a sum.
 inline Vec keep(Vec v, int64_t n) { return n >= kWidth ? v : keep_n(v, n); }
 
-// e^x. Cody-Waite reduction by ln 2 in two parts, then a degree-6 Taylor-like polynomial on [-ln2/2, ln2/2]; relative
-// error below 2 ulp. Saturates outside [-87, 88]; NaN stays NaN.
+// e^x. Cody-Waite reduction by ln 2 in two parts, then the polynomial of degree 6 with the least largest error on
+// [-ln2/2, ln2/2], by Estrin's scheme: what waits for what is half as long as by Horner's. Relative error below 1.1 ulp.
+// Saturates outside [-87, 88]; NaN stays NaN.
 inline Vec exp(Vec x) {
   const Vec clamped = min(set1(88.0f), max(set1(-87.0f), x));              // the second operand survives a NaN
   const Vec shifted = fma(clamped, set1(1.44269504f), set1(12582912.0f));  // x log2(e), rounded, + 1.5 * 2^23
   const Vec n = sub(shifted, set1(12582912.0f));
   Vec r = fma(n, set1(-0.693359375f), clamped);
   r = fma(n, set1(2.12194440e-4f), r);
-  Vec p = set1(1.9875691500e-4f);
-  p = fma(p, r, set1(1.3981999507e-3f));
-  p = fma(p, r, set1(8.3334519073e-3f));
-  p = fma(p, r, set1(4.1665795894e-2f));
-  p = fma(p, r, set1(1.6666665459e-1f));
-  p = fma(p, r, set1(5.0000001201e-1f));
-  p = add(fma(p, mul(r, r), r), set1(1.0f));
+  const Vec r2 = mul(r, r);
+  const Vec low = fma(r, set1(1.666651964e-1f), set1(4.999999404e-1f));
+  const Vec high = fma(r2, set1(1.381449634e-3f), fma(r, set1(8.368751965e-3f), set1(4.166839272e-2f)));
+  const Vec p = add(fma(fma(high, r2, low), r2, r), set1(1.0f));
   return mul(p, exp2_of_shifted(shifted));
 }
 
@@ -211,17 +209,11 @@ void scale_add(float* y, const float* x, float s, int64_t n) {
 
 inline float row_max(const float* x, int64_t n) {
   Vec best = set1(x[0]);
-  int64_t i = 0;
-  for (; i + kWidth <= n; i += kWidth) best = max(best, load(x + i));
-  if (n >= kWidth) return reduce_max(i < n ? max(best, load(x + n - kWidth)) : best);  // the last ones twice
-  float top = x[0];
-  for (; i < n; ++i) top = x[i] > top ? x[i] : top;
-  return top;
-}
-
-void exp_row(float* y, const float* x, int64_t n, float scale, float shift) {
-  each(n,
-       [&](int64_t i, int64_t m) { store_tail(y + i, exp(fma(load_tail(x + i, m), set1(scale), set1(-shift))), m); });
+  each(n, [&](int64_t i, int64_t m) {
+    const Vec v = load_tail(x + i, m);
+    best = max(best, m >= kWidth ? v : first_or(v, m, best));
+  });
+  return reduce_max(best);
 }
 
 // y = exp(scale x - shift), and its sum.
@@ -233,18 +225,11 @@ inline float exp_and_sum(float* y, const float* x, int64_t n, float scale, float
   });
 }
 
-void softmax_row(float* x, int64_t n, float scale, float* max_out, float* sum_out) {
+inline void softmax_row(float* x, int64_t n, float scale, float* max_out, float* sum_out) {
   *max_out = scale * row_max(x, n);
   *sum_out = exp_and_sum(x, x, n, scale, *max_out);
   const Vec s = set1(1.0f / *sum_out);
   each(n, [&](int64_t i, int64_t m) { store_tail(x + i, mul(load_tail(x + i, m), s), m); });
-}
-
-void attention_dscores(float* ds, const float* p, const float* dp, float delta, float scale, int64_t n) {
-  each(n, [&](int64_t i, int64_t m) {
-    const Vec d = sub(load_tail(dp + i, m), set1(delta));
-    store_tail(ds + i, mul(set1(scale), mul(load_tail(p + i, m), d)), m);
-  });
 }
 
 void max_sum_exp(const float* x, int64_t n, float* max_out, float* sum_out) {

@@ -18,6 +18,9 @@ inline void store_n(float* p, Vec a, int64_t n) { _mm256_maskstore_ps(p, first_l
 inline Vec keep_n(Vec a, int64_t n) {
   return {_mm256_and_ps(_mm256_castsi256_ps(first_lanes(n)), a.v)};
 }  // lanes from n on are 0
+inline Vec first_or(Vec a, int64_t n, Vec rest) {
+  return {_mm256_blendv_ps(rest.v, a.v, _mm256_castsi256_ps(first_lanes(n)))};
+}
 inline Vec add(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
 inline Vec sub(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
 inline Vec mul(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
@@ -59,10 +62,9 @@ inline Vec pair(Vec low, Vec high) {
   const __m256i upper = _mm256_andnot_si256(_mm256_set1_epi32(0xffff), bfloat16_bits(high));
   return {_mm256_castsi256_ps(_mm256_or_si256(upper, _mm256_srli_epi32(bfloat16_bits(low), 16)))};
 }
-// Pairs of neighbours: lane i is (p[2i], p[2i+1]).
-inline Vec pair_adjacent(const float* p) {
-  const __m256i low = _mm256_srai_epi32(bfloat16_bits(load(p)), 16),
-                high = _mm256_srai_epi32(bfloat16_bits(load(p + 8)), 16);
+// Pairs of neighbours, of the lanes of a and then those of b.
+inline Vec pair_adjacent(Vec a, Vec b) {
+  const __m256i low = _mm256_srai_epi32(bfloat16_bits(a), 16), high = _mm256_srai_epi32(bfloat16_bits(b), 16);
   return {_mm256_castsi256_ps(_mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8))};
 }
 // *first, *second: (half j of a, half j of b) for the first and the second half of all j.

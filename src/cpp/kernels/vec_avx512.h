@@ -14,6 +14,7 @@ inline Vec load_n(const float* p, int64_t n) { return {_mm512_maskz_loadu_ps(fir
 inline void store(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }
 inline void store_n(float* p, Vec a, int64_t n) { _mm512_mask_storeu_ps(p, first_lanes(n), a.v); }
 inline Vec keep_n(Vec a, int64_t n) { return {_mm512_maskz_mov_ps(first_lanes(n), a.v)}; }  // lanes from n on are 0
+inline Vec first_or(Vec a, int64_t n, Vec rest) { return {_mm512_mask_mov_ps(rest.v, first_lanes(n), a.v)}; }
 inline Vec add(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline Vec sub(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
 inline Vec mul(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
@@ -54,14 +55,13 @@ inline Vec pair(Vec low, Vec high) {
   return {_mm512_castsi512_ps(_mm512_or_si512(upper, _mm512_srli_epi32(bfloat16_bits(low), 16)))};
 #endif
 }
-// Pairs of neighbours: lane i is (p[2i], p[2i+1]).
-inline Vec pair_adjacent(const float* p) {
+// Pairs of neighbours, of the lanes of a and then those of b.
+inline Vec pair_adjacent(Vec a, Vec b) {
 #ifdef __AVX512BF16__
-  const __m512bh both = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(p + 16), _mm512_loadu_ps(p));
-  return {_mm512_castsi512_ps(reinterpret_cast<__m512i>(both))};
+  return {_mm512_castsi512_ps(reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(b.v, a.v)))};
 #else
-  const __m256i low = _mm512_cvtepi32_epi16(_mm512_srli_epi32(bfloat16_bits(load(p)), 16));
-  const __m256i high = _mm512_cvtepi32_epi16(_mm512_srli_epi32(bfloat16_bits(load(p + 16)), 16));
+  const __m256i low = _mm512_cvtepi32_epi16(_mm512_srli_epi32(bfloat16_bits(a), 16));
+  const __m256i high = _mm512_cvtepi32_epi16(_mm512_srli_epi32(bfloat16_bits(b), 16));
   return {_mm512_castsi512_ps(_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1))};
 #endif
 }

@@ -21,6 +21,7 @@ inline void store_n(float* p, Vec a, int64_t n) {
   for (int i = 0; i < n; ++i) p[i] = a.v[i];
 }
 inline Vec keep_n(Vec a, int64_t n) { SOMA_EACH(i < n ? a.v[i] : 0.0f); }  // lanes from n on are 0
+inline Vec first_or(Vec a, int64_t n, Vec rest) { SOMA_EACH(i < n ? a.v[i] : rest.v[i]); }
 inline Vec add(Vec a, Vec b) { SOMA_EACH(a.v[i] + b.v[i]); }
 inline Vec sub(Vec a, Vec b) { SOMA_EACH(a.v[i] - b.v[i]); }
 inline Vec mul(Vec a, Vec b) { SOMA_EACH(a.v[i] * b.v[i]); }
@@ -67,8 +68,10 @@ inline float pair(float low, float high) {
 }
 // Pairs of bfloat16: lane i is low[i] below, high[i] above.
 inline Vec pair(Vec low, Vec high) { SOMA_EACH(pair(low.v[i], high.v[i])); }
-// Pairs of neighbours: lane i is (p[2i], p[2i+1]).
-inline Vec pair_adjacent(const float* p) { SOMA_EACH(pair(p[2 * i], p[2 * i + 1])); }
+// Pairs of neighbours, of the lanes of a and then those of b.
+inline Vec pair_adjacent(Vec a, Vec b) {
+  SOMA_EACH(i < 2 ? pair(a.v[2 * i], a.v[2 * i + 1]) : pair(b.v[2 * i - 4], b.v[2 * i - 3]));
+}
 // *first, *second: (half j of a, half j of b) for the first and the second half of all j.
 inline void interleave_halves(Vec a, Vec b, Vec* first, Vec* second) {
   for (int i = 0; i < 4; ++i) {

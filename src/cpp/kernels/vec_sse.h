@@ -19,9 +19,12 @@ inline void store_n(float* p, Vec a, int64_t n) {
   store(t, a);
   for (int64_t i = 0; i < n; ++i) p[i] = t[i];
 }
-inline Vec keep_n(Vec a, int64_t n) {  // lanes from n on are 0
-  const __m128i lanes = _mm_cmpgt_epi32(_mm_set1_epi32(static_cast<int>(n)), _mm_setr_epi32(0, 1, 2, 3));
-  return {_mm_and_ps(_mm_castsi128_ps(lanes), a.v)};
+inline __m128 first_lanes(int64_t n) {
+  return _mm_castsi128_ps(_mm_cmpgt_epi32(_mm_set1_epi32(static_cast<int>(n)), _mm_setr_epi32(0, 1, 2, 3)));
+}
+inline Vec keep_n(Vec a, int64_t n) { return {_mm_and_ps(first_lanes(n), a.v)}; }  // lanes from n on are 0
+inline Vec first_or(Vec a, int64_t n, Vec rest) {
+  return {_mm_or_ps(_mm_and_ps(first_lanes(n), a.v), _mm_andnot_ps(first_lanes(n), rest.v))};
 }
 inline Vec add(Vec a, Vec b) { return {_mm_add_ps(a.v, b.v)}; }
 inline Vec sub(Vec a, Vec b) { return {_mm_sub_ps(a.v, b.v)}; }
@@ -60,9 +63,9 @@ inline Vec pair(Vec low, Vec high) {
   const __m128i upper = _mm_andnot_si128(_mm_set1_epi32(0xffff), bfloat16_bits(high));
   return {_mm_castsi128_ps(_mm_or_si128(upper, _mm_srli_epi32(bfloat16_bits(low), 16)))};
 }
-// Pairs of neighbours: lane i is (p[2i], p[2i+1]).
-inline Vec pair_adjacent(const float* p) {
-  const __m128i low = _mm_srai_epi32(bfloat16_bits(load(p)), 16), high = _mm_srai_epi32(bfloat16_bits(load(p + 4)), 16);
+// Pairs of neighbours, of the lanes of a and then those of b.
+inline Vec pair_adjacent(Vec a, Vec b) {
+  const __m128i low = _mm_srai_epi32(bfloat16_bits(a), 16), high = _mm_srai_epi32(bfloat16_bits(b), 16);
   return {_mm_castsi128_ps(_mm_packs_epi32(low, high))};
 }
 // *first, *second: (half j of a, half j of b) for the first and the second half of all j.

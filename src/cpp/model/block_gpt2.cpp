@@ -41,7 +41,7 @@ void gpt2_block_backward(const BlockContext& x, const BlockParameters& w, const 
   ops.norm(x.operand(s.normed2, c), {nullptr, nullptr}, middle, w.norm2_w.data, w.norm2_b.data, eps);
 
   ops.matmul(d_heads, d_middle, ConstMatrix(w.w_proj).t());
-  ops.attention_backward(d_qkv, d_heads, qkv, heads, a.lse, x.attention_shape());
+  ops.attention_backward(d_qkv, d_heads, qkv, a.lse, x.attention_shape());
   ops.matmul(d_normed1, d_qkv, ConstMatrix(w.w_qkv).t());
   ops.norm_backward(d_input, d_normed1, input, {a.mean1, a.rstd1}, w.norm1_w.data, s.d_middle);
   ops.norm(x.operand(s.normed1, c), {nullptr, nullptr}, input, w.norm1_w.data, w.norm1_b.data, eps);

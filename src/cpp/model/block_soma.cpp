@@ -39,7 +39,7 @@ void soma_block_backward(const BlockContext& x, const BlockParameters& w, const 
 
   ops.norm_backward(d_sum1, d_middle, middle, {nullptr, a.rstd1}, nullptr, nullptr);
   ops.matmul(d_heads, d_sum1, ConstMatrix(w.w_proj).t());
-  ops.attention_backward(d_qkv, d_heads, qkv, heads, a.lse, x.attention_shape());
+  ops.attention_backward(d_qkv, d_heads, qkv, a.lse, x.attention_shape());
   ops.matmul(d_input, d_qkv, ConstMatrix(w.w_qkv).t(), {.residual = d_sum1.data});
 }
 

@@ -148,7 +148,7 @@ class Ops {
   // backward. No more than one tile of query rows of scores exists per thread.
   virtual void attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionShape& shape) = 0;
   // dqkv = gradient; the probabilities are computed again from lse.
-  virtual void attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, ConstMatrix out, const float* lse,
+  virtual void attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, const float* lse,
                                   const AttentionShape& shape) = 0;
 
   // out[r] = wte[ids[r]] + wpe[r % T]

@@ -142,15 +142,15 @@ void ProfiledOps::attention(Matrix out, float* lse, ConstMatrix qkv, const Atten
 }
 
 // Five: q k^T again, dp = dout v^T, dv = p^T dout, dq = ds k, dk = ds^T q.
-void ProfiledOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, ConstMatrix out, const float* lse,
+void ProfiledOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, const float* lse,
                                      const AttentionShape& s) {
   const double pairs = causal_pairs(s);
   const OpCost cost{.products = 5 * 2 * pairs * static_cast<double>(s.head_size),
-                    .flops = (kExp + 5) * pairs + 2 * size(out),
-                    .read = bytes(qkv) + bytes(out) + bytes(dout),
+                    .flops = (kExp + 8) * pairs,
+                    .read = bytes(qkv) + bytes(dout),
                     .written = bytes(dqkv)};
   timed("attention_backward", "attention", {s.batch, s.length, s.heads, s.head_size}, cost,
-        [&] { inner_.attention_backward(dqkv, dout, qkv, out, lse, s); });
+        [&] { inner_.attention_backward(dqkv, dout, qkv, lse, s); });
 }
 
 void ProfiledOps::embed(Matrix out, const int32_t* ids, ConstMatrix wte, ConstMatrix wpe, int64_t length) {

@@ -22,23 +22,20 @@ ConstMatrix piece(const ConstMatrix& x, int64_t row, int64_t m, int64_t col, int
   return p;
 }
 
-// Hands out pieces of a thread's scratch; with a null base it only measures.
+// Hands out pieces of a thread's scratch, null where nothing is asked for; with a null base it only measures.
 struct Pieces {
   float* base;
   int64_t used = 0;
   float* take(int64_t floats) {
-    float* piece = base == nullptr ? nullptr : base + used;
+    float* piece = base == nullptr || floats == 0 ? nullptr : base + used;
     used += round_up(floats, 16);
     return piece;
   }
 };
 
 // Rows of floats as A: where they lie, or as pairs in `memory`.
-GemmA rows_of(const Gemm& g, float* memory, const float* x, int64_t ld, int64_t m, int64_t k) {
-  if (!g.bf16) return {x, ld, 1};
-  ConstMatrix rows{x, m, k};
-  rows.ld = ld;
-  return g.copy_a(memory, rows, 0, m, 0, k);
+GemmA rows_of(const Gemm& g, float* memory, const ConstMatrix& x) {
+  return g.bf16 ? g.copy_a(memory, x, 0, x.rows, 0, x.cols) : GemmA{x.data, x.ld, 1};
 }
 
 // Queries as A: where they lie, unless tiles would read on into the next head.
@@ -47,6 +44,10 @@ GemmA queries_of(const Gemm& g, float* memory, const ConstMatrix& q) {
   const bool whole = g.per_unit() * g.units(q.cols) == q.cols;
   return whole ? g.take_a(memory, q, 0, q.rows, 0, q.cols) : g.copy_a(memory, q, 0, q.rows, 0, q.cols);
 }
+
+// The distance between rows of scores: tiles and vectors may write whole panels, or pairs of 32. + 16: rows must not
+// share their sets of L1.
+int64_t row_of_keys(const Gemm& g, int64_t keys) { return round_up(keys, std::max<int64_t>(g.cols, 32)) + 16; }
 
 // f(head, slot) over all heads, in groups of about a tenth of a second of work between which the caller may stop.
 template <typename F>
@@ -69,11 +70,11 @@ void CpuOps::attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionS
   const Table& t = active_kernels();
   const Gemm g(t, precision_);
   const int64_t len = s.length, d = s.head_size, c = s.channels(), depth = g.units(d), all = g.units(len);
-  const int64_t ld = round_up(len, g.cols) + 16;  // + 16: rows must not share their L1 sets
+  const int64_t ld = row_of_keys(g, len);
   const float scale = 1.0f / std::sqrt(static_cast<float>(d));
 
   struct Buffers {
-    float *kt, *v, *q, *scores, *p;
+    float *kt, *v, *q, *scores, *pairs, *max, *sum;
     int64_t size;
   };
   const auto carve = [&](float* memory) {
@@ -83,7 +84,9 @@ void CpuOps::attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionS
     x.v = pieces.take(round_up(d, g.cols) * all);
     x.q = pieces.take(g.bf16 ? g.a_floats(len, d) : 0);
     x.scores = pieces.take(g.rows * ld);
-    x.p = pieces.take(g.bf16 ? g.a_floats(g.rows, len) : 0);
+    x.pairs = pieces.take(g.bf16 ? g.rows * ld : 0);
+    x.max = pieces.take(g.rows);
+    x.sum = pieces.take(g.rows);
     x.size = pieces.used;
     return x;
   };
@@ -99,33 +102,32 @@ void CpuOps::attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionS
     g.pack_b_panels(x.kt, k.t());
     g.pack_b_panels(x.v, v);
     const GemmA queries = queries_of(g, x.q, q);
+    const GemmA weights = g.bf16 ? GemmA{x.pairs, ld, 1} : GemmA{x.scores, ld, 1};
     for (int64_t i = 0; i < len; i += g.rows) {
-      const int64_t m = std::min(g.rows, len - i), keys = i + m, seen = g.units(keys);
+      const int64_t m = std::min(g.rows, len - i), keys = i + m, deep = g.units(keys);
       g.multiply(x.scores, ld, queries.at(i, 0), x.kt, depth, 0, depth, m, keys, store);
-      for (int64_t r = 0; r < m; ++r) {
-        float max = 0.0f, sum = 0.0f;
-        float* row = x.scores + r * ld;
-        t.softmax_row(row, i + r + 1, scale, &max, &sum);
-        if (lse != nullptr) lse[task * len + i + r] = max + std::log(sum);
-        std::fill(row + i + r + 1, row + keys, 0.0f);
-      }
-      const GemmA p = rows_of(g, x.p, x.scores, ld, m, keys);
-      g.multiply(out.data + (b * len + i) * out.ld + h * d, out.ld, p, x.v, all, 0, seen, m, d, store);
+      t.attention_weights(x.pairs, ld, x.scores, ld, m, i + 1, deep * g.per_unit(), scale, x.max, x.sum);
+      float* const to = out.data + (b * len + i) * out.ld + h * d;
+      g.multiply(to, out.ld, weights, x.v, all, 0, deep, m, d, store);
+      t.scale_rows(to, out.ld, m, d, x.sum);
+      for (int64_t r = 0; lse != nullptr && r < m; ++r) lse[task * len + i + r] = x.max[r] + std::log(x.sum[r]);
     }
   });
 }
 
-void CpuOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, ConstMatrix out, const float* lse,
+void CpuOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, const float* lse,
                                 const AttentionShape& s) {
   const Table& t = active_kernels();
   const Gemm g(t, precision_);
   const int64_t len = s.length, d = s.head_size, c = s.channels(), depth = g.units(d), all = g.units(len);
-  const int64_t block = 8 * g.rows;  // query rows whose probabilities exist at once
-  const int64_t ld = round_up(len, g.cols) + 16, ld_grad = round_up(d, 16) + 16;
+  const int64_t block = std::min(8 * g.rows, round_up(len, g.rows));  // query rows whose probabilities exist at once
+  const int64_t ld = row_of_keys(g, len), ld_grad = round_up(d, 16) + 16;
   const float scale = 1.0f / std::sqrt(static_cast<float>(d));
+  // In float32 a block of rows of p and ds, in bfloat16 a tile of them and a block of units.
+  const int64_t kept = g.bf16 ? g.rows : block, block_units = g.units(block);
 
   struct Buffers {
-    float *kt, *vt, *k, *q, *dout, *q_block, *dout_block, *p, *ds, *a, *dq, *dk, *dv;
+    float *kt, *vt, *k, *q, *dout, *q_block, *dout_block, *p, *ds, *ds_rows, *p_units, *ds_units, *a, *dq, *dk, *dv;
     int64_t size;
   };
   const auto carve = [&](float* memory) {
@@ -136,11 +138,14 @@ void CpuOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, 
     x.k = pieces.take(round_up(d, g.cols) * all);
     x.q = pieces.take(g.bf16 ? g.a_floats(len, d) : 0);
     x.dout = pieces.take(g.bf16 ? g.a_floats(len, d) : 0);
-    x.q_block = pieces.take(round_up(d, g.cols) * g.units(block));
-    x.dout_block = pieces.take(round_up(d, g.cols) * g.units(block));
-    x.p = pieces.take(block * ld);
-    x.ds = pieces.take(block * ld);
-    x.a = pieces.take(g.bf16 ? std::max(g.a_floats(g.rows, len), g.a_floats(len, block)) : 0);
+    x.q_block = pieces.take(round_up(d, g.cols) * block_units);
+    x.dout_block = pieces.take(round_up(d, g.cols) * block_units);
+    x.p = pieces.take(kept * ld);
+    x.ds = pieces.take(kept * ld);
+    x.ds_rows = pieces.take(g.bf16 ? g.rows * ld : 0);
+    x.p_units = pieces.take(g.bf16 ? block_units * ld : 0);
+    x.ds_units = pieces.take(g.bf16 ? block_units * ld : 0);
+    x.a = pieces.take(g.bf16 ? g.a_floats(g.rows, block) : 0);
     x.dq = pieces.take(dqkv.pairs ? len * ld_grad : 0);
     x.dk = pieces.take(dqkv.pairs ? len * ld_grad : 0);
     x.dv = pieces.take(dqkv.pairs ? len * ld_grad : 0);
@@ -156,8 +161,7 @@ void CpuOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, 
     const Buffers x = carve(scratch(range));
     const int64_t b = task / s.heads, h = task % s.heads, first = b * len;
     const ConstMatrix q = piece(qkv, first, len, h * d, d), k = piece(qkv, first, len, c + h * d, d),
-                      v = piece(qkv, first, len, 2 * c + h * d, d);
-    const ConstMatrix o = piece(out, first, len, h * d, d), go = piece(dout, first, len, h * d, d);
+                      v = piece(qkv, first, len, 2 * c + h * d, d), go = piece(dout, first, len, h * d, d);
     float* const grad = dqkv.data + first * dqkv.ld + h * d;
     const int64_t ldg = dqkv.pairs ? ld_grad : dqkv.ld;
     float *const dq = dqkv.pairs ? x.dq : grad, *const dk = dqkv.pairs ? x.dk : grad + c,
@@ -165,43 +169,45 @@ void CpuOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, 
     g.pack_b_panels(x.kt, k.t());
     g.pack_b_panels(x.vt, v.t());
     g.pack_b_panels(x.k, k);
-    const GemmA q_rows = queries_of(g, x.q, q);
-    const GemmA go_rows = rows_of(g, x.dout, go.data, go.ld, len, d);
+    const GemmA q_rows = queries_of(g, x.q, q), go_rows = rows_of(g, x.dout, go);
     for (int64_t q0 = 0; q0 < len; q0 += block) {
       const int64_t queries = std::min(block, len - q0), keys = q0 + queries, query_units = g.units(queries);
       g.pack_b_panels(x.q_block, piece(q, q0, queries, 0, d));
       g.pack_b_panels(x.dout_block, piece(go, q0, queries, 0, d));
       for (int64_t i = 0; i < queries; i += g.rows) {
-        const int64_t m = std::min(g.rows, queries - i), seen = q0 + i + m;
-        float* p = x.p + i * ld;
-        float* ds = x.ds + i * ld;
-        g.multiply(p, ld, q_rows.at(q0 + i, 0), x.kt, depth, 0, depth, m, seen, store);
-        g.multiply(ds, ld, go_rows.at(q0 + i, 0), x.vt, depth, 0, depth, m, seen, store);
-        for (int64_t r = 0; r < m; ++r) {
-          const int64_t position = q0 + i + r, n = position + 1;
-          float* p_row = p + r * ld;
-          float* ds_row = ds + r * ld;
-          t.exp_row(p_row, p_row, n, scale, lse[task * len + position]);
-          const float delta = t.dot(go.data + position * go.ld, o.data + position * o.ld, d);
-          t.attention_dscores(ds_row, p_row, ds_row, delta, scale, n);
-          std::fill(p_row + n, p_row + keys, 0.0f);
-          std::fill(ds_row + n, ds_row + keys, 0.0f);
-        }
-        g.multiply(dq + (q0 + i) * ldg, ldg, rows_of(g, x.a, ds, ld, m, seen), x.k, all, 0, g.units(seen), m, d, store);
+        const int64_t m = std::min(g.rows, queries - i), seen = q0 + i + m, deep = g.units(seen);
+        const int64_t at = g.bf16 ? 0 : i * ld, unit = g.bf16 ? i / 2 : 0;
+        const kernels::AttentionTile tile{.p = x.p + at,
+                                          .dp = x.ds + at,
+                                          .ld = ld,
+                                          .m = m,
+                                          .n = q0 + i + 1,
+                                          .width = deep * g.per_unit(),
+                                          .scale = scale,
+                                          .lse = lse + task * len + q0 + i,
+                                          .ds_rows = x.ds_rows,
+                                          .p_units = x.p_units + unit * ld,
+                                          .ds_units = x.ds_units + unit * ld,
+                                          .ld_rows = ld,
+                                          .ld_units = ld,
+                                          .units = g.units(m)};
+        g.multiply(tile.p, ld, q_rows.at(q0 + i, 0), x.kt, depth, 0, depth, m, seen, store);
+        g.multiply(tile.dp, ld, go_rows.at(q0 + i, 0), x.vt, depth, 0, depth, m, seen, store);
+        (g.bf16 ? t.attention_gradient_pairs : t.attention_gradient)(&tile);
+        const GemmA ds{g.bf16 ? x.ds_rows : tile.dp, ld, 1};
+        g.multiply(dq + (q0 + i) * ldg, ldg, ds, x.k, all, 0, deep, m, d, store);
       }
-      // dk and dv: the sum runs over the block's queries, of which those before a key do not see it.
+      // dk and dv: the sum runs over the block's queries, of which those before a key do not see it. What a query has
+      // beyond the keys of its own tile no tile of keys reads.
       const auto accumulate = [&](float* to, const float* from, const float* panels) {
-        ConstMatrix rows{from, queries, keys};
-        rows.ld = ld;
-        const GemmA a = g.bf16 ? g.copy_a(x.a, rows.t(), 0, keys, 0, queries) : GemmA{from, 1, ld};
         for (int64_t j = 0; j < keys; j += g.rows) {
-          const int64_t skip = std::max<int64_t>(0, j - q0) / g.per_unit() / g.depth_step * g.depth_step;
-          g.multiply(to + j * ldg, ldg, a.at(j, skip), panels, query_units, skip, query_units - skip,
-                     std::min(g.rows, keys - j), d, j < q0 ? onto : store);
+          const int64_t m = std::min(g.rows, keys - j), skip = std::max<int64_t>(0, j - q0) / g.per_unit();
+          const GemmA a = g.columns_of(x.a, from, ld, j, m, skip, query_units - skip);
+          g.multiply(to + j * ldg, ldg, a, panels, query_units, skip, query_units - skip, m, d, j < q0 ? onto : store);
         }
       };
-      accumulate(dk, x.ds, x.q_block);
-      accumulate(dv, x.p, x.dout_block);
+      accumulate(dk, g.bf16 ? x.ds_units : x.ds, x.q_block);
+      accumulate(dv, g.bf16 ? x.p_units : x.p, x.dout_block);
     }
     if (dqkv.pairs) {
       const float* const parts[] = {dq, dk, dv};

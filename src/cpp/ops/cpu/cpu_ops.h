@@ -26,7 +26,7 @@ class CpuOps final : public Ops {
                      const float* residual) override;
   void norm_grad(float* dgamma, float* dbeta, ConstMatrix dy, ConstMatrix x, NormStats saved) override;
   void attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionShape& shape) override;
-  void attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, ConstMatrix out, const float* lse,
+  void attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, const float* lse,
                           const AttentionShape& shape) override;
   void embed(Matrix out, const int32_t* ids, ConstMatrix wte, ConstMatrix wpe, int64_t length) override;
   void embed_backward(Matrix dwte, Matrix dwpe, ConstMatrix dout, const int32_t* ids, int64_t length) override;

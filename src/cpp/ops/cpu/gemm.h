@@ -94,6 +94,17 @@ class Gemm {
   GemmA copy_a(float* memory, const ConstMatrix& a, int64_t r0, int64_t m, int64_t k0, int64_t k) const;
   int64_t a_floats(int64_t m, int64_t k) const { return std::max(spread(m), round_up(m, rows)) * spread(units(k)); }
 
+  // Columns first.., m of them, of a block of rows as A's rows, its units skip.. being A's depth, `depth` of them. The
+  // block is floats, or units of two rows as interleave_rows makes them; columns beyond its last are read too. `memory`
+  // holds a_floats(m, 2 * depth).
+  GemmA columns_of(float* memory, const float* block, int64_t ld, int64_t first, int64_t m, int64_t skip,
+                   int64_t depth) const {
+    const float* const from = block + skip * ld + first;
+    if (!shape_.row_major) return {from, 1, ld};
+    t_.pack_pairs_transpose(memory, spread(depth), from, ld, m, m, depth);
+    return {memory, spread(depth), 1};
+  }
+
   // C(m, n) for up to `rows` rows and every panel of columns; b's panels are `panel_depth` units deep, used from
   // `skip`.
   void multiply(float* c, int64_t ldc, GemmA a, const float* b, int64_t panel_depth, int64_t skip, int64_t depth,

@@ -1,0 +1,128 @@
+// Softmax of a tile of causal attention, and its gradient, for whatever Vec the including level defines. Row r of a
+// tile sees the first n + r keys. Rows are handled two vectors at a time, the neighbours of a row of pairs.
+
+// v where the lane is below n, which may be negative, else 0: what a row does not see counts for nothing, NaN or not.
+inline Vec seen(Vec v, int64_t n) { return n >= kWidth ? v : n > 0 ? keep_n(v, n) : set1(0.0f); }
+
+// Calls f(i, left) for every two vectors of `width` columns: `left` are seen from column i on, or at least two vectors,
+// a constant, where all are.
+template <typename F>
+inline void each_two(int64_t n, int64_t width, F f) {
+  int64_t i = 0;
+  for (; i + 2 * kWidth <= n; i += 2 * kWidth) f(i, static_cast<int64_t>(2 * kWidth));
+  for (; i < width; i += 2 * kWidth) f(i, n - i);
+}
+
+// exp(scale x - shift) of the n columns that are seen, then zeros to `width`, handed to sink(i, first, second). Returns
+// the sum.
+template <typename Sink>
+inline float exp_of_row(const float* x, int64_t n, int64_t width, float scale, float shift, Sink sink) {
+  const Vec factor = set1(scale), offset = set1(-shift);
+  Vec s0 = set1(0.0f), s1 = s0;
+  each_two(n, width, [&](int64_t i, int64_t left) {
+    const Vec first = seen(exp(fma(load(x + i), factor, offset)), left);
+    const Vec second = seen(exp(fma(load(x + i + kWidth), factor, offset)), left - kWidth);
+    s0 = add(s0, first);
+    s1 = add(s1, second);
+    sink(i, first, second);
+  });
+  return reduce_add(add(s0, s1));
+}
+
+void attention_weights(float* pairs, int64_t ld_pairs, float* x, int64_t ld, int64_t m, int64_t n, int64_t width,
+                       float scale, float* max, float* sum) {
+  for (int64_t r = 0; r < m; ++r, x += ld) {
+    max[r] = scale * row_max(x, n + r);
+    if (pairs == nullptr) {
+      sum[r] = exp_of_row(x, n + r, width, scale, max[r], [&](int64_t i, Vec first, Vec second) {
+        store(x + i, first);
+        store(x + i + kWidth, second);
+      });
+    } else {
+      float* const out = pairs + r * ld_pairs;
+      sum[r] = exp_of_row(x, n + r, width, scale, max[r],
+                          [&](int64_t i, Vec first, Vec second) { store(out + i / 2, pair_adjacent(first, second)); });
+    }
+  }
+}
+
+// p = exp(scale x - lse) of row r, in place; returns the mean of dp under p. Divided by the sum of p, which is 1 but for
+// the rounding of lse: a large score has that in every p, and it must not stay where dp and the mean cancel.
+inline float probabilities(const AttentionTile& t, int64_t r) {
+  const Vec factor = set1(t.scale), offset = set1(-t.lse[r]);
+  float* const p = t.p + r * t.ld;
+  const float* const dp = t.dp + r * t.ld;
+  Vec sum0 = set1(0.0f), sum1 = sum0, dot0 = sum0, dot1 = sum0;
+  each_two(t.n + r, t.width, [&](int64_t i, int64_t left) {
+    const Vec first = seen(exp(fma(load(p + i), factor, offset)), left);
+    const Vec second = seen(exp(fma(load(p + i + kWidth), factor, offset)), left - kWidth);
+    sum0 = add(sum0, first);
+    sum1 = add(sum1, second);
+    dot0 = fma(first, seen(load(dp + i), left), dot0);
+    dot1 = fma(second, seen(load(dp + i + kWidth), left - kWidth), dot1);
+    store(p + i, first);
+    store(p + i + kWidth, second);
+  });
+  return reduce_add(add(dot0, dot1)) / reduce_add(add(sum0, sum1));
+}
+
+// scale p (dp - delta)
+inline Vec score_gradient(Vec p, const float* dp, Vec delta, Vec scale, int64_t left) {
+  return mul(mul(scale, p), seen(sub(load(dp), delta), left));
+}
+
+void attention_gradient(const AttentionTile* tile) {
+  const AttentionTile& t = *tile;
+  const Vec scale = set1(t.scale);
+  for (int64_t r = 0; r < t.m; ++r) {
+    const Vec delta = set1(probabilities(t, r));
+    const float* const p = t.p + r * t.ld;
+    float* const dp = t.dp + r * t.ld;
+    each_two(t.n + r, t.width, [&](int64_t i, int64_t left) {
+      SOMA_UNROLL for (int half = 0; half < 2; ++half) {
+        const int64_t at = i + half * kWidth;
+        store(dp + at, score_gradient(load(p + at), dp + at, delta, scale, left - half * kWidth));
+      }
+    });
+  }
+}
+
+// Unit u of a tile: rows 2u and 2u + 1, of which kRows exist; the others count for zero.
+template <int kRows>
+inline void gradient_unit(const AttentionTile& t, int64_t u) {
+  const int64_t first = 2 * u;
+  const Vec scale = set1(t.scale), zero = set1(0.0f);
+  Vec delta[2] = {zero, zero};
+  for (int64_t r = 0; r < kRows; ++r) delta[r] = set1(probabilities(t, first + r));
+  each_two(t.n + first, t.width, [&](int64_t i, int64_t left) {
+    Vec p[2][2] = {{zero, zero}, {zero, zero}}, ds[2][2] = {{zero, zero}, {zero, zero}};
+    SOMA_UNROLL for (int r = 0; r < kRows; ++r) {
+      const int64_t row = (first + r) * t.ld + i;
+      SOMA_UNROLL for (int half = 0; half < 2; ++half) {
+        const int64_t at = row + half * kWidth;
+        p[r][half] = load(t.p + at);
+        ds[r][half] = score_gradient(p[r][half], t.dp + at, delta[r], scale, left + r - half * kWidth);
+      }
+      store(t.ds_rows + (first + r) * t.ld_rows + i / 2, pair_adjacent(ds[r][0], ds[r][1]));
+    }
+    SOMA_UNROLL for (int half = 0; half < 2; ++half) {
+      const int64_t at = u * t.ld_units + i + half * kWidth;
+      store(t.p_units + at, pair(p[0][half], p[1][half]));
+      store(t.ds_units + at, pair(ds[0][half], ds[1][half]));
+    }
+  });
+}
+
+void attention_gradient_pairs(const AttentionTile* tile) {
+  for (int64_t u = 0; u < tile->units; ++u) {
+    const int64_t rows = tile->m - 2 * u;
+    rows > 1 ? gradient_unit<2>(*tile, u) : rows == 1 ? gradient_unit<1>(*tile, u) : gradient_unit<0>(*tile, u);
+  }
+}
+
+void scale_rows(float* y, int64_t ld, int64_t m, int64_t n, const float* divisors) {
+  for (int64_t r = 0; r < m; ++r, y += ld) {
+    const Vec factor = set1(1.0f / divisors[r]);
+    each(n, [&](int64_t i, int64_t count) { store_tail(y + i, mul(load_tail(y + i, count), factor), count); });
+  }
+}
