@@ -159,21 +159,28 @@ soma::NormStats stats(const float* mean, const float* rstd) {
   return {const_cast<float*>(mean), const_cast<float*>(rstd)};
 }
 
-Floats norm_backward(const Floats& dy, const Floats& x, const Floats& rstd, const MaybeFloats& mean,
-                     const MaybeFloats& gamma, const MaybeFloats& onto) {
+py::object norm_backward(const Floats& dy, const Floats& x, const Floats& rstd, const MaybeFloats& mean,
+                         const MaybeFloats& gamma, const MaybeFloats& onto, const MaybeFloats& beta, bool pairs) {
   expect_dimensions("x", x, 2);
   expect("dy", dy, shape_of(x));
   expect("rstd", rstd, {x.shape(0)});
   expect("mean", mean, {x.shape(0)});
   expect("gamma", gamma, {x.shape(1)});
   expect("onto", onto, shape_of(x));
-  Floats dx = onto ? copy(*onto) : unset(shape_of(x));
+  expect("beta", beta, {x.shape(1)});
+  check(!beta || gamma, "beta goes with gamma");
+  check(beta || !pairs, "pairs are of the output that beta asks for");
+  Floats dx = onto ? copy(*onto) : unset(shape_of(x)), y = unset(shape_of(x));
   const Matrix out = matrix(dx);
+  const Operand made = Operand::into(y, pairs);
+  const soma::NormOutput again{made.get(), data(beta)};
   run([&](soma::Ops& ops) {
     ops.norm_backward(out, matrix(dy), matrix(x), stats(data(mean), rstd.data()), data(gamma),
-                      onto ? out.data : nullptr);
+                      onto ? out.data : nullptr, beta ? &again : nullptr);
   });
-  return dx;
+  if (!beta) return dx;
+  made.finish();
+  return py::make_tuple(dx, y);
 }
 
 Pair norm_grad(const Floats& dy, const Floats& x, const Floats& mean, const Floats& rstd, const Floats& dgamma,
@@ -342,8 +349,9 @@ void register_ops(py::module_& parent) {
   m.def("norm", &norm, py::arg("x"), py::kw_only(), py::arg("eps"), py::arg("gamma") = none, py::arg("beta") = none,
         py::arg("in_place") = false, py::arg("pairs") = false, "(y, mean, rstd) of a norm of every row.");
   m.def("norm_backward", &norm_backward, py::arg("dy"), py::arg("x"), py::arg("rstd"), py::kw_only(),
-        py::arg("mean") = none, py::arg("gamma") = none, py::arg("onto") = none,
-        "dx, or onto + dx; without mean, x is the normalised output itself.");
+        py::arg("mean") = none, py::arg("gamma") = none, py::arg("onto") = none, py::arg("beta") = none,
+        py::arg("pairs") = false,
+        "dx, or onto + dx; without mean, x is the normalised output itself. With beta, (dx, the output again).");
   m.def("norm_grad", &norm_grad, py::arg("dy"), py::arg("x"), py::arg("mean"), py::arg("rstd"), py::arg("dgamma"),
         py::arg("dbeta"), "(dgamma, dbeta) with what this batch adds.");
   m.def("gelu", &gelu, py::arg("x"), "(x, gelu(x)) in the tanh form, as a matrix product stores both.");

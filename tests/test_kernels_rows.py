@@ -86,6 +86,12 @@ def test_norm_backward(affine: bool) -> None:
         if not affine:
             check(ops.norm_backward(dy, y, rstd), want, tolerance, size)  # from the output alone
             check(ops.norm_backward(dy, y, rstd, onto=onto), want + onto, tolerance, np.append(size, onto))
+        else:  # the output once more, by the same roundings
+            beta = normal(rng, width)
+            y = ops.norm(x, eps=1e-2, gamma=gamma, beta=beta)[0]
+            for pairs, same in ((False, y), (True, ref.round_bfloat16(y))):
+                dx, again = ops.norm_backward(dy, x, rstd, mean=mean, gamma=gamma, beta=beta, pairs=pairs)
+                assert dx.tobytes() == got.tobytes() and np.array_equal(again, same)
         start = normal(rng, 2, width)
         got_gamma, got_beta = ops.norm_grad(dy, x, mean, rstd, start[0], start[1])
         xhat = wide(dy) * ref.norm(wide(x), 1e-2)

@@ -97,7 +97,7 @@ struct GemmShape {
 // norm_forward: y = (x - mean) rstd gamma + beta, rstd = 1/sqrt(var + eps) over each row of c; gamma, beta may be null
 //   (1, 0).
 // norm_backward: dx = residual + rstd (g - mean(g) - xhat mean(g xhat)), g = dy gamma; xhat = (x - mean) rstd, or x
-//   itself where mean is null; residual may be null (0).
+//   itself where mean is null; residual may be null (0). y, if not null, = xhat gamma + beta again.
 // norm_grad: dgamma[j] += sum_r dy xhat, dbeta[j] += sum_r dy over `rows` rows, columns j < n (pointers are to the
 //   first).
 // column_sum: out[j] += sum_r x[r*ld + j], j < n.
@@ -159,8 +159,8 @@ struct GemmShape {
     (float* y, float* mean, float* rstd, const float* x, const float* gamma, const float* beta, int64_t rows,         \
      int64_t c, float eps))                                                                                           \
   X(void, norm_backward,                                                                                              \
-    (float* dx, const float* dy, const float* x, const float* mean, const float* rstd, const float* gamma,            \
-     const float* residual, int64_t rows, int64_t c))                                                                 \
+    (float* dx, float* y, const float* dy, const float* x, const float* mean, const float* rstd, const float* gamma,  \
+     const float* beta, const float* residual, int64_t rows, int64_t c))                                              \
   X(void, norm_grad,                                                                                                  \
     (float* dgamma, float* dbeta, const float* dy, const float* x, const float* mean, const float* rstd, int64_t ld,  \
      int64_t rows, int64_t n))                                                                                        \

@@ -25,14 +25,13 @@ inline void each(int64_t count, F f) {
 // v where the lane is below n, else 0: keeps a padded lane out of a sum.
 inline Vec keep(Vec v, int64_t n) { return n >= kWidth ? v : keep_n(v, n); }
 
-// e^x. Cody-Waite reduction by ln 2 in two parts, then the polynomial of degree 6 with the least largest error on
-// [-ln2/2, ln2/2], by Estrin's scheme: what waits for what is half as long as by Horner's. Relative error below 1.1 ulp.
-// Saturates outside [-87, 88]; NaN stays NaN.
-inline Vec exp(Vec x) {
-  const Vec clamped = min(set1(88.0f), max(set1(-87.0f), x));              // the second operand survives a NaN
-  const Vec shifted = fma(clamped, set1(1.44269504f), set1(12582912.0f));  // x log2(e), rounded, + 1.5 * 2^23
+// e^x for x in [-87.5, 88]. Cody-Waite reduction by ln 2 in two parts, then the polynomial of degree 6 with the least
+// largest error on [-ln2/2, ln2/2], by Estrin's scheme: what waits for what is half as long as by Horner's. Relative
+// error below 1.1 ulp; NaN stays NaN.
+inline Vec exp_within(Vec x) {
+  const Vec shifted = fma(x, set1(1.44269504f), set1(12582912.0f));  // x log2(e), rounded, + 1.5 * 2^23
   const Vec n = sub(shifted, set1(12582912.0f));
-  Vec r = fma(n, set1(-0.693359375f), clamped);
+  Vec r = fma(n, set1(-0.693359375f), x);
   r = fma(n, set1(2.12194440e-4f), r);
   const Vec r2 = mul(r, r);
   const Vec low = fma(r, set1(1.666651964e-1f), set1(4.999999404e-1f));
@@ -40,6 +39,9 @@ inline Vec exp(Vec x) {
   const Vec p = add(fma(fma(high, r2, low), r2, r), set1(1.0f));
   return mul(p, exp2_of_shifted(shifted));
 }
+
+// e^x, saturated outside [-87, 88].
+inline Vec exp(Vec x) { return exp_within(min(set1(88.0f), max(set1(-87.0f), x))); }  // keeps a NaN
 
 template <bool kFetch>
 inline float dot_of(const float* a, const float* b, int64_t n, int64_t ahead) {
@@ -84,8 +86,8 @@ void norm_forward(float* y, float* mean, float* rstd, const float* x, const floa
   }
 }
 
-void norm_backward(float* dx, const float* dy, const float* x, const float* mean, const float* rstd, const float* gamma,
-                   const float* residual, int64_t rows, int64_t c) {
+void norm_backward(float* dx, float* y, const float* dy, const float* x, const float* mean, const float* rstd,
+                   const float* gamma, const float* beta, const float* residual, int64_t rows, int64_t c) {
   const Vec per_element = set1(1.0f / static_cast<float>(c));
   for (int64_t r = 0; r < rows; ++r, x += c, dy += c, dx += c) {
     const Vec scale = set1(rstd[r]);
@@ -100,11 +102,14 @@ void norm_backward(float* dx, const float* dy, const float* x, const float* mean
     const Vec mean_gx =
         mul(set1(sum_over(c, [&](int64_t i, int64_t n) { return mul(g(i, n), xhat(i, n)); })), per_element);
     each(c, [&](int64_t i, int64_t n) {
-      Vec v = mul(scale, sub(sub(g(i, n), mean_g), mul(xhat(i, n), mean_gx)));
+      const Vec normed = xhat(i, n);
+      Vec v = mul(scale, sub(sub(g(i, n), mean_g), mul(normed, mean_gx)));
       if (residual != nullptr) v = add(v, load_tail(residual + i, n));
       store_tail(dx + i, v, n);
+      if (y != nullptr) store_tail(y + i, fma(normed, load_tail(gamma + i, n), load_tail(beta + i, n)), n);
     });
     if (residual != nullptr) residual += c;
+    if (y != nullptr) y += c;
   }
 }
 
@@ -123,30 +128,35 @@ inline void each_columns(int64_t count, F f) {
   for (; j < count; j += kWidth) f(Columns<1>{}, j, count - j < kWidth ? count - j : kWidth);
 }
 
+// kRows rows of every column, then the next: memory is read from end to end.
+template <int kRows>
+inline void norm_grad_rows(float* dgamma, float* dbeta, const float* dy, const float* x, const float* mean,
+                           const float* rstd, int64_t ld, int64_t n) {
+  Vec centre[kRows], scale[kRows];
+  SOMA_UNROLL for (int r = 0; r < kRows; ++r) {
+    centre[r] = set1(mean[r]);
+    scale[r] = set1(rstd[r]);
+  }
+  each(n, [&](int64_t i, int64_t m) {
+    Vec sum_gamma = load_tail(dgamma + i, m), sum_beta = load_tail(dbeta + i, m);
+    SOMA_UNROLL for (int r = 0; r < kRows; ++r) {
+      const Vec d = load_tail(dy + r * ld + i, m);
+      sum_gamma = fma(d, mul(sub(load_tail(x + r * ld + i, m), centre[r]), scale[r]), sum_gamma);
+      sum_beta = add(sum_beta, d);
+    }
+    store_tail(dgamma + i, sum_gamma, m);
+    store_tail(dbeta + i, sum_beta, m);
+  });
+}
+
 void norm_grad(float* dgamma, float* dbeta, const float* dy, const float* x, const float* mean, const float* rstd,
                int64_t ld, int64_t rows, int64_t n) {
-  each_columns(n, [&](auto columns, int64_t j, int64_t m) {
-    constexpr int kVectors = decltype(columns)::kVectors;
-    Vec sum_gamma[kVectors], sum_beta[kVectors];
-    SOMA_UNROLL for (int i = 0; i < kVectors; ++i) {
-      sum_gamma[i] = load_tail(dgamma + j + i * kWidth, m - i * kWidth);
-      sum_beta[i] = load_tail(dbeta + j + i * kWidth, m - i * kWidth);
-    }
-    for (int64_t r = 0; r < rows; ++r) {
-      const Vec centre = set1(mean[r]), scale = set1(rstd[r]);
-      SOMA_UNROLL for (int i = 0; i < kVectors; ++i) {
-        const int64_t at = r * ld + j + i * kWidth;
-        const Vec d = load_tail(dy + at, m - i * kWidth);
-        const Vec xhat = mul(sub(load_tail(x + at, m - i * kWidth), centre), scale);
-        sum_gamma[i] = fma(d, xhat, sum_gamma[i]);
-        sum_beta[i] = add(sum_beta[i], d);
-      }
-    }
-    SOMA_UNROLL for (int i = 0; i < kVectors; ++i) {
-      store_tail(dgamma + j + i * kWidth, sum_gamma[i], m - i * kWidth);
-      store_tail(dbeta + j + i * kWidth, sum_beta[i], m - i * kWidth);
-    }
-  });
+  constexpr int kRows = 4;
+  int64_t r = 0;
+  for (; r + kRows <= rows; r += kRows) {
+    norm_grad_rows<kRows>(dgamma, dbeta, dy + r * ld, x + r * ld, mean + r, rstd + r, ld, n);
+  }
+  for (; r < rows; ++r) norm_grad_rows<1>(dgamma, dbeta, dy + r * ld, x + r * ld, mean + r, rstd + r, ld, n);
 }
 
 void column_sum(float* out, const float* x, int64_t ld, int64_t rows, int64_t n) {
@@ -167,19 +177,22 @@ void column_sum(float* out, const float* x, int64_t ld, int64_t rows, int64_t n)
 constexpr float kGeluA = 1.5957691216f;   // 2 sqrt(2/pi)
 constexpr float kGeluB = 0.07135481283f;  // 2 sqrt(2/pi) 0.044715
 
-// From 20 on gelu(x) is x, or 0, to the last bit. Powers of larger numbers must not meet the saturated exponential.
-constexpr float kGeluFar = 20.0f;
+// From here on gelu(x) is x, or less than the smallest float next to it, and 2u is 87.3.
+constexpr float kGeluFar = 10.0f;
 
+// s for x within +-kGeluFar.
 inline Vec gelu_gate(Vec x) {
-  const Vec u2 = mul(x, fma(mul(x, x), set1(kGeluB), set1(kGeluA)));
-  return div(set1(1.0f), add(set1(1.0f), exp(sub(set1(0.0f), u2))));
+  const Vec minus_2u = mul(x, fma(mul(x, x), set1(-kGeluB), set1(-kGeluA)));
+  return div(set1(1.0f), add(set1(1.0f), exp_within(minus_2u)));
+}
+
+inline Vec gelu(Vec x) {
+  const Vec v = max(set1(-kGeluFar), x);  // keeps a NaN
+  return mul(v, gelu_gate(min(set1(kGeluFar), v)));
 }
 
 void gelu_forward(float* y, const float* x, int64_t n) {
-  each(n, [&](int64_t i, int64_t m) {
-    const Vec v = max(set1(-kGeluFar), load_tail(x + i, m));  // keeps a NaN
-    store_tail(y + i, mul(v, gelu_gate(v)), m);
-  });
+  each(n, [&](int64_t i, int64_t m) { store_tail(y + i, gelu(load_tail(x + i, m)), m); });
 }
 
 void gelu_backward(float* dx, float* y, const float* dy, const float* x, int64_t n) {

@@ -28,8 +28,8 @@ void gpt2_block_backward(const BlockContext& x, const BlockParameters& w, const 
                          const float*) {
   Ops& ops = x.ops;
   const int64_t m = x.rows(), c = x.config.d_model, f = x.config.d_ff;
-  const float eps = x.config.norm_eps();
-  const ConstMatrix input{a.input, m, c}, heads{a.attention, m, c}, middle{a.middle, m, c}, qkv = x.qkv(a.qkv);
+  const ConstMatrix input{a.input, m, c}, middle{a.middle, m, c}, qkv = x.qkv(a.qkv);
+  const NormOutput normed1{x.operand(s.normed1, c), w.norm1_b.data}, normed2{x.operand(s.normed2, c), w.norm2_b.data};
   const Matrix activated = x.operand(s.activated, f);
   const Matrix d_output{s.d_output, m, c}, d_middle{s.d_middle, m, c}, d_input{s.d_input, m, c};
   const Matrix d_normed1{s.d_branch1, m, c}, d_normed2{s.d_branch2, m, c};
@@ -37,14 +37,12 @@ void gpt2_block_backward(const BlockContext& x, const BlockParameters& w, const 
 
   ops.matmul(d_hidden, d_output, ConstMatrix(w.w_out).t(), {.gelu_input = a.hidden, .gelu_output = &activated});
   ops.matmul(d_normed2, d_hidden, ConstMatrix(w.w_fc).t());
-  ops.norm_backward(d_middle, d_normed2, middle, {a.mean2, a.rstd2}, w.norm2_w.data, s.d_output);
-  ops.norm(x.operand(s.normed2, c), {nullptr, nullptr}, middle, w.norm2_w.data, w.norm2_b.data, eps);
+  ops.norm_backward(d_middle, d_normed2, middle, {a.mean2, a.rstd2}, w.norm2_w.data, s.d_output, &normed2);
 
   ops.matmul(d_heads, d_middle, ConstMatrix(w.w_proj).t());
   ops.attention_backward(d_qkv, d_heads, qkv, a.lse, x.attention_shape());
   ops.matmul(d_normed1, d_qkv, ConstMatrix(w.w_qkv).t());
-  ops.norm_backward(d_input, d_normed1, input, {a.mean1, a.rstd1}, w.norm1_w.data, s.d_middle);
-  ops.norm(x.operand(s.normed1, c), {nullptr, nullptr}, input, w.norm1_w.data, w.norm1_b.data, eps);
+  ops.norm_backward(d_input, d_normed1, input, {a.mean1, a.rstd1}, w.norm1_w.data, s.d_middle, &normed1);
 }
 
 void gpt2_block_gradients(const BlockContext& x, const BlockParameters& dw, const BlockActivations& a,

@@ -27,7 +27,7 @@ void soma_block_backward(const BlockContext& x, const BlockParameters& w, const 
                          const float* output) {
   Ops& ops = x.ops;
   const int64_t m = x.rows(), c = x.config.d_model, f = x.config.d_ff;
-  const ConstMatrix heads{a.attention, m, c}, middle{a.middle, m, c}, out{output, m, c};
+  const ConstMatrix middle{a.middle, m, c}, out{output, m, c};
   const ConstMatrix qkv = x.qkv(a.qkv), hidden = x.operand(a.hidden, f);
   const Matrix d_output{s.d_output, m, c}, d_middle{s.d_middle, m, c}, d_input{s.d_input, m, c};
   const Matrix d_sum1{s.d_branch1, m, c}, d_sum2{s.d_branch2, m, c};

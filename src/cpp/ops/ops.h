@@ -95,6 +95,12 @@ struct Layout {
   float* panels;
 };
 
+// What norm made of x, to be made again by its backward: y = xhat gamma + beta.
+struct NormOutput {
+  Matrix y;
+  const float* beta;
+};
+
 struct NormStats {  // saved by norm for its backward; (M) each
   float* mean;
   float* rstd;
@@ -137,9 +143,9 @@ class Ops {
   // y = (x - mean) / sqrt(var + eps) * gamma + beta, row by row; gamma and beta may be null. y may be x, or pairs.
   virtual void norm(Matrix y, NormStats saved, ConstMatrix x, const float* gamma, const float* beta, float eps) = 0;
   // dx = residual (null: 0; may be dx) + the gradient through norm. With saved.mean null, x is the normalised output
-  // itself.
+  // itself. `again`, if not null, becomes what norm made of x.
   virtual void norm_backward(Matrix dx, ConstMatrix dy, ConstMatrix x, NormStats saved, const float* gamma,
-                             const float* residual) = 0;
+                             const float* residual, const NormOutput* again = nullptr) = 0;
   // dgamma += sum dy xhat, dbeta += sum dy
   virtual void norm_grad(float* dgamma, float* dbeta, ConstMatrix dy, ConstMatrix x, NormStats saved) = 0;
 

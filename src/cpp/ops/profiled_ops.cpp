@@ -116,12 +116,12 @@ void ProfiledOps::norm(Matrix y, NormStats saved, ConstMatrix x, const float* ga
 }
 
 void ProfiledOps::norm_backward(Matrix dx, ConstMatrix dy, ConstMatrix x, NormStats saved, const float* gamma,
-                                const float* residual) {
-  const OpCost cost{.flops = kNormBackward * size(x),
+                                const float* residual, const NormOutput* again) {
+  const OpCost cost{.flops = (kNormBackward + (again != nullptr ? 2 : 0)) * size(x),
                     .read = kFloat * size(x) * (residual != nullptr ? 3 : 2),
-                    .written = kFloat * size(dx)};
+                    .written = kFloat * size(dx) + (again != nullptr ? bytes(again->y) : 0)};
   timed("norm_backward", "norms", {x.rows, x.cols}, cost,
-        [&] { inner_.norm_backward(dx, dy, x, saved, gamma, residual); });
+        [&] { inner_.norm_backward(dx, dy, x, saved, gamma, residual, again); });
 }
 
 void ProfiledOps::norm_grad(float* dgamma, float* dbeta, ConstMatrix dy, ConstMatrix x, NormStats saved) {

@@ -23,7 +23,7 @@ class CpuOps final : public Ops {
   void lay_out(const Layout* list, int64_t count) override;
   void norm(Matrix y, NormStats saved, ConstMatrix x, const float* gamma, const float* beta, float eps) override;
   void norm_backward(Matrix dx, ConstMatrix dy, ConstMatrix x, NormStats saved, const float* gamma,
-                     const float* residual) override;
+                     const float* residual, const NormOutput* again) override;
   void norm_grad(float* dgamma, float* dbeta, ConstMatrix dy, ConstMatrix x, NormStats saved) override;
   void attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionShape& shape) override;
   void attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, const float* lse,

@@ -16,6 +16,7 @@ using kernels::TileStore;
 constexpr int64_t kPackBudget = int64_t{4} << 20;  // floats of packed B: 16 MB
 constexpr int64_t kMaxDepth = 1024;                // units of depth packed at once
 constexpr int64_t kGroup = 64 * 1024;              // floats of B kept in L2 while the rows pass: 256 KB
+constexpr int64_t kPackedRows = 64;                // of B packed at once: whole units of every level
 constexpr int64_t kBlockRows = 192;                // rows of A taken at once
 constexpr int64_t kBlockFloats = 96 * 1024;        // of them at most: 384 KB of L2
 
@@ -54,6 +55,21 @@ struct Part {
   int64_t first_row, last_row;
   int64_t unit, depth;  // of the whole depth of A, where the panels begin and how deep they are
 };
+
+// Panels begin.. to end of B behind each other at `to`: its depth from k0 on, k of it. Of rows along the panels a few at
+// a time, since a panel has but a line or two of each. sums, if not null, += the sums over the depth, in its order.
+void pack_panels(const Gemm& g, float* to, const ConstMatrix& b, int64_t begin, int64_t end, int64_t k0, int64_t k,
+                 float* sums) {
+  const int64_t panel = g.units(k) * g.cols, together = b.transposed ? k : kPackedRows;
+  for (int64_t p = 0; p < k; p += together) {
+    const int64_t count = std::min(together, k - p);
+    for (int64_t i = begin; i < end; ++i) {
+      float* const dst = to + (i - begin) * panel + p / g.per_unit() * g.cols;
+      g.pack_b(dst, b, i, k0 + p, count);
+      if (sums != nullptr) g.panel_sums(sums, dst, b, i, count);
+    }
+  }
+}
 
 // Rows of A taken at once, `depth` units deep.
 int64_t block_rows(const Gemm& g, int64_t m, int64_t depth) {
@@ -207,11 +223,9 @@ void CpuOps::matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e) {
       const int64_t k0 = u0 * g.per_unit(), k_count = std::min(k - k0, block_depth * g.per_unit());
       const float* const packed = laid_out != nullptr ? laid_out : packed_b_.data();
       const auto pack = [&](int64_t range) {
-        for (int64_t i = panels * range / packers; i < panels * (range + 1) / packers; ++i) {
-          float* const panel = packed_b_.data() + i * g.cols * block_depth;
-          g.pack_b(panel, b, first + i, k0, k_count);
-          if (e.column_sums != nullptr) g.panel_sums(e.column_sums, panel, b, first + i, k_count);
-        }
+        const int64_t begin = panels * range / packers, end = panels * (range + 1) / packers;
+        pack_panels(g, packed_b_.data() + begin * g.cols * block_depth, b, first + begin, first + end, k0, k_count,
+                    e.column_sums);
       };
 
       int64_t grid_rows = 1, grid_cols = 1;
@@ -258,11 +272,8 @@ void CpuOps::weight_gradients(const WeightGradient* list, int64_t count) {
     int64_t before = 0;
     for (const WeightGradient* w = list; w < list + count; ++w) {
       const int64_t panels = ceil_div(w->dy.cols, g.cols);
-      for (int64_t i = std::max<int64_t>(0, begin - before); i < std::min(panels, end - before); ++i) {
-        float* const panel = packed_b_.data() + (before + i) * panel_floats;
-        g.pack_b(panel, w->dy, i, 0, k);
-        if (w->column_sums != nullptr) g.panel_sums(w->column_sums, panel, w->dy, i, k);
-      }
+      const int64_t from = std::max<int64_t>(0, begin - before), to = std::min(panels, end - before);
+      pack_panels(g, packed_b_.data() + (before + from) * panel_floats, w->dy, from, to, 0, k, w->column_sums);
       before += panels;
     }
   };

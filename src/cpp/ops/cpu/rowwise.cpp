@@ -39,13 +39,23 @@ void CpuOps::norm_into_pairs(Matrix y, NormStats saved, ConstMatrix x, const flo
   });
 }
 
+// The output again as pairs goes through a row of floats in scratch.
 void CpuOps::norm_backward(Matrix dx, ConstMatrix dy, ConstMatrix x, NormStats saved, const float* gamma,
-                           const float* residual) {
+                           const float* residual, const NormOutput* again) {
   const auto& t = active_kernels();
-  for_ranges(x.rows, 3 * x.cols, 1, [&](int64_t begin, int64_t end) {
-    const int64_t at = begin * x.cols;
-    t.norm_backward(dx.data + at, dy.data + at, x.data + at, saved.mean != nullptr ? saved.mean + begin : nullptr,
-                    saved.rstd + begin, gamma, residual != nullptr ? residual + at : nullptr, end - begin, x.cols);
+  const int64_t c = x.cols, ranges = range_count(x.rows, 3 * c, 1);
+  const bool pairs = again != nullptr && again->y.pairs;
+  if (pairs) reserve_scratch(ranges, c);
+  for_numbered_ranges(x.rows, ranges, 1, [&](int64_t range, int64_t begin, int64_t end) {
+    const int64_t step = pairs ? 1 : end - begin;
+    for (int64_t r = begin; r < end; r += step) {
+      const int64_t at = r * c;
+      float* const y = again == nullptr ? nullptr : pairs ? scratch(range) : again->y.data + at;
+      t.norm_backward(dx.data + at, y, dy.data + at, x.data + at, saved.mean != nullptr ? saved.mean + r : nullptr,
+                      saved.rstd + r, gamma, again != nullptr ? again->beta : nullptr,
+                      residual != nullptr ? residual + at : nullptr, step, c);
+      if (pairs) t.round_rows(again->y.data + r * again->y.ld, 0, y, 0, 1, c, pairs_units(c));
+    }
   });
 }
 
