@@ -39,9 +39,19 @@ inline void clear_columns(float* dst, int64_t width, int64_t k, int64_t n) {
   }
 }
 
+// Asks for n floats of a row that is read some rows later: where each row gives a line or a few, a processor's own
+// prefetching finds nothing to go by.
+constexpr int64_t kRowsAhead = 16;
+inline void fetch_row(const float* row, int64_t n) {
+  for (int64_t j = 0; j < n; j += 16) SOMA_FETCH(row + j);
+}
+
 void pack_b_copy(float* dst, const float* src, int64_t ld, int64_t k, int64_t n) {
   if (n == kGemmCols) {
-    for (int64_t p = 0; p < k; ++p) __builtin_memcpy(dst + p * kGemmCols, src + p * ld, kGemmCols * sizeof(float));
+    for (int64_t p = 0; p < k; ++p) {
+      fetch_row(src + (p + kRowsAhead) * ld, kGemmCols);
+      __builtin_memcpy(dst + p * kGemmCols, src + p * ld, kGemmCols * sizeof(float));
+    }
     return;
   }
   for (int64_t p = 0; p < k; ++p) {
@@ -59,6 +69,7 @@ void pack_a_copy(float* dst, const float* src, int64_t ld, int64_t k, int64_t m)
   constexpr int64_t kTogether = 16;
   for (int64_t p = 0; p < k; p += kTogether) {
     const int64_t count = k - p < kTogether ? k - p : kTogether;
+    for (int64_t q = 0; q < kTogether; ++q) fetch_row(src + (p + kTogether + q) * ld, m);
     for (int64_t i = 0; i < m; i += kGemmRows) {
       const float* from = src + p * ld + i;
       float* to = dst + i * k + p * kGemmRows;
@@ -92,12 +103,14 @@ void round_rows(float* dst, int64_t ld_dst, const float* src, int64_t ld, int64_
 }
 
 // f(out, low, high) for unit u of n columns at out, from rows 2u and 2u + 1 of src (null: there is no such row), then
-// zeros; zeros alone from k on.
+// zeros; zeros alone from k on. A row of src is `row` floats.
 template <typename F>
 inline void each_two_rows(float* dst, int64_t ld_dst, const float* src, int64_t ld, int64_t k, int64_t n, int64_t units,
-                          int64_t width, F f) {
+                          int64_t width, int64_t row, F f) {
   for (int64_t u = 0; u < units; ++u, src += 2 * ld, dst += ld_dst) {
     const bool has_low = 2 * u < k;
+    fetch_row(src + kRowsAhead * ld, row);
+    fetch_row(src + (kRowsAhead + 1) * ld, row);
     if (has_low) f(dst, src, 2 * u + 1 < k ? src + ld : nullptr);
     for (int64_t j = has_low ? n : 0; j < width; ++j) dst[j] = 0.0f;
   }
@@ -105,7 +118,7 @@ inline void each_two_rows(float* dst, int64_t ld_dst, const float* src, int64_t 
 
 void interleave_rows(float* dst, int64_t ld_dst, const float* src, int64_t ld, int64_t k, int64_t n, int64_t units,
                      int64_t width) {
-  each_two_rows(dst, ld_dst, src, ld, k, n, units, width, [n](float* out, const float* low, const float* high) {
+  each_two_rows(dst, ld_dst, src, ld, k, n, units, width, n, [n](float* out, const float* low, const float* high) {
     int64_t j = 0;
     if (high != nullptr) {
       for (; j + kWidth <= n; j += kWidth) store(out + j, pair(load(low + j), load(high + j)));
@@ -125,7 +138,7 @@ inline uint32_t half_of(const float* row, int64_t j) {
 
 void interleave_pairs(float* dst, int64_t ld_dst, const float* src, int64_t ld, int64_t k, int64_t n, int64_t units,
                       int64_t width) {
-  each_two_rows(dst, ld_dst, src, ld, k, n, units, width, [n](float* out, const float* low, const float* high) {
+  each_two_rows(dst, ld_dst, src, ld, k, n, units, width, n / 2, [n](float* out, const float* low, const float* high) {
     int64_t j = 0;
     Vec first, second;
     for (; j + 2 * kWidth <= n; j += 2 * kWidth) {
