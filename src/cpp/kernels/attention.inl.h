@@ -46,8 +46,8 @@ void attention_weights(float* pairs, int64_t ld_pairs, float* x, int64_t ld, int
   }
 }
 
-// p = exp(scale x - lse) of row r, in place; returns the mean of dp under p. Divided by the sum of p, which is 1 but for
-// the rounding of lse: a large score has that in every p, and it must not stay where dp and the mean cancel.
+// p = exp(scale x - lse) of row r, in place; returns the mean of dp under p, divided by the sum of p. That is 1 but for
+// the rounding of lse: a large score has it in every p, and it must not stay where dp and the mean cancel.
 inline float probabilities(const AttentionTile& t, int64_t r) {
   const Vec factor = set1(t.scale), offset = set1(-t.lse[r]);
   float* const p = t.p + r * t.ld;

@@ -55,8 +55,8 @@ struct AttentionTile {
   int64_t ld, m, n, width;
   float scale;
   const float* lse;  // (m)
-  // attention_gradient_pairs alone: ds as rows of pairs; p and ds as `units` of two rows, as interleave_rows makes them,
-  // zero beyond m.
+  // attention_gradient_pairs alone: ds as rows of pairs; p and ds as `units` of two rows, as interleave_rows makes
+  // them, zero beyond m.
   float *ds_rows, *p_units, *ds_units;
   int64_t ld_rows, ld_units, units;
 };
@@ -105,8 +105,9 @@ struct GemmShape {
 //   be dy.
 // relu_backward: dx = y > 0 ? dy : 0; dx may be dy.
 // add: y = a + b. scale_add: y += s x.
-// attention_weights: row r of m, of its first n + r columns: max = max scale x, sum = sum exp(scale x - max), and those
-//   exponentials, zeros from there to width, in place or (pairs not null) as rows of pairs. Columns as in AttentionTile.
+// attention_weights: row r of m, of its first n + r columns: max = max scale x, sum = sum exp(scale x - max), and
+//   those exponentials, zeros from there to width, in place or (pairs not null) as rows of pairs. Columns as in
+//   AttentionTile.
 // scale_rows: y[r] /= divisors[r], n columns of each.
 // attention_gradient: p = exp(scale p - lse), dp = ds = scale p (dp - sum p dp / sum p), zero where a row does not see.
 //   attention_gradient_pairs: the same p; ds and p as pairs, as AttentionTile says.

@@ -25,18 +25,54 @@ inline void each(int64_t count, F f) {
 // v where the lane is below n, else 0: keeps a padded lane out of a sum.
 inline Vec keep(Vec v, int64_t n) { return n >= kWidth ? v : keep_n(v, n); }
 
+// Four vectors in lockstep, for long chains of operations: each waits for the one before, and a processor that looks
+// for work among one vector's runs out of places for those that wait.
+struct Four {
+  Vec v[4];
+};
+inline Four four(Vec x) { return {{x, x, x, x}}; }
+#define SOMA_OF_FOUR(expression)                               \
+  Four r;                                                      \
+  SOMA_UNROLL for (int i = 0; i < 4; ++i) r.v[i] = expression; \
+  return r
+inline Four load_four(const float* p) { SOMA_OF_FOUR(load(p + i * kWidth)); }
+inline void store(float* p, const Four& a) { SOMA_UNROLL for (int i = 0; i < 4; ++i) store(p + i * kWidth, a.v[i]); }
+inline Four add(const Four& a, const Four& b) { SOMA_OF_FOUR(add(a.v[i], b.v[i])); }
+inline Four sub(const Four& a, const Four& b) { SOMA_OF_FOUR(sub(a.v[i], b.v[i])); }
+inline Four mul(const Four& a, const Four& b) { SOMA_OF_FOUR(mul(a.v[i], b.v[i])); }
+inline Four div(const Four& a, const Four& b) { SOMA_OF_FOUR(div(a.v[i], b.v[i])); }
+inline Four min(const Four& a, const Four& b) { SOMA_OF_FOUR(min(a.v[i], b.v[i])); }
+inline Four max(const Four& a, const Four& b) { SOMA_OF_FOUR(max(a.v[i], b.v[i])); }
+inline Four fma(const Four& a, const Four& b, const Four& c) { SOMA_OF_FOUR(fma(a.v[i], b.v[i], c.v[i])); }
+inline Four exp2_of_shifted(const Four& a) { SOMA_OF_FOUR(exp2_of_shifted(a.v[i])); }
+#undef SOMA_OF_FOUR
+
+// x in every lane of a Vec or of a Four.
+template <typename V>
+inline V all(float x);
+template <>
+inline Vec all<Vec>(float x) {
+  return set1(x);
+}
+template <>
+inline Four all<Four>(float x) {
+  return four(set1(x));
+}
+
 // e^x for x in [-87.5, 88]. Cody-Waite reduction by ln 2 in two parts, then the polynomial of degree 6 with the least
 // largest error on [-ln2/2, ln2/2], by Estrin's scheme: what waits for what is half as long as by Horner's. Relative
 // error below 1.1 ulp; NaN stays NaN.
-inline Vec exp_within(Vec x) {
-  const Vec shifted = fma(x, set1(1.44269504f), set1(12582912.0f));  // x log2(e), rounded, + 1.5 * 2^23
-  const Vec n = sub(shifted, set1(12582912.0f));
-  Vec r = fma(n, set1(-0.693359375f), x);
-  r = fma(n, set1(2.12194440e-4f), r);
-  const Vec r2 = mul(r, r);
-  const Vec low = fma(r, set1(1.666651964e-1f), set1(4.999999404e-1f));
-  const Vec high = fma(r2, set1(1.381449634e-3f), fma(r, set1(8.368751965e-3f), set1(4.166839272e-2f)));
-  const Vec p = add(fma(fma(high, r2, low), r2, r), set1(1.0f));
+template <typename V>
+SOMA_INLINE V exp_within(V x) {
+  const V shifted = fma(x, all<V>(1.44269504f), all<V>(12582912.0f));  // x log2(e), rounded, + 1.5 * 2^23
+  const V n = sub(shifted, all<V>(12582912.0f));
+  V r = fma(n, all<V>(-0.693359375f), x);
+  r = fma(n, all<V>(2.12194440e-4f), r);
+  const V r2 = mul(r, r);
+  const V low = fma(r, all<V>(1.666651964e-1f), all<V>(4.999999404e-1f));
+  const V middle = fma(r, all<V>(8.368751965e-3f), all<V>(4.166839272e-2f));
+  const V high = fma(r2, all<V>(1.381449634e-3f), middle);
+  const V p = add(fma(fma(high, r2, low), r2, r), all<V>(1.0f));
   return mul(p, exp2_of_shifted(shifted));
 }
 
@@ -181,30 +217,48 @@ constexpr float kGeluB = 0.07135481283f;  // 2 sqrt(2/pi) 0.044715
 constexpr float kGeluFar = 10.0f;
 
 // s for x within +-kGeluFar.
-inline Vec gelu_gate(Vec x) {
-  const Vec minus_2u = mul(x, fma(mul(x, x), set1(-kGeluB), set1(-kGeluA)));
-  return div(set1(1.0f), add(set1(1.0f), exp_within(minus_2u)));
+template <typename V>
+SOMA_INLINE V gelu_gate(V x) {
+  const V minus_2u = mul(x, fma(mul(x, x), all<V>(-kGeluB), all<V>(-kGeluA)));
+  return div(all<V>(1.0f), add(all<V>(1.0f), exp_within(minus_2u)));
 }
 
-inline Vec gelu(Vec x) {
-  const Vec v = max(set1(-kGeluFar), x);  // keeps a NaN
-  return mul(v, gelu_gate(min(set1(kGeluFar), v)));
+template <typename V>
+SOMA_INLINE V gelu(V x) {
+  const V v = max(all<V>(-kGeluFar), x);  // keeps a NaN
+  return mul(v, gelu_gate(min(all<V>(kGeluFar), v)));
 }
 
 void gelu_forward(float* y, const float* x, int64_t n) {
-  each(n, [&](int64_t i, int64_t m) { store_tail(y + i, gelu(load_tail(x + i, m)), m); });
+  int64_t i = 0;
+  for (; i + 4 * kWidth <= n; i += 4 * kWidth) store(y + i, gelu(load_four(x + i)));
+  for (; i < n; i += kWidth) store_tail(y + i, gelu(load_tail(x + i, n - i)), n - i);
+}
+
+// *y = gelu(x); returns dy gelu'(x).
+template <typename V>
+SOMA_INLINE V gelu_gradient(V* y, V dy, V x) {
+  const V far = max(all<V>(-kGeluFar), x), v = min(all<V>(kGeluFar), far);  // keeps a NaN
+  const V s = gelu_gate(v);
+  *y = mul(far, s);
+  const V slope = fma(mul(v, v), all<V>(3.0f * kGeluB), all<V>(kGeluA));
+  return mul(dy, fma(mul(mul(v, s), sub(all<V>(1.0f), s)), slope, s));
 }
 
 void gelu_backward(float* dx, float* y, const float* dy, const float* x, int64_t n) {
-  each(n, [&](int64_t i, int64_t m) {
-    const Vec far = max(set1(-kGeluFar), load_tail(x + i, m));
-    const Vec v = min(set1(kGeluFar), far);  // keeps a NaN
-    const Vec s = gelu_gate(v);
-    store_tail(y + i, mul(far, s), m);
-    const Vec slope = fma(mul(v, v), set1(3.0f * kGeluB), set1(kGeluA));
-    const Vec derivative = fma(mul(mul(v, s), sub(set1(1.0f), s)), slope, s);
-    store_tail(dx + i, mul(load_tail(dy + i, m), derivative), m);
-  });
+  int64_t i = 0;
+  for (; i + 4 * kWidth <= n; i += 4 * kWidth) {
+    Four output;
+    const Four gradient = gelu_gradient(&output, load_four(dy + i), load_four(x + i));
+    store(y + i, output);
+    store(dx + i, gradient);
+  }
+  for (; i < n; i += kWidth) {
+    Vec output;
+    const Vec gradient = gelu_gradient(&output, load_tail(dy + i, n - i), load_tail(x + i, n - i));
+    store_tail(y + i, output, n - i);
+    store_tail(dx + i, gradient, n - i);
+  }
 }
 
 void relu_backward(float* dx, const float* dy, const float* y, int64_t n) {

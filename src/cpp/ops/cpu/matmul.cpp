@@ -56,8 +56,8 @@ struct Part {
   int64_t unit, depth;  // of the whole depth of A, where the panels begin and how deep they are
 };
 
-// Panels begin.. to end of B behind each other at `to`: its depth from k0 on, k of it. Of rows along the panels a few at
-// a time, since a panel has but a line or two of each. sums, if not null, += the sums over the depth, in its order.
+// Panels begin.. to end of B behind each other at `to`: its depth from k0 on, k of it. Rows across the panels are taken
+// a few at a time, since a panel has but a line or two of each. sums, if not null, += the sums over depth, in order.
 void pack_panels(const Gemm& g, float* to, const ConstMatrix& b, int64_t begin, int64_t end, int64_t k0, int64_t k,
                  float* sums) {
   const int64_t panel = g.units(k) * g.cols, together = b.transposed ? k : kPackedRows;
