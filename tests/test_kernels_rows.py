@@ -353,7 +353,7 @@ def test_the_same_bits_on_any_number_of_threads() -> None:
     x, dy, onto, gamma = normal(rng, 201, 211), normal(rng, 201, 211), normal(rng, 201, 211), normal(rng, 211)
     stats = ops.norm(x, eps=1e-6)[1:]
     qkv, dout = normal(rng, 3, 71, 3 * 5 * 11), normal(rng, 3, 71, 5 * 11)
-    out, lse = ops.attention(qkv, 5)
+    lse = ops.attention(qkv, 5)[1]
     ids, targets = rng.integers(0, 29, (4, 201)), rng.integers(0, 211, 201).astype(np.int32)
     tables = normal(rng, 29, 211), normal(rng, 201, 211)
     embedded = normal(rng, 4, 201, 211)

@@ -222,7 +222,7 @@ def test_a_bad_number_in_pairs_spoils_what_it_spoils_in_floats() -> None:
     soma.set_num_threads(1)
     for (length, heads, size), part, bad in itertools.product([(20, 3, 8), (40, 2, 34)], range(3), (np.nan, np.inf)):
         width = heads * size
-        qkv, dout, out = (draw(rng, 2, length, n) for n in (3 * width, width, width))
+        qkv, dout = (draw(rng, 2, length, n) for n in (3 * width, width))
         qkv[0, -1, part * width + size + 3] = bad
         lse = normal(rng, 2, heads, length)
         for pairs in ("a", "ac"):
