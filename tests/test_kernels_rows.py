@@ -71,7 +71,7 @@ def test_norm_of_nearly_equal_numbers() -> None:
 @pytest.mark.parametrize("affine", [False, True])
 def test_norm_backward(affine: bool) -> None:
     rng = np.random.default_rng(2)
-    for width, rows in itertools.product(WIDTHS, [1, 5]):
+    for width, rows in itertools.product(WIDTHS, [1, 3, 4, 7]):
         x, dy, onto = normal(rng, rows, width), normal(rng, rows, width), normal(rng, rows, width)
         gamma = normal(rng, width) if affine else None
         weight = None if gamma is None else wide(gamma)
@@ -222,6 +222,18 @@ def test_attention_of_extreme_scores() -> None:
         rounding = np.finfo(np.float32).eps * float(np.abs(lse).max())
         if rounding < 0.01:
             check(gradient, want, 4 * (rounding + attention_sums(length, 8)) * scale, np.append(wide(dout), want))
+
+
+@pytest.mark.usefixtures("isa")
+def test_attention_of_one_position_is_its_value() -> None:
+    """To the bit, up to scores of 1e12, whose last digit is more than any exponential bears."""
+    rng = np.random.default_rng(8)
+    for size, factor in itertools.product([1, 8, 33], [1, 1e2, 1e6]):
+        qkv = normal(rng, 1, 1, 3 * size)
+        qkv[..., : 2 * size] *= factor
+        value = qkv[..., 2 * size :]
+        assert np.array_equal(ops.attention(qkv, 1)[0], value)
+        assert np.array_equal(ops.attention(qkv, 1, "bfloat16")[0], ref.round_bfloat16(value))
 
 
 @pytest.mark.usefixtures("isa")

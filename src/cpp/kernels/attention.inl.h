@@ -4,8 +4,8 @@
 // v where the lane is below n, which may be negative, else 0: what a row does not see counts for nothing, NaN or not.
 inline Vec seen(Vec v, int64_t n) { return n >= kWidth ? v : n > 0 ? keep_n(v, n) : set1(0.0f); }
 
-// Calls f(i, left) for every two vectors of `width` columns: `left` are seen from column i on, or at least two vectors,
-// a constant, where all are.
+// Calls f(i, left) for every two vectors up to `width`: n - i columns are seen from i on, none where that is negative;
+// where both vectors are, left is the constant 2 kWidth, and masks vanish.
 template <typename F>
 inline void each_two(int64_t n, int64_t width, F f) {
   int64_t i = 0;
@@ -13,15 +13,15 @@ inline void each_two(int64_t n, int64_t width, F f) {
   for (; i < width; i += 2 * kWidth) f(i, n - i);
 }
 
-// exp(scale x - shift) of the n columns that are seen, then zeros to `width`, handed to sink(i, first, second). Returns
-// the sum.
+// exp(scale (x - top)) of the n columns that are seen, then zeros to `width`, handed to sink(i, first, second). Returns
+// the sum. The difference comes first, so that the largest is 1 whatever its score.
 template <typename Sink>
-inline float exp_of_row(const float* x, int64_t n, int64_t width, float scale, float shift, Sink sink) {
-  const Vec factor = set1(scale), offset = set1(-shift);
+inline float exp_of_row(const float* x, int64_t n, int64_t width, float scale, float top, Sink sink) {
+  const Vec factor = set1(scale), largest = set1(top);
   Vec s0 = set1(0.0f), s1 = s0;
   each_two(n, width, [&](int64_t i, int64_t left) {
-    const Vec first = seen(exp(fma(load(x + i), factor, offset)), left);
-    const Vec second = seen(exp(fma(load(x + i + kWidth), factor, offset)), left - kWidth);
+    const Vec first = seen(exp(mul(sub(load(x + i), largest), factor)), left);
+    const Vec second = seen(exp(mul(sub(load(x + i + kWidth), largest), factor)), left - kWidth);
     s0 = add(s0, first);
     s1 = add(s1, second);
     sink(i, first, second);
@@ -32,15 +32,16 @@ inline float exp_of_row(const float* x, int64_t n, int64_t width, float scale, f
 void attention_weights(float* pairs, int64_t ld_pairs, float* x, int64_t ld, int64_t m, int64_t n, int64_t width,
                        float scale, float* max, float* sum) {
   for (int64_t r = 0; r < m; ++r, x += ld) {
-    max[r] = scale * row_max(x, n + r);
+    const float top = row_max(x, n + r);
+    max[r] = scale * top;
     if (pairs == nullptr) {
-      sum[r] = exp_of_row(x, n + r, width, scale, max[r], [&](int64_t i, Vec first, Vec second) {
+      sum[r] = exp_of_row(x, n + r, width, scale, top, [&](int64_t i, Vec first, Vec second) {
         store(x + i, first);
         store(x + i + kWidth, second);
       });
     } else {
       float* const out = pairs + r * ld_pairs;
-      sum[r] = exp_of_row(x, n + r, width, scale, max[r],
+      sum[r] = exp_of_row(x, n + r, width, scale, top,
                           [&](int64_t i, Vec first, Vec second) { store(out + i / 2, pair_adjacent(first, second)); });
     }
   }

@@ -97,7 +97,8 @@ struct GemmShape {
 // norm_forward: y = (x - mean) rstd gamma + beta, rstd = 1/sqrt(var + eps) over each row of c; gamma, beta may be null
 //   (1, 0).
 // norm_backward: dx = residual + rstd (g - mean(g) - xhat mean(g xhat)), g = dy gamma; xhat = (x - mean) rstd, or x
-//   itself where mean is null; residual may be null (0). y, if not null, = xhat gamma + beta again.
+//   itself where mean is null; residual may be null (0). y = xhat gamma + beta again, or null; where it is
+//   not, neither are gamma and beta.
 // norm_grad: dgamma[j] += sum_r dy xhat, dbeta[j] += sum_r dy over `rows` rows, columns j < n (pointers are to the
 //   first).
 // column_sum: out[j] += sum_r x[r*ld + j], j < n.
@@ -108,7 +109,7 @@ struct GemmShape {
 // attention_weights: row r of m, of its first n + r columns: max = max scale x, sum = sum exp(scale x - max), and
 //   those exponentials, zeros from there to width, in place or (pairs not null) as rows of pairs. Columns as in
 //   AttentionTile.
-// scale_rows: y[r] /= divisors[r], n columns of each.
+// scale_rows: y[r] *= 1 / divisors[r], n columns of each.
 // attention_gradient: p = exp(scale p - lse), dp = ds = scale p (dp - sum p dp / sum p), zero where a row does not see.
 //   attention_gradient_pairs: the same p; ds and p as pairs, as AttentionTile says.
 // max_sum_exp: *max = max x, *sum = sum exp(x - max).

@@ -95,7 +95,7 @@ struct Layout {
   float* panels;
 };
 
-// What norm made of x, to be made again by its backward: y = xhat gamma + beta.
+// What norm made of x, to be made again by its backward: y = xhat gamma + beta, where gamma is given.
 struct NormOutput {
   Matrix y;
   const float* beta;

@@ -10,7 +10,7 @@ namespace soma {
 namespace {
 
 // Floating-point operations of one element, from the equations in kernels.h and the polynomial of exp.
-constexpr double kExp = 24, kSoftmax = kExp + 6, kGelu = kExp + 9, kGeluBackward = kGelu + 14;
+constexpr double kExp = 22, kSoftmax = kExp + 6, kGelu = kExp + 7, kGeluBackward = kGelu + 9;
 constexpr double kNorm = 8, kNormBackward = 14, kNormGrad = 5, kAdamW = 18;
 constexpr double kFloat = sizeof(float), kId = sizeof(int32_t);
 
@@ -134,7 +134,7 @@ void ProfiledOps::norm_grad(float* dgamma, float* dbeta, ConstMatrix dy, ConstMa
 void ProfiledOps::attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionShape& s) {
   const double pairs = causal_pairs(s);
   const OpCost cost{.products = 2 * 2 * pairs * static_cast<double>(s.head_size),
-                    .flops = kSoftmax * pairs,
+                    .flops = (kExp + 4) * pairs + size(out),
                     .read = bytes(qkv),
                     .written = kFloat * size(out)};
   timed("attention", "attention", {s.batch, s.length, s.heads, s.head_size}, cost,

@@ -45,9 +45,9 @@ GemmA queries_of(const Gemm& g, float* memory, const ConstMatrix& q) {
   return whole ? g.take_a(memory, q, 0, q.rows, 0, q.cols) : g.copy_a(memory, q, 0, q.rows, 0, q.cols);
 }
 
-// The distance between rows of scores: tiles and vectors may write whole panels, or pairs of 32. + 16: rows must not
-// share their sets of L1.
-int64_t row_of_keys(const Gemm& g, int64_t keys) { return round_up(keys, std::max<int64_t>(g.cols, 32)) + 16; }
+// The distance between rows of scores: kernels read and write two vectors at a time, 32 floats at most. + 16: rows must
+// not share their sets of L1.
+int64_t row_of_keys(int64_t keys) { return round_up(keys, 32) + 16; }
 
 // f(head, slot) over all heads, in groups of about a tenth of a second of work between which the caller may stop.
 template <typename F>
@@ -70,7 +70,7 @@ void CpuOps::attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionS
   const Table& t = active_kernels();
   const Gemm g(t, precision_);
   const int64_t len = s.length, d = s.head_size, c = s.channels(), depth = g.units(d), all = g.units(len);
-  const int64_t ld = row_of_keys(g, len);
+  const int64_t ld = row_of_keys(len);
   const float scale = 1.0f / std::sqrt(static_cast<float>(d));
 
   struct Buffers {
@@ -121,7 +121,7 @@ void CpuOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, 
   const Gemm g(t, precision_);
   const int64_t len = s.length, d = s.head_size, c = s.channels(), depth = g.units(d), all = g.units(len);
   const int64_t block = std::min(8 * g.rows, round_up(len, g.rows));  // query rows whose probabilities exist at once
-  const int64_t ld = row_of_keys(g, len), ld_grad = round_up(d, 16) + 16;
+  const int64_t ld = row_of_keys(len), ld_grad = round_up(d, 16) + 16;
   const float scale = 1.0f / std::sqrt(static_cast<float>(d));
   // In float32 a block of rows of p and ds, in bfloat16 a tile of them and a block of units.
   const int64_t kept = g.bf16 ? g.rows : block, block_units = g.units(block);
