@@ -95,8 +95,8 @@ class Gemm {
   int64_t a_floats(int64_t m, int64_t k) const { return std::max(spread(m), round_up(m, rows)) * spread(units(k)); }
 
   // Columns first.., m of them, of a block of rows as A's rows, its units skip.. being A's depth, `depth` of them. The
-  // block is floats, or units of two rows as interleave_rows makes them. `memory` holds a_floats(m, 2 * depth), of which
-  // tiles may read rows beyond m.
+  // block is floats, or units of two rows as interleave_rows makes them. `memory` holds a_floats(m, 2 * depth): tiles
+  // may read rows of it beyond m.
   GemmA columns_of(float* memory, const float* block, int64_t ld, int64_t first, int64_t m, int64_t skip,
                    int64_t depth) const {
     const float* const from = block + skip * ld + first;
