@@ -1,9 +1,6 @@
 // Softmax of a tile of causal attention, and its gradient, for whatever Vec the including level defines. Row r of a
 // tile sees the first n + r keys. Rows are handled two vectors at a time, the neighbours of a row of pairs.
 
-// v where the lane is below n, which may be negative, else 0: what a row does not see counts for nothing, NaN or not.
-inline Vec seen(Vec v, int64_t n) { return n >= kWidth ? v : n > 0 ? keep_n(v, n) : set1(0.0f); }
-
 // Calls f(i, left) for every two vectors up to `width`: n - i columns are seen from i on, none where that is negative;
 // where both vectors are, left is the constant 2 kWidth, and masks vanish.
 template <typename F>
@@ -20,8 +17,8 @@ inline float exp_of_row(const float* x, int64_t n, int64_t width, float scale, f
   const Vec factor = set1(scale), largest = set1(top);
   Vec s0 = set1(0.0f), s1 = s0;
   each_two(n, width, [&](int64_t i, int64_t left) {
-    const Vec first = seen(exp(mul(sub(load(x + i), largest), factor)), left);
-    const Vec second = seen(exp(mul(sub(load(x + i + kWidth), largest), factor)), left - kWidth);
+    const Vec first = keep(exp(mul(sub(load(x + i), largest), factor)), left);
+    const Vec second = keep(exp(mul(sub(load(x + i + kWidth), largest), factor)), left - kWidth);
     s0 = add(s0, first);
     s1 = add(s1, second);
     sink(i, first, second);
@@ -29,8 +26,8 @@ inline float exp_of_row(const float* x, int64_t n, int64_t width, float scale, f
   return reduce_add(add(s0, s1));
 }
 
-void attention_weights(float* pairs, int64_t ld_pairs, float* x, int64_t ld, int64_t m, int64_t n, int64_t width,
-                       float scale, float* max, float* sum) {
+void attention_weights(float* pairs, float* x, int64_t ld, int64_t m, int64_t n, int64_t width, float scale, float* max,
+                       float* sum) {
   for (int64_t r = 0; r < m; ++r, x += ld) {
     const float top = row_max(x, n + r);
     max[r] = scale * top;
@@ -40,7 +37,7 @@ void attention_weights(float* pairs, int64_t ld_pairs, float* x, int64_t ld, int
         store(x + i + kWidth, second);
       });
     } else {
-      float* const out = pairs + r * ld_pairs;
+      float* const out = pairs + r * ld;
       sum[r] = exp_of_row(x, n + r, width, scale, top,
                           [&](int64_t i, Vec first, Vec second) { store(out + i / 2, pair_adjacent(first, second)); });
     }
@@ -55,12 +52,12 @@ inline float probabilities(const AttentionTile& t, int64_t r) {
   const float* const dp = t.dp + r * t.ld;
   Vec sum0 = set1(0.0f), sum1 = sum0, dot0 = sum0, dot1 = sum0;
   each_two(t.n + r, t.width, [&](int64_t i, int64_t left) {
-    const Vec first = seen(exp(fma(load(p + i), factor, offset)), left);
-    const Vec second = seen(exp(fma(load(p + i + kWidth), factor, offset)), left - kWidth);
+    const Vec first = keep(exp(fma(load(p + i), factor, offset)), left);
+    const Vec second = keep(exp(fma(load(p + i + kWidth), factor, offset)), left - kWidth);
     sum0 = add(sum0, first);
     sum1 = add(sum1, second);
-    dot0 = fma(first, seen(load(dp + i), left), dot0);
-    dot1 = fma(second, seen(load(dp + i + kWidth), left - kWidth), dot1);
+    dot0 = fma(first, keep(load(dp + i), left), dot0);
+    dot1 = fma(second, keep(load(dp + i + kWidth), left - kWidth), dot1);
     store(p + i, first);
     store(p + i + kWidth, second);
   });
@@ -69,7 +66,7 @@ inline float probabilities(const AttentionTile& t, int64_t r) {
 
 // scale p (dp - delta)
 inline Vec score_gradient(Vec p, const float* dp, Vec delta, Vec scale, int64_t left) {
-  return mul(mul(scale, p), seen(sub(load(dp), delta), left));
+  return mul(mul(scale, p), keep(sub(load(dp), delta), left));
 }
 
 void attention_gradient(const AttentionTile* tile) {
@@ -104,10 +101,10 @@ inline void gradient_unit(const AttentionTile& t, int64_t u) {
         p[r][half] = load(t.p + at);
         ds[r][half] = score_gradient(p[r][half], t.dp + at, delta[r], scale, left + r - half * kWidth);
       }
-      store(t.ds_rows + (first + r) * t.ld_rows + i / 2, pair_adjacent(ds[r][0], ds[r][1]));
+      store(t.ds_rows + (first + r) * t.ld + i / 2, pair_adjacent(ds[r][0], ds[r][1]));
     }
     SOMA_UNROLL for (int half = 0; half < 2; ++half) {
-      const int64_t at = u * t.ld_units + i + half * kWidth;
+      const int64_t at = u * t.ld + i + half * kWidth;
       store(t.p_units + at, pair(p[0][half], p[1][half]));
       store(t.ds_units + at, pair(ds[0][half], ds[1][half]));
     }

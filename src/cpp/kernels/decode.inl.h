@@ -270,8 +270,7 @@ void attend(float* out, const float* q, const float* keys, const float* values, 
     attend_scores<kBlocks>(scores + j, q, keys + j * head_size, head_size);
   }
   for (; j < n; j += 16) attend_scores<1>(scores + j, q, keys + j * head_size, head_size);
-  float top, total;
-  softmax_row(scores, n, scale, &top, &total);
+  softmax_row(scores, n, scale);
   int64_t i = 0;
   for (; i + 4 * kWidth <= head_size; i += 4 * kWidth) {
     attend_values<4>(out + i, scores, values + i, n, head_size, 0);

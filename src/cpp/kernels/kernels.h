@@ -51,14 +51,14 @@ struct RowsProduct {
 // The tile of queries in backward attention: m rows, of which row r sees the first n + r keys. Rows and units are
 // defined up to `width` columns; up to a multiple of 32 they can be read and written.
 struct AttentionTile {
-  float *p, *dp;  // the scores and the gradients of the probabilities
-  int64_t ld, m, n, width;
+  float *p, *dp;            // the scores and the gradients of the probabilities
+  int64_t ld, m, n, width;  // ld of every matrix here
   float scale;
   const float* lse;  // (m)
   // attention_gradient_pairs alone: ds as rows of pairs; p and ds as `units` of two rows, as interleave_rows makes
   // them, zero beyond m.
   float *ds_rows, *p_units, *ds_units;
-  int64_t ld_rows, ld_units, units;
+  int64_t units;
 };
 
 // What the matrix product of one precision asks of its operands.
@@ -173,8 +173,7 @@ struct GemmShape {
   X(void, add, (float* y, const float* a, const float* b, int64_t n))                                                 \
   X(void, scale_add, (float* y, const float* x, float s, int64_t n))                                                  \
   X(void, attention_weights,                                                                                          \
-    (float* pairs, int64_t ld_pairs, float* x, int64_t ld, int64_t m, int64_t n, int64_t width, float scale,          \
-     float* max, float* sum))                                                                                         \
+    (float* pairs, float* x, int64_t ld, int64_t m, int64_t n, int64_t width, float scale, float* max, float* sum))   \
   X(void, scale_rows, (float* y, int64_t ld, int64_t m, int64_t n, const float* divisors))                            \
   X(void, attention_gradient, (const AttentionTile* tile))                                                            \
   X(void, attention_gradient_pairs, (const AttentionTile* tile))                                                      \

@@ -22,8 +22,8 @@ inline void each(int64_t count, F f) {
   if (i < count) f(i, count - i);
 }
 
-// v where the lane is below n, else 0: keeps a padded lane out of a sum.
-inline Vec keep(Vec v, int64_t n) { return n >= kWidth ? v : keep_n(v, n); }
+// v where the lane is below n, which may be negative, else 0: what a row does not have counts for nothing, NaN or not.
+inline Vec keep(Vec v, int64_t n) { return n >= kWidth ? v : n > 0 ? keep_n(v, n) : set1(0.0f); }
 
 // Four vectors in lockstep, for long chains of operations: each waits for the one before, and a processor that looks
 // for work among one vector's runs out of places for those that wait.
@@ -292,10 +292,9 @@ inline float exp_and_sum(float* y, const float* x, int64_t n, float scale, float
   });
 }
 
-inline void softmax_row(float* x, int64_t n, float scale, float* max_out, float* sum_out) {
-  *max_out = scale * row_max(x, n);
-  *sum_out = exp_and_sum(x, x, n, scale, *max_out);
-  const Vec s = set1(1.0f / *sum_out);
+// x = softmax(scale x) in place.
+inline void softmax_row(float* x, int64_t n, float scale) {
+  const Vec s = set1(1.0f / exp_and_sum(x, x, n, scale, scale * row_max(x, n)));
   each(n, [&](int64_t i, int64_t m) { store_tail(x + i, mul(load_tail(x + i, m), s), m); });
 }
 

@@ -106,7 +106,7 @@ void CpuOps::attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionS
     for (int64_t i = 0; i < len; i += g.rows) {
       const int64_t m = std::min(g.rows, len - i), keys = i + m, deep = g.units(keys);
       g.multiply(x.scores, ld, queries.at(i, 0), x.kt, depth, 0, depth, m, keys, store);
-      t.attention_weights(x.pairs, ld, x.scores, ld, m, i + 1, deep * g.per_unit(), scale, x.max, x.sum);
+      t.attention_weights(x.pairs, x.scores, ld, m, i + 1, deep * g.per_unit(), scale, x.max, x.sum);
       float* const to = out.data + (b * len + i) * out.ld + h * d;
       g.multiply(to, out.ld, weights, x.v, all, 0, deep, m, d, store);
       t.scale_rows(to, out.ld, m, d, x.sum);
@@ -188,8 +188,6 @@ void CpuOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, 
                                           .ds_rows = x.ds_rows,
                                           .p_units = x.p_units + unit * ld,
                                           .ds_units = x.ds_units + unit * ld,
-                                          .ld_rows = ld,
-                                          .ld_units = ld,
                                           .units = g.units(m)};
         g.multiply(tile.p, ld, q_rows.at(q0 + i, 0), x.kt, depth, 0, depth, m, seen, store);
         g.multiply(tile.dp, ld, go_rows.at(q0 + i, 0), x.vt, depth, 0, depth, m, seen, store);
