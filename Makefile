@@ -13,7 +13,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # What CI adds to the compilation, for instance SOMA_CMAKE="-C cmake.define.SOMA_WERROR=ON".
 SOMA_CMAKE ?=
+# What is installed: this folder, or a wheel that was built from it.
+SOMA_PACKAGE ?= .
 PYTEST_ARGS ?=
+# Test files side by side, one a core: most tests keep one core busy. Four at most, since oracles are large in memory.
+WORKERS := -n auto --maxprocesses 4
 OUT ?= runs/showcase
 RECORDS ?= runs/records
 
@@ -40,7 +44,7 @@ showcase: $(PACKAGE_STAMP) $(PLOT_STAMP) ## train the showcase model, save it, l
 	$(BIN)/soma-native showcase --out $(OUT)
 
 test: $(PACKAGE_STAMP) $(PLOT_STAMP) $(TEST_STAMP) ## run the whole test suite, with PyTorch and others as oracles
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 install: $(PACKAGE_STAMP) ## build the package and install it into .venv
 
@@ -69,8 +73,7 @@ stub: $(DEV_STAMP) $(PACKAGE_STAMP) ## write soma_native/_core.pyi anew from the
 # first as well: the address sanitizer must find __cxa_throw when it starts, before Python has loaded any C++. Leaks are
 # not looked for: CPython keeps memory until the process ends. AMX is emulated: its level runs, within the bounds that the
 # sanitizer knows, and any use of tiles that a real processor would refuse ends the process. Whole models in bfloat16
-# (tests/test_bfloat16.py) take minutes more and call no kernel that is not here. Two files at a time: most tests keep one
-# core busy.
+# (tests/test_bfloat16.py) take minutes more and call no kernel that is not here.
 SANITIZE_TESTS ?= $(wildcard tests/test_kernels*.py tests/test_decode*.py) tests/test_pairs.py tests/test_sampler.py \
   tests/test_gradients.py tests/test_generator.py tests/test_tokenizer.py tests/test_tokenizer_errors.py \
   tests/test_bpe_encode.py tests/test_bpe_training.py
@@ -83,7 +86,7 @@ sanitize: $(DEV_STAMP) $(PACKAGE_STAMP) $(TEST_STAMP) ## run the kernel and toke
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0:strict_string_checks=1:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
 	PYTHONPATH=build/sanitize/package \
-	xargs -P 2 -n 1 $(BIN)/pytest -q -p no:cacheprovider $(PYTEST_ARGS) <<< "$(SANITIZE_TESTS)"
+	$(BIN)/pytest $(WORKERS) --dist worksteal -q -p no:cacheprovider $(PYTEST_ARGS) $(SANITIZE_TESTS)
 
 bench: $(PACKAGE_STAMP) $(TEST_STAMP) ## run the benchmarks and write their records (into runs/records)
 	$(BIN)/python benchmarks/bench_train.py --json $(RECORDS)/train.json
@@ -110,7 +113,7 @@ $(VENV_STAMP): tools/preflight.py
 
 $(PACKAGE_STAMP): $(VENV_STAMP) $(SOURCES)
 	@echo "installing soma_native into $(VENV): the C++ core is compiled, which takes a minute or two the first time"
-	$(PIP) install --quiet $(SOMA_CMAKE) .
+	$(PIP) install --quiet $(SOMA_CMAKE) $(SOMA_PACKAGE)
 	@touch $@
 
 # Extras are installed by name, not as ".[test]", which would compile the package once more.

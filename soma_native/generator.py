@@ -85,7 +85,11 @@ class Generator:
         self._banned = np.array(sorted(banned), dtype=np.int32)
         self._start_id = self._find_start()
         self._pieces: dict[int, bytes] = {}
+        self._weights_form = weights
         self._weights = None if weights == "auto" else _core.DecodeWeights(model._core, weights)
+
+    def __repr__(self) -> str:
+        return f"Generator(model={self._model!r}, tok={self._tok!r}, weights={self._weights_form!r})"
 
     def _find_end(self, token: str | None) -> int | None:
         name = end_token(self._tok) if token == "auto" else token

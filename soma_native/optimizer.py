@@ -70,6 +70,9 @@ class AdamW:
             max_grad_norm=limit,
         )
 
+    def __repr__(self) -> str:
+        return f"AdamW(lr={self.lr:g}, step_count={self.step_count}, model={self.model!r})"
+
     def step(self, lr: float | None = None) -> float:
         """Clips, updates the parameters, and sets the gradients to zero.
 

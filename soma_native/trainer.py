@@ -67,6 +67,9 @@ class Trainer:
         self.history = History()
         self._stop = threading.Event()
 
+    def __repr__(self) -> str:
+        return f"Trainer(model={self.model!r}, tokenizer={self.tokenizer!r}, history={self.history!r})"
+
     @classmethod
     def resume(cls, folder: str | os.PathLike[str], **changes: Any) -> Trainer:
         """A trainer that will continue the run whose checkpoint is in `folder`: call `fit` with the same texts.

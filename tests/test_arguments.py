@@ -72,3 +72,15 @@ def test_no_clipping_is_none_in_the_trainer_too() -> None:
 def test_resuming_is_not_hindered_by_none(tmp_path: Path) -> None:
     config = soma.TrainConfig(max_grad_norm=None, checkpoint_dir=tmp_path)
     assert soma.TrainConfig.from_dict(config.to_dict()).max_grad_norm == 0.0
+
+
+def test_objects_say_what_they_are() -> None:
+    model = soma.Model(soma.ModelConfig(**SHAPE))
+    optimizer = soma.AdamW(model, lr=0.01)
+    model.loss_and_grad([1, 2], [2, 3])
+    optimizer.step()
+    assert "block='soma', parameters=" in repr(model) and "vocab_size=8" in repr(model)
+    assert repr(optimizer) == f"AdamW(lr=0.01, step_count=1, model={model!r})"
+    generator = soma.Generator(model, TOK, weights="int8")
+    assert repr(generator) == f"Generator(model={model!r}, tok={TOK!r}, weights='int8')"
+    assert repr(soma.Trainer(model, TOK)) == f"Trainer(model={model!r}, tokenizer={TOK!r}, history=History(0 records))"

@@ -261,8 +261,8 @@ def test_a_bomb_is_refused_within_a_few_times_its_size(content: bytes, tmp_path:
 
 def test_rank_files_of_nothing_but_line_ends_or_too_large(tmp_path: Path) -> None:
     path = tmp_path / "some.tiktoken"
-    path.write_bytes(b"\n" * 20_000_000)
-    assert peak_of(lambda: Tokenizer.from_tiktoken(path, pattern="gpt2")) < 45_000_000
+    path.write_bytes(b"\n" * 2_000_000)
+    assert peak_of(lambda: Tokenizer.from_tiktoken(path, pattern="gpt2")) < 4_500_000
     with open(path, "wb") as file:
         file.truncate(1 << 33)
     with pytest.raises(CheckpointError, match="has 8589934592 bytes, more than the"):
