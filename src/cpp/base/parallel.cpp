@@ -153,8 +153,9 @@ void wait_until(F&& ready) {
   }
 }
 
-// Threads that serve one caller. A job is a stage cut into groups; a group is taken by turning its slot from 2 job to
-// 2 job + 1, which only succeeds while that job is open, so that a thread that comes late takes nothing of a later one.
+// Threads that serve one caller. A job is a stage cut into one group for each thread, a group into pieces. Taking a piece
+// counts down what is left of its group, which stands beside the number of the job: a thread that comes late takes
+// nothing of another one.
 class Crew {
  public:
   explicit Crew(int64_t threads) : slots_(static_cast<size_t>(threads)) {}
@@ -166,11 +167,16 @@ class Crew {
     const uint64_t job = job_.load(std::memory_order_relaxed) + 1;
     stage_.store(&stage, std::memory_order_relaxed);
     done_.store(0, std::memory_order_relaxed);
-    for (int64_t g = 0; g < groups; ++g) slots_[static_cast<size_t>(g)].state.store(2 * job, std::memory_order_relaxed);
+    int64_t pieces = 0;
+    for (int64_t g = 0; g < groups; ++g) {
+      const int64_t of_group = std::min(kPieces, stage.count * (g + 1) / groups - stage.count * g / groups);
+      slots_[static_cast<size_t>(g)].state.store(job * kJob + static_cast<uint64_t>(of_group), std::memory_order_relaxed);
+      pieces += of_group;
+    }
     groups_.store(groups, std::memory_order_relaxed);
     job_.store(job, std::memory_order_release);
     take(job, 0);
-    wait_until([&] { return done_.load(std::memory_order_acquire) == groups; });
+    wait_until([&] { return done_.load(std::memory_order_acquire) == pieces; });
   }
 
   // What the other threads do until the caller is through.
@@ -188,23 +194,34 @@ class Crew {
   void close() { closed_.store(true, std::memory_order_release); }
 
  private:
+  static constexpr int64_t kPieces = 8;
+  static constexpr uint64_t kJob = 16;
+
   struct alignas(64) Slot {
     std::atomic<uint64_t> state{0};
   };
 
-  // Groups of a job that nobody has taken, one's own first: it reads what this thread wrote in the jobs before.
+  // Pieces of a job that nobody has taken, one's own group first: it reads what this thread wrote in the jobs before.
   void take(uint64_t job, int64_t rank) {
     const int64_t groups = groups_.load(std::memory_order_relaxed);
-    const detail::Stage* const stage = stage_.load(std::memory_order_relaxed);
     for (int64_t i = 0; i < groups; ++i) {
       const int64_t g = (rank + i) % groups;
-      uint64_t open = 2 * job;
-      if (!slots_[static_cast<size_t>(g)].state.compare_exchange_strong(open, open + 1, std::memory_order_acq_rel))
-        continue;
-      const int64_t end = stage->count * (g + 1) / groups;
-      for (int64_t index = stage->count * g / groups; index < end; ++index) stage->task(stage->context, index);
-      done_.fetch_add(1, std::memory_order_release);
+      std::atomic<uint64_t>& state = slots_[static_cast<size_t>(g)].state;
+      for (uint64_t left = state.load(std::memory_order_relaxed); left / kJob == job && left % kJob != 0;) {
+        if (!state.compare_exchange_weak(left, left - 1, std::memory_order_acq_rel)) continue;
+        work(*stage_.load(std::memory_order_relaxed), g, groups, static_cast<int64_t>(left % kJob));
+        left = left - 1;
+      }
     }
+  }
+
+  // The piece of group g of which there were `left`.
+  void work(const detail::Stage& stage, int64_t g, int64_t groups, int64_t left) {
+    const int64_t first = stage.count * g / groups, count = stage.count * (g + 1) / groups - first;
+    const int64_t pieces = std::min(kPieces, count), piece = pieces - left;
+    const int64_t end = first + count * (piece + 1) / pieces;
+    for (int64_t index = first + count * piece / pieces; index < end; ++index) stage.task(stage.context, index);
+    done_.fetch_add(1, std::memory_order_release);
   }
 
   std::vector<Slot> slots_;

@@ -204,13 +204,14 @@ void CpuOps::matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e) {
   if (m == 0 || n == 0) return;
   const float* const laid_out = b.transposed ? b.panels_transposed : b.panels;
   const int64_t work = m * n * k / 8;
-  const int64_t threads = std::min<int64_t>(call_threads(), std::max<int64_t>(1, work / kWorthAThread));
+  const int64_t threads = threads_for(work);
   const int64_t panels_a = ceil_div(m, g.rows), all = ceil_div(n, g.cols);
   const int64_t depth_limit = laid_out != nullptr || c.pairs ? depth : std::min(depth, kMaxDepth);
   const int64_t panels_limit =
       laid_out != nullptr ? all : std::min(all, std::max<int64_t>(1, kPackBudget / depth_limit / g.cols));
   if (laid_out == nullptr) packed_b_.reserve(panels_limit * g.cols * depth_limit);
-  reserve_scratch(threads, scratch_floats(g, c, a, depth_limit));
+  const int64_t parts = parts_a_thread(work, threads);
+  reserve_scratch(threads * parts, scratch_floats(g, c, a, depth_limit));
 
   for (int64_t u0 = 0; u0 < depth; u0 += depth_limit) {
     const int64_t block_depth = std::min(depth_limit, depth - u0);
@@ -230,6 +231,7 @@ void CpuOps::matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e) {
 
       int64_t grid_rows = 1, grid_cols = 1;
       choose_grid(panels_a, panels, threads, &grid_rows, &grid_cols);
+      grid_rows = std::min(panels_a, grid_rows * parts);
       const auto rectangle = [&](int64_t task) {
         const int64_t gr = task / grid_cols, gc = task % grid_cols;
         const Part p{.c = c,

@@ -14,10 +14,22 @@ constexpr int64_t kWorthAThread =
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
-// How many ranges for_ranges makes of `count` items of `cost` each: one per thread, fewer where the job is small.
+// Threads for a job of `cost`, in the unit above: fewer than there are where it is small.
+inline int64_t threads_for(int64_t cost) {
+  return std::min<int64_t>(call_threads(), std::max<int64_t>(1, cost / kWorthAThread));
+}
+
+// Parts for each of them: several where the job is large, so that a thread whose core does something else too does
+// fewer of them.
+inline int64_t parts_a_thread(int64_t cost, int64_t threads) {
+  constexpr int64_t kMost = 4, kWorthAPart = 20 * kWorthAThread;
+  return threads == 1 ? 1 : std::clamp<int64_t>(cost / threads / kWorthAPart, 1, kMost);
+}
+
+// How many ranges for_ranges makes of `count` items of `cost` each.
 inline int64_t range_count(int64_t count, int64_t cost, int64_t grain) {
-  const int64_t wanted = std::min<int64_t>(call_threads(), std::max<int64_t>(1, count * cost / kWorthAThread));
-  return std::min(ceil_div(count, grain), wanted);
+  const int64_t threads = threads_for(count * cost);
+  return std::min(ceil_div(count, grain), threads * parts_a_thread(count * cost, threads));
 }
 
 // Calls f(range, begin, end) for [0, count) cut into `ranges` equal parts, multiples of `grain`. The number of a range
