@@ -27,9 +27,9 @@ def shape(block: str, **overrides: int) -> soma.ModelConfig:
     return soma.ModelConfig(**{**sizes, **overrides}, block=block)
 
 
-def trained_bits(block: str, rows: int = 5, length: int = 61, seed: int = 3) -> str:
+def trained_bits(block: str, rows: int = 5, length: int = 61, seed: int = 3, **overrides: int) -> str:
     """Digest of losses, gradients, moments, parameters and logits of three training steps."""
-    model = soma.Model(shape(block), seed=seed, precision="float32")
+    model = soma.Model(shape(block, **overrides), seed=seed, precision="float32")
     optimizer = soma.AdamW(model, lr=1e-2)
     rng = np.random.default_rng(0)
     digest = hashlib.sha256()
@@ -66,6 +66,17 @@ def test_fewer_rows_than_threads(rows: int) -> None:
     want = [trained_bits(block, rows=rows, length=70) for block in BLOCKS]
     soma.set_num_threads(4)
     assert [trained_bits(block, rows=rows, length=70) for block in BLOCKS] == want
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_same_bits_where_a_thread_has_several_parts(block: str) -> None:
+    """Every op is split, its parts taken in any order: no number of threads here shares 7 sequences evenly."""
+    sizes = {"d_model": 96, "d_ff": 384, "max_seq_len": 128}
+    soma.set_num_threads(1)
+    want = trained_bits(block, rows=7, length=128, **sizes)
+    for threads in (2, 3, 4):
+        soma.set_num_threads(threads)
+        assert trained_bits(block, rows=7, length=128, **sizes) == want, f"{threads} threads"
 
 
 def test_same_bits_in_another_process() -> None:

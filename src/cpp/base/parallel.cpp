@@ -153,9 +153,9 @@ void wait_until(F&& ready) {
   }
 }
 
-// Threads that serve one caller. A job is a stage cut into one group for each thread, a group into pieces. Taking a piece
-// counts down what is left of its group, which stands beside the number of the job: a thread that comes late takes
-// nothing of another one.
+// Threads that serve one caller. A job is a stage cut into one group for each thread, a group into pieces. Taking a
+// piece counts down what is left of its group, which stands beside the number of the job: a thread that comes late
+// takes nothing of another one.
 class Crew {
  public:
   explicit Crew(int64_t threads) : slots_(static_cast<size_t>(threads)) {}
@@ -170,7 +170,8 @@ class Crew {
     int64_t pieces = 0;
     for (int64_t g = 0; g < groups; ++g) {
       const int64_t of_group = std::min(kPieces, stage.count * (g + 1) / groups - stage.count * g / groups);
-      slots_[static_cast<size_t>(g)].state.store(job * kJob + static_cast<uint64_t>(of_group), std::memory_order_relaxed);
+      slots_[static_cast<size_t>(g)].state.store(job * kJob + static_cast<uint64_t>(of_group),
+                                                 std::memory_order_relaxed);
       pieces += of_group;
     }
     groups_.store(groups, std::memory_order_relaxed);

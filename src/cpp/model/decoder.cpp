@@ -107,7 +107,7 @@ void Decoder::advance(const Place* places, const int32_t* ids, int64_t count, fl
   const int64_t normed = std::max(norm_rows(count, threads), norm_rows(heads, threads));
 
   // Single tokens, however many, stay float32: a row's bits do not depend on the rows beside it.
-  const bool rounded = prompt && count >= kPromptRows && weights_.head.format != WeightFormat::kFloat32;
+  const bool many = prompt && count >= kPromptRows, rounded = many && weights_.head.format != WeightFormat::kFloat32;
   PromptMemory memory{};
 
   const auto rows_of = [&](Carver& carver, int64_t cols) {
@@ -123,9 +123,9 @@ void Decoder::advance(const Place* places, const int32_t* ids, int64_t count, fl
     d.normed1 = carver.take(normed * padded_ld(c));
     d.normed2 = carver.take(normed * padded_ld(c));
     d.scores = carver.take(threads * (capacity_ + 16));
-    if (rounded) {
+    if (many) {
       memory.panels = carver.take(threads * kPromptPanels);
-      memory.rows = carver.take(prompt_floats(count, std::max(c, f)));
+      if (rounded) memory.rows = carver.take(prompt_floats(count, std::max(c, f)));
       d.prompt = &memory;
     }
     return std::pair{d, carver.used()};

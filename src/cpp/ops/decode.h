@@ -66,9 +66,9 @@ struct HeadShape {
   int64_t channels() const { return heads * head_size; }
 };
 
-// Memory that makes decode_linear a product of many rows with bfloat16 or int8 panels, at the speed of training's: rows
-// are rounded to bfloat16, as in training's bfloat16 products. For panels of W as that product wants them, one piece of
-// kPromptPanels floats a thread, and for the rounded rows, prompt_floats(R, inner).
+// Memory that makes decode_linear a product of many rows, at the speed of training's. Before bfloat16 and int8 weights
+// rows are rounded to bfloat16, as in training's bfloat16 products. For panels of W as that product wants them, one
+// piece of kPromptPanels floats a thread, and for the rounded rows, prompt_floats(R, inner); null with float32 weights.
 struct PromptMemory {
   float *panels, *rows;
 };
@@ -80,7 +80,7 @@ int64_t prompt_floats(int64_t rows, int64_t inner);
 void decode_embed(float* out, const DecodeMatrix& table, int64_t output);
 
 // y = activation(x W + bias + residual). This thread's outputs only: others' are there after team.wait(). With
-// `memory`, which no thread may still be reading, as PromptMemory says; float32 weights have no use for it.
+// `memory`, which no thread may still be reading, as PromptMemory says; float32 weights give the same bits either way.
 void decode_linear(const Team& team, const Rows& y, const Rows& x, const DecodeMatrix& w, const RowEpilogue& e = {},
                    const PromptMemory* memory = nullptr);
 

@@ -127,19 +127,23 @@ class LinearTask {
  public:
   LinearTask(const Team& team, const Rows& y, const Rows& x, const DecodeMatrix& w, const RowEpilogue& e,
              const PromptMemory* memory)
-      : y_(y), x_(x), w_(w), e_(e), gemm_(active_kernels(), Precision::kBfloat16) {
-    if (memory == nullptr || w.format == WeightFormat::kFloat32) return;
-    if (!gemm_.has_instruction()) {  // widened weights and float32 sums are the quicker way to the same products
+      : y_(y), x_(x), w_(w), e_(e), gemm_(active_kernels(), prompt_precision(w.format)) {
+    if (memory == nullptr) return;
+    if (w.format == WeightFormat::kFloat32) {
+      if (!prompt_by_tiles(gemm_, w)) return;
+      rows_ = {x.data, x.ld, 1};
+    } else if (!gemm_.has_instruction()) {  // widened weights and float32 sums are the quicker way to the same products
       x_ = prompt_floats(team, x, memory->rows);
       return;
+    } else {
+      rows_ = prompt_pairs(team, gemm_, x, memory->rows);
     }
-    pairs_ = prompt_pairs(team, gemm_, x, memory->rows);
     panels_ = memory->panels + team.rank * kPromptPanels;
   }
   // Outputs [begin, end); begin is the first of a panel.
   void run(int64_t begin, int64_t end) const {
     if (panels_ == nullptr) return linear_range(y_, x_, w_, e_, begin, end);
-    prompt_range(gemm_, y_, pairs_, w_, e_, begin, end, panels_);
+    prompt_range(gemm_, y_, rows_, w_, e_, begin, end, panels_);
   }
 
  private:
@@ -148,7 +152,7 @@ class LinearTask {
   const DecodeMatrix& w_;
   const RowEpilogue& e_;
   const Gemm gemm_;
-  GemmA pairs_;
+  GemmA rows_;
   float* panels_ = nullptr;
 };
 

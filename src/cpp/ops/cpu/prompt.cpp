@@ -12,6 +12,11 @@ namespace {
 // Outputs [j, j_end) of W from unit u on, panel after panel, each `units` deep.
 void lay_out(const Gemm& g, float* dst, const DecodeMatrix& w, int64_t j, int64_t j_end, int64_t u, int64_t units) {
   const kernels::Table& t = active_kernels();
+  if (w.format == WeightFormat::kFloat32) {
+    const ConstMatrix live(reinterpret_cast<const float*>(w.data), w.inner, w.outer);
+    for (; j < j_end; j += g.cols, dst += units * g.cols) g.pack_b(dst, live, j / g.cols, u, units);
+    return;
+  }
   const bool bytes = w.format == WeightFormat::kInt8;
   const int64_t k = u * g.per_unit(), count = std::min(w.inner - k, units * g.per_unit());
   for (; j < j_end; j += kDecodePanel, dst += units * kDecodePanel) {
@@ -21,6 +26,12 @@ void lay_out(const Gemm& g, float* dst, const DecodeMatrix& w, int64_t j, int64_
 }
 
 }  // namespace
+
+Precision prompt_precision(WeightFormat format) {
+  return format == WeightFormat::kFloat32 ? Precision::kFloat32 : Precision::kBfloat16;
+}
+
+bool prompt_by_tiles(const Gemm& g, const DecodeMatrix& w) { return w.layout == WeightLayout::kLive && g.rows < 12; }
 
 int64_t prompt_floats(int64_t rows, int64_t inner) {
   const Gemm g(active_kernels(), Precision::kBfloat16);

@@ -1,4 +1,4 @@
-// Products of a prompt's many rows with bfloat16 or int8 panels, by the engine of the matrix product.
+// Products of a prompt's many rows with weights kept for decoding, by the engine of the matrix product.
 #pragma once
 
 #include "ops/cpu/gemm.h"
@@ -10,6 +10,14 @@ constexpr int64_t kDecodePanel = 64;  // outputs whose weights lie together
 
 // What happens to the sums of y's outputs [begin, end): where they go, and what is added to them there.
 kernels::RowsProduct finish_of(const Rows& y, const DecodeMatrix& w, const RowEpilogue& e, int64_t begin, int64_t end);
+
+// How the engine multiplies a format: bfloat16 but for float32 weights.
+Precision prompt_precision(WeightFormat format);
+
+// Whether float32 weights are laid out for tiles: where the model has them, read by six rows at a time. Then each row
+// of tiles reads a panel again, whose rows are far apart and share a few sets of a cache. Twelve rows read half as
+// often.
+bool prompt_by_tiles(const Gemm& g, const DecodeMatrix& w);
 
 // x in `rows` as pairs of bfloat16 for `g`, or as floats so rounded: all threads together.
 GemmA prompt_pairs(const Team& team, const Gemm& g, const Rows& x, float* rows);
