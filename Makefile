@@ -16,7 +16,7 @@ SOMA_CMAKE ?=
 # What is installed: this folder, or a wheel that was built from it.
 SOMA_PACKAGE ?= .
 PYTEST_ARGS ?=
-# Test files side by side, one a core: most tests keep one core busy. Four at most, since oracles are large in memory.
+# Tests side by side, one a core: most keep one core busy. Four at most, since oracles are large in memory.
 WORKERS := -n auto --maxprocesses 4
 OUT ?= runs/showcase
 RECORDS ?= runs/records
@@ -112,7 +112,8 @@ $(VENV_STAMP): tools/preflight.py
 	@touch $@
 
 $(PACKAGE_STAMP): $(VENV_STAMP) $(SOURCES)
-	@echo "installing soma_native into $(VENV): the C++ core is compiled, which takes a minute or two the first time"
+	@echo "installing soma_native into $(VENV): without a wheel the C++ core is compiled, which takes a minute or two"
+	$(if $(filter %.whl,$(SOMA_PACKAGE)),$(PIP) uninstall --quiet --yes soma-native)
 	$(PIP) install --quiet $(SOMA_CMAKE) $(SOMA_PACKAGE)
 	@touch $@
 

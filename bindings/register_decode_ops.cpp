@@ -15,10 +15,10 @@ soma::Rows rows_of(const Floats& x) {
   return {const_cast<float*>(x.data()), x.shape(0), x.shape(1), x.shape(1)};  // inputs are only read
 }
 
-// f() on every thread of a team, without the GIL.
+// f() on every thread of a team of at most `most`, without the GIL.
 template <typename F>
-void run_team(F&& f) {
-  without_gil([&] { soma::parallel_team(soma::call_threads(), f); });
+void run_team(int64_t most, F&& f) {
+  without_gil([&] { soma::parallel_team(most, f); });
 }
 
 Floats decode_linear(const Floats& x, const Floats& w, const std::string& weights, bool by_output,
@@ -44,11 +44,13 @@ Floats decode_linear(const Floats& x, const Floats& w, const std::string& weight
   std::vector<float> scales(static_cast<std::size_t>(outer));
   const soma::DecodeMatrix kept =
       live ? soma::live_weights(matrix_w) : soma::pack_weights(packed.data(), scales.data(), format, matrix_w);
-  std::vector<float> panels(static_cast<std::size_t>(prompt ? soma::call_threads() * soma::kPromptPanels : 0));
+  const int64_t threads = soma::call_threads();
+  std::vector<float> panels(static_cast<std::size_t>(prompt ? threads * soma::kPromptPanels : 0));
   std::vector<float> rows(static_cast<std::size_t>(soma::prompt_floats(x.shape(0), inner)));
   const soma::PromptMemory memory{panels.data(), rows.data()};
-  run_team(
-      [&](const soma::Team& team) { soma::decode_linear(team, out, in, kept, epilogue, prompt ? &memory : nullptr); });
+  run_team(threads, [&](const soma::Team& team) {
+    soma::decode_linear(team, out, in, kept, epilogue, prompt ? &memory : nullptr);
+  });
   return y;
 }
 
@@ -84,8 +86,9 @@ Triple decode_attention(const Floats& qkv, const Floats& keys, const Floats& val
     cache.push_back({cached_k.mutable_data() + at, cached_v.mutable_data() + at, lengths.data()[r], capacity});
   }
   const soma::Rows result = rows_of(out), in = rows_of(qkv);
-  std::vector<float> scores(static_cast<std::size_t>(soma::call_threads() * (capacity + 16)));
-  run_team([&](const soma::Team& team) {
+  const int64_t threads = soma::call_threads();
+  std::vector<float> scores(static_cast<std::size_t>(threads * (capacity + 16)));
+  run_team(threads, [&](const soma::Team& team) {
     soma::decode_attention(team, result, in, cache.data(), {heads, channels / heads}, scores.data());
   });
   lay_out(cached_k, k, heads, true, true);

@@ -40,7 +40,7 @@ struct BlockContext {
 struct DecodeBuffers {
   Rows stream, middle, qkv, heads, hidden;  // (R, C) but for qkv (R, 3C) and hidden (R, F)
   float *normed1, *normed2, *scores;
-  const PromptMemory* prompt;  // null: rows enter products as they are
+  const PromptMemory* prompt;  // null: rows are few
 };
 
 struct BlockDecodeContext {

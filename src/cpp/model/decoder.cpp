@@ -123,7 +123,7 @@ void Decoder::advance(const Place* places, const int32_t* ids, int64_t count, fl
     d.normed1 = carver.take(normed * padded_ld(c));
     d.normed2 = carver.take(normed * padded_ld(c));
     d.scores = carver.take(threads * (capacity_ + 16));
-    if (many) {
+    if (rounded || (many && weights_.head.layout != WeightLayout::kPanels)) {
       memory.panels = carver.take(threads * kPromptPanels);
       if (rounded) memory.rows = carver.take(prompt_floats(count, std::max(c, f)));
       d.prompt = &memory;

@@ -67,8 +67,9 @@ struct HeadShape {
 };
 
 // Memory that makes decode_linear a product of many rows, at the speed of training's. Before bfloat16 and int8 weights
-// rows are rounded to bfloat16, as in training's bfloat16 products. For panels of W as that product wants them, one
-// piece of kPromptPanels floats a thread, and for the rounded rows, prompt_floats(R, inner); null with float32 weights.
+// rows are rounded to bfloat16, as in training's bfloat16 products. `panels` holds W as that product wants it, a piece
+// of kPromptPanels floats for each thread; `rows` the rounded rows, prompt_floats(R, inner) floats, null with float32
+// weights.
 struct PromptMemory {
   float *panels, *rows;
 };

@@ -53,7 +53,8 @@ int64_t row_of_keys(int64_t keys) { return round_up(keys, 32) + 16; }
 template <typename F>
 void for_heads(const Gemm& g, int64_t heads, int64_t ranges, int64_t cost, F&& f) {
   constexpr int64_t kGroupCost = int64_t{1} << 31;
-  const int64_t group = std::max(ranges, kGroupCost / std::max<int64_t>(cost, 1));
+  const int64_t least = std::min<int64_t>(ranges, call_threads());
+  const int64_t group = std::max(least, kGroupCost / std::max<int64_t>(cost, 1));
   for (int64_t first = 0; first < heads; first += group) {
     check_interrupt();
     const int64_t count = std::min(group, heads - first);

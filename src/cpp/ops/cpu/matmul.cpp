@@ -1,4 +1,4 @@
-// Matrix products: B laid out in panels by all threads, or before, then each thread computes a rectangle of C from
+// Matrix products: B laid out in panels by all threads, or before, then each thread computes rectangles of C from
 // register tiles, cut so that a tile's rows of A stay in L1, and a block of A and a group of panels of B in L2.
 #include <algorithm>
 

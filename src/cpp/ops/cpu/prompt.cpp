@@ -1,4 +1,4 @@
-// Products of many rows with weights kept for decoding: a thread lays out some panels of its outputs as the matrix
+// Products of many rows with the weights of a decoder: a thread lays out some panels of its outputs as the matrix
 // product wants them, in its L2, and multiplies all rows with them.
 #include "ops/cpu/prompt.h"
 

@@ -1,4 +1,4 @@
-// Products of a prompt's many rows with weights kept for decoding, by the engine of the matrix product.
+// Products of a prompt's many rows with the weights of a decoder, by the engine of the matrix product.
 #pragma once
 
 #include "ops/cpu/gemm.h"
@@ -14,9 +14,9 @@ kernels::RowsProduct finish_of(const Rows& y, const DecodeMatrix& w, const RowEp
 // How the engine multiplies a format: bfloat16 but for float32 weights.
 Precision prompt_precision(WeightFormat format);
 
-// Whether float32 weights are laid out for tiles: where the model has them, read by six rows at a time. Then each row
-// of tiles reads a panel again, whose rows are far apart and share a few sets of a cache. Twelve rows read half as
-// often.
+// Whether float32 weights are laid out for tiles: those that lie where the model has them, on levels whose tiles have
+// fewer than twelve rows. Every row of tiles reads all weights again, and rows of weights that are far apart share a
+// few sets of each cache.
 bool prompt_by_tiles(const Gemm& g, const DecodeMatrix& w);
 
 // x in `rows` as pairs of bfloat16 for `g`, or as floats so rounded: all threads together.

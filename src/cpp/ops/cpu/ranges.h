@@ -1,4 +1,4 @@
-// Cutting work into one range per thread.
+// Cutting work into ranges: one for each thread, several where there is much of it.
 #pragma once
 
 #include <algorithm>
