@@ -195,8 +195,8 @@ class Crew {
   void close() { closed_.store(true, std::memory_order_release); }
 
  private:
-  static constexpr int64_t kPieces = 8;
-  static constexpr uint64_t kJob = 16;
+  static constexpr int64_t kPieces = 8;  // of a group, at most
+  static constexpr uint64_t kJob = 16;   // a slot's state: its job times this, plus the pieces left
 
   struct alignas(64) Slot {
     std::atomic<uint64_t> state{0};

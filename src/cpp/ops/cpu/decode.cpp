@@ -127,7 +127,11 @@ class LinearTask {
  public:
   LinearTask(const Team& team, const Rows& y, const Rows& x, const DecodeMatrix& w, const RowEpilogue& e,
              const PromptMemory* memory)
-      : y_(y), x_(x), w_(w), e_(e), gemm_(active_kernels(), prompt_precision(w.format)) {
+      : y_(y),
+        x_(x),
+        w_(w),
+        e_(e),
+        gemm_(active_kernels(), w.format == WeightFormat::kFloat32 ? Precision::kFloat32 : Precision::kBfloat16) {
     if (memory == nullptr) return;
     if (w.format == WeightFormat::kFloat32) {
       if (!prompt_by_tiles(gemm_, w)) return;

@@ -266,8 +266,8 @@ void CpuOps::weight_gradients(const WeightGradient* list, int64_t count) {
   check_interrupt();
   packed_b_.reserve(all_panels * panel_floats);
   const int64_t packers = range_count(all_panels, panel_floats / 4, 1);
-  const int64_t threads = range_count(all_tiles, g.rows * g.cols * k / 8, 1);
-  reserve_scratch(threads, floats);
+  const int64_t parts = range_count(all_tiles, g.rows * g.cols * k / 8, 1);
+  reserve_scratch(parts, floats);
 
   const auto pack = [&](int64_t range) {
     const int64_t begin = all_panels * range / packers, end = all_panels * (range + 1) / packers;
@@ -280,7 +280,7 @@ void CpuOps::weight_gradients(const WeightGradient* list, int64_t count) {
     }
   };
   const auto rows = [&](int64_t range) {
-    const int64_t begin = all_tiles * range / threads, end = all_tiles * (range + 1) / threads;
+    const int64_t begin = all_tiles * range / parts, end = all_tiles * (range + 1) / parts;
     int64_t tiles_before = 0, panels_before = 0;
     for (const WeightGradient* w = list; w < list + count; ++w) {
       const int64_t panels = ceil_div(w->dy.cols, g.cols), tiles = panels * ceil_div(w->x.cols, g.rows);
@@ -303,7 +303,7 @@ void CpuOps::weight_gradients(const WeightGradient* list, int64_t count) {
       panels_before += panels;
     }
   };
-  parallel_for_then(packers, pack, threads, rows);
+  parallel_for_then(packers, pack, parts, rows);
 }
 
 int64_t CpuOps::layout_floats(int64_t k, int64_t n) const {

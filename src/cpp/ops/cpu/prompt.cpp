@@ -27,10 +27,6 @@ void lay_out(const Gemm& g, float* dst, const DecodeMatrix& w, int64_t j, int64_
 
 }  // namespace
 
-Precision prompt_precision(WeightFormat format) {
-  return format == WeightFormat::kFloat32 ? Precision::kFloat32 : Precision::kBfloat16;
-}
-
 bool prompt_by_tiles(const Gemm& g, const DecodeMatrix& w) { return w.layout == WeightLayout::kLive && g.rows < 12; }
 
 int64_t prompt_floats(int64_t rows, int64_t inner) {

@@ -11,9 +11,6 @@ constexpr int64_t kDecodePanel = 64;  // outputs whose weights lie together
 // What happens to the sums of y's outputs [begin, end): where they go, and what is added to them there.
 kernels::RowsProduct finish_of(const Rows& y, const DecodeMatrix& w, const RowEpilogue& e, int64_t begin, int64_t end);
 
-// How the engine multiplies a format: bfloat16 but for float32 weights.
-Precision prompt_precision(WeightFormat format);
-
 // Whether float32 weights are laid out for tiles: those that lie where the model has them, on levels whose tiles have
 // fewer than twelve rows. Every row of tiles reads all weights again, and rows of weights that are far apart share a
 // few sets of each cache.
