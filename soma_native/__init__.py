@@ -4,16 +4,11 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING
 from typing import Any as _Any
 
-from soma_native._load import load_core as _load_core
-
-_load_core()  # before anything else imports it
-
-from soma_native._core import active_isa, available_isas, get_num_threads  # noqa: E402
-from soma_native.config import ModelConfig  # noqa: E402
-from soma_native.model import Model  # noqa: E402
-from soma_native.optimizer import AdamW  # noqa: E402
-from soma_native.threads import set_num_threads  # noqa: E402
-from soma_native.version import __version__  # noqa: E402
+from soma_native.config import ModelConfig
+from soma_native.model import Model
+from soma_native.optimizer import AdamW
+from soma_native.system import active_isa, available_isas, get_num_threads, set_num_threads
+from soma_native.version import __version__
 
 if TYPE_CHECKING:
     from soma_native.callbacks import Callback, Event

@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .errors import CheckpointError
-from .untrusted import open_regular, parse_json
+from soma_native.errors import CheckpointError
+from soma_native.untrusted import open_regular, parse_json
 
 __all__ = ["FolderView", "Staging", "plain_name", "replace_files", "stamp"]
 

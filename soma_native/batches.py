@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .data import TokenStore, random_words
+from soma_native.data import TokenStore, random_words
 
 __all__ = ["IGNORE_INDEX", "EpochSampler", "RandomSampler", "Sampler", "Windows"]
 

@@ -6,9 +6,9 @@ import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from . import _core
-from .bpe_vocabulary import BpeVocabulary
-from .text_files import batches, iter_sources, not_utf8, open_text
+from soma_native.bpe_vocabulary import BpeVocabulary
+from soma_native.core import _core
+from soma_native.text_files import batches, iter_sources, not_utf8, open_text
 
 __all__ = ["TrainingProgress", "require_bytes", "train_bpe"]
 

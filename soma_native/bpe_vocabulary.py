@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _core
+from soma_native.core import _core
 
 __all__ = ["PATTERNS", "BpeVocabulary"]
 

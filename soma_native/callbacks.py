@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
-from .history import History, Record
+from soma_native.history import History, Record
 
 if TYPE_CHECKING:
-    from .trainer import Trainer
+    from soma_native.trainer import Trainer
 
 __all__ = ["Callback", "Event", "EventKind", "interrupt"]
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from . import _core
-from .checkpoint_config import end_token, start_token
-from .model import Model
-from .sampling import DEFAULT_MAX_TOKENS, WEIGHTS, Sampling
-from .tokenizer import Tokenizer
+from soma_native.checkpoint_config import end_token, start_token
+from soma_native.core import _core
+from soma_native.model import Model
+from soma_native.sampling import DEFAULT_MAX_TOKENS, WEIGHTS, Sampling
+from soma_native.tokenizer import Tokenizer
 
 __all__ = ["Generator"]
 

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
-from .errors import CheckpointError
+from soma_native.errors import CheckpointError
 
 __all__ = ["FIELDS", "History", "Record"]
 

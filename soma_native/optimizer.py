@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from soma_native import _core
+from soma_native.core import _core
 from soma_native.model import Model
 
 

@@ -13,8 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import soma_native
-from soma_native import _core
+from soma_native.core import _core
 from soma_native.model import Model
 from soma_native.optimizer import AdamW
 from soma_native.workloads import Workload, training_batches
@@ -187,8 +186,8 @@ def profile_steps(stepper: Stepper, steps: int | None = None, seconds: float = 4
     return Profile(
         stepper.workload,
         model.precision,
-        soma_native.active_isa(),
-        soma_native.get_num_threads(),
+        _core.active_isa(),
+        _core.get_num_threads(),
         len(kept),
         sum(took for took, _ in kept) / len(kept),
         ceilings,

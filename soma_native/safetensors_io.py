@@ -19,8 +19,8 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import CheckpointError
-from .untrusted import open_regular, parse_json
+from soma_native.errors import CheckpointError
+from soma_native.untrusted import open_regular, parse_json
 
 __all__ = ["TensorEntry", "TensorFile", "crc32_of_array", "write_tensors"]
 

@@ -11,16 +11,16 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from . import _core
-from .atomic_folder import replace_files
-from .checkpoint import load, save
-from .config import ModelConfig
-from .generator import Generator
-from .model import Model
-from .tokenizer import Tokenizer
-from .train_config import TrainConfig
-from .trainer import Trainer
-from .version import __version__
+from soma_native.atomic_folder import replace_files
+from soma_native.checkpoint import load, save
+from soma_native.config import ModelConfig
+from soma_native.core import _core
+from soma_native.generator import Generator
+from soma_native.model import Model
+from soma_native.tokenizer import Tokenizer
+from soma_native.train_config import TrainConfig
+from soma_native.trainer import Trainer
+from soma_native.version import __version__
 
 __all__ = ["PROMPTS", "REFERENCE", "corpus", "run_showcase"]
 

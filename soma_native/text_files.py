@@ -10,7 +10,7 @@ from io import FileIO
 from pathlib import Path
 from typing import TypeVar
 
-from . import _core
+from soma_native.core import _core
 
 __all__ = ["batches", "iter_sources", "iter_texts", "not_utf8", "open_text", "read_utf8"]
 

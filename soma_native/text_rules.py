@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _core
+from soma_native.core import _core
 
 __all__ = ["AddedToken", "RuledCore", "TextRules"]
 

@@ -10,10 +10,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .bpe_files import BYTES_OF, TEXT_OF, check_id, check_vocab, encode_token, merge_ids, tokens_by_id, unmerged
-from .bpe_vocabulary import BpeVocabulary
-from .text_rules import AddedToken, TextRules
-from .untrusted import Problem, same, short
+from soma_native.bpe_files import (
+    BYTES_OF,
+    TEXT_OF,
+    check_id,
+    check_vocab,
+    encode_token,
+    merge_ids,
+    tokens_by_id,
+    unmerged,
+)
+from soma_native.bpe_vocabulary import BpeVocabulary
+from soma_native.text_rules import AddedToken, TextRules
+from soma_native.untrusted import Problem, same, short
 
 __all__ = ["PLAIN_BPE", "bpe_document", "parse_bpe"]
 

@@ -8,12 +8,12 @@ import os
 from collections.abc import Iterable
 from typing import SupportsIndex
 
-from . import _core
-from .bpe_files import MAX_IDS
-from .bpe_training import TrainingProgress, require_bytes, train_bpe
-from .bpe_vocabulary import PATTERNS
-from .text_files import batches, iter_texts
-from .tokenizer_json import UNKNOWN
+from soma_native.bpe_files import MAX_IDS
+from soma_native.bpe_training import TrainingProgress, require_bytes, train_bpe
+from soma_native.bpe_vocabulary import PATTERNS
+from soma_native.core import _core
+from soma_native.text_files import batches, iter_texts
+from soma_native.tokenizer_json import UNKNOWN
 
 __all__ = ["train_tokenizer"]
 

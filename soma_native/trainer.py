@@ -7,17 +7,17 @@ import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from .batches import Windows
-from .callbacks import CallbackLike, Dispatcher, InterruptGuard
-from .data import Texts, TokenStore
-from .history import History
-from .train_config import TrainConfig
-from .training_run import TrainingRun, mean_loss
-from .training_state import read_state
+from soma_native.batches import Windows
+from soma_native.callbacks import CallbackLike, Dispatcher, InterruptGuard
+from soma_native.data import Texts, TokenStore
+from soma_native.history import History
+from soma_native.train_config import TrainConfig
+from soma_native.training_run import TrainingRun, mean_loss
+from soma_native.training_state import read_state
 
 if TYPE_CHECKING:
-    from .model import Model
-    from .tokenizer import Tokenizer
+    from soma_native.model import Model
+    from soma_native.tokenizer import Tokenizer
 
 __all__ = ["TrainConfig", "Trainer", "mean_loss"]
 
@@ -83,7 +83,7 @@ class Trainer:
             FileNotFoundError: there is nothing to resume in the folder.
             CheckpointError: a file in it is damaged.
         """
-        from . import checkpoint
+        from soma_native import checkpoint
 
         state, _ = read_state(folder)
         precision = state.identity["precision"]

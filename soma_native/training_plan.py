@@ -6,14 +6,14 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any
 
-from .batches import EpochSampler, RandomSampler, Sampler, Windows
-from .data import Texts, TokenStore
-from .schedule import Schedule
-from .train_config import FREE_TO_CHANGE, TrainConfig
+from soma_native.batches import EpochSampler, RandomSampler, Sampler, Windows
+from soma_native.data import Texts, TokenStore
+from soma_native.schedule import Schedule
+from soma_native.train_config import FREE_TO_CHANGE, TrainConfig
 
 if TYPE_CHECKING:
-    from .model import Model
-    from .tokenizer import Tokenizer
+    from soma_native.model import Model
+    from soma_native.tokenizer import Tokenizer
 
 __all__ = ["TrainingPlan"]
 

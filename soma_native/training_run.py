@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ._core import active_isa
-from .batches import Windows
-from .callbacks import Dispatcher, Event, EventKind, InterruptGuard
-from .data import Texts, TokenStore
-from .history import History, Record
-from .training_plan import TrainingPlan
-from .training_state import STATE_FILE, TrainingState, load_arrays, read_state, write_state
+from soma_native.batches import Windows
+from soma_native.callbacks import Dispatcher, Event, EventKind, InterruptGuard
+from soma_native.core import _core
+from soma_native.data import Texts, TokenStore
+from soma_native.history import History, Record
+from soma_native.training_plan import TrainingPlan
+from soma_native.training_state import STATE_FILE, TrainingState, load_arrays, read_state, write_state
 
 if TYPE_CHECKING:
-    from .model import Model
-    from .optimizer import AdamW
-    from .trainer import Trainer
+    from soma_native.model import Model
+    from soma_native.optimizer import AdamW
+    from soma_native.trainer import Trainer
 
 __all__ = ["TrainingRun", "mean_loss"]
 
@@ -79,7 +79,7 @@ class TrainingRun:
     def __init__(
         self, trainer: Trainer, texts: Texts | TokenStore, validation: Texts | TokenStore | None, callbacks: Dispatcher
     ) -> None:
-        from .optimizer import AdamW
+        from soma_native.optimizer import AdamW
 
         self.trainer = trainer
         self.model: Model = trainer.model
@@ -137,8 +137,8 @@ class TrainingRun:
         self.step = self.saved_step = state.step
         self.loss_sum, self.pairs, self.step_seconds = state.loss_sum, state.pairs, state.step_seconds
         self.earlier_seconds = state.seconds
-        if state.isa != active_isa():
-            logger.warning("the run began on %s; on %s it goes on, but not bit for bit", state.isa, active_isa())
+        if state.isa != _core.active_isa():
+            logger.warning("the run began on %s; on %s it goes on, but not bit for bit", state.isa, _core.active_isa())
         logger.info("resumed from %s after step %d of %d", self.folder, self.step, self.plan.total_steps)
 
     # --- the loop
@@ -275,8 +275,8 @@ class TrainingRun:
 
         In this order, because after a crash between the two the older state leads to the same model once more.
         """
-        from . import checkpoint
-        from .atomic_folder import replace_files
+        from soma_native import checkpoint
+        from soma_native.atomic_folder import replace_files
 
         assert self.folder is not None
         self._require_finite_weights()
@@ -287,7 +287,7 @@ class TrainingRun:
             self.best = None
         self.history.checkpoint = str(self.folder)
         state = TrainingState(
-            self.step, self.plan.identity, self.config.to_dict(), active_isa(), self.history.to_dict(),
+            self.step, self.plan.identity, self.config.to_dict(), _core.active_isa(), self.history.to_dict(),
             self.loss_sum, self.pairs, self.step_seconds, self._seconds,
         )  # fmt: skip
         with replace_files(self.folder) as staging:

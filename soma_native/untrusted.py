@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .errors import CheckpointError
+from soma_native.errors import CheckpointError
 
 __all__ = ["Problem", "open_regular", "parse_json", "read_regular", "same", "short"]
 

@@ -14,8 +14,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from . import bench, evaluate, generate, info, showcase, tokenizer, train
-from .common import PROGRAM, CommandError, Parser, UsageError, one_line, terminated
+from soma_native.cli import bench, evaluate, generate, info, showcase, tokenizer, train
+from soma_native.cli.common import PROGRAM, CommandError, Parser, UsageError, one_line, terminated
 
 __all__ = ["main"]
 
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with contextlib.suppress(AttributeError, ValueError):
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     if arguments.version:
-        from soma_native import __version__
+        from soma_native.version import __version__
 
         print(f"{PROGRAM} {__version__}")
         return 0
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _check_environment() -> None:
     """Raise a ValueError that names SOMA_NUM_THREADS or SOMA_ISA, where its value is none."""
-    from soma_native import active_isa, get_num_threads
+    from soma_native.system import active_isa, get_num_threads
 
     get_num_threads()
     active_isa()

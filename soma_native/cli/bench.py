@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ..config import PRECISIONS
-from ..workloads import WORKLOADS
-from .common import add_command, integer, print_json, print_table
+from soma_native.cli.common import add_command, integer, print_json, print_table
+from soma_native.config import PRECISIONS
+from soma_native.system import active_isa, get_num_threads, set_num_threads
+from soma_native.workloads import WORKLOADS
 
 if TYPE_CHECKING:
-    from ..profiling import Profile
+    from soma_native.profiling import Profile
 
 _NOTES = """\
 A step is forward, backward, clipping and AdamW on a batch of synthetic text, in tokens/s and ms. Stop everything else
@@ -45,20 +46,18 @@ def add_parser(commands: Any) -> None:
 
 @contextmanager
 def _threads(count: int | None) -> Iterator[None]:
-    import soma_native
-
-    before = soma_native.get_num_threads()
+    before = get_num_threads()
     if count is not None:
-        soma_native.set_num_threads(count)
+        set_num_threads(count)
     try:
         yield
     finally:
-        soma_native.set_num_threads(before)
+        set_num_threads(before)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Time or profile, and print."""
-    from ..profiling import Stepper, profile_steps, time_steps
+    from soma_native.profiling import Stepper, profile_steps, time_steps
 
     with _threads(arguments.threads):
         stepper = Stepper(WORKLOADS[arguments.workload], arguments.precision)
@@ -69,15 +68,13 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _print_times(stepper: Any, times: list[float], as_json: bool) -> None:
-    import soma_native
-
     median = statistics.median(times)
     result = {
         "workload": dataclasses.asdict(stepper.workload),
         "parameters": stepper.model.num_parameters,
         "precision": stepper.model.precision,
-        "isa": soma_native.active_isa(),
-        "threads": soma_native.get_num_threads(),
+        "isa": active_isa(),
+        "threads": get_num_threads(),
         "steps": len(times),
         "tokens_per_second": stepper.workload.tokens / median,
         "gflops": stepper.workload.tokens * stepper.workload.flops_per_token / median / 1e9,
@@ -97,14 +94,12 @@ def _print_times(stepper: Any, times: list[float], as_json: bool) -> None:
 
 
 def _title(workload: Any, precision: str) -> str:
-    import soma_native
-
     batch = f"{workload.name}, {workload.block} block, batch {workload.batch} x {workload.seq_len}"
-    return f"{batch}, {precision}, {soma_native.active_isa()}, threads: {soma_native.get_num_threads()}"
+    return f"{batch}, {precision}, {active_isa()}, threads: {get_num_threads()}"
 
 
 def _print_profile(profile: Profile, as_json: bool) -> None:
-    from ..profiling import verdict
+    from soma_native.profiling import verdict
 
     if as_json:
         print_json(_document(profile))
@@ -145,7 +140,7 @@ def _rows(profile: Profile) -> Iterator[tuple[str, ...]]:
 
 
 def _document(profile: Profile) -> dict[str, Any]:
-    from ..profiling import verdict
+    from soma_native.profiling import verdict
 
     return {
         "workload": dataclasses.asdict(profile.workload),

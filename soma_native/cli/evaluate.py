@@ -7,8 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from ..config import PRECISIONS
-from .common import (
+from soma_native.cli.common import (
     UsageError,
     add_command,
     add_corpus,
@@ -19,6 +18,7 @@ from .common import (
     print_json,
     print_table,
 )
+from soma_native.config import PRECISIONS
 
 _NOTES = """\
 Loss is the mean over all next-token pairs inside documents, in nats; longer documents are cut into windows of the
@@ -76,8 +76,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     """The measures by name."""
-    from soma_native import load
     from soma_native.batches import Windows
+    from soma_native.checkpoint import load
     from soma_native.data import TokenStore, read_documents
     from soma_native.trainer import mean_loss
 

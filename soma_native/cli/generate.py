@@ -7,9 +7,8 @@ import secrets
 import time
 from typing import Any
 
+from soma_native.cli.common import UsageError, add_command, integer, number, print_json, read_stdin, seed_type
 from soma_native.sampling import WEIGHTS, is_penalty
-
-from .common import UsageError, add_command, integer, number, print_json, read_stdin, seed_type
 
 
 def add_parser(commands: Any) -> None:
@@ -61,7 +60,8 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Print the prompt and its continuation."""
-    from soma_native import Generator, load
+    from soma_native.checkpoint import load
+    from soma_native.generator import Generator
 
     prompt = arguments.prompt
     if prompt == "-":

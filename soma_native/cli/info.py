@@ -6,7 +6,7 @@ import argparse
 import platform
 from typing import Any
 
-from .common import add_command, print_json, print_table
+from soma_native.cli.common import add_command, print_json, print_table
 
 
 def add_parser(commands: Any) -> None:
@@ -18,15 +18,16 @@ def collect() -> dict[str, Any]:
     """The facts, by name."""
     import numpy
 
-    import soma_native
+    from soma_native import system
     from soma_native.model import resolve_precision
+    from soma_native.version import __version__
 
     training, evaluation = resolve_precision("auto")
     return {
-        "version": soma_native.__version__,
-        "isas": list(soma_native.available_isas()),
-        "isa": soma_native.active_isa(),
-        "threads": soma_native.get_num_threads(),
+        "version": __version__,
+        "isas": list(system.available_isas()),
+        "isa": system.active_isa(),
+        "threads": system.get_num_threads(),
         "precision": training,
         "evaluation_precision": evaluation,
         "python": platform.python_version(),

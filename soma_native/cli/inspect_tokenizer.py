@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .common import check_not_empty, corpus_files, load_tokenizer, print_json, print_table, read_stdin
+from soma_native.cli.common import check_not_empty, corpus_files, load_tokenizer, print_json, print_table, read_stdin
 
 if TYPE_CHECKING:
-    from soma_native import Tokenizer
+    from soma_native.tokenizer import Tokenizer
 
 _STYLES = ("black on bright_cyan", "black on bright_yellow", "black on bright_green", "black on bright_magenta")
 

@@ -6,8 +6,16 @@ import argparse
 import sys
 from typing import Any
 
-from ..config import PRECISIONS
-from .common import add_command, check_writable, fraction_type, print_json, print_table, seed_type, sigterm_as_ctrl_c
+from soma_native.cli.common import (
+    add_command,
+    check_writable,
+    fraction_type,
+    print_json,
+    print_table,
+    seed_type,
+    sigterm_as_ctrl_c,
+)
+from soma_native.config import PRECISIONS
 
 OUT = "runs/showcase"
 VAL_FRACTION = 0.1
@@ -45,8 +53,8 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Train, and print the table and the samples."""
-    from ..progress import ProgressDisplay
-    from ..showcase import SENTENCE_WORDS, comparison, run_showcase
+    from soma_native.progress import ProgressDisplay
+    from soma_native.showcase import SENTENCE_WORDS, comparison, run_showcase
 
     check_writable(arguments.out)
     with sigterm_as_ctrl_c(), ProgressDisplay(sys.stderr) as progress:

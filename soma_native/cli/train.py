@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..config import PRECISIONS
-from .common import (
+from soma_native.cli.common import (
     CommandError,
     UsageError,
     add_command,
@@ -26,13 +25,14 @@ from .common import (
     seed_type,
     sigterm_as_ctrl_c,
 )
-from .tokenizer import KINDS, train_bpe, usage_errors
+from soma_native.cli.tokenizer import KINDS, train_bpe, usage_errors
+from soma_native.config import PRECISIONS
 
 if TYPE_CHECKING:
-    from ..data import TokenStore
-    from ..history import History, Record
-    from ..tokenizer import Tokenizer
-    from ..trainer import Trainer
+    from soma_native.data import TokenStore
+    from soma_native.history import History, Record
+    from soma_native.tokenizer import Tokenizer
+    from soma_native.trainer import Trainer
 
 VAL_FRACTION = 0.1
 EPOCHS = 20
@@ -154,7 +154,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _fit(trainer: Trainer, store: TokenStore) -> History:
-    from ..progress import ProgressDisplay
+    from soma_native.progress import ProgressDisplay
 
     try:
         with ProgressDisplay(sys.stderr) as progress:
@@ -166,9 +166,11 @@ def _fit(trainer: Trainer, store: TokenStore) -> History:
 
 
 def _fresh(arguments: argparse.Namespace, files: Sequence[Path]) -> tuple[Trainer, TokenStore]:
-    from soma_native import Model, ModelConfig, Tokenizer, TrainConfig, Trainer
-
-    from ..data import TokenStore, read_documents
+    from soma_native.config import ModelConfig
+    from soma_native.data import TokenStore, read_documents
+    from soma_native.model import Model
+    from soma_native.tokenizer import Tokenizer
+    from soma_native.trainer import TrainConfig, Trainer
 
     preset = arguments.preset or "showcase"
     recipe = RECIPES[preset]
@@ -218,10 +220,10 @@ def _val_fraction(asked: float | None, store: TokenStore) -> float:
 
 def _resumed(arguments: argparse.Namespace, files: Sequence[Path]) -> tuple[Trainer, TokenStore]:
     """The trainer of the run in DIR; what the command line says must be what that run was started with."""
-    from soma_native import ModelConfig, Trainer
-
-    from ..data import TokenStore, read_documents
-    from ..model import resolve_precision
+    from soma_native.config import ModelConfig
+    from soma_native.data import TokenStore, read_documents
+    from soma_native.model import resolve_precision
+    from soma_native.trainer import Trainer
 
     given = {
         "epochs": arguments.epochs,

@@ -1,13 +1,15 @@
-"""How many threads compute."""
+"""What computes: the instruction set in force, and how many threads."""
 
 from __future__ import annotations
 
 import operator
 from typing import SupportsIndex
 
-from soma_native import _core
+from soma_native.core import _core
 
-__all__ = ["set_num_threads"]
+__all__ = ["active_isa", "available_isas", "get_num_threads", "set_num_threads"]
+
+active_isa, available_isas, get_num_threads = _core.active_isa, _core.available_isas, _core.get_num_threads
 
 
 def set_num_threads(n: SupportsIndex) -> None:
