@@ -38,7 +38,7 @@ Learned = tuple[int, list[bytes] | None]
 def train_soma_native(files: list[str], size: int) -> Callable[[], Learned]:
     """Ours: files by path."""
     import soma_native as soma
-    from soma_native.bpe_vocabulary import BpeVocabulary
+    from soma_native.tokenizer.bpe_vocabulary import BpeVocabulary
 
     tokenizer = soma.Tokenizer.train(map(Path, files), kind="bpe", vocab_size=size)
     return lambda: (tokenizer.vocab_size, [t for t in BpeVocabulary.of(tokenizer._core).tokens if t is not None])
@@ -114,7 +114,7 @@ def run_here(name: str, files: list[str], size: int) -> None:
     """One training in this process: prints seconds, tokens and the peak of memory as JSON."""
     import resource
 
-    importlib.import_module("soma_native.tokenizer" if name == "soma_native" else name)  # imported when first used
+    importlib.import_module({"soma_native": "soma_native.tokenizer.tokenizer"}.get(name, name))
     begin = time.perf_counter()
     learned = CONTENDERS[name](files, size)
     seconds = time.perf_counter() - begin

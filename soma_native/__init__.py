@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from soma_native.errors import CheckpointError
     from soma_native.generator import Generator
     from soma_native.history import History
-    from soma_native.tokenizer import Tokenizer
+    from soma_native.tokenizer.tokenizer import Tokenizer
     from soma_native.trainer import TrainConfig, Trainer
 
 # Where the names live that are imported on first use, so that `import soma_native` stays quick.
@@ -27,7 +27,7 @@ _LAZY = {
     "Event": "callbacks",
     "Generator": "generator",
     "History": "history",
-    "Tokenizer": "tokenizer",
+    "Tokenizer": "tokenizer.tokenizer",
     "TokenStore": "data",
     "TrainConfig": "trainer",
     "Trainer": "trainer",

@@ -8,7 +8,7 @@ from typing import Any
 
 from soma_native.config import ModelConfig
 from soma_native.errors import CheckpointError
-from soma_native.tokenizer import Tokenizer
+from soma_native.tokenizer.tokenizer import Tokenizer
 
 __all__ = ["config_to_json", "end_token", "generation_config", "json_to_config", "start_token", "tokenizer_config"]
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from soma_native.text_files import batches, iter_texts, read_utf8
+from soma_native.files.text_files import batches, iter_texts, read_utf8
 
 if TYPE_CHECKING:
-    from soma_native.tokenizer import Tokenizer
+    from soma_native.tokenizer.tokenizer import Tokenizer
 
 __all__ = ["Texts", "TokenStore", "iter_documents", "random_words", "read_documents"]
 

@@ -15,7 +15,7 @@ from soma_native.checkpoint_config import end_token, start_token
 from soma_native.core import _core
 from soma_native.model import Model
 from soma_native.sampling import DEFAULT_MAX_TOKENS, WEIGHTS, Sampling
-from soma_native.tokenizer import Tokenizer
+from soma_native.tokenizer.tokenizer import Tokenizer
 
 __all__ = ["Generator"]
 

@@ -17,7 +17,7 @@ from soma_native.training_state import read_state
 
 if TYPE_CHECKING:
     from soma_native.model import Model
-    from soma_native.tokenizer import Tokenizer
+    from soma_native.tokenizer.tokenizer import Tokenizer
 
 __all__ = ["TrainConfig", "Trainer", "mean_loss"]
 

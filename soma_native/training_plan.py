@@ -13,7 +13,7 @@ from soma_native.train_config import FREE_TO_CHANGE, TrainConfig
 
 if TYPE_CHECKING:
     from soma_native.model import Model
-    from soma_native.tokenizer import Tokenizer
+    from soma_native.tokenizer.tokenizer import Tokenizer
 
 __all__ = ["TrainingPlan"]
 

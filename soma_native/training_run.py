@@ -276,7 +276,7 @@ class TrainingRun:
         In this order, because after a crash between the two the older state leads to the same model once more.
         """
         from soma_native import checkpoint
-        from soma_native.atomic_folder import replace_files
+        from soma_native.files.atomic_folder import replace_files
 
         assert self.folder is not None
         self._require_finite_weights()

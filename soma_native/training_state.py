@@ -68,7 +68,7 @@ def _arrays(model: Model, optimizer: AdamW) -> Iterator[tuple[str, NDArray[Any]]
 
 def write_state(path: Path, state: TrainingState, model: Model, optimizer: AdamW) -> None:
     """Write the state file to `path`, a place nobody reads yet; checksums of everything go into its header."""
-    from soma_native.safetensors_io import crc32_of_array, write_tensors
+    from soma_native.files.safetensors_io import crc32_of_array, write_tensors
 
     arrays = dict(_arrays(model, optimizer))
     content = json.dumps({"format": _FORMAT, "optimizer_steps": optimizer.step_count, **asdict(state)}, allow_nan=False)
@@ -78,7 +78,7 @@ def write_state(path: Path, state: TrainingState, model: Model, optimizer: AdamW
 
 
 def _state_path(folder: str | os.PathLike[str]) -> Path:
-    from soma_native.atomic_folder import FolderView
+    from soma_native.files.atomic_folder import FolderView
 
     path = FolderView(folder).path(STATE_FILE)
     if not path.is_file():
@@ -95,7 +95,7 @@ def read_state(folder: str | os.PathLike[str]) -> tuple[TrainingState, int]:
         FileNotFoundError: there is no state in the folder.
         CheckpointError: the file is damaged, or of a version that is not known.
     """
-    from soma_native.safetensors_io import TensorFile
+    from soma_native.files.safetensors_io import TensorFile
 
     path = _state_path(folder)
     with TensorFile(path) as file:
@@ -117,7 +117,7 @@ def load_arrays(folder: str | os.PathLike[str], model: Model, optimizer: AdamW) 
         FileNotFoundError: there is no state in the folder.
         CheckpointError: a tensor is missing, of another shape, or damaged.
     """
-    from soma_native.safetensors_io import TensorFile, crc32_of_array
+    from soma_native.files.safetensors_io import TensorFile, crc32_of_array
 
     path = _state_path(folder)
     targets = dict(_arrays(model, optimizer))

@@ -19,8 +19,8 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 import soma_native as soma
 from soma_native import _core
-from soma_native.bpe_vocabulary import BpeVocabulary
-from soma_native.tokenizer import Tokenizer
+from soma_native.tokenizer.bpe_vocabulary import BpeVocabulary
+from soma_native.tokenizer.tokenizer import Tokenizer
 
 CORPUS = (Path(soma.__file__).parent / "showcase_corpus.txt").read_text(encoding="utf-8")
 MIXED = CORPUS + "".join(PIECES) * 3 + " Привет, мир! 日本語のテキスト。 नमस्ते दुनिया 12345 HTMLParser don't" * 40

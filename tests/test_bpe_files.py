@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soma_native import CheckpointError
-from soma_native.tokenizer import Tokenizer
+from soma_native.tokenizer.tokenizer import Tokenizer
 
 TEXTS = [
     "the cat sat on the mat, and the hat's thatch 123 456\n\n  aaaaaaaaaaaa abababab é中文 don't",

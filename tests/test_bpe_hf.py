@@ -17,8 +17,8 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from transformers import PreTrainedTokenizerFast
 
 from soma_native import CheckpointError
-from soma_native.text_rules import to_nfc
-from soma_native.tokenizer import Tokenizer
+from soma_native.tokenizer.added_tokens import to_nfc
+from soma_native.tokenizer.tokenizer import Tokenizer
 
 CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 LLAMA3 = CONTRACTIONS + (r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")

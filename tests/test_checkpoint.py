@@ -13,7 +13,7 @@ import safetensors.numpy
 import soma_native
 from soma_native import checkpoint
 from soma_native.errors import CheckpointError
-from soma_native.safetensors_io import TensorFile, write_tensors
+from soma_native.files.safetensors_io import TensorFile, write_tensors
 
 TEXTS = ["The cat sat on the mat.", "A dog ate the cat's food, and the cat said: no!"]
 

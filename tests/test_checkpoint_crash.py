@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 
 import soma_native
-from soma_native import atomic_folder
 from soma_native.errors import CheckpointError
+from soma_native.files import atomic_folder
 
 PROGRAM = [sys.executable, crash_saving.__file__]
 ENVIRONMENT = {**os.environ, "SOMA_NUM_THREADS": "1"}

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import soma_native as soma
-from soma_native import text_files
 from soma_native.batches import IGNORE_INDEX, EpochSampler, RandomSampler, Windows
 from soma_native.data import TokenStore, iter_documents, read_documents
+from soma_native.files import text_files
 
 
 def store_of(lengths: list[int], first: int = 0) -> TokenStore:

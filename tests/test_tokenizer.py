@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from soma_native import _core
 from soma_native.data import TokenStore
-from soma_native.tokenizer import Tokenizer
+from soma_native.tokenizer.tokenizer import Tokenizer
 
 DEFAULT_SPECIAL = ("<PAD>", "<UNK>", "<START>", "<END>", "<BOS>", "<EOS>")
 TEXTS = ["The cat sat on the mat.", "A dog, a cat: A DOG!", "naïve Ünïcode 42 x_y"]

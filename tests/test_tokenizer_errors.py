@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soma_native.errors import CheckpointError
-from soma_native.tokenizer import Tokenizer
+from soma_native.tokenizer.tokenizer import Tokenizer
 
 KINDS = ["word", "char", "byte"]
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 
 from soma_native import _core
-from soma_native.tokenizer import Tokenizer
+from soma_native.tokenizer.tokenizer import Tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = ["word", "char", "byte"]

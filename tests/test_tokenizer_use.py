@@ -9,8 +9,9 @@ import unicodedata
 
 import pytest
 
-from soma_native import Tokenizer, text_rules
-from soma_native.text_rules import to_nfc
+from soma_native import Tokenizer
+from soma_native.tokenizer import added_tokens
+from soma_native.tokenizer.added_tokens import to_nfc
 
 
 @pytest.mark.parametrize("kind", ["word", "char", "byte", "bpe"])
@@ -40,4 +41,4 @@ def test_long_runs_of_marks_are_normalized_as_python_does() -> None:
     for _ in range(300):
         text = "".join(rng.choice(marks if rng.random() < 0.9 else "aé가ᄀ ") for _ in range(rng.randrange(64, 200)))
         assert to_nfc(text) == unicodedata.normalize("NFC", text)
-        assert "".join(text_rules._clusters(text)) == text
+        assert "".join(added_tokens._clusters(text)) == text

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from soma_native.tokenizer import Tokenizer
+    from soma_native.tokenizer.tokenizer import Tokenizer
 
 __all__ = [
     "PROGRAM",
@@ -152,7 +152,7 @@ def read_stdin() -> str:
 
 def load_tokenizer(arguments: argparse.Namespace) -> Tokenizer:
     """The tokenizer of PATH, --pattern, --special-token and --merges."""
-    from soma_native.tokenizer import Tokenizer
+    from soma_native.tokenizer.tokenizer import Tokenizer
 
     path, pattern = arguments.path, arguments.pattern
     if pattern is not None:
@@ -172,7 +172,7 @@ def check_writable(folder: str) -> None:
     Raises:
         CheckpointError: they cannot.
     """
-    from soma_native.atomic_folder import replace_files
+    from soma_native.files.atomic_folder import replace_files
 
     if not folder:
         raise UsageError("the name of the folder to write to is empty")

@@ -13,7 +13,7 @@ import numpy as np
 from soma_native.cli.common import check_not_empty, corpus_files, load_tokenizer, print_json, print_table, read_stdin
 
 if TYPE_CHECKING:
-    from soma_native.tokenizer import Tokenizer
+    from soma_native.tokenizer.tokenizer import Tokenizer
 
 _STYLES = ("black on bright_cyan", "black on bright_yellow", "black on bright_green", "black on bright_magenta")
 

@@ -24,7 +24,7 @@ from soma_native.cli.common import (
 from soma_native.cli.inspect_tokenizer import inspect_tokenizer
 
 if TYPE_CHECKING:
-    from soma_native.tokenizer import Tokenizer
+    from soma_native.tokenizer.tokenizer import Tokenizer
 
 KINDS = ("word", "char", "byte", "bpe")
 PATTERNS = ("gpt2", "cl100k", "o200k", "llama3", "qwen2")
@@ -133,7 +133,7 @@ def _special_token(argument: str) -> tuple[str, int]:
 def train_tokenizer(arguments: argparse.Namespace) -> None:
     """Train and write."""
     from soma_native.data import read_documents
-    from soma_native.tokenizer import Tokenizer
+    from soma_native.tokenizer.tokenizer import Tokenizer
 
     files = corpus_files(arguments.corpus)
     check_not_empty(files)
@@ -163,7 +163,7 @@ def train_bpe(files: Sequence[Path], split: Any, vocab_size: int | None, **optio
     """Train byte-level BPE with a progress bar; whole files are read piece by piece, whatever their size."""
     from soma_native.data import read_documents
     from soma_native.progress import TokenizerProgress
-    from soma_native.tokenizer import Tokenizer
+    from soma_native.tokenizer.tokenizer import Tokenizer
 
     texts = files if split == "file" else read_documents(files, split)
     with TokenizerProgress(sum(file.stat().st_size for file in files)) as progress, usage_errors():

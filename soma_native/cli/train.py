@@ -31,7 +31,7 @@ from soma_native.config import PRECISIONS
 if TYPE_CHECKING:
     from soma_native.data import TokenStore
     from soma_native.history import History, Record
-    from soma_native.tokenizer import Tokenizer
+    from soma_native.tokenizer.tokenizer import Tokenizer
     from soma_native.trainer import Trainer
 
 VAL_FRACTION = 0.1
@@ -169,7 +169,7 @@ def _fresh(arguments: argparse.Namespace, files: Sequence[Path]) -> tuple[Traine
     from soma_native.config import ModelConfig
     from soma_native.data import TokenStore, read_documents
     from soma_native.model import Model
-    from soma_native.tokenizer import Tokenizer
+    from soma_native.tokenizer.tokenizer import Tokenizer
     from soma_native.trainer import TrainConfig, Trainer
 
     preset = arguments.preset or "showcase"

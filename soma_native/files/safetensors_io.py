@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soma_native.errors import CheckpointError
-from soma_native.untrusted import open_regular, parse_json
+from soma_native.files.untrusted import open_regular, parse_json
 
 __all__ = ["TensorEntry", "TensorFile", "crc32_of_array", "write_tensors"]
 

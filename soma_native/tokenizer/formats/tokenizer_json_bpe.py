@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from soma_native.bpe_files import (
+from soma_native.files.untrusted import Problem, same, short
+from soma_native.tokenizer.added_tokens import AddedToken, TextRules
+from soma_native.tokenizer.bpe_vocabulary import BpeVocabulary
+from soma_native.tokenizer.formats.tiktoken_gpt2 import (
     BYTES_OF,
     TEXT_OF,
     check_id,
@@ -20,9 +23,6 @@ from soma_native.bpe_files import (
     tokens_by_id,
     unmerged,
 )
-from soma_native.bpe_vocabulary import BpeVocabulary
-from soma_native.text_rules import AddedToken, TextRules
-from soma_native.untrusted import Problem, same, short
 
 __all__ = ["PLAIN_BPE", "bpe_document", "parse_bpe"]
 

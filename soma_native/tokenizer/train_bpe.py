@@ -6,9 +6,9 @@ import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from soma_native.bpe_vocabulary import BpeVocabulary
 from soma_native.core import _core
-from soma_native.text_files import batches, iter_sources, not_utf8, open_text
+from soma_native.files.text_files import batches, iter_sources, not_utf8, open_text
+from soma_native.tokenizer.bpe_vocabulary import BpeVocabulary
 
 __all__ = ["TrainingProgress", "require_bytes", "train_bpe"]
 

@@ -11,13 +11,19 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import NDArray
 
-from soma_native.atomic_folder import FolderView, replace_files
-from soma_native.bpe_files import read_gpt2, read_tiktoken
-from soma_native.bpe_training import TrainingProgress
 from soma_native.core import _core
-from soma_native.text_rules import RuledCore
-from soma_native.tokenizer_json import FILE_NAME, document_of, make_tokenizer, read_tokenizer, write_tokenizer
-from soma_native.tokenizer_training import train_tokenizer
+from soma_native.files.atomic_folder import FolderView, replace_files
+from soma_native.tokenizer.added_tokens import RuledCore
+from soma_native.tokenizer.formats.tiktoken_gpt2 import read_gpt2, read_tiktoken
+from soma_native.tokenizer.formats.tokenizer_json import (
+    FILE_NAME,
+    document_of,
+    make_tokenizer,
+    read_tokenizer,
+    write_tokenizer,
+)
+from soma_native.tokenizer.train import train_tokenizer
+from soma_native.tokenizer.train_bpe import TrainingProgress
 
 __all__ = ["Tokenizer"]
 

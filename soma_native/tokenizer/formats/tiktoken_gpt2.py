@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from soma_native.bpe_vocabulary import PATTERNS, BpeVocabulary
 from soma_native.core import _core
 from soma_native.errors import CheckpointError
-from soma_native.untrusted import Problem, parse_json, read_regular, short
+from soma_native.files.untrusted import Problem, parse_json, read_regular, short
+from soma_native.tokenizer.bpe_vocabulary import PATTERNS, BpeVocabulary
 
 __all__ = [
     "BYTES_OF",

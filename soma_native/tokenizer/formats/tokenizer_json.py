@@ -14,13 +14,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from soma_native.bpe_files import MAX_BYTES, check_id, check_vocab
-from soma_native.bpe_vocabulary import BpeVocabulary
 from soma_native.core import _core
 from soma_native.errors import CheckpointError
-from soma_native.text_rules import RuledCore
-from soma_native.tokenizer_json_bpe import PLAIN_BPE, bpe_document, parse_bpe
-from soma_native.untrusted import Problem, parse_json, read_regular, same, short
+from soma_native.files.untrusted import Problem, parse_json, read_regular, same, short
+from soma_native.tokenizer.added_tokens import RuledCore
+from soma_native.tokenizer.bpe_vocabulary import BpeVocabulary
+from soma_native.tokenizer.formats.tiktoken_gpt2 import MAX_BYTES, check_id, check_vocab
+from soma_native.tokenizer.formats.tokenizer_json_bpe import PLAIN_BPE, bpe_document, parse_bpe
 
 __all__ = ["FILE_NAME", "read_tokenizer", "write_tokenizer"]
 

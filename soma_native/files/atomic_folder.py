@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from soma_native.errors import CheckpointError
-from soma_native.untrusted import open_regular, parse_json
+from soma_native.files.untrusted import open_regular, parse_json
 
 __all__ = ["FolderView", "Staging", "plain_name", "replace_files", "stamp"]
 

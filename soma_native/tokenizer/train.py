@@ -8,12 +8,12 @@ import os
 from collections.abc import Iterable
 from typing import SupportsIndex
 
-from soma_native.bpe_files import MAX_IDS
-from soma_native.bpe_training import TrainingProgress, require_bytes, train_bpe
-from soma_native.bpe_vocabulary import PATTERNS
 from soma_native.core import _core
-from soma_native.text_files import batches, iter_texts
-from soma_native.tokenizer_json import UNKNOWN
+from soma_native.files.text_files import batches, iter_texts
+from soma_native.tokenizer.bpe_vocabulary import PATTERNS
+from soma_native.tokenizer.formats.tiktoken_gpt2 import MAX_IDS
+from soma_native.tokenizer.formats.tokenizer_json import UNKNOWN
+from soma_native.tokenizer.train_bpe import TrainingProgress, require_bytes, train_bpe
 
 __all__ = ["train_tokenizer"]
 
