@@ -4,9 +4,9 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING
 from typing import Any as _Any
 
-from soma_native.config import ModelConfig
-from soma_native.model import Model
-from soma_native.optimizer import AdamW
+from soma_native.model.config import ModelConfig
+from soma_native.model.model import Model
+from soma_native.optim.adamw import AdamW
 from soma_native.system import active_isa, available_isas, get_num_threads, set_num_threads
 from soma_native.version import __version__
 

@@ -19,12 +19,12 @@ import numpy as np
 
 from soma_native.checkpoint_config import config_to_json, generation_config, json_to_config, tokenizer_config
 from soma_native.checkpoint_weights import CHECKSUMS, WEIGHTS, WEIGHTS_INDEX, read_model, saved_checksums
-from soma_native.config import ModelConfig
 from soma_native.errors import CheckpointError
 from soma_native.files.atomic_folder import FolderView, plain_name, replace_files, stamp
 from soma_native.files.safetensors_io import TensorFile, crc32_of_array, write_tensors
 from soma_native.files.untrusted import open_regular, parse_json
-from soma_native.model import Model
+from soma_native.model.config import ModelConfig
+from soma_native.model.model import Model
 from soma_native.tokenizer.tokenizer import Tokenizer
 
 __all__ = ["extra_file", "load", "load_config", "load_model", "save"]

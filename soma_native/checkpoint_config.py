@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from soma_native.config import ModelConfig
 from soma_native.errors import CheckpointError
+from soma_native.model.config import ModelConfig
 from soma_native.tokenizer.tokenizer import Tokenizer
 
 __all__ = ["config_to_json", "end_token", "generation_config", "json_to_config", "start_token", "tokenizer_config"]

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from soma_native.config import ModelConfig
 from soma_native.core import _core
 from soma_native.errors import CheckpointError
 from soma_native.files.atomic_folder import FolderView
 from soma_native.files.safetensors_io import TensorFile, crc32_of_array
 from soma_native.files.untrusted import open_regular, parse_json, short
-from soma_native.model import Model
+from soma_native.model.config import ModelConfig
+from soma_native.model.model import Model
 
 __all__ = ["CHECKSUMS", "WEIGHTS", "WEIGHTS_INDEX", "expected_shapes", "read_model", "saved_checksums"]
 

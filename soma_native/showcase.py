@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from soma_native.checkpoint import load, save
-from soma_native.config import ModelConfig
 from soma_native.core import _core
 from soma_native.files.atomic_folder import replace_files
 from soma_native.generator import Generator
-from soma_native.model import Model
+from soma_native.model.config import ModelConfig
+from soma_native.model.model import Model
 from soma_native.tokenizer.tokenizer import Tokenizer
 from soma_native.train_config import TrainConfig
 from soma_native.trainer import Trainer

@@ -16,7 +16,7 @@ from soma_native.training_run import TrainingRun, mean_loss
 from soma_native.training_state import read_state
 
 if TYPE_CHECKING:
-    from soma_native.model import Model
+    from soma_native.model.model import Model
     from soma_native.tokenizer.tokenizer import Tokenizer
 
 __all__ = ["TrainConfig", "Trainer", "mean_loss"]

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from soma_native.batches import EpochSampler, RandomSampler, Sampler, Windows
 from soma_native.data import Texts, TokenStore
-from soma_native.schedule import Schedule
+from soma_native.optim.schedule import Schedule
 from soma_native.train_config import FREE_TO_CHANGE, TrainConfig
 
 if TYPE_CHECKING:
-    from soma_native.model import Model
+    from soma_native.model.model import Model
     from soma_native.tokenizer.tokenizer import Tokenizer
 
 __all__ = ["TrainingPlan"]

@@ -20,8 +20,8 @@ from soma_native.training_plan import TrainingPlan
 from soma_native.training_state import STATE_FILE, TrainingState, load_arrays, read_state, write_state
 
 if TYPE_CHECKING:
-    from soma_native.model import Model
-    from soma_native.optimizer import AdamW
+    from soma_native.model.model import Model
+    from soma_native.optim.adamw import AdamW
     from soma_native.trainer import Trainer
 
 __all__ = ["TrainingRun", "mean_loss"]
@@ -79,7 +79,7 @@ class TrainingRun:
     def __init__(
         self, trainer: Trainer, texts: Texts | TokenStore, validation: Texts | TokenStore | None, callbacks: Dispatcher
     ) -> None:
-        from soma_native.optimizer import AdamW
+        from soma_native.optim.adamw import AdamW
 
         self.trainer = trainer
         self.model: Model = trainer.model

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from soma_native.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from soma_native.model import Model
-    from soma_native.optimizer import AdamW
+    from soma_native.model.model import Model
+    from soma_native.optim.adamw import AdamW
 
 __all__ = ["STATE_FILE", "TrainingState", "load_arrays", "read_state", "write_state"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from soma_native.config import ModelConfig
+from soma_native.model.config import ModelConfig
 
 
 @dataclass(frozen=True)

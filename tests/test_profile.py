@@ -196,7 +196,7 @@ def test_a_profiled_step_adds_up(make_tiny_model: MakeModel) -> None:
 
 
 def test_workloads_are_the_presets() -> None:
-    assert set(WORKLOADS) == set(soma_native.config.PRESETS)
+    assert set(WORKLOADS) == set(soma_native.model.config.PRESETS)
     for name, workload in WORKLOADS.items():
         preset = soma_native.ModelConfig.preset(name)
         sizes = ("vocab_size", "d_model", "n_layers", "n_heads", "d_ff", "max_seq_len")

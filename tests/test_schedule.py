@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import soma_native as soma
-from soma_native.schedule import Schedule
+from soma_native.optim.schedule import Schedule
 
 
 def nanogpt_lr(step: int, lr: float, warmup: int, decay_steps: int, min_lr: float) -> float:

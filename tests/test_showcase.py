@@ -13,7 +13,7 @@ import pytest
 
 import soma_native
 from soma_native.cli import main
-from soma_native.model import resolve_precision
+from soma_native.model.model import resolve_precision
 from soma_native.showcase import EPOCHS, PROMPTS, SENTENCE_WORDS, TEMPERATURE, comparison, corpus, run_showcase
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from soma_native.cli.common import add_command, integer, print_json, print_table
-from soma_native.config import PRECISIONS
+from soma_native.model.config import PRECISIONS
 from soma_native.system import active_isa, get_num_threads, set_num_threads
 from soma_native.workloads import WORKLOADS
 

@@ -18,7 +18,7 @@ from soma_native.cli.common import (
     print_json,
     print_table,
 )
-from soma_native.config import PRECISIONS
+from soma_native.model.config import PRECISIONS
 
 _NOTES = """\
 Loss is the mean over all next-token pairs inside documents, in nats; longer documents are cut into windows of the

@@ -19,7 +19,7 @@ def collect() -> dict[str, Any]:
     import numpy
 
     from soma_native import system
-    from soma_native.model import resolve_precision
+    from soma_native.model.model import resolve_precision
     from soma_native.version import __version__
 
     training, evaluation = resolve_precision("auto")

@@ -15,7 +15,7 @@ from soma_native.cli.common import (
     seed_type,
     sigterm_as_ctrl_c,
 )
-from soma_native.config import PRECISIONS
+from soma_native.model.config import PRECISIONS
 
 OUT = "runs/showcase"
 VAL_FRACTION = 0.1

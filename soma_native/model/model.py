@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from soma_native.config import PRECISIONS, ModelConfig
 from soma_native.core import _core
+from soma_native.model.config import PRECISIONS, ModelConfig
 
 Floats = npt.NDArray[np.float32]
 

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from soma_native.core import _core
-from soma_native.model import Model
+from soma_native.model.model import Model
 
 
 def _number(name: str, value: object) -> float:

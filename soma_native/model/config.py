@@ -1,4 +1,4 @@
-"""What a model is: sizes and block style, with presets."""
+"""What a model is: sizes and block style."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from soma_native.model.presets import LARGEST_VOCAB, PRESETS
 
 BLOCKS = ("soma", "gpt2")
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -18,43 +20,6 @@ _LIMITS = {
     "d_ff": (1, 1 << 18),
     "max_seq_len": (1, 1 << 20),
 }
-
-_PRESETS: dict[str, dict[str, Any]] = {
-    "showcase": {"vocab_size": 576, "d_model": 128, "n_layers": 3, "n_heads": 4, "d_ff": 512, "max_seq_len": 256},
-    "improved": {"vocab_size": 8000, "d_model": 256, "n_layers": 4, "n_heads": 4, "d_ff": 1024, "max_seq_len": 512},
-    "full": {"vocab_size": 60000, "d_model": 768, "n_layers": 12, "n_heads": 12, "d_ff": 3072, "max_seq_len": 1024},
-    "nano-cpu": {
-        "vocab_size": 65,
-        "d_model": 128,
-        "n_layers": 4,
-        "n_heads": 4,
-        "d_ff": 512,
-        "max_seq_len": 64,
-        "block": "gpt2",
-    },
-    "baby": {
-        "vocab_size": 65,
-        "d_model": 384,
-        "n_layers": 6,
-        "n_heads": 6,
-        "d_ff": 1536,
-        "max_seq_len": 256,
-        "block": "gpt2",
-    },
-    "gpt2-124m": {
-        "vocab_size": 50257,
-        "d_model": 768,
-        "n_layers": 12,
-        "n_heads": 12,
-        "d_ff": 3072,
-        "max_seq_len": 1024,
-        "block": "gpt2",
-    },
-}
-# The vocabulary is what a tokenizer makes of a text; these presets state the most they are meant for.
-_LARGEST_VOCAB = {"improved": 8000, "full": 60000}
-
-PRESETS = tuple(_PRESETS)
 
 
 @dataclass(frozen=True)
@@ -113,7 +78,7 @@ class ModelConfig:
         """A config by name, with fields replaced.
 
         Args:
-            name: one of ``showcase``, ``improved``, ``full``, ``nano-cpu``, ``baby``, ``gpt2-124m``.
+            name: one of those in :mod:`soma_native.model.presets`, such as ``showcase`` or ``gpt2-124m``.
             overrides: fields to set otherwise, most often ``vocab_size``.
 
         Raises:
@@ -123,14 +88,14 @@ class ModelConfig:
         >>> ModelConfig.preset("gpt2-124m").num_parameters
         124439808
         """
-        if name not in _PRESETS:
+        if name not in PRESETS:
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
         fields = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(overrides) - fields)
         if unknown:
             raise TypeError(f"unknown field {unknown[0]!r}; a ModelConfig has {', '.join(sorted(fields))}")
-        config = cls(**{**_PRESETS[name], **overrides})
-        largest = _LARGEST_VOCAB.get(name)
+        config = cls(**{**PRESETS[name], **overrides})
+        largest = LARGEST_VOCAB.get(name)
         if largest is not None and config.vocab_size > largest:
             raise ValueError(f"preset {name!r} takes a vocab_size up to {largest}, got {config.vocab_size}")
         return config

@@ -1,0 +1,22 @@
+"""The named model sizes, as the fields of a ModelConfig; how each is trained stands in training/recipes.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["LARGEST_VOCAB", "PRESETS"]
+
+_FIELDS = ("block", "vocab_size", "d_model", "n_layers", "n_heads", "d_ff", "max_seq_len")
+_TABLE = (
+    # name        block   vocab  d_model  layers  heads  d_ff  context
+    ("showcase", "soma", 576, 128, 3, 4, 512, 256),
+    ("improved", "soma", 8000, 256, 4, 4, 1024, 512),
+    ("full", "soma", 60000, 768, 12, 12, 3072, 1024),
+    ("nano-cpu", "gpt2", 65, 128, 4, 4, 512, 64),
+    ("baby", "gpt2", 65, 384, 6, 6, 1536, 256),
+    ("gpt2-124m", "gpt2", 50257, 768, 12, 12, 3072, 1024),
+)
+PRESETS: dict[str, dict[str, Any]] = {name: dict(zip(_FIELDS, sizes, strict=True)) for name, *sizes in _TABLE}
+
+# A tokenizer decides the vocabulary; these presets state the most they are meant for.
+LARGEST_VOCAB = {"improved": 8000, "full": 60000}

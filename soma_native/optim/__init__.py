@@ -1,0 +1,1 @@
+"""What turns gradients into steps: optimizers, and the learning rate of each step."""
