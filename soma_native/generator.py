@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from soma_native.checkpoint_config import end_token, start_token
+from soma_native.checkpoint.hf_config import end_token, start_token
 from soma_native.core import _core
 from soma_native.model.model import Model
 from soma_native.sampling import DEFAULT_MAX_TOKENS, WEIGHTS, Sampling

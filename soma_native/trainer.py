@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from soma_native.batches import Windows
 from soma_native.callbacks import CallbackLike, Dispatcher, InterruptGuard
+from soma_native.checkpoint import load
 from soma_native.data import Texts, TokenStore
 from soma_native.history import History
 from soma_native.train_config import TrainConfig
@@ -83,11 +84,9 @@ class Trainer:
             FileNotFoundError: there is nothing to resume in the folder.
             CheckpointError: a file in it is damaged.
         """
-        from soma_native import checkpoint
-
         state, _ = read_state(folder)
         precision = state.identity["precision"]
-        model, tokenizer = checkpoint.load(folder, precision=precision)
+        model, tokenizer = load(folder, precision=precision)
         model._evaluate_in(state.identity.get("evaluation_precision", precision))
         config = TrainConfig.from_dict({**state.config, "checkpoint_dir": folder, "resume": True, **changes})
         return cls(model, tokenizer, config)

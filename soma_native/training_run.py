@@ -13,15 +13,17 @@ from numpy.typing import NDArray
 
 from soma_native.batches import Windows
 from soma_native.callbacks import Dispatcher, Event, EventKind, InterruptGuard
+from soma_native.checkpoint import save
 from soma_native.core import _core
 from soma_native.data import Texts, TokenStore
+from soma_native.files.atomic_folder import replace_files
 from soma_native.history import History, Record
+from soma_native.optim.adamw import AdamW
 from soma_native.training_plan import TrainingPlan
 from soma_native.training_state import STATE_FILE, TrainingState, load_arrays, read_state, write_state
 
 if TYPE_CHECKING:
     from soma_native.model.model import Model
-    from soma_native.optim.adamw import AdamW
     from soma_native.trainer import Trainer
 
 __all__ = ["TrainingRun", "mean_loss"]
@@ -79,8 +81,6 @@ class TrainingRun:
     def __init__(
         self, trainer: Trainer, texts: Texts | TokenStore, validation: Texts | TokenStore | None, callbacks: Dispatcher
     ) -> None:
-        from soma_native.optim.adamw import AdamW
-
         self.trainer = trainer
         self.model: Model = trainer.model
         self.config = config = trainer.config
@@ -275,15 +275,12 @@ class TrainingRun:
 
         In this order, because after a crash between the two the older state leads to the same model once more.
         """
-        from soma_native import checkpoint
-        from soma_native.files.atomic_folder import replace_files
-
         assert self.folder is not None
         self._require_finite_weights()
         if not self.config.keep_best or self.history.best is None:
-            checkpoint.save(self.folder, self.model, self.trainer.tokenizer)
+            save(self.folder, self.model, self.trainer.tokenizer)
         elif self.best is not None:
-            checkpoint.save(self.folder, cast("Model", self.best), self.trainer.tokenizer)
+            save(self.folder, cast("Model", self.best), self.trainer.tokenizer)
             self.best = None
         self.history.checkpoint = str(self.folder)
         state = TrainingState(

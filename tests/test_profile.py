@@ -11,6 +11,7 @@ import pytest
 
 import soma_native
 from soma_native import _core
+from soma_native.model.presets import PRESETS
 from soma_native.profiling import Bandwidth, Ceilings, Op, Profile, Stepper, mean_ops, profile_steps, verdict
 from soma_native.workloads import WORKLOADS, Workload
 
@@ -196,7 +197,7 @@ def test_a_profiled_step_adds_up(make_tiny_model: MakeModel) -> None:
 
 
 def test_workloads_are_the_presets() -> None:
-    assert set(WORKLOADS) == set(soma_native.model.config.PRESETS)
+    assert set(WORKLOADS) == set(PRESETS)
     for name, workload in WORKLOADS.items():
         preset = soma_native.ModelConfig.preset(name)
         sizes = ("vocab_size", "d_model", "n_layers", "n_heads", "d_ff", "max_seq_len")

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from soma_native.checkpoint.architectures import Architecture, of_block
 from soma_native.core import _core
 from soma_native.errors import CheckpointError
 from soma_native.files.atomic_folder import FolderView
@@ -38,12 +39,13 @@ class _Source(NamedTuple):
 
 def read_model(view: FolderView, config: ModelConfig, precision: str, verify: bool) -> Model:
     """Check every tensor's place and shape against `config` before anything of their size is allocated, then read."""
+    _, architecture = of_block(config.block)
     files = _open_weights(view)
     try:
         sources = {}
         for file in files:
             for name in file.entries:
-                own = _own_name(config, name)
+                own = _own_name(architecture, name)
                 if own is None:
                     continue
                 if own in sources:
@@ -66,14 +68,14 @@ def read_model(view: FolderView, config: ModelConfig, precision: str, verify: bo
                     f"has the type {entry.dtype}; F32, F16 and BF16 can be loaded", path=file.path, tensor=name
                 )
         for own, (file, name) in sources.items():
-            if own not in expected and not (own == "lm_head.weight" and config.block == "gpt2"):
+            if own not in expected and own != architecture.head:
                 raise CheckpointError(f"is not one of a {config.block!r} model's", path=file.path, tensor=name)
         model = Model._blank(config, precision)
         tensor_checksums = _tensor_checksums(files) if verify else {}
         for own, array in model.parameters().items():
             _fill(array, sources[own], tensor_checksums)
-        if "lm_head.weight" in sources and "lm_head.weight" not in expected:
-            _check_tied(model, sources["lm_head.weight"])
+        if architecture.head in sources and architecture.head not in expected:
+            _check_tied(model.parameters()[architecture.embedding], sources[architecture.head])
         return model
     finally:
         for file in files:
@@ -98,10 +100,9 @@ def _to_float32(stored: NDArray[Any], dtype: str) -> NDArray[np.float32]:
     return stored.astype(np.float32, copy=False)
 
 
-def _check_tied(model: Model, source: _Source) -> None:
-    """A tied model's file may repeat the embedding as `lm_head.weight`; it must then be the same."""
+def _check_tied(embedding: NDArray[np.float32], source: _Source) -> None:
+    """A tied model's file may repeat the embedding as the head; it must then be the same."""
     stored = source.file.read(source.name)
-    embedding = model.parameters()["transformer.wte.weight"]
     if stored.shape != embedding.shape or not np.array_equal(
         _to_float32(stored, source.file.entries[source.name].dtype), embedding
     ):
@@ -112,15 +113,13 @@ def _check_tied(model: Model, source: _Source) -> None:
         )
 
 
-def _own_name(config: ModelConfig, name: str) -> str | None:
-    """Our name of a file's tensor; None for the constant masks that old GPT-2 files carry."""
-    if config.block != "gpt2":
-        return name
-    if name.endswith((".attn.bias", ".attn.masked_bias")):
+def _own_name(architecture: Architecture, name: str) -> str | None:
+    """Our name of a file's tensor; None for what holds no weight."""
+    if name.endswith(architecture.no_weights):
         return None
-    if name != "lm_head.weight" and not name.startswith("transformer."):
-        return f"transformer.{name}"
-    return name
+    if name == architecture.head or name.startswith(architecture.prefix):
+        return name
+    return architecture.prefix + name
 
 
 def expected_shapes(config: ModelConfig, tensors: int, path: Path) -> dict[str, tuple[int, ...]]:

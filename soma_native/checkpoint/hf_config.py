@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from soma_native.checkpoint.architectures import ARCHITECTURES, Architecture, of_block
 from soma_native.errors import CheckpointError
 from soma_native.model.config import ModelConfig
 from soma_native.tokenizer.tokenizer import Tokenizer
@@ -13,18 +14,7 @@ from soma_native.tokenizer.tokenizer import Tokenizer
 __all__ = ["config_to_json", "end_token", "generation_config", "json_to_config", "start_token", "tokenizer_config"]
 
 _START_TOKENS = ("<|endoftext|>", "<BOS>", "<START>")
-_SIZES = ("vocab_size", "d_model", "n_layers", "n_heads", "d_ff", "max_seq_len")
 _LIMIT = 1 << 31  # larger numbers in a config.json are damage or an attack, not a model
-
-# Settings of a GPT-2 config.json that change the mathematics, and the values that mean what our block computes. Dropout
-# is missing on purpose: it is off in everything a loaded model is used for here.
-_GPT2_FIXED: dict[str, tuple[object, ...]] = {
-    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
-    "layer_norm_epsilon": (1e-5,),
-    "scale_attn_weights": (True,),
-    "scale_attn_by_inverse_layer_idx": (False,),
-    "add_cross_attention": (False,),
-}
 
 
 def start_token(tok: Tokenizer | None) -> str | None:
@@ -46,36 +36,17 @@ def _id(tok: Tokenizer | None, token: str | None) -> int | None:
 
 def config_to_json(config: ModelConfig, tok: Tokenizer | None) -> dict[str, object]:
     """What `config.json` holds for a model and its tokenizer."""
-    start, end = _id(tok, start_token(tok)), _id(tok, end_token(tok))
-    common: dict[str, object] = {"bos_token_id": start, "eos_token_id": end, "torch_dtype": "float32"}
-    if config.block == "gpt2":
-        return {
-            "model_type": "gpt2",
-            "architectures": ["GPT2LMHeadModel"],
-            "vocab_size": config.vocab_size,
-            "n_positions": config.max_seq_len,
-            "n_ctx": config.max_seq_len,
-            "n_embd": config.d_model,
-            "n_layer": config.n_layers,
-            "n_head": config.n_heads,
-            "n_inner": config.d_ff,
-            "activation_function": "gelu_new",
-            "layer_norm_epsilon": 1e-5,
-            "initializer_range": 0.02,
-            "attn_pdrop": 0.0,
-            "embd_pdrop": 0.0,
-            "resid_pdrop": 0.0,
-            "scale_attn_weights": True,
-            "tie_word_embeddings": config.tied_head,
-            **common,
-        }
-    shape = {name: getattr(config, name) for name in _SIZES}
+    model_type, entry = of_block(config.block)
     return {
-        "model_type": "soma",
-        "architectures": ["SomaForCausalLM"],
-        **shape,
+        "model_type": model_type,
+        "architectures": [entry.class_name],
+        **{key: getattr(config, name) for name, keys in entry.sizes.items() for key in keys},
+        **{key: values[0] for key, values in entry.settings.items()},
+        **entry.written,
         "tie_word_embeddings": config.tied_head,
-        **common,
+        "bos_token_id": _id(tok, start_token(tok)),
+        "eos_token_id": _id(tok, end_token(tok)),
+        "torch_dtype": "float32",
     }
 
 
@@ -115,33 +86,25 @@ def json_to_config(document: Any, path: Path) -> ModelConfig:
     if not isinstance(document, dict):
         raise CheckpointError("is not a JSON object", path=path)
     model_type = document.get("model_type")
+    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
+        known = " and ".join(map(repr, ARCHITECTURES))
+        raise CheckpointError(f"names the model_type {model_type!r:.60}; {known} can be loaded", path=path)
     try:
-        if model_type == "soma":
-            sizes = {name: _size(document, name) for name in _SIZES}
-            return ModelConfig(block="soma", tied_head=_flag(document, "tie_word_embeddings", False), **sizes)
-        if model_type == "gpt2":
-            return _gpt2_config(document)
+        return _config(document, ARCHITECTURES[model_type])
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"describes no usable model: {error}", path=path) from None
-    raise CheckpointError(f"names the model_type {model_type!r:.60}; 'soma' and 'gpt2' can be loaded", path=path)
 
 
-def _gpt2_config(document: Mapping[str, Any]) -> ModelConfig:
-    for name, allowed in _GPT2_FIXED.items():
+def _config(document: Mapping[str, Any], entry: Architecture) -> ModelConfig:
+    for name, allowed in entry.settings.items():
         if name in document and document[name] not in allowed:
             allowed_text = " or ".join(repr(value) for value in allowed)
-            raise ValueError(f"{name} is {document[name]!r:.60}; our gpt2 block computes {allowed_text}")
-    width = _size(document, "n_embd")
-    return ModelConfig(
-        vocab_size=_size(document, "vocab_size"),
-        d_model=width,
-        n_layers=_size(document, "n_layer"),
-        n_heads=_size(document, "n_head"),
-        d_ff=4 * width if document.get("n_inner") is None else _size(document, "n_inner"),
-        max_seq_len=_size(document, "n_positions" if "n_positions" in document else "n_ctx"),
-        block="gpt2",
-        tied_head=_flag(document, "tie_word_embeddings", True),
-    )
+            raise ValueError(f"{name} is {document[name]!r:.60}; our {entry.block} block computes {allowed_text}")
+    keys = {name: next((key for key in keys if key in document), keys[-1]) for name, keys in entry.sizes.items()}
+    if entry.d_ff_factor is not None and document.get(keys["d_ff"]) is None:
+        document = {**document, keys["d_ff"]: entry.d_ff_factor * _size(document, keys["d_model"])}
+    sizes = {name: _size(document, key) for name, key in keys.items()}
+    return ModelConfig(block=entry.block, tied_head=_flag(document, "tie_word_embeddings", entry.tied_head), **sizes)
 
 
 def _size(document: Mapping[str, Any], name: str) -> int:

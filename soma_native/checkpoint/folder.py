@@ -17,8 +17,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from soma_native.checkpoint_config import config_to_json, generation_config, json_to_config, tokenizer_config
-from soma_native.checkpoint_weights import CHECKSUMS, WEIGHTS, WEIGHTS_INDEX, read_model, saved_checksums
+from soma_native.checkpoint.hf_config import config_to_json, generation_config, json_to_config, tokenizer_config
+from soma_native.checkpoint.weights import CHECKSUMS, WEIGHTS, WEIGHTS_INDEX, read_model, saved_checksums
 from soma_native.errors import CheckpointError
 from soma_native.files.atomic_folder import FolderView, plain_name, replace_files, stamp
 from soma_native.files.safetensors_io import TensorFile, crc32_of_array, write_tensors
@@ -271,7 +271,8 @@ def _read_tokenizer(view: FolderView, config: ModelConfig, checksums: Mapping[st
     path = view.path(TOKENIZER)
     if not os.path.lexists(path):
         raise CheckpointError(
-            "is missing; soma_native.checkpoint.load_model(folder) loads the model without a tokenizer", path=path
+            "is missing; soma_native.load_model(folder) loads the model without a tokenizer",
+            path=path,
         )
     _read_checked(view, TOKENIZER, checksums, keep=False)
     try:

@@ -1,0 +1,84 @@
+"""How each architecture is written in a Hugging Face folder: one entry with its keys, settings and tensor names."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["ARCHITECTURES", "Architecture", "of_block"]
+
+
+class Architecture(NamedTuple):
+    """One row of the table. A new block adds one, and nothing else in this package asks for a block's name.
+
+    Attributes:
+        block: the name of the block in a ModelConfig.
+        class_name: what `transformers` calls the model's class, for `architectures` in config.json.
+        sizes: for each field of a ModelConfig its key in config.json; where there are several, the first that is there
+            is read and all are written.
+        settings: settings that change the mathematics, each with the values that mean what our block computes; the
+            first is written. Dropout is missing on purpose: it is off in everything a loaded model is used for here.
+        written: settings that are only written.
+        tied_head: whether the head is the embedding where config.json does not say.
+        d_ff_factor: d_ff / d_model where config.json has no d_ff; None where it must.
+        embedding, head: the names of these tensors.
+        prefix: begins the name of every tensor but the head; files of a bare model leave it out.
+        no_weights: ends of the names of tensors that are constants, which old files carry.
+    """
+
+    block: str
+    class_name: str
+    sizes: dict[str, tuple[str, ...]]
+    settings: dict[str, tuple[object, ...]]
+    written: dict[str, object]
+    tied_head: bool
+    d_ff_factor: int | None
+    embedding: str
+    head: str
+    prefix: str = ""
+    no_weights: tuple[str, ...] = ()
+
+
+ARCHITECTURES: dict[str, Architecture] = {  # by model_type
+    "soma": Architecture(
+        block="soma",
+        class_name="SomaForCausalLM",
+        sizes={n: (n,) for n in ("vocab_size", "d_model", "n_layers", "n_heads", "d_ff", "max_seq_len")},
+        settings={},
+        written={},
+        tied_head=False,
+        d_ff_factor=None,
+        embedding="wte",
+        head="lm_head",
+    ),
+    "gpt2": Architecture(
+        block="gpt2",
+        class_name="GPT2LMHeadModel",
+        sizes={
+            "vocab_size": ("vocab_size",),
+            "max_seq_len": ("n_positions", "n_ctx"),
+            "d_model": ("n_embd",),
+            "n_layers": ("n_layer",),
+            "n_heads": ("n_head",),
+            "d_ff": ("n_inner",),
+        },
+        settings={
+            "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+            "layer_norm_epsilon": (1e-5,),
+            "scale_attn_weights": (True,),
+            "scale_attn_by_inverse_layer_idx": (False,),
+            "add_cross_attention": (False,),
+        },
+        written={"initializer_range": 0.02, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0},
+        tied_head=True,
+        d_ff_factor=4,
+        embedding="transformer.wte.weight",
+        head="lm_head.weight",
+        prefix="transformer.",
+        no_weights=(".attn.bias", ".attn.masked_bias"),
+    ),
+}
+
+
+def of_block(block: str) -> tuple[str, Architecture]:
+    """The model_type and the entry of a block."""
+    return next((model_type, entry) for model_type, entry in ARCHITECTURES.items() if entry.block == block)
