@@ -13,7 +13,8 @@ from soma_native.version import __version__
 if TYPE_CHECKING:
     from soma_native.callbacks import Callback, Event
     from soma_native.checkpoint import load, load_model, save
-    from soma_native.data import TokenStore, read_documents
+    from soma_native.data.documents import read_documents
+    from soma_native.data.token_store import TokenStore
     from soma_native.errors import CheckpointError
     from soma_native.generator import Generator
     from soma_native.history import History
@@ -28,12 +29,12 @@ _LAZY = {
     "Generator": "generator",
     "History": "history",
     "Tokenizer": "tokenizer.tokenizer",
-    "TokenStore": "data",
+    "TokenStore": "data.token_store",
     "TrainConfig": "trainer",
     "Trainer": "trainer",
     "load": "checkpoint",
     "load_model": "checkpoint",
-    "read_documents": "data",
+    "read_documents": "data.documents",
     "save": "checkpoint",
 }
 

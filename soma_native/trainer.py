@@ -7,10 +7,11 @@ import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from soma_native.batches import Windows
 from soma_native.callbacks import CallbackLike, Dispatcher, InterruptGuard
 from soma_native.checkpoint import load
-from soma_native.data import Texts, TokenStore
+from soma_native.data.documents import Texts
+from soma_native.data.token_store import TokenStore
+from soma_native.data.windows import Windows
 from soma_native.history import History
 from soma_native.train_config import TrainConfig
 from soma_native.training_run import TrainingRun, mean_loss

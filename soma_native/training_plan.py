@@ -6,8 +6,10 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any
 
-from soma_native.batches import EpochSampler, RandomSampler, Sampler, Windows
-from soma_native.data import Texts, TokenStore
+from soma_native.data.documents import Texts
+from soma_native.data.samplers import EpochSampler, RandomSampler, Sampler
+from soma_native.data.token_store import TokenStore
+from soma_native.data.windows import Windows
 from soma_native.optim.schedule import Schedule
 from soma_native.train_config import FREE_TO_CHANGE, TrainConfig
 

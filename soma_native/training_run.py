@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from soma_native.batches import Windows
 from soma_native.callbacks import Dispatcher, Event, EventKind, InterruptGuard
 from soma_native.checkpoint import save
 from soma_native.core import _core
-from soma_native.data import Texts, TokenStore
+from soma_native.data.documents import Texts
+from soma_native.data.token_store import TokenStore
+from soma_native.data.windows import Windows
 from soma_native.files.atomic_folder import replace_files
 from soma_native.history import History, Record
 from soma_native.optim.adamw import AdamW

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import soma_native as soma
-from soma_native.batches import IGNORE_INDEX, EpochSampler, RandomSampler, Windows
-from soma_native.data import TokenStore, iter_documents, read_documents
+from soma_native.data.documents import iter_documents, read_documents
+from soma_native.data.samplers import EpochSampler, RandomSampler
+from soma_native.data.token_store import TokenStore
+from soma_native.data.windows import IGNORE_INDEX, Windows
 from soma_native.files import text_files
 
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soma_native import _core
-from soma_native.data import TokenStore
+from soma_native.data.token_store import TokenStore
 from soma_native.tokenizer.tokenizer import Tokenizer
 
 DEFAULT_SPECIAL = ("<PAD>", "<UNK>", "<START>", "<END>", "<BOS>", "<EOS>")

@@ -12,8 +12,8 @@ import pytest
 from training import NAMES, SENTENCES, WORDS, losses, make_model, make_trainer, weights
 
 import soma_native as soma
-from soma_native.batches import Windows
-from soma_native.data import TokenStore
+from soma_native.data.token_store import TokenStore
+from soma_native.data.windows import Windows
 from soma_native.trainer import mean_loss
 
 pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")

@@ -76,9 +76,10 @@ def run(arguments: argparse.Namespace) -> None:
 
 def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     """The measures by name."""
-    from soma_native.batches import Windows
     from soma_native.checkpoint import load
-    from soma_native.data import TokenStore, read_documents
+    from soma_native.data.documents import read_documents
+    from soma_native.data.token_store import TokenStore
+    from soma_native.data.windows import Windows
     from soma_native.trainer import mean_loss
 
     files = corpus_files(arguments.corpus)

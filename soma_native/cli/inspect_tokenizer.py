@@ -60,7 +60,7 @@ def _vocabulary(tok: Tokenizer, count: int) -> dict[str, Any]:
 
 def _usage(tok: Tokenizer, paths: list[str], count: int) -> dict[str, Any]:
     """How well the vocabulary fits files, and which of its tokens they use least and never."""
-    from soma_native.data import read_documents
+    from soma_native.data.documents import read_documents
 
     files = corpus_files(paths)
     check_not_empty(files)

@@ -132,7 +132,7 @@ def _special_token(argument: str) -> tuple[str, int]:
 
 def train_tokenizer(arguments: argparse.Namespace) -> None:
     """Train and write."""
-    from soma_native.data import read_documents
+    from soma_native.data.documents import read_documents
     from soma_native.tokenizer.tokenizer import Tokenizer
 
     files = corpus_files(arguments.corpus)
@@ -161,7 +161,7 @@ def train_tokenizer(arguments: argparse.Namespace) -> None:
 
 def train_bpe(files: Sequence[Path], split: Any, vocab_size: int | None, **options: Any) -> Tokenizer:
     """Train byte-level BPE with a progress bar; whole files are read piece by piece, whatever their size."""
-    from soma_native.data import read_documents
+    from soma_native.data.documents import read_documents
     from soma_native.progress import TokenizerProgress
     from soma_native.tokenizer.tokenizer import Tokenizer
 

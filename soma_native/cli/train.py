@@ -29,7 +29,7 @@ from soma_native.cli.tokenizer import KINDS, train_bpe, usage_errors
 from soma_native.model.config import PRECISIONS
 
 if TYPE_CHECKING:
-    from soma_native.data import TokenStore
+    from soma_native.data.token_store import TokenStore
     from soma_native.history import History, Record
     from soma_native.tokenizer.tokenizer import Tokenizer
     from soma_native.trainer import Trainer
@@ -166,7 +166,8 @@ def _fit(trainer: Trainer, store: TokenStore) -> History:
 
 
 def _fresh(arguments: argparse.Namespace, files: Sequence[Path]) -> tuple[Trainer, TokenStore]:
-    from soma_native.data import TokenStore, read_documents
+    from soma_native.data.documents import read_documents
+    from soma_native.data.token_store import TokenStore
     from soma_native.model.config import ModelConfig
     from soma_native.model.model import Model
     from soma_native.tokenizer.tokenizer import Tokenizer
@@ -220,7 +221,8 @@ def _val_fraction(asked: float | None, store: TokenStore) -> float:
 
 def _resumed(arguments: argparse.Namespace, files: Sequence[Path]) -> tuple[Trainer, TokenStore]:
     """The trainer of the run in DIR; what the command line says must be what that run was started with."""
-    from soma_native.data import TokenStore, read_documents
+    from soma_native.data.documents import read_documents
+    from soma_native.data.token_store import TokenStore
     from soma_native.model.config import ModelConfig
     from soma_native.model.model import resolve_precision
     from soma_native.trainer import Trainer

@@ -1,84 +1,17 @@
-"""From token ids to batches: windows of next-token pairs, padded and put into batches in an order that depends on
-nothing but the seed and the step, so that training can begin anywhere.
-"""
+"""Which windows each step takes: all of them once an epoch, or random places; a function of seed and step alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from soma_native.data import TokenStore, random_words
+from soma_native.data.random_words import Stream, random_words
+from soma_native.data.token_store import TokenStore
+from soma_native.data.windows import Windows, gather
 
-__all__ = ["IGNORE_INDEX", "EpochSampler", "RandomSampler", "Sampler", "Windows"]
-
-IGNORE_INDEX = -100  # target of a padded position: the model leaves it out of the loss
-_SHUFFLE_STREAM, _BATCHES_STREAM, _RANDOM_STREAM = range(3)  # of random_words: one for each purpose
-
-
-class Windows:
-    """Windows of at most `seq_len` next-token pairs; together they hold every pair of the store exactly once.
-
-    A document of n tokens is one window of n - 1 pairs if that is at most `seq_len`; a longer one is cut into
-    consecutive windows that share the token at the cut. No window crosses from one document into another.
-
-    Attributes:
-        starts: where in `store.tokens` each window begins, (W,) int64.
-        lengths: its number of pairs, (W,) int64; the window spans one token more.
-
-    >>> store = TokenStore(np.arange(6, dtype=np.uint16), np.array([0]), np.array([6]))
-    >>> windows = Windows(store, seq_len=3)
-    >>> ids, targets = windows.batch(np.array([0, 1]))
-    >>> ids.tolist(), targets.tolist()
-    ([[0, 1, 2], [3, 4, 0]], [[1, 2, 3], [4, 5, -100]])
-    """
-
-    def __init__(self, store: TokenStore, seq_len: int) -> None:
-        self.store = store
-        self.seq_len = seq_len
-        pairs = store.stops - store.starts - 1
-        per_document = -(-pairs // seq_len)
-        first = np.cumsum(per_document) - per_document
-        within = np.arange(int(per_document.sum()), dtype=np.int64) - np.repeat(first, per_document)
-        self.starts: NDArray[np.int64] = np.repeat(store.starts, per_document) + within * seq_len
-        self.lengths: NDArray[np.int64] = np.minimum(seq_len, np.repeat(pairs, per_document) - within * seq_len)
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-    @property
-    def pairs(self) -> int:
-        """Number of next-token pairs in all windows."""
-        return int(self.lengths.sum())
-
-    def batch(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """The windows `indices` as `ids` and `targets`, both (B, T) int32.
-
-        T is the longest of these windows; shorter ones are padded at the right with id 0 and target -100, which the
-        model's loss leaves out (and which, to the right, causal attention never lets the others see).
-        """
-        return gather(self.store.tokens, self.starts[indices], self.lengths[indices])
-
-    def in_order(self, batch_size: int, limit: int | None = None) -> Iterator[tuple[NDArray[np.int32], ...]]:
-        """Batches of all windows, sorted by length so that little is padded; of `limit`, evenly spread, if given."""
-        chosen = np.argsort(self.lengths, kind="stable")
-        if limit is not None and limit < len(chosen):
-            chosen = chosen[np.arange(limit) * len(chosen) // limit]
-        for at in range(0, len(chosen), batch_size):
-            yield self.batch(chosen[at : at + batch_size])
-
-
-def gather(
-    tokens: NDArray[Any], starts: NDArray[np.int64], lengths: NDArray[np.int64]
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Cut windows out of `tokens`: (ids, targets), both (B, max(lengths)) int32, padded as `Windows.batch` says."""
-    width = int(lengths.max())
-    columns = np.arange(width + 1, dtype=np.int64)
-    spans = tokens[np.minimum(starts[:, None] + columns, len(tokens) - 1)].astype(np.int32)
-    inside = columns[:width] < lengths[:, None]
-    return np.where(inside, spans[:, :-1], np.int32(0)), np.where(inside, spans[:, 1:], np.int32(IGNORE_INDEX))
+__all__ = ["EpochSampler", "RandomSampler", "Sampler"]
 
 
 class Sampler(Protocol):
@@ -133,10 +66,10 @@ class EpochSampler:
 
     def _shuffle(self, epoch: int) -> None:
         count = len(self._windows)
-        order = np.argsort(random_words(self._seed, _SHUFFLE_STREAM, epoch, count), kind="stable")
+        order = np.argsort(random_words(self._seed, Stream.SHUFFLE, epoch, count), kind="stable")
         pool = np.arange(count) // (self._POOL * self._batch_size)
         self._order = order[np.lexsort((self._windows.lengths[order], pool))]
-        self._batch_order = np.argsort(random_words(self._seed, _BATCHES_STREAM, epoch, self._count), kind="stable")
+        self._batch_order = np.argsort(random_words(self._seed, Stream.BATCHES, epoch, self._count), kind="stable")
         self._epoch = epoch
 
 
@@ -170,7 +103,7 @@ class RandomSampler:
 
     def batches(self, step: int) -> list[tuple[NDArray[np.int32], NDArray[np.int32]]]:
         """The micro-batches of step `step` (counted from 0), each (ids, targets) as `Windows.batch`."""
-        words = random_words(self._seed, _RANDOM_STREAM, step, self._batch_size * self._accumulate)
+        words = random_words(self._seed, Stream.RANDOM, step, self._batch_size * self._accumulate)
         place = (words % np.uint64(self._ends[-1])).astype(np.int64)
         document = np.searchsorted(self._ends, place, side="right")
         starts = self._store.starts[document] + place - self._firsts[document]

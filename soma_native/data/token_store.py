@@ -1,93 +1,20 @@
-"""From texts to token ids: what counts as a document, and all documents in one compact array; `batches` goes on."""
+"""The ids of all documents in one compact array, and which part of them is held out."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from soma_native.files.text_files import batches, iter_texts, read_utf8
+from soma_native.data.documents import Texts, iter_documents
+from soma_native.data.random_words import Stream, random_words
+from soma_native.files.text_files import batches
+from soma_native.tokenizer.tokenizer import Tokenizer
 
-if TYPE_CHECKING:
-    from soma_native.tokenizer.tokenizer import Tokenizer
-
-__all__ = ["Texts", "TokenStore", "iter_documents", "random_words", "read_documents"]
-
-Texts: TypeAlias = "str | os.PathLike[str] | Iterable[str | os.PathLike[str]]"
-Split: TypeAlias = Literal["file", "line", "blank-line"]
-
-_SPLIT_STREAM = 3  # of random_words; 0 to 2 are those of the samplers
-
-# --- documents ------------------------------------------------------------------------------------------------------
-
-
-def read_documents(paths: Texts, split: Split = "file") -> Iterator[str]:
-    r"""Read UTF-8 text files and yield their documents.
-
-    Args:
-        paths: one path or several; a `str` is a path here.
-        split: "file" makes each file one document, kept as it is; "line" makes each line one, "blank-line" each
-            stretch between blank lines (its inner line breaks stay). Line ends are not part of such a document, and
-            lines of white space alone make none.
-
-    Raises:
-        FileNotFoundError: a file is not there.
-        ValueError: a path is a folder, a file is not UTF-8 (the message names the file and the byte), or `split` is
-            none of the three.
-
-    >>> import pathlib, tempfile
-    >>> path = pathlib.Path(tempfile.mkdtemp(), "poem.txt")
-    >>> _ = path.write_text("one\ntwo\n\nthree\n", encoding="utf-8")
-    >>> list(read_documents(path, split="line"))
-    ['one', 'two', 'three']
-    >>> list(read_documents([path], split="blank-line"))
-    ['one\ntwo', 'three']
-    """
-    if split not in ("file", "line", "blank-line"):
-        raise ValueError(f"split={split!r}: allowed are 'file', 'line' and 'blank-line'")
-    for path in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
-        text = read_utf8(path).decode("utf-8")
-        if split == "file":
-            yield text
-            continue
-        lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-        del text
-        block: list[str] = []
-        for line in lines:
-            if line.strip():
-                block.append(line)
-            if block and (split == "line" or not line.strip()):
-                yield "\n".join(block)
-                block = []
-        if block:
-            yield "\n".join(block)
-
-
-def iter_documents(texts: Texts) -> Iterator[str]:
-    """Yield the documents of `texts`, the argument every function that takes texts understands in this way.
-
-    A `str` in an iterable is a document; an `os.PathLike` (`pathlib.Path`), alone or in an iterable, is a UTF-8 file
-    and that file one document. A `str` by itself is the name of a file. For files with many documents, pass
-    `read_documents(paths, split="line")`.
-
-    Raises:
-        TypeError: something that is neither text nor a path (the message says where), or a `str` by itself that names
-            no file.
-        FileNotFoundError, ValueError: as `read_documents`.
-
-    >>> list(iter_documents(["first document", "second document"]))
-    ['first document', 'second document']
-    """
-    for text in iter_texts(texts):
-        yield text if isinstance(text, str) else text.decode("utf-8")
-
-
-# --- tokens ---------------------------------------------------------------------------------------------------------
+__all__ = ["TokenStore"]
 
 
 class _Grower:
@@ -213,7 +140,7 @@ class TokenStore:
         lengths = self.stops - self.starts
         count = len(lengths)
         if count >= 20 and int(lengths.max()) * 5 <= int(lengths.sum()):
-            order = np.argsort(random_words(0, _SPLIT_STREAM, 0, count), kind="stable")
+            order = np.argsort(random_words(0, Stream.SPLIT, 0, count), kind="stable")
             held = np.zeros(count, bool)
             held[order[: min(max(1, round(fraction * count)), count - 1)]] = True
             train_starts, train_stops = self.starts[~held], self.stops[~held]
@@ -253,14 +180,3 @@ class TokenStore:
             f"there is no next-token pair in {what}: all {self.dropped_documents} document(s) have fewer than 2 tokens "
             f"({self.dropped_tokens} tokens in all); pass longer texts, or join them"
         )
-
-
-def random_words(seed: int, stream: int, index: int, count: int) -> NDArray[np.uint64]:
-    """`count` random 64-bit words that depend on the arguments alone (Philox4x64: Salmon et al. 2011).
-
-    The raw words of a bit generator are fixed by NumPy's compatibility policy; those of `Generator.permutation` are
-    not, and an order that changed with NumPy would break resuming.
-    """
-    key = np.array([seed, stream], np.uint64)
-    counter = np.array([0, 0, 0, index], np.uint64)
-    return np.random.Philox(key=key, counter=counter).random_raw(count)
