@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from soma_native.data.documents import read_documents
     from soma_native.data.token_store import TokenStore
     from soma_native.errors import CheckpointError
-    from soma_native.generator import Generator
+    from soma_native.generation.generator import Generator
     from soma_native.history import History
     from soma_native.tokenizer.tokenizer import Tokenizer
     from soma_native.trainer import TrainConfig, Trainer
@@ -26,7 +26,7 @@ _LAZY = {
     "Callback": "callbacks",
     "CheckpointError": "errors",
     "Event": "callbacks",
-    "Generator": "generator",
+    "Generator": "generation.generator",
     "History": "history",
     "Tokenizer": "tokenizer.tokenizer",
     "TokenStore": "data.token_store",

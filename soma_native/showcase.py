@@ -14,7 +14,7 @@ from typing import Any
 from soma_native.checkpoint import load, save
 from soma_native.core import _core
 from soma_native.files.atomic_folder import replace_files
-from soma_native.generator import Generator
+from soma_native.generation.generator import Generator
 from soma_native.model.config import ModelConfig
 from soma_native.model.model import Model
 from soma_native.tokenizer.tokenizer import Tokenizer

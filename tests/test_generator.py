@@ -12,7 +12,7 @@ import pytest
 
 import soma_native
 from soma_native import Generator, _core
-from soma_native.generator import _Writer
+from soma_native.generation.text_writer import TextWriter
 
 TEXTS = ["The cat sat on the mat.", "A dog ate the cat's food, and the cat said: no!", "Grüße, 世界 🌍!"]
 
@@ -208,7 +208,7 @@ def test_stop_strings(stop: Any, expected: str) -> None:
 def test_the_stream_never_shows_a_part_of_a_stop_string() -> None:
     text = "aab aabaabc aab aabaabd tail aa"
     for stops in [("aabaabd",), ("aabd", "aabaabc"), ("tail aab",), ("aa aa", "xx")]:
-        writer = _Writer(None, stops)
+        writer = TextWriter(None, stops)
         shown = ""
         cut = min((text.find(stop) for stop in stops if stop in text), default=len(text))
         for character in text:
@@ -220,7 +220,7 @@ def test_the_stream_never_shows_a_part_of_a_stop_string() -> None:
 
 
 def test_a_stop_string_across_bytes() -> None:
-    writer = _Writer(None, ("世!",))
+    writer = TextWriter(None, ("世!",))
     assert "".join(writer.write(bytes([byte])) for byte in "ab世!".encode()) == "ab"
     assert writer.stopped and writer.finish() == ""
 

@@ -11,7 +11,24 @@ from soma_native.errors import CheckpointError
 from soma_native.model.config import ModelConfig
 from soma_native.tokenizer.tokenizer import Tokenizer
 
-__all__ = ["config_to_json", "end_token", "generation_config", "json_to_config", "start_token", "tokenizer_config"]
+__all__ = [
+    "SAMPLING",
+    "config_to_json",
+    "end_token",
+    "generation_config",
+    "json_to_config",
+    "start_token",
+    "tokenizer_config",
+]
+
+# The defaults of generation stand here, in the words of the file that takes them along.
+SAMPLING: dict[str, Any] = {
+    "max_new_tokens": 100,
+    "temperature": 0.7,
+    "top_k": 50,
+    "top_p": 0.95,
+    "repetition_penalty": 1.15,
+}
 
 _START_TOKENS = ("<|endoftext|>", "<BOS>", "<START>")
 _LIMIT = 1 << 31  # larger numbers in a config.json are damage or an attack, not a model
@@ -54,8 +71,7 @@ def generation_config(tok: Tokenizer | None) -> dict[str, object]:
     """What `generation_config.json` holds: the defaults of `Generator.generate`, in the words of `transformers`."""
     ids = {"bos_token_id": _id(tok, start_token(tok)), "eos_token_id": _id(tok, end_token(tok))}
     ids["pad_token_id"] = _id(tok, "<PAD>" if tok is not None and "<PAD>" in tok.special_tokens else end_token(tok))
-    sampling = {"do_sample": True, "max_new_tokens": 100, "temperature": 0.7, "top_k": 50, "top_p": 0.95}
-    return {**sampling, "repetition_penalty": 1.15, **{name: value for name, value in ids.items() if value is not None}}
+    return {"do_sample": True, **SAMPLING, **{name: value for name, value in ids.items() if value is not None}}
 
 
 def tokenizer_config(config: ModelConfig, tok: Tokenizer) -> dict[str, object]:

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from soma_native.cli.common import UsageError, add_command, integer, number, print_json, read_stdin, seed_type
-from soma_native.sampling import WEIGHTS, is_penalty
+from soma_native.generation.sampling import WEIGHTS, is_penalty
 
 
 def add_parser(commands: Any) -> None:
@@ -61,7 +61,7 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Print the prompt and its continuation."""
     from soma_native.checkpoint import load
-    from soma_native.generator import Generator
+    from soma_native.generation.generator import Generator
 
     prompt = arguments.prompt
     if prompt == "-":

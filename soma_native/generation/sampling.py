@@ -9,7 +9,9 @@ import secrets
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["DEFAULT_MAX_TOKENS", "WEIGHTS", "Sampling"]
+from soma_native.checkpoint.hf_config import SAMPLING
+
+__all__ = ["DEFAULTS", "WEIGHTS", "Sampling", "is_penalty"]
 
 WEIGHTS = ("auto", "float32", "bfloat16", "int8")
 
@@ -18,7 +20,6 @@ class _Default(int):
     """A number that its identity tells from the same number given, so that a default and an alias can live together."""
 
 
-DEFAULT_MAX_TOKENS: int = _Default(100)
 _MAX_TOKENS = 1 << 31
 _HINTS = {
     "max_length": "give max_tokens, the number of tokens to add after the prompt",
@@ -31,18 +32,17 @@ _HINTS = {
 class Sampling:
     """What `Generator.generate` was asked for, with every alias resolved and every value in its range."""
 
-    max_tokens: int
-    temperature: float
-    top_k: int
-    top_p: float
-    repetition_penalty: float
-    seed: int | None
-    stop: tuple[str, ...]
+    max_tokens: int = _Default(SAMPLING["max_new_tokens"])
+    temperature: float = SAMPLING["temperature"]
+    top_k: int = SAMPLING["top_k"]
+    top_p: float = SAMPLING["top_p"]
+    repetition_penalty: float = SAMPLING["repetition_penalty"]
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
 
     @classmethod
     def of(
         cls,
-        *,
         max_tokens: Any,
         temperature: Any,
         top_k: Any,
@@ -59,16 +59,16 @@ class Sampling:
             TypeError: an unknown keyword, two different numbers of tokens, or a value of the wrong type.
             ValueError: a value outside its range.
         """
+        for name in unknown:
+            allowed = "max_tokens (or max_new_tokens), temperature, top_k, top_p, repetition_penalty, seed and stop"
+            raise TypeError(f"there is no argument {name!r}: {_HINTS.get(name, f'allowed are {allowed}')}")
         if max_new_tokens is not None:
             alias = _integer("max_new_tokens", max_new_tokens, 0, _MAX_TOKENS)
-            if max_tokens is not DEFAULT_MAX_TOKENS and _integer("max_tokens", max_tokens, 0, _MAX_TOKENS) != alias:
+            if max_tokens is not DEFAULTS.max_tokens and _integer("max_tokens", max_tokens, 0, _MAX_TOKENS) != alias:
                 raise TypeError(
                     f"max_tokens={max_tokens} and its alias max_new_tokens={alias} differ: give one of them"
                 )
             max_tokens = alias
-        for name in unknown:
-            allowed = "max_tokens (or max_new_tokens), temperature, top_k, top_p, repetition_penalty, seed and stop"
-            raise TypeError(f"there is no argument {name!r}: {_HINTS.get(name, f'allowed are {allowed}')}")
         return cls(
             max_tokens=int(_integer("max_tokens", max_tokens, 0, _MAX_TOKENS)),
             temperature=_number("temperature", temperature, "at least 0 (0 is greedy)", lambda x: x >= 0),
@@ -84,6 +84,9 @@ class Sampling:
     def fresh_seed(self) -> int:
         """The given seed, or one from the system's entropy."""
         return secrets.randbits(64) if self.seed is None else self.seed
+
+
+DEFAULTS = Sampling()
 
 
 def is_penalty(value: float) -> bool:

@@ -4,7 +4,6 @@ with what a language model's ids are not: whole characters, stop strings, and an
 
 from __future__ import annotations
 
-import codecs
 import logging
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -13,8 +12,9 @@ import numpy as np
 
 from soma_native.checkpoint.hf_config import end_token, start_token
 from soma_native.core import _core
+from soma_native.generation.sampling import DEFAULTS, WEIGHTS, Sampling
+from soma_native.generation.text_writer import TextWriter
 from soma_native.model.model import Model
-from soma_native.sampling import DEFAULT_MAX_TOKENS, WEIGHTS, Sampling
 from soma_native.tokenizer.tokenizer import Tokenizer
 
 __all__ = ["Generator"]
@@ -119,11 +119,11 @@ class Generator:
     def generate(
         self,
         prompt: str,
-        max_tokens: int = DEFAULT_MAX_TOKENS,
-        temperature: float = 0.7,
-        top_k: int | None = 50,
-        top_p: float | None = 0.95,
-        repetition_penalty: float | None = 1.15,
+        max_tokens: int = DEFAULTS.max_tokens,
+        temperature: float = DEFAULTS.temperature,
+        top_k: int | None = DEFAULTS.top_k,
+        top_p: float | None = DEFAULTS.top_p,
+        repetition_penalty: float | None = DEFAULTS.repetition_penalty,
         seed: int | None = None,
         stop: str | Iterable[str] | None = None,
         *,
@@ -159,19 +159,18 @@ class Generator:
         (True, 5)
         """
         sampling = Sampling.of(
-            max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
-            repetition_penalty=repetition_penalty, seed=seed, stop=stop, max_new_tokens=max_new_tokens, unknown=unknown,
-        )  # fmt: skip
+            max_tokens, temperature, top_k, top_p, repetition_penalty, seed, stop, max_new_tokens, unknown
+        )
         return _text("prompt", prompt) + "".join(piece for _, piece in self._run([prompt], sampling))
 
     def generate_batch(
         self,
         prompts: Iterable[str],
-        max_tokens: int = DEFAULT_MAX_TOKENS,
-        temperature: float = 0.7,
-        top_k: int | None = 50,
-        top_p: float | None = 0.95,
-        repetition_penalty: float | None = 1.15,
+        max_tokens: int = DEFAULTS.max_tokens,
+        temperature: float = DEFAULTS.temperature,
+        top_k: int | None = DEFAULTS.top_k,
+        top_p: float | None = DEFAULTS.top_p,
+        repetition_penalty: float | None = DEFAULTS.repetition_penalty,
         seed: int | None = None,
         stop: str | Iterable[str] | None = None,
         *,
@@ -193,9 +192,8 @@ class Generator:
         True
         """
         sampling = Sampling.of(
-            max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
-            repetition_penalty=repetition_penalty, seed=seed, stop=stop, max_new_tokens=max_new_tokens, unknown=unknown,
-        )  # fmt: skip
+            max_tokens, temperature, top_k, top_p, repetition_penalty, seed, stop, max_new_tokens, unknown
+        )
         if isinstance(prompts, (str, bytes)) or not isinstance(prompts, Iterable):
             raise TypeError("prompts must be a list of texts; for one text there is generate")
         texts = [_text(f"prompts[{row}]", prompt) for row, prompt in enumerate(prompts)]
@@ -207,11 +205,11 @@ class Generator:
     def stream(
         self,
         prompt: str,
-        max_tokens: int = DEFAULT_MAX_TOKENS,
-        temperature: float = 0.7,
-        top_k: int | None = 50,
-        top_p: float | None = 0.95,
-        repetition_penalty: float | None = 1.15,
+        max_tokens: int = DEFAULTS.max_tokens,
+        temperature: float = DEFAULTS.temperature,
+        top_k: int | None = DEFAULTS.top_k,
+        top_p: float | None = DEFAULTS.top_p,
+        repetition_penalty: float | None = DEFAULTS.repetition_penalty,
         seed: int | None = None,
         stop: str | Iterable[str] | None = None,
         *,
@@ -234,9 +232,8 @@ class Generator:
         (5, True)
         """
         sampling = Sampling.of(
-            max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
-            repetition_penalty=repetition_penalty, seed=seed, stop=stop, max_new_tokens=max_new_tokens, unknown=unknown,
-        )  # fmt: skip
+            max_tokens, temperature, top_k, top_p, repetition_penalty, seed, stop, max_new_tokens, unknown
+        )
         run = self._run([_text("prompt", prompt)], sampling)
         return (piece for _, piece in run)
 
@@ -257,7 +254,7 @@ class Generator:
             decoder.prefill(row, np.array(ids[-window:], dtype=np.int32))
             samplers.append(sampler)
             histories.append(ids[-window:])
-            writers.append(_Writer(self._needs_space(prompts[row]), sampling.stop))
+            writers.append(TextWriter(self._needs_space(prompts[row]), sampling.stop))
         active = list(range(len(prompts)))
         logits = list(decoder.logits())  # views: each step writes them anew
         for count in range(1, sampling.max_tokens + 1):
@@ -331,51 +328,3 @@ def _text(name: str, value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a text, not {type(value).__name__}")
     return value
-
-
-class _Writer:
-    """Turns one row's tokens into text that is safe to show: whole characters, nothing of a stop string.
-
-    Args:
-        space: for words, whether the first one follows a space; None for bytes that are simply joined.
-        stops: the stop strings.
-    """
-
-    def __init__(self, space: bool | None, stops: tuple[str, ...]) -> None:
-        self._words = space is not None
-        self._space = bool(space)
-        self._stops = stops
-        self._held = ""
-        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self.stopped = False
-
-    def write(self, token: bytes) -> str:
-        """Add a token; the text that is certain now, often ""."""
-        if self._words:
-            token = b" " + token if self._space else token
-            self._space = True
-        return self._emit(self._utf8.decode(token))
-
-    def finish(self) -> str:
-        """The rest: what was held back, with a replacement character for an unfinished one."""
-        if self.stopped:
-            return ""
-        certain = self._emit(self._utf8.decode(b"", final=True))
-        return certain if self.stopped else certain + self._held
-
-    def _emit(self, text: str) -> str:
-        if not self._stops:
-            return text
-        text = self._held + text
-        found = [at for at in (text.find(stop) for stop in self._stops) if at >= 0]
-        if found:
-            self.stopped = True
-            return text[: min(found)]
-        keep = max(_overlap(text, stop) for stop in self._stops)
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that begins `stop`."""
-    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)

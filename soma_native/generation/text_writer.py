@@ -1,0 +1,55 @@
+"""One row's tokens as text that is safe to show: whole characters, and nothing of a stop string."""
+
+from __future__ import annotations
+
+import codecs
+
+__all__ = ["TextWriter"]
+
+
+class TextWriter:
+    """Turns one row's tokens into text that is safe to show: whole characters, nothing of a stop string.
+
+    Args:
+        space: for words, whether the first one follows a space; None for bytes that are simply joined.
+        stops: the stop strings.
+    """
+
+    def __init__(self, space: bool | None, stops: tuple[str, ...]) -> None:
+        self._words = space is not None
+        self._space = bool(space)
+        self._stops = stops
+        self._held = ""
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self.stopped = False
+
+    def write(self, token: bytes) -> str:
+        """Add a token; the text that is certain now, often ""."""
+        if self._words:
+            token = b" " + token if self._space else token
+            self._space = True
+        return self._emit(self._utf8.decode(token))
+
+    def finish(self) -> str:
+        """The rest: what was held back, with a replacement character for an unfinished one."""
+        if self.stopped:
+            return ""
+        certain = self._emit(self._utf8.decode(b"", final=True))
+        return certain if self.stopped else certain + self._held
+
+    def _emit(self, text: str) -> str:
+        if not self._stops:
+            return text
+        text = self._held + text
+        found = [at for at in (text.find(stop) for stop in self._stops) if at >= 0]
+        if found:
+            self.stopped = True
+            return text[: min(found)]
+        keep = max(_overlap(text, stop) for stop in self._stops)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that begins `stop`."""
+    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
