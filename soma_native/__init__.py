@@ -11,27 +11,28 @@ from soma_native.system import active_isa, available_isas, get_num_threads, set_
 from soma_native.version import __version__
 
 if TYPE_CHECKING:
-    from soma_native.callbacks import Callback, Event
     from soma_native.checkpoint import load, load_model, save
     from soma_native.data.documents import read_documents
     from soma_native.data.token_store import TokenStore
     from soma_native.errors import CheckpointError
     from soma_native.generation.generator import Generator
-    from soma_native.history import History
     from soma_native.tokenizer.tokenizer import Tokenizer
-    from soma_native.trainer import TrainConfig, Trainer
+    from soma_native.training.callbacks import Callback, Event
+    from soma_native.training.config import TrainConfig
+    from soma_native.training.history import History
+    from soma_native.training.trainer import Trainer
 
 # Where the names live that are imported on first use, so that `import soma_native` stays quick.
 _LAZY = {
-    "Callback": "callbacks",
+    "Callback": "training.callbacks",
     "CheckpointError": "errors",
-    "Event": "callbacks",
+    "Event": "training.callbacks",
     "Generator": "generation.generator",
-    "History": "history",
+    "History": "training.history",
     "Tokenizer": "tokenizer.tokenizer",
     "TokenStore": "data.token_store",
-    "TrainConfig": "trainer",
-    "Trainer": "trainer",
+    "TrainConfig": "training.config",
+    "Trainer": "training.trainer",
     "load": "checkpoint",
     "load_model": "checkpoint",
     "read_documents": "data.documents",

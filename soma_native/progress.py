@@ -6,8 +6,8 @@ import math
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
-from soma_native.callbacks import Callback, Event
-from soma_native.history import Record
+from soma_native.training.callbacks import Callback, Event
+from soma_native.training.history import Record
 
 if TYPE_CHECKING:
     from rich.progress import Progress

@@ -18,8 +18,8 @@ from soma_native.generation.generator import Generator
 from soma_native.model.config import ModelConfig
 from soma_native.model.model import Model
 from soma_native.tokenizer.tokenizer import Tokenizer
-from soma_native.train_config import TrainConfig
-from soma_native.trainer import Trainer
+from soma_native.training.config import TrainConfig
+from soma_native.training.trainer import Trainer
 from soma_native.version import __version__
 
 __all__ = ["PROMPTS", "REFERENCE", "corpus", "run_showcase"]

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import soma_native as soma
-from soma_native.callbacks import Event
-from soma_native.history import FIELDS
 from soma_native.progress import ProgressDisplay, record_line
+from soma_native.training.callbacks import Event
+from soma_native.training.history import FIELDS
 
 
 def history_of(losses: list[tuple[float, float | None]]) -> soma.History:
@@ -181,7 +181,7 @@ def test_a_warning_is_shown_once(
     from soma_native.cli import _log_to_stderr
 
     losses = iter([3.0, 3.5, 3.6])
-    monkeypatch.setattr("soma_native.training_run.mean_loss", lambda *arguments: next(losses))
+    monkeypatch.setattr("soma_native.training.run.mean_loss", lambda *arguments: next(losses))
     trainer, texts = small_trainer(lr=1e-2)
     handler = _log_to_stderr()
     try:

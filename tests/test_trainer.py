@@ -14,7 +14,7 @@ from training import NAMES, SENTENCES, WORDS, losses, make_model, make_trainer, 
 import soma_native as soma
 from soma_native.data.token_store import TokenStore
 from soma_native.data.windows import Windows
-from soma_native.trainer import mean_loss
+from soma_native.training.evaluate import mean_loss
 
 pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 
@@ -160,7 +160,7 @@ def test_overfitting_is_taken_back_when_validation_falls_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     losses = iter([3.0, 3.5, 3.6, 3.4, 2.9])
-    monkeypatch.setattr("soma_native.training_run.mean_loss", lambda *arguments: next(losses))
+    monkeypatch.setattr("soma_native.training.run.mean_loss", lambda *arguments: next(losses))
     warnings: list[int] = []
 
     def listen(event: soma.Event) -> None:

@@ -18,8 +18,8 @@ from training import SENTENCES, WORDS, at_step, interrupt, losses, make_model, m
 
 import soma_native as soma
 from soma_native import _core
-from soma_native.callbacks import InterruptGuard
-from soma_native.training_state import STATE_FILE
+from soma_native.training.interrupt import InterruptGuard
+from soma_native.training.state import STATE_FILE
 
 pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 

@@ -239,7 +239,7 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
     """
 
     def terminate(number: int, frame: object) -> None:
-        from soma_native.callbacks import interrupt
+        from soma_native.training.interrupt import interrupt
 
         terminated.set()
         interrupt()

@@ -80,7 +80,7 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     from soma_native.data.documents import read_documents
     from soma_native.data.token_store import TokenStore
     from soma_native.data.windows import Windows
-    from soma_native.trainer import mean_loss
+    from soma_native.training.evaluate import mean_loss
 
     files = corpus_files(arguments.corpus)
     check_not_empty(files)

@@ -30,9 +30,9 @@ from soma_native.model.config import PRECISIONS
 
 if TYPE_CHECKING:
     from soma_native.data.token_store import TokenStore
-    from soma_native.history import History, Record
     from soma_native.tokenizer.tokenizer import Tokenizer
-    from soma_native.trainer import Trainer
+    from soma_native.training.history import History, Record
+    from soma_native.training.trainer import Trainer
 
 VAL_FRACTION = 0.1
 EPOCHS = 20
@@ -171,7 +171,8 @@ def _fresh(arguments: argparse.Namespace, files: Sequence[Path]) -> tuple[Traine
     from soma_native.model.config import ModelConfig
     from soma_native.model.model import Model
     from soma_native.tokenizer.tokenizer import Tokenizer
-    from soma_native.trainer import TrainConfig, Trainer
+    from soma_native.training.config import TrainConfig
+    from soma_native.training.trainer import Trainer
 
     preset = arguments.preset or "showcase"
     recipe = RECIPES[preset]
@@ -225,7 +226,7 @@ def _resumed(arguments: argparse.Namespace, files: Sequence[Path]) -> tuple[Trai
     from soma_native.data.token_store import TokenStore
     from soma_native.model.config import ModelConfig
     from soma_native.model.model import resolve_precision
-    from soma_native.trainer import Trainer
+    from soma_native.training.trainer import Trainer
 
     given = {
         "epochs": arguments.epochs,

@@ -12,16 +12,16 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from soma_native.errors import CheckpointError
-
-if TYPE_CHECKING:
-    from soma_native.model.model import Model
-    from soma_native.optim.adamw import AdamW
+from soma_native.files.atomic_folder import FolderView
+from soma_native.files.safetensors_io import TensorFile, crc32_of_array, write_tensors
+from soma_native.model.model import Model
+from soma_native.optim.adamw import AdamW
 
 __all__ = ["STATE_FILE", "TrainingState", "load_arrays", "read_state", "write_state"]
 
@@ -68,8 +68,6 @@ def _arrays(model: Model, optimizer: AdamW) -> Iterator[tuple[str, NDArray[Any]]
 
 def write_state(path: Path, state: TrainingState, model: Model, optimizer: AdamW) -> None:
     """Write the state file to `path`, a place nobody reads yet; checksums of everything go into its header."""
-    from soma_native.files.safetensors_io import crc32_of_array, write_tensors
-
     arrays = dict(_arrays(model, optimizer))
     content = json.dumps({"format": _FORMAT, "optimizer_steps": optimizer.step_count, **asdict(state)}, allow_nan=False)
     sums = {name: crc32_of_array(array) for name, array in arrays.items()}
@@ -78,8 +76,6 @@ def write_state(path: Path, state: TrainingState, model: Model, optimizer: AdamW
 
 
 def _state_path(folder: str | os.PathLike[str]) -> Path:
-    from soma_native.files.atomic_folder import FolderView
-
     path = FolderView(folder).path(STATE_FILE)
     if not path.is_file():
         raise FileNotFoundError(
@@ -95,8 +91,6 @@ def read_state(folder: str | os.PathLike[str]) -> tuple[TrainingState, int]:
         FileNotFoundError: there is no state in the folder.
         CheckpointError: the file is damaged, or of a version that is not known.
     """
-    from soma_native.files.safetensors_io import TensorFile
-
     path = _state_path(folder)
     with TensorFile(path) as file:
         metadata = file.metadata
@@ -117,8 +111,6 @@ def load_arrays(folder: str | os.PathLike[str], model: Model, optimizer: AdamW) 
         FileNotFoundError: there is no state in the folder.
         CheckpointError: a tensor is missing, of another shape, or damaged.
     """
-    from soma_native.files.safetensors_io import TensorFile, crc32_of_array
-
     path = _state_path(folder)
     targets = dict(_arrays(model, optimizer))
     with TensorFile(path) as file:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from soma_native.data.documents import Texts
 from soma_native.data.samplers import EpochSampler, RandomSampler, Sampler
 from soma_native.data.token_store import TokenStore
 from soma_native.data.windows import Windows
+from soma_native.model.model import Model
 from soma_native.optim.schedule import Schedule
-from soma_native.train_config import FREE_TO_CHANGE, TrainConfig
+from soma_native.tokenizer.tokenizer import Tokenizer
+from soma_native.training.config import FREE_TO_CHANGE, TrainConfig
 
-if TYPE_CHECKING:
-    from soma_native.model.model import Model
-    from soma_native.tokenizer.tokenizer import Tokenizer
-
-__all__ = ["TrainingPlan"]
+__all__ = ["Layout"]
 
 logger = logging.getLogger("soma_native")
 
@@ -25,10 +23,11 @@ _STEPS = "number of steps (epochs or steps)"
 _STEPS_FOLLOW = {"batch_size", "grad_accumulation", "sampling", "seq_len", "training texts"}  # for a number of epochs
 
 
-class TrainingPlan:
+class Layout:
     """The data and the settings of a run with every default filled in.
 
     Attributes:
+        model, tokenizer, config: what it was made from.
         sampler: gives the batches of each step.
         validation: the windows the validation loss is computed on, or None.
         total_steps, eval_every: optimizer steps in all, and between two records of the history.
@@ -48,7 +47,7 @@ class TrainingPlan:
         texts: Texts | TokenStore,
         validation: Texts | TokenStore | None,
     ) -> None:
-        self._config = config
+        self.model, self.tokenizer, self.config = model, tokenizer, config
         self._seq_len = model.config.max_seq_len if config.seq_len is None else config.seq_len
         train, held_out = _encode(tokenizer, config, texts, validation)
         self.sampler: Sampler
@@ -93,8 +92,8 @@ class TrainingPlan:
     def differences(self, identity: dict[str, Any]) -> list[str]:
         """In what `identity`, that of another run, differs from this one, in words for an error message."""
         keys = [k for k in sorted(self.identity.keys() | identity.keys()) if identity.get(k) != self.identity.get(k)]
-        derived = {key for key in ("eval_every", "warmup_steps") if getattr(self._config, key) is None}
-        if self._config.steps is None and _STEPS_FOLLOW & set(keys):
+        derived = {key for key in ("eval_every", "warmup_steps") if getattr(self.config, key) is None}
+        if self.config.steps is None and _STEPS_FOLLOW & set(keys):
             derived.add(_STEPS)
         given = [key for key in keys if key not in derived]
         return [

@@ -5,23 +5,24 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from soma_native.callbacks import CallbackLike, Dispatcher, InterruptGuard
 from soma_native.checkpoint import load
 from soma_native.data.documents import Texts
 from soma_native.data.token_store import TokenStore
 from soma_native.data.windows import Windows
-from soma_native.history import History
-from soma_native.train_config import TrainConfig
-from soma_native.training_run import TrainingRun, mean_loss
-from soma_native.training_state import read_state
+from soma_native.model.model import Model
+from soma_native.tokenizer.tokenizer import Tokenizer
+from soma_native.training.callbacks import CallbackLike, Dispatcher
+from soma_native.training.config import TrainConfig
+from soma_native.training.evaluate import mean_loss
+from soma_native.training.history import History
+from soma_native.training.interrupt import InterruptGuard
+from soma_native.training.layout import Layout
+from soma_native.training.run import TrainingRun
+from soma_native.training.state import read_state
 
-if TYPE_CHECKING:
-    from soma_native.model.model import Model
-    from soma_native.tokenizer.tokenizer import Tokenizer
-
-__all__ = ["TrainConfig", "Trainer", "mean_loss"]
+__all__ = ["Trainer"]
 
 
 class Trainer:
@@ -125,7 +126,9 @@ class Trainer:
         """
         self._stop.clear()
         self.history = History()
-        run = TrainingRun(self, texts, validation, Dispatcher(callbacks))
+        dispatcher = Dispatcher(callbacks, self)
+        layout = Layout(self.model, self.tokenizer, self.config, texts, validation)
+        run = TrainingRun(layout, self.history, dispatcher, self._stop)
         try:
             with InterruptGuard() as guard:
                 try:

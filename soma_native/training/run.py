@@ -1,56 +1,36 @@
-"""One run of the training loop: where it stands, and what is due when. `trainer` is its public face."""
+"""One run of the training loop: where it stands, and what is due when. `Trainer` is its public face."""
 
 from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from soma_native.callbacks import Dispatcher, Event, EventKind, InterruptGuard
 from soma_native.checkpoint import save
 from soma_native.core import _core
-from soma_native.data.documents import Texts
-from soma_native.data.token_store import TokenStore
-from soma_native.data.windows import Windows
 from soma_native.files.atomic_folder import replace_files
-from soma_native.history import History, Record
+from soma_native.model.model import Model
 from soma_native.optim.adamw import AdamW
-from soma_native.training_plan import TrainingPlan
-from soma_native.training_state import STATE_FILE, TrainingState, load_arrays, read_state, write_state
+from soma_native.training.callbacks import Dispatcher, EventKind
+from soma_native.training.evaluate import mean_loss
+from soma_native.training.history import History, Record
+from soma_native.training.interrupt import InterruptGuard
+from soma_native.training.layout import Layout
+from soma_native.training.state import STATE_FILE, TrainingState, load_arrays, read_state, write_state
 
-if TYPE_CHECKING:
-    from soma_native.model.model import Model
-    from soma_native.trainer import Trainer
-
-__all__ = ["TrainingRun", "mean_loss"]
+__all__ = ["TrainingRun"]
 
 logger = logging.getLogger("soma_native")
 
 _INTERRUPTED = {"interrupted": True}  # marks a log record for a program that says this in words of its own
 
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0  # where checkpoint_every leaves it to us: flushing files to disk takes a while
-
-
-def mean_loss(model: Model, windows: Windows, batch_size: int = 8, limit: int | None = None) -> float:
-    """Mean negative log-likelihood over all pairs of `windows`, in nats a token; nothing is trained.
-
-    Args:
-        model: the model.
-        windows: the data.
-        batch_size: windows in a forward pass.
-        limit: most windows to look at, evenly spread; None means all.
-    """
-    total, pairs = 0.0, 0
-    for ids, targets in windows.in_order(batch_size, limit):
-        count = int(np.count_nonzero(targets >= 0))
-        total += model.loss(ids, targets) * count
-        pairs += count
-    return total / pairs
 
 
 def _overfit_warning(history: History) -> str | None:
@@ -79,23 +59,20 @@ class _Snapshot:
 class TrainingRun:
     """One call of `Trainer.fit`: the data, the optimizer, and where the run stands."""
 
-    def __init__(
-        self, trainer: Trainer, texts: Texts | TokenStore, validation: Texts | TokenStore | None, callbacks: Dispatcher
-    ) -> None:
-        self.trainer = trainer
-        self.model: Model = trainer.model
-        self.config = config = trainer.config
-        self.history = trainer.history
+    def __init__(self, layout: Layout, history: History, callbacks: Dispatcher, stop: threading.Event) -> None:
+        self.layout = layout
+        self.model, self.config = layout.model, layout.config
+        self.history = history
+        self.history.data = layout.data
         self.callbacks = callbacks
-        self.plan = TrainingPlan(trainer.model, trainer.tokenizer, config, texts, validation)
-        self.history.data = self.plan.data
-        self.optimizer: AdamW = AdamW(
+        self._stop = stop
+        self.optimizer = AdamW(
             self.model,
-            lr=config.lr,
-            betas=config.betas,
-            eps=config.eps,
-            weight_decay=config.weight_decay,
-            max_grad_norm=config.max_grad_norm,
+            lr=self.config.lr,
+            betas=self.config.betas,
+            eps=self.config.eps,
+            weight_decay=self.config.weight_decay,
+            max_grad_norm=self.config.max_grad_norm,
         )
         self.step = 0
         self.loss = self.lr = self.grad_norm = math.nan
@@ -107,8 +84,9 @@ class TrainingRun:
         self.saved_step, self.saved_at = 0, self.began
         self.overfit_warning: str | None = None  # the one that stands in history.warnings
         self.best: _Snapshot | None = None  # the weights of the lowest validation loss, until they are saved
-        self.folder = None if config.checkpoint_dir is None else Path(config.checkpoint_dir)
-        if config.resume:
+        directory = self.config.checkpoint_dir
+        self.folder = None if directory is None else Path(directory)
+        if self.config.resume:
             self._resume()
         elif self.folder is not None and (self.folder / STATE_FILE).exists():
             logger.warning("%s holds another training run, which the first checkpoint will replace", self.folder)
@@ -117,22 +95,22 @@ class TrainingRun:
     def _resume(self) -> None:
         assert self.folder is not None  # TrainConfig sees to it
         state, optimizer_steps = read_state(self.folder)
-        differences = self.plan.differences(state.identity)
+        differences = self.layout.differences(state.identity)
         if differences:
             raise ValueError(
                 f"cannot resume the run in {self.folder}, which differs in: {'; '.join(differences)}. Give the same "
                 "texts and settings, or train anew without resume"
             )
-        if state.step > self.plan.total_steps:
+        if state.step > self.layout.total_steps:
             raise ValueError(
                 f"cannot resume the run in {self.folder}: it has already done {state.step} steps, more than the "
-                f"{self.plan.total_steps} asked for"
+                f"{self.layout.total_steps} asked for"
             )
         load_arrays(self.folder, self.model, self.optimizer)
         self.optimizer.step_count = optimizer_steps
         self.history.__dict__.update(History.from_dict(state.history).__dict__)
         self.overfit_warning = _overfit_warning(self.history)
-        self.history.data = self.plan.data
+        self.history.data = self.layout.data
         self.history.stop_reason = None
         self.history.checkpoint = str(self.folder)
         self.step = self.saved_step = state.step
@@ -140,7 +118,7 @@ class TrainingRun:
         self.earlier_seconds = state.seconds
         if state.isa != _core.active_isa():
             logger.warning("the run began on %s; on %s it goes on, but not bit for bit", state.isa, _core.active_isa())
-        logger.info("resumed from %s after step %d of %d", self.folder, self.step, self.plan.total_steps)
+        logger.info("resumed from %s after step %d of %d", self.folder, self.step, self.layout.total_steps)
 
     # --- the loop
 
@@ -151,7 +129,7 @@ class TrainingRun:
         while True:
             if self._record_due():
                 self._record(guard)
-            if self.step % self.plan.sampler.steps_per_epoch == 0 and self.step > last_epoch_end:
+            if self.step % self.layout.sampler.steps_per_epoch == 0 and self.step > last_epoch_end:
                 last_epoch_end = self.step
                 self._emit("epoch")
             reason = self._reason_to_end()
@@ -166,20 +144,20 @@ class TrainingRun:
         self.history.stop_reason = reason
         if self.folder is not None:
             self._checkpoint()
-        logger.info("training ended after step %d of %d: %s", self.step, self.plan.total_steps, reason)
+        logger.info("training ended after step %d of %d: %s", self.step, self.layout.total_steps, reason)
         self._emit("end", reason)
         return self.history
 
     def _train_step(self, guard: InterruptGuard) -> None:
         began = time.perf_counter()
-        micro_batches = self.plan.sampler.batches(self.step)
+        micro_batches = self.layout.sampler.batches(self.step)
         pairs = sum(int(np.count_nonzero(targets >= 0)) for _, targets in micro_batches)
         loss = 0.0
         for ids, targets in micro_batches:
             loss += self.model.loss_and_grad(ids, targets, normalizer=pairs)
         if not math.isfinite(loss):
             raise self._not_finite(f"the loss is {loss}")
-        lr = self.plan.schedule(self.step)
+        lr = self.layout.schedule(self.step)
         with guard.hold():
             try:
                 grad_norm = self.optimizer.step(lr)
@@ -202,12 +180,14 @@ class TrainingRun:
 
     def _record_due(self) -> bool:
         last = self.history.records[-1]["step"] if self.history.records else 0
-        return self.step > last and (self.step % self.plan.eval_every == 0 or self.step >= self.plan.total_steps)
+        return self.step > last and (self.step % self.layout.eval_every == 0 or self.step >= self.layout.total_steps)
 
     def _record(self, guard: InterruptGuard) -> None:
         val_loss = None
-        if self.plan.validation is not None:
-            val_loss = mean_loss(self.model, self.plan.validation, self.config.batch_size, self.config.max_eval_windows)
+        if self.layout.validation is not None:
+            val_loss = mean_loss(
+                self.model, self.layout.validation, self.config.batch_size, self.config.max_eval_windows
+            )
             if not math.isfinite(val_loss):
                 raise self._not_finite(f"the validation loss is {val_loss}", self.step)
         record: Record = {
@@ -217,7 +197,7 @@ class TrainingRun:
             "val_loss": val_loss,
             "seconds": self._seconds,
             "tokens_per_second": self.pairs / max(self.step_seconds, 1e-9),
-            "lr": self.lr if math.isfinite(self.lr) else self.plan.schedule(self.step - 1),
+            "lr": self.lr if math.isfinite(self.lr) else self.layout.schedule(self.step - 1),
         }
         lowest = self.history.best
         snapshot = None
@@ -249,12 +229,12 @@ class TrainingRun:
         self._emit("warning", message)
 
     def _reason_to_end(self) -> str | None:
-        if self.step >= self.plan.total_steps:
+        if self.step >= self.layout.total_steps:
             return "finished"
         patience = self.config.patience
         if patience is not None and self.history.bad_evaluations(self.config.min_delta) >= patience:
             return "early stopping"
-        return "stopped" if self.trainer._stop.is_set() else None
+        return "stopped" if self._stop.is_set() else None
 
     # --- checkpoints
 
@@ -279,13 +259,13 @@ class TrainingRun:
         assert self.folder is not None
         self._require_finite_weights()
         if not self.config.keep_best or self.history.best is None:
-            save(self.folder, self.model, self.trainer.tokenizer)
+            save(self.folder, self.model, self.layout.tokenizer)
         elif self.best is not None:
-            save(self.folder, cast("Model", self.best), self.trainer.tokenizer)
+            save(self.folder, cast(Model, self.best), self.layout.tokenizer)
             self.best = None
         self.history.checkpoint = str(self.folder)
         state = TrainingState(
-            self.step, self.plan.identity, self.config.to_dict(), _core.active_isa(), self.history.to_dict(),
+            self.step, self.layout.identity, self.config.to_dict(), _core.active_isa(), self.history.to_dict(),
             self.loss_sum, self.pairs, self.step_seconds, self._seconds,
         )  # fmt: skip
         with replace_files(self.folder) as staging:
@@ -312,14 +292,14 @@ class TrainingRun:
         self._checkpoint()
         logger.warning(
             "interrupted after step %d of %d; saved in %s, resume=True continues from there",
-            self.step, self.plan.total_steps, self.folder, extra=_INTERRUPTED,
+            self.step, self.layout.total_steps, self.folder, extra=_INTERRUPTED,
         )  # fmt: skip
 
     # --- what others see
 
     @property
     def _epoch(self) -> int:
-        return max(1, -(-self.step // self.plan.sampler.steps_per_epoch))
+        return max(1, -(-self.step // self.layout.sampler.steps_per_epoch))
 
     @property
     def _seconds(self) -> float:
@@ -329,20 +309,16 @@ class TrainingRun:
         if not self.callbacks.wants(kind):
             return
         self.callbacks.emit(
-            Event(
-                kind=kind,
-                trainer=self.trainer,
-                history=self.history,
-                step=self.step,
-                total_steps=self.plan.total_steps,
-                epoch=self._epoch,
-                epochs=-(-self.plan.total_steps // self.plan.sampler.steps_per_epoch),
-                loss=self.loss,
-                lr=self.lr,
-                grad_norm=self.grad_norm,
-                seconds=self._seconds,
-                tokens_per_second=self.pairs / self.step_seconds if self.step_seconds else 0.0,
-                record=self.history.records[-1] if self.history.records else None,
-                message=message,
-            )
+            kind,
+            step=self.step,
+            total_steps=self.layout.total_steps,
+            epoch=self._epoch,
+            epochs=-(-self.layout.total_steps // self.layout.sampler.steps_per_epoch),
+            loss=self.loss,
+            lr=self.lr,
+            grad_norm=self.grad_norm,
+            seconds=self._seconds,
+            tokens_per_second=self.pairs / self.step_seconds if self.step_seconds else 0.0,
+            record=self.history.records[-1] if self.history.records else None,
+            message=message,
         )

@@ -1,24 +1,32 @@
-"""What a training run tells others while it runs (events for callbacks), and how Ctrl-C reaches it between steps."""
+"""What a training run tells others while it runs: events, and the callbacks that hear them."""
 
 from __future__ import annotations
 
-import contextlib
-import signal
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
-from soma_native.history import History, Record
+from soma_native.model.model import Model
+from soma_native.tokenizer.tokenizer import Tokenizer
+from soma_native.training.config import TrainConfig
+from soma_native.training.history import History, Record
 
-if TYPE_CHECKING:
-    from soma_native.trainer import Trainer
-
-__all__ = ["Callback", "Event", "EventKind", "interrupt"]
+__all__ = ["Callback", "CallbackLike", "Dispatcher", "Event", "EventKind", "RunningTrainer"]
 
 EventKind: TypeAlias = Literal["start", "step", "epoch", "evaluate", "checkpoint", "warning", "end"]
 EVENT_KINDS: tuple[EventKind, ...] = ("start", "step", "epoch", "evaluate", "checkpoint", "warning", "end")
+
+
+class RunningTrainer(Protocol):
+    """What a callback may ask of the trainer, which is a `Trainer`."""
+
+    model: Model
+    tokenizer: Tokenizer
+    config: TrainConfig
+    history: History
+
+    def stop(self) -> None:
+        """End the training after this step."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ class Event:
     """
 
     kind: EventKind
-    trainer: Trainer
+    trainer: RunningTrainer
     history: History
     step: int
     total_steps: int
@@ -98,7 +106,8 @@ CallbackLike: TypeAlias = "Callable[[Event], object] | object"
 class Dispatcher:
     """Finds the hooks of the callbacks once, and calls those of an event in the order the callbacks were given."""
 
-    def __init__(self, callbacks: Iterable[CallbackLike] | CallbackLike) -> None:
+    def __init__(self, callbacks: Iterable[CallbackLike] | CallbackLike, trainer: RunningTrainer) -> None:
+        self._trainer = trainer
         given = callbacks if isinstance(callbacks, Iterable) else [callbacks]
         self._hooks: dict[str, list[Callable[[Event], object]]] = {kind: [] for kind in EVENT_KINDS}
         for callback in given:
@@ -119,68 +128,8 @@ class Dispatcher:
         """Whether any callback hears events of this kind."""
         return bool(self._hooks[kind])
 
-    def emit(self, event: Event) -> None:
-        """Call the hooks for `event`."""
-        for hook in self._hooks[event.kind]:
+    def emit(self, kind: EventKind, **facts: Any) -> None:
+        """Call the hooks for an event of these facts."""
+        event = Event(kind=kind, trainer=self._trainer, history=self._trainer.history, **facts)
+        for hook in self._hooks[kind]:
             hook(event)
-
-
-def interrupt() -> None:
-    """Do what Ctrl-C does to a training run of the main thread: for handlers of other signals, which run there."""
-    if InterruptGuard.current is None:
-        raise KeyboardInterrupt
-    InterruptGuard.current.interrupt()
-
-
-class InterruptGuard:
-    """Within its `with` block, Ctrl-C raises KeyboardInterrupt as ever, except that `hold()` puts it off.
-
-    It steps in only in the main thread and only where Python's own handler is in place; a program that handles
-    SIGINT itself keeps doing so.
-    """
-
-    current: ClassVar[InterruptGuard | None] = None  # the innermost one of the main thread
-
-    def __init__(self) -> None:
-        self._installed = False
-        self._holding = False
-        self._pending = False
-        self._outer: InterruptGuard | None = None
-
-    def __enter__(self) -> InterruptGuard:
-        if threading.current_thread() is threading.main_thread():
-            self._outer, InterruptGuard.current = InterruptGuard.current, self
-            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-                signal.signal(signal.SIGINT, self._on_interrupt)
-                self._installed = True
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._installed:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            self._installed = False
-        if InterruptGuard.current is self:
-            InterruptGuard.current = self._outer
-
-    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
-        self.interrupt()
-
-    def interrupt(self) -> None:
-        """Raise KeyboardInterrupt, now or at the end of `hold()`."""
-        if not self._holding:
-            raise KeyboardInterrupt
-        self._pending = True
-
-    @contextlib.contextmanager
-    def hold(self) -> Iterator[None]:
-        """Put a Ctrl-C that comes inside this block off to its end, so that what is inside happens as a whole."""
-        self._holding = True
-        try:
-            yield
-        finally:
-            self._holding = False
-        if self._pending:
-            self._pending = False
-            raise KeyboardInterrupt

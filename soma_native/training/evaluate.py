@@ -1,0 +1,27 @@
+"""The loss of a model on data that it is not trained on."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from soma_native.data.windows import Windows
+from soma_native.model.model import Model
+
+__all__ = ["mean_loss"]
+
+
+def mean_loss(model: Model, windows: Windows, batch_size: int = 8, limit: int | None = None) -> float:
+    """Mean negative log-likelihood over all pairs of `windows`, in nats a token; nothing is trained.
+
+    Args:
+        model: the model.
+        windows: the data.
+        batch_size: windows in a forward pass.
+        limit: most windows to look at, evenly spread; None means all.
+    """
+    total, pairs = 0.0, 0
+    for ids, targets in windows.in_order(batch_size, limit):
+        count = int(np.count_nonzero(targets >= 0))
+        total += model.loss(ids, targets) * count
+        pairs += count
+    return total / pairs

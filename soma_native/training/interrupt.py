@@ -1,0 +1,73 @@
+"""How Ctrl-C, and other signals that mean the same, reach a training run between two steps."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType, TracebackType
+from typing import ClassVar
+
+__all__ = ["InterruptGuard", "interrupt"]
+
+
+def interrupt() -> None:
+    """Do what Ctrl-C does to a training run of the main thread: for handlers of other signals, which run there."""
+    if InterruptGuard.current is None:
+        raise KeyboardInterrupt
+    InterruptGuard.current.interrupt()
+
+
+class InterruptGuard:
+    """Within its `with` block, Ctrl-C raises KeyboardInterrupt as ever, except that `hold()` puts it off.
+
+    It steps in only in the main thread and only where Python's own handler is in place; a program that handles
+    SIGINT itself keeps doing so.
+    """
+
+    current: ClassVar[InterruptGuard | None] = None  # the innermost one of the main thread
+
+    def __init__(self) -> None:
+        self._installed = False
+        self._holding = False
+        self._pending = False
+        self._outer: InterruptGuard | None = None
+
+    def __enter__(self) -> InterruptGuard:
+        if threading.current_thread() is threading.main_thread():
+            self._outer, InterruptGuard.current = InterruptGuard.current, self
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                signal.signal(signal.SIGINT, self._on_interrupt)
+                self._installed = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._installed:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            self._installed = False
+        if InterruptGuard.current is self:
+            InterruptGuard.current = self._outer
+
+    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
+        self.interrupt()
+
+    def interrupt(self) -> None:
+        """Raise KeyboardInterrupt, now or at the end of `hold()`."""
+        if not self._holding:
+            raise KeyboardInterrupt
+        self._pending = True
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """Put a Ctrl-C that comes inside this block off to its end, so that what is inside happens as a whole."""
+        self._holding = True
+        try:
+            yield
+        finally:
+            self._holding = False
+        if self._pending:
+            self._pending = False
+            raise KeyboardInterrupt
