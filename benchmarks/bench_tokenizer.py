@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.text:
         text = Path(args.text).read_text(encoding="utf-8")
     else:
-        corpus = (ROOT / "soma_native" / "showcase_corpus.txt").read_text(encoding="utf-8")
+        corpus = (ROOT / "soma_native" / "showcase" / "corpus.txt").read_text(encoding="utf-8")
         text = corpus * (1_000_000 // len(corpus) + 1)
     megabytes = len(text.encode()) / 1e6
     machine = machine_record(args.threads, None)

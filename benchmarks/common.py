@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from soma_native.workloads import WORKLOADS as WORKLOADS
-from soma_native.workloads import Workload as Workload
-from soma_native.workloads import training_batches as training_batches
+from soma_native.profiling.workloads import WORKLOADS as WORKLOADS
+from soma_native.profiling.workloads import Workload as Workload
+from soma_native.profiling.workloads import training_batches as training_batches
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent

@@ -22,7 +22,7 @@ from soma_native import _core
 from soma_native.tokenizer.bpe_vocabulary import BpeVocabulary
 from soma_native.tokenizer.tokenizer import Tokenizer
 
-CORPUS = (Path(soma.__file__).parent / "showcase_corpus.txt").read_text(encoding="utf-8")
+CORPUS = (Path(soma.__file__).parent / "showcase" / "corpus.txt").read_text(encoding="utf-8")
 MIXED = CORPUS + "".join(PIECES) * 3 + " Привет, мир! 日本語のテキスト。 नमस्ते दुनिया 12345 HTMLParser don't" * 40
 ALPHABET = _core.byte_alphabet()
 BYTE_OF = {character: byte for byte, character in enumerate(ALPHABET)}

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 import soma_native as soma
 from soma_native.tokenizer.bpe_vocabulary import BpeVocabulary
 
-CORPUS = (Path(soma.__file__).parent / "showcase_corpus.txt").read_text(encoding="utf-8")
+CORPUS = (Path(soma.__file__).parent / "showcase" / "corpus.txt").read_text(encoding="utf-8")
 ROUND = 1 << 21  # bytes that one task counts before the tasks meet: kRoundBytes of chunk_counter.cpp
 
 

@@ -50,7 +50,7 @@ def test_the_version_is_said_once() -> None:
     said_in = [
         path.name
         for path in [*ROOT.glob("*.txt"), *(ROOT / "soma_native").glob("*.py"), *(ROOT / "cmake").iterdir()]
-        if path.name != "showcase_corpus.txt" and f'"{declared[1]}"' in path.read_text(encoding="utf-8")
+        if path.name != "corpus.txt" and f'"{declared[1]}"' in path.read_text(encoding="utf-8")
     ]
     assert not said_in
 
@@ -76,7 +76,7 @@ def test_the_metadata_names_licence_and_python() -> None:
 
 
 def test_the_package_is_typed_and_complete() -> None:
-    for name in ("py.typed", "_core.pyi", "showcase_corpus.txt"):
+    for name in ("py.typed", "_core.pyi", "showcase/corpus.txt"):
         assert (PACKAGE / name).is_file(), f"the package lacks {name}"
 
 
@@ -214,7 +214,7 @@ def check_unrun(line: str) -> None:
 def readme_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder README's examples run in, one after the other, beside a text of one's own."""
     folder = tmp_path_factory.mktemp("readme")
-    sentences = (PACKAGE / "showcase_corpus.txt").read_text(encoding="utf-8").splitlines()[:120]
+    sentences = (PACKAGE / "showcase" / "corpus.txt").read_text(encoding="utf-8").splitlines()[:120]
     for name in set(re.findall(r"[\w-]+\.txt", README.read_text(encoding="utf-8"))):
         (folder / name).write_text("\n".join(sentences) + "\n", encoding="utf-8")
     return folder

@@ -12,8 +12,8 @@ import pytest
 import soma_native
 from soma_native import _core
 from soma_native.model.presets import PRESETS
-from soma_native.profiling import Bandwidth, Ceilings, Op, Profile, Stepper, mean_ops, profile_steps, verdict
-from soma_native.workloads import WORKLOADS, Workload
+from soma_native.profiling.profile import Bandwidth, Ceilings, Op, Profile, Stepper, mean_ops, profile_steps, verdict
+from soma_native.profiling.workloads import WORKLOADS, Workload
 
 BATCH, LENGTH = 3, 7
 MakeModel = Callable[..., soma_native.Model]

@@ -14,7 +14,7 @@ import pytest
 import soma_native
 from soma_native.cli import main
 from soma_native.model.model import resolve_precision
-from soma_native.showcase import EPOCHS, PROMPTS, SENTENCE_WORDS, TEMPERATURE, comparison, corpus, run_showcase
+from soma_native.showcase.showcase import PROMPTS, RECIPE, SENTENCE_WORDS, TEMPERATURE, comparison, corpus, run_showcase
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -52,14 +52,14 @@ def test_the_history_lies_beside_the_report(shown: tuple[Path, dict[str, Any]]) 
     out, report = shown
     losses = [record["train_loss"] for record in report["epochs"]]
     assert [record["train_loss"] for record in soma_native.History.from_json(out / "history.json").records] == losses
-    assert len((out / "history.csv").read_text(encoding="utf-8").splitlines()) == EPOCHS + 1
+    assert len((out / "history.csv").read_text(encoding="utf-8").splitlines()) == RECIPE.epochs + 1
     assert (out / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_what_it_learned(shown: tuple[Path, dict[str, Any]]) -> None:
     _, report = shown
     losses = [record["train_loss"] for record in report["epochs"]]
-    assert [record["epoch"] for record in report["epochs"]] == list(range(1, EPOCHS + 1))
+    assert [record["epoch"] for record in report["epochs"]] == list(range(1, RECIPE.epochs + 1))
     assert all(record["val_loss"] is None for record in report["epochs"])
     assert 4 < losses[0] < 6.36
     assert losses[-1] <= 0.7, "1.5 is the promise, 0.7 the aim"

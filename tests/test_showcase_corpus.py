@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-CORPUS = Path(__file__).parents[1] / "soma_native" / "showcase_corpus.txt"
+CORPUS = Path(__file__).parents[1] / "soma_native" / "showcase" / "corpus.txt"
 PROMPTS = ("SOMA is", "SOMA tokenization", "SOMA Cognitive", "What is SOMA?")
 
 

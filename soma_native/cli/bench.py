@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from soma_native.cli.common import add_command, integer, print_json, print_table
 from soma_native.model.config import PRECISIONS
+from soma_native.profiling.workloads import WORKLOADS
 from soma_native.system import active_isa, get_num_threads, set_num_threads
-from soma_native.workloads import WORKLOADS
 
 if TYPE_CHECKING:
-    from soma_native.profiling import Profile
+    from soma_native.profiling.profile import Profile
 
 _NOTES = """\
 A step is forward, backward, clipping and AdamW on a batch of synthetic text, in tokens/s and ms. Stop everything else
@@ -57,7 +57,7 @@ def _threads(count: int | None) -> Iterator[None]:
 
 def run(arguments: argparse.Namespace) -> None:
     """Time or profile, and print."""
-    from soma_native.profiling import Stepper, profile_steps, time_steps
+    from soma_native.profiling.profile import Stepper, profile_steps, time_steps
 
     with _threads(arguments.threads):
         stepper = Stepper(WORKLOADS[arguments.workload], arguments.precision)
@@ -99,7 +99,7 @@ def _title(workload: Any, precision: str) -> str:
 
 
 def _print_profile(profile: Profile, as_json: bool) -> None:
-    from soma_native.profiling import verdict
+    from soma_native.profiling.profile import verdict
 
     if as_json:
         print_json(_document(profile))
@@ -140,7 +140,7 @@ def _rows(profile: Profile) -> Iterator[tuple[str, ...]]:
 
 
 def _document(profile: Profile) -> dict[str, Any]:
-    from soma_native.profiling import verdict
+    from soma_native.profiling.profile import verdict
 
     return {
         "workload": dataclasses.asdict(profile.workload),

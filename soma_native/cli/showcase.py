@@ -54,7 +54,7 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Train, and print the table and the samples."""
     from soma_native.progress import ProgressDisplay
-    from soma_native.showcase import SENTENCE_WORDS, comparison, run_showcase
+    from soma_native.showcase.showcase import SENTENCE_WORDS, comparison, run_showcase
 
     check_writable(arguments.out)
     with sigterm_as_ctrl_c(), ProgressDisplay(sys.stderr) as progress:

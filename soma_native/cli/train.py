@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from soma_native.cli.common import (
     CommandError,
@@ -27,6 +27,7 @@ from soma_native.cli.common import (
 )
 from soma_native.cli.tokenizer import KINDS, train_bpe, usage_errors
 from soma_native.model.config import PRECISIONS
+from soma_native.training.recipes import RECIPES
 
 if TYPE_CHECKING:
     from soma_native.data.token_store import TokenStore
@@ -35,27 +36,7 @@ if TYPE_CHECKING:
     from soma_native.training.trainer import Trainer
 
 VAL_FRACTION = 0.1
-EPOCHS = 20
-
-
-class Recipe(NamedTuple):
-    """What goes with a preset where the command line does not say otherwise."""
-
-    tokenizer: str
-    vocab_size: int
-    batch_size: int
-    lr: float
-
-
-# lr and batch of nano-cpu are nanoGPT's; the others were chosen by the same rule, smaller steps for wider models.
-RECIPES = {
-    "showcase": Recipe("word", 3000, 8, 2e-3),
-    "improved": Recipe("word", 8000, 16, 1e-3),
-    "full": Recipe("word", 60000, 4, 3e-4),
-    "nano-cpu": Recipe("char", 3000, 12, 1e-3),
-    "baby": Recipe("char", 3000, 16, 1e-3),
-    "gpt2-124m": Recipe("word", 50257, 4, 3e-4),
-}
+DEFAULT_PRESET = "showcase"
 
 _NOTES = """\
 Texts are documents: windows never reach from one into the next. While training, Ctrl-C saves and says where; the same
@@ -75,11 +56,11 @@ def add_parser(commands: Any) -> None:
     )
     add_corpus(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder to save into")
-    parser.add_argument("--preset", choices=tuple(RECIPES), help="size of the model (default: showcase)")
+    parser.add_argument("--preset", choices=tuple(RECIPES), help=f"size of the model (default: {DEFAULT_PRESET})")
     parser.add_argument("--tokenizer", choices=KINDS, help="default: what suits the preset")
     parser.add_argument("--vocab-size", type=integer(2), metavar="N", help="most tokens (default: by preset)")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--epochs", type=integer(1), metavar="N", help=f"times through the texts (default: {EPOCHS})")
+    length.add_argument("--epochs", type=integer(1), metavar="N", help="times through the texts (default: by preset)")
     length.add_argument(
         "--steps", type=integer(1), metavar="N", help="optimizer steps instead of epochs, with ten validations"
     )
@@ -174,10 +155,10 @@ def _fresh(arguments: argparse.Namespace, files: Sequence[Path]) -> tuple[Traine
     from soma_native.training.config import TrainConfig
     from soma_native.training.trainer import Trainer
 
-    preset = arguments.preset or "showcase"
+    preset = arguments.preset or DEFAULT_PRESET
     recipe = RECIPES[preset]
     kind = arguments.tokenizer or recipe.tokenizer
-    vocab_size = arguments.vocab_size or (recipe.vocab_size if kind in ("word", "bpe") else None)
+    vocab_size = arguments.vocab_size or recipe.vocab_size(kind)
     if kind == "bpe":
         tok = train_bpe(files, arguments.split, vocab_size)
     else:
@@ -192,7 +173,7 @@ def _fresh(arguments: argparse.Namespace, files: Sequence[Path]) -> tuple[Traine
     store.require_pairs(named(files))
     seed = arguments.seed or 0
     settings = TrainConfig(
-        epochs=None if arguments.steps else arguments.epochs or EPOCHS,
+        epochs=None if arguments.steps else arguments.epochs or recipe.epochs,
         steps=arguments.steps,
         batch_size=arguments.batch_size or recipe.batch_size,
         lr=arguments.lr or recipe.lr,

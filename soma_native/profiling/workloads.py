@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -34,12 +34,15 @@ class Workload:
     @property
     def config(self) -> ModelConfig:
         """The model."""
-        sizes = ("vocab_size", "d_model", "n_layers", "n_heads", "d_ff", "max_seq_len", "block", "tied_head")
-        return ModelConfig(**{size: getattr(self, size) for size in sizes})
+        return ModelConfig(**{field.name: getattr(self, field.name) for field in fields(ModelConfig)})
 
     def as_block(self, block: str) -> Workload:
         """The same sizes in another block, with that block's own head."""
-        return self if block == self.block else replace(self, block=block, tied_head=block == "gpt2")
+        return (
+            self
+            if block == self.block
+            else replace(self, **replace(self.config, block=block, tied_head=None).to_dict())
+        )
 
     @property
     def tokens(self) -> int:

@@ -19,25 +19,19 @@ from soma_native.model.config import ModelConfig
 from soma_native.model.model import Model
 from soma_native.tokenizer.tokenizer import Tokenizer
 from soma_native.training.config import TrainConfig
+from soma_native.training.recipes import RECIPES
 from soma_native.training.trainer import Trainer
 from soma_native.version import __version__
 
 __all__ = ["PROMPTS", "REFERENCE", "corpus", "run_showcase"]
 
 PROMPTS = ("SOMA is", "SOMA tokenization", "SOMA Cognitive", "What is SOMA?")
-EPOCHS = 20
-VOCAB_SIZES = {"word": ModelConfig.preset("showcase").vocab_size, "bpe": 1024}
-SEQ_LEN = 64
+RECIPE = RECIPES["showcase"]
+SAMPLE_TOKENS = 64  # most tokens of a sample where the tokenizer does not end at words
 # The sentences of the corpus have 13 words (14 of them 3 or 4), and a window is a sentence, so the model never saw what
 # comes after the thirteenth word: a sample ends there, 13 words with those of the prompt.
 SENTENCE_WORDS = 13
 TEMPERATURE = 0.4  # at the generator's 0.7 one sample in four runs from one sentence of the corpus into another
-
-# In the middle of what works: with batches of 32 sentences, learning rates from 4e-3 to 8e-3 end between 0.27 and 0.21,
-# and seeds differ by 0.01. Half the batch needs 3e-3 and ends no lower, in an eighth more time. The rest is as
-# TrainConfig has it.
-LR = 5e-3
-BATCH_SIZE = 32
 
 # What the reference reports of the same corpus size, model and prompts. It names only these two losses.
 REFERENCE: dict[str, Any] = {
@@ -51,7 +45,7 @@ REFERENCE: dict[str, Any] = {
 
 def corpus() -> list[str]:
     """The 400 sentences, each a document."""
-    text = resources.files("soma_native").joinpath("showcase_corpus.txt").read_text(encoding="utf-8")
+    text = resources.files("soma_native.showcase").joinpath("corpus.txt").read_text(encoding="utf-8")
     return [line for line in text.splitlines() if line.strip()]
 
 
@@ -80,20 +74,12 @@ def run_showcase(
         CheckpointError: the folder cannot be written.
     """
     sentences = corpus()
-    tok = Tokenizer.train(sentences, kind=tokenizer, vocab_size=VOCAB_SIZES[tokenizer])
+    tok = Tokenizer.train(sentences, kind=tokenizer, vocab_size=RECIPE.vocab_size(tokenizer))
     model = Model(ModelConfig.preset("showcase", vocab_size=tok.vocab_size), seed=seed, precision=precision)
-    trainer = Trainer(
-        model,
-        tok,
-        TrainConfig(
-            epochs=EPOCHS,
-            batch_size=BATCH_SIZE,
-            seq_len=SEQ_LEN,
-            lr=LR,
-            seed=seed,
-            val_fraction=val_fraction,
-        ),
+    settings = TrainConfig(
+        epochs=RECIPE.epochs, batch_size=RECIPE.batch_size, lr=RECIPE.lr, seed=seed, val_fraction=val_fraction
     )
+    trainer = Trainer(model, tok, settings)
     began = time.perf_counter()
     history = trainer.fit(sentences, callbacks=callbacks)
     train_seconds = time.perf_counter() - began
@@ -112,7 +98,7 @@ def run_showcase(
             {"epoch": r["epoch"], "train_loss": r["train_loss"], "val_loss": r["val_loss"]} for r in history.records
         ],
         "train_seconds": train_seconds,
-        "tokens_per_second": pairs * EPOCHS / train_seconds,
+        "tokens_per_second": pairs * RECIPE.epochs / train_seconds,
         "checkpoint_bytes": (Path(out) / "model.safetensors").stat().st_size,
         "samples": samples,
         "isa": _core.active_isa(),
@@ -139,7 +125,7 @@ def _sample(generator: Generator, tok: Tokenizer, prompt: str, seed: int) -> str
         )
     text = prompt
     for piece in generator.stream(
-        prompt, max_tokens=SEQ_LEN - len(tok.encode(prompt)), temperature=TEMPERATURE, seed=seed
+        prompt, max_tokens=SAMPLE_TOKENS - len(tok.encode(prompt)), temperature=TEMPERATURE, seed=seed
     ):
         text += piece
         if piece.endswith((".", "!", "?")):

@@ -16,7 +16,7 @@ from typing import Any
 from soma_native.core import _core
 from soma_native.model.model import Model
 from soma_native.optim.adamw import AdamW
-from soma_native.workloads import Workload, training_batches
+from soma_native.profiling.workloads import Workload, training_batches
 
 WARM_UP = 3  # steps until every buffer exists and every page has been touched
 LEAST_STEPS = 5

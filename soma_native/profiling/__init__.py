@@ -1,0 +1,1 @@
+"""Training steps that are measured, and a step taken apart."""

@@ -1,0 +1,1 @@
+"""The whole way once, on 400 sentences of our own."""
