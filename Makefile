@@ -73,10 +73,9 @@ stub: $(DEV_STAMP) $(PACKAGE_STAMP) ## write soma_native/_core.pyi anew from the
 # first as well: the address sanitizer must find __cxa_throw when it starts, before Python has loaded any C++. Leaks are
 # not looked for: CPython keeps memory until the process ends. AMX is emulated: its level runs, within the bounds that the
 # sanitizer knows, and any use of tiles that a real processor would refuse ends the process. Whole models in bfloat16
-# (tests/test_bfloat16.py) take minutes more and call no kernel that is not here.
-SANITIZE_TESTS ?= $(wildcard tests/test_kernels*.py tests/test_decode*.py) tests/test_pairs.py tests/test_sampler.py \
-  tests/test_gradients.py tests/test_generator.py tests/test_tokenizer.py tests/test_tokenizer_errors.py \
-  tests/test_bpe_encode.py tests/test_bpe_training.py
+# (tests/model/test_bfloat16.py) take minutes more and call no kernel that is not here.
+SANITIZE_TESTS ?= tests/kernels tests/generation tests/model/test_gradients.py \
+  $(addprefix tests/tokenizer/test_, tokenizer.py tokenizer_errors.py bpe_encode.py bpe_training.py)
 sanitize: $(DEV_STAMP) $(PACKAGE_STAMP) $(TEST_STAMP) ## run the kernel and tokenizer tests under ASan and UBSan
 	@$(MAKE) in-tree BUILD=build/sanitize \
 	  CONFIGURE="-DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O1 -DSOMA_SANITIZE=address,undefined -DSOMA_EMULATE_AMX=ON"

@@ -28,7 +28,7 @@ from typing import Any
 from common import machine_record, pairwise, print_machine, print_table, thread_environment, write_record
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-from bpe_patterns import PATTERNS
+from oracles.bpe_patterns import PATTERNS
 
 Work = Callable[[], Any]
 

@@ -109,7 +109,7 @@ def tiny_model(block: str, make_tiny_model: Callable[..., soma_native.Model]) ->
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
     """Runs a command line of soma-native in this process: a command.Result."""
-    from command import run_command
+    from helpers.command import run_command
 
     return lambda *arguments: run_command(capsys, *arguments)
 

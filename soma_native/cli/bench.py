@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from soma_native.cli.common import add_command, integer, print_json, print_table
+from soma_native.cli.arguments import add_command, integer
+from soma_native.cli.output import print_json, print_table
 from soma_native.model.config import PRECISIONS
 from soma_native.profiling.workloads import WORKLOADS
 from soma_native.system import active_isa, get_num_threads, set_num_threads

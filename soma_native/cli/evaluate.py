@@ -7,17 +7,10 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from soma_native.cli.common import (
-    UsageError,
-    add_command,
-    add_corpus,
-    check_not_empty,
-    corpus_files,
-    integer,
-    named,
-    print_json,
-    print_table,
-)
+from soma_native.cli.arguments import add_command, integer
+from soma_native.cli.corpus import add_corpus, check_not_empty, corpus_files, named
+from soma_native.cli.errors import UsageError
+from soma_native.cli.output import print_json, print_table
 from soma_native.model.config import PRECISIONS
 
 _NOTES = """\

@@ -7,7 +7,10 @@ import secrets
 import time
 from typing import Any
 
-from soma_native.cli.common import UsageError, add_command, integer, number, print_json, read_stdin, seed_type
+from soma_native.cli.arguments import add_command, integer, number, seed_type
+from soma_native.cli.corpus import read_stdin
+from soma_native.cli.errors import UsageError
+from soma_native.cli.output import print_json
 from soma_native.generation.sampling import WEIGHTS, is_penalty
 
 

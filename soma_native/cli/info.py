@@ -6,7 +6,8 @@ import argparse
 import platform
 from typing import Any
 
-from soma_native.cli.common import add_command, print_json, print_table
+from soma_native.cli.arguments import add_command
+from soma_native.cli.output import print_json, print_table
 
 
 def add_parser(commands: Any) -> None:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from soma_native.cli.common import check_not_empty, corpus_files, load_tokenizer, print_json, print_table, read_stdin
+from soma_native.cli.corpus import check_not_empty, corpus_files, read_stdin
+from soma_native.cli.output import print_json, print_table
+from soma_native.cli.tokenizer_file import load_tokenizer
 
 if TYPE_CHECKING:
     from soma_native.tokenizer.tokenizer import Tokenizer

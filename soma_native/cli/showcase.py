@@ -6,15 +6,9 @@ import argparse
 import sys
 from typing import Any
 
-from soma_native.cli.common import (
-    add_command,
-    check_writable,
-    fraction_type,
-    print_json,
-    print_table,
-    seed_type,
-    sigterm_as_ctrl_c,
-)
+from soma_native.cli.arguments import add_command, fraction_type, seed_type
+from soma_native.cli.output import check_writable, print_json, print_table
+from soma_native.cli.signals import sigterm_as_ctrl_c
 from soma_native.model.config import PRECISIONS
 
 OUT = "runs/showcase"
@@ -53,7 +47,7 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Train, and print the table and the samples."""
-    from soma_native.progress import ProgressDisplay
+    from soma_native.cli.progress import ProgressDisplay
     from soma_native.showcase.showcase import SENTENCE_WORDS, comparison, run_showcase
 
     check_writable(arguments.out)

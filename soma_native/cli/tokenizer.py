@@ -8,20 +8,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from soma_native.cli.common import (
-    PROGRAM,
-    UsageError,
-    add_command,
-    add_corpus,
-    check_not_empty,
-    corpus_files,
-    in_flags,
-    integer,
-    load_tokenizer,
-    print_json,
-    read_stdin,
-)
+from soma_native.cli.arguments import add_command, in_flags, integer
+from soma_native.cli.corpus import add_corpus, check_not_empty, corpus_files, read_stdin
+from soma_native.cli.errors import PROGRAM, UsageError
 from soma_native.cli.inspect_tokenizer import inspect_tokenizer
+from soma_native.cli.output import print_json
+from soma_native.cli.tokenizer_file import load_tokenizer
 
 if TYPE_CHECKING:
     from soma_native.tokenizer.tokenizer import Tokenizer
@@ -161,8 +153,8 @@ def train_tokenizer(arguments: argparse.Namespace) -> None:
 
 def train_bpe(files: Sequence[Path], split: Any, vocab_size: int | None, **options: Any) -> Tokenizer:
     """Train byte-level BPE with a progress bar; whole files are read piece by piece, whatever their size."""
+    from soma_native.cli.progress import TokenizerProgress
     from soma_native.data.documents import read_documents
-    from soma_native.progress import TokenizerProgress
     from soma_native.tokenizer.tokenizer import Tokenizer
 
     texts = files if split == "file" else read_documents(files, split)

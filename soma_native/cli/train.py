@@ -8,23 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from soma_native.cli.common import (
-    CommandError,
-    UsageError,
-    add_command,
-    add_corpus,
-    check_not_empty,
-    check_writable,
-    corpus_files,
-    fraction_type,
-    in_flags,
-    integer,
-    named,
-    positive_type,
-    print_json,
-    seed_type,
-    sigterm_as_ctrl_c,
-)
+from soma_native.cli.arguments import add_command, fraction_type, in_flags, integer, positive_type, seed_type
+from soma_native.cli.corpus import add_corpus, check_not_empty, corpus_files, named
+from soma_native.cli.errors import CommandError, UsageError
+from soma_native.cli.output import check_writable, print_json
+from soma_native.cli.signals import sigterm_as_ctrl_c
 from soma_native.cli.tokenizer import KINDS, train_bpe, usage_errors
 from soma_native.model.config import PRECISIONS
 from soma_native.training.recipes import RECIPES
@@ -135,7 +123,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _fit(trainer: Trainer, store: TokenStore) -> History:
-    from soma_native.progress import ProgressDisplay
+    from soma_native.cli.progress import ProgressDisplay
 
     try:
         with ProgressDisplay(sys.stderr) as progress:

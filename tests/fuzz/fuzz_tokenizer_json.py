@@ -2,7 +2,7 @@
 
     python tests/fuzz/fuzz_tokenizer_json.py [options of libFuzzer, such as -max_total_time=30]
 
-What it finds belongs into tests/test_bpe_fuzz.py, which checks the same by `check`.
+What it finds belongs into tests/tokenizer/test_bpe_fuzz.py, which checks the same by `check`.
 """
 
 from __future__ import annotations

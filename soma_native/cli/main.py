@@ -1,0 +1,126 @@
+"""The command `soma-native`: reads its arguments, calls the library, prints. One file per subcommand.
+
+Exit status: 0 success; 1 something went wrong that is told in one line; 2 bad usage; 130 Ctrl-C; 141 the reader of our
+output went away; 143 SIGTERM while training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from soma_native.cli import bench, evaluate, generate, info, showcase, tokenizer, train
+from soma_native.cli.arguments import Parser
+from soma_native.cli.errors import PROGRAM, CommandError, UsageError, one_line
+from soma_native.cli.signals import terminated
+
+__all__ = ["main"]
+
+_COMMANDS = (showcase, train, generate, evaluate, tokenizer, bench, info)
+INTERRUPTED = 130
+PIPE_CLOSED = 141
+TERMINATED = 143
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog=PROGRAM,
+        description="Train small language models from your own text on an ordinary CPU, and generate with them.",
+        epilog=f"Example:\n  {PROGRAM} showcase --out runs/showcase\nEvery command has its own --help with an example.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for command in _COMMANDS:
+        command.add_parser(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (without the program's name; None means the process's own) and return the status.
+
+    Raises:
+        SystemExit: from argparse, for --help (0) and bad usage (2).
+    """
+    parser = _parser()
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        getattr(arguments, "parser", parser).error(f"unrecognized arguments: {' '.join(unknown)}")
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError):
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    if arguments.version:
+        from soma_native.version import __version__
+
+        print(f"{PROGRAM} {__version__}")
+        return 0
+    if not hasattr(arguments, "run"):
+        parser.error("name a command")
+    try:
+        _check_environment()
+    except ValueError as error:
+        return _fail(str(error), 2)
+    handler = _log_to_stderr()
+    terminated.clear()
+    try:
+        status = int(arguments.run(arguments) or 0)
+        sys.stdout.flush()
+        return status
+    except UsageError as error:
+        arguments.parser.error(str(error))
+        return 2
+    except KeyboardInterrupt as error:
+        print(f"{PROGRAM}: {str(error) or 'interrupted'}", file=sys.stderr)
+        return TERMINATED if terminated.is_set() else INTERRUPTED
+    except BrokenPipeError:
+        # Python would complain once more when it flushes on exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except MemoryError as error:
+        return _fail(f"out of memory {error}".strip(), 1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return _fail(f"{where}{error.strerror}" if error.strerror else str(error), 1)
+    except (CommandError, ValueError, FloatingPointError) as error:
+        return _fail(str(error), 1)
+    finally:
+        logging.getLogger("soma_native").removeHandler(handler)
+
+
+def _check_environment() -> None:
+    """Raise a ValueError that names SOMA_NUM_THREADS or SOMA_ISA, where its value is none."""
+    from soma_native.system import active_isa, get_num_threads
+
+    get_num_threads()
+    active_isa()
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"{PROGRAM}: error: {one_line(message)}", file=sys.stderr)
+    return status
+
+
+class _StderrHandler(logging.Handler):
+    """Prints to what sys.stderr is at that moment, so that a live display can put the line above itself."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not getattr(record, "interrupted", False):  # the command says this itself
+            print(self.format(record), file=sys.stderr)
+
+
+def _log_to_stderr() -> logging.Handler:
+    """Show the library's warnings as lines of ours."""
+    handler = _StderrHandler(logging.WARNING)
+    handler.setFormatter(logging.Formatter(f"{PROGRAM}: %(message)s"))
+    logging.getLogger("soma_native").addHandler(handler)
+    return handler
+
+
+def run() -> NoReturn:
+    """What the installed command and `python -m soma_native` call."""
+    sys.exit(main())

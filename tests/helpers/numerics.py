@@ -1,0 +1,82 @@
+"""How close is close: error bounds every comparison of the suite takes from here, and the complex-step derivative."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from oracles.reference import Array, Config
+
+COMPLEX_STEP = 1e-30
+BFLOAT16_EPS = 2.0**-8  # distance from 1 to the next bfloat16; rounding is off by at most half of it
+
+
+def bfloat16_tolerance(products: int, dtype: Any = np.float32) -> float:
+    """Norm-wise relative error after so many bfloat16 matrix products in a row, against one with the same roundings.
+
+    Where two ways of computing an operand differ by a relative e, a share e / eps16 of its elements falls on the other
+    side of a tie and is off by a whole eps16: the root of the mean square is sqrt(e eps16), which is the e of the next
+    product. It starts with the last digit of float32 and tends to eps16. Twice the expectation.
+    """
+    error = float(np.finfo(dtype).eps)
+    for _ in range(products):
+        error = float(np.sqrt(error * BFLOAT16_EPS))
+    return 2 * error
+
+
+def rounding_tolerance(products: int) -> float:
+    """Norm-wise relative error after so many products in a row of which each rounds one operand to bfloat16.
+
+    A rounding is off by at most half of eps16; independent ones add up like the root of their number. Twice that.
+    """
+    return BFLOAT16_EPS * float(np.sqrt(products))
+
+
+def normal(rng: np.random.Generator, *shape: int) -> Array:
+    """Standard normal float32 numbers."""
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+def dot_tolerance(k: int, a: Array, b: Array, dtype: Any = np.float32) -> float:
+    """Largest error of a k-term dot product of entries of a and b in any summation order: eps (k + 1) max|a| max|b|."""
+    return float(np.finfo(dtype).eps) * (k + 1) * float(np.max(np.abs(a))) * float(np.max(np.abs(b)))
+
+
+def model_tolerance(config: Config, tokens: int, dtype: Any = np.float32) -> float:
+    """Norm-wise relative error to expect of a gradient of the whole model, never above the promised 1e-5.
+
+    Rounding errors behave like independent ones (Higham & Mary 2019): a k-term sum is off by about eps sqrt(k), and the
+    2 (6 L + 1) sums on the longest way through forward and backward (two norms and four products a layer, one head)
+    add up.
+    """
+    longest = max(config.d_ff, config.vocab_size, config.d_model, tokens)
+    bound = float(np.finfo(dtype).eps) * float(np.sqrt(longest + 1)) * 2 * (6 * config.n_layers + 1)
+    return min(1e-5, bound)
+
+
+def chain_tolerance(*lengths: int, dtype: Any = np.float32) -> float:
+    """Norm-wise relative error of one sum of each of these lengths after another: 2 eps sqrt(k + 1) for each.
+
+    The bound of model_tolerance for a single operation; what has no sum (an exponential, a division) is a sum of one.
+    """
+    return float(np.finfo(dtype).eps) * 2 * sum(float(np.sqrt(k + 1)) for k in lengths)
+
+
+def relative_error(got: Array, want: Array) -> float:
+    """||got - want|| / ||want||, both in float64; the plain norm of got where want is zero."""
+    difference = float(np.linalg.norm(np.asarray(got, np.float64) - np.asarray(want, np.float64)))
+    size = float(np.linalg.norm(np.asarray(want, np.float64)))
+    return difference / size if size > 0 else difference
+
+
+def complex_step(f: Callable[[Array], Any], x: Array) -> Array:
+    """Gradient of the scalar function f at x, one entry at a time: Im f(x + ih) / h (Squire & Trapp 1998)."""
+    gradient = np.zeros(x.shape)
+    point = x.astype(np.complex128)
+    for index in np.ndindex(*x.shape):
+        point[index] += 1j * COMPLEX_STEP
+        gradient[index] = np.imag(f(point)) / COMPLEX_STEP
+        point[index] = x[index]
+    return gradient

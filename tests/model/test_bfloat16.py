@@ -1,0 +1,136 @@
+"""The bfloat16 precision as a whole: every gradient, on every ISA; what training makes of it."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from test_gradients import CASES, LARGE, VARIANTS, draw, expected
+
+import soma_native as soma
+from helpers.numerics import bfloat16_tolerance, relative_error
+from oracles import reference as ref
+
+
+def rounded_model(config: ref.Config, params: ref.Params, precision: str = "bfloat16") -> soma.Model:
+    names = ("vocab_size", "d_model", "n_layers", "n_heads", "d_ff", "max_seq_len", "block", "tied_head")
+    model = soma.Model(soma.ModelConfig(**{name: getattr(config, name) for name in names}), precision=precision)
+    for name, view in model.parameters().items():
+        view[...] = params[name]
+    return model
+
+
+@functools.cache
+def rounded(config: ref.Config, rows: int, length: int) -> tuple[ref.Params, ref.Array, float, ref.Params]:
+    """(parameters, logits, loss, gradients) of the reference with rounded operands; once for all ISA levels."""
+    params = expected(config, rows, length)[0]
+    ids, targets = draw(config, rows, length)
+    with ref.bfloat16_products():
+        loss, grads = ref.loss_and_grad(params, config, ids, targets)
+        return params, ref.forward(params, config, ids), loss, grads
+
+
+def products(config: ref.Config) -> int:
+    """Matrix products one after the other on the longest way through forward and backward."""
+    return 2 * (6 * config.n_layers + 1)
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize(("block", "tied"), VARIANTS)
+@pytest.mark.parametrize("case", CASES | LARGE)
+def test_every_gradient(case: str, block: str, tied: bool) -> None:
+    shape, rows, length = (CASES | LARGE)[case]
+    config = replace(shape, block=block, tied_head=tied)
+    params, logits, loss, grads = rounded(config, rows, length)
+    ids, targets = draw(config, rows, length)
+    model = rounded_model(config, params)
+    assert model.precision == "bfloat16"
+    tolerance = bfloat16_tolerance(products(config))
+    assert relative_error(model.forward(ids), logits) < tolerance
+    assert model.loss_and_grad(ids, targets) == pytest.approx(loss, rel=tolerance)
+    largest = max(float(np.linalg.norm(want)) / np.sqrt(want.size) for want in grads.values())
+    for name, value in model.gradients().items():
+        size = max(
+            float(np.linalg.norm(grads[name])), 0.25 * largest * float(np.sqrt(value.size))
+        )  # some nearly cancel
+        assert np.linalg.norm(value - grads[name]) < tolerance * size, name
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("block", ["soma", "gpt2"])
+def test_it_is_not_float32(block: str) -> None:
+    """The rounding is there: the error is larger than single precision's by far, on every level."""
+    config = replace(CASES["odd everything"][0], block=block, tied_head=False)
+    params, logits, _, _ = expected(config, 3, 13)
+    ids, _ = draw(config, 3, 13)
+    assert relative_error(rounded_model(config, params).forward(ids), logits) > 1e-4
+    assert relative_error(rounded_model(config, params, "float32").forward(ids), logits) < 1e-5
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("block", ["soma", "gpt2"])
+def test_the_same_bits_twice_and_on_any_number_of_threads(block: str) -> None:
+    config = replace(CASES["odd everything"][0], block=block, tied_head=block == "gpt2")
+    params = expected(config, 3, 13)[0]
+    ids, targets = draw(config, 3, 13)
+    seen = set()
+    for threads in (1, 2, 3, 1):
+        soma.set_num_threads(threads)
+        model = rounded_model(config, params)
+        optimizer = soma.AdamW(model, lr=1e-2)
+        losses = []
+        for _ in range(3):
+            losses.append(model.loss_and_grad(ids, targets))
+            optimizer.step()
+        seen.add((*losses, b"".join(value.tobytes() for value in model.parameters().values())))
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("block", ["soma", "gpt2"])
+def test_training_follows_single_precision(block: str) -> None:
+    """Half a per cent of the loss, over the fifty steps in which a repeating text is half learned."""
+    config = soma.ModelConfig(vocab_size=17, d_model=48, n_layers=2, n_heads=3, d_ff=96, max_seq_len=32, block=block)
+    rng = np.random.default_rng(4)
+    batches = [(rng.integers(0, 17, (8, 1)) + np.arange(33) * (1 + i % 2)) % 17 for i in range(50)]
+    curves = {}
+    for precision in ("float32", "bfloat16"):
+        model = soma.Model(config, seed=3, precision=precision)
+        optimizer = soma.AdamW(model, lr=1e-3)
+        curves[precision] = []
+        for batch in batches:
+            curves[precision].append(model.loss_and_grad(batch[:, :-1], batch[:, 1:]))
+            optimizer.step()
+    exact, rounded = np.array(curves["float32"]), np.array(curves["bfloat16"])
+    assert exact[-1] < 0.7 * exact[0]
+    assert np.all(np.abs(rounded - exact) < 0.005 * exact)
+
+
+def test_auto_trains_in_bfloat16_where_it_is_faster(isa: str) -> None:
+    config = soma.ModelConfig(vocab_size=7, d_model=8, n_layers=1, n_heads=1, d_ff=8, max_seq_len=4)
+    model = soma.Model(config)
+    assert model.precision == ("bfloat16" if isa in ("avx512_bf16", "amx") else "float32")
+    assert model.evaluation_precision == "float32"
+    for precision in ("float32", "bfloat16"):
+        model = soma.Model(config, precision=precision)
+        assert (model.precision, model.evaluation_precision) == (precision, precision)
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("block", ["soma", "gpt2"])
+def test_evaluation_in_single_precision_beside_training_in_bfloat16(block: str) -> None:
+    """The same bits as a model of that precision alone, in whatever order the two come."""
+    config = replace(CASES["odd everything"][0], block=block, tied_head=False)
+    params = expected(config, 3, 13)[0]
+    ids, targets = draw(config, 3, 13)
+    exact, coarse, both = (rounded_model(config, params, p) for p in ("float32", "bfloat16", "bfloat16"))
+    both._evaluate_in("float32")
+    for _ in range(2):
+        assert both.loss(ids, targets) == exact.loss(ids, targets) != coarse.loss(ids, targets)
+        assert both.loss_and_grad(ids, targets) == coarse.loss_and_grad(ids, targets)
+        assert np.array_equal(both.forward(ids), exact.forward(ids))
+    for name, gradient in coarse.gradients().items():
+        assert np.array_equal(both.gradients()[name], gradient)
+    both._evaluate_in("bfloat16")
+    assert np.array_equal(both.forward(ids), coarse.forward(ids))

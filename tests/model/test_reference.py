@@ -1,0 +1,155 @@
+"""The oracle itself: every backward function of reference.py against the complex step of its forward function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from helpers.numerics import complex_step, relative_error
+from oracles import reference as ref
+
+EXACT = 1e-10
+
+
+def random(*shape: int, seed: int = 0) -> ref.Array:
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def check(forward: Callable[[ref.Array], Any], x: ref.Array, gradient: ref.Array, weights: ref.Array) -> None:
+    """The gradient of sum(weights * forward(x)) is `gradient`."""
+    assert relative_error(gradient, complex_step(lambda z: (weights * forward(z)).sum(), x)) < EXACT
+
+
+@pytest.mark.parametrize("activation", ["none", "relu", "gelu"])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_linear(activation: str, with_bias: bool) -> None:
+    x, w, b, r, dy = random(2, 3, 5), random(5, 4, seed=1), random(4, seed=2), random(2, 3, 4), random(2, 3, 4, seed=3)
+    bias = b if with_bias else None
+    dx, dw, db = ref.linear_backward(dy, x, w, bias, activation)
+    check(lambda z: ref.linear(z, w, bias, activation, r), x, dx, dy)
+    check(lambda z: ref.linear(x, z, bias, activation, r), w, dw, dy)
+    check(lambda z: ref.linear(x, w, bias, activation, z), r, dy, dy)
+    if with_bias:
+        check(lambda z: ref.linear(x, w, z, activation, r), b, db, dy)
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_activation(activation: str) -> None:
+    forward, backward = ref.ACTIVATIONS[activation]
+    x = np.concatenate([np.linspace(-30, 30, 41) + 0.01, [-1e-6, 1e-6]])
+    dy = random(x.size)
+    check(forward, x, backward(dy, x), dy)
+    assert forward(np.array([50.0]))[0] == pytest.approx(50.0)
+    assert forward(np.array([-50.0]))[0] == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("eps", [1e-5, 1e-6])
+@pytest.mark.parametrize("affine", [False, True])
+def test_norm(eps: float, affine: bool) -> None:
+    x, w, b, dy = random(2, 3, 7), random(7, seed=1), random(7, seed=2), random(2, 3, 7, seed=3)
+    weight, bias = (w, b) if affine else (None, None)
+    dx, dw, db = ref.norm_backward(dy, x, eps, weight)
+    check(lambda z: ref.norm(z, eps, weight, bias), x, dx, dy)
+    if affine:
+        check(lambda z: ref.norm(x, eps, z, bias), w, dw, dy)
+        check(lambda z: ref.norm(x, eps, weight, z), b, db, dy)
+    plain = ref.norm(x, eps)
+    assert np.allclose(plain.mean(axis=-1), 0, atol=1e-15)
+    assert np.allclose(plain.var(axis=-1), x.var(axis=-1) / (x.var(axis=-1) + eps))
+
+
+@pytest.mark.parametrize(("batch", "length", "heads", "size"), [(1, 1, 1, 3), (2, 5, 3, 2), (1, 6, 2, 1)])
+def test_attention(batch: int, length: int, heads: int, size: int) -> None:
+    width = heads * size
+    qkv, dy = random(batch, length, 3 * width), random(batch, length, width, seed=1)
+    check(lambda z: ref.attention(z, heads), qkv, ref.attention_backward(dy, qkv, heads), dy)
+
+
+def test_attention_is_the_textbook_sum() -> None:
+    """One query at a time, in plain loops: no position sees a later one, scores are divided by sqrt(head size)."""
+    batch, length, heads, size = 2, 4, 2, 3
+    width = heads * size
+    qkv = random(batch, length, 3 * width)
+    got = ref.attention(qkv, heads)
+    for b, t, h in np.ndindex(batch, length, heads):
+        cut = slice(h * size, (h + 1) * size)
+        q = qkv[b, t, :width][cut]
+        scores = np.array([q @ qkv[b, s, width : 2 * width][cut] for s in range(t + 1)]) / np.sqrt(size)
+        p = np.exp(scores) / np.exp(scores).sum()
+        want = sum(p[s] * qkv[b, s, 2 * width :][cut] for s in range(t + 1))
+        assert np.allclose(got[b, t, cut], want, atol=1e-14)
+
+
+@pytest.mark.parametrize("normalizer", [0, 11])
+def test_cross_entropy(normalizer: int) -> None:
+    logits = 3 * random(2, 4, 7)
+    targets = np.array([[0, 6, -100, 3], [-100, 2, 2, 5]])
+    gradient = ref.cross_entropy_backward(logits, targets, normalizer)
+    check(lambda z: ref.cross_entropy(z, targets, normalizer), logits, gradient, np.array(1.0))
+    assert not gradient[0, 2].any()
+    uniform = ref.cross_entropy(np.zeros((2, 4, 7)), targets, normalizer)
+    assert uniform == pytest.approx(np.log(7) * 6 / (normalizer or 6))
+
+
+def test_cross_entropy_survives_large_logits() -> None:
+    logits = np.array([[1000.0, 0.0, -1000.0]])
+    assert ref.cross_entropy(logits, np.array([0])) == pytest.approx(0.0)
+    assert ref.cross_entropy(logits, np.array([2])) == pytest.approx(2000.0)
+
+
+def test_embedding() -> None:
+    ids, wte, wpe = np.array([[1, 1, 4], [0, 1, 2]]), random(5, 3), random(6, 3, seed=1)
+    dh = random(2, 3, 3, seed=2)
+    dwte, dwpe = ref.embedding_backward(dh, ids, 5, 6)
+    check(lambda z: ref.embedding(ids, z, wpe), wte, dwte, dh)
+    check(lambda z: ref.embedding(ids, wte, z), wpe, dwpe, dh)
+
+
+@pytest.mark.parametrize("block", ["soma", "gpt2"])
+@pytest.mark.parametrize("tied_head", [False, True])
+def test_every_parameter_of_the_model(block: str, tied_head: bool) -> None:
+    config = ref.Config(
+        vocab_size=7, d_model=6, n_layers=2, n_heads=3, d_ff=5, max_seq_len=6, block=block, tied_head=tied_head
+    )
+    params = ref.random_parameters(config, seed=3)
+    rng = np.random.default_rng(4)
+    ids, targets = rng.integers(0, 7, (2, 5)), rng.integers(0, 7, (2, 5))
+    targets[0, 1] = ref.IGNORE
+    _, grads = ref.loss_and_grad(params, config, ids, targets, normalizer=8)
+    assert grads.keys() == params.keys()
+    for name, value in params.items():
+        wanted = complex_step(
+            lambda z, name=name: ref.loss({**params, name: z}, config, ids, targets, normalizer=8),  # type: ignore[misc]
+            value,
+        )
+        assert np.linalg.norm(wanted) > 1e-6, f"{name}: the test does not exercise it"
+        assert relative_error(grads[name], wanted) < EXACT, name
+
+
+def test_parameter_counts() -> None:
+    def count(config: ref.Config) -> int:
+        return sum(int(np.prod(shape)) for shape in ref.parameter_shapes(config).values())
+
+    assert count(ref.Config(576, 128, 3, 4, 512, 256)) == 771_968
+    assert count(ref.Config(60_000, 768, 12, 12, 3072, 1024)) == 177_927_168
+    assert count(ref.Config(50_257, 768, 12, 12, 3072, 1024, "gpt2", True)) == 124_439_808
+
+
+def test_clipping_scales_the_global_norm() -> None:
+    grads = {"a": np.array([3.0]), "b": np.array([[4.0]])}
+    assert ref.clip_scale(grads, 1.0) == (5.0, pytest.approx(0.2, rel=1e-6))
+    assert ref.clip_scale(grads, 6.0) == (5.0, 1.0)
+    assert ref.clip_scale(grads, 0.0) == (5.0, 1.0)
+
+
+def test_adamw_first_step_is_the_sign_of_the_gradient() -> None:
+    """After one step m_hat = g and v_hat = g^2, whatever the betas; only the matrix decays."""
+    params = {"w": np.array([[2.0, -2.0]]), "b": np.array([2.0])}
+    ref.AdamW(lr=0.1, weight_decay=0.5, eps=0.0, max_grad_norm=0.0).step(
+        params, {"w": np.array([[0.3, -5.0]]), "b": np.array([1e-4])}
+    )
+    assert np.allclose(params["w"], [[2.0 * 0.95 - 0.1, -2.0 * 0.95 + 0.1]])
+    assert np.allclose(params["b"], [1.9])

@@ -1,0 +1,179 @@
+"""PyTorch as the second oracle: the same models written in torch, its autograd, its AdamW and its clipping."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import soma_native as soma
+from helpers.numerics import relative_error
+from oracles import reference as ref
+
+torch = pytest.importorskip("torch")
+F = torch.nn.functional
+
+PROMISED = 1e-5  # norm-wise relative error of a gradient in float32
+MODELS = [
+    ref.Config(61, 48, 3, 4, 96, 40, "soma", False),
+    ref.Config(61, 48, 3, 4, 96, 40, "soma", True),
+    ref.Config(61, 48, 3, 4, 96, 40, "gpt2", True),
+    ref.Config(61, 48, 3, 4, 96, 40, "gpt2", False),
+    ref.Config(301, 72, 2, 3, 37, 130, "gpt2", True),
+    ref.Config(301, 72, 2, 3, 37, 130, "soma", False),
+]
+NAMES = [f"{c.block}-{'tied' if c.tied_head else 'untied'}-V{c.vocab_size}" for c in MODELS]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_torch_thread() -> Iterator[None]:
+    """Tiny tensors on two runtimes' threads would mostly wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def torch_logits(params: dict[str, Any], config: ref.Config, ids: Any) -> Any:
+    """Logits (B, T, V), written with torch's own layer_norm, gelu and scaled_dot_product_attention."""
+    post, eps = config.block == "soma", ref.NORM_EPS[config.block]
+    names = ref.MODEL_NAMES[config.block]
+    d, heads = config.d_model, config.n_heads
+
+    def norm(x: Any, weight: Any = None, bias: Any = None) -> Any:
+        return F.layer_norm(x, (d,), weight, bias, eps)
+
+    def product(x: Any, w: Any, b: Any) -> Any:
+        return x @ w if b is None else x @ w + b
+
+    def attend(x: Any, p: dict[str, Any]) -> Any:
+        qkv = product(x, p["w_qkv"], p.get("b_qkv"))
+        q, k, v = (part.unflatten(-1, (heads, d // heads)).transpose(1, 2) for part in qkv.split(d, dim=-1))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+        return product(y, p["w_proj"], p.get("b_proj"))
+
+    def mlp(x: Any, p: dict[str, Any]) -> Any:
+        hidden = product(x, p["w_fc"], p["b_fc"])
+        return product(F.relu(hidden) if post else F.gelu(hidden, approximate="tanh"), p["w_out"], p["b_out"])
+
+    h = F.embedding(ids, params[names["wte"]]) + params[names["wpe"]][: ids.shape[1]]
+    for layer in range(config.n_layers):
+        p = {role: params[name.format(layer)] for role, name in ref.LAYER_NAMES[config.block].items()}
+        if post:
+            h = norm(h + attend(h, p))
+            h = norm(h + mlp(h, p))
+        else:
+            h = h + attend(norm(h, p["norm1_w"], p["norm1_b"]), p)
+            h = h + mlp(norm(h, p["norm2_w"], p["norm2_b"]), p)
+    if not post:
+        h = norm(h, params[names["norm_w"]], params[names["norm_b"]])
+    return h @ params[names["wte" if config.tied_head else "head"]].T
+
+
+def torch_loss(params: dict[str, Any], config: ref.Config, ids: ref.Array, targets: ref.Array) -> Any:
+    logits = torch_logits(params, config, torch.from_numpy(ids).long())
+    return F.cross_entropy(logits.flatten(0, 1), torch.from_numpy(targets).long().flatten(), ignore_index=ref.IGNORE)
+
+
+def to_torch(params: ref.Params, dtype: Any) -> dict[str, Any]:
+    return {name: torch.tensor(value, dtype=dtype).requires_grad_() for name, value in params.items()}
+
+
+def batch(config: ref.Config, rows: int, length: int, seed: int) -> tuple[ref.Array, ref.Array]:
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(0, config.vocab_size, (rows, length + 1)).astype(np.int32)
+    targets = ids[:, 1:].copy()
+    targets[0, length // 3] = ref.IGNORE
+    return np.ascontiguousarray(ids[:, :-1]), targets
+
+
+def native(config: ref.Config, params: ref.Params) -> soma.Model:
+    model = soma.Model(
+        soma.ModelConfig(
+            vocab_size=config.vocab_size,
+            d_model=config.d_model,
+            n_layers=config.n_layers,
+            n_heads=config.n_heads,
+            d_ff=config.d_ff,
+            max_seq_len=config.max_seq_len,
+            block=config.block,
+            tied_head=config.tied_head,
+        ),
+        precision="float32",
+    )
+    for name, view in model.parameters().items():
+        view[...] = params[name]
+    return model
+
+
+@pytest.mark.parametrize("config", MODELS, ids=NAMES)
+def test_the_two_oracles_agree(config: ref.Config) -> None:
+    """In float64 the NumPy reference and torch's autograd differ by rounding alone."""
+    params = ref.random_parameters(config, seed=1)
+    ids, targets = batch(config, 3, config.max_seq_len, seed=2)
+    tensors = to_torch(params, torch.float64)
+    loss = torch_loss(tensors, config, ids, targets)
+    loss.backward()
+    want, grads = ref.loss_and_grad(params, config, ids, targets)
+    assert loss.item() == pytest.approx(want, rel=1e-12)
+    for name, tensor in tensors.items():
+        assert relative_error(grads[name], tensor.grad.numpy()) < 1e-10, name
+
+
+@pytest.mark.parametrize("config", MODELS, ids=NAMES)
+@pytest.mark.parametrize("std", [0.02, 0.2])
+def test_logits_and_every_gradient(config: ref.Config, std: float) -> None:
+    params = ref.random_parameters(config, seed=5, std=std)
+    ids, targets = batch(config, 3, config.max_seq_len, seed=6)
+    tensors = to_torch(params, torch.float32)
+    loss = torch_loss(tensors, config, ids, targets)
+    loss.backward()
+    model = native(config, params)
+    assert model.loss_and_grad(ids, targets) == pytest.approx(loss.item(), rel=PROMISED)
+    with torch.no_grad():
+        logits = torch_logits(tensors, config, torch.from_numpy(ids).long())
+    assert relative_error(model.forward(ids), logits.numpy()) < PROMISED
+    errors = {name: relative_error(grad, tensors[name].grad.numpy()) for name, grad in model.gradients().items()}
+    assert max(errors.values()) < PROMISED, errors
+
+
+@pytest.mark.parametrize("config", MODELS[:4], ids=NAMES[:4])
+def test_ten_optimizer_steps(config: ref.Config) -> None:
+    """torch.optim.AdamW with two groups and clip_grad_norm_, at a rate where the loss falls and clipping bites."""
+    lr, betas, eps, decay, max_norm = 3e-3, (0.9, 0.95), 1e-8, 0.1, 0.5
+    params = ref.random_parameters(config, seed=7, std=0.1)
+    tensors = to_torch(params, torch.float32)
+    groups = [
+        {"params": [t for t in tensors.values() if t.ndim >= 2], "weight_decay": decay},
+        {"params": [t for t in tensors.values() if t.ndim < 2], "weight_decay": 0.0},
+    ]
+    theirs = torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps)
+    model = native(config, params)
+    ours = soma.AdamW(model, lr=lr, betas=betas, eps=eps, weight_decay=decay, max_grad_norm=max_norm)
+    oracle = ref.AdamW(lr=lr, betas=betas, eps=eps, weight_decay=decay, max_grad_norm=max_norm)
+    ids, targets = batch(config, 4, config.max_seq_len, seed=8)
+    losses, clipped = [], 0
+    for step in range(10):
+        rate = lr * (1 + step) / 10
+        for group in theirs.param_groups:
+            group["lr"] = rate
+        theirs.zero_grad()
+        loss = torch_loss(tensors, config, ids, targets)
+        loss.backward()
+        norm = float(torch.nn.utils.clip_grad_norm_(list(tensors.values()), max_norm))
+        theirs.step()
+        clipped += norm > max_norm
+        losses.append(loss.item())
+
+        assert model.loss_and_grad(ids, targets) == pytest.approx(loss.item(), rel=1e-4), step
+        assert ours.step(lr=rate) == pytest.approx(norm, rel=1e-3), step
+        exact, grads = ref.loss_and_grad(params, config, ids, targets)
+        assert exact == pytest.approx(loss.item(), rel=1e-4), step
+        oracle.step(params, grads, lr=rate)
+    assert losses[-1] < losses[0] - 0.1
+    assert clipped > 0
+    assert ours.step_count == 10
+    for name, value in model.parameters().items():
+        assert relative_error(value, params[name]) < 1e-3, name

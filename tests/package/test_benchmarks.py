@@ -1,0 +1,155 @@
+"""The benchmark scripts run, check what they time and write records; nothing here looks at a speed."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oracles import reference as ref
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+sys.path.append(str(BENCHMARKS))
+
+import bench_bpe  # noqa: E402
+import bench_train  # noqa: E402
+import common  # noqa: E402
+
+from soma_native import Tokenizer  # noqa: E402
+
+
+def run(script: str, *arguments: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(BENCHMARKS / script), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+
+
+def record(script: str, path: Path, *arguments: Any) -> dict[str, Any]:
+    done = run(script, *arguments, "--threads", 1, "--json", path)
+    assert done.returncode == 0, done.stderr
+    written: dict[str, Any] = json.loads(path.read_text())
+    assert {"cpu", "isa", "threads", "commit", "versions"} <= written["machine"].keys()
+    return written
+
+
+@pytest.mark.parametrize("name", common.WORKLOADS)
+@pytest.mark.parametrize("block", ["soma", "gpt2"])
+def test_workloads_are_models_of_ours(name: str, block: str) -> None:
+    w = common.WORKLOADS[name].as_block(block)
+    sizes = (w.vocab_size, w.d_model, w.n_layers, w.n_heads, w.d_ff, w.max_seq_len, w.block, w.tied_head)
+    assert common.parameter_shapes(w) == ref.parameter_shapes(ref.Config(*sizes))
+
+
+def test_training_is_checked_against_torch_and_recorded(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    path = tmp_path / "train.json"
+    options = ("--modes", "fp32-eager", "--rounds", 2, "--steps", 2)
+    results = record("bench_train.py", path, "--workloads", "showcase", *options)["results"]
+    ours, theirs = results
+    assert (ours["parameters"], theirs["parameters"]) == (771_968, 701_568)
+    assert ours["check"]["worst_relative_difference"] < 1e-4
+    assert len(theirs["ours_over_this"][ours["label"]]["rounds"]) == 2
+    compared = run("compare.py", path, path)
+    assert compared.returncode == 0, compared.stderr
+    assert compared.stdout.count(" 1.00\n") == 2
+
+
+def test_what_computes_something_else_is_not_timed() -> None:
+    with pytest.raises(common.WorkerError, match="differ"):
+        bench_train.check_losses("x", [4.0, 3.9], [4.0, 3.8], 2e-4)
+    with pytest.raises(common.WorkerError, match="differ"):
+        bench_train.check_losses("x", [float("nan")], [4.0], 2e-4)
+    with pytest.raises(common.WorkerError, match="learn"):
+        bench_train.check_curve("x", [4.0, 4.0, 4.0])
+    with pytest.raises(common.WorkerError, match="learn"):
+        bench_train.check_curve("x", [4.0, float("nan"), 3.0])
+
+
+def test_a_worker_that_fails_says_why() -> None:
+    options = {"contender": "native", "workload": "showcase", "block": "soma", "mode": "float7", "lr": 1e-3}
+    with pytest.raises(common.WorkerError, match="float7"):
+        common.Worker("train", "ours", options, threads=1)
+
+
+def test_generation_is_recorded(tmp_path: Path) -> None:
+    options = ("--formats", "--weights", "live", "int8", "--rounds", 1, "--seconds", 0.01, "--tokens", 8)
+    results = record("bench_generate.py", tmp_path / "g.json", "--workloads", "showcase", *options)["results"]
+    assert [r["task"] for r in results] == [task for task in ("prefill", "decode", "sample") for _ in range(2)]
+
+
+def test_tokenizers_are_compared_and_recorded(tmp_path: Path) -> None:
+    pytest.importorskip("tokenizers")
+    text = tmp_path / "text.txt"
+    text.write_text("It isn't über-simple, is it?\nNo, 2 or 3 words.\n" * 50, encoding="utf-8")
+    results = record("bench_tokenizer.py", tmp_path / "t.json", "--text", text, "--rounds", 1)["results"]
+    assert {(r["workload"], r["label"]) for r in results} >= {("word", "tokenizers"), ("byte", "soma_native")}
+
+
+def test_trainings_are_compared_and_recorded(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("It isn't über-simple, is it?\nNo, 2 or 3 words.\n" * 50, encoding="utf-8")
+    options = ("--contenders", "soma_native", "rustbpe", "tokenizers", "--vocab-size", 280, "--rounds", 1)
+    results = record("bench_tokenizer_training.py", tmp_path / "t.json", text, *options)["results"]
+    assert [(r["label"], r["tokens"]) for r in results] == [("soma_native", 280), ("rustbpe", 280), ("tokenizers", 280)]
+
+
+def test_byte_level_bpe_is_compared_and_recorded(tmp_path: Path) -> None:
+    pytest.importorskip("tiktoken")
+    tokens = [bytes([i]) for i in range(256)] + [b" i", b"is", b" is", "ü".encode()]
+    ranks = tmp_path / "cl100k_small.tiktoken"
+    ranks.write_text("".join(f"{base64.b64encode(token).decode()} {i}\n" for i, token in enumerate(tokens)))
+    text = tmp_path / "text.txt"
+    text.write_text("It isn't über-simple, is it?\nNo, 2 or 3 words.\n" * 50, encoding="utf-8")
+    options = ("--text", text, "--peers", "tiktoken", "tokenizers", "--rounds", 1)
+    results = record("bench_bpe.py", tmp_path / "b.json", "--vocab", ranks, *options)["results"]
+    found = [(r["task"], r["label"]) for r in results]
+    ours = [(task, "soma_native") for task in ("first", "array", "list", "lines", "documents", "decode")]
+    assert set(ours) < set(found)
+    assert {("list", "tiktoken"), ("documents", "tokenizers"), ("decode", "tiktoken")} < set(found)
+    assert [r["workload"] for r in results] == ["cl100k text.txt"] * len(results)
+
+    Tokenizer.from_tiktoken(ranks, pattern="cl100k").save(tmp_path)
+    options = ("--text", text, "--tasks", "lines", "documents", "--rounds", 1)
+    results = record("bench_bpe.py", tmp_path / "o.json", "--vocab", tmp_path / "tokenizer.json", *options)["results"]
+    names = ("soma_native", "tokenizers")
+    assert [(r["task"], r["label"]) for r in results] == [(t, n) for t in ("lines", "documents") for n in names]
+
+    with pytest.raises(SystemExit, match=r"tiktoken gives \[8\] at token 1, ours are \[7\]"):
+        bench_bpe.check("tiktoken", [5, 8], [5, 7])
+
+
+def test_quality_recipe_runs(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("to be, or not to be: that is the question\n" * 100, encoding="utf-8")
+    result = record("quality_shakespeare.py", tmp_path / "q.json", text, "--steps", 30)["results"][0]
+    assert result["curve"][-1]["step"] == 30
+    assert result["curve"][-1]["validation_loss"] < 3.0
+
+
+def test_bfloat16_is_compared_with_float32_step_by_step(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("to be, or not to be: that is the question\n" * 100, encoding="utf-8")
+    result = record("quality_bfloat16.py", tmp_path / "q.json", text, "--steps", 25)["results"][0]
+    assert len(result["float32"]) == len(result["bfloat16"]) == 25
+    assert result["float32"] != result["bfloat16"]
+    assert result["float32"][-1] < result["float32"][0]
+    assert 0 < result["largest_difference"] < 0.005
+
+
+def test_compare_refuses_what_is_no_record(tmp_path: Path) -> None:
+    path = tmp_path / "other.json"
+    path.write_text("{}")
+    done = run("compare.py", path, path)
+    assert done.returncode != 0
+    assert "not a record" in done.stderr
+
+
+def test_flops_count_every_matrix_product() -> None:
+    """Doubling the vocabulary adds the head's 6 V d; nothing else depends on it."""
+    w = common.WORKLOADS["nano-cpu"]
+    assert replace(w, vocab_size=2 * w.vocab_size).flops_per_token - w.flops_per_token == 6 * w.vocab_size * w.d_model

@@ -1,0 +1,264 @@
+"""The package as others meet it: metadata, typing, cost of the import, the command, every example in the prose."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import importlib.metadata
+import os
+import pkgutil
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import soma_native
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = Path(soma_native.__file__).parent
+README = ROOT / "README.md"
+PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def run_python(code: str, cwd: Path) -> str:
+    """What code prints in a fresh interpreter that starts away from the source tree."""
+    done = subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def distribution() -> importlib.metadata.Distribution:
+    """The installed package; a tree built in place with `make dev` is not installed and has none."""
+    try:
+        return importlib.metadata.distribution("soma-native")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("soma_native runs from the source tree here: not installed")
+
+
+# ------------------------------------------------------------------------------------------------------------- metadata
+
+
+def test_the_version_is_said_once() -> None:
+    declared = re.search(r'^version = "([^"]+)"$', PYPROJECT, flags=re.MULTILINE)
+    assert declared
+    assert soma_native.__version__ == declared[1]
+    said_in = [
+        path.name
+        for path in [*ROOT.glob("*.txt"), *(ROOT / "soma_native").rglob("*.py"), *(ROOT / "cmake").iterdir()]
+        if path.name != "corpus.txt" and f'"{declared[1]}"' in path.read_text(encoding="utf-8")
+    ]
+    assert not said_in
+
+
+def test_the_installed_version_is_the_version() -> None:
+    assert distribution().version == soma_native.__version__
+
+
+def test_the_changelog_knows_the_version() -> None:
+    assert soma_native.__version__ in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_the_wheel_declares_few_dependencies() -> None:
+    required = [r for r in distribution().requires or [] if "extra ==" not in r]
+    assert {re.split(r"[<>=!~ ;\[]", r)[0].lower() for r in required} == {"numpy", "safetensors", "rich"}
+
+
+def test_the_metadata_names_licence_and_python() -> None:
+    metadata = distribution().metadata
+    assert metadata["License-Expression"] == "MIT"
+    assert metadata["Requires-Python"] == ">=3.10"
+    assert "# " in (metadata.get_payload() or metadata["Description"] or "")
+
+
+def test_the_package_is_typed_and_complete() -> None:
+    for name in ("py.typed", "_core.pyi", "showcase/corpus.txt"):
+        assert (PACKAGE / name).is_file(), f"the package lacks {name}"
+
+
+def test_nothing_else_is_installed() -> None:
+    """No test, tool or source file ends up in other people's site-packages."""
+    tops = {Path(str(f)).parts[0] for f in distribution().files or []}
+    assert {t for t in tops if not t.endswith(".dist-info") and not t.startswith("..")} == {"soma_native"}
+    inside = {Path(str(f)).suffix for f in distribution().files or [] if Path(str(f)).parts[0] == "soma_native"}
+    assert inside <= {".py", ".pyc", ".pyi", ".typed", ".txt", ".so", ".pyd", ""}
+
+
+# --------------------------------------------------------------------------------------------------------------- import
+
+
+def test_import_brings_nothing_heavy(tmp_path: Path) -> None:
+    code = "import sys, soma_native; print(*sorted(m.split('.')[0] for m in sys.modules))"
+    loaded = set(run_python(code, tmp_path).split())
+    heavy = (
+        "torch matplotlib rich transformers safetensors tokenizers tiktoken regex pandas scipy argparse asyncio http"
+    )
+    assert not (loaded & set(heavy.split())) - already_loaded(tmp_path)
+
+
+def already_loaded(tmp_path: Path) -> set[str]:
+    """What NumPy, which we need, imports by itself."""
+    return set(run_python("import sys, numpy; print(*sorted(m.split('.')[0] for m in sys.modules))", tmp_path).split())
+
+
+def test_import_prints_and_logs_nothing_and_starts_no_thread(tmp_path: Path) -> None:
+    code = "import soma_native, threading, os; print(threading.active_count(), len(os.listdir('/proc/self/task')))"
+    if not os.path.isdir("/proc/self/task"):
+        code = "import soma_native, threading; print(threading.active_count(), 1)"
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # NumPy's own
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert (done.stdout.strip(), done.stderr) == ("1 1", "")
+
+
+def test_plotting_is_optional() -> None:
+    """matplotlib is imported where it is used, never at the head of a module; the same for the oracles."""
+    optional = {"matplotlib", "torch", "transformers", "tokenizers", "tiktoken", "regex"}
+    found = []
+    for path in sorted((ROOT / "soma_native").rglob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            found += [f"{path.name}:{node.lineno}" for name in names if name.split(".")[0] in optional]
+    assert not found
+
+
+# -------------------------------------------------------------------------------------------------------------- command
+
+
+def command(tmp_path: Path) -> Path:
+    """The installed soma-native; from a source tree, a script that does what the installed one does."""
+    installed = Path(sys.executable).parent / ("soma-native.exe" if os.name == "nt" else "soma-native")
+    if installed.exists():
+        return installed
+    script = tmp_path / "bin" / "soma-native"
+    script.parent.mkdir(exist_ok=True)
+    script.write_text(f"#!{sys.executable}\nfrom soma_native.cli import main\nraise SystemExit(main())\n")
+    script.chmod(0o755)
+    return script
+
+
+def test_the_command_is_installed() -> None:
+    points = [p for p in distribution().entry_points if p.group == "console_scripts"]
+    assert [(p.name, p.value) for p in points] == [("soma-native", "soma_native.cli.main:main")]
+    assert callable(points[0].load())
+
+
+def test_the_command_answers(tmp_path: Path) -> None:
+    done = subprocess.run([command(tmp_path), "info"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert soma_native.__version__ in done.stdout and soma_native.active_isa() in done.stdout
+
+
+# ------------------------------------------------------------------------------------------------------------- examples
+
+MODULES = ["soma_native"] + [
+    m.name
+    for m in pkgutil.walk_packages([str(PACKAGE)], "soma_native.")
+    if m.name.rsplit(".")[-1] not in {"__main__", "_core"}
+]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_examples_in_docstrings_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    result = doctest.testmod(importlib.import_module(name), optionflags=flags, report=True)
+    assert result.failed == 0, f"{result.failed} of {result.attempted} examples failed: see the output above"
+
+
+def test_there_are_examples_in_docstrings() -> None:
+    finder = doctest.DocTestFinder()
+    examples = sum(len(t.examples) for name in MODULES for t in finder.find(importlib.import_module(name)))
+    assert examples >= 20
+
+
+def fenced_blocks(text: str) -> list[tuple[str, str, int]]:
+    """(language, code, line number) of every fenced block."""
+    pattern = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
+    return [(m[1], m[2], text.count("\n", 0, m.start()) + 1) for m in pattern.finditer(text)]
+
+
+def shell_commands(block: str, language: str) -> list[str]:
+    """The commands of a shell block: after `$ ` in a console block, every line elsewhere; continuations joined."""
+    joined = block.replace("\\\n", " ")
+    lines = [line.strip() for line in joined.splitlines()]
+    if language == "console":
+        lines = [line[2:] for line in lines if line.startswith("$ ")]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+SHELLS = {"sh", "bash", "shell", "console"}
+# What an example may use besides soma-native, and what is only looked at: it installs, or takes minutes and has its own
+# tests.
+RUN = {"soma-native", "echo", "cat", "head", "ls", "python", "printf", "wc"}
+LOOKED_AT = {"make", "pip", "python3", "git", "cd", "export"}
+
+
+def check_unrun(line: str) -> None:
+    """A line that is not run must at least name things that exist."""
+    words = shlex.split(line, comments=True)
+    if words[0] == "make":
+        targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+        assert {w for w in words[1:] if "=" not in w} <= targets, line
+    for extra in re.findall(r"\[([\w,]+)\]", line):
+        assert set(extra.split(",")) <= set(re.findall(r"^(\w+) = \[", PYPROJECT, flags=re.MULTILINE)), line
+
+
+@pytest.fixture(scope="module")
+def readme_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder README's examples run in, one after the other, beside a text of one's own."""
+    folder = tmp_path_factory.mktemp("readme")
+    sentences = (PACKAGE / "showcase" / "corpus.txt").read_text(encoding="utf-8").splitlines()[:120]
+    for name in set(re.findall(r"[\w-]+\.txt", README.read_text(encoding="utf-8"))):
+        (folder / name).write_text("\n".join(sentences) + "\n", encoding="utf-8")
+    return folder
+
+
+def test_the_examples_in_the_readme_run(readme_folder: Path) -> None:
+    """In order and in one folder, as a reader would: a later example may use what an earlier one made."""
+    blocks = fenced_blocks(README.read_text(encoding="utf-8"))
+    assert {"python"} <= {language for language, _, _ in blocks}
+    assert SHELLS & {language for language, _, _ in blocks}
+    path = f"{command(readme_folder).parent}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path}
+    ran = 0
+    for language, code, line in blocks:
+        if language == "python":
+            jobs = [[sys.executable, "-W", "error", "-c", code]]
+        elif language in SHELLS:
+            jobs = []
+            for text in shell_commands(code, language):
+                program = shlex.split(text, comments=True)[0]
+                program = shlex.split(text)[1] if "=" in program else program
+                assert program in RUN | LOOKED_AT, f"README.md:{line}: the test does not know {program}: {text}"
+                if program in RUN:
+                    jobs.append([shutil.which("bash") or "sh", "-c", text])
+                else:
+                    check_unrun(text)
+        else:
+            continue
+        for job in jobs:
+            done = subprocess.run(job, cwd=readme_folder, env=environment, capture_output=True, text=True, timeout=300)
+            assert done.returncode == 0, f"README.md:{line}: {job[-1]}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+            ran += 1
+    assert ran >= 4
+
+
+def test_the_readme_names_the_two_commands() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert "make showcase" in text and "make test" in text
+
+
+def test_the_links_in_the_prose_lead_somewhere() -> None:
+    missing = []
+    for page in ROOT.glob("*.md"):
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            if not re.match(r"[a-z]+:", target) and not (page.parent / target).exists():
+                missing.append(f"{page.name}: {target}")
+    assert not missing

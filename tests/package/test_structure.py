@@ -1,0 +1,389 @@
+"""The rules of the house, read off the source: layers, leaf kernels, one home for OpenMP and compile flags, sizes."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CPP = ROOT / "src" / "cpp"
+BINDINGS = ROOT / "bindings"
+CPP_SUFFIXES = {".cpp", ".h"}
+
+# A layer may include itself and what is named here. The model knows ops and never kernels.
+LAYERS = {
+    "base": set(),
+    "kernels": {"base"},
+    "ops": {"base", "kernels"},
+    "model": {"base", "ops"},
+    "tokenizer": {"base"},
+}
+
+# Longer than a screenful of screenfuls, each for a reason.
+MAX_LINES = 450
+LONG_FILES = {"src/cpp/tokenizer/unicode_tables.cpp": "generated tables"}
+
+# Names of the public surface. Removing one breaks other people's programs.
+PUBLIC = (
+    "AdamW CheckpointError Generator Model ModelConfig Tokenizer TrainConfig Trainer __version__ active_isa "
+    "available_isas get_num_threads load save set_num_threads"
+)
+PUBLIC_MEMBERS = {
+    "Tokenizer": "train encode encode_with_offsets encode_array encode_batch decode decode_bytes vocab_size kind "
+    "special_tokens token_to_id id_to_token save load",
+    "ModelConfig": "preset",
+    "Model": "config precision num_parameters parameters gradients forward loss loss_and_grad zero_grad",
+    "AdamW": "step",
+    "Trainer": "fit",
+    "Generator": "generate generate_batch stream",
+}
+
+
+def committed_files() -> list[Path]:
+    """Every file of the project; without git (a source distribution) everything but build products."""
+    if (ROOT / ".git").exists() and shutil.which("git"):
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
+        return [ROOT / name for name in listed.decode().split("\0") if name and (ROOT / name).exists()]
+    skipped = {"build", "dist", "runs", "__pycache__"}
+    found = []
+    for folder, folders, names in os.walk(ROOT):
+        folders[:] = [f for f in folders if f not in skipped and not f.startswith(".")]
+        found += [Path(folder) / n for n in names if not n.endswith((".so", ".pyd")) and n != "PKG-INFO"]
+    return found
+
+
+FILES = committed_files()
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def cpp_files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.suffix in CPP_SUFFIXES)
+
+
+def code_of(path: Path) -> str:
+    """The text of a C++ file without comments and string literals; include lines stay as they are."""
+    text = path.read_text(encoding="utf-8")
+    text = re.sub(r"/\*.*?\*/", " ", text, flags=re.DOTALL)
+    text = re.sub(r"//[^\n]*", "", text)
+    return "\n".join(
+        line if line.lstrip().startswith("#include") else re.sub(r'"(?:\\.|[^"\\\n])*"', '""', line)
+        for line in text.split("\n")
+    )
+
+
+def includes(path: Path) -> list[str]:
+    return re.findall(r'^\s*#\s*include\s+"([^"]+)"', path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+
+
+def offenders(paths: list[Path], pattern: str) -> list[str]:
+    found = []
+    for path in paths:
+        for number, line in enumerate(code_of(path).split("\n"), 1):
+            if re.search(pattern, line):
+                found.append(f"{relative(path)}:{number}: {line.strip()}")
+    return found
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_layer_includes_only_what_stands_to_its_left(layer: str) -> None:
+    files = cpp_files(CPP / layer)
+    assert files, f"src/cpp/{layer} has no C++ files"
+    wrong = [
+        f"{relative(path)} includes {name}"
+        for path in files
+        for name in includes(path)
+        if name.split("/")[0] not in LAYERS[layer] | {layer}
+    ]
+    assert not wrong
+
+
+def test_every_folder_of_the_core_is_a_layer_with_a_rule() -> None:
+    assert {p.name for p in CPP.iterdir() if p.is_dir()} == set(LAYERS)
+
+
+def test_includes_are_paths_from_src_cpp() -> None:
+    wrong = [
+        f"{relative(path)} includes {name}"
+        for path in cpp_files(CPP)
+        for name in includes(path)
+        if not (CPP / name).is_file()
+    ]
+    assert not wrong
+
+
+def test_the_bindings_include_no_kernels() -> None:
+    assert not [
+        f"{relative(p)} includes {n}" for p in cpp_files(BINDINGS) for n in includes(p) if n.startswith("kernels/")
+    ]
+
+
+def test_the_core_knows_no_python() -> None:
+    assert not offenders(cpp_files(CPP), r"pybind11|Python\.h|\bPy[A-Z_]\w+")
+
+
+def test_only_parallel_says_omp() -> None:
+    elsewhere = [p for p in cpp_files(CPP) + cpp_files(BINDINGS) if relative(p) != "src/cpp/base/parallel.cpp"]
+    assert not offenders(elsewhere, r"\bomp\b|\bomp_\w+|omp\.h|_OPENMP")
+    assert offenders([CPP / "base" / "parallel.cpp"], r"#pragma omp")
+
+
+def test_only_the_isa_table_says_instruction_set_flags() -> None:
+    pattern = re.compile(r"(?<![\w-])-m(?:avx|sse|fma|amx|arch|tune|cpu|f16c|bmi|prefer-vector)|/arch:|-mfpu")
+    built = [
+        p for p in FILES if p.suffix in {".cmake", ".toml", ".yml"} or p.name in {"CMakeLists.txt", "Makefile", "run"}
+    ]
+    assert [relative(p) for p in built if pattern.search(p.read_text(encoding="utf-8"))] == ["cmake/isa.cmake"]
+    assert not offenders(
+        cpp_files(CPP) + cpp_files(BINDINGS), r"#\s*pragma\s+(GCC|clang)\s+(target|attribute)|target\s*\("
+    )
+
+
+# -------------------------------------------------------------------------------------------------------------- kernels
+
+# Headers that bring no inline function with a body the linker could share between instruction sets.
+LEAF_HEADERS = {
+    "cstddef", "cstdint", "stddef.h", "stdint.h", "float.h", "cfloat", "cmath", "math.h", "cstring", "string.h",
+    "immintrin.h", "emmintrin.h", "arm_neon.h", "arm_sve.h", "unistd.h",
+}  # fmt: skip
+
+
+def test_kernels_are_leaves() -> None:
+    files = cpp_files(CPP / "kernels")
+    foreign = [
+        f"{relative(path)} includes <{name}>"
+        for path in files
+        for name in re.findall(r"#\s*include\s+<([^>]+)>", code_of(path))
+        if name not in LEAF_HEADERS
+    ]
+    assert not foreign
+    assert not offenders(files, r"\b(throw|try|catch|dynamic_cast|typeid)\b")
+    assert not offenders(
+        files, r"\b(new|delete|malloc|calloc|realloc|free|aligned_alloc|posix_memalign|alloca)\s*[\s(\[]"
+    )
+    assert not offenders(files, r"\b(parallel_for|num_threads|mutex|static\s+std)\b")
+    registers = "amx_emulation.h"  # a thread's own tiles, as on a real processor
+    assert not offenders([path for path in files if path.name != registers], r"\bthread_local\b")
+
+
+def test_dispatch_units_reach_no_throwing_header() -> None:
+    """What a per-ISA unit may include of base, all the way down, has no STL either."""
+    pending = sorted((CPP / "kernels").glob("isa_*.cpp"))
+    assert pending
+    seen: set[Path] = set()
+    while pending:
+        path = pending.pop()
+        if path not in seen:
+            seen.add(path)
+            pending += [CPP / name for name in includes(path)]
+    foreign = [
+        f"{relative(path)} includes <{name}>"
+        for path in sorted(seen)
+        for name in re.findall(r"#\s*include\s+<([^>]+)>", code_of(path))
+        if name not in LEAF_HEADERS
+    ]
+    assert not foreign
+
+
+def isa_flags() -> dict[str, list[str]]:
+    """The rows of the table in cmake/isa.cmake that GCC and Clang read."""
+    table = (ROOT / "cmake" / "isa.cmake").read_text(encoding="utf-8").split("if(MSVC)")[0]
+    rows: dict[str, list[str]] = {}
+    for name, flags in re.findall(r'^set\(SOMA_ISA_FLAGS_(\w+) "([^"]*)"\)', table, flags=re.MULTILINE):
+        words = [
+            rows[flag[len("${SOMA_ISA_FLAGS_") : -1]] if flag.startswith("$") else [flag] for flag in flags.split(";")
+        ]
+        rows[name] = [flag for word in words for flag in word if flag]
+    return rows
+
+
+def core_flags() -> list[str]:
+    """The flags of the whole core that change what a kernel compiles to, as CMakeLists.txt says them."""
+    text = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
+    standard = re.search(r"set\(CMAKE_CXX_STANDARD (\d+)\)", text)
+    assert standard
+    return [f"-std=c++{standard[1]}", *(flag for flag in ("-ffp-contract=off", "-fno-math-errno") if flag in text)]
+
+
+def machine_levels(compiler: str) -> list[str]:
+    target = subprocess.run([compiler, "-dumpmachine"], capture_output=True, check=True, text=True).stdout
+    return list(isa_flags()) if target.startswith(("x86_64", "amd64")) else ["scalar"]
+
+
+def test_the_isa_table_and_the_units_agree() -> None:
+    units = {p.stem.removeprefix("isa_") for p in (CPP / "kernels").glob("isa_*.cpp")}
+    assert set(isa_flags()) == units
+
+
+COMPILER = os.environ.get("CXX") or next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), "c++")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="nm and GCC's flags")
+@pytest.mark.parametrize("optimisation", ["-O3", "-O0"])
+def test_an_isa_unit_exports_one_symbol_and_no_weak_one(optimisation: str, tmp_path: Path) -> None:
+    """Weak symbols are what the linker shares: it may keep the AVX-512 copy and kill an older CPU with it.
+
+    -O3 is what is shipped; -O0 shows what only inlining hid.
+    """
+    levels = machine_levels(COMPILER)
+    assert "scalar" in levels
+    jobs = []
+    for level in levels:
+        unit = tmp_path / f"isa_{level}.o"
+        command = [COMPILER, "-fPIC", "-fvisibility=hidden", f"-I{CPP}", optimisation, *core_flags()]
+        command += [*isa_flags()[level], "-c", str(CPP / "kernels" / f"isa_{level}.cpp"), "-o", str(unit)]
+        command += [f"-DSOMA_HAVE_{name.upper()}=1" for name in levels]
+        jobs.append(
+            (level, unit, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+        )
+    for level, unit, job in jobs:
+        output, _ = job.communicate()
+        assert job.returncode == 0, output
+        symbols = subprocess.run(["nm", "--demangle", str(unit)], capture_output=True, check=True, text=True).stdout
+        kinds = [(line[17:18], line[19:]) for line in symbols.splitlines()]
+        exported = [name for kind, name in kinds if kind in "TDBRGSC"]
+        weak = [name for kind, name in kinds if kind in "wWvVu"]
+        assert len(exported) == 1, f"isa_{level}.cpp exports {exported}"
+        assert not weak, f"isa_{level}.cpp has weak symbols {weak}"
+
+
+# ---------------------------------------------------------------------------------------------------------------- files
+
+
+def test_every_file_opens_with_what_it_is_for() -> None:
+    silent = []
+    for path in FILES:
+        if path.suffix in {".cpp", ".h"}:
+            opens = path.read_text(encoding="utf-8").startswith("// ")
+        elif path.suffix == ".py":
+            opens = bool(ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))))
+        elif path.suffix in {".pyi", ".cmake", ".toml", ".yml"} or path.name in {"CMakeLists.txt", "Makefile"}:
+            opens = path.read_text(encoding="utf-8").startswith("# ")
+        else:
+            continue
+        if not opens:
+            silent.append(relative(path))
+    assert not silent
+
+
+def test_files_are_short() -> None:
+    source = [p for p in FILES if p.suffix in {".cpp", ".h", ".py", ".cmake"}]
+    lengths = {relative(p): len(p.read_text(encoding="utf-8").splitlines()) for p in source}
+    assert not {name: n for name, n in lengths.items() if n > MAX_LINES and name not in LONG_FILES}
+    assert not [name for name in LONG_FILES if lengths.get(name, 0) <= MAX_LINES], (
+        "no longer long: take it off the list"
+    )
+
+
+def test_lines_are_short() -> None:
+    """In C++, comments included: clang-format looks after code only. Ruff looks after Python."""
+    paths = [p for p in FILES if p.suffix in CPP_SUFFIXES and relative(p) not in LONG_FILES]
+    lines = [(p, n, line) for p in paths for n, line in enumerate(p.read_text(encoding="utf-8").splitlines(), 1)]
+    assert not [f"{relative(p)}:{n}" for p, n, line in lines if len(line) > 120]
+
+
+def test_nothing_names_this_machine() -> None:
+    """No absolute path of somebody's computer, in any file."""
+    pattern = re.compile(r"(?<![\w.~$}])/(?:work|opt|root|home|Users)/\w")
+    text_files = [p for p in FILES if p.suffix not in {".png", ".safetensors", ".gz", ".npz"}]
+    found = []
+    for path in text_files:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if pattern.search(line):
+                found.append(f"{relative(path)}:{number}: {line.strip()[:120]}")
+    assert not found
+
+
+def test_the_package_never_unpickles() -> None:
+    """A checkpoint is somebody else's file: reading one must not be able to run code."""
+    forbidden = {"pickle", "cPickle", "dill", "joblib", "marshal", "shelve"}
+    found = []
+    for path in (ROOT / "soma_native").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if forbidden & {name.split(".")[0] for name in names}:
+                found.append(f"{relative(path)}:{node.lineno}")
+            if isinstance(node, ast.keyword) and node.arg == "allow_pickle" and ast.unparse(node.value) != "False":
+                found.append(f"{relative(path)}:{node.value.lineno}")
+    assert not found
+
+
+def test_only_the_command_prints() -> None:
+    found = []
+    for path in (ROOT / "soma_native").rglob("*.py"):
+        if path.name.startswith("cli") or "cli" in path.parent.name or path.name in {"progress.py", "__main__.py"}:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
+                found.append(f"{relative(path)}:{node.lineno}")
+    assert not found
+
+
+def test_no_page_has_a_gap_to_be_filled() -> None:
+    pages = [path for path in FILES if path.suffix == ".md"]
+    lines = [(p, n, line) for p in pages for n, line in enumerate(p.read_text(encoding="utf-8").splitlines(), 1)]
+    assert lines
+    assert not [f"{relative(p)}:{n}: {line.strip()}" for p, n, line in lines if "@@" in line]
+
+
+def test_every_top_level_entry_is_explained() -> None:
+    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    entries = {relative(path).split("/")[0] for path in FILES}
+    unexplained = sorted(e for e in entries if e not in contributing and e != "CONTRIBUTING.md")
+    assert not unexplained, "say in CONTRIBUTING.md what these are"
+
+
+def test_every_script_in_the_makefile_exists() -> None:
+    makefile = re.sub(r"\$\(\w+\)/", "", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    scripts = set(re.findall(r"(?<![\w./-])[\w./-]+\.py\b", makefile))
+    assert {"tools/preflight.py", "benchmarks/bench_train.py"} <= scripts
+    assert not sorted(name for name in scripts if not (ROOT / name).is_file())
+
+
+# -------------------------------------------------------------------------------------------------------------- surface
+
+
+def test_the_public_names_exist() -> None:
+    import soma_native
+
+    assert not [name for name in PUBLIC.split() if not hasattr(soma_native, name)]
+    assert not [name for name in PUBLIC.split() if name not in soma_native.__all__]
+    assert not sorted(name for name in soma_native.__all__ if not hasattr(soma_native, name))
+
+
+@pytest.mark.parametrize("name", PUBLIC_MEMBERS)
+def test_the_public_members_exist(name: str) -> None:
+    import soma_native
+
+    cls = getattr(soma_native, name)
+    fields = set(getattr(cls, "__dataclass_fields__", ()))
+    assert not sorted(
+        member for member in PUBLIC_MEMBERS[name].split() if member not in fields and not hasattr(cls, member)
+    )
+
+
+def test_public_things_have_docstrings() -> None:
+    import soma_native
+
+    silent = []
+    for name in soma_native.__all__:
+        thing = getattr(soma_native, name)
+        if not callable(thing):
+            continue
+        if not (thing.__doc__ or "").strip():
+            silent.append(name)
+        if isinstance(thing, type):
+            for member, value in vars(thing).items():
+                function = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+                if not member.startswith("_") and callable(function) and not (function.__doc__ or "").strip():
+                    silent.append(f"{name}.{member}")
+    assert not silent
