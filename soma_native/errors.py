@@ -4,7 +4,32 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["CheckpointError"]
+__all__ = ["ArgumentError", "ArgumentTypeError", "CheckpointError"]
+
+
+class _Argument(Exception):
+    """An argument and what is wrong with it, apart, so that the command can call the argument by its option."""
+
+    def __init__(self, argument: str, problem: str) -> None:
+        super().__init__(argument, problem)
+        self.argument = argument
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.argument} {self.problem}"
+
+
+class ArgumentError(_Argument, ValueError):
+    """An argument has a value that is not allowed.
+
+    >>> error = ArgumentError("lr", "must be above 0, got -1")
+    >>> print(error)
+    lr must be above 0, got -1
+    """
+
+
+class ArgumentTypeError(_Argument, TypeError):
+    """An argument has a value of a type that is not allowed."""
 
 
 class CheckpointError(ValueError):

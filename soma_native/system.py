@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import operator
 from typing import SupportsIndex
 
+from soma_native._checks import integer
 from soma_native.core import _core
 
 __all__ = ["active_isa", "available_isas", "get_num_threads", "set_num_threads"]
@@ -20,12 +20,4 @@ def set_num_threads(n: SupportsIndex) -> None:
         ValueError: it is out of range.
         RuntimeError: this process was forked from one that had computed in parallel, and more than one is asked for.
     """
-    try:
-        if isinstance(n, bool):
-            raise TypeError
-        count = operator.index(n)
-    except TypeError:
-        raise TypeError(f"n must be an integer, got {n!r:.80}") from None
-    if abs(count) >= 2**31:  # more than the core can be told
-        raise ValueError(f"number of threads must be from 1 to 1024, got {count:.6g}")
-    _core.set_num_threads(count)
+    _core.set_num_threads(integer("n", n, 1, 1024))

@@ -17,9 +17,10 @@ from typing import TypeVar
 
 import numpy as np
 
+from soma_native import _checks
 from soma_native.checkpoint.hf_config import config_to_json, generation_config, json_to_config, tokenizer_config
 from soma_native.checkpoint.weights import CHECKSUMS, WEIGHTS, WEIGHTS_INDEX, read_model, saved_checksums
-from soma_native.errors import CheckpointError
+from soma_native.errors import ArgumentError, CheckpointError
 from soma_native.files.atomic_folder import FolderView, plain_name, replace_files, stamp
 from soma_native.files.safetensors_io import TensorFile, crc32_of_array, write_tensors
 from soma_native.files.untrusted import open_regular, parse_json
@@ -77,11 +78,11 @@ def save(
     >>> model.config == config, tok.decode(tok.encode("the mat"))
     (True, 'the mat')
     """
-    folder = _as_path(folder)
-    if not hasattr(model, "parameters"):
-        raise TypeError(f"model must be a soma_native.Model, got {type(model).__name__}")
-    if tok is not None and not isinstance(tok, Tokenizer):
-        raise TypeError(f"tok must be a soma_native.Tokenizer or None, got {type(tok).__name__}")
+    folder = _checks.path("folder", folder, "folder")
+    if not hasattr(model, "parameters"):  # a copy of the weights will do
+        _checks.instance("model", model, Model)
+    if tok is not None:
+        _checks.instance("tok", tok, Tokenizer)
     parameters = model.parameters()
     for name, array in parameters.items():
         if not np.isfinite(array).all():
@@ -96,7 +97,7 @@ def save(
     extra_files = dict(extra_files or {})
     for name in extra_files:
         if plain_name(name) in {CONFIG, WEIGHTS, WEIGHTS_INDEX, TOKENIZER, TOKENIZER_CONFIG, GENERATION}:
-            raise ValueError(f"extra_files: {name!r} is one of the model's own files")
+            raise ArgumentError("extra_files", f"must not name the model's own files, got {name!r}")
 
     with replace_files(folder) as staging:
         for old in _files_of_last_save(folder):
@@ -183,15 +184,9 @@ def extra_file(folder: str | os.PathLike[str], name: str) -> Path:
     return _consistently(folder, find)
 
 
-def _as_path(folder: object) -> Path:
-    if not isinstance(folder, (str, os.PathLike)):
-        raise TypeError(f"folder must be the path of a folder, a str or an os.PathLike, got {folder!r:.80}")
-    return Path(folder)
-
-
 def _consistently(folder: str | os.PathLike[str], read: Callable[[FolderView], _Loaded]) -> _Loaded:
     """Call `read` until no other process has completed a save in between."""
-    folder = _as_path(folder)
+    folder = _checks.path("folder", folder, "folder")
     if not os.path.lexists(folder):
         raise FileNotFoundError(f"{folder}: there is no such folder")
     if not folder.is_dir():

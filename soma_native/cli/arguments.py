@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import math
-import re
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
+from soma_native import _checks
 from soma_native.cli.errors import PROGRAM, one_line
+from soma_native.errors import ArgumentError
 
-__all__ = ["Parser", "add_command", "fraction_type", "in_flags", "integer", "number", "positive_type", "seed_type"]
+__all__ = ["Parser", "add_command", "fraction_type", "integer", "number", "option_of", "positive_type", "seed_type"]
+
+_Value = TypeVar("_Value")
 
 
 class Parser(argparse.ArgumentParser):
@@ -40,56 +42,35 @@ def add_command(
 
 def integer(least: int, most: int | None = None) -> Callable[[str], int]:
     """An argparse type: whole numbers from `least` to `most`."""
+    return _type("a whole number", int, lambda value: _checks.integer("", value, least, most))
 
-    def parse(text: str) -> int:
+
+def number(**limits: float) -> Callable[[str], float]:
+    """An argparse type: finite numbers within the limits of `_checks.number`."""
+    return _type("a number", float, lambda value: _checks.number("", value, **limits))
+
+
+def _type(what: str, parse: Callable[[str], _Value], check: Callable[[_Value], _Value]) -> Callable[[str], _Value]:
+    def read(text: str) -> _Value:
         try:
-            value = int(text)
+            return check(parse(text))
+        except ArgumentError as error:
+            raise argparse.ArgumentTypeError(error.problem) from None
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-        if value < least or (most is not None and value > most):
-            limit = f"at least {least}" if most is None else f"from {least} to {most}"
-            raise argparse.ArgumentTypeError(f"{text} is out of range: must be {limit}")
-        return value
+            raise argparse.ArgumentTypeError(f"must be {what}, got {text!r}") from None
 
-    return parse
-
-
-def number(allowed: str, test: Callable[[float], bool]) -> Callable[[str], float]:
-    """An argparse type: finite numbers that pass `test`, which `allowed` puts in words."""
-
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-        if not math.isfinite(value) or not test(value):
-            raise argparse.ArgumentTypeError(f"{text} is out of range: must be {allowed}")
-        return value
-
-    return parse
+    return read
 
 
 seed_type = integer(0, 2**64 - 1)
-fraction_type = number("at least 0 and below 1", lambda x: 0 <= x < 1)
-positive_type = number("above 0", lambda x: x > 0)
+fraction_type = number(least=0, below=1)
+positive_type = number(above=0)
+
+# What the library calls otherwise than the command.
+_OPTIONS = {"max_seq_len": "seq_len", "special_tokens": "special_token"}
 
 
-_NAMES = "batch_size|epochs|lr|max_eval_windows|max_seq_len|min_frequency|pattern|seq_len|val_fraction|vocab_size"
-_IN_PYTHON = re.compile(rf"(?<![\w./'-])(?:({_NAMES}|(?<=epochs or )steps)(?![\w./'-])=?|without resume\b|resume=True)")
-
-
-def in_flags(message: str) -> str:
-    """A message of the library with its arguments called as they are on the command line.
-
-    >>> in_flags("val_fraction=0.5 holds out too much; vocab_size must be at least 7")
-    '--val-fraction 0.5 holds out too much; --vocab-size must be at least 7'
-    """
-
-    def flag(match: re.Match[str]) -> str:
-        name = match[1]
-        if name is None:
-            return "without --resume" if match[0].startswith("without") else "--resume"
-        name = "seq_len" if name == "max_seq_len" else name
-        return "--" + name.replace("_", "-") + (" " if match[0].endswith("=") else "")
-
-    return _IN_PYTHON.sub(flag, message)
+def option_of(arguments: argparse.Namespace, name: str) -> str | None:
+    """The option of the command line that gives the library's argument `name`; None where there is none."""
+    option = _OPTIONS.get(name, name)
+    return f"--{option.replace('_', '-')}" if hasattr(arguments, option) else None

@@ -69,7 +69,7 @@ def check_not_empty(files: Sequence[Path]) -> None:
         raise CommandError(f"{files[0]}: is empty{more}")
 
 
-def named(files: Sequence[Path]) -> str:
+def named(files: Sequence[Path | str]) -> str:
     """The files of CORPUS... in a message."""
     return f"{files[0]}{' and the other files' if len(files) > 1 else ''}"
 

@@ -11,7 +11,7 @@ from soma_native.cli.arguments import add_command, integer, number, seed_type
 from soma_native.cli.corpus import read_stdin
 from soma_native.cli.errors import UsageError
 from soma_native.cli.output import print_json
-from soma_native.generation.sampling import WEIGHTS, is_penalty
+from soma_native.generation.sampling import DEFAULTS, PENALTY, WEIGHTS
 
 
 def add_parser(commands: Any) -> None:
@@ -25,30 +25,30 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("folder", metavar="DIR", help="the folder of the model")
     parser.add_argument("prompt", metavar="PROMPT", help='the text to continue; "-" reads it from standard input')
-    parser.add_argument("--max-tokens", type=integer(0, 2**31 - 1), default=100, metavar="N", help="most tokens to add")
+    count: dict[str, Any] = {"type": integer(0, 2**31 - 1), "metavar": "N"}
+    parser.add_argument("--max-tokens", **count, default=DEFAULTS.max_tokens, help="most tokens to add (%(default)s)")
     parser.add_argument(
         "--temperature",
-        type=number("at least 0", lambda x: x >= 0),
-        default=0.7,
+        type=number(least=0),
+        default=DEFAULTS.temperature,
         metavar="X",
-        help="higher is more varied, 0 always takes the likeliest (default: 0.7)",
+        help="higher is more varied, 0 always takes the likeliest (%(default)s)",
     )
-    parser.add_argument(
-        "--top-k", type=integer(0, 2**31 - 1), default=50, metavar="N", help="draw from the N likeliest; 0 from all"
-    )
+    likeliest = "draw from the N likeliest; 0 from all (%(default)s)"
+    parser.add_argument("--top-k", **count, default=DEFAULTS.top_k, help=likeliest)
     parser.add_argument(
         "--top-p",
-        type=number("above 0 and at most 1", lambda x: 0 < x <= 1),
-        default=0.95,
+        type=number(above=0, most=1),
+        default=DEFAULTS.top_p,
         metavar="X",
-        help="draw from the likeliest that together reach this probability; 1 from all (default: 0.95)",
+        help="draw from the likeliest that together reach this probability; 1 from all (%(default)s)",
     )
     parser.add_argument(
         "--repetition-penalty",
-        type=number("from 1e-37 to 1e38", is_penalty),
-        default=1.15,
+        type=number(**PENALTY),
+        default=DEFAULTS.repetition_penalty,
         metavar="X",
-        help="1 is off (default: 1.15)",
+        help="1 is off (%(default)s)",
     )
     parser.add_argument(
         "--weights",

@@ -15,9 +15,12 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from soma_native.cli import bench, evaluate, generate, info, showcase, tokenizer, train
-from soma_native.cli.arguments import Parser
+from soma_native.cli.arguments import Parser, option_of
+from soma_native.cli.corpus import named
 from soma_native.cli.errors import PROGRAM, CommandError, UsageError, one_line
 from soma_native.cli.signals import terminated
+from soma_native.errors import ArgumentError, ArgumentTypeError
+from soma_native.training.layout import OtherRunError
 
 __all__ = ["main"]
 
@@ -74,6 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         arguments.parser.error(str(error))
         return 2
+    except (ArgumentError, ArgumentTypeError) as error:
+        return _refuse(arguments, error)
+    except OtherRunError as error:
+        return _fail(error.said(lambda name: option_of(arguments, name) or name), 1)
     except KeyboardInterrupt as error:
         print(f"{PROGRAM}: {str(error) or 'interrupted'}", file=sys.stderr)
         return TERMINATED if terminated.is_set() else INTERRUPTED
@@ -98,6 +105,16 @@ def _check_environment() -> None:
 
     get_num_threads()
     active_isa()
+
+
+def _refuse(arguments: argparse.Namespace, error: ArgumentError | ArgumentTypeError) -> int:
+    """Say what is wrong with an argument of the library by the option that gave it: bad usage, where there is one."""
+    if error.argument == "texts" and hasattr(arguments, "corpus"):
+        return _fail(f"{named(arguments.corpus)}: {error.problem}", 1)
+    option = option_of(arguments, error.argument)
+    if option is not None:
+        arguments.parser.error(f"{option} {error.problem}")
+    return _fail(str(error), 1)
 
 
 def _fail(message: str, status: int) -> int:

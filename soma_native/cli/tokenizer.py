@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from soma_native.cli.arguments import add_command, in_flags, integer
+from soma_native.cli.arguments import add_command, integer
 from soma_native.cli.corpus import add_corpus, check_not_empty, corpus_files, read_stdin
 from soma_native.cli.errors import PROGRAM, UsageError
 from soma_native.cli.inspect_tokenizer import inspect_tokenizer
 from soma_native.cli.output import print_json
+from soma_native.cli.progress import TokenizerProgress
 from soma_native.cli.tokenizer_file import load_tokenizer
-
-if TYPE_CHECKING:
-    from soma_native.tokenizer.tokenizer import Tokenizer
-
-KINDS = ("word", "char", "byte", "bpe")
-PATTERNS = ("gpt2", "cl100k", "o200k", "llama3", "qwen2")
+from soma_native.data.documents import read_documents
+from soma_native.tokenizer.bpe_vocabulary import PATTERNS
+from soma_native.tokenizer.tokenizer import Tokenizer
+from soma_native.tokenizer.train import KINDS
 
 
 def add_parser(commands: Any) -> None:
@@ -124,25 +122,12 @@ def _special_token(argument: str) -> tuple[str, int]:
 
 def train_tokenizer(arguments: argparse.Namespace) -> None:
     """Train and write."""
-    from soma_native.data.documents import read_documents
-    from soma_native.tokenizer.tokenizer import Tokenizer
-
     files = corpus_files(arguments.corpus)
     check_not_empty(files)
-    asked = {"pattern": arguments.pattern, "min_frequency": arguments.min_frequency}
-    if arguments.kind == "bpe":
-        tok = train_bpe(files, arguments.split, arguments.vocab_size, special_tokens=arguments.special_token, **asked)
-    else:
-        for name, value in asked.items():
-            if value is not None:
-                raise UsageError(in_flags(f"{name} is for --kind bpe, not {arguments.kind}"))
-        with usage_errors():
-            tok = Tokenizer.train(
-                read_documents(files, arguments.split),
-                kind=arguments.kind,
-                vocab_size=arguments.vocab_size,
-                special_tokens=arguments.special_token,
-            )
+    options = {"special_tokens": arguments.special_token, "pattern": arguments.pattern}
+    tok = train_on_files(
+        files, arguments.split, arguments.kind, arguments.vocab_size, min_frequency=arguments.min_frequency, **options
+    )
     out = tok.save(arguments.out)
     result = {"out": str(out), "kind": tok.kind, "vocab_size": tok.vocab_size}
     if arguments.json:
@@ -151,27 +136,13 @@ def train_tokenizer(arguments: argparse.Namespace) -> None:
         print(f"{out}: {tok.kind} tokenizer of {tok.vocab_size} tokens")
 
 
-def train_bpe(files: Sequence[Path], split: Any, vocab_size: int | None, **options: Any) -> Tokenizer:
-    """Train byte-level BPE with a progress bar; whole files are read piece by piece, whatever their size."""
-    from soma_native.cli.progress import TokenizerProgress
-    from soma_native.data.documents import read_documents
-    from soma_native.tokenizer.tokenizer import Tokenizer
-
+def train_on_files(files: Sequence[Path], split: Any, kind: str, vocab_size: int | None, **options: Any) -> Tokenizer:
+    """Train a tokenizer; for bpe with a progress bar, and whole files are read piece by piece, whatever their size."""
+    if kind != "bpe":
+        return Tokenizer.train(read_documents(files, split), kind, vocab_size, **options)
     texts = files if split == "file" else read_documents(files, split)
-    with TokenizerProgress(sum(file.stat().st_size for file in files)) as progress, usage_errors():
-        return Tokenizer.train(texts, kind="bpe", vocab_size=vocab_size, progress=progress, **options)
-
-
-@contextlib.contextmanager
-def usage_errors() -> Iterator[None]:
-    """Within this block an error about an argument that has an option is one of usage."""
-    try:
-        yield
-    except ValueError as error:
-        message = in_flags(str(error).replace("special_tokens", "special token", 1))
-        if str(error).startswith(("vocab_size", "special")):
-            raise UsageError(message) from None
-        raise
+    with TokenizerProgress(sum(file.stat().st_size for file in files)) as progress:
+        return Tokenizer.train(texts, kind, vocab_size, progress=progress, **options)
 
 
 def encode_text(arguments: argparse.Namespace) -> None:

@@ -6,22 +6,25 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from soma_native.cli.arguments import add_command, fraction_type, in_flags, integer, positive_type, seed_type
+from soma_native.cli.arguments import add_command, fraction_type, integer, positive_type, seed_type
 from soma_native.cli.corpus import add_corpus, check_not_empty, corpus_files, named
 from soma_native.cli.errors import CommandError, UsageError
 from soma_native.cli.output import check_writable, print_json
+from soma_native.cli.progress import ProgressDisplay
 from soma_native.cli.signals import sigterm_as_ctrl_c
-from soma_native.cli.tokenizer import KINDS, train_bpe, usage_errors
-from soma_native.model.config import PRECISIONS
+from soma_native.cli.tokenizer import train_on_files
+from soma_native.data.documents import read_documents
+from soma_native.data.token_store import TokenStore
+from soma_native.model.config import PRECISIONS, ModelConfig
+from soma_native.model.model import Model, resolve_precision
+from soma_native.tokenizer.tokenizer import Tokenizer
+from soma_native.tokenizer.train import KINDS
+from soma_native.training.config import TrainConfig
+from soma_native.training.history import History, Record
 from soma_native.training.recipes import RECIPES
-
-if TYPE_CHECKING:
-    from soma_native.data.token_store import TokenStore
-    from soma_native.tokenizer.tokenizer import Tokenizer
-    from soma_native.training.history import History, Record
-    from soma_native.training.trainer import Trainer
+from soma_native.training.trainer import Trainer
 
 VAL_FRACTION = 0.1
 DEFAULT_PRESET = "showcase"
@@ -92,13 +95,9 @@ def run(arguments: argparse.Namespace) -> None:
             raise CommandError(f"{file}: is not an ordinary file, and training reads its texts twice: write it to one")
     if not arguments.resume:
         check_writable(arguments.out)
-    try:
-        with sigterm_as_ctrl_c():
-            trainer, store = _resumed(arguments, files) if arguments.resume else _fresh(arguments, files)
-            history = _fit(trainer, store)
-    except ValueError as error:
-        message = in_flags(str(error))
-        raise CommandError(f"{named(files)}: {message}" if message.startswith("the texts") else message) from None
+    with sigterm_as_ctrl_c():
+        trainer, store = _resumed(arguments, files) if arguments.resume else _fresh(arguments, files)
+        history = _fit(trainer, store)
     history.plot_if_possible(Path(arguments.out) / "loss.png")  # a picture is never worth failing for
     result = _result(trainer, history, arguments.out)
     if arguments.json:
@@ -123,8 +122,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _fit(trainer: Trainer, store: TokenStore) -> History:
-    from soma_native.cli.progress import ProgressDisplay
-
     try:
         with ProgressDisplay(sys.stderr) as progress:
             return trainer.fit(store, callbacks=[progress])
@@ -135,28 +132,13 @@ def _fit(trainer: Trainer, store: TokenStore) -> History:
 
 
 def _fresh(arguments: argparse.Namespace, files: Sequence[Path]) -> tuple[Trainer, TokenStore]:
-    from soma_native.data.documents import read_documents
-    from soma_native.data.token_store import TokenStore
-    from soma_native.model.config import ModelConfig
-    from soma_native.model.model import Model
-    from soma_native.tokenizer.tokenizer import Tokenizer
-    from soma_native.training.config import TrainConfig
-    from soma_native.training.trainer import Trainer
-
     preset = arguments.preset or DEFAULT_PRESET
     recipe = RECIPES[preset]
     kind = arguments.tokenizer or recipe.tokenizer
     vocab_size = arguments.vocab_size or recipe.vocab_size(kind)
-    if kind == "bpe":
-        tok = train_bpe(files, arguments.split, vocab_size)
-    else:
-        with usage_errors():
-            tok = Tokenizer.train(read_documents(files, arguments.split), kind=kind, vocab_size=vocab_size)
+    tok = train_on_files(files, arguments.split, kind, vocab_size)
     context = {} if arguments.seq_len is None else {"max_seq_len": arguments.seq_len}
-    try:
-        config = ModelConfig.preset(preset, vocab_size=tok.vocab_size, **context)
-    except ValueError as error:
-        raise UsageError(in_flags(str(error))) from None
+    config = ModelConfig.preset(preset, vocab_size=tok.vocab_size, **context)
     store = TokenStore.encode(read_documents(files, arguments.split), tok)
     store.require_pairs(named(files))
     seed = arguments.seed or 0
@@ -175,11 +157,8 @@ def _fresh(arguments: argparse.Namespace, files: Sequence[Path]) -> tuple[Traine
 
 def _val_fraction(asked: float | None, store: TokenStore) -> float:
     if asked is not None:
-        try:
-            if asked:
-                store.split(asked)
-        except ValueError as error:
-            raise UsageError(in_flags(str(error))) from None
+        if asked:
+            store.split(asked)  # says what is wrong before a model is made
         return asked
     try:
         store.split(VAL_FRACTION)
@@ -191,12 +170,6 @@ def _val_fraction(asked: float | None, store: TokenStore) -> float:
 
 def _resumed(arguments: argparse.Namespace, files: Sequence[Path]) -> tuple[Trainer, TokenStore]:
     """The trainer of the run in DIR; what the command line says must be what that run was started with."""
-    from soma_native.data.documents import read_documents
-    from soma_native.data.token_store import TokenStore
-    from soma_native.model.config import ModelConfig
-    from soma_native.model.model import resolve_precision
-    from soma_native.training.trainer import Trainer
-
     given = {
         "epochs": arguments.epochs,
         "steps": arguments.steps,
@@ -206,10 +179,7 @@ def _resumed(arguments: argparse.Namespace, files: Sequence[Path]) -> tuple[Trai
         "max_eval_windows": arguments.max_eval_windows,
         "seed": arguments.seed,
     }
-    try:
-        trainer = Trainer.resume(arguments.out, **{name: value for name, value in given.items() if value is not None})
-    except FileNotFoundError as error:
-        raise CommandError(in_flags(str(error))) from None
+    trainer = Trainer.resume(arguments.out, **{name: value for name, value in given.items() if value is not None})
     config, tok = trainer.model.config, trainer.tokenizer
     if arguments.preset is not None:
         context = {} if arguments.seq_len is None else {"max_seq_len": arguments.seq_len}

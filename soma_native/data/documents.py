@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Literal, TypeAlias
 
+from soma_native._checks import choice
 from soma_native.files.text_files import iter_texts, read_utf8
 
 __all__ = ["SPLITS", "Split", "Texts", "iter_documents", "read_documents"]
@@ -37,8 +38,7 @@ def read_documents(paths: Texts, split: Split = "file") -> Iterator[str]:
     >>> list(read_documents([path], split="blank-line"))
     ['one\ntwo', 'three']
     """
-    if split not in ("file", "line", "blank-line"):
-        raise ValueError(f"split={split!r}: allowed are 'file', 'line' and 'blank-line'")
+    choice("split", split, SPLITS)
     for path in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
         text = read_utf8(path).decode("utf-8")
         if split == "file":

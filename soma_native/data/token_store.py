@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from soma_native.data.documents import Texts, iter_documents
 from soma_native.data.random_words import Stream, random_words
+from soma_native.errors import ArgumentError
 from soma_native.files.text_files import batches
 from soma_native.tokenizer.tokenizer import Tokenizer
 
@@ -151,7 +152,7 @@ class TokenStore:
             train_starts, train_stops = self.starts, np.where(can, cuts, self.stops)
             val_starts, val_stops = cuts[can], self.stops[can]
             if not can.any():
-                raise ValueError(self._why_not_split(fraction, cuts))
+                raise ArgumentError("val_fraction", self._why_not_split(fraction, cuts))
         train = TokenStore(
             self.tokens, train_starts, train_stops, self.dropped_documents, self.dropped_tokens, self.unknown_id
         )
@@ -161,14 +162,8 @@ class TokenStore:
         """What to say where no document has two tokens on either side of its cut."""
         whole = f"{int((self.stops - self.starts).sum())} tokens in {len(self.starts)} document(s)"
         if (self.stops - cuts >= 2).any():
-            return (
-                f"val_fraction={fraction} leaves no next-token pair to train on of {whole}: give more text, a smaller "
-                "fraction, or a validation set"
-            )
-        return (
-            f"val_fraction={fraction} holds out no next-token pair of {whole}: give more text, a larger fraction, "
-            "a validation set, or val_fraction=0"
-        )
+            return f"{fraction:g} leaves no next-token pair to train on of {whole}: give more text or a smaller one"
+        return f"{fraction:g} holds out no next-token pair of {whole}: give more text, a larger fraction, or 0"
 
     def require_pairs(self, what: str) -> None:
         """Raise a ValueError that says why, if there is no next-token pair; `what` names the argument."""

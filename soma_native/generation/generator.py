@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from soma_native._checks import choice, instance
 from soma_native.checkpoint.hf_config import end_token, start_token
 from soma_native.core import _core
+from soma_native.errors import ArgumentError, ArgumentTypeError
 from soma_native.generation.sampling import DEFAULTS, WEIGHTS, Sampling
 from soma_native.generation.text_writer import TextWriter
 from soma_native.model.model import Model
@@ -59,11 +61,9 @@ class Generator:
     """
 
     def __init__(self, model: Model, tok: Tokenizer, *, end_token: str | None = "auto", weights: str = "auto") -> None:
-        if weights not in WEIGHTS:
-            raise ValueError(f"weights must be one of {', '.join(WEIGHTS)}, got {weights!r}")
-        for name, value, kind in (("model", model, Model), ("tok", tok, Tokenizer)):
-            if not isinstance(value, kind):
-                raise TypeError(f"{name} must be a soma_native.{kind.__name__}, got {type(value).__name__}")
+        choice("weights", weights, WEIGHTS)
+        instance("model", model, Model)
+        instance("tok", tok, Tokenizer)
         if tok.vocab_size > model.config.vocab_size:
             raise ValueError(
                 f"the tokenizer has {tok.vocab_size} tokens, the model only {model.config.vocab_size}: they do not "
@@ -97,7 +97,7 @@ class Generator:
             return None
         found = self._tok.token_to_id(name)
         if found is None:
-            raise ValueError(f"end_token={name!r} is not a token of the vocabulary")
+            raise ArgumentError("end_token", f"must be a token of the vocabulary, got {name!r}")
         return found
 
     def _find_start(self) -> int:
@@ -195,7 +195,7 @@ class Generator:
             max_tokens, temperature, top_k, top_p, repetition_penalty, seed, stop, max_new_tokens, unknown
         )
         if isinstance(prompts, (str, bytes)) or not isinstance(prompts, Iterable):
-            raise TypeError("prompts must be a list of texts; for one text there is generate")
+            raise ArgumentTypeError("prompts", "must be a list of texts; for one text there is generate")
         texts = [_text(f"prompts[{row}]", prompt) for row, prompt in enumerate(prompts)]
         pieces: list[list[str]] = [[text] for text in texts]
         for row, piece in self._run(texts, sampling):
@@ -326,5 +326,5 @@ class Generator:
 
 def _text(name: str, value: object) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{name} must be a text, not {type(value).__name__}")
+        raise ArgumentTypeError(name, f"must be a text, got {type(value).__name__}")
     return value

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from soma_native._checks import choice, flag, integer
+from soma_native.errors import ArgumentError
 from soma_native.model.presets import LARGEST_VOCAB, PRESETS
 
 BLOCKS = ("soma", "gpt2")
@@ -56,22 +58,13 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name, (low, high) in _LIMITS.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not hasattr(value, "__index__"):
-                raise TypeError(f"{name} must be an integer, got {value!r}")
-            object.__setattr__(self, name, int(value))
-            if not low <= value <= high:
-                raise ValueError(f"{name} must be from {low} to {high}, got {value}")
+            object.__setattr__(self, name, integer(name, getattr(self, name), low, high))
         if self.d_model % self.n_heads:
-            raise ValueError(
-                f"d_model must be a multiple of n_heads, got d_model={self.d_model} and n_heads={self.n_heads}"
-            )
-        if self.block not in BLOCKS:
-            raise ValueError(f"block must be one of {', '.join(BLOCKS)}, got {self.block!r}")
+            raise ArgumentError("d_model", f"must be a multiple of n_heads, got {self.d_model} and {self.n_heads}")
+        choice("block", self.block, BLOCKS)
         if self.tied_head is None:
             object.__setattr__(self, "tied_head", self.block == "gpt2")
-        elif not isinstance(self.tied_head, bool):
-            raise TypeError(f"tied_head must be True, False or None, got {self.tied_head!r}")
+        flag("tied_head", self.tied_head)
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> ModelConfig:
@@ -88,8 +81,7 @@ class ModelConfig:
         >>> ModelConfig.preset("gpt2-124m").num_parameters
         124439808
         """
-        if name not in PRESETS:
-            raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
+        choice("preset", name, PRESETS)
         fields = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(overrides) - fields)
         if unknown:
@@ -97,7 +89,7 @@ class ModelConfig:
         config = cls(**{**PRESETS[name], **overrides})
         largest = LARGEST_VOCAB.get(name)
         if largest is not None and config.vocab_size > largest:
-            raise ValueError(f"preset {name!r} takes a vocab_size up to {largest}, got {config.vocab_size}")
+            raise ArgumentError("vocab_size", f"must be at most {largest} for preset {name}, got {config.vocab_size}")
         return config
 
     @property

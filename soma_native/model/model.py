@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from soma_native._checks import choice, instance, integer
 from soma_native.core import _core
+from soma_native.errors import ArgumentError, ArgumentTypeError
 from soma_native.model.config import PRECISIONS, ModelConfig
 
 Floats = npt.NDArray[np.float32]
@@ -25,8 +27,7 @@ def resolve_precision(precision: str) -> tuple[str, str]:
     Raises:
         ValueError: not one of the allowed values.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    choice("precision", precision, PRECISIONS)
     if precision != "auto":
         return precision, precision
     return "bfloat16" if _core.active_isa() in _FAST_BFLOAT16 else "float32", "float32"
@@ -36,19 +37,19 @@ def _as_ids(name: str, value: npt.ArrayLike) -> npt.NDArray[np.int32]:
     try:
         array = np.asarray(value)
     except ValueError:
-        raise ValueError(f"{name} must have shape (T,) or (B, T), got rows of different lengths") from None
+        raise ArgumentError(name, "must have shape (T,) or (B, T), got rows of different lengths") from None
     if array.dtype.kind not in "iu":
         if array.size == 0:
-            raise ValueError(f"{name} must hold at least one token, got shape {array.shape}")
-        raise TypeError(f"{name} must be integers, got dtype {array.dtype}")
+            raise ArgumentError(name, f"must hold at least one token, got shape {array.shape}")
+        raise ArgumentTypeError(name, f"must be integers, got dtype {array.dtype}")
     if array.ndim not in (1, 2):
-        raise ValueError(f"{name} must have shape (T,) or (B, T), got {array.shape}")
+        raise ArgumentError(name, f"must have shape (T,) or (B, T), got {array.shape}")
     if array.size == 0:
-        raise ValueError(f"{name} must hold at least one token, got shape {array.shape}")
+        raise ArgumentError(name, f"must hold at least one token, got shape {array.shape}")
     if array.dtype.itemsize > 2 and array.dtype != np.int32:
         least, most = int(array.min()), int(array.max())
         if least < -(2**31) or most >= 2**31:
-            raise ValueError(f"{name} must fit into 32 bits, got values from {least} to {most}")
+            raise ArgumentError(name, f"must fit into 32 bits, got values from {least} to {most}")
     return np.ascontiguousarray(np.atleast_2d(array), dtype=np.int32)
 
 
@@ -91,15 +92,11 @@ class Model:
     """
 
     def __init__(self, config: ModelConfig, seed: int = 0, precision: str = "auto") -> None:
-        if not isinstance(config, ModelConfig):
-            raise TypeError(f"config must be a ModelConfig, got {type(config).__name__}")
-        if isinstance(seed, bool) or not hasattr(seed, "__index__"):
-            raise TypeError(f"seed must be an integer, got {seed!r}")
-        if not 0 <= int(seed) < 2**64:
-            raise ValueError(f"seed must be from 0 to 2**64 - 1, got {seed}")
+        instance("config", config, ModelConfig)
+        seed = integer("seed", seed, 0, 2**64 - 1)
         self._config = config
         self._precision, evaluation = resolve_precision(precision)
-        self._core = _make_core(config, seed=int(seed), precision=self._precision)
+        self._core = _make_core(config, seed=seed, precision=self._precision)
         self._evaluate_in(evaluation)
 
     @classmethod
@@ -204,18 +201,12 @@ class Model:
     def _batch(self, ids: npt.ArrayLike, targets: npt.ArrayLike) -> tuple[Any, Any]:
         left, right = _as_ids("ids", ids), _as_ids("targets", targets)
         if np.shape(ids) != np.shape(targets):
-            raise ValueError(f"targets must have the shape of ids, {np.shape(ids)}, got {np.shape(targets)}")
+            raise ArgumentError("targets", f"must have the shape of ids, {np.shape(ids)}, got {np.shape(targets)}")
         return left, right
 
     @staticmethod
     def _normalizer(normalizer: int | None) -> int:
-        if normalizer is None:
-            return 0
-        if isinstance(normalizer, bool) or not hasattr(normalizer, "__index__"):
-            raise TypeError(f"normalizer must be an integer or None, got {normalizer!r}")
-        if normalizer < 1:
-            raise ValueError(f"normalizer must be at least 1, got {normalizer}")
-        return int(normalizer)
+        return 0 if normalizer is None else integer("normalizer", normalizer, 1)
 
     def __repr__(self) -> str:
         c = self._config

@@ -5,17 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from soma_native._checks import instance, number, pair
 from soma_native.core import _core
 from soma_native.model.model import Model
-
-
-def _number(name: str, value: object) -> float:
-    if isinstance(value, (bool, str, bytes)) or not (hasattr(value, "__float__") or hasattr(value, "__index__")):
-        raise TypeError(f"{name} must be a number, got {value!r:.80}")
-    try:
-        return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError) as error:
-        raise TypeError(f"{name} must be a number, got {value!r:.80}: {error}") from None
 
 
 class AdamW:
@@ -51,23 +43,18 @@ class AdamW:
         weight_decay: float = 0.1,
         max_grad_norm: float | None = 1.0,
     ) -> None:
-        if not isinstance(model, Model):
-            raise TypeError(f"model must be a soma_native.Model, got {type(model).__name__}")
-        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
-            raise TypeError(f"betas must be a pair of numbers such as (0.9, 0.95), got {betas!r}")
-        limit = 0.0 if max_grad_norm is None else _number("max_grad_norm", max_grad_norm)
-        if limit < 0:
-            raise ValueError(f"max_grad_norm must be positive, or None or 0 to turn it off, got {max_grad_norm}")
+        instance("model", model, Model)
+        beta1, beta2 = pair("betas", betas)
         self.model = model
-        self.lr = _number("lr", lr)
+        self.lr = number("lr", lr)
         self._core = _core.AdamW(
             model._core,
             lr=self.lr,
-            beta1=_number("betas[0]", betas[0]),
-            beta2=_number("betas[1]", betas[1]),
-            eps=_number("eps", eps),
-            weight_decay=_number("weight_decay", weight_decay),
-            max_grad_norm=limit,
+            beta1=beta1,
+            beta2=beta2,
+            eps=number("eps", eps),
+            weight_decay=number("weight_decay", weight_decay),
+            max_grad_norm=0.0 if max_grad_norm is None else number("max_grad_norm", max_grad_norm, least=0),
         )
 
     def __repr__(self) -> str:
@@ -85,7 +72,7 @@ class AdamW:
         Raises:
             FloatingPointError: the norm is not finite. Nothing was updated.
         """
-        return self._core.step(self.lr if lr is None else _number("lr", lr))
+        return self._core.step(self.lr if lr is None else number("lr", lr))
 
     @property
     def step_count(self) -> int:

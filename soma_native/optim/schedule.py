@@ -5,7 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["Schedule"]
+from soma_native._checks import choice
+from soma_native.errors import ArgumentError
+
+__all__ = ["SCHEDULES", "Schedule"]
+
+SCHEDULES = ("cosine", "constant")
 
 
 @dataclass(frozen=True)
@@ -39,13 +44,10 @@ class Schedule:
     kind: str = "cosine"
 
     def __post_init__(self) -> None:
-        if self.kind not in ("cosine", "constant"):
-            raise ValueError(f"schedule={self.kind!r}: allowed are 'cosine' and 'constant'")
+        choice("schedule", self.kind, SCHEDULES)
         if not 0 <= self.warmup_steps < self.total_steps:
-            raise ValueError(
-                f"warmup_steps={self.warmup_steps}: must be at least 0 and below the {self.total_steps} steps of the "
-                "training"
-            )
+            problem = f"must be at least 0 and below the {self.total_steps} steps of the training"
+            raise ArgumentError("warmup_steps", f"{problem}, got {self.warmup_steps}")
 
     def __call__(self, step: int) -> float:
         """Learning rate of step `step`, counted from 0."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -11,7 +10,9 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import NDArray
 
+from soma_native._checks import integer
 from soma_native.core import _core
+from soma_native.errors import ArgumentError, ArgumentTypeError
 from soma_native.files.atomic_folder import FolderView, replace_files
 from soma_native.tokenizer.added_tokens import RuledCore
 from soma_native.tokenizer.formats.tiktoken_gpt2 import read_gpt2, read_tiktoken
@@ -252,9 +253,9 @@ class Tokenizer:
         [[97], [], [98, 97]]
         """
         if isinstance(texts, (str, bytes)):
-            raise TypeError(f"texts must be a list of str, got a single {type(texts).__name__}: pass [text]")
+            raise ArgumentTypeError("texts", f"must be a list of str, got a single {type(texts).__name__}: pass [text]")
         if not isinstance(texts, Iterable):
-            raise TypeError(f"texts must be a list of str, got {type(texts).__name__}")
+            raise ArgumentTypeError("texts", f"must be a list of str, got {type(texts).__name__}")
         return self._core.encode_batch(list(texts), self._allowed(allowed_special))
 
     def _encode_joined(self, texts: list[str], first: int) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
@@ -313,9 +314,7 @@ class Tokenizer:
         >>> tok.id_to_token(97), tok.id_to_token(32)
         ('a', 'Ġ')
         """
-        if isinstance(i, bool) or not hasattr(i, "__index__"):
-            raise TypeError(f"i={i!r:.80}: must be a whole number, the id of a token")
-        i = operator.index(i)
+        i = integer("i", i)
         if not 0 <= i < self.vocab_size:
             raise ValueError(f"id {i} is not in the vocabulary: ids are 0 to {self.vocab_size - 1}")
         return self._core.token(i)  # which raises for a gap
@@ -339,21 +338,16 @@ class Tokenizer:
         return f"Tokenizer(kind={self.kind!r}, vocab_size={self.vocab_size})"
 
     def _allowed(self, allowed_special: Collection[str]) -> list[int]:
-        if isinstance(allowed_special, str):
-            if allowed_special == "all":
-                return list(self._special.values())
-            raise ValueError(
-                f"allowed_special must be 'all' or a set of special tokens, got the single str {allowed_special!r}"
-            )
-        if isinstance(allowed_special, bytes) or not isinstance(allowed_special, Iterable):
-            raise TypeError(
-                f"allowed_special must be 'all' or a set of special tokens, got {type(allowed_special).__name__}"
-            )
+        if isinstance(allowed_special, str) and allowed_special == "all":
+            return list(self._special.values())
+        if isinstance(allowed_special, (str, bytes)) or not isinstance(allowed_special, Iterable):
+            error = ArgumentError if isinstance(allowed_special, str) else ArgumentTypeError
+            raise error("allowed_special", f"must be 'all' or a set of special tokens, got {allowed_special!r:.80}")
         allowed_special = list(allowed_special)
         for token in allowed_special:
             if token not in self._special:
                 known = ", ".join(self._special) or "none"
-                raise ValueError(f"allowed_special names {token!r}; the special tokens here are: {known}")
+                raise ArgumentError("allowed_special", f"must be special tokens ({known}), got {token!r:.80}")
         return [self._special[token] for token in allowed_special]
 
 
@@ -363,17 +357,17 @@ def _from_document(document: dict[str, Any]) -> Tokenizer:
 
 def _id_array(ids: Iterable[SupportsIndex] | NDArray[Any]) -> NDArray[np.int64] | NDArray[np.uint32]:
     if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
-        raise TypeError(f"ids must be a list or an array of integers, got {type(ids).__name__}")
+        raise ArgumentTypeError("ids", f"must be a list or an array of integers, got {type(ids).__name__}")
     try:
         array = ids if isinstance(ids, np.ndarray) else np.asarray(list(ids) or np.empty(0, np.int64))
     except ValueError:  # lists of different lengths in a list
-        raise TypeError("ids must be integers, got lists") from None
+        raise ArgumentTypeError("ids", "must be integers, got lists") from None
     if array.ndim != 1:
-        raise ValueError(f"ids must have one dimension, got an array of shape {array.shape}")
+        raise ArgumentError("ids", f"must have one dimension, got an array of shape {array.shape}")
     if array.dtype.kind not in "iu":
         if array.dtype == object and all(isinstance(i, int) for i in array):
-            raise ValueError("ids are beyond 64 bits: not in the vocabulary")
-        raise TypeError(f"ids must be integers, got {array.dtype}")
+            raise ArgumentError("ids", "are beyond 64 bits: not in the vocabulary")
+        raise ArgumentTypeError("ids", f"must be integers, got {array.dtype}")
     if array.dtype == np.uint32:
         return np.ascontiguousarray(array)
     if array.dtype == np.uint64:

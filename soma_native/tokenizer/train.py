@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import logging
-import operator
 import os
 from collections.abc import Iterable
 from typing import SupportsIndex
 
+from soma_native._checks import choice, integer
 from soma_native.core import _core
+from soma_native.errors import ArgumentError, ArgumentTypeError
 from soma_native.files.text_files import batches, iter_texts
 from soma_native.tokenizer.bpe_vocabulary import PATTERNS
 from soma_native.tokenizer.formats.tiktoken_gpt2 import MAX_IDS
 from soma_native.tokenizer.formats.tokenizer_json import UNKNOWN
 from soma_native.tokenizer.train_bpe import TrainingProgress, require_bytes, train_bpe
 
-__all__ = ["train_tokenizer"]
+__all__ = ["KINDS", "train_tokenizer"]
 
 _log = logging.getLogger("soma_native")
 
-_KINDS = ("word", "char", "byte", "bpe")
+KINDS = ("word", "char", "byte", "bpe")
 _DEFAULT_SPECIAL_TOKENS: dict[str, tuple[str, ...]] = {
     "word": ("<PAD>", UNKNOWN, "<START>", "<END>", "<BOS>", "<EOS>"),
     "char": (UNKNOWN,),
@@ -39,13 +40,12 @@ def train_tokenizer(
     progress: TrainingProgress | None = None,
 ) -> _core.Tokenizer:
     """What `Tokenizer.train` documents, in the core's terms."""
-    if kind not in _KINDS:
-        raise ValueError(f"kind must be one of {', '.join(map(repr, _KINDS))}, got {kind!r}")
+    choice("kind", kind, KINDS)
     special = _check_special_tokens(special_tokens, kind)
     limit = _check_vocab_size(vocab_size, kind, special)
     if kind == "bpe":
-        pattern = _check_pattern("gpt2" if pattern is None else pattern)
-        frequency = 1 if min_frequency is None else _integer("min_frequency", min_frequency, least=1)
+        pattern = choice("pattern", "gpt2" if pattern is None else pattern, PATTERNS)
+        frequency = 1 if min_frequency is None else integer("min_frequency", min_frequency, 1)
         vocabulary = train_bpe(texts, limit - 256, special, pattern, min(frequency, 1 << 63), progress or _ignore)
         missing = limit - len(vocabulary.tokens)
         if missing and vocab_size is not None:
@@ -57,7 +57,7 @@ def train_tokenizer(
         return vocabulary.make()
     for name, value in (("pattern", pattern), ("min_frequency", min_frequency), ("progress", progress)):
         if value is not None:
-            raise ValueError(f"{name} is for kind 'bpe' alone, and kind is {kind!r}")
+            raise ArgumentError(name, f"is for kind bpe alone, and the kind is {kind}")
     counter = _core.TokenCounter(kind)
     for first, batch in batches(iter_texts(texts)):
         counter.add(batch, first)
@@ -69,29 +69,11 @@ def train_tokenizer(
     ordinary, different = counter.ranked(limit)
     if different < 2:
         found = "none" if different == 0 else f"only {ordinary[0]!r}"
-        raise ValueError(f"the texts must have at least two different {what}, and have {found}")
+        raise ArgumentError("texts", f"must have at least two different {what}, and have {found}")
     if kind == "char":
         ordinary.sort()
     _log.info("vocabulary: %d of %d different %s", len(ordinary), different, what)
     return _core.Tokenizer(kind, [*special, *ordinary], range(len(special)))
-
-
-def _integer(name: str, value: SupportsIndex, least: int | None = None) -> int:
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an int, got {value!r}") from None
-    if least is not None and number < least:
-        raise ValueError(f"{name} must be at least {least}, got {number}")
-    return number
-
-
-def _check_pattern(pattern: str) -> str:
-    if pattern not in PATTERNS:
-        raise ValueError(f"pattern must be one of {', '.join(map(repr, PATTERNS))}, got {pattern!r}")
-    return pattern
 
 
 def _ignore(stage: str, done: int, total: int | None) -> None:
@@ -102,25 +84,26 @@ def _check_special_tokens(special_tokens: Iterable[str] | None, kind: str) -> tu
     if special_tokens is None:
         return _DEFAULT_SPECIAL_TOKENS[kind]
     if isinstance(special_tokens, (str, bytes)):
-        raise TypeError(f"special_tokens must be a list of str, got a single {type(special_tokens).__name__}")
+        kind_of = type(special_tokens).__name__
+        raise ArgumentTypeError("special_tokens", f"must be a list of str, got a single {kind_of}")
     special = tuple(special_tokens)
     for i, token in enumerate(special):
         if not isinstance(token, str):
-            raise TypeError(f"special_tokens[{i}] must be a str, got {type(token).__name__}")
+            raise ArgumentTypeError("special_tokens", f"must be a list of str, got {type(token).__name__} at place {i}")
         if not token:
-            raise ValueError(f"special_tokens[{i}] is empty")
+            raise ArgumentError("special_tokens", f"must not be empty, got '' at place {i}")
         if token in special[:i]:
-            raise ValueError(f"special_tokens has {token!r} twice")
+            raise ArgumentError("special_tokens", f"must differ, got {token!r} twice")
         try:
             token.encode()
         except UnicodeEncodeError as error:
             surrogate = f"U+{ord(token[error.start]):04X} at character {error.start}"
-            raise ValueError(f"special_tokens[{i}] has the lone surrogate {surrogate}, which no text holds") from None
-        if kind == "word" and _is_word(token):
-            raise ValueError(f"special token {token!r} is also a word: put signs around it, such as '<{token}>'")
-        if kind != "word" and len(token) == 1:
-            what = "char" if kind == "char" else "byte"
-            raise ValueError(f"special token {token!r} is also a {what}: put signs around it, such as '<{token}>'")
+            problem = f"must be text, got the lone surrogate {surrogate} at place {i}"
+            raise ArgumentError("special_tokens", problem) from None
+        if _is_word(token) if kind == "word" else len(token) == 1:
+            what = "byte" if kind == "bpe" else kind
+            problem = f"must not be ordinary tokens: {token!r} is also a {what}; put signs around it, as in '<{token}>'"
+            raise ArgumentError("special_tokens", problem)
     return special
 
 
@@ -134,13 +117,9 @@ def _check_vocab_size(vocab_size: SupportsIndex | None, kind: str, special: tupl
     """How many ordinary tokens there may be."""
     if vocab_size is None:
         return max(_DEFAULT_SIZES[kind] - len(special), 256 if kind == "bpe" else 2)
-    size = _integer("vocab_size", vocab_size)
     ordinary = 256 if kind in ("byte", "bpe") else 1 if UNKNOWN in special else 2
+    size = integer("vocab_size", vocab_size)
     if size < len(special) + ordinary:
-        raise ValueError(
-            f"vocab_size must be at least {len(special) + ordinary} for kind {kind!r} "
-            f"(special tokens: {len(special)}, and {ordinary} more), got {size}"
-        )
-    if size > MAX_IDS:
-        raise ValueError(f"vocab_size must be at most {MAX_IDS}, got {size}")
-    return size - len(special)
+        problem = f"for kind {kind} (special tokens: {len(special)}, and {ordinary} more), got {size}"
+        raise ArgumentError("vocab_size", f"must be at least {len(special) + ordinary} {problem}")
+    return integer("vocab_size", size, most=MAX_IDS) - len(special)

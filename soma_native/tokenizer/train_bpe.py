@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from soma_native.core import _core
+from soma_native.errors import ArgumentError
 from soma_native.files.text_files import batches, iter_sources, not_utf8, open_text
 from soma_native.tokenizer.bpe_vocabulary import BpeVocabulary
 
@@ -44,7 +45,7 @@ def train_bpe(
 def require_bytes(count: int) -> None:
     """Raise a ValueError where texts of `count` bytes have nothing to learn: no byte follows another."""
     if count < 2:
-        raise ValueError(f"the texts must have at least two bytes, and have {'only one' if count else 'none'}")
+        raise ArgumentError("texts", f"must have at least two bytes, and have {'only one' if count else 'none'}")
 
 
 def _count_files(counter: _core.ChunkCounter, texts: object, progress: TrainingProgress) -> Iterator[str | bytes]:

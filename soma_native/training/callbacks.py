@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
+from soma_native.errors import ArgumentTypeError
 from soma_native.model.model import Model
 from soma_native.tokenizer.tokenizer import Tokenizer
 from soma_native.training.config import TrainConfig
@@ -113,10 +114,10 @@ class Dispatcher:
         for callback in given:
             own = {kind: getattr(callback, f"on_{kind}") for kind in EVENT_KINDS if hasattr(callback, f"on_{kind}")}
             if isinstance(callback, type) or not (own or callable(callback)):
-                raise TypeError(
-                    f"callbacks contains {callback!r}: expected functions of an Event, or objects with a method such "
-                    f"as on_step or on_epoch"
+                problem = (
+                    f"must be functions of an Event, or objects with a method such as on_step, got {callback!r:.80}"
                 )
+                raise ArgumentTypeError("callbacks", problem)
             for kind in EVENT_KINDS:
                 hook: Any = own.get(kind) if own else callback
                 if hook is not None and getattr(type(callback), f"on_{kind}", None) is not getattr(

@@ -3,14 +3,42 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from soma_native._checks import choice, flag, integer, number, pair, path
+from soma_native.errors import ArgumentError
+from soma_native.optim.schedule import SCHEDULES
 
 __all__ = ["TrainConfig"]
 
 _DEFAULT_EPOCHS = 10
+
+# The least of each setting that is a whole number, and the limits of the others.
+_COUNTS = {
+    "epochs": 1,
+    "steps": 1,
+    "batch_size": 1,
+    "seq_len": 1,
+    "warmup_steps": 0,
+    "grad_accumulation": 1,
+    "eval_every": 1,
+    "max_eval_windows": 1,
+    "patience": 1,
+    "checkpoint_every": 1,
+    "log_every": 1,
+}
+_NUMBERS: dict[str, dict[str, float]] = {
+    "lr": {"above": 0},
+    "min_lr": {"least": 0},
+    "eps": {"above": 0},
+    "weight_decay": {"least": 0},
+    "max_grad_norm": {"least": 0},
+    "min_delta": {"least": 0},
+    "val_fraction": {"least": 0, "below": 1},
+}
 
 # What may differ between a run and its continuation: it decides what is written and when, not what is learned.
 FREE_TO_CHANGE = frozenset({"checkpoint_dir", "checkpoint_every", "keep_best", "log_every", "resume"})
@@ -59,7 +87,7 @@ class TrainConfig:
     >>> TrainConfig(sampling="shuffled")
     Traceback (most recent call last):
         ...
-    ValueError: sampling='shuffled': allowed are 'epoch' and 'random'
+    soma_native.errors.ArgumentError: sampling must be one of epoch, random, got 'shuffled'
     """
 
     epochs: int | None = None
@@ -90,79 +118,32 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if self.epochs is not None and self.steps is not None:
-            raise ValueError(f"epochs={self.epochs} and steps={self.steps}: give one of the two, not both")
-        for name in ("epochs", "steps", "eval_every", "max_eval_windows", "patience", "checkpoint_every", "log_every"):
-            self._integer(name, 1, optional=True)
-        self._integer("seq_len", 1, optional=True)
-        self._integer("warmup_steps", 0, optional=True)
-        self._integer("batch_size", 1)
-        self._integer("grad_accumulation", 1)
-        self._integer("seed", 0)
-        if self.seed >= 1 << 64:
-            raise ValueError(f"seed={self.seed}: must be below 2**64")
-        self._choice("sampling", ("epoch", "random"))
-        self._choice("schedule", ("cosine", "constant"))
-        self._number("lr", above=0.0)
-        if self.min_lr is not None:
-            self._number("min_lr", least=0.0)
-            if self.min_lr > self.lr:
-                raise ValueError(f"min_lr={self.min_lr}: must not be above lr={self.lr}")
-        self._number("eps", above=0.0)
-        self._number("weight_decay", least=0.0)
+            raise ArgumentError("steps", f"and epochs cannot both be given, got {self.steps} and {self.epochs}")
+        for name, least in _COUNTS.items():
+            self._set(name, integer, least)
+        self._set("seed", integer, 0, 2**64 - 1)
+        for name, limits in _NUMBERS.items():
+            self._set(name, number, **limits)
+        if self.min_lr is not None and self.min_lr > self.lr:
+            raise ArgumentError("min_lr", f"must not be above lr, got {self.min_lr:g} and {self.lr:g}")
+        self._set("sampling", choice, ("epoch", "random"))
+        self._set("schedule", choice, SCHEDULES)
+        self._set("betas", pair, least=0, below=1)
+        self._set("keep_best", flag)
+        self._set("resume", flag)
         if self.max_grad_norm is None:
             object.__setattr__(self, "max_grad_norm", 0.0)  # the same, and one value in files
-        self._number("max_grad_norm", least=0.0)
-        self._number("min_delta", least=0.0)
-        self._number("val_fraction", least=0.0, below=1.0)
-        betas: object = self.betas
-        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
-            raise TypeError(f"betas={betas!r}: must be a pair of numbers such as (0.9, 0.95)")
-        for beta in betas:
-            if not isinstance(beta, (int, float)) or not 0.0 <= beta < 1.0:
-                raise ValueError(f"betas={betas!r}: both must be numbers of at least 0 and below 1")
-        object.__setattr__(self, "betas", (float(betas[0]), float(betas[1])))
-        for name in ("keep_best", "resume"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name}={getattr(self, name)!r}: must be True or False")
-        if self.checkpoint_dir is not None and not isinstance(self.checkpoint_dir, (str, os.PathLike)):
-            raise TypeError(f"checkpoint_dir={self.checkpoint_dir!r}: must be the path of a folder, or None")
-        if self.checkpoint_dir is None:
-            for name in ("resume", "checkpoint_every"):
-                if getattr(self, name):
-                    raise ValueError(f"{name}={getattr(self, name)} needs checkpoint_dir, the folder of the checkpoint")
+        if self.checkpoint_dir is not None:
+            path("checkpoint_dir", self.checkpoint_dir, "folder")
+        elif self.resume or self.checkpoint_every:
+            name = "resume" if self.resume else "checkpoint_every"
+            raise ArgumentError(name, "needs checkpoint_dir, the folder of the checkpoint")
 
-    def _integer(self, name: str, least: int, optional: bool = False) -> None:
+    def _set(self, name: str, check: Callable[..., Any], *limits: Any, **named: Any) -> None:
+        """Check a setting and keep what the check returns, which JSON can hold; None stays where it is the default."""
         value = getattr(self, name)
-        if value is None and optional:
-            return
-        try:
-            integer = value.__index__()
-        except AttributeError:
-            integer = None
-        if integer is None or isinstance(value, bool):
-            raise TypeError(f"{name}={value!r}: must be an integer{' or None' if optional else ''}")
-        if integer < least:
-            raise ValueError(f"{name}={integer}: must be at least {least}{', or None' if optional else ''}")
-        object.__setattr__(self, name, integer)  # a NumPy integer becomes one that JSON can hold
-
-    def _number(
-        self, name: str, *, least: float = -math.inf, above: float = -math.inf, below: float = math.inf
-    ) -> None:
-        value = getattr(self, name)
-        if isinstance(value, bool) or not hasattr(value, "__float__"):
-            raise TypeError(f"{name}={value!r}: must be a number")
-        number = float(value)
-        if not (math.isfinite(number) and number >= least and number > above and number < below):
-            limits = [f"at least {least:g}"] if least > -math.inf else [f"above {above:g}"]
-            limits += [f"below {below:g}"] if below < math.inf else []
-            allowed = " and ".join(limits) if math.isfinite(number) else "finite"
-            raise ValueError(f"{name}={number:g}: must be {allowed}")
-        object.__setattr__(self, name, number)
-
-    def _choice(self, name: str, allowed: tuple[str, ...]) -> None:
-        value = getattr(self, name)
-        if value not in allowed:
-            raise ValueError(f"{name}={value!r}: allowed are {' and '.join(map(repr, allowed))}")
+        if value is not None or name not in _OPTIONAL:
+            object.__setattr__(self, name, check(name, value, *limits, **named))
 
     @property
     def epochs_or_default(self) -> int:
@@ -183,3 +164,6 @@ class TrainConfig:
         if unknown:
             raise ValueError(f"{', '.join(unknown)}: not a setting of TrainConfig")
         return cls(**values)
+
+
+_OPTIONAL = {field.name for field in dataclasses.fields(TrainConfig) if field.default is None} | {"max_grad_norm"}

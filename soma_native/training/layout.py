@@ -4,23 +4,64 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from soma_native.data.documents import Texts
 from soma_native.data.samplers import EpochSampler, RandomSampler, Sampler
 from soma_native.data.token_store import TokenStore
 from soma_native.data.windows import Windows
+from soma_native.errors import ArgumentError
 from soma_native.model.model import Model
 from soma_native.optim.schedule import Schedule
 from soma_native.tokenizer.tokenizer import Tokenizer
 from soma_native.training.config import FREE_TO_CHANGE, TrainConfig
 
-__all__ = ["Layout"]
+__all__ = ["Difference", "Layout", "OtherRunError"]
 
 logger = logging.getLogger("soma_native")
 
 _STEPS = "number of steps (epochs or steps)"
 _STEPS_FOLLOW = {"batch_size", "grad_accumulation", "sampling", "seq_len", "training texts"}  # for a number of epochs
+
+
+class Difference(NamedTuple):
+    """A setting, or "training texts" or "validation texts", that another run has otherwise."""
+
+    name: str
+    there: Any
+    here: Any
+
+
+class OtherRunError(ValueError):
+    """The run to go on with is another one than what the texts and settings say.
+
+    Args:
+        folder: of that run.
+        differences: in what it differs.
+    """
+
+    def __init__(self, folder: Path, differences: list[Difference]) -> None:
+        super().__init__(folder, differences)
+        self.folder, self.differences = folder, differences
+
+    def __str__(self) -> str:
+        return self.said(str)
+
+    def said(self, call: Callable[[str], str]) -> str:
+        """The message, with settings called as `call` says."""
+        parts = []
+        for name, there, here in self.differences:
+            if name.endswith("texts"):
+                parts.append(name)
+                continue
+            called = f"number of steps ({call('epochs')} or {call('steps')})" if name == _STEPS else call(name)
+            parts.append(f"{called} ({there} there, {here} here)")
+        return (
+            f"cannot resume the run in {self.folder}, which differs in: {'; '.join(parts)}. Give the same texts and "
+            "settings, or begin a new run"
+        )
 
 
 class Layout:
@@ -89,26 +130,25 @@ class Layout:
         identity: dict[str, Any] = json.loads(json.dumps(settings))  # as it will come back from the file
         return identity
 
-    def differences(self, identity: dict[str, Any]) -> list[str]:
-        """In what `identity`, that of another run, differs from this one, in words for an error message."""
+    def differences(self, identity: dict[str, Any]) -> list[Difference]:
+        """In what `identity`, that of another run, differs from this one."""
         keys = [k for k in sorted(self.identity.keys() | identity.keys()) if identity.get(k) != self.identity.get(k)]
         derived = {key for key in ("eval_every", "warmup_steps") if getattr(self.config, key) is None}
         if self.config.steps is None and _STEPS_FOLLOW & set(keys):
             derived.add(_STEPS)
         given = [key for key in keys if key not in derived]
-        return [
-            key if key.endswith("texts") else f"{key} ({identity.get(key)} there, {self.identity.get(key)} here)"
-            for key in given or keys
-        ]
+        return [Difference(key, identity.get(key), self.identity.get(key)) for key in given or keys]
 
 
 def _encode(
     tokenizer: Tokenizer, config: TrainConfig, texts: Texts | TokenStore, validation: Texts | TokenStore | None
 ) -> tuple[TokenStore, TokenStore | None]:
     if validation is not None and config.val_fraction > 0:
-        raise ValueError(f"validation and val_fraction={config.val_fraction:g}: give one of the two, not both")
+        raise ArgumentError(
+            "validation", f"and val_fraction cannot both be given; val_fraction is {config.val_fraction:g}"
+        )
     if validation is None and config.val_fraction == 0 and config.patience is not None:
-        raise ValueError(f"patience={config.patience} needs validation data: give validation or val_fraction")
+        raise ArgumentError("patience", "needs validation data: give validation or val_fraction")
     train = TokenStore.encode(texts, tokenizer)
     train.require_pairs("texts")
     if validation is not None:

@@ -21,7 +21,7 @@ from soma_native.training.callbacks import Dispatcher, EventKind
 from soma_native.training.evaluate import mean_loss
 from soma_native.training.history import History, Record
 from soma_native.training.interrupt import InterruptGuard
-from soma_native.training.layout import Layout
+from soma_native.training.layout import Layout, OtherRunError
 from soma_native.training.state import STATE_FILE, TrainingState, load_arrays, read_state, write_state
 
 __all__ = ["TrainingRun"]
@@ -97,10 +97,7 @@ class TrainingRun:
         state, optimizer_steps = read_state(self.folder)
         differences = self.layout.differences(state.identity)
         if differences:
-            raise ValueError(
-                f"cannot resume the run in {self.folder}, which differs in: {'; '.join(differences)}. Give the same "
-                "texts and settings, or train anew without resume"
-            )
+            raise OtherRunError(self.folder, differences)
         if state.step > self.layout.total_steps:
             raise ValueError(
                 f"cannot resume the run in {self.folder}: it has already done {state.step} steps, more than the "

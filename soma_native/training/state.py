@@ -79,7 +79,7 @@ def _state_path(folder: str | os.PathLike[str]) -> Path:
     path = FolderView(folder).path(STATE_FILE)
     if not path.is_file():
         raise FileNotFoundError(
-            f"{os.fspath(folder)}: nothing to resume: there is no {STATE_FILE} in it; train without resume first"
+            f"{os.fspath(folder)}: nothing to resume: there is no {STATE_FILE} in it; begin a training there first"
         )
     return path
 

@@ -7,10 +7,12 @@ import threading
 from collections.abc import Iterable
 from typing import Any
 
+from soma_native._checks import instance
 from soma_native.checkpoint import load
 from soma_native.data.documents import Texts
 from soma_native.data.token_store import TokenStore
 from soma_native.data.windows import Windows
+from soma_native.errors import ArgumentError
 from soma_native.model.model import Model
 from soma_native.tokenizer.tokenizer import Tokenizer
 from soma_native.training.callbacks import CallbackLike, Dispatcher
@@ -51,11 +53,9 @@ class Trainer:
 
     def __init__(self, model: Model, tokenizer: Tokenizer, config: TrainConfig | None = None) -> None:
         config = TrainConfig() if config is None else config
-        if not isinstance(config, TrainConfig):
-            raise TypeError(f"config is {type(config).__name__}: expected a TrainConfig")
-        for name, value, kind in (("model", model, "parameters"), ("tokenizer", tokenizer, "encode")):
-            if not hasattr(value, kind):
-                raise TypeError(f"{name} must be a soma_native.{name.capitalize()}, got {type(value).__name__}")
+        instance("config", config, TrainConfig)
+        instance("model", model, Model)
+        instance("tokenizer", tokenizer, Tokenizer)
         if tokenizer.vocab_size > model.config.vocab_size:
             raise ValueError(
                 f"the tokenizer has {tokenizer.vocab_size} tokens and the model only {model.config.vocab_size}: make "
@@ -63,7 +63,9 @@ class Trainer:
             )
         longest = model.config.max_seq_len
         if config.seq_len is not None and config.seq_len > longest:
-            raise ValueError(f"seq_len={config.seq_len}: allowed is 1 to {longest}, the model's max_seq_len")
+            raise ArgumentError(
+                "seq_len", f"must be from 1 to {longest}, the model's max_seq_len, got {config.seq_len}"
+            )
         self.model = model
         self.tokenizer = tokenizer
         self.config = config
@@ -90,7 +92,10 @@ class Trainer:
         precision = state.identity["precision"]
         model, tokenizer = load(folder, precision=precision)
         model._evaluate_in(state.identity.get("evaluation_precision", precision))
-        config = TrainConfig.from_dict({**state.config, "checkpoint_dir": folder, "resume": True, **changes})
+        given = dict(state.config)
+        if {"epochs", "steps"} & changes.keys():
+            given |= {"epochs": None, "steps": None}  # the one of them that the run had may not be the one given now
+        config = TrainConfig.from_dict({**given, "checkpoint_dir": folder, "resume": True, **changes})
         return cls(model, tokenizer, config)
 
     def stop(self) -> None:

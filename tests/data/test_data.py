@@ -246,7 +246,7 @@ def test_split_holds_out_the_tail_of_one_long_text_as_nanogpt_does() -> None:
 
 
 def test_split_of_too_little_says_what_to_do() -> None:
-    with pytest.raises(ValueError, match=r"val_fraction=0.1 holds out no next-token pair of 6 tokens"):
+    with pytest.raises(ValueError, match=r"val_fraction 0.1 holds out no next-token pair of 6 tokens"):
         store_of([6]).split(0.1)
 
 
@@ -303,7 +303,7 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
         list(iter_documents([tmp_path / "none.txt"]))
     with pytest.raises(ValueError, match="is a folder"):
         list(iter_documents([tmp_path]))
-    with pytest.raises(ValueError, match="split='word': allowed are"):
+    with pytest.raises(ValueError, match="split must be one of file, line, blank-line"):
         list(read_documents(bad, split="word"))  # type: ignore[arg-type]
 
 

@@ -309,7 +309,7 @@ def test_max_tokens() -> None:
     assert len(generator.generate("the", 3).split()) == 4
     assert len(generator.generate("the", max_new_tokens=3).split()) == 4
     assert len(generator.generate("the", max_tokens=np.int64(3), max_new_tokens=3).split()) == 4
-    with pytest.raises(TypeError, match="max_tokens=3 and its alias max_new_tokens=4 differ"):
+    with pytest.raises(TypeError, match="max_tokens is 3 and its alias max_new_tokens 4"):
         generator.generate("the", max_tokens=3, max_new_tokens=4)
 
 
@@ -319,30 +319,30 @@ def test_max_tokens() -> None:
     [
         ({"max_length": 5}, TypeError, "max_length.*max_tokens"),
         ({"heat": 5}, TypeError, "'heat': allowed are max_tokens"),
-        ({"max_tokens": -1}, ValueError, "max_tokens=-1"),
-        ({"max_tokens": 2.0}, TypeError, "max_tokens=2.0"),
-        ({"max_tokens": True}, TypeError, "max_tokens=True"),
-        ({"max_tokens": "5"}, TypeError, "max_tokens='5'"),
-        ({"max_new_tokens": -1}, ValueError, "max_new_tokens=-1"),
-        ({"temperature": -0.1}, ValueError, "temperature=-0.1: must be at least 0"),
-        ({"temperature": math.nan}, ValueError, "temperature=nan"),
-        ({"temperature": math.inf}, ValueError, "temperature=inf"),
-        ({"temperature": "hot"}, TypeError, "temperature='hot'"),
-        ({"temperature": None}, TypeError, "temperature=None"),
-        ({"top_k": -1}, ValueError, "top_k=-1"),
-        ({"top_k": 1.5}, TypeError, "top_k=1.5"),
-        ({"top_p": 0}, ValueError, "top_p=0: must be above 0 and at most 1"),
-        ({"top_p": 1.01}, ValueError, "top_p=1.01"),
-        ({"top_p": math.nan}, ValueError, "top_p=nan"),
-        ({"repetition_penalty": 0}, ValueError, "repetition_penalty=0"),
-        ({"repetition_penalty": -1}, ValueError, "repetition_penalty=-1"),
-        ({"seed": -1}, ValueError, "seed=-1"),
-        ({"seed": 1 << 64}, ValueError, "seed="),
-        ({"seed": 1.0}, TypeError, "seed=1.0"),
-        ({"stop": ""}, ValueError, "must not be empty"),
-        ({"stop": ["a", ""]}, ValueError, "must not be empty"),
-        ({"stop": 5}, TypeError, "stop=5"),
-        ({"stop": [5]}, TypeError, "5 is not a text"),
+        ({"max_tokens": -1}, ValueError, "max_tokens must be"),
+        ({"max_tokens": 2.0}, TypeError, "max_tokens must be"),
+        ({"max_tokens": True}, TypeError, "max_tokens must be"),
+        ({"max_tokens": "5"}, TypeError, "max_tokens must be"),
+        ({"max_new_tokens": -1}, ValueError, "max_new_tokens must be"),
+        ({"temperature": -0.1}, ValueError, "temperature must be at least 0"),
+        ({"temperature": math.nan}, ValueError, "temperature must be"),
+        ({"temperature": math.inf}, ValueError, "temperature must be"),
+        ({"temperature": "hot"}, TypeError, "temperature must be"),
+        ({"temperature": None}, TypeError, "temperature must be"),
+        ({"top_k": -1}, ValueError, "top_k must be"),
+        ({"top_k": 1.5}, TypeError, "top_k must be"),
+        ({"top_p": 0}, ValueError, "top_p must be above 0 and at most 1"),
+        ({"top_p": 1.01}, ValueError, "top_p must be"),
+        ({"top_p": math.nan}, ValueError, "top_p must be"),
+        ({"repetition_penalty": 0}, ValueError, "repetition_penalty must be"),
+        ({"repetition_penalty": -1}, ValueError, "repetition_penalty must be"),
+        ({"seed": -1}, ValueError, "seed must be"),
+        ({"seed": 1 << 64}, ValueError, "seed must be"),
+        ({"seed": 1.0}, TypeError, "seed must be"),
+        ({"stop": ""}, ValueError, "must not hold an empty text"),
+        ({"stop": ["a", ""]}, ValueError, "must not hold an empty text"),
+        ({"stop": 5}, TypeError, "stop must be"),
+        ({"stop": [5]}, TypeError, "got 5 in it"),
     ],
 )
 def test_bad_arguments(call: str, arguments: dict[str, Any], error: type[Exception], wanted: str) -> None:
@@ -376,7 +376,7 @@ def test_bad_generators() -> None:
     model, tok = generator._model, generator._tok
     with pytest.raises(ValueError, match="they do not belong together"):
         Generator(model, soma_native.Tokenizer.train(["and many more words than before " * 2, *TEXTS], kind="char"))
-    with pytest.raises(ValueError, match="end_token='<NO>' is not a token"):
+    with pytest.raises(ValueError, match="end_token must be a token of the vocabulary"):
         Generator(model, tok, end_token="<NO>")
 
 
@@ -410,7 +410,7 @@ def test_signatures_are_the_documented_ones() -> None:
 
 
 def test_a_given_100_is_no_default() -> None:
-    with pytest.raises(TypeError, match="max_tokens=100 and its alias max_new_tokens=4 differ"):
+    with pytest.raises(TypeError, match="max_tokens is 100 and its alias max_new_tokens 4"):
         make().generate("the", max_tokens=100, max_new_tokens=4)
 
 

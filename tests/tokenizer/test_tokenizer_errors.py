@@ -31,7 +31,7 @@ def word() -> Tokenizer:
 
 @pytest.mark.parametrize("kind", ["BPE", "Word", "", None, 3, ["word"]])
 def test_an_unknown_kind_names_the_known(kind: Any) -> None:
-    with pytest.raises(ValueError, match=r"kind must be one of 'word', 'char', 'byte', 'bpe', got "):
+    with pytest.raises(ValueError, match=r"kind must be one of word, char, byte, bpe, got "):
         Tokenizer.train(["one two"], kind=kind)
 
 
@@ -66,14 +66,14 @@ def test_a_corpus_with_nothing_to_learn(kind: str, texts: list[str], message: st
     ],
 )
 def test_a_vocabulary_too_small(kind: str, size: int, special: list[str] | None, least: int) -> None:
-    with pytest.raises(ValueError, match=rf"vocab_size must be at least {least} for kind '{kind}'.*got {size}$"):
+    with pytest.raises(ValueError, match=rf"vocab_size must be at least {least} for kind {kind}.*got {size}$"):
         Tokenizer.train(["one two three"], kind=kind, vocab_size=size, special_tokens=special)
     assert Tokenizer.train(["one two"], kind=kind, vocab_size=least, special_tokens=special).vocab_size == least
 
 
 @pytest.mark.parametrize("size", [10.0, "10", True, [10], np.float32(10)])
 def test_a_vocabulary_size_that_is_no_int(size: Any) -> None:
-    with pytest.raises(TypeError, match="vocab_size must be an int"):
+    with pytest.raises(TypeError, match="vocab_size must be an integer"):
         Tokenizer.train(["one two"], vocab_size=size)
 
 
@@ -95,10 +95,10 @@ def test_a_vocabulary_too_large(kind: str, size: int, caplog: pytest.LogCaptureF
     ("kind", "special", "error", "message"),
     [
         ("word", "<UNK>", TypeError, "must be a list of str, got a single str"),
-        ("word", [b"<a>"], TypeError, r"special_tokens\[0\] must be a str, got bytes"),
-        ("char", ["<a>", 7], TypeError, r"special_tokens\[1\] must be a str, got int"),
-        ("word", ["<a>", ""], ValueError, r"special_tokens\[1\] is empty"),
-        ("byte", ["<a>", "<b>", "<a>"], ValueError, "has '<a>' twice"),
+        ("word", [b"<a>"], TypeError, r"must be a list of str, got bytes at place 0"),
+        ("char", ["<a>", 7], TypeError, "must be a list of str, got int at place 1"),
+        ("word", ["<a>", ""], ValueError, "must not be empty, got '' at place 1"),
+        ("byte", ["<a>", "<b>", "<a>"], ValueError, "got '<a>' twice"),
         ("word", ["<a>", "unk"], ValueError, "'unk' is also a word"),
         ("char", ["<a>", "\n"], ValueError, r"'\\n' is also a char"),
         ("byte", ["Ġ"], ValueError, "'Ġ' is also a byte"),

@@ -8,14 +8,14 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-import operator
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from soma_native._checks import choice, integer
 from soma_native.core import _core
-from soma_native.errors import CheckpointError
+from soma_native.errors import ArgumentError, ArgumentTypeError, CheckpointError
 from soma_native.files.untrusted import Problem, parse_json, read_regular, short
 from soma_native.tokenizer.bpe_vocabulary import PATTERNS, BpeVocabulary
 
@@ -46,8 +46,7 @@ def read_tiktoken(
     path: str | os.PathLike[str], pattern: str, special_tokens: Mapping[str, int] | None
 ) -> BpeVocabulary:
     """What `Tokenizer.from_tiktoken` documents, as a vocabulary."""
-    if pattern not in PATTERNS:
-        raise ValueError(f"pattern must be one of {', '.join(map(repr, PATTERNS))}, got {pattern!r}")
+    choice("pattern", pattern, PATTERNS)
     special = _check_special_tokens(special_tokens)
     path = _existing(path)
     ids: dict[bytes, int] = {}
@@ -70,7 +69,8 @@ def read_tiktoken(
         raise CheckpointError("has no line with a token and its rank", path=path)
     for text, i in special.items():
         if i in line_of:
-            raise ValueError(f"special_tokens gives {text!r} the id {i}, which line {line_of[i]} of {path} takes")
+            taken = f"must have ids that are free: line {line_of[i]} of {path} has that of {text!r}, {i}"
+            raise ArgumentError("special_tokens", taken)
     try:
         _check_ranks(line_of, set(special.values()))
         return BpeVocabulary(pattern, tokens_by_id(ids, special), None, special)
@@ -110,16 +110,14 @@ def _check_special_tokens(special_tokens: Mapping[str, int] | None) -> dict[str,
     if special_tokens is None:
         return {}
     if not isinstance(special_tokens, Mapping):
-        raise TypeError(f"special_tokens must be a dict of text to id, got {type(special_tokens).__name__}")
+        raise ArgumentTypeError("special_tokens", f"must be a dict of text to id, got {type(special_tokens).__name__}")
     checked: dict[str, int] = {}
     for text, i in special_tokens.items():
-        if not isinstance(text, str) or isinstance(i, bool) or not hasattr(i, "__index__"):
-            raise TypeError(f"special_tokens must be a dict of str to int, got {text!r}: {i!r}")
-        if not 0 <= i < MAX_IDS:
-            raise ValueError(f"special_tokens gives {text!r} the id {i}, which is not within 0 to {MAX_IDS - 1}")
-        if operator.index(i) in checked.values():
-            raise ValueError(f"special_tokens gives the id {i} to two tokens")
-        checked[text] = operator.index(i)
+        if not isinstance(text, str):
+            raise ArgumentTypeError("special_tokens", f"must be a dict of text to id, got {text!r:.80}: {i!r:.80}")
+        checked[text] = integer(f"special_tokens[{text!r}]", i, 0, MAX_IDS - 1)
+    if len(set(checked.values())) < len(checked):
+        raise ArgumentError("special_tokens", f"must have ids that differ, got {checked}")
     return checked
 
 

@@ -1,0 +1,101 @@
+"""Checks of arguments: each returns the value as the library keeps it, or raises an error that names the argument."""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from soma_native.errors import ArgumentError, ArgumentTypeError
+
+__all__ = ["choice", "flag", "instance", "integer", "number", "pair", "path"]
+
+
+def integer(argument: str, value: Any, least: int | None = None, most: int | None = None) -> int:
+    """`value` as an int from `least` to `most`, where these are given.
+
+    Raises:
+        ArgumentTypeError: it is no integer; True and 2.0 are none.
+        ArgumentError: it is out of range.
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise ArgumentTypeError(argument, f"must be an integer, got {value!r:.80}")
+    found = operator.index(value)
+    if (least is not None and found < least) or (most is not None and found > most):
+        limits = f"at least {least}" if most is None else f"at most {most}"
+        limits = limits if least is None or most is None else f"from {least} to {most}"
+        shown = found if abs(found) < 10**40 else f"an integer of {found.bit_length()} bits"
+        raise ArgumentError(argument, f"must be {limits}, got {shown}")
+    return found
+
+
+def number(
+    argument: str,
+    value: Any,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+) -> float:
+    """`value` as a finite float within these limits.
+
+    Raises:
+        ArgumentTypeError: it is no number; True and "1" are none.
+        ArgumentError: it is not finite, or out of range.
+    """
+    if isinstance(value, (bool, str, bytes)) or not (hasattr(value, "__float__") or hasattr(value, "__index__")):
+        raise ArgumentTypeError(argument, f"must be a number, got {value!r:.80}")
+    try:
+        found = float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ArgumentTypeError(argument, f"must be a number, got {value!r:.80}: {error}") from None
+    if not math.isfinite(found):
+        raise ArgumentError(argument, f"must be finite, got {found}")
+    limits = [
+        (f"at least {least}", least is None or found >= least),
+        (f"above {above}", above is None or found > above),
+    ]
+    limits += [(f"at most {most}", most is None or found <= most), (f"below {below}", below is None or found < below)]
+    if not all(holds for _, holds in limits):
+        said = " and ".join(text for text, _ in limits if not text.endswith("None"))
+        raise ArgumentError(argument, f"must be {said}, got {found:g}")
+    return found
+
+
+def pair(argument: str, value: Any, **limits: float) -> tuple[float, float]:
+    """`value`, which must be a pair of numbers within these limits, as floats; errors as `number`."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise ArgumentTypeError(argument, f"must be a pair of numbers such as (0.9, 0.95), got {value!r:.80}")
+    return number(f"{argument}[0]", value[0], **limits), number(f"{argument}[1]", value[1], **limits)
+
+
+def choice(argument: str, value: Any, allowed: Iterable[str]) -> str:
+    """`value`, which must be one of the strings `allowed`; else an ArgumentError that lists them."""
+    allowed = tuple(allowed)
+    if not isinstance(value, str) or value not in allowed:
+        raise ArgumentError(argument, f"must be one of {', '.join(allowed)}, got {value!r:.80}")
+    return value
+
+
+def flag(argument: str, value: Any) -> bool:
+    """`value`, which must be True or False; else an ArgumentTypeError."""
+    if not isinstance(value, bool):
+        raise ArgumentTypeError(argument, f"must be True or False, got {value!r:.80}")
+    return value
+
+
+def path(argument: str, value: Any, what: str = "file") -> Path:
+    """`value` as a path; an ArgumentTypeError where it is neither a str nor an os.PathLike."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise ArgumentTypeError(argument, f"must be the path of a {what}, a str or an os.PathLike, got {value!r:.80}")
+    return Path(value)
+
+
+def instance(argument: str, value: Any, kind: type) -> None:
+    """See that `value` is one of our `kind`; else an ArgumentTypeError."""
+    if not isinstance(value, kind):
+        raise ArgumentTypeError(argument, f"must be a soma_native.{kind.__name__}, got {type(value).__name__}")
