@@ -115,6 +115,20 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
 
 
 @pytest.fixture
+def find_losses(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Gives the validations of a training the losses that they find, one after the other.
+
+    When a real one turns is a matter of rounding; what is decided on given losses holds for every rounding.
+    """
+
+    def give(*losses: float) -> None:
+        left = iter(losses)
+        monkeypatch.setattr("soma_native.training.run.mean_loss", lambda *arguments: next(left))
+
+    return give
+
+
+@pytest.fixture
 def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing here pulls the plug of the machine, and flushing takes longer than the training of such models."""
     monkeypatch.setattr("os.fsync", lambda descriptor: None)

@@ -6,6 +6,7 @@ import csv
 import io
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -176,12 +177,11 @@ def test_in_a_terminal_there_is_a_bar() -> None:
 
 @pytest.mark.parametrize("live", [False, True])
 def test_a_warning_is_shown_once(
-    live: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    live: bool, capsys: pytest.CaptureFixture[str], find_losses: Callable[..., None]
 ) -> None:
     from soma_native.cli.main import _log_to_stderr
 
-    losses = iter([3.0, 3.5, 3.6])
-    monkeypatch.setattr("soma_native.training.run.mean_loss", lambda *arguments: next(losses))
+    find_losses(3.0, 3.5, 3.6)
     trainer, texts = small_trainer(lr=1e-2)
     handler = _log_to_stderr()
     try:

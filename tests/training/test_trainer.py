@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import soma_native as soma
-from helpers.training import NAMES, SENTENCES, WORDS, losses, make_model, make_trainer, weights
+from helpers.training import SENTENCES, WORDS, losses, make_model, make_trainer, weights
 from soma_native.data.token_store import TokenStore
 from soma_native.data.windows import Windows
 from soma_native.training.evaluate import mean_loss
@@ -137,30 +138,27 @@ def test_validation_can_be_limited() -> None:
     assert shapes == [8, 4]
 
 
-def test_overfitting_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_overfitting_is_warned_of(find_losses: Callable[..., None], caplog: pytest.LogCaptureFixture) -> None:
     heard: list[str] = []
-    rng = np.random.default_rng(0)
-    nonsense = [" ".join(rng.choice(NAMES, 10)) for _ in range(16)]  # nothing in it carries over
-    trainer = make_trainer(epochs=60, lr=3e-2)
+    find_losses(3.0, 2.0, 2.5, 2.6, 2.7)
 
     def listen(event: soma.Event) -> None:
         if event.kind == "warning":
             heard.append(event.message)
 
     with caplog.at_level(logging.WARNING, "soma_native"):
-        history = trainer.fit(nonsense[:8], validation=nonsense[8:], callbacks=listen)
+        history = make_trainer(epochs=5).fit(SENTENCES, validation=SENTENCES, callbacks=listen)
     turn = history.overfit_from
-    assert turn is not None
+    assert turn is history.records[1]
     assert history.warnings == heard
-    assert f"over-fitting from step {turn['step']} " in heard[-1]
-    assert "over-fitting" in caplog.text
+    assert len(heard) == 1 and f"over-fitting from step {turn['step']} " in heard[0]
+    assert caplog.text.count("over-fitting") == 1
 
 
 def test_overfitting_is_taken_back_when_validation_falls_again(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    find_losses: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    losses = iter([3.0, 3.5, 3.6, 3.4, 2.9])
-    monkeypatch.setattr("soma_native.training.run.mean_loss", lambda *arguments: next(losses))
+    find_losses(3.0, 3.5, 3.6, 3.4, 2.9)
     warnings: list[int] = []
 
     def listen(event: soma.Event) -> None:
@@ -174,19 +172,26 @@ def test_overfitting_is_taken_back_when_validation_falls_again(
     assert caplog.text.count("over-fitting from step") == caplog.text.count("no over-fitting after all") == 1
 
 
-def test_early_stopping_ends_the_training_and_the_folder_has_the_best(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    nonsense = [" ".join(rng.choice(NAMES, 10)) for _ in range(16)]
+def test_early_stopping_ends_the_training_and_the_folder_has_the_best(
+    find_losses: Callable[..., None], tmp_path: Path
+) -> None:
+    find_losses(3.0, 2.0, 2.5, 2.0, 2.1)
+    at: dict[int, dict[str, bytes]] = {}
+
+    def keep(event: soma.Event) -> None:
+        if event.kind == "evaluate":
+            at[event.step] = weights(trainer.model)
+
     folder = tmp_path / "run"
-    trainer = make_trainer(epochs=60, lr=3e-2, patience=3, checkpoint_dir=folder)
-    history = trainer.fit(nonsense[:8], validation=nonsense[8:])
+    trainer = make_trainer(epochs=60, patience=3, checkpoint_dir=folder)
+    history = trainer.fit(SENTENCES, validation=SENTENCES, callbacks=keep)
     assert history.stop_reason == "early stopping"
-    assert history.best is not None
-    assert history.records[-1]["epoch"] == history.best["epoch"] + 3 < 60
+    assert [r["val_loss"] for r in history.records] == [3.0, 2.0, 2.5, 2.0, 2.1]
+    assert history.best is history.records[1]
     assert history.checkpoint == str(folder)
     model, tok = soma.load(folder)
-    assert soma.Trainer(model, tok).evaluate(nonsense[8:]) == pytest.approx(history.best["val_loss"], rel=1e-6)
-    assert trainer.evaluate(nonsense[8:]) > history.best["val_loss"]
+    assert weights(model) == at[history.best["step"]] != weights(trainer.model)
+    assert tok.kind == "word"
     assert soma.History.from_json(folder / "history.json").to_dict() == history.to_dict()
     assert len((folder / "history.csv").read_text().splitlines()) == len(history.records) + 1
 
