@@ -35,7 +35,7 @@ PLOT_STAMP := $(VENV)/.stamp-plot
 TEST_STAMP := $(VENV)/.stamp-test
 DEV_STAMP := $(VENV)/.stamp-dev
 
-.PHONY: help showcase test install dev lint format types stub sanitize bench wheel clean distclean
+.PHONY: help showcase test levels install dev lint format types stub sanitize bench wheel clean distclean
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,12 @@ showcase: $(PACKAGE_STAMP) $(PLOT_STAMP) ## train the showcase model, save it, l
 
 test: $(PACKAGE_STAMP) $(PLOT_STAMP) $(TEST_STAMP) ## run the whole test suite, with PyTorch and others as oracles
 	$(BIN)/pytest $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+# The instruction set and the precision of each run, where `test` had the best level in float32. A processor without
+# instructions for bfloat16 widens its operands, so that all of it runs everywhere.
+levels: $(PACKAGE_STAMP) $(PLOT_STAMP) $(TEST_STAMP) ## run the tests that train twice more: in bfloat16, and on sse in float32
+	SOMA_PRECISION=bfloat16 $(BIN)/pytest $(WORKERS) --dist loadfile -m trains $(PYTEST_ARGS)
+	SOMA_ISA=sse SOMA_PRECISION=float32 $(BIN)/pytest $(WORKERS) --dist loadfile -m trains $(PYTEST_ARGS)
 
 install: $(PACKAGE_STAMP) ## build the package and install it into .venv
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import re
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -79,6 +83,13 @@ def one_thread(settings_restored: None) -> None:
     _core.set_num_threads(1)
 
 
+@pytest.fixture(params=["float32", "bfloat16"])
+def precision(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Runs the test in both precisions: each in its turn is what "auto" trains in."""
+    monkeypatch.setenv("SOMA_PRECISION", request.param)
+    return str(request.param)
+
+
 @pytest.fixture(params=["soma", "gpt2"])
 def block(request: pytest.FixtureRequest) -> str:
     """Both block styles."""
@@ -132,6 +143,32 @@ def find_losses(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing here pulls the plug of the machine, and flushing takes longer than the training of such models."""
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
+
+
+# What a training does depends on how products are rounded, so `make levels` runs all tests that train once more in
+# bfloat16 and once more on a low level. Which these are is read off their source, so that a new one is never left out.
+
+TRAINS = re.compile(
+    r"\bsoma(_native)?\.(AdamW|Trainer|cli)\b|\bimport .*\b(AdamW|Trainer|run_showcase)\b|"
+    r"(?<!ref)\.loss_and_grad\(|\bsoma-native |-m.{1,4}soma_native"
+)
+HERE = Path(__file__).parent
+
+
+@functools.cache
+def trains(path: Path) -> bool:
+    """Whether a file of the tests, or one of them that it imports, trains models or calls the command."""
+    text = path.read_text(encoding="utf-8")
+    imported = (sys.modules.get(name) for name in re.findall(r"^(?:from|import) (\w+)", text, flags=re.MULTILINE))
+    files = (Path(file) for module in imported if (file := getattr(module, "__file__", None)))
+    return bool(TRAINS.search(text)) or any(trains(file) for file in files if HERE in file.parents and file != path)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests that train; not those that go through all levels in every run."""
+    for item in items:
+        if trains(item.path) and "isa" not in getattr(item, "fixturenames", ()):
+            item.add_marker("trains")
 
 
 # Where everything must run (SOMA_TESTS_NO_SKIP=1, as .ci/run says), a skipped test is a failure: a missing oracle would

@@ -48,7 +48,8 @@ def run(arguments: argparse.Namespace) -> None:
         ("instruction sets here", " < ".join(facts["isas"])),
         ("in use (SOMA_ISA caps it)", facts["isa"]),
         ("threads (SOMA_NUM_THREADS sets it)", facts["threads"]),
-        ('precision "auto": training, evaluation', f"{facts['precision']}, {facts['evaluation_precision']}"),
+        ('"auto" trains in (SOMA_PRECISION sets it)', facts["precision"]),
+        ('"auto" evaluates in', facts["evaluation_precision"]),
         ("Python, NumPy", f"{facts['python']}, {facts['numpy']}"),
         ("system", facts["system"]),
     ]

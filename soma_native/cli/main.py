@@ -20,6 +20,8 @@ from soma_native.cli.corpus import named
 from soma_native.cli.errors import PROGRAM, CommandError, UsageError, one_line
 from soma_native.cli.signals import terminated
 from soma_native.errors import ArgumentError, ArgumentTypeError
+from soma_native.model.model import resolve_precision
+from soma_native.system import active_isa, get_num_threads
 from soma_native.training.layout import OtherRunError
 
 __all__ = ["main"]
@@ -100,11 +102,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check_environment() -> None:
-    """Raise a ValueError that names SOMA_NUM_THREADS or SOMA_ISA, where its value is none."""
-    from soma_native.system import active_isa, get_num_threads
-
+    """Raise a ValueError that names SOMA_NUM_THREADS, SOMA_ISA or SOMA_PRECISION, where its value is none."""
     get_num_threads()
     active_isa()
+    resolve_precision("auto")
 
 
 def _refuse(arguments: argparse.Namespace, error: ArgumentError | ArgumentTypeError) -> int:

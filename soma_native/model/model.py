@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -24,13 +25,18 @@ _FAST_BFLOAT16 = ("avx512_bf16", "amx")
 def resolve_precision(precision: str) -> tuple[str, str]:
     """What training steps and what evaluation compute in: what ``"auto"`` means on this machine, other values twice.
 
+    The environment variable ``SOMA_PRECISION`` says what training steps under ``"auto"`` take instead.
+
     Raises:
-        ValueError: not one of the allowed values.
+        ValueError: not one of the allowed values, here or there.
     """
     choice("precision", precision, PRECISIONS)
     if precision != "auto":
         return precision, precision
-    return "bfloat16" if _core.active_isa() in _FAST_BFLOAT16 else "float32", "float32"
+    training = choice("SOMA_PRECISION", os.environ.get("SOMA_PRECISION") or "auto", PRECISIONS)
+    if training == "auto":
+        training = "bfloat16" if _core.active_isa() in _FAST_BFLOAT16 else "float32"
+    return training, "float32"
 
 
 def _as_ids(name: str, value: npt.ArrayLike) -> npt.NDArray[np.int32]:
@@ -75,11 +81,12 @@ class Model:
         precision: of matrix products. ``"float32"``; ``"bfloat16"``: both operands are rounded to the nearest bfloat16,
             the sums, the weights themselves and everything else stay in single precision. ``"auto"`` takes bfloat16 for
             training steps (:meth:`loss_and_grad`) where this processor multiplies it faster, else float32, and float32
-            for :meth:`forward` and :meth:`loss`, whose results other programs then reproduce. `precision` and
-            `evaluation_precision` say what it took.
+            for :meth:`forward` and :meth:`loss`, whose results other programs then reproduce. ``SOMA_PRECISION`` in the
+            environment says what training steps take under ``"auto"``. `precision` and `evaluation_precision` say what
+            it took.
 
     Raises:
-        ValueError: an unknown precision, or a seed that is no integer from 0 to 2**64 - 1.
+        ValueError: an unknown precision, in SOMA_PRECISION too, or a seed that is no integer from 0 to 2**64 - 1.
         MemoryError: the parameters do not fit.
 
     >>> model = Model(ModelConfig.preset("showcase"), seed=1)

@@ -339,7 +339,7 @@ def test_values_that_cannot_work_are_bad_usage(run: Any, corpus: Path, trained: 
         assert problem in result.err
 
 
-@pytest.mark.parametrize("name", ["SOMA_NUM_THREADS", "SOMA_ISA"])
+@pytest.mark.parametrize("name", ["SOMA_NUM_THREADS", "SOMA_ISA", "SOMA_PRECISION"])
 def test_a_bad_environment_is_bad_usage(name: str) -> None:
     done = subprocess.run([*PROGRAM, "info"], capture_output=True, text=True, env={**os.environ, name: "many"})
     assert done.returncode == 2

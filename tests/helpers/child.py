@@ -40,8 +40,12 @@ def digest(model):
 def run_child(
     code: str, cwd: Path, timeout: float = 120, arguments: tuple[str, ...] = (), **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run code in a fresh interpreter, away from the source tree, without the thread settings of this process."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("SOMA_", "OMP_", "GOMP_"))}
+    """Run code in a fresh interpreter, away from the source tree, without the thread settings of this process.
+
+    It computes on the instruction set and in the precision of the run, unless `environment` says otherwise.
+    """
+    foreign = ("SOMA_NUM_THREADS", "OMP_", "GOMP_")
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
     return subprocess.run(
         [sys.executable, "-c", PRELUDE + code, *arguments],
         cwd=cwd,

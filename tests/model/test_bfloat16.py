@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -107,14 +108,35 @@ def test_training_follows_single_precision(block: str) -> None:
     assert np.all(np.abs(rounded - exact) < 0.005 * exact)
 
 
-def test_auto_trains_in_bfloat16_where_it_is_faster(isa: str) -> None:
-    config = soma.ModelConfig(vocab_size=7, d_model=8, n_layers=1, n_heads=1, d_ff=8, max_seq_len=4)
-    model = soma.Model(config)
+SMALLEST = soma.ModelConfig(vocab_size=7, d_model=8, n_layers=1, n_heads=1, d_ff=8, max_seq_len=4)
+
+
+@pytest.mark.parametrize("said", [None, "", "auto"])
+def test_auto_trains_in_bfloat16_where_it_is_faster(
+    isa: str, said: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SOMA_PRECISION", raising=False)
+    if said is not None:
+        monkeypatch.setenv("SOMA_PRECISION", said)
+    model = soma.Model(SMALLEST)
     assert model.precision == ("bfloat16" if isa in ("avx512_bf16", "amx") else "float32")
     assert model.evaluation_precision == "float32"
-    for precision in ("float32", "bfloat16"):
-        model = soma.Model(config, precision=precision)
-        assert (model.precision, model.evaluation_precision) == (precision, precision)
+
+
+def test_soma_precision_says_what_auto_trains_in(isa: str, precision: str) -> None:
+    assert os.environ["SOMA_PRECISION"] == precision
+    model = soma.Model(SMALLEST)
+    assert (model.precision, model.evaluation_precision) == (precision, "float32")
+    for other in ("float32", "bfloat16"):  # what a program says itself stands
+        model = soma.Model(SMALLEST, precision=other)
+        assert (model.precision, model.evaluation_precision) == (other, other)
+
+
+def test_an_unknown_soma_precision_is_an_error_that_names_the_known_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOMA_PRECISION", "float16")
+    with pytest.raises(ValueError, match="SOMA_PRECISION must be one of auto, float32, bfloat16, got 'float16'"):
+        soma.Model(SMALLEST)
+    assert soma.Model(SMALLEST, precision="float32").precision == "float32"
 
 
 @pytest.mark.usefixtures("isa")

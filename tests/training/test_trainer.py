@@ -23,6 +23,7 @@ pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 
 
 @pytest.mark.parametrize("block", ["soma", "gpt2"])
+@pytest.mark.usefixtures("precision")
 def test_training_learns_the_sentences(block: str) -> None:
     model = make_model(block=block)
     history = soma.Trainer(model, WORDS, soma.TrainConfig(epochs=15, lr=1e-2)).fit(SENTENCES)
@@ -33,9 +34,11 @@ def test_training_learns_the_sentences(block: str) -> None:
     assert history.data["train"]["pairs"] == sum(len(text.split()) - 1 for text in SENTENCES)
 
 
-def test_train_loss_of_an_epoch_is_the_mean_over_its_pairs() -> None:
+def test_train_loss_of_an_epoch_is_the_mean_over_its_pairs(precision: str) -> None:
+    """Trained and evaluated in one precision, so that the losses may be compared."""
     texts = ["the cat", *SENTENCES, "the owl and the fox ran " * 3]  # lengths differ, so a mean of means would not do
     trainer = make_trainer(lr=1e-30, weight_decay=0.0, batch_size=3, epochs=1)  # weights stay what they are
+    trainer.model._evaluate_in(precision)
     history = trainer.fit(texts)
     total = pairs = 0.0
     for text in texts:
