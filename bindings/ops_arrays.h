@@ -87,10 +87,7 @@ inline void expect_ids(const char* name, const Ids& ids, int64_t limit, bool may
 template <typename F>
 auto run(F&& f, const std::string& precision = "float32") {
   const auto ops = soma::make_cpu_ops(parse_precision(precision));
-  return without_gil([&] {
-    const soma::CallScope call;
-    return f(*ops);
-  });
+  return without_gil([&] { return f(*ops); });
 }
 
 }  // namespace arrays

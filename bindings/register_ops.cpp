@@ -1,8 +1,14 @@
 // The operations of ops/ops.h one by one, for tests: a mistake of a kernel shows here by name and at its own size.
 // Every function returns new arrays; those an operation must fill hold NaN before, so that what it forgets is seen.
+#include <atomic>
+#include <mutex>
+#include <set>
 #include <string>
+#include <thread>
+#include <utility>
 #include <vector>
 
+#include "base/parallel.h"
 #include "ops/ceilings.h"
 #include "ops_arrays.h"
 #include "ops_operand.h"
@@ -328,6 +334,32 @@ Four adamw(const Floats& p, const Floats& g, const Floats& m, const Floats& v, f
 
 }  // namespace
 
+namespace {
+
+// (threads that a call gets, different threads that each took a part of one of its jobs). No part ends before all have
+// begun, so that none of them takes two.
+std::pair<int, std::size_t> threads_at_work(const std::string& job) {
+  check(job == "loop" || job == "crew" || job == "team", "job must be 'loop', 'crew' or 'team', got '", job, "'");
+  return run([&](soma::Ops&) {
+    const int threads = soma::call_threads();
+    std::atomic<int> begun{0};
+    std::mutex mutex;
+    std::set<std::thread::id> seen;
+    const auto part = [&](int64_t) {
+      ++begun;
+      while (begun.load() < threads) std::this_thread::yield();
+      const std::lock_guard<std::mutex> lock(mutex);
+      seen.insert(std::this_thread::get_id());
+    };
+    if (job == "loop") soma::parallel_for(threads, part);
+    if (job == "crew") soma::with_crew([&] { soma::parallel_for(threads, part); });
+    if (job == "team") soma::parallel_team(threads, [&](const soma::Team& team) { part(team.rank); });
+    return std::make_pair(threads, seen.size());
+  });
+}
+
+}  // namespace
+
 void register_ops(py::module_& parent) {
   py::module_ m = parent.def_submodule("_ops", "Single operations of the core on float32 arrays, for its tests.");
   register_decode_ops(m);
@@ -380,4 +412,7 @@ void register_ops(py::module_& parent) {
   m.def("adamw", &adamw, py::arg("p"), py::arg("g"), py::arg("m"), py::arg("v"), py::kw_only(), py::arg("lr"),
         py::arg("beta1"), py::arg("beta2"), py::arg("eps"), py::arg("weight_decay"), py::arg("grad_scale"),
         py::arg("step"), "(p, g, m, v) after one step.");
+  m.def("threads_at_work", &threads_at_work, py::arg("job"),
+        "(threads that a call gets, different threads that work on a 'loop', in a 'crew' or in a 'team').");
+  m.def("widest_job", &soma::widest_job, "Threads of the largest parallel job since this was last asked.");
 }

@@ -121,7 +121,9 @@ def test_products_are_the_same_bits_on_any_number_of_threads(form: str) -> None:
     for threads in (1, 2, 3):
         soma.set_num_threads(threads)
         for case, (x, w) in enumerate(cases):
+            ops.widest_job()
             bits = ops.decode_linear(x, w, weights=form, activation="gelu").tobytes()
+            assert ops.widest_job() == threads
             assert seen.setdefault(case, bits) == bits, (threads, case)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -174,19 +176,22 @@ def test_products_are_the_same_bits_on_any_number_of_threads() -> None:
     """Wide, tall and square ones, so that each way to cut the work among threads is met."""
     rng = np.random.default_rng(4)
     seen: dict[Any, bytes] = {}
-    sizes = [(97, 131, 89), (400, 7, 50), (5, 900, 50), (61, 67, 801)]
+    sizes = [(97, 131, 89), (1201, 7, 53), (5, 1501, 53), (61, 67, 801)]
     inputs = {(size, layout): operands(rng, layout, *size)[:2] for size in sizes for layout in LAYOUTS}
-    tall = normal(rng, 700, 333)
+    tall = normal(rng, 1301, 333)
+    work: dict[Any, Callable[[], Array]] = {
+        (case, precision): functools.partial(ops.matmul, *ab, layout=case[1], precision=precision)
+        for case, ab in inputs.items()
+        for precision in PRECISIONS
+    }
+    work["column_sum"] = functools.partial(ops.column_sum, tall, tall[0])
     for threads in (1, 2, 3):
         soma.set_num_threads(threads)
-        results: dict[Any, Array] = {
-            (case, precision): ops.matmul(*ab, layout=case[1], precision=precision)
-            for case, ab in inputs.items()
-            for precision in PRECISIONS
-        }
-        results["column_sum"] = ops.column_sum(tall, tall[0])
-        for name, value in results.items():
-            assert seen.setdefault(name, value.tobytes()) == value.tobytes(), (threads, name)
+        for name, compute in work.items():
+            ops.widest_job()
+            bits = compute().tobytes()
+            assert ops.widest_job() == threads, name
+            assert seen.setdefault(name, bits) == bits, (threads, name)
 
 
 # NaN, infinities and wrong shapes -------------------------------------------------------------------------------

@@ -26,6 +26,11 @@ DEPTHS = [1, 2, 3, 15, 16, 17, 31, 32, 33, 47, 65]
 pytestmark = pytest.mark.usefixtures("isa")
 
 
+@pytest.fixture(autouse=True)
+def no_job_before() -> None:
+    ops.widest_job()
+
+
 def on_threads(*counts: int) -> Iterator[int]:
     for threads in counts:
         soma.set_num_threads(threads)
@@ -107,6 +112,7 @@ def test_products_cut_among_threads(layout: str) -> None:
         for threads in on_threads(1, 2, 3):
             check_product(a, b, layout, finish, threads, m, n)
             same(ops.matmul(a, b, layout=layout, precision="bfloat16", pairs="ab", **finish), want, threads, m, n)
+    assert ops.widest_job() == 3, "nothing was large enough to be cut"
 
 
 @pytest.mark.parametrize("function", ["gelu", "gelu'", "relu'"])
@@ -126,6 +132,7 @@ def test_products_through_activations(function: str) -> None:
                 same(c, rounded(want, "c" in pairs), pairs, threads, m, n, k)
                 if function != "relu'":
                     same(y, rounded(want_y, "y" in pairs), pairs, threads, m, n, k)
+    assert ops.widest_job() == 3, "nothing was large enough to be cut"
 
 
 def test_a_bad_number_in_pairs_reaches_its_row_or_column_and_no_other() -> None:
@@ -179,6 +186,7 @@ def test_gradients_of_several_weights_are_those_of_each(precision: str) -> None:
                     elif sums is not None:
                         same(sums, summed(inputs[i][1], onto[i][1]), pairs, threads, k, sizes[i])
                     assert (sums is None) == (i == 1)
+    assert ops.widest_job() == 3, "nothing was large enough to be cut"
 
 
 def test_sums_of_columns_are_of_what_products_see() -> None:
@@ -187,13 +195,15 @@ def test_sums_of_columns_are_of_what_products_see() -> None:
         x, onto = draw(rng, k, n), normal(rng, n)
         for threads, pairs in itertools.product(on_threads(1, 3), (False, True)):
             same(ops.column_sum(x, onto, "bfloat16", pairs), summed(x, onto), k, n, threads, pairs)
+    assert ops.widest_job() == 3, "nothing was large enough to be cut"
 
 
 # attention -----------------------------------------------------------------------------------------------------------
 
 # Sequences, positions, heads, head size. A block of backward is 32 to 96 queries, on AMX 256.
+CUT = (3, 67, 3, 14)  # among three threads
 ATTENTION = [
-    (2, 1, 1, 2), (1, 2, 3, 6), (3, 13, 2, 8), (2, 12, 3, 16), (2, 31, 1, 18), (1, 33, 2, 32), (2, 32, 2, 34),
+    CUT, (2, 1, 1, 2), (1, 2, 3, 6), (3, 13, 2, 8), (2, 12, 3, 16), (2, 31, 1, 18), (1, 33, 2, 32), (2, 32, 2, 34),
     (1, 97, 3, 10), (1, 259, 2, 24),
 ]  # fmt: skip
 
@@ -214,6 +224,7 @@ def test_attention(shape: tuple[int, int, int, int]) -> None:
         for pairs in ("a", "c", "ac"):
             got = ops.attention_backward(dout, qkv, lse, "bfloat16", pairs)
             same(got, rounded(want, "c" in pairs), threads, pairs)
+        assert shape != CUT or ops.widest_job() == threads
 
 
 def test_a_bad_number_in_pairs_spoils_what_it_spoils_in_floats() -> None:
@@ -247,6 +258,7 @@ def test_norms_into_pairs() -> None:
             same(got[0], rounded(want[0]), threads, rows, cols)
             same(got[1], want[1], threads, rows, cols)
             same(got[2], want[2], threads, rows, cols)
+    assert ops.widest_job() == 3, "nothing was large enough to be cut"
 
 
 def test_gradients_of_the_loss_into_pairs() -> None:
@@ -261,6 +273,7 @@ def test_gradients_of_the_loss_into_pairs() -> None:
             same(got_losses, losses, threads, rows, vocabulary)
             same(got, rounded(gradient), threads, rows, vocabulary)
             assert not got[targets == IGNORE].any()
+    assert ops.widest_job() == 3, "nothing was large enough to be cut"
 
 
 # what does not go together -------------------------------------------------------------------------------------------

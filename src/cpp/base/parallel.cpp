@@ -28,6 +28,7 @@ namespace {
 constexpr int kMaxThreads = 1024;
 std::atomic<int> configured_threads{0};     // 0: not decided yet
 std::atomic<int> calls{0};                  // into the core, under way
+std::atomic<int> widest{1};                 // job since widest_job() was last called
 std::atomic<bool> pool_exists{false};       // a parallel region has run in this process
 std::atomic<bool> forked_from_pool{false};  // this process was forked from one whose pool existed
 
@@ -100,6 +101,15 @@ void note_pool() {
 #ifdef __linux__
   pthread_atfork(nullptr, nullptr, after_fork_in_child);
 #endif
+}
+
+// Inside a parallel region: how many threads OpenMP really gave it.
+void note_threads() {
+  if (omp_get_thread_num() != 0) return;
+  const int threads = omp_get_num_threads();
+  for (int most = widest.load(std::memory_order_relaxed); threads > most;) {
+    if (widest.compare_exchange_weak(most, threads, std::memory_order_relaxed)) return;
+  }
 }
 #endif
 
@@ -250,6 +260,8 @@ int call_threads() {
   return std::max(1, num_threads() / std::max(1, calls.load(std::memory_order_relaxed)));
 }
 
+int widest_job() { return widest.exchange(1, std::memory_order_relaxed); }
+
 namespace detail {
 
 void run_with_crew(void (*body)(void* context), void* context) {
@@ -263,6 +275,7 @@ void run_with_crew(void (*body)(void* context), void* context) {
     if (const int rank = omp_get_thread_num(); rank != 0) {
       crew.serve(rank);
     } else {
+      note_threads();
       own_crew = &crew;
       try {
         body(context);
@@ -292,6 +305,7 @@ void run_parallel(const Stage& first, const Stage& second) {
     note_pool();
 #pragma omp parallel num_threads(threads)
     {
+      note_threads();
 #pragma omp for schedule(static) nowait
       for (int64_t i = 0; i < first.count; ++i) first.task(first.context, i);
       if (second.count > 0) {
@@ -331,7 +345,10 @@ void run_team(int64_t most, void (*task)(void* context, const Team& team), void*
     note_pool();
     Meeting meeting;
 #pragma omp parallel num_threads(threads)
-    task(context, {omp_get_thread_num(), omp_get_num_threads(), &meeting});
+    {
+      note_threads();
+      task(context, {omp_get_thread_num(), omp_get_num_threads(), &meeting});
+    }
     return;
   }
 #endif

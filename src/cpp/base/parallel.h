@@ -29,6 +29,9 @@ class CallScope {
 // Threads for one call: num_threads() divided by the calls under way, at least 1; 1 inside a part of a parallel_for.
 int call_threads();
 
+// Threads of the largest parallel job since this was last asked, 1 where none was cut: tests see that theirs were.
+int widest_job();
+
 namespace detail {
 // One stage of a parallel computation: task(context, i) for every i in [0, count).
 struct Stage {
