@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from child import output_of
-from numerics import normal
+from helpers.child import output_of
+from helpers.numerics import normal
 
 import soma_native as soma
 from soma_native._core import _ops as ops
