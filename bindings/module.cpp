@@ -12,5 +12,6 @@ PYBIND11_MODULE(_core, m) {
   register_tokenizer(m);
   register_tokenizer_rules(m);
   register_tokenizer_training(m);
-  register_ops(m);  // _core._ops: for the tests, no surface to rely on
+  register_text_rules(m);  // for tests, like the submodule _core._ops
+  register_ops(m);
 }

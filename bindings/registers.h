@@ -10,5 +10,8 @@ void register_generation(pybind11::module_& m);
 void register_tokenizer(pybind11::module_& m);
 void register_tokenizer_rules(pybind11::module_& m);
 void register_tokenizer_training(pybind11::module_& m);
+
+// bindings/testing: what only tests call.
+void register_text_rules(pybind11::module_& m);
 void register_ops(pybind11::module_& m);
 void register_decode_ops(pybind11::module_& ops);  // into the submodule of register_ops

@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "ops_arrays.h"
+#include "testing/ops_arrays.h"
 
 namespace arrays {
 

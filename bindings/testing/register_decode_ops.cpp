@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "ops/decode.h"
-#include "ops_arrays.h"
+#include "testing/ops_arrays.h"
 #include "registers.h"
 
 namespace {

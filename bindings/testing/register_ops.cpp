@@ -10,8 +10,8 @@
 
 #include "base/parallel.h"
 #include "ops/ceilings.h"
-#include "ops_arrays.h"
-#include "ops_operand.h"
+#include "testing/ops_arrays.h"
+#include "testing/ops_operand.h"
 #include "registers.h"
 
 namespace {
