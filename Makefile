@@ -55,7 +55,7 @@ levels: $(PACKAGE_STAMP) $(PLOT_STAMP) $(TEST_STAMP) ## run the tests that train
 install: $(PACKAGE_STAMP) ## build the package and install it into .venv
 
 dev: $(DEV_STAMP) ## build in the source tree, only what changed; then PYTHONPATH=. .venv/bin/pytest tests/...
-	@$(MAKE) in-tree BUILD=build/dev CONFIGURE="-DCMAKE_BUILD_TYPE=Release"
+	@$(MAKE) in-tree PRESET=dev
 	cp build/dev/_core*.so soma_native/
 
 lint: $(DEV_STAMP) ## ruff and clang-format, changing nothing
@@ -83,8 +83,7 @@ stub: $(DEV_STAMP) $(PACKAGE_STAMP) ## write soma_native/_core.pyi anew from the
 SANITIZE_TESTS ?= tests/kernels tests/generation tests/model/test_gradients.py \
   $(addprefix tests/tokenizer/test_, tokenizer.py tokenizer_errors.py bpe_encode.py bpe_training.py)
 sanitize: $(DEV_STAMP) $(PACKAGE_STAMP) $(TEST_STAMP) ## run the kernel and tokenizer tests under ASan and UBSan
-	@$(MAKE) in-tree BUILD=build/sanitize \
-	  CONFIGURE="-DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O1 -DSOMA_SANITIZE=address,undefined -DSOMA_EMULATE_AMX=ON"
+	@$(MAKE) in-tree PRESET=sanitize
 	rm -rf build/sanitize/package && mkdir -p build/sanitize/package
 	cp -r soma_native build/sanitize/package/ && rm -f build/sanitize/package/soma_native/_core*.so
 	cp build/sanitize/_core*.so build/sanitize/package/soma_native/
@@ -136,10 +135,10 @@ $(DEV_STAMP): $(VENV_STAMP) pyproject.toml tools/extras.py
 	$(BIN)/python tools/extras.py dev | $(PIP) install --quiet --requirement /dev/stdin
 	@touch $@
 
+# PRESET is one of CMakePresets.json; it builds into build/PRESET.
 .PHONY: in-tree
 in-tree:
-	@mkdir -p $(dir $(BUILD))
-	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B $(BUILD) -G Ninja \
-	  -DPython_EXECUTABLE=$(abspath $(BIN)/python) $(CONFIGURE) > $(BUILD).configure.log 2>&1 \
-	  || { cat $(BUILD).configure.log; exit 1; }
-	PATH="$(abspath $(BIN)):$$PATH" cmake --build $(BUILD)
+	@mkdir -p build
+	PATH="$(abspath $(BIN)):$$PATH" cmake --preset $(PRESET) -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
+	  > build/$(PRESET).configure.log 2>&1 || { cat build/$(PRESET).configure.log; exit 1; }
+	PATH="$(abspath $(BIN)):$$PATH" cmake --build --preset $(PRESET)
