@@ -11,7 +11,7 @@ namespace {
 
 using namespace arrays;
 
-soma::Rows rows_of(const Floats& x) {
+soma::Matrix rows_of(const Floats& x) {
   return {const_cast<float*>(x.data()), x.shape(0), x.shape(1), x.shape(1)};  // inputs are only read
 }
 
@@ -35,11 +35,11 @@ Floats decode_linear(const Floats& x, const Floats& w, const std::string& weight
   const bool live = weights == "live";
   const soma::WeightFormat format = live ? soma::WeightFormat::kFloat32 : parse_weight_format(weights);
   Floats y = unset(shape);
-  const soma::Rows out = rows_of(y), in = rows_of(x), added = residual ? rows_of(*residual) : out;
+  const soma::Matrix out = rows_of(y), in = rows_of(x), added = residual ? rows_of(*residual) : out;
   const soma::RowEpilogue epilogue{data(bias), residual ? &added : nullptr,
-                                   activation == "relu"   ? soma::RowActivation::kRelu
-                                   : activation == "gelu" ? soma::RowActivation::kGelu
-                                                          : soma::RowActivation::kNone};
+                                   activation == "relu"   ? soma::Activation::kRelu
+                                   : activation == "gelu" ? soma::Activation::kGelu
+                                                          : soma::Activation::kNone};
   std::vector<float> packed(static_cast<std::size_t>(soma::packed_size(format, inner, outer)) + 16);
   std::vector<float> scales(static_cast<std::size_t>(outer));
   const soma::DecodeMatrix kept =
@@ -85,7 +85,7 @@ Triple decode_attention(const Floats& qkv, const Floats& keys, const Floats& val
     const int64_t at = r * capacity * channels;
     cache.push_back({cached_k.mutable_data() + at, cached_v.mutable_data() + at, lengths.data()[r], capacity});
   }
-  const soma::Rows result = rows_of(out), in = rows_of(qkv);
+  const soma::Matrix result = rows_of(out), in = rows_of(qkv);
   const int64_t threads = soma::call_threads();
   std::vector<float> scores(static_cast<std::size_t>(threads * (capacity + 16)));
   run_team(threads, [&](const soma::Team& team) {

@@ -34,13 +34,13 @@ class Arena {
   int64_t size_ = 0;
 };
 
-// Hands out consecutive aligned pieces of an arena; with a null base it only measures.
+// Hands out consecutive aligned pieces of memory, null for a piece of no floats; with a null base it only measures.
 class Carver {
  public:
   explicit Carver(float* base) : base_(base) {}
 
   float* take(int64_t count) {
-    float* piece = base_ == nullptr ? nullptr : base_ + used_;
+    float* piece = base_ == nullptr || count == 0 ? nullptr : base_ + used_;
     used_ += Arena::padded(count);
     return piece;
   }

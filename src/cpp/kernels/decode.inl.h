@@ -41,8 +41,8 @@ inline void store_product(const RowsProduct& p, Vec sum, int64_t r, int64_t j, i
   if (p.scales != nullptr) sum = mul(sum, load_tail(p.scales + j, n));
   if (p.bias != nullptr) sum = add(sum, load_tail(p.bias + j, n));
   if (p.residual != nullptr) sum = add(sum, load_tail(p.residual + r * p.ld_residual + j, n));
-  if (p.activation == kRelu) sum = max(set1(0.0f), sum);  // keeps a NaN
-  if (p.activation == kGelu) sum = gelu(sum);
+  if (p.activation == Activation::kRelu) sum = max(set1(0.0f), sum);  // keeps a NaN
+  if (p.activation == Activation::kGelu) sum = gelu(sum);
   store_tail(p.y + r * p.ldy + j, sum, n);
 }
 

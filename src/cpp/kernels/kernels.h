@@ -6,6 +6,8 @@
 
 #include <stdint.h>
 
+#include "kernels/activation.h"
+
 namespace soma {
 namespace kernels {
 
@@ -25,8 +27,6 @@ struct AdamWStep {
   float grad_scale;                               // every gradient is multiplied by it first (clipping)
   float bias_correction1, bias_correction2_sqrt;  // 1 - beta1^t and sqrt(1 - beta2^t)
 };
-
-enum Activation : int32_t { kNone, kRelu, kGelu };
 
 // y(m, n) = activation(scales * x(m, k) W(k, n) + bias + residual). Pointers are to the first of the n columns, which
 // is the first of a panel of 64; lds in floats, strides in bytes: row_stride from k to k + 1, panel_stride from a panel

@@ -38,7 +38,7 @@ struct BlockContext {
 
 // Scratch of decode for R rows; see decode_norm for the norms' outputs, decode_attention for the scores.
 struct DecodeBuffers {
-  Rows stream, middle, qkv, heads, hidden;  // (R, C) but for qkv (R, 3C) and hidden (R, F)
+  Matrix stream, middle, qkv, heads, hidden;  // (R, C) but for qkv (R, 3C) and hidden (R, F)
   float *normed1, *normed2, *scores;
   const PromptMemory* prompt;  // null: rows are few
 };
@@ -70,10 +70,10 @@ void gpt2_block_gradients(const BlockContext& x, const BlockParameters& dw, cons
 
 // stream (R, C) -> what comes out, which is valid for the calling thread of the team alone until it waits; the new keys
 // and values go to cache[r] at cache[r].length.
-Rows soma_block_decode(const BlockDecodeContext& x, const BlockDecodeWeights& w, const DecodeBuffers& d, Rows stream,
-                       const CacheRow* cache);
-Rows gpt2_block_decode(const BlockDecodeContext& x, const BlockDecodeWeights& w, const DecodeBuffers& d, Rows stream,
-                       const CacheRow* cache);
+Matrix soma_block_decode(const BlockDecodeContext& x, const BlockDecodeWeights& w, const DecodeBuffers& d,
+                         Matrix stream, const CacheRow* cache);
+Matrix gpt2_block_decode(const BlockDecodeContext& x, const BlockDecodeWeights& w, const DecodeBuffers& d,
+                         Matrix stream, const CacheRow* cache);
 
 inline void block_forward(const BlockContext& x, const BlockParameters& w, const BlockActivations& a, const Scratch& s,
                           float* output) {
@@ -87,8 +87,8 @@ inline void block_gradients(const BlockContext& x, const BlockParameters& dw, co
                             const Scratch& s) {
   (x.config.block == BlockStyle::kSoma ? soma_block_gradients : gpt2_block_gradients)(x, dw, a, s);
 }
-inline Rows block_decode(const BlockDecodeContext& x, const BlockDecodeWeights& w, const DecodeBuffers& d, Rows stream,
-                         const CacheRow* cache) {
+inline Matrix block_decode(const BlockDecodeContext& x, const BlockDecodeWeights& w, const DecodeBuffers& d,
+                           Matrix stream, const CacheRow* cache) {
   return (x.config.block == BlockStyle::kSoma ? soma_block_decode : gpt2_block_decode)(x, w, d, stream, cache);
 }
 

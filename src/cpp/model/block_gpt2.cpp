@@ -57,12 +57,12 @@ void gpt2_block_gradients(const BlockContext& x, const BlockParameters& dw, cons
   x.ops.norm_grad(dw.norm2_w.data, dw.norm2_b.data, {s.d_branch2, m, c}, {a.middle, m, c}, {a.mean2, a.rstd2});
 }
 
-Rows gpt2_block_decode(const BlockDecodeContext& x, const BlockDecodeWeights& w, const DecodeBuffers& d, Rows stream,
-                       const CacheRow* cache) {
+Matrix gpt2_block_decode(const BlockDecodeContext& x, const BlockDecodeWeights& w, const DecodeBuffers& d,
+                         Matrix stream, const CacheRow* cache) {
   const Team& team = x.team;
   const float eps = x.config.norm_eps();
 
-  Rows normed = decode_norm(team, d.normed1, stream, w.norm1_w, w.norm1_b, eps);
+  Matrix normed = decode_norm(team, d.normed1, stream, w.norm1_w, w.norm1_b, eps);
   decode_qkv(team, d.qkv, normed, w.w_qkv, w.b_qkv, x.heads(), d.prompt);
   decode_attention(team, d.heads, d.qkv, cache, x.heads(), d.scores);
   team.wait();
@@ -70,7 +70,7 @@ Rows gpt2_block_decode(const BlockDecodeContext& x, const BlockDecodeWeights& w,
   team.wait();
 
   normed = decode_norm(team, d.normed2, d.middle, w.norm2_w, w.norm2_b, eps);
-  decode_linear(team, d.hidden, normed, w.w_fc, {.bias = w.b_fc, .activation = RowActivation::kGelu}, d.prompt);
+  decode_linear(team, d.hidden, normed, w.w_fc, {.bias = w.b_fc, .activation = Activation::kGelu}, d.prompt);
   team.wait();
   decode_linear(team, d.stream, d.hidden, w.w_out, {.bias = w.b_out, .residual = &d.middle}, d.prompt);
   team.wait();

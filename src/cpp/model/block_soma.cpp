@@ -53,8 +53,8 @@ void soma_block_gradients(const BlockContext& x, const BlockParameters& dw, cons
                       {dw.w_out, x.operand(a.hidden, f), {s.d_branch2, m, c}, dw.b_out.data}});
 }
 
-Rows soma_block_decode(const BlockDecodeContext& x, const BlockDecodeWeights& w, const DecodeBuffers& d, Rows stream,
-                       const CacheRow* cache) {
+Matrix soma_block_decode(const BlockDecodeContext& x, const BlockDecodeWeights& w, const DecodeBuffers& d,
+                         Matrix stream, const CacheRow* cache) {
   const Team& team = x.team;
   const float eps = x.config.norm_eps();
 
@@ -63,9 +63,9 @@ Rows soma_block_decode(const BlockDecodeContext& x, const BlockDecodeWeights& w,
   team.wait();
   decode_linear(team, d.middle, d.heads, w.w_proj, {.residual = &stream}, d.prompt);
   team.wait();
-  const Rows middle = decode_norm(team, d.normed1, d.middle, nullptr, nullptr, eps);
+  const Matrix middle = decode_norm(team, d.normed1, d.middle, nullptr, nullptr, eps);
 
-  decode_linear(team, d.hidden, middle, w.w_fc, {.bias = w.b_fc, .activation = RowActivation::kRelu}, d.prompt);
+  decode_linear(team, d.hidden, middle, w.w_fc, {.bias = w.b_fc, .activation = Activation::kRelu}, d.prompt);
   team.wait();
   decode_linear(team, d.stream, d.hidden, w.w_out, {.bias = w.b_out, .residual = &middle}, d.prompt);
   team.wait();

@@ -111,7 +111,7 @@ void Decoder::advance(const Place* places, const int32_t* ids, int64_t count, fl
   PromptMemory memory{};
 
   const auto rows_of = [&](Carver& carver, int64_t cols) {
-    return Rows{carver.take(count * padded_ld(cols)), count, cols, padded_ld(cols)};
+    return Matrix{carver.take(count * padded_ld(cols)), count, cols, padded_ld(cols)};
   };
   const auto carve = [&](Carver carver) {
     DecodeBuffers d{};
@@ -146,13 +146,13 @@ void Decoder::advance(const Place* places, const int32_t* ids, int64_t count, fl
 
   // Threads are woken once for as many layers as may pass between two looks at signals: for all of them, as a rule.
   const auto group = static_cast<std::size_t>(std::max<int64_t>(1, kUninterrupted / work));
-  Rows stream = d.stream;  // where the last block left it for this thread
+  Matrix stream = d.stream;  // where the last block left it for this thread
   for (std::size_t first = 0; first < layers; first += group) {
     check_interrupt();
     const std::size_t last = std::min(layers, first + group);
     parallel_team(threads, [&](const Team& team) {
       const BlockDecodeContext context{team, config};
-      Rows own = stream;
+      Matrix own = stream;
       for (std::size_t l = first; l < last; ++l) {
         own = block_decode(context, weights_.blocks[l], d, own,
                            layer_cache_.data() + l * static_cast<std::size_t>(count));
@@ -163,9 +163,9 @@ void Decoder::advance(const Place* places, const int32_t* ids, int64_t count, fl
   }
 }
 
-void Decoder::decode_head(const BlockDecodeContext& x, float* logits, const DecodeBuffers& d, Rows stream,
+void Decoder::decode_head(const BlockDecodeContext& x, float* logits, const DecodeBuffers& d, Matrix stream,
                           int64_t count) {
-  Rows last{stream.row(stream.rows - count), count, stream.cols, stream.ld};
+  Matrix last{stream.row(stream.rows - count), count, stream.cols, stream.ld};
   if (x.config.block == BlockStyle::kGpt2) {
     last = decode_norm(x.team, d.normed1, last, weights_.norm_w, weights_.norm_b, x.config.norm_eps());
   }

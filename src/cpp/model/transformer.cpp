@@ -181,7 +181,7 @@ double Transformer::run_head(const Plan& plan, const int32_t* targets, int64_t n
   Carver carver(head_arena_.data());
   float* const logits_data = carver.take(chunk * v);
   float* const losses = carver.take(chunk);
-  float* const gradient_data = operands.pairs ? carver.take(gradient_floats) : logits_data;
+  float* const gradient_data = gradient_floats > 0 ? carver.take(gradient_floats) : logits_data;
 
   const ConstMatrix head = plan.weights.head;
   double total = 0;

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "base/parallel.h"
+#include "kernels/activation.h"
 #include "ops/ops.h"
 
 namespace soma {
@@ -37,20 +38,13 @@ int64_t packed_size(WeightFormat format, int64_t inner, int64_t outer);
 // w into `packed` (and `scales` for int8), on all threads. A weight that is not finite makes its output not finite.
 DecodeMatrix pack_weights(float* packed, float* scales, WeightFormat format, ConstMatrix w);
 
-// R rows, ld floats apart. Rows ahead of each other by a multiple of 4 KB would share their cache sets: see padded_ld.
-struct Rows {
-  float* data;
-  int64_t rows, cols, ld;
-  float* row(int64_t r) const { return data + r * ld; }
-};
+// The distance between the rows that decoding makes: rows a multiple of 4 KB apart would share their cache sets.
 inline int64_t padded_ld(int64_t cols) { return (cols + 15) / 16 * 16 + 16; }
-
-enum class RowActivation { kNone, kRelu, kGelu };
 
 struct RowEpilogue {
   const float* bias = nullptr;
-  const Rows* residual = nullptr;
-  RowActivation activation = RowActivation::kNone;
+  const Matrix* residual = nullptr;
+  Activation activation = Activation::kNone;
 };
 
 // One row's keys and values in one layer: `length` positions filled of `capacity`, a multiple of 16. Head h begins at
@@ -82,22 +76,22 @@ void decode_embed(float* out, const DecodeMatrix& table, int64_t output);
 
 // y = activation(x W + bias + residual). This thread's outputs only: others' are there after team.wait(). With
 // `memory`, which no thread may still be reading, as PromptMemory says; float32 weights give the same bits either way.
-void decode_linear(const Team& team, const Rows& y, const Rows& x, const DecodeMatrix& w, const RowEpilogue& e = {},
+void decode_linear(const Team& team, const Matrix& y, const Matrix& x, const DecodeMatrix& w, const RowEpilogue& e = {},
                    const PromptMemory* memory = nullptr);
 
 // decode_linear for qkv(R, 3C), cut so that a thread makes what its decode_attention reads; waits where that cannot be.
-void decode_qkv(const Team& team, const Rows& qkv, const Rows& x, const DecodeMatrix& w, const float* bias,
+void decode_qkv(const Team& team, const Matrix& qkv, const Matrix& x, const DecodeMatrix& w, const float* bias,
                 const HeadShape& shape, const PromptMemory* memory = nullptr);
 
 // Appends k and v of every row to its cache at position `length`, then out(R, C) = attention of q over length + 1
 // positions. Rows may share a cache at different lengths: a prompt is so many rows. This thread's heads and rows only.
 // scores: (team.size, capacity + 16) floats.
-void decode_attention(const Team& team, const Rows& out, const Rows& qkv, const CacheRow* cache, const HeadShape& shape,
-                      float* scores);
+void decode_attention(const Team& team, const Matrix& out, const Matrix& qkv, const CacheRow* cache,
+                      const HeadShape& shape, float* scores);
 
 // norm(x), row by row, complete for this thread when it returns. Few rows: each thread makes its own, and none waits.
 // Many: all make one together. `buffer` has norm_rows(R, threads) rows of x.ld floats.
 int64_t norm_rows(int64_t rows, int64_t threads);
-Rows decode_norm(const Team& team, float* buffer, const Rows& x, const float* gamma, const float* beta, float eps);
+Matrix decode_norm(const Team& team, float* buffer, const Matrix& x, const float* gamma, const float* beta, float eps);
 
 }  // namespace soma

@@ -39,11 +39,14 @@ struct ConstMatrix {
 };
 
 struct Matrix {
-  float* data;
-  int64_t rows, cols, ld;
+  float* data = nullptr;
+  int64_t rows = 0, cols = 0, ld = 0;
   bool pairs = false;
 
-  Matrix(float* d, int64_t r, int64_t c) : data(d), rows(r), cols(c), ld(c) {}
+  Matrix() = default;
+  Matrix(float* d, int64_t r, int64_t c) : Matrix(d, r, c, c) {}
+  Matrix(float* d, int64_t r, int64_t c, int64_t stride) : data(d), rows(r), cols(c), ld(stride) {}
+  float* row(int64_t r) const { return data + r * ld; }
   operator ConstMatrix() const {
     ConstMatrix m{data, rows, cols};
     m.ld = ld;

@@ -22,17 +22,6 @@ ConstMatrix piece(const ConstMatrix& x, int64_t row, int64_t m, int64_t col, int
   return p;
 }
 
-// Hands out pieces of a thread's scratch, null where nothing is asked for; with a null base it only measures.
-struct Pieces {
-  float* base;
-  int64_t used = 0;
-  float* take(int64_t floats) {
-    float* piece = base == nullptr || floats == 0 ? nullptr : base + used;
-    used += round_up(floats, 16);
-    return piece;
-  }
-};
-
 // Rows of floats as A: where they lie, or as pairs in `memory`.
 GemmA rows_of(const Gemm& g, float* memory, const ConstMatrix& x) {
   return g.bf16 ? g.copy_a(memory, x, 0, x.rows, 0, x.cols) : GemmA{x.data, x.ld, 1};
@@ -79,16 +68,16 @@ void CpuOps::attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionS
     int64_t size;
   };
   const auto carve = [&](float* memory) {
-    Pieces pieces{memory};
+    Carver carver(memory);
     Buffers x{};
-    x.kt = pieces.take(round_up(len, g.cols) * depth);
-    x.v = pieces.take(round_up(d, g.cols) * all);
-    x.q = pieces.take(g.bf16 ? g.a_floats(len, d) : 0);
-    x.scores = pieces.take(g.rows * ld);
-    x.pairs = pieces.take(g.bf16 ? g.rows * ld : 0);
-    x.max = pieces.take(g.rows);
-    x.sum = pieces.take(g.rows);
-    x.size = pieces.used;
+    x.kt = carver.take(round_up(len, g.cols) * depth);
+    x.v = carver.take(round_up(d, g.cols) * all);
+    x.q = carver.take(g.bf16 ? g.a_floats(len, d) : 0);
+    x.scores = carver.take(g.rows * ld);
+    x.pairs = carver.take(g.bf16 ? g.rows * ld : 0);
+    x.max = carver.take(g.rows);
+    x.sum = carver.take(g.rows);
+    x.size = carver.used();
     return x;
   };
   const kernels::TileStore store{};
@@ -132,25 +121,25 @@ void CpuOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, 
     int64_t size;
   };
   const auto carve = [&](float* memory) {
-    Pieces pieces{memory};
+    Carver carver(memory);
     Buffers x{};
-    x.kt = pieces.take(round_up(len, g.cols) * depth);
-    x.vt = pieces.take(round_up(len, g.cols) * depth);
-    x.k = pieces.take(round_up(d, g.cols) * all);
-    x.q = pieces.take(g.bf16 ? g.a_floats(len, d) : 0);
-    x.dout = pieces.take(g.bf16 ? g.a_floats(len, d) : 0);
-    x.q_block = pieces.take(round_up(d, g.cols) * block_units);
-    x.dout_block = pieces.take(round_up(d, g.cols) * block_units);
-    x.p = pieces.take(kept * ld);
-    x.ds = pieces.take(kept * ld);
-    x.ds_rows = pieces.take(g.bf16 ? g.rows * ld : 0);
-    x.p_units = pieces.take(g.bf16 ? block_units * ld : 0);
-    x.ds_units = pieces.take(g.bf16 ? block_units * ld : 0);
-    x.a = pieces.take(g.bf16 ? g.a_floats(g.rows, block) : 0);
-    x.dq = pieces.take(dqkv.pairs ? len * ld_grad : 0);
-    x.dk = pieces.take(dqkv.pairs ? len * ld_grad : 0);
-    x.dv = pieces.take(dqkv.pairs ? len * ld_grad : 0);
-    x.size = pieces.used;
+    x.kt = carver.take(round_up(len, g.cols) * depth);
+    x.vt = carver.take(round_up(len, g.cols) * depth);
+    x.k = carver.take(round_up(d, g.cols) * all);
+    x.q = carver.take(g.bf16 ? g.a_floats(len, d) : 0);
+    x.dout = carver.take(g.bf16 ? g.a_floats(len, d) : 0);
+    x.q_block = carver.take(round_up(d, g.cols) * block_units);
+    x.dout_block = carver.take(round_up(d, g.cols) * block_units);
+    x.p = carver.take(kept * ld);
+    x.ds = carver.take(kept * ld);
+    x.ds_rows = carver.take(g.bf16 ? g.rows * ld : 0);
+    x.p_units = carver.take(g.bf16 ? block_units * ld : 0);
+    x.ds_units = carver.take(g.bf16 ? block_units * ld : 0);
+    x.a = carver.take(g.bf16 ? g.a_floats(g.rows, block) : 0);
+    x.dq = carver.take(dqkv.pairs ? len * ld_grad : 0);
+    x.dk = carver.take(dqkv.pairs ? len * ld_grad : 0);
+    x.dv = carver.take(dqkv.pairs ? len * ld_grad : 0);
+    x.size = carver.used();
     return x;
   };
   kernels::TileStore store{}, onto{};

@@ -89,7 +89,7 @@ void pack_int8(char* dst, float* scales, const Panel& panel, int64_t inner) {
 }
 
 // Outputs [begin, end) of y; begin is the first of a panel.
-void linear_range(const Rows& y, const Rows& x, const DecodeMatrix& w, const RowEpilogue& e, int64_t begin,
+void linear_range(const Matrix& y, const Matrix& x, const DecodeMatrix& w, const RowEpilogue& e, int64_t begin,
                   int64_t end) {
   const Table& t = active_kernels();
   if (w.layout == WeightLayout::kLiveTransposed) {  // a head: no epilogue
@@ -125,7 +125,7 @@ void linear_range(const Rows& y, const Rows& x, const DecodeMatrix& w, const Row
 // A thread's share of a product, for which the team may have to round the rows first.
 class LinearTask {
  public:
-  LinearTask(const Team& team, const Rows& y, const Rows& x, const DecodeMatrix& w, const RowEpilogue& e,
+  LinearTask(const Team& team, const Matrix& y, const Matrix& x, const DecodeMatrix& w, const RowEpilogue& e,
              const PromptMemory* memory)
       : y_(y),
         x_(x),
@@ -151,8 +151,8 @@ class LinearTask {
   }
 
  private:
-  const Rows& y_;
-  Rows x_;
+  const Matrix& y_;
+  Matrix x_;
   const DecodeMatrix& w_;
   const RowEpilogue& e_;
   const Gemm gemm_;
@@ -219,13 +219,13 @@ void decode_embed(float* out, const DecodeMatrix& table, int64_t output) {
   }
 }
 
-void decode_linear(const Team& team, const Rows& y, const Rows& x, const DecodeMatrix& w, const RowEpilogue& e,
+void decode_linear(const Team& team, const Matrix& y, const Matrix& x, const DecodeMatrix& w, const RowEpilogue& e,
                    const PromptMemory* memory) {
   const LinearTask task(team, y, x, w, e, memory);
   team.share(w.outer, kPanel, [&](int64_t begin, int64_t end) { task.run(begin, end); });
 }
 
-void decode_qkv(const Team& team, const Rows& qkv, const Rows& x, const DecodeMatrix& w, const float* bias,
+void decode_qkv(const Team& team, const Matrix& qkv, const Matrix& x, const DecodeMatrix& w, const float* bias,
                 const HeadShape& s, const PromptMemory* memory) {
   const RowEpilogue e{.bias = bias};
   if (!heads_are_own(team, s)) {
@@ -240,7 +240,7 @@ void decode_qkv(const Team& team, const Rows& qkv, const Rows& x, const DecodeMa
   }
 }
 
-void decode_attention(const Team& team, const Rows& out, const Rows& qkv, const CacheRow* cache, const HeadShape& s,
+void decode_attention(const Team& team, const Matrix& out, const Matrix& qkv, const CacheRow* cache, const HeadShape& s,
                       float* scores) {
   const Table& t = active_kernels();
   const int64_t d = s.head_size, c = s.channels();
@@ -268,9 +268,9 @@ void decode_attention(const Team& team, const Rows& out, const Rows& qkv, const 
 
 int64_t norm_rows(int64_t rows, int64_t threads) { return rows <= kOwnNorm ? rows * threads : rows; }
 
-Rows decode_norm(const Team& team, float* buffer, const Rows& x, const float* gamma, const float* beta, float eps) {
+Matrix decode_norm(const Team& team, float* buffer, const Matrix& x, const float* gamma, const float* beta, float eps) {
   const Table& t = active_kernels();
-  Rows y{buffer, x.rows, x.cols, x.ld};
+  Matrix y{buffer, x.rows, x.cols, x.ld};
   const auto norm = [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       t.norm_forward(y.row(r), nullptr, nullptr, x.row(r), gamma, beta, 1, x.cols, eps);

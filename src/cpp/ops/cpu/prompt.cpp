@@ -34,7 +34,7 @@ int64_t prompt_floats(int64_t rows, int64_t inner) {
   return g.has_instruction() ? g.a_floats(rows, inner) : rows * padded_ld(inner);
 }
 
-GemmA prompt_pairs(const Team& team, const Gemm& g, const Rows& x, float* rows) {
+GemmA prompt_pairs(const Team& team, const Gemm& g, const Matrix& x, float* rows) {
   ConstMatrix all{x.data, x.rows, x.cols};
   all.ld = x.ld;
   const int64_t distance = g.copy_a(rows, all, 0, 0, 0, x.cols).row;
@@ -45,8 +45,8 @@ GemmA prompt_pairs(const Team& team, const Gemm& g, const Rows& x, float* rows) 
   return {rows, distance, 1};
 }
 
-Rows prompt_floats(const Team& team, const Rows& x, float* rows) {
-  const Rows rounded{rows, x.rows, x.cols, padded_ld(x.cols)};
+Matrix prompt_floats(const Team& team, const Matrix& x, float* rows) {
+  const Matrix rounded{rows, x.rows, x.cols, padded_ld(x.cols)};
   team.share(x.rows, 1, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) active_kernels().round_row_bfloat16(rounded.row(r), x.row(r), x.cols);
   });
@@ -54,7 +54,8 @@ Rows prompt_floats(const Team& team, const Rows& x, float* rows) {
   return rounded;
 }
 
-kernels::RowsProduct finish_of(const Rows& y, const DecodeMatrix& w, const RowEpilogue& e, int64_t begin, int64_t end) {
+kernels::RowsProduct finish_of(const Matrix& y, const DecodeMatrix& w, const RowEpilogue& e, int64_t begin,
+                               int64_t end) {
   kernels::RowsProduct p{};
   p.y = y.data + begin;
   p.ldy = y.ld;
@@ -66,11 +67,11 @@ kernels::RowsProduct finish_of(const Rows& y, const DecodeMatrix& w, const RowEp
     p.residual = e.residual->data + begin;
     p.ld_residual = e.residual->ld;
   }
-  p.activation = static_cast<kernels::Activation>(e.activation);
+  p.activation = e.activation;
   return p;
 }
 
-void prompt_range(const Gemm& g, const Rows& y, const GemmA& x, const DecodeMatrix& w, const RowEpilogue& e,
+void prompt_range(const Gemm& g, const Matrix& y, const GemmA& x, const DecodeMatrix& w, const RowEpilogue& e,
                   int64_t begin, int64_t end, float* panels) {
   const Gemm::Thread thread(g);
   const int64_t depth = g.units(w.inner), tile_depth = g.tile_depth(depth);
