@@ -12,9 +12,15 @@
 #include "texts.h"
 #include "tokenizer/bpe_split.h"
 #include "tokenizer/byte_alphabet.h"
+#include "tokenizer/tokenizer.h"
 #include "tokenizer/unicode.h"
 
 void register_tokenizer_rules(py::module_& m) {
+  m.attr("MAX_TOKEN_IDS") = soma::kMostTokenIds;
+  m.def(
+      "bpe_patterns",
+      [] { return std::vector<std::string>(soma::kBpePatternNames.begin(), soma::kBpePatternNames.end()); },
+      "The patterns that byte-level BPE cuts text by.");
   m.def(
       "find_invalid_utf8",
       [](const py::bytes& data) {

@@ -18,9 +18,9 @@ std::unique_ptr<soma::Tokenizer> make_tokenizer(const std::string& kind, const T
 std::unique_ptr<soma::Tokenizer> make_bpe(const std::string& pattern, const TokenList& tokens,
                                           const std::optional<Pairs>& merges, const Specials& special_tokens,
                                           bool ignore_merges) {
-  constexpr int64_t kMostIds = int64_t{1} << 24;
   const auto checked = [](int64_t id, const char* what) {
-    soma::check(id >= 0 && id < kMostIds, "id ", id, " of a ", what, " is not within 0 to ", kMostIds - 1);
+    soma::check(id >= 0 && id < soma::kMostTokenIds, "id ", id, " of a ", what, " is not within 0 to ",
+                soma::kMostTokenIds - 1);
     return static_cast<TokenId>(id);
   };
   soma::BpeVocabulary vocabulary;

@@ -18,6 +18,7 @@ __all__: list[str] = [
     "ChunkCounter",
     "DecodeWeights",
     "Decoder",
+    "MAX_TOKEN_IDS",
     "Model",
     "OpRecord",
     "Sampler",
@@ -28,6 +29,7 @@ __all__: list[str] = [
     "available_isas",
     "bpe_chunk_ends",
     "bpe_cuts",
+    "bpe_patterns",
     "byte_alphabet",
     "find_invalid_utf8",
     "get_num_threads",
@@ -382,6 +384,11 @@ def bpe_cuts(pattern: str, text: typing.Any, target: typing.SupportsInt | typing
     Bytes of the pieces of about `target` bytes that a long text is cut into, without changing its chunks
     """
 
+def bpe_patterns() -> list[str]:
+    """
+    The patterns that byte-level BPE cuts text by.
+    """
+
 def byte_alphabet() -> list[str]:
     """
     The characters that stand for the 256 bytes in a vocabulary
@@ -437,5 +444,6 @@ def unicode_versions() -> tuple[str, str]:
     Unicode version of the classes, and of the lower case
     """
 
+MAX_TOKEN_IDS: int = 16777216
 __version__: str
 _ops: types.ModuleType

@@ -15,7 +15,7 @@
 
 namespace soma {
 
-constexpr uint32_t kMostRanks = 1u << 24;
+constexpr uint32_t kMostRanks = kMostTokenIds;
 constexpr uint32_t kNoRank = 0xFFFFFFFFu;
 
 struct Merge {

@@ -15,8 +15,6 @@
 namespace soma {
 namespace {
 
-constexpr std::array<const char*, 5> kNames = {"gpt2", "cl100k", "llama3", "qwen2", "o200k"};
-
 using Byte = unsigned char;
 
 // A class as a bit, so that a set of classes is a mask.
@@ -204,13 +202,13 @@ size_t split(const Byte* text, size_t size, size_t readable, size_t& at, size_t*
 }  // namespace
 
 BpePattern parse_bpe_pattern(std::string_view name) {
-  for (size_t i = 0; i < kNames.size(); ++i) {
-    if (name == kNames[i]) return static_cast<BpePattern>(i);
+  for (size_t i = 0; i < kBpePatternNames.size(); ++i) {
+    if (name == kBpePatternNames[i]) return static_cast<BpePattern>(i);
   }
   fail("pattern must be 'gpt2', 'cl100k', 'llama3', 'qwen2' or 'o200k', got '", name, "'");
 }
 
-const char* bpe_pattern_name(BpePattern pattern) { return kNames[static_cast<size_t>(pattern)]; }
+const char* bpe_pattern_name(BpePattern pattern) { return kBpePatternNames[static_cast<size_t>(pattern)]; }
 
 size_t BpeSplitter::next(size_t* ends, size_t capacity) {
   const auto* const text = reinterpret_cast<const Byte*>(text_.data());

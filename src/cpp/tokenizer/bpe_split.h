@@ -2,6 +2,7 @@
 // by hand. Training and encoding share this; so do the places where a long text may be cut without changing a chunk.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <string_view>
 #include <vector>
@@ -19,7 +20,10 @@ namespace soma {
 //           with U = [\p{Lu}\p{Lt}\p{Lm}\p{Lo}M] and W = [\p{Ll}\p{Lm}\p{Lo}M]
 enum class BpePattern { kGpt2, kCl100k, kLlama3, kQwen2, kO200k };
 
-// "gpt2", "cl100k", "llama3", "qwen2", "o200k"; throws std::invalid_argument naming them for anything else.
+// In the order of the enum.
+constexpr std::array<const char*, 5> kBpePatternNames = {"gpt2", "cl100k", "llama3", "qwen2", "o200k"};
+
+// Throws std::invalid_argument naming them for anything else.
 BpePattern parse_bpe_pattern(std::string_view name);
 const char* bpe_pattern_name(BpePattern pattern);
 

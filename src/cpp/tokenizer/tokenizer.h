@@ -18,6 +18,7 @@
 namespace soma {
 
 using TokenId = uint32_t;
+constexpr TokenId kMostTokenIds = 1u << 24;  // ids are below it
 
 // Leaves what resize() adds as it is: the ids of a text are written once, not cleared first.
 template <typename T>
