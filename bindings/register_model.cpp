@@ -3,9 +3,11 @@
 #include <pybind11/typing.h>
 
 #include <string>
+#include <vector>
 
 #include "base/check.h"
 #include "handle.h"
+#include "model/blocks/block.h"
 #include "model/optimizer.h"
 #include "registers.h"
 
@@ -13,10 +15,25 @@ namespace {
 
 using soma::check;
 
-soma::BlockStyle parse_block(const std::string& name) {
-  if (name == "soma") return soma::BlockStyle::kSoma;
-  check(name == "gpt2", "block must be 'soma' or 'gpt2', got '", name, "'");
-  return soma::BlockStyle::kGpt2;
+soma::ModelConfig make_config(int64_t vocab_size, int64_t d_model, int64_t n_layers, int64_t n_heads, int64_t d_ff,
+                              int64_t max_seq_len, const std::string& block, bool tied_head) {
+  const soma::ModelConfig config{vocab_size, d_model, n_layers, n_heads, d_ff, max_seq_len, &soma::find_block(block),
+                                 tied_head};
+  config.validate();
+  return config;
+}
+
+// Adds f(config) to the module, which takes the fields of a config.
+template <typename F>
+void def_of_config(py::module_& m, const char* name, F f, const char* doc) {
+  m.def(
+      name,
+      [f](int64_t vocab_size, int64_t d_model, int64_t n_layers, int64_t n_heads, int64_t d_ff, int64_t max_seq_len,
+          const std::string& block, bool tied_head) {
+        return f(make_config(vocab_size, d_model, n_layers, n_heads, d_ff, max_seq_len, block, tied_head));
+      },
+      py::kw_only(), py::arg("vocab_size"), py::arg("d_model"), py::arg("n_layers"), py::arg("n_heads"),
+      py::arg("d_ff"), py::arg("max_seq_len"), py::arg("block"), py::arg("tied_head"), doc);
 }
 
 using Shape = py::typing::Tuple<py::int_, py::ellipsis>;
@@ -95,28 +112,45 @@ struct OptimizerHandle {
 
 void register_model(py::module_& m) {
   m.def(
-      "parameter_shapes",
-      [](int64_t vocab_size, int64_t d_model, int64_t n_layers, int64_t n_heads, int64_t d_ff, int64_t max_seq_len,
-         const std::string& block, bool tied_head) {
-        const soma::ModelConfig config{vocab_size, d_model,     n_layers,           n_heads,
-                                       d_ff,       max_seq_len, parse_block(block), tied_head};
-        config.validate();
+      "block_names",
+      [] {
+        std::vector<std::string> names;
+        for (const soma::Block* block : soma::blocks()) names.emplace_back(block->traits.name);
+        return names;
+      },
+      "The architectures there are.");
+  m.def(
+      "block_ties_head", [](const std::string& block) { return soma::find_block(block).traits.ties_head; },
+      py::arg("block"), "Whether the output head is the token embedding where a config does not say.");
+  m.def(
+      "model_limits",
+      [] {
+        py::typing::Dict<py::str, py::typing::Tuple<py::int_, py::int_>> limits;
+        for (const soma::SizeLimit& limit : soma::size_limits()) {
+          limits[limit.name] = py::make_tuple(limit.low, limit.high);
+        }
+        return limits;
+      },
+      "The least and the most that each size of a model may be.");
+  def_of_config(
+      m, "parameter_shapes",
+      [](const soma::ModelConfig& config) {
         py::typing::Dict<py::str, Shape> shapes;
-        for (const soma::ParameterInfo& info : soma::describe_parameters(config))
+        for (const soma::ParameterInfo& info : soma::describe_parameters(config)) {
           shapes[py::str(info.name)] = shape_of(info);
+        }
         return shapes;
       },
-      py::kw_only(), py::arg("vocab_size"), py::arg("d_model"), py::arg("n_layers"), py::arg("n_heads"),
-      py::arg("d_ff"), py::arg("max_seq_len"), py::arg("block"), py::arg("tied_head"),
       "Shapes of a model's parameters by name, without building it.");
+  def_of_config(m, "num_parameters", &soma::num_parameters, "Learned numbers of a model in all, without building it.");
 
   py::class_<ModelHandle>(m, "Model", "A transformer: parameters, forward, loss, gradients.")
       .def(py::init([](int64_t vocab_size, int64_t d_model, int64_t n_layers, int64_t n_heads, int64_t d_ff,
                        int64_t max_seq_len, const std::string& block, bool tied_head, uint64_t seed,
                        const std::string& precision, bool initialize) {
              const soma::Precision parsed = parse_precision(precision);
-             const soma::ModelConfig config{vocab_size, d_model,     n_layers,           n_heads,
-                                            d_ff,       max_seq_len, parse_block(block), tied_head};
+             const soma::ModelConfig config =
+                 make_config(vocab_size, d_model, n_layers, n_heads, d_ff, max_seq_len, block, tied_head);
              return without_gil([&] { return std::make_unique<ModelHandle>(config, seed, parsed, initialize); });
            }),
            py::kw_only(), py::arg("vocab_size"), py::arg("d_model"), py::arg("n_layers"), py::arg("n_heads"),

@@ -27,6 +27,8 @@ __all__: list[str] = [
     "Tokenizer",
     "active_isa",
     "available_isas",
+    "block_names",
+    "block_ties_head",
     "bpe_chunk_ends",
     "bpe_cuts",
     "bpe_patterns",
@@ -34,6 +36,8 @@ __all__: list[str] = [
     "find_invalid_utf8",
     "get_num_threads",
     "measure_ceilings",
+    "model_limits",
+    "num_parameters",
     "parameter_shapes",
     "set_isa",
     "set_num_threads",
@@ -374,6 +378,16 @@ def available_isas() -> tuple[str, ...]:
     Instruction-set levels this machine can run, weakest first.
     """
 
+def block_names() -> list[str]:
+    """
+    The architectures there are.
+    """
+
+def block_ties_head(block: str) -> bool:
+    """
+    Whether the output head is the token embedding where a config does not say.
+    """
+
 def bpe_chunk_ends(pattern: str, text: typing.Any) -> list[int]:
     """
     Where the chunks of a text end: offsets into its UTF-8
@@ -407,6 +421,26 @@ def get_num_threads() -> int:
 def measure_ceilings() -> Ceilings:
     """
     Measures them: about a second, and 256 MB for as long.
+    """
+
+def model_limits() -> dict[str, tuple[int, int]]:
+    """
+    The least and the most that each size of a model may be.
+    """
+
+def num_parameters(
+    *,
+    vocab_size: typing.SupportsInt | typing.SupportsIndex,
+    d_model: typing.SupportsInt | typing.SupportsIndex,
+    n_layers: typing.SupportsInt | typing.SupportsIndex,
+    n_heads: typing.SupportsInt | typing.SupportsIndex,
+    d_ff: typing.SupportsInt | typing.SupportsIndex,
+    max_seq_len: typing.SupportsInt | typing.SupportsIndex,
+    block: str,
+    tied_head: bool,
+) -> int:
+    """
+    Learned numbers of a model in all, without building it.
     """
 
 def parameter_shapes(

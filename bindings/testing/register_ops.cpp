@@ -274,28 +274,34 @@ Floats attention_backward(const Floats& dout, const Floats& qkv, const Floats& l
   return dqkv;
 }
 
-void expect_embedding(const Ids& ids, const Floats& wte, const Floats& wpe) {
+void expect_embedding(const Ids& ids, const Floats& wte, const MaybeFloats& wpe) {
   expect_dimensions("ids", ids, 2);
   expect_dimensions("wte", wte, 2);
-  expect("wpe", wpe, {wpe.shape(0), wte.shape(1)});
-  check(ids.shape(1) <= wpe.shape(0), "ids are ", ids.shape(1), " long, but there are ", wpe.shape(0), " positions");
   expect_ids("ids", ids, wte.shape(0), false);
+  if (!wpe) return;
+  expect("wpe", *wpe, {wpe->shape(0), wte.shape(1)});
+  check(ids.shape(1) <= wpe->shape(0), "ids are ", ids.shape(1), " long, but there are ", wpe->shape(0), " positions");
 }
 
-Floats embed(const Ids& ids, const Floats& wte, const Floats& wpe) {
+Floats embed(const Ids& ids, const Floats& wte, const MaybeFloats& wpe) {
   expect_embedding(ids, wte, wpe);
   Floats out = unset({ids.shape(0), ids.shape(1), wte.shape(1)});
   const Matrix result = matrix(out);
-  run([&](soma::Ops& ops) { ops.embed(result, ids.data(), matrix(wte), matrix(wpe), ids.shape(1)); });
+  const ConstMatrix positions = matrix(wpe ? *wpe : wte);
+  run([&](soma::Ops& ops) { ops.embed(result, ids.data(), matrix(wte), wpe ? &positions : nullptr, ids.shape(1)); });
   return out;
 }
 
-Pair embed_backward(const Floats& dout, const Ids& ids, const Floats& dwte, const Floats& dwpe) {
+py::typing::Tuple<Floats, MaybeFloats> embed_backward(const Floats& dout, const Ids& ids, const Floats& dwte,
+                                                      const MaybeFloats& dwpe) {
   expect_embedding(ids, dwte, dwpe);
   expect("dout", dout, {ids.shape(0), ids.shape(1), dwte.shape(1)});
-  Floats tokens = copy(dwte), positions = copy(dwpe);
-  const Matrix token_out = matrix(tokens), position_out = matrix(positions);
-  run([&](soma::Ops& ops) { ops.embed_backward(token_out, position_out, matrix(dout), ids.data(), ids.shape(1)); });
+  Floats tokens = copy(dwte);
+  MaybeFloats positions = dwpe ? MaybeFloats(copy(*dwpe)) : MaybeFloats();
+  const Matrix token_out = matrix(tokens), position_out = positions ? matrix(*positions) : Matrix();
+  run([&](soma::Ops& ops) {
+    ops.embed_backward(token_out, dwpe ? &position_out : nullptr, matrix(dout), ids.data(), ids.shape(1));
+  });
   return py::make_tuple(tokens, positions);
 }
 
@@ -394,8 +400,8 @@ void register_ops(py::module_& parent) {
         "(out (B, T, C), log-sum-exp of the scaled scores (B, H, T)) of causal attention over qkv (B, T, 3C).");
   m.def("attention_backward", &attention_backward, py::arg("dout"), py::arg("qkv"), py::arg("lse"),
         py::arg("precision") = "float32", py::arg("pairs") = "", "dqkv, from what attention returned.");
-  m.def("embed", &embed, py::arg("ids"), py::arg("wte"), py::arg("wpe"), "wte[ids] + wpe[position], (B, T, C).");
-  m.def("embed_backward", &embed_backward, py::arg("dout"), py::arg("ids"), py::arg("dwte"), py::arg("dwpe"),
+  m.def("embed", &embed, py::arg("ids"), py::arg("wte"), py::arg("wpe") = none, "wte[ids] + wpe[position], (B, T, C).");
+  m.def("embed_backward", &embed_backward, py::arg("dout"), py::arg("ids"), py::arg("dwte"), py::arg("dwpe") = none,
         "(dwte, dwpe) with what this batch adds.");
   m.def("cross_entropy", &cross_entropy, py::arg("logits"), py::arg("targets"), py::arg("grad_scale") = 0.0f,
         py::arg("pairs") = false,

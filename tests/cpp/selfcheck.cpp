@@ -13,6 +13,7 @@
 
 #include "base/isa.h"
 #include "base/parallel.h"
+#include "model/blocks/block.h"
 #include "model/decoder.h"
 #include "model/optimizer.h"
 #include "model/transformer.h"
@@ -29,15 +30,15 @@ void expect(bool condition, const std::string& what) {
   std::printf("%s %s\n", condition ? "ok  " : "FAIL", what.c_str());
 }
 
-soma::ModelConfig tiny(soma::BlockStyle block) {
+soma::ModelConfig tiny(const char* block) {
   return {/*vocab_size=*/13,
           /*d_model=*/24,
           /*n_layers=*/2,
           /*n_heads=*/3,
           /*d_ff=*/40,
           /*max_seq_len=*/11,
-          block,
-          /*tied_head=*/block == soma::BlockStyle::kGpt2};
+          &soma::find_block(block),
+          /*tied_head=*/soma::find_block(block).traits.ties_head};
 }
 
 // The sequence 0, 3, 6, ... modulo the vocabulary, from another start in each row: easy to learn.
@@ -136,9 +137,9 @@ std::vector<double> train(Transformer& model, const Batch& batch, int steps) {
   return losses;
 }
 
-void check_block(const char* name, soma::BlockStyle block, soma::Precision precision) {
+void check_block(const char* name, soma::Precision precision) {
   const bool exact = precision == soma::Precision::kFloat32;
-  const soma::ModelConfig config = tiny(block);
+  const soma::ModelConfig config = tiny(name);
   const Batch batch(config.vocab_size);
   const std::string prefix = std::string(name) + (exact ? ": " : " in bfloat16: ");
 
@@ -219,8 +220,7 @@ int main(int count, char** names) {
     std::printf("-- %s\n", level.c_str());
     check_products(level.c_str());
     for (const soma::Precision precision : {soma::Precision::kFloat32, soma::Precision::kBfloat16}) {
-      check_block("soma", soma::BlockStyle::kSoma, precision);
-      check_block("gpt2", soma::BlockStyle::kGpt2, precision);
+      for (const soma::Block* block : soma::blocks()) check_block(block->traits.name, precision);
     }
   }
   std::printf(failures == 0 ? "selfcheck passed\n" : "selfcheck: %d failed\n", failures);

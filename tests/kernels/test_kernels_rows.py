@@ -262,12 +262,15 @@ def test_embeddings() -> None:
         wte, wpe = normal(rng, 7, width), normal(rng, 13, width)
         ids = rng.integers(0, 7, (batch, length)).astype(np.int32)  # few tokens, so that they come back
         assert np.array_equal(ops.embed(ids, wte, wpe), ref.embedding(ids, wte, wpe))
+        assert np.array_equal(ops.embed(ids, wte), wte[ids])
         dout = normal(rng, batch, length, width)
         dwte, dwpe = ref.embedding_backward(wide(dout), ids, 7, 13)
         got_wte, got_wpe = ops.embed_backward(dout, ids, wte, wpe)
         tolerance = chain_tolerance(batch * length)
         check(got_wte, dwte + wte, tolerance, np.append(dout, wte))
         check(got_wpe, dwpe + wpe, tolerance, np.append(dout, wpe))
+        alone, none = ops.embed_backward(dout, ids, wte)
+        assert np.array_equal(alone, got_wte) and none is None
         unused = np.setdiff1d(np.arange(7), ids)
         assert np.array_equal(got_wte[unused], wte[unused]) and np.array_equal(got_wpe[length:], wpe[length:])
 

@@ -130,6 +130,27 @@ def test_the_core_knows_no_python() -> None:
     assert not offenders(cpp_files(CPP), r"pybind11|Python\.h|\bPy[A-Z_]\w+")
 
 
+def test_only_the_blocks_know_an_architecture_by_name() -> None:
+    """Whatever depends on the block is a trait of it or a function of it: a third one must not fall into an `else`.
+
+    The tokenizer is left out: a pattern that texts are cut by has the name of a block.
+    """
+    blocks = CPP / "model" / "blocks"
+    architectures = {p.stem for p in blocks.glob("*.cpp")} - {"block"}
+    assert {"soma", "gpt2"} <= architectures
+    names = "|".join(sorted(architectures))
+    # "gpt2", kGpt2, Gpt2Block, gpt2_block(): as a string, a constant, a type, a function.
+    pattern = re.compile(rf'"(?:{names})"|\bk(?:{names})\b|\b(?:{names})_?block', re.IGNORECASE)
+    found = []
+    for path in cpp_files(CPP) + cpp_files(BINDINGS):
+        if blocks in path.parents or CPP / "tokenizer" in path.parents:
+            continue
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if pattern.search(re.sub(r"//.*", "", line)):
+                found.append(f"{relative(path)}:{number}: {line.strip()}")
+    assert not found
+
+
 def test_only_parallel_says_omp() -> None:
     elsewhere = [p for p in cpp_files(CPP) + cpp_files(BINDINGS) if relative(p) != "src/cpp/base/parallel.cpp"]
     assert not offenders(elsewhere, r"\bomp\b|\bomp_\w+|omp\.h|_OPENMP")

@@ -1,20 +1,31 @@
-// Limits of a model's sizes.
+// Limits of a model's sizes, and what its block decides.
 #include "model/config.h"
 
 #include "base/check.h"
+#include "model/blocks/block.h"
 
 namespace soma {
 
+const std::array<SizeLimit, 6>& size_limits() {
+  static constexpr std::array<SizeLimit, 6> limits{{
+      {"vocab_size", &ModelConfig::vocab_size, 2, int64_t{1} << 24},
+      {"d_model", &ModelConfig::d_model, 1, 1 << 16},
+      {"n_layers", &ModelConfig::n_layers, 1, 1024},
+      {"n_heads", &ModelConfig::n_heads, 1, 1 << 16},
+      {"d_ff", &ModelConfig::d_ff, 1, 1 << 18},
+      {"max_seq_len", &ModelConfig::max_seq_len, 1, 1 << 20},
+  }};
+  return limits;
+}
+
+const BlockTraits& ModelConfig::traits() const { return block->traits; }
+
 void ModelConfig::validate() const {
-  const auto range = [](const char* name, int64_t value, int64_t low, int64_t high) {
-    check(value >= low && value <= high, name, " must be from ", low, " to ", high, ", got ", value);
-  };
-  range("vocab_size", vocab_size, 2, int64_t{1} << 24);
-  range("d_model", d_model, 1, 1 << 16);
-  range("n_layers", n_layers, 1, 1024);
-  range("n_heads", n_heads, 1, d_model);
-  range("d_ff", d_ff, 1, 1 << 18);
-  range("max_seq_len", max_seq_len, 1, 1 << 20);
+  for (const SizeLimit& limit : size_limits()) {
+    const int64_t value = this->*limit.size;
+    check(value >= limit.low && value <= limit.high, limit.name, " must be from ", limit.low, " to ", limit.high,
+          ", got ", value);
+  }
   check(d_model % n_heads == 0, "d_model must be a multiple of n_heads, got d_model=", d_model,
         " and n_heads=", n_heads);
 }

@@ -2,6 +2,7 @@
 #include "model/decode_weights.h"
 
 #include <algorithm>
+#include <type_traits>
 
 #include "base/interrupt.h"
 
@@ -10,15 +11,23 @@ namespace {
 
 constexpr int64_t kCached = int64_t{4} << 20;  // bytes that L2 holds, a core or two
 
+// f(matrix) for every matrix of a block.
+template <typename Weights, typename F>
+void each_matrix(Weights& block, F&& f) {
+  each_weight(
+      [&](auto& w) {
+        if constexpr (std::is_same_v<std::remove_const_t<std::remove_reference_t<decltype(w)>>, DecodeMatrix>) f(w);
+      },
+      block);
+}
+
 }  // namespace
 
-DecodeWeights::DecodeWeights(Transformer& model)
-    : wpe(nullptr), norm_w(nullptr), norm_b(nullptr), config_(model.config()) {
+DecodeWeights::DecodeWeights(Transformer& model) : config_(model.config()) {
   carve(model.parameters(), nullptr, nullptr);
 }
 
-DecodeWeights::DecodeWeights(Transformer& model, WeightFormat format)
-    : wpe(nullptr), norm_w(nullptr), norm_b(nullptr), config_(model.config()) {
+DecodeWeights::DecodeWeights(Transformer& model, WeightFormat format) : config_(model.config()) {
   storage_.reserve_dense(carve(model.parameters(), &format, nullptr));
   carve(model.parameters(), &format, storage_.data());
 }
@@ -46,22 +55,36 @@ int64_t DecodeWeights::carve(const Parameters& from, const WeightFormat* format,
   norm_b = vector(from.norm_b);
   blocks.clear();
   for (const BlockParameters& b : from.blocks) {
-    blocks.push_back({vector(b.norm1_w), vector(b.norm1_b), matrix(b.w_qkv), matrix(b.w_proj), vector(b.b_qkv),
-                      vector(b.b_proj), vector(b.norm2_w), vector(b.norm2_b), matrix(b.w_fc), matrix(b.w_out),
-                      vector(b.b_fc), vector(b.b_out)});
+    const auto take = [&](const Tensor& t, auto& w) {
+      if constexpr (std::is_same_v<decltype(w), DecodeMatrix&>) {
+        if (t.data != nullptr) w = matrix(t);
+      } else {
+        w = vector(t);
+      }
+    };
+    each_weight(take, b, blocks.emplace_back());
   }
-  const bool fetch = bytes_per_token() > kCached;
-  head.fetch = fetch;
-  for (BlockDecodeWeights& b : blocks) b.w_qkv.fetch = b.w_proj.fetch = b.w_fc.fetch = b.w_out.fetch = fetch;
+  head.fetch = bytes_per_token() > kCached;
+  for (BlockDecodeWeights& b : blocks) each_matrix(b, [&](DecodeMatrix& w) { w.fetch = head.fetch; });
   return carver.used();
 }
 
 int64_t DecodeWeights::bytes_per_token() const {
   int64_t total = head.bytes();
-  for (const BlockDecodeWeights& b : blocks) {
-    total += b.w_qkv.bytes() + b.w_proj.bytes() + b.w_fc.bytes() + b.w_out.bytes();
-  }
+  for (const BlockDecodeWeights& b : blocks) each_matrix(b, [&](const DecodeMatrix& w) { total += w.bytes(); });
   return total;
+}
+
+int64_t DecodeWeights::multiply_adds() const {
+  int64_t total = 0;
+  each_matrix(blocks[0], [&](const DecodeMatrix& w) { total += w.inner * w.outer; });
+  return total;
+}
+
+int64_t DecodeWeights::widest_input() const {
+  int64_t widest = 0;
+  each_matrix(blocks[0], [&](const DecodeMatrix& w) { widest = std::max(widest, w.inner); });
+  return widest;
 }
 
 }  // namespace soma

@@ -4,21 +4,12 @@
 #include <vector>
 
 #include "base/arena.h"
+#include "model/blocks/block.h"
 #include "model/config.h"
 #include "model/transformer.h"
 #include "ops/decode.h"
 
 namespace soma {
-
-// As BlockParameters; what a block style lacks is null.
-struct BlockDecodeWeights {
-  const float *norm1_w, *norm1_b;
-  DecodeMatrix w_qkv, w_proj;
-  const float *b_qkv, *b_proj;
-  const float *norm2_w, *norm2_b;
-  DecodeMatrix w_fc, w_out;
-  const float *b_fc, *b_out;
-};
 
 class DecodeWeights {
  public:
@@ -32,11 +23,13 @@ class DecodeWeights {
 
   const ModelConfig& config() const { return config_; }
   int64_t bytes_per_token() const;  // of weights that a decoded token reads
+  int64_t multiply_adds() const;    // of a token's products in one block
+  int64_t widest_input() const;     // the largest inner dimension of those
 
   DecodeMatrix wte, head;  // (C, V): a token's embedding is an output of wte
-  const float* wpe;
+  const float* wpe = nullptr;
   std::vector<BlockDecodeWeights> blocks;
-  const float *norm_w, *norm_b;
+  const float *norm_w = nullptr, *norm_b = nullptr;
 
  private:
   // Takes addresses of `from`, or, with a format, of copies in `base` (null: only measures); returns their floats.

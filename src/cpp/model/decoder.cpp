@@ -15,8 +15,6 @@ constexpr int64_t kMostRows = 252;                    // of a prompt at once: wh
 constexpr int64_t kWorthAThread = 16 * 1024;          // multiply-adds of an op, a microsecond's work: several waits
 constexpr int64_t kUninterrupted = int64_t{1} << 28;  // multiply-adds of all threads between two looks at signals
 
-int64_t block_size(const ModelConfig& c) { return c.d_model * (4 * c.d_model + 2 * c.d_ff); }
-
 }  // namespace
 
 Decoder::Decoder(const DecodeWeights& weights, int64_t rows) : weights_(weights) {
@@ -24,12 +22,12 @@ Decoder::Decoder(const DecodeWeights& weights, int64_t rows) : weights_(weights)
   const ModelConfig& config = weights_.config();
   capacity_ = (config.max_seq_len + 15) / 16 * 16;
   lengths_.assign(static_cast<std::size_t>(rows), 0);
-  cache_.reserve(config.n_layers * rows * 2 * capacity_ * config.d_model);
+  cache_.reserve(config.n_layers * rows * 2 * capacity_ * config.kv_dim());
   logits_.reserve(rows * config.vocab_size);
 }
 
 CacheRow Decoder::cache_row(std::size_t layer, const Place& place) {
-  const int64_t half = capacity_ * weights_.config().d_model;
+  const int64_t half = capacity_ * weights_.config().kv_dim();
   float* keys = cache_.data() + (static_cast<int64_t>(layer) * rows() + place.row) * 2 * half;
   return {keys, keys + half, place.position, capacity_};
 }
@@ -101,7 +99,7 @@ void Decoder::step(const int32_t* rows, const int32_t* ids, int64_t count) {
 void Decoder::advance(const Place* places, const int32_t* ids, int64_t count, float* logits, int64_t heads,
                       bool prompt) {
   const ModelConfig& config = weights_.config();
-  const int64_t c = config.d_model, f = config.d_ff, work = count * block_size(config);
+  const int64_t c = config.d_model, work = count * weights_.multiply_adds();
   const auto layers = weights_.blocks.size();
   const int64_t threads = std::clamp<int64_t>(work / 4 / kWorthAThread, 1, call_threads());
   const int64_t normed = std::max(norm_rows(count, threads), norm_rows(heads, threads));
@@ -110,22 +108,17 @@ void Decoder::advance(const Place* places, const int32_t* ids, int64_t count, fl
   const bool many = prompt && count >= kPromptRows, rounded = many && weights_.head.format != WeightFormat::kFloat32;
   PromptMemory memory{};
 
-  const auto rows_of = [&](Carver& carver, int64_t cols) {
-    return Matrix{carver.take(count * padded_ld(cols)), count, cols, padded_ld(cols)};
-  };
   const auto carve = [&](Carver carver) {
-    DecodeBuffers d{};
-    d.stream = rows_of(carver, c);
-    d.middle = rows_of(carver, c);
-    d.qkv = rows_of(carver, 3 * c);
-    d.heads = rows_of(carver, c);
-    d.hidden = rows_of(carver, f);
+    const DecodePlan plan{config, count, carver};
+    DecodeBuffers d;
+    d.stream = plan.rows(c);
+    config.block->place_decode(plan, d);
     d.normed1 = carver.take(normed * padded_ld(c));
     d.normed2 = carver.take(normed * padded_ld(c));
     d.scores = carver.take(threads * (capacity_ + 16));
     if (rounded || (many && weights_.head.layout != WeightLayout::kPanels)) {
       memory.panels = carver.take(threads * kPromptPanels);
-      if (rounded) memory.rows = carver.take(prompt_floats(count, std::max(c, f)));
+      if (rounded) memory.rows = carver.take(prompt_floats(count, weights_.widest_input()));
       d.prompt = &memory;
     }
     return std::pair{d, carver.used()};
@@ -137,8 +130,10 @@ void Decoder::advance(const Place* places, const int32_t* ids, int64_t count, fl
   for (int64_t i = 0; i < count; ++i) {
     float* row = d.stream.row(i);
     decode_embed(row, weights_.wte, ids[i]);
-    const float* position = weights_.wpe + places[i].position * c;
-    for (int64_t j = 0; j < c; ++j) row[j] += position[j];
+    if (config.learned_positions()) {
+      const float* position = weights_.wpe + places[i].position * c;
+      for (int64_t j = 0; j < c; ++j) row[j] += position[j];
+    }
     for (std::size_t l = 0; l < layers; ++l) {
       layer_cache_[l * static_cast<std::size_t>(count) + static_cast<std::size_t>(i)] = cache_row(l, places[i]);
     }
@@ -154,8 +149,8 @@ void Decoder::advance(const Place* places, const int32_t* ids, int64_t count, fl
       const BlockDecodeContext context{team, config};
       Matrix own = stream;
       for (std::size_t l = first; l < last; ++l) {
-        own = block_decode(context, weights_.blocks[l], d, own,
-                           layer_cache_.data() + l * static_cast<std::size_t>(count));
+        own = config.block->decode(context, weights_.blocks[l], d, own,
+                                   layer_cache_.data() + l * static_cast<std::size_t>(count));
       }
       if (last == layers && heads > 0) decode_head(context, logits, d, own, heads);
       if (team.rank == 0) stream = own;
@@ -166,7 +161,7 @@ void Decoder::advance(const Place* places, const int32_t* ids, int64_t count, fl
 void Decoder::decode_head(const BlockDecodeContext& x, float* logits, const DecodeBuffers& d, Matrix stream,
                           int64_t count) {
   Matrix last{stream.row(stream.rows - count), count, stream.cols, stream.ld};
-  if (x.config.block == BlockStyle::kGpt2) {
+  if (x.config.final_norm()) {
     last = decode_norm(x.team, d.normed1, last, weights_.norm_w, weights_.norm_b, x.config.norm_eps());
   }
   decode_linear(x.team, {logits, count, vocab_size(), vocab_size()}, last, weights_.head);

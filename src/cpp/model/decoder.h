@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "base/arena.h"
-#include "model/block.h"
+#include "model/blocks/block.h"
 #include "model/decode_weights.h"
 
 namespace soma {

@@ -6,8 +6,27 @@
 
 #include "base/interrupt.h"
 #include "base/random.h"
+#include "model/blocks/block.h"
 
 namespace soma {
+
+void Parameters::visit(const ModelConfig& config, const Declare::Visit& visit) {
+  const TensorNames& names = config.traits().tensors;
+  const int64_t c = config.d_model;
+  const Declare declare("", visit);
+  declare.matrix(names.wte, wte, config.vocab_size, c);
+  if (config.learned_positions()) declare.matrix(names.wpe, wpe, config.max_seq_len, c);
+  blocks.resize(static_cast<std::size_t>(config.n_layers));
+  for (std::size_t l = 0; l < blocks.size(); ++l) {
+    config.block->declare(Declare(names.block + std::to_string(l) + ".", visit), config, blocks[l]);
+  }
+  if (config.final_norm().affine) {
+    const Declare norm(names.final_norm, visit);
+    norm.vector(".weight", norm_w, c, Init::kOne);
+    norm.vector(".bias", norm_b, c, Init::kZero);
+  }
+  if (!config.tied_head) declare.matrix(names.head, head, config.vocab_size, c);
+}
 
 int64_t Parameters::carve(const ModelConfig& config, float* base) {
   Carver carver(base);
@@ -25,6 +44,12 @@ std::vector<ParameterInfo> describe_parameters(const ModelConfig& config) {
     offset += Arena::padded(t.size());
   });
   return infos;
+}
+
+int64_t num_parameters(const ModelConfig& config) {
+  int64_t count = 0;
+  for (const ParameterInfo& info : describe_parameters(config)) count += info.size();
+  return count;
 }
 
 void initialize_parameters(const ModelConfig& config, float* arena, uint64_t seed) {

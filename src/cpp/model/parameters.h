@@ -2,10 +2,13 @@
 // names and Python views. Values, gradients and both moments share this plan, each in an arena of its own.
 #pragma once
 
+#include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/arena.h"
+#include "model/blocks/block_weights.h"
 #include "model/config.h"
 #include "ops/ops.h"
 
@@ -27,28 +30,47 @@ struct Tensor {
   }
 };
 
-// y = x w + b: w is (in, out). Fields that a block style lacks stay null.
-struct BlockParameters {
-  Tensor norm1_w, norm1_b;
-  Tensor w_qkv, b_qkv, w_proj, b_proj;  // attention: C -> 3C (q | k | v) and back C -> C
-  Tensor norm2_w, norm2_b;
-  Tensor w_fc, b_fc, w_out, b_out;  // mlp: C -> F -> C
+enum class Init {
+  kNormal,    // N(0, 0.02)
+  kResidual,  // N(0, 0.02 / sqrt(2 n_layers)): projections back into the residual stream (Radford et al. 2019)
+  kZero,
+  kOne,
 };
 
-enum class Init { kNormal, kResidual, kZero, kOne };
+// How a model or a block says which tensors it has, one call a tensor.
+class Declare {
+ public:
+  using Visit = std::function<void(const std::string& name, Tensor& t, Init init)>;
+  Declare(std::string prefix, const Visit& visit) : prefix_(std::move(prefix)), visit_(visit) {}
+
+  void matrix(const char* name, Tensor& t, int64_t rows, int64_t cols, Init init = Init::kNormal) const {
+    t.rows = rows;
+    t.cols = cols;
+    visit_(prefix_ + name, t, init);
+  }
+  void vector(const char* name, Tensor& t, int64_t size, Init init) const {
+    t.is_vector = true;
+    matrix(name, t, 1, size, init);
+  }
+
+ private:
+  const std::string prefix_;  // of every name
+  const Visit& visit_;
+};
+
+using BlockParameters = BlockWeights<Tensor, Tensor>;
 
 struct Parameters {
   Tensor wte, wpe;  // (V, C), (max_seq_len, C)
   std::vector<BlockParameters> blocks;
-  Tensor norm_w, norm_b;  // gpt2: after the last block
+  Tensor norm_w, norm_b;  // the final norm's gain and shift
   Tensor head;            // (V, C); the same memory as wte where tied
 
   // Carves the plan out of `base` (null: only shapes). Returns the floats it takes.
   int64_t carve(const ModelConfig& config, float* base);
 
-  // f(name, tensor, init) for every tensor of its own, in the order of the arena.
-  template <typename F>
-  void visit(const ModelConfig& config, F&& f);
+  // visit(name, tensor, init) for every tensor of its own, in the order of the arena.
+  void visit(const ModelConfig& config, const Declare::Visit& visit);
 };
 
 struct ParameterInfo {
@@ -64,57 +86,9 @@ struct ParameterInfo {
 // The plan as a list.
 std::vector<ParameterInfo> describe_parameters(const ModelConfig& config);
 
-// Initial values: N(0, 0.02) for matrices and embeddings (gpt2: N(0, 0.02 / sqrt(2 n_layers)) for projections back into
-// the residual stream, Radford et al. 2019), 1 for norm weights, 0 for biases. Tensor i draws from stream i of the
-// seed.
+int64_t num_parameters(const ModelConfig& config);
+
+// Initial values; tensor i draws from stream i of the seed.
 void initialize_parameters(const ModelConfig& config, float* arena, uint64_t seed);
-
-template <typename F>
-void Parameters::visit(const ModelConfig& config, F&& f) {
-  const bool gpt2 = config.block == BlockStyle::kGpt2;
-  const int64_t c = config.d_model, ff = config.d_ff;
-  const auto matrix = [&](const std::string& name, Tensor& t, int64_t rows, int64_t cols, Init init) {
-    t.rows = rows;
-    t.cols = cols;
-    f(name, t, init);
-  };
-  const auto vector = [&](const std::string& name, Tensor& t, int64_t size, Init init) {
-    t.rows = 1;
-    t.cols = size;
-    t.is_vector = true;
-    f(name, t, init);
-  };
-  const auto name = [&](const char* soma, const char* other) { return std::string(gpt2 ? other : soma); };
-
-  blocks.resize(static_cast<std::size_t>(config.n_layers));
-  matrix(name("wte", "transformer.wte.weight"), wte, config.vocab_size, c, Init::kNormal);
-  matrix(name("wpe", "transformer.wpe.weight"), wpe, config.max_seq_len, c, Init::kNormal);
-  for (int64_t l = 0; l < config.n_layers; ++l) {
-    BlockParameters& b = blocks[static_cast<std::size_t>(l)];
-    const std::string p = name("h.", "transformer.h.") + std::to_string(l) + ".";
-    const Init back = gpt2 ? Init::kResidual : Init::kNormal;
-    if (gpt2) {
-      vector(p + "ln_1.weight", b.norm1_w, c, Init::kOne);
-      vector(p + "ln_1.bias", b.norm1_b, c, Init::kZero);
-    }
-    matrix(p + name("attn.w_qkv", "attn.c_attn.weight"), b.w_qkv, c, 3 * c, Init::kNormal);
-    if (gpt2) vector(p + "attn.c_attn.bias", b.b_qkv, 3 * c, Init::kZero);
-    matrix(p + name("attn.w_proj", "attn.c_proj.weight"), b.w_proj, c, c, back);
-    if (gpt2) vector(p + "attn.c_proj.bias", b.b_proj, c, Init::kZero);
-    if (gpt2) {
-      vector(p + "ln_2.weight", b.norm2_w, c, Init::kOne);
-      vector(p + "ln_2.bias", b.norm2_b, c, Init::kZero);
-    }
-    matrix(p + name("mlp.w_fc", "mlp.c_fc.weight"), b.w_fc, c, ff, Init::kNormal);
-    vector(p + name("mlp.b_fc", "mlp.c_fc.bias"), b.b_fc, ff, Init::kZero);
-    matrix(p + name("mlp.w_proj", "mlp.c_proj.weight"), b.w_out, ff, c, back);
-    vector(p + name("mlp.b_proj", "mlp.c_proj.bias"), b.b_out, c, Init::kZero);
-  }
-  if (gpt2) {
-    vector("transformer.ln_f.weight", norm_w, c, Init::kOne);
-    vector("transformer.ln_f.bias", norm_b, c, Init::kZero);
-  }
-  if (!config.tied_head) matrix(name("lm_head", "lm_head.weight"), head, config.vocab_size, c, Init::kNormal);
-}
 
 }  // namespace soma

@@ -17,6 +17,16 @@ int64_t head_rows(int64_t vocab_size) {
   return std::clamp<int64_t>(kMaxLogits / vocab_size, 16, 512);
 }
 
+// f(tensor) for every matrix of a block.
+template <typename F>
+void each_matrix(BlockParameters& block, F&& f) {
+  each_weight(
+      [&](Tensor& t) {
+        if (t.rows > 0 && !t.is_vector) f(t);
+      },
+      block);
+}
+
 // Where slices pay: floats of parameters; floats of the gradients that a block's weights take together; and
 // multiply-adds of a pass, from what a thread must have to do to what an interrupt may wait for.
 constexpr int64_t kSmallModel = int64_t{2} << 20, kSmallBatch = int64_t{4} << 20;
@@ -89,8 +99,10 @@ Transformer::Plan Transformer::plan(int64_t batch, int64_t length, bool for_back
   SlicedOps& ops = for_backward || evaluation_ops_ == nullptr ? ops_ : *evaluation_ops_;
   const int64_t threads = call_threads(), size = arena_size(), m = batch * length;
   const int64_t largest = (batch + threads - 1) / threads;
-  const bool small = size <= kSmallModel && m * (5 * config_.d_model + config_.d_ff) <= kSmallBatch;
-  const int64_t work = m * (size + config_.n_layers * length * config_.d_model);
+  int64_t outputs = 0;  // columns of a block's matrices
+  each_matrix(weights_.blocks[0], [&](const Tensor& t) { outputs += t.cols; });
+  const bool small = size <= kSmallModel && m * outputs <= kSmallBatch;
+  const int64_t work = m * (size + config_.n_layers * length * config_.q_dim());
   const bool worth_it = threads > 1 && work >= kLeastWork * threads && work <= kMostWork;
   const bool even = 8 * largest * threads <= 9 * batch;  // the longest slice takes at most an eighth more than the mean
   if (!(small && worth_it && even)) return {ops, weights_, batch, length, 1};
@@ -102,9 +114,7 @@ void Transformer::lay_out_weights(Ops& ops, bool for_backward) {
   layouts_.clear();
   Carver sizes(nullptr);
   const auto each = [&](auto&& f) {
-    for (BlockParameters& b : laid_out_.blocks) {
-      for (Tensor* t : {&b.w_qkv, &b.w_proj, &b.w_fc, &b.w_out}) f(*t, true, for_backward);
-    }
+    for (BlockParameters& b : laid_out_.blocks) each_matrix(b, [&](Tensor& t) { f(t, true, for_backward); });
     f(laid_out_.head, for_backward, true);  // the head is used the other way round
   };
   each([&](Tensor& t, bool stored, bool transposed) {
@@ -133,15 +143,18 @@ void Transformer::run_blocks(const Plan& plan, const int32_t* ids, bool for_back
     const BlockContext context{ops, config_, end - begin, length};
     const int64_t row = begin * length, m = context.rows();
     const std::vector<BlockActivations>& blocks = activations_.blocks;
-    const Scratch scratch = activations_.scratch.from_row(config_, operands, row);
-    ops.embed({blocks[0].input + row * c, m, c}, ids + row, plan.weights.wte, plan.weights.wpe, length);
+    const BufferPlan from(config_, operands, for_backward, row);
+    const Scratch scratch = scratch_from(activations_.scratch, from);
+    const ConstMatrix wpe = plan.weights.wpe;
+    ops.embed({blocks[0].input + row * c, m, c}, ids + row, plan.weights.wte,
+              config_.learned_positions() ? &wpe : nullptr, length);
     for (std::size_t l = 0; l < blocks.size(); ++l) {
       check_interrupt();
       float* output = l + 1 < blocks.size() ? blocks[l + 1].input : activations_.output;
-      block_forward(context, plan.weights.blocks[l], blocks[l].from_row(config_, operands, row), scratch,
-                    output + row * c);
+      config_.block->forward(context, plan.weights.blocks[l], activations_from(blocks[l], from), scratch,
+                             output + row * c);
     }
-    if (config_.block == BlockStyle::kGpt2) {
+    if (config_.final_norm()) {
       ops.norm(operands.matrix(activations_.final_normed + row * operands.ld(c), m, c),
                {activations_.final_mean + row, activations_.final_rstd + row}, {activations_.output + row * c, m, c},
                weights_.norm_w.data, weights_.norm_b.data, config_.norm_eps());
@@ -151,7 +164,7 @@ void Transformer::run_blocks(const Plan& plan, const int32_t* ids, bool for_back
 
 Matrix Transformer::final_rows(Ops& ops, int64_t row, int64_t count) {
   const int64_t c = config_.d_model;
-  if (config_.block == BlockStyle::kSoma) return {activations_.final_normed + row * c, count, c};
+  if (!config_.final_norm()) return {activations_.final_normed + row * c, count, c};
   return ops.operands().matrix(activations_.final_normed + row * ops.operands().ld(c), count, c);
 }
 
@@ -211,11 +224,11 @@ void Transformer::run_backward(const Plan& plan, const int32_t* ids, const float
   const Operands operands = whole_ops.operands();
   const BlockContext whole{whole_ops, config_, plan.batch, plan.length, plan.slices > 1};
   const int64_t m = plan.rows(), c = config_.d_model;
-  const bool gpt2 = config_.block == BlockStyle::kGpt2;
+  const Matrix dwpe = grads_.wpe;
   const NormStats final_stats{activations_.final_mean, activations_.final_rstd};
   const std::vector<BlockActivations>& blocks = activations_.blocks;
   Scratch& s = activations_.scratch;
-  if (gpt2) {
+  if (config_.final_norm().affine) {
     whole_ops.norm_grad(grads_.norm_w.data, grads_.norm_b.data, {d_normed, m, c}, {activations_.output, m, c},
                         final_stats);
   }
@@ -226,18 +239,20 @@ void Transformer::run_backward(const Plan& plan, const int32_t* ids, const float
     plan.ops.run(plan.slices, plan.batch, [&](Ops& ops, int64_t begin, int64_t end) {
       const BlockContext context{ops, config_, end - begin, plan.length};
       const int64_t row = begin * plan.length, rows = context.rows();
-      const Scratch mine = s.from_row(config_, operands, row);
-      if (top && gpt2) {
+      const BufferPlan from(config_, operands, true, row);
+      const Scratch mine = scratch_from(s, from);
+      if (top && config_.final_norm()) {
         ops.norm_backward({mine.d_output, rows, c}, {d_normed + row * c, rows, c}, {output + row * c, rows, c},
                           {final_stats.mean + row, final_stats.rstd + row}, weights_.norm_w.data, nullptr);
       }
-      block_backward(context, plan.weights.blocks[l], blocks[l].from_row(config_, operands, row), mine,
-                     output + row * c);
+      config_.block->backward(context, plan.weights.blocks[l], activations_from(blocks[l], from), mine,
+                              output + row * c);
     });
-    block_gradients(whole, grads_.blocks[l], blocks[l], s);
+    config_.block->gradients(whole, grads_.blocks[l], blocks[l], s);
     std::swap(s.d_output, s.d_input);
   }
-  whole_ops.embed_backward(grads_.wte, grads_.wpe, {s.d_output, m, c}, ids, plan.length);
+  whole_ops.embed_backward(grads_.wte, config_.learned_positions() ? &dwpe : nullptr, {s.d_output, m, c}, ids,
+                           plan.length);
 }
 
 double Transformer::run_loss(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length,
@@ -248,7 +263,7 @@ double Transformer::run_loss(const int32_t* ids, const int32_t* targets, int64_t
   const Plan plan = this->plan(batch, length, backward);
   run_blocks(plan, ids, backward);
   const Scratch& s = activations_.scratch;
-  float* const d_normed = config_.block == BlockStyle::kGpt2 ? s.d_input : s.d_output;
+  float* const d_normed = config_.final_norm() ? s.d_input : s.d_output;
   const double loss = run_head(plan, targets, normalizer, backward, d_normed);
   if (backward) run_backward(plan, ids, d_normed);
   return loss;

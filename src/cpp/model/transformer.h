@@ -6,7 +6,7 @@
 
 #include "base/arena.h"
 #include "model/activations.h"
-#include "model/block.h"
+#include "model/blocks/block.h"
 #include "model/config.h"
 #include "model/parameters.h"
 #include "model/sliced_ops.h"

@@ -160,10 +160,11 @@ class Ops {
   virtual void attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, const float* lse,
                                   const AttentionShape& shape) = 0;
 
-  // out[r] = wte[ids[r]] + wpe[r % T]
-  virtual void embed(Matrix out, const int32_t* ids, ConstMatrix wte, ConstMatrix wpe, int64_t length) = 0;
-  // dwte[ids[r]] += dout[r]; dwpe[r % T] += dout[r]
-  virtual void embed_backward(Matrix dwte, Matrix dwpe, ConstMatrix dout, const int32_t* ids, int64_t length) = 0;
+  // out[r] = wte[ids[r]] + wpe[r % T]; without wpe (null), wte[ids[r]] alone
+  virtual void embed(Matrix out, const int32_t* ids, ConstMatrix wte, const ConstMatrix* wpe, int64_t length) = 0;
+  // dwte[ids[r]] += dout[r]; dwpe[r % T] += dout[r], where given
+  virtual void embed_backward(Matrix dwte, const Matrix* dwpe, ConstMatrix dout, const int32_t* ids,
+                              int64_t length) = 0;
 
   // losses[r] = -log softmax(logits[r])[targets[r]], 0 where the target is ignored (kIgnoredTarget). Where grad_scale
   // is not 0, gradient = grad_scale (softmax - onehot), a zero row where ignored, and logits are lost; gradient is

@@ -153,17 +153,20 @@ void ProfiledOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix 
         [&] { inner_.attention_backward(dqkv, dout, qkv, lse, s); });
 }
 
-void ProfiledOps::embed(Matrix out, const int32_t* ids, ConstMatrix wte, ConstMatrix wpe, int64_t length) {
-  const OpCost cost{.flops = size(out),
-                    .read = kFloat * 2 * size(out) + kId * static_cast<double>(out.rows),
+void ProfiledOps::embed(Matrix out, const int32_t* ids, ConstMatrix wte, const ConstMatrix* wpe, int64_t length) {
+  const double tables = wpe != nullptr ? 2 : 1;
+  const OpCost cost{.flops = (tables - 1) * size(out),
+                    .read = kFloat * tables * size(out) + kId * static_cast<double>(out.rows),
                     .written = kFloat * size(out)};
   timed("embed", "embedding", {out.rows, out.cols}, cost, [&] { inner_.embed(out, ids, wte, wpe, length); });
 }
 
-void ProfiledOps::embed_backward(Matrix dwte, Matrix dwpe, ConstMatrix dout, const int32_t* ids, int64_t length) {
-  const OpCost cost{.flops = 2 * size(dout),
-                    .read = kFloat * 3 * size(dout) + kId * static_cast<double>(dout.rows),
-                    .written = kFloat * 2 * size(dout)};
+void ProfiledOps::embed_backward(Matrix dwte, const Matrix* dwpe, ConstMatrix dout, const int32_t* ids,
+                                 int64_t length) {
+  const double tables = dwpe != nullptr ? 2 : 1;
+  const OpCost cost{.flops = tables * size(dout),
+                    .read = kFloat * (tables + 1) * size(dout) + kId * static_cast<double>(dout.rows),
+                    .written = kFloat * tables * size(dout)};
   timed("embed_backward", "embedding", {dout.rows, dout.cols}, cost,
         [&] { inner_.embed_backward(dwte, dwpe, dout, ids, length); });
 }

@@ -1,11 +1,15 @@
-// One transformer block, three ways: forward over whole sequences, its exact backward (of what flows through it, then
-// of its parameters), and decode of one new position per sequence from a cache. The styles are block_soma.cpp and
-// block_gpt2.cpp; each shows the three side by side.
+// One transformer block: its tensors and buffers, forward over whole sequences, its exact backward (of what flows
+// through it, then of its parameters), and decode of one new position per sequence from a cache. An architecture is one
+// file of this folder, which shows them side by side, and a line in block.cpp: the only places that know it by name.
 #pragma once
 
 #include <initializer_list>
+#include <string_view>
+#include <vector>
 
 #include "model/activations.h"
+#include "model/blocks/block_buffers.h"
+#include "model/blocks/block_weights.h"
 #include "model/config.h"
 #include "model/parameters.h"
 #include "ops/decode.h"
@@ -13,7 +17,7 @@
 
 namespace soma {
 
-struct BlockDecodeWeights;
+using BlockDecodeWeights = BlockWeights<const float*, DecodeMatrix>;
 
 // Some sequences of a batch, or all of it.
 struct BlockContext {
@@ -24,9 +28,7 @@ struct BlockContext {
 
   int64_t rows() const { return batch * length; }
   Matrix operand(float* data, int64_t cols) const { return ops.operands().matrix(data, rows(), cols); }
-  Matrix qkv(float* data) const {
-    return qkv_operands(config, ops.operands()).matrix(data, rows(), 3 * config.d_model);
-  }
+  Matrix qkv(float* data) const { return qkv_operands(config, ops.operands()).matrix(data, rows(), config.qkv_dim()); }
   AttentionShape attention_shape() const { return {batch, length, config.n_heads, config.head_size()}; }
   void weight_gradients(std::initializer_list<WeightGradient> list) const {
     if (together) return ops.weight_gradients(list.begin(), static_cast<int64_t>(list.size()));
@@ -36,13 +38,6 @@ struct BlockContext {
   }
 };
 
-// Scratch of decode for R rows; see decode_norm for the norms' outputs, decode_attention for the scores.
-struct DecodeBuffers {
-  Matrix stream, middle, qkv, heads, hidden;  // (R, C) but for qkv (R, 3C) and hidden (R, F)
-  float *normed1, *normed2, *scores;
-  const PromptMemory* prompt;  // null: rows are few
-};
-
 struct BlockDecodeContext {
   const Team& team;
   const ModelConfig& config;
@@ -50,46 +45,44 @@ struct BlockDecodeContext {
   HeadShape heads() const { return {config.n_heads, config.head_size()}; }
 };
 
-// a.input -> output (M, C). output may be a.input.
-void soma_block_forward(const BlockContext& x, const BlockParameters& w, const BlockActivations& a, const Scratch& s,
-                        float* output);
-void gpt2_block_forward(const BlockContext& x, const BlockParameters& w, const BlockActivations& a, const Scratch& s,
-                        float* output);
+class Block {
+ public:
+  explicit Block(const BlockTraits& t) : traits(t) {}
+  virtual ~Block() = default;
+  Block(const Block&) = delete;
+  Block& operator=(const Block&) = delete;
 
-// s.d_output -> s.d_input, and what the next needs. `output` is what forward wrote.
-void soma_block_backward(const BlockContext& x, const BlockParameters& w, const BlockActivations& a, const Scratch& s,
-                         const float* output);
-void gpt2_block_backward(const BlockContext& x, const BlockParameters& w, const BlockActivations& a, const Scratch& s,
-                         const float* output);
+  const BlockTraits traits;
 
-// Gradients of the parameters accumulate into dw: sums over all rows, so x is all of the batch.
-void soma_block_gradients(const BlockContext& x, const BlockParameters& dw, const BlockActivations& a,
-                          const Scratch& s);
-void gpt2_block_gradients(const BlockContext& x, const BlockParameters& dw, const BlockActivations& a,
-                          const Scratch& s);
+  // Its tensors, in the order of the arena.
+  virtual void declare(const Declare& declare, const ModelConfig& config, BlockParameters& w) const = 0;
+  // Its buffers. d_output and d_input may be the same memory where there is no final norm.
+  virtual void place_activations(const BufferPlan& plan, BlockActivations& a) const = 0;
+  virtual void place_scratch(const BufferPlan& plan, Scratch& s) const = 0;
 
-// stream (R, C) -> what comes out, which is valid for the calling thread of the team alone until it waits; the new keys
-// and values go to cache[r] at cache[r].length.
-Matrix soma_block_decode(const BlockDecodeContext& x, const BlockDecodeWeights& w, const DecodeBuffers& d,
-                         Matrix stream, const CacheRow* cache);
-Matrix gpt2_block_decode(const BlockDecodeContext& x, const BlockDecodeWeights& w, const DecodeBuffers& d,
-                         Matrix stream, const CacheRow* cache);
+  // a.input -> output (M, C). output may be a.input.
+  virtual void forward(const BlockContext& x, const BlockParameters& w, const BlockActivations& a, const Scratch& s,
+                       float* output) const = 0;
+  // s.d_output -> s.d_input, and what gradients() needs. `output` is what forward wrote.
+  virtual void backward(const BlockContext& x, const BlockParameters& w, const BlockActivations& a, const Scratch& s,
+                        const float* output) const = 0;
+  // Gradients of the parameters accumulate into dw: sums over all rows, so x is all of the batch.
+  virtual void gradients(const BlockContext& x, const BlockParameters& dw, const BlockActivations& a,
+                         const Scratch& s) const = 0;
+  virtual void place_decode(const DecodePlan& plan, DecodeBuffers& d) const;
+  // stream (R, C) -> what comes out, which is valid for the calling thread of the team alone until it waits; the new
+  // keys and values go to cache[r] at cache[r].length.
+  virtual Matrix decode(const BlockDecodeContext& x, const BlockDecodeWeights& w, const DecodeBuffers& d, Matrix stream,
+                        const CacheRow* cache) const = 0;
+};
 
-inline void block_forward(const BlockContext& x, const BlockParameters& w, const BlockActivations& a, const Scratch& s,
-                          float* output) {
-  (x.config.block == BlockStyle::kSoma ? soma_block_forward : gpt2_block_forward)(x, w, a, s, output);
-}
-inline void block_backward(const BlockContext& x, const BlockParameters& w, const BlockActivations& a, const Scratch& s,
-                           const float* output) {
-  (x.config.block == BlockStyle::kSoma ? soma_block_backward : gpt2_block_backward)(x, w, a, s, output);
-}
-inline void block_gradients(const BlockContext& x, const BlockParameters& dw, const BlockActivations& a,
-                            const Scratch& s) {
-  (x.config.block == BlockStyle::kSoma ? soma_block_gradients : gpt2_block_gradients)(x, dw, a, s);
-}
-inline Matrix block_decode(const BlockDecodeContext& x, const BlockDecodeWeights& w, const DecodeBuffers& d,
-                           Matrix stream, const CacheRow* cache) {
-  return (x.config.block == BlockStyle::kSoma ? soma_block_decode : gpt2_block_decode)(x, w, d, stream, cache);
-}
+// All there are.
+const std::vector<const Block*>& blocks();
+// Throws std::invalid_argument naming them for a name that is none of theirs.
+const Block& find_block(std::string_view name);
+
+// One a file.
+const Block& soma_block();
+const Block& gpt2_block();
 
 }  // namespace soma

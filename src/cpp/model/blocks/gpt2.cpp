@@ -1,80 +1,139 @@
 // The gpt2 block: h = x + attention(norm(x)); y = h + gelu(norm(h) W1 + b1) W2 + b2. Pre-norm with affine, biases
 // everywhere (Radford et al. 2019). Norm and GELU outputs are computed again in backward instead of being kept.
-#include "model/block.h"
-#include "model/decode_weights.h"
+#include "model/blocks/block.h"
 
 namespace soma {
+namespace {
 
-void gpt2_block_forward(const BlockContext& x, const BlockParameters& w, const BlockActivations& a, const Scratch& s,
-                        float* output) {
-  Ops& ops = x.ops;
-  const int64_t m = x.rows(), c = x.config.d_model, f = x.config.d_ff;
-  const float eps = x.config.norm_eps();
-  const Matrix input{a.input, m, c}, heads{a.attention, m, c}, middle{a.middle, m, c}, out{output, m, c};
-  const Matrix hidden{a.hidden, m, f};
-  const Matrix normed = x.operand(s.normed1, c), qkv = x.qkv(a.qkv), activated = x.operand(s.activated, f);
+constexpr BlockTraits kTraits{.name = "gpt2",
+                              .final_norm = {NormKind::kLayerNorm, /*affine=*/true},
+                              .positions = Positions::kLearned,
+                              .ties_head = true,
+                              .norm_eps = 1e-5f,
+                              .tensors = {"transformer.wte.weight", "transformer.wpe.weight", "transformer.h.",
+                                          "transformer.ln_f", "lm_head.weight"}};
 
-  ops.norm(normed, {a.mean1, a.rstd1}, input, w.norm1_w.data, w.norm1_b.data, eps);
-  ops.matmul(qkv, normed, w.w_qkv, {.bias = w.b_qkv.data});
-  ops.attention(heads, a.lse, qkv, x.attention_shape());
-  ops.matmul(middle, heads, w.w_proj, {.bias = w.b_proj.data, .residual = a.input});
+class Gpt2Block final : public Block {
+ public:
+  Gpt2Block() : Block(kTraits) {}
 
-  ops.norm(normed, {a.mean2, a.rstd2}, middle, w.norm2_w.data, w.norm2_b.data, eps);
-  ops.matmul(hidden, normed, w.w_fc, {.bias = w.b_fc.data, .gelu = &activated});
-  ops.matmul(out, activated, w.w_out, {.bias = w.b_out.data, .residual = a.middle});
-}
+  void declare(const Declare& declare, const ModelConfig& config, BlockParameters& w) const override {
+    const int64_t c = config.d_model, f = config.d_ff;
+    declare.vector("ln_1.weight", w.norm1_w, c, Init::kOne);
+    declare.vector("ln_1.bias", w.norm1_b, c, Init::kZero);
+    declare.matrix("attn.c_attn.weight", w.w_qkv, c, config.qkv_dim());
+    declare.vector("attn.c_attn.bias", w.b_qkv, config.qkv_dim(), Init::kZero);
+    declare.matrix("attn.c_proj.weight", w.w_proj, config.q_dim(), c, Init::kResidual);
+    declare.vector("attn.c_proj.bias", w.b_proj, c, Init::kZero);
+    declare.vector("ln_2.weight", w.norm2_w, c, Init::kOne);
+    declare.vector("ln_2.bias", w.norm2_b, c, Init::kZero);
+    declare.matrix("mlp.c_fc.weight", w.w_fc, c, f);
+    declare.vector("mlp.c_fc.bias", w.b_fc, f, Init::kZero);
+    declare.matrix("mlp.c_proj.weight", w.w_out, f, c, Init::kResidual);
+    declare.vector("mlp.c_proj.bias", w.b_out, c, Init::kZero);
+  }
 
-void gpt2_block_backward(const BlockContext& x, const BlockParameters& w, const BlockActivations& a, const Scratch& s,
-                         const float*) {
-  Ops& ops = x.ops;
-  const int64_t m = x.rows(), c = x.config.d_model, f = x.config.d_ff;
-  const ConstMatrix input{a.input, m, c}, middle{a.middle, m, c}, qkv = x.qkv(a.qkv);
-  const NormOutput normed1{x.operand(s.normed1, c), w.norm1_b.data}, normed2{x.operand(s.normed2, c), w.norm2_b.data};
-  const Matrix activated = x.operand(s.activated, f);
-  const Matrix d_output{s.d_output, m, c}, d_middle{s.d_middle, m, c}, d_input{s.d_input, m, c};
-  const Matrix d_normed1{s.d_branch1, m, c}, d_normed2{s.d_branch2, m, c};
-  const Matrix d_heads{s.d_branch1, m, c}, d_qkv = x.qkv(s.d_qkv), d_hidden = x.operand(s.d_hidden, f);
+  void place_activations(const BufferPlan& plan, BlockActivations& a) const override {
+    const ModelConfig& config = plan.config;
+    plan.qkv(a.qkv);
+    plan.rows(a.attention, config.q_dim());
+    plan.rows(a.lse, config.n_heads);
+    plan.rows(a.middle, config.d_model);  // input + attention
+    plan.rows(a.hidden, config.d_ff);     // before GELU
+    for (float** statistics : {&a.mean1, &a.rstd1, &a.mean2, &a.rstd2}) plan.rows(*statistics, 1);
+  }
 
-  ops.matmul(d_hidden, d_output, ConstMatrix(w.w_out).t(), {.gelu_input = a.hidden, .gelu_output = &activated});
-  ops.matmul(d_normed2, d_hidden, ConstMatrix(w.w_fc).t());
-  ops.norm_backward(d_middle, d_normed2, middle, {a.mean2, a.rstd2}, w.norm2_w.data, s.d_output, &normed2);
+  void place_scratch(const BufferPlan& plan, Scratch& s) const override {
+    const int64_t c = plan.config.d_model, f = plan.config.d_ff;
+    plan.operand(s.normed1, c);
+    if (plan.for_backward) plan.operand(s.normed2, c);
+    plan.operand(s.activated, f);
+    if (!plan.for_backward) return;
+    for (float** gradient : {&s.d_output, &s.d_input, &s.d_middle}) plan.rows(*gradient, c);
+    plan.rows(s.d_branch1, c);  // of the norms' outputs
+    plan.rows(s.d_branch2, c);
+    plan.qkv(s.d_qkv);
+    plan.operand(s.d_hidden, f);
+  }
 
-  ops.matmul(d_heads, d_middle, ConstMatrix(w.w_proj).t());
-  ops.attention_backward(d_qkv, d_heads, qkv, a.lse, x.attention_shape());
-  ops.matmul(d_normed1, d_qkv, ConstMatrix(w.w_qkv).t());
-  ops.norm_backward(d_input, d_normed1, input, {a.mean1, a.rstd1}, w.norm1_w.data, s.d_middle, &normed1);
-}
+  void forward(const BlockContext& x, const BlockParameters& w, const BlockActivations& a, const Scratch& s,
+               float* output) const override {
+    Ops& ops = x.ops;
+    const int64_t m = x.rows(), c = x.config.d_model, f = x.config.d_ff;
+    const float eps = x.config.norm_eps();
+    const Matrix input{a.input, m, c}, heads{a.attention, m, c}, middle{a.middle, m, c}, out{output, m, c};
+    const Matrix hidden{a.hidden, m, f};
+    const Matrix normed = x.operand(s.normed1, c), qkv = x.qkv(a.qkv), activated = x.operand(s.activated, f);
 
-void gpt2_block_gradients(const BlockContext& x, const BlockParameters& dw, const BlockActivations& a,
-                          const Scratch& s) {
-  const int64_t m = x.rows(), c = x.config.d_model, f = x.config.d_ff;
-  const ConstMatrix heads{a.attention, m, c};
-  x.weight_gradients({{dw.w_qkv, x.operand(s.normed1, c), x.qkv(s.d_qkv), dw.b_qkv.data},
-                      {dw.w_proj, heads, {s.d_middle, m, c}, dw.b_proj.data},
-                      {dw.w_fc, x.operand(s.normed2, c), x.operand(s.d_hidden, f), dw.b_fc.data},
-                      {dw.w_out, x.operand(s.activated, f), {s.d_output, m, c}, dw.b_out.data}});
-  x.ops.norm_grad(dw.norm1_w.data, dw.norm1_b.data, {s.d_branch1, m, c}, {a.input, m, c}, {a.mean1, a.rstd1});
-  x.ops.norm_grad(dw.norm2_w.data, dw.norm2_b.data, {s.d_branch2, m, c}, {a.middle, m, c}, {a.mean2, a.rstd2});
-}
+    ops.norm(normed, {a.mean1, a.rstd1}, input, w.norm1_w.data, w.norm1_b.data, eps);
+    ops.matmul(qkv, normed, w.w_qkv, {.bias = w.b_qkv.data});
+    ops.attention(heads, a.lse, qkv, x.attention_shape());
+    ops.matmul(middle, heads, w.w_proj, {.bias = w.b_proj.data, .residual = a.input});
 
-Matrix gpt2_block_decode(const BlockDecodeContext& x, const BlockDecodeWeights& w, const DecodeBuffers& d,
-                         Matrix stream, const CacheRow* cache) {
-  const Team& team = x.team;
-  const float eps = x.config.norm_eps();
+    ops.norm(normed, {a.mean2, a.rstd2}, middle, w.norm2_w.data, w.norm2_b.data, eps);
+    ops.matmul(hidden, normed, w.w_fc, {.bias = w.b_fc.data, .gelu = &activated});
+    ops.matmul(out, activated, w.w_out, {.bias = w.b_out.data, .residual = a.middle});
+  }
 
-  Matrix normed = decode_norm(team, d.normed1, stream, w.norm1_w, w.norm1_b, eps);
-  decode_qkv(team, d.qkv, normed, w.w_qkv, w.b_qkv, x.heads(), d.prompt);
-  decode_attention(team, d.heads, d.qkv, cache, x.heads(), d.scores);
-  team.wait();
-  decode_linear(team, d.middle, d.heads, w.w_proj, {.bias = w.b_proj, .residual = &stream}, d.prompt);
-  team.wait();
+  void backward(const BlockContext& x, const BlockParameters& w, const BlockActivations& a, const Scratch& s,
+                const float*) const override {
+    Ops& ops = x.ops;
+    const int64_t m = x.rows(), c = x.config.d_model, f = x.config.d_ff;
+    const ConstMatrix input{a.input, m, c}, middle{a.middle, m, c}, qkv = x.qkv(a.qkv);
+    const NormOutput normed1{x.operand(s.normed1, c), w.norm1_b.data}, normed2{x.operand(s.normed2, c), w.norm2_b.data};
+    const Matrix activated = x.operand(s.activated, f);
+    const Matrix d_output{s.d_output, m, c}, d_middle{s.d_middle, m, c}, d_input{s.d_input, m, c};
+    const Matrix d_normed1{s.d_branch1, m, c}, d_normed2{s.d_branch2, m, c};
+    const Matrix d_heads{s.d_branch1, m, c}, d_qkv = x.qkv(s.d_qkv), d_hidden = x.operand(s.d_hidden, f);
 
-  normed = decode_norm(team, d.normed2, d.middle, w.norm2_w, w.norm2_b, eps);
-  decode_linear(team, d.hidden, normed, w.w_fc, {.bias = w.b_fc, .activation = Activation::kGelu}, d.prompt);
-  team.wait();
-  decode_linear(team, d.stream, d.hidden, w.w_out, {.bias = w.b_out, .residual = &d.middle}, d.prompt);
-  team.wait();
-  return d.stream;
+    ops.matmul(d_hidden, d_output, ConstMatrix(w.w_out).t(), {.gelu_input = a.hidden, .gelu_output = &activated});
+    ops.matmul(d_normed2, d_hidden, ConstMatrix(w.w_fc).t());
+    ops.norm_backward(d_middle, d_normed2, middle, {a.mean2, a.rstd2}, w.norm2_w.data, s.d_output, &normed2);
+
+    ops.matmul(d_heads, d_middle, ConstMatrix(w.w_proj).t());
+    ops.attention_backward(d_qkv, d_heads, qkv, a.lse, x.attention_shape());
+    ops.matmul(d_normed1, d_qkv, ConstMatrix(w.w_qkv).t());
+    ops.norm_backward(d_input, d_normed1, input, {a.mean1, a.rstd1}, w.norm1_w.data, s.d_middle, &normed1);
+  }
+
+  void gradients(const BlockContext& x, const BlockParameters& dw, const BlockActivations& a,
+                 const Scratch& s) const override {
+    const int64_t m = x.rows(), c = x.config.d_model, f = x.config.d_ff;
+    const ConstMatrix heads{a.attention, m, c};
+    x.weight_gradients({{dw.w_qkv, x.operand(s.normed1, c), x.qkv(s.d_qkv), dw.b_qkv.data},
+                        {dw.w_proj, heads, {s.d_middle, m, c}, dw.b_proj.data},
+                        {dw.w_fc, x.operand(s.normed2, c), x.operand(s.d_hidden, f), dw.b_fc.data},
+                        {dw.w_out, x.operand(s.activated, f), {s.d_output, m, c}, dw.b_out.data}});
+    x.ops.norm_grad(dw.norm1_w.data, dw.norm1_b.data, {s.d_branch1, m, c}, {a.input, m, c}, {a.mean1, a.rstd1});
+    x.ops.norm_grad(dw.norm2_w.data, dw.norm2_b.data, {s.d_branch2, m, c}, {a.middle, m, c}, {a.mean2, a.rstd2});
+  }
+
+  Matrix decode(const BlockDecodeContext& x, const BlockDecodeWeights& w, const DecodeBuffers& d, Matrix stream,
+                const CacheRow* cache) const override {
+    const Team& team = x.team;
+    const float eps = x.config.norm_eps();
+
+    Matrix normed = decode_norm(team, d.normed1, stream, w.norm1_w, w.norm1_b, eps);
+    decode_qkv(team, d.qkv, normed, w.w_qkv, w.b_qkv, x.heads(), d.prompt);
+    decode_attention(team, d.heads, d.qkv, cache, x.heads(), d.scores);
+    team.wait();
+    decode_linear(team, d.middle, d.heads, w.w_proj, {.bias = w.b_proj, .residual = &stream}, d.prompt);
+    team.wait();
+
+    normed = decode_norm(team, d.normed2, d.middle, w.norm2_w, w.norm2_b, eps);
+    decode_linear(team, d.hidden, normed, w.w_fc, {.bias = w.b_fc, .activation = Activation::kGelu}, d.prompt);
+    team.wait();
+    decode_linear(team, d.stream, d.hidden, w.w_out, {.bias = w.b_out, .residual = &d.middle}, d.prompt);
+    team.wait();
+    return d.stream;
+  }
+};
+
+}  // namespace
+
+const Block& gpt2_block() {
+  static const Gpt2Block block;
+  return block;
 }
 
 }  // namespace soma

@@ -1,75 +1,127 @@
 // The soma block: h = norm(x + attention(x)); y = norm(h + relu(h W1 + b1) W2 + b2). Post-norm (Vaswani et al. 2017),
 // norm without affine. The normalised output itself is saved, so a norm's backward needs rstd alone.
-#include "model/block.h"
-#include "model/decode_weights.h"
+#include "model/blocks/block.h"
 
 namespace soma {
+namespace {
 
-void soma_block_forward(const BlockContext& x, const BlockParameters& w, const BlockActivations& a, const Scratch&,
-                        float* output) {
-  Ops& ops = x.ops;
-  const int64_t m = x.rows(), c = x.config.d_model, f = x.config.d_ff;
-  const float eps = x.config.norm_eps();
-  const Matrix input{a.input, m, c}, heads{a.attention, m, c}, middle{a.middle, m, c}, out{output, m, c};
-  const Matrix qkv = x.qkv(a.qkv), hidden = x.operand(a.hidden, f);
+constexpr BlockTraits kTraits{.name = "soma",
+                              .final_norm = {},
+                              .positions = Positions::kLearned,
+                              .ties_head = false,
+                              .norm_eps = 1e-6f,
+                              .tensors = {"wte", "wpe", "h.", nullptr, "lm_head"}};
 
-  ops.matmul(qkv, input, w.w_qkv);
-  ops.attention(heads, a.lse, qkv, x.attention_shape());
-  ops.matmul(middle, heads, w.w_proj, {.residual = a.input});
-  ops.norm(middle, {nullptr, a.rstd1}, middle, nullptr, nullptr, eps);
+class SomaBlock final : public Block {
+ public:
+  SomaBlock() : Block(kTraits) {}
 
-  ops.matmul(hidden, middle, w.w_fc, {.bias = w.b_fc.data, .relu = true});
-  ops.matmul(out, hidden, w.w_out, {.bias = w.b_out.data, .residual = a.middle});
-  ops.norm(out, {nullptr, a.rstd2}, out, nullptr, nullptr, eps);
-}
+  void declare(const Declare& declare, const ModelConfig& config, BlockParameters& w) const override {
+    const int64_t c = config.d_model, f = config.d_ff;
+    declare.matrix("attn.w_qkv", w.w_qkv, c, config.qkv_dim());
+    declare.matrix("attn.w_proj", w.w_proj, config.q_dim(), c);
+    declare.matrix("mlp.w_fc", w.w_fc, c, f);
+    declare.vector("mlp.b_fc", w.b_fc, f, Init::kZero);
+    declare.matrix("mlp.w_proj", w.w_out, f, c);
+    declare.vector("mlp.b_proj", w.b_out, c, Init::kZero);
+  }
 
-void soma_block_backward(const BlockContext& x, const BlockParameters& w, const BlockActivations& a, const Scratch& s,
-                         const float* output) {
-  Ops& ops = x.ops;
-  const int64_t m = x.rows(), c = x.config.d_model, f = x.config.d_ff;
-  const ConstMatrix middle{a.middle, m, c}, out{output, m, c};
-  const ConstMatrix qkv = x.qkv(a.qkv), hidden = x.operand(a.hidden, f);
-  const Matrix d_output{s.d_output, m, c}, d_middle{s.d_middle, m, c}, d_input{s.d_input, m, c};
-  const Matrix d_sum1{s.d_branch1, m, c}, d_sum2{s.d_branch2, m, c};
-  const Matrix d_heads{s.d_input, m, c}, d_qkv = x.qkv(s.d_qkv), d_hidden = x.operand(s.d_hidden, f);
+  void place_activations(const BufferPlan& plan, BlockActivations& a) const override {
+    const ModelConfig& config = plan.config;
+    plan.qkv(a.qkv);
+    plan.rows(a.attention, config.q_dim());
+    plan.rows(a.lse, config.n_heads);
+    plan.rows(a.middle, config.d_model);  // norm(input + attention)
+    plan.operand(a.hidden, config.d_ff);  // after ReLU
+    plan.rows(a.rstd1, 1);
+    plan.rows(a.rstd2, 1);
+  }
 
-  ops.norm_backward(d_sum2, d_output, out, {nullptr, a.rstd2}, nullptr, nullptr);
-  ops.matmul(d_hidden, d_sum2, ConstMatrix(w.w_out).t(), {.relu_output = &hidden});
-  ops.matmul(d_middle, d_hidden, ConstMatrix(w.w_fc).t(), {.residual = d_sum2.data});
+  // The gradients of the residual stream follow each other in one place.
+  void place_scratch(const BufferPlan& plan, Scratch& s) const override {
+    if (!plan.for_backward) return;
+    const int64_t c = plan.config.d_model;
+    plan.rows(s.d_output, c);
+    s.d_input = s.d_middle = s.d_output;
+    plan.rows(s.d_branch1, c);  // of what the norms get
+    plan.rows(s.d_branch2, c);
+    plan.qkv(s.d_qkv);
+    plan.operand(s.d_hidden, plan.config.d_ff);
+  }
 
-  ops.norm_backward(d_sum1, d_middle, middle, {nullptr, a.rstd1}, nullptr, nullptr);
-  ops.matmul(d_heads, d_sum1, ConstMatrix(w.w_proj).t());
-  ops.attention_backward(d_qkv, d_heads, qkv, a.lse, x.attention_shape());
-  ops.matmul(d_input, d_qkv, ConstMatrix(w.w_qkv).t(), {.residual = d_sum1.data});
-}
+  void forward(const BlockContext& x, const BlockParameters& w, const BlockActivations& a, const Scratch&,
+               float* output) const override {
+    Ops& ops = x.ops;
+    const int64_t m = x.rows(), c = x.config.d_model, f = x.config.d_ff;
+    const float eps = x.config.norm_eps();
+    const Matrix input{a.input, m, c}, heads{a.attention, m, c}, middle{a.middle, m, c}, out{output, m, c};
+    const Matrix qkv = x.qkv(a.qkv), hidden = x.operand(a.hidden, f);
 
-void soma_block_gradients(const BlockContext& x, const BlockParameters& dw, const BlockActivations& a,
-                          const Scratch& s) {
-  const int64_t m = x.rows(), c = x.config.d_model, f = x.config.d_ff;
-  const ConstMatrix input{a.input, m, c}, heads{a.attention, m, c}, middle{a.middle, m, c};
-  x.weight_gradients({{dw.w_qkv, input, x.qkv(s.d_qkv), nullptr},
-                      {dw.w_proj, heads, {s.d_branch1, m, c}, nullptr},
-                      {dw.w_fc, middle, x.operand(s.d_hidden, f), dw.b_fc.data},
-                      {dw.w_out, x.operand(a.hidden, f), {s.d_branch2, m, c}, dw.b_out.data}});
-}
+    ops.matmul(qkv, input, w.w_qkv);
+    ops.attention(heads, a.lse, qkv, x.attention_shape());
+    ops.matmul(middle, heads, w.w_proj, {.residual = a.input});
+    ops.norm(middle, {nullptr, a.rstd1}, middle, nullptr, nullptr, eps);
 
-Matrix soma_block_decode(const BlockDecodeContext& x, const BlockDecodeWeights& w, const DecodeBuffers& d,
-                         Matrix stream, const CacheRow* cache) {
-  const Team& team = x.team;
-  const float eps = x.config.norm_eps();
+    ops.matmul(hidden, middle, w.w_fc, {.bias = w.b_fc.data, .relu = true});
+    ops.matmul(out, hidden, w.w_out, {.bias = w.b_out.data, .residual = a.middle});
+    ops.norm(out, {nullptr, a.rstd2}, out, nullptr, nullptr, eps);
+  }
 
-  decode_qkv(team, d.qkv, stream, w.w_qkv, nullptr, x.heads(), d.prompt);
-  decode_attention(team, d.heads, d.qkv, cache, x.heads(), d.scores);
-  team.wait();
-  decode_linear(team, d.middle, d.heads, w.w_proj, {.residual = &stream}, d.prompt);
-  team.wait();
-  const Matrix middle = decode_norm(team, d.normed1, d.middle, nullptr, nullptr, eps);
+  void backward(const BlockContext& x, const BlockParameters& w, const BlockActivations& a, const Scratch& s,
+                const float* output) const override {
+    Ops& ops = x.ops;
+    const int64_t m = x.rows(), c = x.config.d_model, f = x.config.d_ff;
+    const ConstMatrix middle{a.middle, m, c}, out{output, m, c};
+    const ConstMatrix qkv = x.qkv(a.qkv), hidden = x.operand(a.hidden, f);
+    const Matrix d_output{s.d_output, m, c}, d_middle{s.d_middle, m, c}, d_input{s.d_input, m, c};
+    const Matrix d_sum1{s.d_branch1, m, c}, d_sum2{s.d_branch2, m, c};
+    const Matrix d_heads{s.d_input, m, c}, d_qkv = x.qkv(s.d_qkv), d_hidden = x.operand(s.d_hidden, f);
 
-  decode_linear(team, d.hidden, middle, w.w_fc, {.bias = w.b_fc, .activation = Activation::kRelu}, d.prompt);
-  team.wait();
-  decode_linear(team, d.stream, d.hidden, w.w_out, {.bias = w.b_out, .residual = &middle}, d.prompt);
-  team.wait();
-  return decode_norm(team, d.normed2, d.stream, nullptr, nullptr, eps);
+    ops.norm_backward(d_sum2, d_output, out, {nullptr, a.rstd2}, nullptr, nullptr);
+    ops.matmul(d_hidden, d_sum2, ConstMatrix(w.w_out).t(), {.relu_output = &hidden});
+    ops.matmul(d_middle, d_hidden, ConstMatrix(w.w_fc).t(), {.residual = d_sum2.data});
+
+    ops.norm_backward(d_sum1, d_middle, middle, {nullptr, a.rstd1}, nullptr, nullptr);
+    ops.matmul(d_heads, d_sum1, ConstMatrix(w.w_proj).t());
+    ops.attention_backward(d_qkv, d_heads, qkv, a.lse, x.attention_shape());
+    ops.matmul(d_input, d_qkv, ConstMatrix(w.w_qkv).t(), {.residual = d_sum1.data});
+  }
+
+  void gradients(const BlockContext& x, const BlockParameters& dw, const BlockActivations& a,
+                 const Scratch& s) const override {
+    const int64_t m = x.rows(), c = x.config.d_model, f = x.config.d_ff;
+    const ConstMatrix input{a.input, m, c}, heads{a.attention, m, c}, middle{a.middle, m, c};
+    x.weight_gradients({{dw.w_qkv, input, x.qkv(s.d_qkv), nullptr},
+                        {dw.w_proj, heads, {s.d_branch1, m, c}, nullptr},
+                        {dw.w_fc, middle, x.operand(s.d_hidden, f), dw.b_fc.data},
+                        {dw.w_out, x.operand(a.hidden, f), {s.d_branch2, m, c}, dw.b_out.data}});
+  }
+
+  Matrix decode(const BlockDecodeContext& x, const BlockDecodeWeights& w, const DecodeBuffers& d, Matrix stream,
+                const CacheRow* cache) const override {
+    const Team& team = x.team;
+    const float eps = x.config.norm_eps();
+
+    decode_qkv(team, d.qkv, stream, w.w_qkv, nullptr, x.heads(), d.prompt);
+    decode_attention(team, d.heads, d.qkv, cache, x.heads(), d.scores);
+    team.wait();
+    decode_linear(team, d.middle, d.heads, w.w_proj, {.residual = &stream}, d.prompt);
+    team.wait();
+    const Matrix middle = decode_norm(team, d.normed1, d.middle, nullptr, nullptr, eps);
+
+    decode_linear(team, d.hidden, middle, w.w_fc, {.bias = w.b_fc, .activation = Activation::kRelu}, d.prompt);
+    team.wait();
+    decode_linear(team, d.stream, d.hidden, w.w_out, {.bias = w.b_out, .residual = &middle}, d.prompt);
+    team.wait();
+    return decode_norm(team, d.normed2, d.stream, nullptr, nullptr, eps);
+  }
+};
+
+}  // namespace
+
+const Block& soma_block() {
+  static const SomaBlock block;
+  return block;
 }
 
 }  // namespace soma

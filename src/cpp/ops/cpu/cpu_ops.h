@@ -28,8 +28,8 @@ class CpuOps final : public Ops {
   void attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionShape& shape) override;
   void attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, const float* lse,
                           const AttentionShape& shape) override;
-  void embed(Matrix out, const int32_t* ids, ConstMatrix wte, ConstMatrix wpe, int64_t length) override;
-  void embed_backward(Matrix dwte, Matrix dwpe, ConstMatrix dout, const int32_t* ids, int64_t length) override;
+  void embed(Matrix out, const int32_t* ids, ConstMatrix wte, const ConstMatrix* wpe, int64_t length) override;
+  void embed_backward(Matrix dwte, const Matrix* dwpe, ConstMatrix dout, const int32_t* ids, int64_t length) override;
   void cross_entropy(float* losses, Matrix logits, const int32_t* targets, float grad_scale, Matrix gradient) override;
   double sum_squares(const float* x, int64_t n) override;
   void adamw(float* p, float* g, float* m, float* v, const AdamWRange* ranges, int64_t count,

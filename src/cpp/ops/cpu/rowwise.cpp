@@ -1,4 +1,5 @@
 // Norms, activations, embeddings, loss and optimizer: every row, or every column, belongs to one thread.
+#include <algorithm>
 #include <cmath>
 
 #include "ops/cpu/cpu_ops.h"
@@ -67,23 +68,29 @@ void CpuOps::norm_grad(float* dgamma, float* dbeta, ConstMatrix dy, ConstMatrix 
   });
 }
 
-void CpuOps::embed(Matrix out, const int32_t* ids, ConstMatrix wte, ConstMatrix wpe, int64_t length) {
+void CpuOps::embed(Matrix out, const int32_t* ids, ConstMatrix wte, const ConstMatrix* wpe, int64_t length) {
   const auto& t = active_kernels();
   const int64_t c = out.cols;
   for_ranges(out.rows, c, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r)
-      t.add(out.data + r * c, wte.data + ids[r] * c, wpe.data + (r % length) * c, c);
+    for (int64_t r = begin; r < end; ++r) {
+      const float* const token = wte.data + ids[r] * c;
+      if (wpe != nullptr) {
+        t.add(out.data + r * c, token, wpe->data + (r % length) * c, c);
+      } else {
+        std::copy(token, token + c, out.data + r * c);
+      }
+    }
   });
 }
 
-void CpuOps::embed_backward(Matrix dwte, Matrix dwpe, ConstMatrix dout, const int32_t* ids, int64_t length) {
+void CpuOps::embed_backward(Matrix dwte, const Matrix* dwpe, ConstMatrix dout, const int32_t* ids, int64_t length) {
   const auto& t = active_kernels();
   const int64_t c = dout.cols;
   for_ranges(c, 2 * dout.rows, kColumns, [&](int64_t begin, int64_t end) {
     for (int64_t r = 0; r < dout.rows; ++r) {
       const float* d = dout.data + r * c + begin;
       t.scale_add(dwte.data + ids[r] * c + begin, d, 1.0f, end - begin);
-      t.scale_add(dwpe.data + (r % length) * c + begin, d, 1.0f, end - begin);
+      if (dwpe != nullptr) t.scale_add(dwpe->data + (r % length) * c + begin, d, 1.0f, end - begin);
     }
   });
 }

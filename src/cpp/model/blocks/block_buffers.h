@@ -1,0 +1,90 @@
+// The memory of a block: what forward leaves for backward, the scratch that all blocks share, and that of decoding.
+// M = B*T rows. An operand is a matrix that nothing but products and attention reads, and is kept as ops/ops.h says.
+#pragma once
+
+#include "base/arena.h"
+#include "model/config.h"
+#include "ops/decode.h"
+#include "ops/ops.h"
+
+namespace soma {
+
+// Of queries, keys and values: a head must begin with a whole pair.
+inline Operands qkv_operands(const ModelConfig& config, Operands operands) {
+  return {operands.pairs && config.head_size() % 2 == 0};
+}
+
+// Saved by one block. A buffer that a block does not place stays null.
+struct BlockActivations {
+  float* input = nullptr;      // (M, C) the residual stream on the way in; placed for every block
+  float* qkv = nullptr;        // (M, qkv_dim) operand, see qkv_operands
+  float* attention = nullptr;  // (M, q_dim) heads side by side
+  float* lse = nullptr;        // (B, H, T) log sum exp of the attention scores
+  float* middle = nullptr;     // (M, C) between attention and mlp
+  float* hidden = nullptr;     // (M, F) of the mlp
+  float *mean1 = nullptr, *rstd1 = nullptr, *mean2 = nullptr, *rstd2 = nullptr;  // (M) norm statistics
+};
+
+// Overwritten by every block. Its gradients, as backward leaves them, are what those of the parameters are made of.
+struct Scratch {
+  float *normed1 = nullptr, *normed2 = nullptr;      // (M, C) operands: outputs of the norms
+  float* activated = nullptr;                        // (M, F) operand: output of the activation
+  float *d_output = nullptr, *d_input = nullptr;     // (M, C) gradient of what the block makes and of what it gets
+  float* d_middle = nullptr;                         // (M, C) gradient of `middle`
+  float *d_branch1 = nullptr, *d_branch2 = nullptr;  // (M, C) gradients on the attention's and the mlp's way
+  float* d_qkv = nullptr;                            // (M, qkv_dim) operand, see qkv_operands
+  float* d_hidden = nullptr;                         // (M, F) operand
+};
+
+// Places the buffers of a block one by one: carves them, or moves each to where a later row begins.
+class BufferPlan {
+ public:
+  const ModelConfig& config;
+  const bool for_backward;
+
+  // Of `rows` rows. A null base of the carver only measures.
+  BufferPlan(const ModelConfig& c, Operands operands, bool backward, int64_t rows, Carver& carver)
+      : config(c), for_backward(backward), operands_(operands), rows_(rows), carver_(&carver) {}
+  // From `row` on, which is the first of a sequence.
+  BufferPlan(const ModelConfig& c, Operands operands, bool backward, int64_t row)
+      : config(c), for_backward(backward), operands_(operands), rows_(row), carver_(nullptr) {}
+
+  void rows(float*& buffer, int64_t cols) const { place(buffer, rows_ * cols, cols); }
+  void operand(float*& buffer, int64_t cols) const { place(buffer, operands_, cols); }
+  void qkv(float*& buffer) const { place(buffer, qkv_operands(config, operands_), config.qkv_dim()); }
+
+ private:
+  void place(float*& buffer, Operands kept, int64_t cols) const {
+    place(buffer, kept.floats(rows_, cols), kept.ld(cols));
+  }
+  void place(float*& buffer, int64_t floats, int64_t ld) const {
+    if (carver_ != nullptr) {
+      buffer = carver_->take(floats);
+    } else if (buffer != nullptr) {
+      buffer += rows_ * ld;
+    }
+  }
+
+  const Operands operands_;
+  const int64_t rows_;
+  Carver* const carver_;
+};
+
+// Scratch of decoding R rows; see decode_norm for the norms' outputs, decode_attention for the scores.
+struct DecodeBuffers {
+  Matrix stream;  // (R, C)
+  float *normed1 = nullptr, *normed2 = nullptr, *scores = nullptr;
+  const PromptMemory* prompt = nullptr;  // null: rows are few
+  Matrix qkv, heads, middle, hidden;     // placed by the block: (R, qkv_dim), (R, q_dim), (R, C), (R, F)
+};
+
+// Carves matrices of R rows for decoding. A null base of the carver only measures.
+struct DecodePlan {
+  const ModelConfig& config;
+  int64_t count;
+  Carver& carver;
+
+  Matrix rows(int64_t cols) const { return {carver.take(count * padded_ld(cols)), count, cols, padded_ld(cols)}; }
+};
+
+}  // namespace soma
