@@ -195,6 +195,18 @@ def test_kernels_are_leaves() -> None:
     assert not offenders([path for path in files if path.name != registers], r"\bthread_local\b")
 
 
+def test_a_kernel_has_an_equation_and_few_arguments() -> None:
+    """Above its line in the list of its family, and seven arguments at most: more are a struct."""
+    lists = sorted((CPP / "kernels").glob("*_kernels.h"))
+    assert lists
+    for path in lists:
+        _, _, table = path.read_text(encoding="utf-8").partition("_KERNELS(X)")
+        kernels = re.findall(r"X\(\w+, (\w+),\s*\\?\s*\(([^()]*)\)\)", table)
+        assert len(kernels) == len(re.findall(r"\bX\(", table))
+        assert not [name for name, arguments in kernels if arguments.count(",") >= 7]
+        assert re.match(r"\s*\\\s*/\*", table), f"{relative(path)}: the first kernel has no equation"
+
+
 def test_dispatch_units_reach_no_throwing_header() -> None:
     """What a per-ISA unit may include of base, all the way down, has no STL either."""
     pending = sorted((CPP / "kernels").glob("isa_*.cpp"))

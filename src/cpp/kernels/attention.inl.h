@@ -26,8 +26,10 @@ inline float exp_of_row(const float* x, int64_t n, int64_t width, float scale, f
   return reduce_add(add(s0, s1));
 }
 
-void attention_weights(float* pairs, float* x, int64_t ld, int64_t m, int64_t n, int64_t width, float scale, float* max,
-                       float* sum) {
+void attention_weights(const AttentionScores* scores) {
+  float *x = scores->x, *const pairs = scores->pairs, *const max = scores->max, *const sum = scores->sum;
+  const int64_t ld = scores->ld, m = scores->m, n = scores->n, width = scores->width;
+  const float scale = scores->scale;
   for (int64_t r = 0; r < m; ++r, x += ld) {
     const float top = row_max(x, n + r);
     max[r] = scale * top;

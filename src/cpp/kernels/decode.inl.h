@@ -262,15 +262,17 @@ inline void attend_values(float* out, const float* scores, const float* values, 
   }
 }
 
-void attend(float* out, const float* q, const float* keys, const float* values, int64_t n, int64_t head_size,
-            float scale, float* scores) {
+void attend(const CachedHead* head) {
+  float *const out = head->out, *const scores = head->scores;
+  const float *const q = head->q, *const keys = head->keys, *const values = head->values;
+  const int64_t n = head->n, head_size = head->head_size;
   constexpr int kBlocks = kWidth == 16 ? 4 : kWidth == 8 ? 2 : 1;
   int64_t j = 0;
   for (; j + 16 * kBlocks <= n; j += 16 * kBlocks) {
     attend_scores<kBlocks>(scores + j, q, keys + j * head_size, head_size);
   }
   for (; j < n; j += 16) attend_scores<1>(scores + j, q, keys + j * head_size, head_size);
-  softmax_row(scores, n, scale);
+  softmax_row(scores, n, head->scale);
   int64_t i = 0;
   for (; i + 4 * kWidth <= head_size; i += 4 * kWidth) {
     attend_values<4>(out + i, scores, values + i, n, head_size, 0);

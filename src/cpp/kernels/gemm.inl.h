@@ -129,6 +129,10 @@ void interleave_rows(float* dst, int64_t ld_dst, const float* src, int64_t ld, i
   });
 }
 
+void interleave_rows(const Interleaving* how) {
+  interleave_rows(how->dst, how->ld_dst, how->src, how->ld, how->k, how->n, how->units, how->width);
+}
+
 // Half `j` of a row of pairs, in the low or the high half of a unit.
 inline uint32_t half_of(const float* row, int64_t j) {
   uint32_t bits;
@@ -158,6 +162,10 @@ void interleave_pairs(float* dst, int64_t ld_dst, const float* src, int64_t ld, 
       __builtin_memcpy(out + j, &bits, 4);
     }
   });
+}
+
+void interleave_pairs(const Interleaving* how) {
+  interleave_pairs(how->dst, how->ld_dst, how->src, how->ld, how->k, how->n, how->units, how->width);
 }
 
 void transpose_pairs(float* dst, int64_t ld_dst, const float* src, int64_t ld, int64_t k, int64_t n, int64_t units) {
@@ -322,14 +330,13 @@ inline void tile_rows(float* c, int64_t ldc, TileA a, const float* b, int64_t pa
   if constexpr (kRows > 1) tile_rows<Units, next_rows(kRows)>(c, ldc, a, b, panel, k, m, n, how, residual);
 }
 
-void gemm_rows_f32(float* c, int64_t ldc, const float* a, int64_t a_row, int64_t a_depth, const float* b, int64_t panel,
-                   int64_t k, int64_t m, int64_t n, const TileStore* how) {
-  tile_rows<Floats, kGemmRows>(c, ldc, {a, a_row, a_depth}, b, panel, k, m, n, *how, how->residual);
+template <typename Units>
+inline void gemm_rows(const RowOfTiles& t) {
+  tile_rows<Units, kGemmRows>(t.c, t.ldc, {t.a, t.a_row, t.a_depth}, t.b, t.panel, t.k, t.m, t.n, *t.store,
+                              t.store->residual);
 }
-void gemm_rows_bf16(float* c, int64_t ldc, const float* a, int64_t a_row, int64_t a_depth, const float* b,
-                    int64_t panel, int64_t k, int64_t m, int64_t n, const TileStore* how) {
-  tile_rows<Pairs, kGemmRows>(c, ldc, {a, a_row, a_depth}, b, panel, k, m, n, *how, how->residual);
-}
+void gemm_rows_f32(const RowOfTiles* tiles) { gemm_rows<Floats>(*tiles); }
+void gemm_rows_bf16(const RowOfTiles* tiles) { gemm_rows<Pairs>(*tiles); }
 
 void enter_bf16() {}
 void leave_bf16() {}

@@ -87,14 +87,16 @@ void amx_tile(float* c, int64_t ldc, const float* a, int64_t a_row, const float*
   }
 }
 
-void gemm_rows_bf16(float* c, int64_t ldc, const float* a, int64_t a_row, int64_t /*a_depth*/, const float* b,
-                    int64_t panel, int64_t k, int64_t m, int64_t n, const TileStore* how) {
-  for (int64_t j = 0; j < n; j += kAmxCols, b += panel) {
-    const int64_t columns = n - j < kAmxCols ? n - j : kAmxCols;
-    const auto tile = m > kTileRows ? (columns > kTileRows ? amx_tile<2, 2> : amx_tile<2, 1>)
-                                    : (columns > kTileRows ? amx_tile<1, 2> : amx_tile<1, 1>);
-    tile(c + j, ldc, a, a_row, b, k, m, columns, *how, how->bias != nullptr ? how->bias + j : nullptr,
-         how->residual != nullptr ? how->residual + j : nullptr);
+void gemm_rows_bf16(const RowOfTiles* tiles) {
+  const RowOfTiles& t = *tiles;
+  const TileStore& how = *t.store;
+  const float* b = t.b;
+  for (int64_t j = 0; j < t.n; j += kAmxCols, b += t.panel) {
+    const int64_t columns = t.n - j < kAmxCols ? t.n - j : kAmxCols;
+    const auto tile = t.m > kTileRows ? (columns > kTileRows ? amx_tile<2, 2> : amx_tile<2, 1>)
+                                      : (columns > kTileRows ? amx_tile<1, 2> : amx_tile<1, 1>);
+    tile(t.c + j, t.ldc, t.a, t.a_row, b, t.k, t.m, columns, how, how.bias != nullptr ? how.bias + j : nullptr,
+         how.residual != nullptr ? how.residual + j : nullptr);
   }
 }
 

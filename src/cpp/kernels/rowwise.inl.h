@@ -99,8 +99,11 @@ inline float dot_of(const float* a, const float* b, int64_t n, int64_t ahead) {
 
 float dot(const float* a, const float* b, int64_t n) { return dot_of<false>(a, b, n, 0); }
 
-void norm_forward(float* y, float* mean, float* rstd, const float* x, const float* gamma, const float* beta,
-                  int64_t rows, int64_t c, float eps) {
+void norm_forward(const NormForward* norm) {
+  float *y = norm->y, *const mean = norm->mean, *const rstd = norm->rstd;
+  const float *x = norm->x, *const gamma = norm->gamma, *const beta = norm->beta;
+  const int64_t rows = norm->rows, c = norm->c;
+  const float eps = norm->eps;
   for (int64_t r = 0; r < rows; ++r, x += c, y += c) {
     const float mu = sum_over(c, [&](int64_t i, int64_t n) { return load_tail(x + i, n); }) / static_cast<float>(c);
     const Vec centre = set1(mu);
@@ -122,8 +125,12 @@ void norm_forward(float* y, float* mean, float* rstd, const float* x, const floa
   }
 }
 
-void norm_backward(float* dx, float* y, const float* dy, const float* x, const float* mean, const float* rstd,
-                   const float* gamma, const float* beta, const float* residual, int64_t rows, int64_t c) {
+void norm_backward(const NormBackward* norm) {
+  float *dx = norm->dx, *y = norm->y;
+  const float *dy = norm->dy, *x = norm->x, *residual = norm->residual;
+  const float *const mean = norm->mean, *const rstd = norm->rstd;
+  const float *const gamma = norm->gamma, *const beta = norm->beta;
+  const int64_t rows = norm->rows, c = norm->c;
   const Vec per_element = set1(1.0f / static_cast<float>(c));
   for (int64_t r = 0; r < rows; ++r, x += c, dy += c, dx += c) {
     const Vec scale = set1(rstd[r]);
@@ -185,9 +192,11 @@ inline void norm_grad_rows(float* dgamma, float* dbeta, const float* dy, const f
   });
 }
 
-void norm_grad(float* dgamma, float* dbeta, const float* dy, const float* x, const float* mean, const float* rstd,
-               int64_t ld, int64_t rows, int64_t n) {
+void norm_grad(const NormGrad* norm) {
   constexpr int kRows = 4;
+  float *const dgamma = norm->dgamma, *const dbeta = norm->dbeta;
+  const float *const dy = norm->dy, *const x = norm->x, *const mean = norm->mean, *const rstd = norm->rstd;
+  const int64_t ld = norm->ld, rows = norm->rows, n = norm->n;
   int64_t r = 0;
   for (; r + kRows <= rows; r += kRows) {
     norm_grad_rows<kRows>(dgamma, dbeta, dy + r * ld, x + r * ld, mean + r, rstd + r, ld, n);

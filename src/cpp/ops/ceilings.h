@@ -22,7 +22,7 @@ struct Ceilings {
 };
 
 // `rounds` of the multiply-adds that products of this precision are made of, on one thread, in registers alone. Returns
-// their floating-point operations; values(3) as peak_fma of kernels.h has it.
+// their floating-point operations; values(3) as peak_fma of gemm_kernels.h has it.
 double multiply_add_registers(Precision precision, float* values, int64_t rounds);
 
 // Takes about a second and 256 MB. Throws Interrupted.

@@ -9,7 +9,7 @@
 namespace soma {
 namespace {
 
-// Floating-point operations of one element, from the equations in kernels.h and the polynomial of exp.
+// Floating-point operations of one element, from the equations in kernels/*_kernels.h and the polynomial of exp.
 constexpr double kExp = 22, kSoftmax = kExp + 6, kGelu = kExp + 7, kGeluBackward = kGelu + 9;
 constexpr double kNorm = 8, kNormBackward = 14, kNormGrad = 5, kAdamW = 18;
 constexpr double kFloat = sizeof(float), kId = sizeof(int32_t);

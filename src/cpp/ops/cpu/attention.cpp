@@ -96,7 +96,16 @@ void CpuOps::attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionS
     for (int64_t i = 0; i < len; i += g.rows) {
       const int64_t m = std::min(g.rows, len - i), keys = i + m, deep = g.units(keys);
       g.multiply(x.scores, ld, queries.at(i, 0), x.kt, depth, 0, depth, m, keys, store);
-      t.attention_weights(x.pairs, x.scores, ld, m, i + 1, deep * g.per_unit(), scale, x.max, x.sum);
+      const kernels::AttentionScores tile{.x = x.scores,
+                                          .pairs = x.pairs,
+                                          .ld = ld,
+                                          .m = m,
+                                          .n = i + 1,
+                                          .width = deep * g.per_unit(),
+                                          .scale = scale,
+                                          .max = x.max,
+                                          .sum = x.sum};
+      t.attention_weights(&tile);
       float* const to = out.data + (b * len + i) * out.ld + h * d;
       g.multiply(to, out.ld, weights, x.v, all, 0, deep, m, d, store);
       t.scale_rows(to, out.ld, m, d, x.sum);

@@ -36,8 +36,6 @@ class CpuOps final : public Ops {
              const AdamWOptions& options) override;
 
  private:
-  void norm_into_pairs(Matrix y, NormStats saved, ConstMatrix x, const float* gamma, const float* beta, float eps);
-
   // Room for `slots` pieces of `floats` floats; scratch(i) is one.
   void reserve_scratch(int64_t slots, int64_t floats);
   float* scratch(int64_t slot) { return scratch_.data() + slot * scratch_stride_; }

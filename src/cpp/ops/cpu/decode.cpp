@@ -262,7 +262,15 @@ void decode_attention(const Team& team, const Matrix& out, const Matrix& qkv, co
   });
   if (!heads_are_own(team, s)) team.wait();
   each_task([&](const float* row, const float* keys, const float* values, int64_t position, float* result) {
-    t.attend(result, row, keys, values, position + 1, d, scale, scores);
+    const kernels::CachedHead head{.out = result,
+                                   .q = row,
+                                   .keys = keys,
+                                   .values = values,
+                                   .n = position + 1,
+                                   .head_size = d,
+                                   .scale = scale,
+                                   .scores = scores};
+    t.attend(&head);
   });
 }
 
@@ -273,7 +281,16 @@ Matrix decode_norm(const Team& team, float* buffer, const Matrix& x, const float
   Matrix y{buffer, x.rows, x.cols, x.ld};
   const auto norm = [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
-      t.norm_forward(y.row(r), nullptr, nullptr, x.row(r), gamma, beta, 1, x.cols, eps);
+      const kernels::NormForward row{.y = y.row(r),
+                                     .mean = nullptr,
+                                     .rstd = nullptr,
+                                     .x = x.row(r),
+                                     .gamma = gamma,
+                                     .beta = beta,
+                                     .rows = 1,
+                                     .c = x.cols,
+                                     .eps = eps};
+      t.norm_forward(&row);
     }
   };
   if (x.rows <= kOwnNorm) {

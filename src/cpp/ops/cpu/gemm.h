@@ -63,7 +63,7 @@ class Gemm {
     const float* const from = b.transposed ? b.at(first, k0) : b.at(k0, first);
     if (!bf16) return (b.transposed ? t_.pack_b_transpose : t_.pack_b_copy)(dst, from, b.ld, k, n);
     if (!b.transposed) {
-      return (b.pairs ? t_.interleave_pairs : t_.interleave_rows)(dst, cols, from, b.ld, k, n, units(k), cols);
+      return interleave(b.pairs, {dst, cols, from, b.ld, k, n, units(k), cols});
     }
     b.pairs ? t_.pack_pairs_transpose(dst, cols, from, b.ld, (k + 1) / 2, units(k), n)
             : t_.pack_b_transpose_bf16(dst, cols, from, b.ld, k, n, units(k));
@@ -109,13 +109,27 @@ class Gemm {
   // `skip`.
   void multiply(float* c, int64_t ldc, GemmA a, const float* b, int64_t panel_depth, int64_t skip, int64_t depth,
                 int64_t m, int64_t n, const kernels::TileStore& store) const {
-    (bf16 ? t_.gemm_rows_bf16 : t_.gemm_rows_f32)(c, ldc, a.data, a.row, a.depth, b + skip * cols, panel_depth * cols,
-                                                  depth, m, n, &store);
+    const kernels::RowOfTiles tiles{.c = c,
+                                    .ldc = ldc,
+                                    .a = a.data,
+                                    .a_row = a.row,
+                                    .a_depth = a.depth,
+                                    .b = b + skip * cols,
+                                    .panel = panel_depth * cols,
+                                    .k = depth,
+                                    .m = m,
+                                    .n = n,
+                                    .store = &store};
+    (bf16 ? t_.gemm_rows_bf16 : t_.gemm_rows_f32)(&tiles);
   }
 
  private:
   Gemm(const kernels::Table& table, const kernels::GemmShape& shape, bool pairs)
       : rows(shape.rows), cols(shape.cols), depth_step(shape.depth_step), bf16(pairs), t_(table), shape_(shape) {}
+
+  void interleave(bool pairs, const kernels::Interleaving& how) const {
+    (pairs ? t_.interleave_pairs : t_.interleave_rows)(&how);
+  }
 
   // A distance between rows that is an odd number of cache lines: rows at powers of two share their sets of L1.
   static int64_t spread(int64_t floats) { return round_up(floats, 32) + 16; }
@@ -137,7 +151,7 @@ inline GemmA Gemm::copy_a(float* memory, const ConstMatrix& a, int64_t r0, int64
       return {memory, 1, rows, k};
     }
     const int64_t distance = spread(m);
-    (a.pairs ? t_.interleave_pairs : t_.interleave_rows)(memory, distance, from, a.ld, k, m, u, m);
+    interleave(a.pairs, {memory, distance, from, a.ld, k, m, u, m});
     return {memory, 1, distance};
   }
   const int64_t distance = spread(u);

@@ -15,27 +15,22 @@ constexpr int64_t kOptimizerRun = 32768;  // floats of one piece of an optimizer
 
 void CpuOps::norm(Matrix y, NormStats saved, ConstMatrix x, const float* gamma, const float* beta, float eps) {
   const auto& t = active_kernels();
-  if (y.pairs) return norm_into_pairs(y, saved, x, gamma, beta, eps);
-  for_ranges(x.rows, 2 * x.cols, 1, [&](int64_t begin, int64_t end) {
-    t.norm_forward(y.data + begin * y.cols, saved.mean != nullptr ? saved.mean + begin : nullptr,
-                   saved.rstd != nullptr ? saved.rstd + begin : nullptr, x.data + begin * x.cols, gamma, beta,
-                   end - begin, x.cols, eps);
-  });
-}
-
-// Through a row of floats in scratch.
-void CpuOps::norm_into_pairs(Matrix y, NormStats saved, ConstMatrix x, const float* gamma, const float* beta,
-                             float eps) {
-  const auto& t = active_kernels();
-  const int64_t ranges = range_count(x.rows, 2 * x.cols, 1), units = pairs_units(y.cols);
-  reserve_scratch(ranges, x.cols);
+  const int64_t ranges = range_count(x.rows, 2 * x.cols, 1);
+  if (y.pairs) reserve_scratch(ranges, x.cols);
   for_numbered_ranges(x.rows, ranges, 1, [&](int64_t range, int64_t begin, int64_t end) {
-    float* const row = scratch(range);
-    for (int64_t r = begin; r < end; ++r) {
-      t.norm_forward(row, saved.mean != nullptr ? saved.mean + r : nullptr,
-                     saved.rstd != nullptr ? saved.rstd + r : nullptr, x.data + r * x.cols, gamma, beta, 1, x.cols,
-                     eps);
-      t.round_rows(y.data + r * y.ld, 0, row, 0, 1, y.cols, units);
+    const int64_t step = y.pairs ? 1 : end - begin;  // pairs go through a row of floats in scratch
+    for (int64_t r = begin; r < end; r += step) {
+      const kernels::NormForward norm{.y = y.pairs ? scratch(range) : y.row(r),
+                                      .mean = saved.mean != nullptr ? saved.mean + r : nullptr,
+                                      .rstd = saved.rstd != nullptr ? saved.rstd + r : nullptr,
+                                      .x = x.at(r, 0),
+                                      .gamma = gamma,
+                                      .beta = beta,
+                                      .rows = step,
+                                      .c = x.cols,
+                                      .eps = eps};
+      t.norm_forward(&norm);
+      if (y.pairs) t.round_rows(y.row(r), 0, norm.y, 0, 1, y.cols, pairs_units(y.cols));
     }
   });
 }
@@ -51,11 +46,21 @@ void CpuOps::norm_backward(Matrix dx, ConstMatrix dy, ConstMatrix x, NormStats s
     const int64_t step = pairs ? 1 : end - begin;
     for (int64_t r = begin; r < end; r += step) {
       const int64_t at = r * c;
-      float* const y = again == nullptr ? nullptr : pairs ? scratch(range) : again->y.data + at;
-      t.norm_backward(dx.data + at, y, dy.data + at, x.data + at, saved.mean != nullptr ? saved.mean + r : nullptr,
-                      saved.rstd + r, gamma, again != nullptr ? again->beta : nullptr,
-                      residual != nullptr ? residual + at : nullptr, step, c);
-      if (pairs) t.round_rows(again->y.data + r * again->y.ld, 0, y, 0, 1, c, pairs_units(c));
+      const kernels::NormBackward norm{.dx = dx.data + at,
+                                       .y = again == nullptr ? nullptr
+                                            : pairs          ? scratch(range)
+                                                             : again->y.data + at,
+                                       .dy = dy.data + at,
+                                       .x = x.data + at,
+                                       .mean = saved.mean != nullptr ? saved.mean + r : nullptr,
+                                       .rstd = saved.rstd + r,
+                                       .gamma = gamma,
+                                       .beta = again != nullptr ? again->beta : nullptr,
+                                       .residual = residual != nullptr ? residual + at : nullptr,
+                                       .rows = step,
+                                       .c = c};
+      t.norm_backward(&norm);
+      if (pairs) t.round_rows(again->y.row(r), 0, norm.y, 0, 1, c, pairs_units(c));
     }
   });
 }
@@ -63,8 +68,16 @@ void CpuOps::norm_backward(Matrix dx, ConstMatrix dy, ConstMatrix x, NormStats s
 void CpuOps::norm_grad(float* dgamma, float* dbeta, ConstMatrix dy, ConstMatrix x, NormStats saved) {
   const auto& t = active_kernels();
   for_ranges(x.cols, 2 * x.rows, kColumns, [&](int64_t begin, int64_t end) {
-    t.norm_grad(dgamma + begin, dbeta + begin, dy.data + begin, x.data + begin, saved.mean, saved.rstd, x.ld, x.rows,
-                end - begin);
+    const kernels::NormGrad norm{.dgamma = dgamma + begin,
+                                 .dbeta = dbeta + begin,
+                                 .dy = dy.data + begin,
+                                 .x = x.data + begin,
+                                 .mean = saved.mean,
+                                 .rstd = saved.rstd,
+                                 .ld = x.ld,
+                                 .rows = x.rows,
+                                 .n = end - begin};
+    t.norm_grad(&norm);
   });
 }
 

@@ -1,0 +1,76 @@
+// The kernels of rows: norms, activations, softmax and cross entropy, sums, AdamW.
+#pragma once
+
+#include <stdint.h>
+
+namespace soma {
+namespace kernels {
+
+// Over each of `rows` rows of c.
+struct NormForward {
+  float *y, *mean, *rstd;  // y may be x; mean and rstd, one a row, may be null
+  const float* x;
+  const float *gamma, *beta;  // both may be null: 1 and 0
+  int64_t rows, c;
+  float eps;
+};
+
+struct NormBackward {
+  float* dx;
+  float* y;  // null: not made again; else gamma and beta are given
+  const float *dy, *x;
+  const float *mean, *rstd;   // mean may be null
+  const float *gamma, *beta;  // gamma may be null: 1
+  const float* residual;      // may be null (0), or dx
+  int64_t rows, c;
+};
+
+// Over `rows` rows, ld floats apart, of n columns; pointers are to the first of these.
+struct NormGrad {
+  float *dgamma, *dbeta;
+  const float *dy, *x;
+  const float *mean, *rstd;
+  int64_t ld, rows, n;
+};
+
+// Decoupled weight decay, then Adam (Loshchilov & Hutter, 2019, algorithm 2).
+struct AdamWStep {
+  float lr, beta1, beta2, eps, weight_decay;
+  float grad_scale;                               // every gradient is multiplied by it first (clipping)
+  float bias_correction1, bias_correction2_sqrt;  // 1 - beta1^t and sqrt(1 - beta2^t)
+};
+
+// X(result, name, (arguments))
+#define SOMA_ROWWISE_KERNELS(X)                                                                               \
+  /* y = (x - mean) rstd gamma + beta, rstd = 1/sqrt(var + eps) */                                            \
+  X(void, norm_forward, (const NormForward* norm))                                                            \
+  /* g = dy gamma; xhat = (x - mean) rstd, or x itself where mean is null; */                                 \
+  /* dx = residual + rstd (g - mean(g) - xhat mean(g xhat)); y = xhat gamma + beta again */                   \
+  X(void, norm_backward, (const NormBackward* norm))                                                          \
+  /* dgamma[j] += sum_r dy xhat, dbeta[j] += sum_r dy */                                                      \
+  X(void, norm_grad, (const NormGrad* norm))                                                                  \
+  /* out[j] += sum_r x[r*ld + j], j < n */                                                                    \
+  X(void, column_sum, (float* out, const float* x, int64_t ld, int64_t rows, int64_t n))                      \
+  /* y = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) */                                                     \
+  X(void, gelu_forward, (float* y, const float* x, int64_t n))                                                \
+  /* y = gelu(x), dx = dy gelu'(x); dx may be dy */                                                           \
+  X(void, gelu_backward, (float* dx, float* y, const float* dy, const float* x, int64_t n))                   \
+  /* dx = y > 0 ? dy : 0; dx may be dy */                                                                     \
+  X(void, relu_backward, (float* dx, const float* dy, const float* y, int64_t n))                             \
+  /* y = a + b */                                                                                             \
+  X(void, add, (float* y, const float* a, const float* b, int64_t n))                                         \
+  /* y += s x */                                                                                              \
+  X(void, scale_add, (float* y, const float* x, float s, int64_t n))                                          \
+  /* *max = max x, *sum = sum exp(x - max) */                                                                 \
+  X(void, max_sum_exp, (const float* x, int64_t n, float* max, float* sum))                                   \
+  /* x = grad_scale (softmax(x) - onehot(target)) in place; *max, *sum as above */                            \
+  X(void, cross_entropy_row, (float* x, int64_t n, int64_t target, float grad_scale, float* max, float* sum)) \
+  /* sum a b */                                                                                               \
+  X(float, dot, (const float* a, const float* b, int64_t n))                                                  \
+  /* sum x^2, in double */                                                                                    \
+  X(double, sum_squares, (const float* x, int64_t n))                                                         \
+  /* p -= lr weight_decay p; m, v = Adam's moments of grad_scale g; p -= lr m^ / (sqrt(v^) + eps); g = 0 */   \
+  X(void, adamw, (float* p, float* g, float* m, float* v, int64_t n, const AdamWStep* step))
+
+}  // namespace kernels
+}  // namespace soma
