@@ -26,6 +26,8 @@ from common import (
     write_record,
 )
 
+from soma_native.model.config import BLOCKS
+
 MODES = ("fp32-eager", "fp32-compile", "bf16-eager", "bf16-compile")
 CHECKED_STEPS = 5
 LOSS_TOLERANCE = {"float32": 2e-4, "bfloat16": 2e-2}  # relative, over the checked steps, from the same weights
@@ -39,7 +41,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--workloads", nargs="+", choices=list(WORKLOADS), default=["showcase", "nano-cpu"])
     parser.add_argument("--modes", nargs="*", choices=MODES, default=["fp32-eager", "fp32-compile"], help="PyTorch's")
     parser.add_argument("--precision", nargs="+", choices=["float32", "bfloat16"], default=["float32"], help="ours")
-    parser.add_argument("--block", choices=["soma", "gpt2"], help="train this block instead of the workload's own")
+    parser.add_argument("--block", choices=BLOCKS, help="train this block instead of the workload's own")
     parser.add_argument("--same-block", action="store_true", help="PyTorch trains our block too, not always gpt2")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=2.0, help="of one contender's turn")

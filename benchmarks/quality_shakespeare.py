@@ -19,6 +19,7 @@ import numpy as np
 from common import machine_record, print_machine, write_record
 
 import soma_native as soma
+from soma_native.model.config import BLOCKS
 
 LENGTH, BATCH, WARM_UP = 64, 12, 100
 
@@ -30,7 +31,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=1337)
-    parser.add_argument("--block", choices=["gpt2", "soma"], default="gpt2")
+    parser.add_argument("--block", choices=BLOCKS, default="gpt2")
     parser.add_argument("--precision", choices=["float32", "bfloat16", "auto"], default="float32")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", help="write the record here")

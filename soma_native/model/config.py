@@ -8,20 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from soma_native._checks import choice, flag, integer
+from soma_native.core import _core
 from soma_native.errors import ArgumentError
 from soma_native.model.presets import LARGEST_VOCAB, PRESETS
 
-BLOCKS = ("soma", "gpt2")
+BLOCKS = tuple(_core.block_names())
 PRECISIONS = ("auto", "float32", "bfloat16")
-
-_LIMITS = {
-    "vocab_size": (2, 1 << 24),
-    "d_model": (1, 1 << 16),
-    "n_layers": (1, 1024),
-    "n_heads": (1, 1 << 16),
-    "d_ff": (1, 1 << 18),
-    "max_seq_len": (1, 1 << 20),
-}
 
 
 @dataclass(frozen=True)
@@ -57,13 +49,13 @@ class ModelConfig:
     tied_head: bool | None = None
 
     def __post_init__(self) -> None:
-        for name, (low, high) in _LIMITS.items():
+        for name, (low, high) in _core.model_limits().items():
             object.__setattr__(self, name, integer(name, getattr(self, name), low, high))
         if self.d_model % self.n_heads:
             raise ArgumentError("d_model", f"must be a multiple of n_heads, got {self.d_model} and {self.n_heads}")
         choice("block", self.block, BLOCKS)
         if self.tied_head is None:
-            object.__setattr__(self, "tied_head", self.block == "gpt2")
+            object.__setattr__(self, "tied_head", _core.block_ties_head(self.block))
         flag("tied_head", self.tied_head)
 
     @classmethod
@@ -95,12 +87,7 @@ class ModelConfig:
     @property
     def num_parameters(self) -> int:
         """Learned numbers in all, without building the model."""
-        v, c, ff, layers = self.vocab_size, self.d_model, self.d_ff, self.n_layers
-        embeddings = v * c * (1 if self.tied_head else 2) + self.max_seq_len * c
-        mlp = 2 * c * ff + ff + c
-        if self.block == "soma":
-            return embeddings + layers * (4 * c * c + mlp)
-        return embeddings + layers * (4 * c * c + 4 * c + mlp + 4 * c) + 2 * c
+        return _core.num_parameters(**self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values; ``from_dict`` reads them back."""

@@ -13,7 +13,7 @@ from soma_native.core import _core
 
 __all__ = ["PATTERNS", "BpeVocabulary"]
 
-PATTERNS = ("gpt2", "cl100k", "llama3", "qwen2", "o200k")
+PATTERNS = tuple(_core.bpe_patterns())
 
 
 @dataclass(frozen=True)

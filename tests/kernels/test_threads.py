@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.child import output_of
-from helpers.numerics import normal
 
 import soma_native as soma
+from helpers.child import output_of
+from helpers.numerics import normal
 from soma_native._core import _ops as ops
 
 THREADS = [1, 2, 3, 5]

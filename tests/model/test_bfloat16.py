@@ -13,6 +13,7 @@ from test_gradients import CASES, LARGE, VARIANTS, draw, expected
 import soma_native as soma
 from helpers.numerics import bfloat16_tolerance, relative_error
 from oracles import reference as ref
+from soma_native import _core
 
 
 def rounded_model(config: ref.Config, params: ref.Params, precision: str = "bfloat16") -> soma.Model:
@@ -60,7 +61,6 @@ def test_every_gradient(case: str, block: str, tied: bool) -> None:
 
 
 @pytest.mark.usefixtures("isa")
-@pytest.mark.parametrize("block", ["soma", "gpt2"])
 def test_it_is_not_float32(block: str) -> None:
     """The rounding is there: the error is larger than single precision's by far, on every level."""
     config = replace(CASES["odd everything"][0], block=block, tied_head=False)
@@ -71,9 +71,8 @@ def test_it_is_not_float32(block: str) -> None:
 
 
 @pytest.mark.usefixtures("isa")
-@pytest.mark.parametrize("block", ["soma", "gpt2"])
 def test_the_same_bits_twice_and_on_any_number_of_threads(block: str) -> None:
-    config = replace(CASES["odd everything"][0], block=block, tied_head=block == "gpt2")
+    config = replace(CASES["odd everything"][0], block=block, tied_head=_core.block_ties_head(block))
     params = expected(config, 3, 13)[0]
     ids, targets = draw(config, 3, 13)
     seen = set()
@@ -89,7 +88,6 @@ def test_the_same_bits_twice_and_on_any_number_of_threads(block: str) -> None:
     assert len(seen) == 1
 
 
-@pytest.mark.parametrize("block", ["soma", "gpt2"])
 def test_training_follows_single_precision(block: str) -> None:
     """Half a per cent of the loss, over the fifty steps in which a repeating text is half learned."""
     config = soma.ModelConfig(vocab_size=17, d_model=48, n_layers=2, n_heads=3, d_ff=96, max_seq_len=32, block=block)
@@ -140,7 +138,6 @@ def test_an_unknown_soma_precision_is_an_error_that_names_the_known_ones(monkeyp
 
 
 @pytest.mark.usefixtures("isa")
-@pytest.mark.parametrize("block", ["soma", "gpt2"])
 def test_evaluation_in_single_precision_beside_training_in_bfloat16(block: str) -> None:
     """The same bits as a model of that precision alone, in whatever order the two come."""
     config = replace(CASES["odd everything"][0], block=block, tied_head=False)

@@ -15,9 +15,7 @@ import soma_native as soma
 from helpers.numerics import model_tolerance, relative_error
 from oracles import reference as ref
 from soma_native import _core
-
-BLOCKS = ["soma", "gpt2"]
-
+from soma_native.model.config import BLOCKS
 
 pytestmark = pytest.mark.usefixtures("settings_restored")
 
@@ -50,7 +48,6 @@ def trained_bits(block: str, rows: int = 5, length: int = 61, seed: int = 3, **o
 
 
 @pytest.mark.usefixtures("isa")
-@pytest.mark.parametrize("block", BLOCKS)
 def test_same_bits_twice_and_on_any_number_of_threads(block: str) -> None:
     soma.set_num_threads(1)
     want = trained_bits(block)
@@ -68,7 +65,6 @@ def test_fewer_rows_than_threads(rows: int) -> None:
     assert [trained_bits(block, rows=rows, length=70) for block in BLOCKS] == want
 
 
-@pytest.mark.parametrize("block", BLOCKS)
 def test_same_bits_where_a_thread_has_several_parts(block: str) -> None:
     """Every op is split, its parts taken in any order: no number of threads here shares 7 sequences evenly."""
     sizes = {"d_model": 96, "d_ff": 384, "max_seq_len": 128}
@@ -98,7 +94,6 @@ def initial(block: str, seed: int) -> dict[str, ref.Array]:
     return {name: value.copy() for name, value in soma.Model(shape(block), seed=seed).parameters().items()}
 
 
-@pytest.mark.parametrize("block", BLOCKS)
 def test_initialisation_is_the_same_on_every_isa_and_thread_count(block: str) -> None:
     want = initial(block, seed=5)
     for isa in soma.available_isas():
@@ -109,7 +104,6 @@ def test_initialisation_is_the_same_on_every_isa_and_thread_count(block: str) ->
                 assert value.tobytes() == want[name].tobytes(), (isa, threads, name)
 
 
-@pytest.mark.parametrize("block", BLOCKS)
 def test_initialisation_depends_on_the_seed(block: str) -> None:
     first = initial(block, seed=5)
     for seed in (0, 6, 2**32 + 5, 2**63):
@@ -117,7 +111,6 @@ def test_initialisation_depends_on_the_seed(block: str) -> None:
             assert value.ndim == 1 or not np.isin(value, first[name]).mean() > 0.01, (seed, name)
 
 
-@pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("seed", [0, 1337])
 def test_initialisation_is_normal(block: str, seed: int) -> None:
     """Four moments within five standard errors, tensors uncorrelated, biases 0 and norm weights 1."""
@@ -148,7 +141,6 @@ def test_initialisation_is_normal(block: str, seed: int) -> None:
 
 
 @pytest.mark.usefixtures("isa")
-@pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("prompt", [1, 2, 17, 129])
 def test_cached_decoding_is_the_full_forward(block: str, prompt: int) -> None:
     """At every position, whatever the length of the prefill; attention tiles are crossed on the way."""
@@ -176,7 +168,6 @@ def test_cached_decoding_is_the_full_forward(block: str, prompt: int) -> None:
 
 
 @pytest.mark.usefixtures("isa")
-@pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("rows", [4, 11])
 def test_rows_of_a_batch_are_single_rows_bit_for_bit(block: str, rows: int) -> None:
     """With few rows and with so many that a step becomes a matrix product; sums longer than a tile."""
@@ -199,7 +190,6 @@ def test_rows_of_a_batch_are_single_rows_bit_for_bit(block: str, rows: int) -> N
             assert batch.logits()[row].tobytes() == single.logits()[0].tobytes(), (position, row)
 
 
-@pytest.mark.parametrize("block", BLOCKS)
 def test_decoding_gives_the_same_bits_on_any_number_of_threads(block: str) -> None:
     model = soma.Model(shape(block), seed=4, precision="float32")
     ids = np.random.default_rng(5).integers(0, 301, 50).astype(np.int32)
@@ -252,7 +242,6 @@ def repeating(rng: np.random.Generator, rows: int = 8, period: int = 4) -> tuple
 
 
 @pytest.mark.usefixtures("isa")
-@pytest.mark.parametrize("block", BLOCKS)
 def test_a_toy_task_is_learned(block: str) -> None:
     """Copying what stood four tokens before, on patterns never seen: only attention to a position can do it."""
     steps = 300

@@ -12,6 +12,8 @@ import pytest
 import soma_native as soma
 from helpers.numerics import model_tolerance, relative_error
 from oracles import reference as ref
+from soma_native import _core
+from soma_native.model.config import BLOCKS
 
 SMALL = ref.Config(vocab_size=7, d_model=24, n_layers=2, n_heads=3, d_ff=37, max_seq_len=33)
 # (shape, batch, length). Each row has a reason to be here.
@@ -26,7 +28,7 @@ CASES = {
     "loss head chunk crossed": (replace(SMALL, vocab_size=301, max_seq_len=130), 3, 107),
     "wide": (replace(SMALL, vocab_size=65, d_model=136, n_heads=2, d_ff=520, n_layers=1), 2, 17),
 }
-VARIANTS = [(block, tied) for block in ("soma", "gpt2") for tied in (False, True)]
+VARIANTS = [(block, tied) for block in BLOCKS for tied in (False, True)]
 
 
 @pytest.fixture(params=VARIANTS, ids=[f"{block}-{'tied' if tied else 'untied'}" for block, tied in VARIANTS])
@@ -105,11 +107,10 @@ LARGE = {
 
 
 @pytest.mark.usefixtures("isa")
-@pytest.mark.parametrize("block", ["soma", "gpt2"])
 @pytest.mark.parametrize("case", LARGE)
 def test_products_larger_than_their_blocks(block: str, case: str) -> None:
     shape, rows, length = LARGE[case]
-    config = replace(shape, block=block, tied_head=block == "gpt2")
+    config = replace(shape, block=block, tied_head=_core.block_ties_head(block))
     params, logits, loss, grads = expected(config, rows, length)
     ids, targets = draw(config, rows, length)
     model = native(config, params)

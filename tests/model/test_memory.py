@@ -38,7 +38,6 @@ def bytes_in_use() -> int:
     return int(info.uordblks + info.hblkhd)
 
 
-@pytest.mark.parametrize("block", ["soma", "gpt2"])
 def test_a_step_allocates_nothing_after_the_first(block: str) -> None:
     config = soma.ModelConfig(
         vocab_size=3000, d_model=128, n_layers=2, n_heads=4, d_ff=512, max_seq_len=128, block=block

@@ -142,7 +142,6 @@ def test_a_parameter_that_changes_between_two_calls_is_seen(block: str, tied: bo
 # two at once ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("block", ["soma", "gpt2"])
 def test_two_models_in_two_threads_give_the_bits_that_each_gives_alone(block: str) -> None:
     """With four threads, each call has two or four of them, so that every step is cut."""
     configs = {"float32": shape(block), "bfloat16": shape(block, tied=True, d_model=48)}

@@ -38,7 +38,6 @@ def record(script: str, path: Path, *arguments: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", common.WORKLOADS)
-@pytest.mark.parametrize("block", ["soma", "gpt2"])
 def test_workloads_are_models_of_ours(name: str, block: str) -> None:
     w = common.WORKLOADS[name].as_block(block)
     sizes = (w.vocab_size, w.d_model, w.n_layers, w.n_heads, w.d_ff, w.max_seq_len, w.block, w.tied_head)

@@ -22,7 +22,6 @@ pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 # --- what is learned and recorded
 
 
-@pytest.mark.parametrize("block", ["soma", "gpt2"])
 @pytest.mark.usefixtures("precision")
 def test_training_learns_the_sentences(block: str) -> None:
     model = make_model(block=block)

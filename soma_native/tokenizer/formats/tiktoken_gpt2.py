@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 MAX_BYTES = 64 << 20  # the largest vocabularies published so far are below 40 MiB
-MAX_IDS = 1 << 24
+MAX_IDS = _core.MAX_TOKEN_IDS
 _MAX_TOKENS = 1 << 21
 _MAX_GAPS = 1 << 20  # ids without a token: each costs memory, here and in every model
 
