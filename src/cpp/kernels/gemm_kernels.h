@@ -30,12 +30,11 @@ struct TileStore {
 // Some rows of C times all panels of columns.
 struct RowOfTiles {
   float* c;
-  int64_t ldc;
-  const float* a;
-  int64_t a_row, a_depth;  // from a row of A to the next, and from a unit to the next
-  const float* b;
-  int64_t panel;    // floats from a panel of B to the next
-  int64_t k, m, n;  // units of depth; 1 <= m <= rows; any n
+  const float *a, *b;
+  int64_t ldc, a_row, panel;  // floats from a row of C, a row of A and a panel of B to the next
+  int64_t k, m, n;            // units of depth; 1 <= m <= rows; any n
+  // Floats from a unit of A to the next. Beside a_row, GCC would read both at once, which waits for the two stores.
+  int64_t a_depth;
   const TileStore* store;
 };
 

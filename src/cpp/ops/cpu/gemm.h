@@ -110,15 +110,15 @@ class Gemm {
   void multiply(float* c, int64_t ldc, GemmA a, const float* b, int64_t panel_depth, int64_t skip, int64_t depth,
                 int64_t m, int64_t n, const kernels::TileStore& store) const {
     const kernels::RowOfTiles tiles{.c = c,
-                                    .ldc = ldc,
                                     .a = a.data,
-                                    .a_row = a.row,
-                                    .a_depth = a.depth,
                                     .b = b + skip * cols,
+                                    .ldc = ldc,
+                                    .a_row = a.row,
                                     .panel = panel_depth * cols,
                                     .k = depth,
                                     .m = m,
                                     .n = n,
+                                    .a_depth = a.depth,
                                     .store = &store};
     (bf16 ? t_.gemm_rows_bf16 : t_.gemm_rows_f32)(&tiles);
   }
