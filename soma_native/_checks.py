@@ -11,8 +11,6 @@ from typing import Any
 
 from soma_native.errors import ArgumentError, ArgumentTypeError
 
-__all__ = ["choice", "flag", "instance", "integer", "number", "pair", "path"]
-
 
 def integer(argument: str, value: Any, least: int | None = None, most: int | None = None) -> int:
     """`value` as an int from `least` to `most`, where these are given.

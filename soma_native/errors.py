@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["ArgumentError", "ArgumentTypeError", "CheckpointError"]
-
 
 class _Argument(Exception):
     """An argument and what is wrong with it, apart, so that the command can call the argument by its option."""

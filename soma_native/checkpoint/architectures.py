@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["ARCHITECTURES", "Architecture", "of_block"]
-
 
 class Architecture(NamedTuple):
     """One row of the table. A new block adds one, and nothing else in this package asks for a block's name.
@@ -38,11 +36,17 @@ class Architecture(NamedTuple):
     no_weights: tuple[str, ...] = ()
 
 
+def _keys(**others: str) -> dict[str, tuple[str, ...]]:
+    """The keys of a config.json: the names of a ModelConfig, but for `others`."""
+    names = ("vocab_size", "max_seq_len", "d_model", "n_layers", "n_heads", "d_ff")
+    return {name: tuple(others.get(name, name).split()) for name in names}
+
+
 ARCHITECTURES: dict[str, Architecture] = {  # by model_type
     "soma": Architecture(
         block="soma",
         class_name="SomaForCausalLM",
-        sizes={n: (n,) for n in ("vocab_size", "d_model", "n_layers", "n_heads", "d_ff", "max_seq_len")},
+        sizes=_keys(),
         settings={},
         written={},
         tied_head=False,
@@ -53,14 +57,9 @@ ARCHITECTURES: dict[str, Architecture] = {  # by model_type
     "gpt2": Architecture(
         block="gpt2",
         class_name="GPT2LMHeadModel",
-        sizes={
-            "vocab_size": ("vocab_size",),
-            "max_seq_len": ("n_positions", "n_ctx"),
-            "d_model": ("n_embd",),
-            "n_layers": ("n_layer",),
-            "n_heads": ("n_head",),
-            "d_ff": ("n_inner",),
-        },
+        sizes=_keys(
+            max_seq_len="n_positions n_ctx", d_model="n_embd", n_layers="n_layer", n_heads="n_head", d_ff="n_inner"
+        ),
         settings={
             "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
             "layer_norm_epsilon": (1e-5,),

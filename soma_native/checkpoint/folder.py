@@ -28,8 +28,6 @@ from soma_native.model.config import ModelConfig
 from soma_native.model.model import Model
 from soma_native.tokenizer.tokenizer import Tokenizer
 
-__all__ = ["extra_file", "load", "load_config", "load_model", "save"]
-
 _log = logging.getLogger("soma_native")
 _Loaded = TypeVar("_Loaded")
 
@@ -266,8 +264,7 @@ def _read_tokenizer(view: FolderView, config: ModelConfig, checksums: Mapping[st
     path = view.path(TOKENIZER)
     if not os.path.lexists(path):
         raise CheckpointError(
-            "is missing; soma_native.load_model(folder) loads the model without a tokenizer",
-            path=path,
+            "is missing; soma_native.load_model(folder) loads the model without a tokenizer", path=path
         )
     _read_checked(view, TOKENIZER, checksums, keep=False)
     try:

@@ -11,16 +11,6 @@ from soma_native.errors import CheckpointError
 from soma_native.model.config import ModelConfig
 from soma_native.tokenizer.tokenizer import Tokenizer
 
-__all__ = [
-    "SAMPLING",
-    "config_to_json",
-    "end_token",
-    "generation_config",
-    "json_to_config",
-    "start_token",
-    "tokenizer_config",
-]
-
 # The defaults of generation stand here, in the words of the file that takes them along.
 SAMPLING: dict[str, Any] = {
     "max_new_tokens": 100,

@@ -22,8 +22,6 @@ from soma_native.files.untrusted import open_regular, parse_json, short
 from soma_native.model.config import ModelConfig
 from soma_native.model.model import Model
 
-__all__ = ["CHECKSUMS", "WEIGHTS", "WEIGHTS_INDEX", "expected_shapes", "read_model", "saved_checksums"]
-
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 CHECKSUMS = "soma_checksums"  # key in the weights' metadata: {"tensors": {name: crc}, "files": {name: [size, crc]}}

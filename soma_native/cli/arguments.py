@@ -10,8 +10,6 @@ from soma_native import _checks
 from soma_native.cli.errors import PROGRAM, one_line
 from soma_native.errors import ArgumentError
 
-__all__ = ["Parser", "add_command", "fraction_type", "integer", "number", "option_of", "positive_type", "seed_type"]
-
 _Value = TypeVar("_Value")
 
 

@@ -7,16 +7,14 @@ import dataclasses
 import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from soma_native.cli.arguments import add_command, integer
 from soma_native.cli.output import print_json, print_table
 from soma_native.model.config import PRECISIONS
+from soma_native.profiling.profile import Profile, Stepper, profile_steps, time_steps, verdict
 from soma_native.profiling.workloads import WORKLOADS
 from soma_native.system import active_isa, get_num_threads, set_num_threads
-
-if TYPE_CHECKING:
-    from soma_native.profiling.profile import Profile
 
 _NOTES = """\
 A step is forward, backward, clipping and AdamW on a batch of synthetic text, in tokens/s and ms. Stop everything else
@@ -58,8 +56,6 @@ def _threads(count: int | None) -> Iterator[None]:
 
 def run(arguments: argparse.Namespace) -> None:
     """Time or profile, and print."""
-    from soma_native.profiling.profile import Stepper, profile_steps, time_steps
-
     with _threads(arguments.threads):
         stepper = Stepper(WORKLOADS[arguments.workload], arguments.precision)
         if arguments.profile:
@@ -100,8 +96,6 @@ def _title(workload: Any, precision: str) -> str:
 
 
 def _print_profile(profile: Profile, as_json: bool) -> None:
-    from soma_native.profiling.profile import verdict
-
     if as_json:
         print_json(_document(profile))
         return
@@ -141,17 +135,4 @@ def _rows(profile: Profile) -> Iterator[tuple[str, ...]]:
 
 
 def _document(profile: Profile) -> dict[str, Any]:
-    from soma_native.profiling.profile import verdict
-
-    return {
-        "workload": dataclasses.asdict(profile.workload),
-        "precision": profile.precision,
-        "isa": profile.isa,
-        "threads": profile.threads,
-        "steps": profile.steps,
-        "seconds": profile.seconds,
-        "outside_seconds": profile.outside,
-        "ceilings": dataclasses.asdict(profile.ceilings),
-        "ops": [dataclasses.asdict(op) for op in profile.ops],
-        "verdict": verdict(profile),
-    }
+    return {**dataclasses.asdict(profile), "outside_seconds": profile.outside, "verdict": verdict(profile)}

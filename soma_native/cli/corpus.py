@@ -11,8 +11,6 @@ from pathlib import Path
 from soma_native.cli.errors import CommandError
 from soma_native.data.documents import SPLITS
 
-__all__ = ["add_corpus", "check_not_empty", "corpus_files", "named", "read_stdin"]
-
 SUFFIXES = (".txt", ".md")
 
 

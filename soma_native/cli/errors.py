@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["PROGRAM", "CommandError", "UsageError", "one_line"]
-
 PROGRAM = "soma-native"
 
 

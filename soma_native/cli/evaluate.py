@@ -7,11 +7,16 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from soma_native.checkpoint import load
 from soma_native.cli.arguments import add_command, integer
 from soma_native.cli.corpus import add_corpus, check_not_empty, corpus_files, named
 from soma_native.cli.errors import UsageError
 from soma_native.cli.output import print_json, print_table
+from soma_native.data.documents import read_documents
+from soma_native.data.token_store import TokenStore
+from soma_native.data.windows import Windows
 from soma_native.model.config import PRECISIONS
+from soma_native.training.evaluate import mean_loss
 
 _NOTES = """\
 Loss is the mean over all next-token pairs inside documents, in nats; longer documents are cut into windows of the
@@ -69,12 +74,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     """The measures by name."""
-    from soma_native.checkpoint import load
-    from soma_native.data.documents import read_documents
-    from soma_native.data.token_store import TokenStore
-    from soma_native.data.windows import Windows
-    from soma_native.training.evaluate import mean_loss
-
     files = corpus_files(arguments.corpus)
     check_not_empty(files)
     model, tok = load(arguments.folder, precision=arguments.precision)

@@ -7,10 +7,12 @@ import secrets
 import time
 from typing import Any
 
+from soma_native.checkpoint import load
 from soma_native.cli.arguments import add_command, integer, number, seed_type
 from soma_native.cli.corpus import read_stdin
 from soma_native.cli.errors import UsageError
 from soma_native.cli.output import print_json
+from soma_native.generation.generator import Generator
 from soma_native.generation.sampling import DEFAULTS, PENALTY, WEIGHTS
 
 
@@ -63,9 +65,6 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Print the prompt and its continuation."""
-    from soma_native.checkpoint import load
-    from soma_native.generation.generator import Generator
-
     prompt = arguments.prompt
     if prompt == "-":
         prompt = read_stdin().rstrip("\n")

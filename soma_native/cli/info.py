@@ -6,8 +6,13 @@ import argparse
 import platform
 from typing import Any
 
+import numpy
+
+from soma_native import system
 from soma_native.cli.arguments import add_command
 from soma_native.cli.output import print_json, print_table
+from soma_native.model.model import resolve_precision
+from soma_native.version import __version__
 
 
 def add_parser(commands: Any) -> None:
@@ -17,12 +22,6 @@ def add_parser(commands: Any) -> None:
 
 def collect() -> dict[str, Any]:
     """The facts, by name."""
-    import numpy
-
-    from soma_native import system
-    from soma_native.model.model import resolve_precision
-    from soma_native.version import __version__
-
     training, evaluation = resolve_precision("auto")
     return {
         "version": __version__,

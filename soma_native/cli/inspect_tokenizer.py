@@ -6,16 +6,15 @@ import argparse
 import contextlib
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from soma_native.cli.corpus import check_not_empty, corpus_files, read_stdin
 from soma_native.cli.output import print_json, print_table
 from soma_native.cli.tokenizer_file import load_tokenizer
-
-if TYPE_CHECKING:
-    from soma_native.tokenizer.tokenizer import Tokenizer
+from soma_native.data.documents import read_documents
+from soma_native.tokenizer.tokenizer import Tokenizer
 
 _STYLES = ("black on bright_cyan", "black on bright_yellow", "black on bright_green", "black on bright_magenta")
 
@@ -62,8 +61,6 @@ def _vocabulary(tok: Tokenizer, count: int) -> dict[str, Any]:
 
 def _usage(tok: Tokenizer, paths: list[str], count: int) -> dict[str, Any]:
     """How well the vocabulary fits files, and which of its tokens they use least and never."""
-    from soma_native.data.documents import read_documents
-
     files = corpus_files(paths)
     check_not_empty(files)
     counts = np.zeros(tok.vocab_size, np.int64)

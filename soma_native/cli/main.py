@@ -24,8 +24,6 @@ from soma_native.model.model import resolve_precision
 from soma_native.system import active_isa, get_num_threads
 from soma_native.training.layout import OtherRunError
 
-__all__ = ["main"]
-
 _COMMANDS = (showcase, train, generate, evaluate, tokenizer, bench, info)
 INTERRUPTED = 130
 PIPE_CLOSED = 141

@@ -12,8 +12,6 @@ from typing import Any
 from soma_native.cli.errors import UsageError
 from soma_native.files.atomic_folder import replace_files
 
-__all__ = ["check_writable", "print_json", "print_table"]
-
 
 def check_writable(folder: str) -> None:
     """Make the folder and see that files can be made in it, before any work is done for it.

@@ -12,8 +12,6 @@ from soma_native.training.history import Record
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-__all__ = ["ProgressDisplay", "TokenizerProgress", "record_line"]
-
 _QUIET_SECONDS = 30.0  # without a terminal, a line appears at least so often
 
 

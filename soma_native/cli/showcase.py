@@ -8,8 +8,10 @@ from typing import Any
 
 from soma_native.cli.arguments import add_command, fraction_type, seed_type
 from soma_native.cli.output import check_writable, print_json, print_table
+from soma_native.cli.progress import ProgressDisplay
 from soma_native.cli.signals import sigterm_as_ctrl_c
 from soma_native.model.config import PRECISIONS
+from soma_native.showcase.showcase import SENTENCE_WORDS, comparison, run_showcase
 
 OUT = "runs/showcase"
 VAL_FRACTION = 0.1
@@ -47,9 +49,6 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Train, and print the table and the samples."""
-    from soma_native.cli.progress import ProgressDisplay
-    from soma_native.showcase.showcase import SENTENCE_WORDS, comparison, run_showcase
-
     check_writable(arguments.out)
     with sigterm_as_ctrl_c(), ProgressDisplay(sys.stderr) as progress:
         report = run_showcase(

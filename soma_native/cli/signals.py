@@ -9,8 +9,6 @@ from collections.abc import Iterator
 
 from soma_native.training.interrupt import interrupt
 
-__all__ = ["sigterm_as_ctrl_c", "terminated"]
-
 terminated = threading.Event()  # whether what ended the command was a SIGTERM and not Ctrl-C
 
 

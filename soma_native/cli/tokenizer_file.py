@@ -7,8 +7,6 @@ import argparse
 from soma_native.cli.errors import UsageError
 from soma_native.tokenizer.tokenizer import Tokenizer
 
-__all__ = ["load_tokenizer"]
-
 
 def load_tokenizer(arguments: argparse.Namespace) -> Tokenizer:
     """The tokenizer of PATH, --pattern, --special-token and --merges."""

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from soma_native.cli.arguments import add_command, fraction_type, integer, positive_type, seed_type
 from soma_native.cli.corpus import add_corpus, check_not_empty, corpus_files, named
@@ -28,6 +28,7 @@ from soma_native.training.trainer import Trainer
 
 VAL_FRACTION = 0.1
 DEFAULT_PRESET = "showcase"
+_AT: tuple[Literal["epoch", "step", "train_loss", "val_loss"], ...] = ("epoch", "step", "train_loss", "val_loss")
 
 _NOTES = """\
 Texts are documents: windows never reach from one into the next. While training, Ctrl-C saves and says where; the same
@@ -103,7 +104,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print_json(result)
         return
-    saved = _saved(history)
+    saved = history.best or history.records[-1]
     validation = "" if result["val_loss"] is None else f", validation {result['val_loss']:.4f}"
     print(
         f"{arguments.out}: {result['parameters']:,} parameters, {result['vocab_size']:,} tokens; "
@@ -137,8 +138,7 @@ def _fresh(arguments: argparse.Namespace, files: Sequence[Path]) -> tuple[Traine
     kind = arguments.tokenizer or recipe.tokenizer
     vocab_size = arguments.vocab_size or recipe.vocab_size(kind)
     tok = train_on_files(files, arguments.split, kind, vocab_size)
-    context = {} if arguments.seq_len is None else {"max_seq_len": arguments.seq_len}
-    config = ModelConfig.preset(preset, vocab_size=tok.vocab_size, **context)
+    config = _config(arguments, preset, tok.vocab_size)
     store = TokenStore.encode(read_documents(files, arguments.split), tok)
     store.require_pairs(named(files))
     seed = arguments.seed or 0
@@ -153,6 +153,11 @@ def _fresh(arguments: argparse.Namespace, files: Sequence[Path]) -> tuple[Traine
         checkpoint_dir=arguments.out,
     )
     return Trainer(Model(config, seed=seed, precision=arguments.precision or "auto"), tok, settings), store
+
+
+def _config(arguments: argparse.Namespace, preset: str, vocab_size: int) -> ModelConfig:
+    context = {} if arguments.seq_len is None else {"max_seq_len": arguments.seq_len}
+    return ModelConfig.preset(preset, vocab_size=vocab_size, **context)
 
 
 def _val_fraction(asked: float | None, store: TokenStore) -> float:
@@ -170,21 +175,12 @@ def _val_fraction(asked: float | None, store: TokenStore) -> float:
 
 def _resumed(arguments: argparse.Namespace, files: Sequence[Path]) -> tuple[Trainer, TokenStore]:
     """The trainer of the run in DIR; what the command line says must be what that run was started with."""
-    given = {
-        "epochs": arguments.epochs,
-        "steps": arguments.steps,
-        "batch_size": arguments.batch_size,
-        "lr": arguments.lr,
-        "val_fraction": arguments.val_fraction,
-        "max_eval_windows": arguments.max_eval_windows,
-        "seed": arguments.seed,
-    }
-    trainer = Trainer.resume(arguments.out, **{name: value for name, value in given.items() if value is not None})
+    names = ("epochs", "steps", "batch_size", "lr", "val_fraction", "max_eval_windows", "seed")
+    given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    trainer = Trainer.resume(arguments.out, **given)
     config, tok = trainer.model.config, trainer.tokenizer
-    if arguments.preset is not None:
-        context = {} if arguments.seq_len is None else {"max_seq_len": arguments.seq_len}
-        if ModelConfig.preset(arguments.preset, vocab_size=config.vocab_size, **context) != config:
-            raise UsageError(f"--resume: the model in {arguments.out} is not of --preset {arguments.preset}")
+    if arguments.preset is not None and _config(arguments, arguments.preset, config.vocab_size) != config:
+        raise UsageError(f"--resume: the model in {arguments.out} is not of --preset {arguments.preset}")
     if arguments.seq_len not in (None, config.max_seq_len):
         raise UsageError(f"--resume: the model in {arguments.out} has a context of {config.max_seq_len}")
     begun = (trainer.model.precision, trainer.model.evaluation_precision)
@@ -209,27 +205,19 @@ def _when(record: Record, trainer: Trainer) -> str:
     return step if trainer.config.steps else f"epoch {record['epoch']}, {step}"
 
 
-def _saved(history: History) -> Record:
-    """The record of the model that was saved: of the lowest validation loss, or the last where there is none."""
-    return history.best or history.records[-1]
-
-
 def _result(trainer: Trainer, history: History, out: str) -> dict[str, Any]:
-    last, saved = history.records[-1], _saved(history)
+    last, saved = history.records[-1], history.best or history.records[-1]
     return {
         "out": out,
         "parameters": trainer.model.num_parameters,
         "vocab_size": trainer.tokenizer.vocab_size,
         "pairs": history.data["train"]["pairs"],
-        "epoch": saved["epoch"],
-        "step": saved["step"],
-        "train_loss": saved["train_loss"],
-        "val_loss": saved["val_loss"],
+        **{name: saved[name] for name in _AT},
         "seconds": last["seconds"],
         "tokens_per_second": last["tokens_per_second"],
         "precision": trainer.model.precision,
         "evaluation_precision": trainer.model.evaluation_precision,
         "stop_reason": history.stop_reason,
         "warnings": history.warnings,
-        "epochs": [{name: r[name] for name in ("epoch", "step", "train_loss", "val_loss")} for r in history.records],
+        "epochs": [{name: record[name] for name in _AT} for record in history.records],
     }

@@ -9,8 +9,6 @@ from typing import Literal, TypeAlias
 from soma_native._checks import choice
 from soma_native.files.text_files import iter_texts, read_utf8
 
-__all__ = ["SPLITS", "Split", "Texts", "iter_documents", "read_documents"]
-
 Texts: TypeAlias = "str | os.PathLike[str] | Iterable[str | os.PathLike[str]]"
 Split: TypeAlias = Literal["file", "line", "blank-line"]
 SPLITS: tuple[Split, ...] = ("file", "line", "blank-line")

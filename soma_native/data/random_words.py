@@ -7,8 +7,6 @@ import enum
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Stream", "random_words"]
-
 
 class Stream(enum.IntEnum):
     """One for each purpose; the numbers are those of runs that were saved."""

@@ -11,8 +11,6 @@ from soma_native.data.random_words import Stream, random_words
 from soma_native.data.token_store import TokenStore
 from soma_native.data.windows import Windows, gather
 
-__all__ = ["EpochSampler", "RandomSampler", "Sampler"]
-
 
 class Sampler(Protocol):
     """Where the batches of a step come from; `micro` counts the micro-batches of one step."""

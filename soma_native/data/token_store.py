@@ -15,8 +15,6 @@ from soma_native.errors import ArgumentError
 from soma_native.files.text_files import batches
 from soma_native.tokenizer.tokenizer import Tokenizer
 
-__all__ = ["TokenStore"]
-
 
 class _Grower:
     """An array that grows at its end: amortised constant time, and no second copy when it is finished."""

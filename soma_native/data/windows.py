@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from soma_native.data.token_store import TokenStore
 
-__all__ = ["IGNORE_INDEX", "Windows", "gather"]
-
 IGNORE_INDEX = -100  # target of a padded position: the model leaves it out of the loss
 
 

@@ -22,8 +22,6 @@ from typing import Any
 from soma_native.errors import CheckpointError
 from soma_native.files.untrusted import open_regular, parse_json
 
-__all__ = ["FolderView", "Staging", "plain_name", "replace_files", "stamp"]
-
 _log = logging.getLogger("soma_native")
 
 STAGING_PREFIX = ".soma-saving-"

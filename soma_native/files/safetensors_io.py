@@ -13,7 +13,6 @@ import stat
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -21,8 +20,6 @@ from numpy.typing import NDArray
 
 from soma_native.errors import CheckpointError
 from soma_native.files.untrusted import open_regular, parse_json
-
-__all__ = ["TensorEntry", "TensorFile", "crc32_of_array", "write_tensors"]
 
 MAX_HEADER_BYTES = 16 << 20  # the largest models published so far have headers below 1 MiB
 _ITEM_BYTES = {
@@ -82,9 +79,7 @@ class TensorFile:
     def __enter__(self) -> TensorFile:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:

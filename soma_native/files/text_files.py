@@ -12,8 +12,6 @@ from typing import TypeVar
 
 from soma_native.core import _core
 
-__all__ = ["batches", "iter_sources", "iter_texts", "not_utf8", "open_text", "read_utf8"]
-
 _BATCH_CHARACTERS = 1 << 24  # texts handed to the core at once: bounds what a stream of texts holds in memory
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 

@@ -10,8 +10,6 @@ from typing import Any, BinaryIO
 
 from soma_native.errors import CheckpointError
 
-__all__ = ["Problem", "open_regular", "parse_json", "read_regular", "same", "short"]
-
 _MAX_VALUES = 1 << 23  # in a JSON text: what it becomes in memory is up to a hundred bytes a value
 
 

@@ -19,8 +19,6 @@ from soma_native.generation.text_writer import TextWriter
 from soma_native.model.model import Model
 from soma_native.tokenizer.tokenizer import Tokenizer
 
-__all__ = ["Generator"]
-
 _log = logging.getLogger("soma_native")
 
 

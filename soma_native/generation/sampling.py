@@ -11,8 +11,6 @@ from soma_native._checks import integer, number
 from soma_native.checkpoint.hf_config import SAMPLING
 from soma_native.errors import ArgumentError, ArgumentTypeError
 
-__all__ = ["DEFAULTS", "PENALTY", "WEIGHTS", "Sampling"]
-
 WEIGHTS = ("auto", "float32", "bfloat16", "int8")
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import codecs
 
-__all__ = ["TextWriter"]
-
 
 class TextWriter:
     """Turns one row's tokens into text that is safe to show: whole characters, nothing of a stop string.

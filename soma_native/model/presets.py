@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["LARGEST_VOCAB", "PRESETS"]
-
 _FIELDS = ("block", "vocab_size", "d_model", "n_layers", "n_heads", "d_ff", "max_seq_len")
 _TABLE = (
     # name        block   vocab  d_model  layers  heads  d_ff  context

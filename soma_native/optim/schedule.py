@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from soma_native._checks import choice
 from soma_native.errors import ArgumentError
 
-__all__ = ["SCHEDULES", "Schedule"]
-
 SCHEDULES = ("cosine", "constant")
 
 

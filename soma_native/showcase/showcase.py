@@ -23,8 +23,6 @@ from soma_native.training.recipes import RECIPES
 from soma_native.training.trainer import Trainer
 from soma_native.version import __version__
 
-__all__ = ["PROMPTS", "REFERENCE", "corpus", "run_showcase"]
-
 PROMPTS = ("SOMA is", "SOMA tokenization", "SOMA Cognitive", "What is SOMA?")
 RECIPE = RECIPES["showcase"]
 SAMPLE_TOKENS = 64  # most tokens of a sample where the tokenizer does not end at words

@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 
 from soma_native.core import _core
 
-__all__ = ["AddedToken", "RuledCore", "TextRules"]
-
 
 class AddedToken(NamedTuple):
     """A text that is one token wherever it stands, in the words of Hugging Face's files.

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from soma_native.core import _core
 
-__all__ = ["PATTERNS", "BpeVocabulary"]
-
 PATTERNS = tuple(_core.bpe_patterns())
 
 

@@ -26,8 +26,6 @@ from soma_native.tokenizer.formats.tokenizer_json import (
 from soma_native.tokenizer.train import train_tokenizer
 from soma_native.tokenizer.train_bpe import TrainingProgress
 
-__all__ = ["Tokenizer"]
-
 
 class Tokenizer:
     r"""A vocabulary, and the way from text to its ids and back. Made by `train` or `load`; never changes.

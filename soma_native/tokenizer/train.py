@@ -16,8 +16,6 @@ from soma_native.tokenizer.formats.tiktoken_gpt2 import MAX_IDS
 from soma_native.tokenizer.formats.tokenizer_json import UNKNOWN
 from soma_native.tokenizer.train_bpe import TrainingProgress, require_bytes, train_bpe
 
-__all__ = ["KINDS", "train_tokenizer"]
-
 _log = logging.getLogger("soma_native")
 
 KINDS = ("word", "char", "byte", "bpe")

@@ -11,8 +11,6 @@ from soma_native.errors import ArgumentError
 from soma_native.files.text_files import batches, iter_sources, not_utf8, open_text
 from soma_native.tokenizer.bpe_vocabulary import BpeVocabulary
 
-__all__ = ["TrainingProgress", "require_bytes", "train_bpe"]
-
 # Called with what is under way, "counting" (bytes of the texts) or "merging" (pairs), how much of it is done, and how
 # much there is where that is known.
 TrainingProgress = Callable[[str, int, int | None], object]

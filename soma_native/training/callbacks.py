@@ -12,8 +12,6 @@ from soma_native.tokenizer.tokenizer import Tokenizer
 from soma_native.training.config import TrainConfig
 from soma_native.training.history import History, Record
 
-__all__ = ["Callback", "CallbackLike", "Dispatcher", "Event", "EventKind", "RunningTrainer"]
-
 EventKind: TypeAlias = Literal["start", "step", "epoch", "evaluate", "checkpoint", "warning", "end"]
 EVENT_KINDS: tuple[EventKind, ...] = ("start", "step", "epoch", "evaluate", "checkpoint", "warning", "end")
 

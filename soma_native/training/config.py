@@ -12,8 +12,6 @@ from soma_native._checks import choice, flag, integer, number, pair, path
 from soma_native.errors import ArgumentError
 from soma_native.optim.schedule import SCHEDULES
 
-__all__ = ["TrainConfig"]
-
 _DEFAULT_EPOCHS = 10
 
 # The least of each setting that is a whole number, and the limits of the others.
@@ -152,10 +150,8 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON can hold them; `TrainConfig.from_dict` reads them."""
-        values = dataclasses.asdict(self)
-        values["betas"] = list(self.betas)
-        values["checkpoint_dir"] = None if self.checkpoint_dir is None else os.fspath(self.checkpoint_dir)
-        return values
+        folder = None if self.checkpoint_dir is None else os.fspath(self.checkpoint_dir)
+        return {**dataclasses.asdict(self), "betas": list(self.betas), "checkpoint_dir": folder}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrainConfig:

@@ -7,8 +7,6 @@ import numpy as np
 from soma_native.data.windows import Windows
 from soma_native.model.model import Model
 
-__all__ = ["mean_loss"]
-
 
 def mean_loss(model: Model, windows: Windows, batch_size: int = 8, limit: int | None = None) -> float:
     """Mean negative log-likelihood over all pairs of `windows`, in nats a token; nothing is trained.

@@ -13,9 +13,6 @@ from typing import Any, TypedDict, cast
 
 from soma_native.errors import CheckpointError
 
-__all__ = ["FIELDS", "History", "Record"]
-
-FIELDS = ("epoch", "step", "train_loss", "val_loss", "seconds", "tokens_per_second", "lr")
 _FORMAT = 1
 _OVERFIT_MARGIN = 0.01  # of the lowest validation loss; what is less may be noise, as during warm-up
 
@@ -30,6 +27,9 @@ class Record(TypedDict):
     seconds: float
     tokens_per_second: float
     lr: float
+
+
+FIELDS = tuple(Record.__annotations__)
 
 
 class History:

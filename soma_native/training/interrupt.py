@@ -6,10 +6,8 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import ClassVar
-
-__all__ = ["InterruptGuard", "interrupt"]
 
 
 def interrupt() -> None:
@@ -42,9 +40,7 @@ class InterruptGuard:
                 self._installed = True
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._installed:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             self._installed = False

@@ -18,8 +18,6 @@ from soma_native.optim.schedule import Schedule
 from soma_native.tokenizer.tokenizer import Tokenizer
 from soma_native.training.config import FREE_TO_CHANGE, TrainConfig
 
-__all__ = ["Difference", "Layout", "OtherRunError"]
-
 logger = logging.getLogger("soma_native")
 
 _STEPS = "number of steps (epochs or steps)"

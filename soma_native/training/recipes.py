@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["RECIPES", "Recipe"]
-
 
 class Recipe(NamedTuple):
     """What goes with a preset.

@@ -24,8 +24,6 @@ from soma_native.training.interrupt import InterruptGuard
 from soma_native.training.layout import Layout, OtherRunError
 from soma_native.training.state import STATE_FILE, TrainingState, load_arrays, read_state, write_state
 
-__all__ = ["TrainingRun"]
-
 logger = logging.getLogger("soma_native")
 
 _INTERRUPTED = {"interrupted": True}  # marks a log record for a program that says this in words of its own

@@ -23,8 +23,6 @@ from soma_native.files.safetensors_io import TensorFile, crc32_of_array, write_t
 from soma_native.model.model import Model
 from soma_native.optim.adamw import AdamW
 
-__all__ = ["STATE_FILE", "TrainingState", "load_arrays", "read_state", "write_state"]
-
 STATE_FILE = "training_state.safetensors"
 _FORMAT = 1
 

@@ -24,8 +24,6 @@ from soma_native.training.layout import Layout
 from soma_native.training.run import TrainingRun
 from soma_native.training.state import read_state
 
-__all__ = ["Trainer"]
-
 
 class Trainer:
     """Trains a model on texts.

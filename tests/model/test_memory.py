@@ -24,10 +24,7 @@ class _MallInfo(ctypes.Structure):
     _fields_ = [
         (name, ctypes.c_size_t)
         for name in ["arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks"]
-    ] + [
-        ("fordblks", ctypes.c_size_t),
-        ("keepcost", ctypes.c_size_t),
-    ]
+    ] + [("fordblks", ctypes.c_size_t), ("keepcost", ctypes.c_size_t)]
 
 
 def bytes_in_use() -> int:

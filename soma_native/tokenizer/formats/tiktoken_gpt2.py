@@ -19,20 +19,6 @@ from soma_native.errors import ArgumentError, ArgumentTypeError, CheckpointError
 from soma_native.files.untrusted import Problem, parse_json, read_regular, short
 from soma_native.tokenizer.bpe_vocabulary import PATTERNS, BpeVocabulary
 
-__all__ = [
-    "BYTES_OF",
-    "MAX_BYTES",
-    "TEXT_OF",
-    "check_id",
-    "check_vocab",
-    "encode_token",
-    "merge_ids",
-    "read_gpt2",
-    "read_tiktoken",
-    "tokens_by_id",
-    "unmerged",
-]
-
 MAX_BYTES = 64 << 20  # the largest vocabularies published so far are below 40 MiB
 MAX_IDS = _core.MAX_TOKEN_IDS
 _MAX_TOKENS = 1 << 21

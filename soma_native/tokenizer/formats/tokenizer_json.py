@@ -22,8 +22,6 @@ from soma_native.tokenizer.bpe_vocabulary import BpeVocabulary
 from soma_native.tokenizer.formats.tiktoken_gpt2 import MAX_BYTES, check_id, check_vocab
 from soma_native.tokenizer.formats.tokenizer_json_bpe import PLAIN_BPE, bpe_document, parse_bpe
 
-__all__ = ["FILE_NAME", "read_tokenizer", "write_tokenizer"]
-
 FILE_NAME = "tokenizer.json"
 UNKNOWN = "<UNK>"
 
@@ -44,12 +42,7 @@ _SECTIONS: dict[str, dict[str, Any]] = {
     },
     "char": {
         "normalizer": None,
-        "pre_tokenizer": {
-            "type": "Split",
-            "pattern": {"Regex": r"[\s\S]"},
-            "behavior": "Isolated",
-            "invert": False,
-        },
+        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False},
         "decoder": {"type": "Fuse"},
         "model": _WORD_LEVEL,
     },
@@ -57,11 +50,7 @@ _SECTIONS: dict[str, dict[str, Any]] = {
         "normalizer": None,
         "pre_tokenizer": _BYTE_LEVEL,
         "decoder": _BYTE_LEVEL,
-        "model": {
-            **PLAIN_BPE,
-            "ignore_merges": False,
-            "merges": [],
-        },
+        "model": {**PLAIN_BPE, "ignore_merges": False, "merges": []},
     },
 }
 _KEYS = {

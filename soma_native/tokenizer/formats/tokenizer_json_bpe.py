@@ -24,8 +24,6 @@ from soma_native.tokenizer.formats.tiktoken_gpt2 import (
     unmerged,
 )
 
-__all__ = ["PLAIN_BPE", "bpe_document", "parse_bpe"]
-
 # What a byte-level model of `tokenizers` says before its vocabulary; ours has no other options.
 PLAIN_BPE = {
     "type": "BPE",
