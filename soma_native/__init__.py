@@ -37,6 +37,7 @@ _LAZY = {
     "load_model": "checkpoint",
     "read_documents": "data.documents",
     "save": "checkpoint",
+    "_tokenizer_of": "tokenizer.tokenizer",  # for pickles
 }
 
 __all__ = [

@@ -193,7 +193,7 @@ class Tokenizer:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled and copied as the content of its file, for worker processes."""
-        return _from_document, (document_of(self._core),)
+        return _tokenizer_of, (document_of(self._core),)
 
     def encode(self, text: str, allowed_special: Collection[str] = ()) -> list[int]:
         """The ids of a text. Special tokens are never added.
@@ -349,8 +349,11 @@ class Tokenizer:
         return [self._special[token] for token in allowed_special]
 
 
-def _from_document(document: dict[str, Any]) -> Tokenizer:
+def _tokenizer_of(document: dict[str, Any]) -> Tokenizer:
     return Tokenizer(make_tokenizer(document))
+
+
+_tokenizer_of.__module__ = "soma_native"  # pickles name it so, wherever this module lies
 
 
 def _id_array(ids: Iterable[SupportsIndex] | NDArray[Any]) -> NDArray[np.int64] | NDArray[np.uint32]:

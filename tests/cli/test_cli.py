@@ -256,7 +256,9 @@ def test_resume_ends_where_an_unbroken_run_ends(run: Any, corpus: Path, tmp_path
         (["--tokenizer", "char"], 2, "of kind word"),
         (["--vocab-size", "8"], 2, "has 20 tokens"),
         (["--seq-len", "8"], 2, "has a context of 16"),
-        (["--lr", "1"], 1, "lr"),
+        (["--lr", "1"], 1, "differs in: --lr ("),
+        (["--steps", "7"], 1, "number of steps (--epochs or --steps) ("),
+        (["--epochs", "70"], 1, "number of steps (--epochs or --steps) ("),
     ],
 )
 def test_resume_with_other_settings(

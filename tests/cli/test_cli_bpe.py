@@ -18,6 +18,7 @@ from test_cli import TEXT, corpus, failed  # noqa: F401
 
 import soma_native
 from soma_native.cli.main import main
+from soma_native.model.presets import PRESETS
 
 
 def test_bpe_there_and_back(run: Any, corpus: Path, tmp_path: Path) -> None:
@@ -181,7 +182,7 @@ def test_streamed_pieces_of_bpe_are_whole_characters(tmp_path: Path) -> None:
             assert piece
 
 
-@pytest.mark.parametrize("preset", ["showcase", "improved", "full", "nano-cpu", "baby", "gpt2-124m"])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_takes_bpe(
     run: Any, preset: str, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,24 @@ def test_the_history_lies_beside_the_report(shown: tuple[Path, dict[str, Any]]) 
     assert [record["train_loss"] for record in soma_native.History.from_json(out / "history.json").records] == losses
     assert len((out / "history.csv").read_text(encoding="utf-8").splitlines()) == RECIPE.epochs + 1
     assert (out / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_train_with_its_preset_is_the_showcase(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = []
+
+    def fit(self: soma_native.Trainer, texts: Any, **others: Any) -> None:
+        data = soma_native.TokenStore.encode(texts, self.tokenizer).fingerprint()
+        begun.append((replace(self.config, checkpoint_dir=None), self.model.config, data))
+        raise ValueError("far enough")
+
+    monkeypatch.setattr(soma_native.Trainer, "fit", fit)
+    with pytest.raises(ValueError, match="far enough"):
+        run_showcase(tmp_path / "a")
+    text = tmp_path / "corpus.txt"
+    text.write_text("\n".join(corpus()), encoding="utf-8")
+    options = ("--preset", "showcase", "--split", "line", "--val-fraction", 0)
+    assert "far enough" in run("train", text, "--out", tmp_path / "b", *options).err
+    assert len(begun) == 2 and begun[0] == begun[1]
 
 
 def test_what_it_learned(shown: tuple[Path, dict[str, Any]]) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import soma_native
+from soma_native.model.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = Path(soma_native.__file__).parent
@@ -138,7 +139,7 @@ def command(tmp_path: Path) -> Path:
         return installed
     script = tmp_path / "bin" / "soma-native"
     script.parent.mkdir(exist_ok=True)
-    script.write_text(f"#!{sys.executable}\nfrom soma_native.cli import main\nraise SystemExit(main())\n")
+    script.write_text(f"#!{sys.executable}\nfrom soma_native.cli.main import main\nraise SystemExit(main())\n")
     script.chmod(0o755)
     return script
 
@@ -255,9 +256,17 @@ def test_the_readme_names_the_two_commands() -> None:
     assert "make showcase" in text and "make test" in text
 
 
+def test_the_presets_of_the_readme_are_those_there_are() -> None:
+    row = r"^\| `([\w-]+)` \| `(\w+)`" + r" \| (\d+)" * 5 + r" \|"
+    rows = re.findall(row, README.read_text(encoding="utf-8"), re.MULTILINE)
+    fields = ("block", "d_model", "n_layers", "n_heads", "d_ff", "max_seq_len")
+    want = {name: [str(sizes[field]) for field in fields] for name, sizes in PRESETS.items()}
+    assert {name: sizes for name, *sizes in rows} == want
+
+
 def test_the_links_in_the_prose_lead_somewhere() -> None:
     missing = []
-    for page in ROOT.glob("*.md"):
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
         for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             if not re.match(r"[a-z]+:", target) and not (page.parent / target).exists():
                 missing.append(f"{page.name}: {target}")

@@ -20,6 +20,7 @@ def test_a_tokenizer_goes_to_other_processes(kind: str) -> None:
     for copied in (pickle.loads(pickle.dumps(tok)), copy.deepcopy(tok)):
         assert (copied.kind, copied.vocab_size, copied.special_tokens) == (tok.kind, tok.vocab_size, tok.special_tokens)
         assert copied.encode("two three") == tok.encode("two three")
+    assert b"soma_native" in pickle.dumps(tok) and b"soma_native." not in pickle.dumps(tok)  # no module that may move
 
 
 def test_allowed_special_may_be_any_iterable_of_tokens() -> None:
