@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from soma_native.core import _core
+from soma_native.errors import ArgumentTypeError
 
 _BATCH_CHARACTERS = 1 << 24  # texts handed to the core at once: bounds what a stream of texts holds in memory
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -47,11 +48,11 @@ def iter_sources(texts: object) -> Iterator[str | Path]:
     if isinstance(texts, str):
         if _looks_like_a_path(texts):
             raise FileNotFoundError(f"{texts}: there is no such text file; for a text itself, pass [text]")
-        raise TypeError(
-            f"texts is a single str that names no file: {texts[:60]!r}; pass [text] for one text, or the path of a file"
-        )
+        problem = f"is a single str that names no file: {texts[:60]!r}; pass [text] for one text, or the path of a file"
+        raise ArgumentTypeError("texts", problem)
     if isinstance(texts, (bytes, bytearray)) or not isinstance(texts, Iterable):
-        raise TypeError(f"texts must be an iterable of str, or paths of UTF-8 files, got {type(texts).__name__}")
+        kind = type(texts).__name__
+        raise ArgumentTypeError("texts", f"must be an iterable of str, or paths of UTF-8 files, got {kind}")
     for index, item in enumerate(texts):
         if isinstance(item, str):
             if index == 0 and _names_a_file(item):
@@ -62,7 +63,7 @@ def iter_sources(texts: object) -> Iterator[str | Path]:
         elif isinstance(item, os.PathLike):
             yield Path(item)
         else:
-            raise TypeError(f"texts[{index}] must be a str or an os.PathLike, got {type(item).__name__}")
+            raise ArgumentTypeError(f"texts[{index}]", f"must be a str or an os.PathLike, got {type(item).__name__}")
 
 
 def batches(texts: Iterable[_Text]) -> Iterator[tuple[int, list[_Text]]]:
