@@ -1,5 +1,5 @@
 // Python's view of how vocabularies are made: counting words and chunks, learning merges.
-// soma_native/tokenizer_training.py calls it.
+// soma_native/tokenizer/train.py calls it.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>

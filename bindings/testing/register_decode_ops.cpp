@@ -32,6 +32,8 @@ Floats decode_linear(const Floats& x, const Floats& w, const std::string& weight
   const Shape shape{x.shape(0), outer};
   expect("bias", bias, {outer});
   expect("residual", residual, shape);
+  check(activation == "none" || activation == "relu" || activation == "gelu",
+        "activation must be 'none', 'relu' or 'gelu', got '", activation, "'");
   const bool live = weights == "live";
   const soma::WeightFormat format = live ? soma::WeightFormat::kFloat32 : parse_weight_format(weights);
   Floats y = unset(shape);

@@ -1,4 +1,4 @@
-// Norms, activations, embeddings, loss and optimizer: every row, or every column, belongs to one thread.
+// Norms, embeddings, loss and optimizer: every row, or every column, belongs to one thread.
 #include <algorithm>
 #include <cmath>
 
