@@ -1,5 +1,5 @@
-// Python's view of the tokenizer: strings and arrays in, lists and arrays out. soma_native/tokenizer/tokenizer.py is the
-// public face; here only types are turned.
+// Python's view of the tokenizer: strings and arrays in, lists and arrays out; only types are turned here. The public
+// face is soma_native/tokenizer/tokenizer.py.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
