@@ -3,7 +3,7 @@
 import os
 
 # How often GNU's OpenMP looks at a barrier before it lets the system run something else. Its default, 300,000 rounds,
-# makes a training step many times slower while other programs want the cores (DESIGN.md has the figures).
+# makes a training step many times slower while other programs want the cores (docs/LOG.md has the figures).
 _SPINS = "10000"
 _OURS = not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ)  # what the user set is left alone
 

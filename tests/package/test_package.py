@@ -264,10 +264,20 @@ def test_the_presets_of_the_readme_are_those_there_are() -> None:
     assert {name: sizes for name, *sizes in rows} == want
 
 
+def anchors(page: Path) -> set[str]:
+    """The links to the headings of a page, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
 def test_the_links_in_the_prose_lead_somewhere() -> None:
+    """To a file that exists, and to a heading that its page has."""
     missing = []
-    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
-        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
-            if not re.match(r"[a-z]+:", target) and not (page.parent / target).exists():
-                missing.append(f"{page.name}: {target}")
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")]:
+        for target, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", page.read_text(encoding="utf-8")):
+            path = page.parent / target if target else page
+            if re.match(r"[a-z]+:", target):
+                continue
+            if not path.exists() or (anchor and anchor not in anchors(path)):
+                missing.append(f"{page.name}: {target}#{anchor}")
     assert not missing

@@ -367,6 +367,15 @@ def test_no_page_has_a_gap_to_be_filled() -> None:
     assert not [f"{relative(p)}:{n}: {line.strip()}" for p, n, line in lines if "@@" in line]
 
 
+def test_the_design_stays_short_and_the_log_has_verdicts_newest_first() -> None:
+    assert len((ROOT / "DESIGN.md").read_text(encoding="utf-8").splitlines()) <= 250
+    headings = re.findall(r"^## (.*)$", (ROOT / "docs" / "LOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    form = r"(20\d\d-\d\d-\d\d) .+ \((?:kept|not kept|measured|predicted)\)"
+    assert not [heading for heading in headings if not re.fullmatch(form, heading)]
+    dates = [heading.split()[0] for heading in headings]
+    assert dates == sorted(dates, reverse=True)
+
+
 def test_every_top_level_entry_is_explained() -> None:
     contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     entries = {relative(path).split("/")[0] for path in FILES}
