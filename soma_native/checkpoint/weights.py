@@ -18,7 +18,7 @@ from soma_native.core import _core
 from soma_native.errors import CheckpointError
 from soma_native.files.atomic_folder import FolderView
 from soma_native.files.safetensors_io import TensorFile, crc32_of_array
-from soma_native.files.untrusted import open_regular, parse_json, short
+from soma_native.files.untrusted import PICKLE, open_regular, parse_json, short
 from soma_native.model.config import ModelConfig
 from soma_native.model.model import Model
 
@@ -137,12 +137,7 @@ def _open_weights(view: FolderView) -> list[TensorFile]:
     if not os.path.lexists(index_path):
         for name in ("pytorch_model.bin", "pytorch_model.bin.index.json"):
             if os.path.lexists(view.folder / name):
-                raise CheckpointError(
-                    "is a pickle, which can run any code when it is opened, so it is never read. Where you trust it, "
-                    "convert it with transformers: AutoModelForCausalLM.from_pretrained(folder)"
-                    ".save_pretrained(folder, safe_serialization=True)",
-                    path=view.folder / name,
-                )
+                raise CheckpointError(PICKLE, path=view.folder / name)
         raise CheckpointError(f"holds no saved model: {WEIGHTS} is missing", path=view.folder)
     with open_regular(index_path) as listing:
         index = parse_json(listing.read(_MAX_INDEX_BYTES), index_path)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soma_native.errors import CheckpointError
-from soma_native.files.untrusted import open_regular, parse_json
+from soma_native.files.untrusted import open_regular, parse_json, short
 
 MAX_HEADER_BYTES = 16 << 20  # the largest models published so far have headers below 1 MiB
 _ITEM_BYTES = {
@@ -110,8 +110,14 @@ class TensorFile:
 def _read_header(file: BinaryIO, path: Path) -> tuple[dict[str, TensorEntry], int]:
     """The entries of a safetensors file, and where its data starts; `safetensors` says only that something is wrong."""
     size = os.fstat(file.fileno()).st_size
-    length = int.from_bytes(file.read(8), "little")
+    beginning = file.read(8)
+    length = int.from_bytes(beginning, "little")
+    if not size:
+        raise CheckpointError("is empty, a download or copy that was cut short: fetch it again", path=path)
     if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
+        if beginning.isascii() and beginning.decode().isprintable():
+            text = short((beginning + file.read(52)).decode("utf-8", "replace"))
+            raise CheckpointError(f"is a text that begins with {text}, no safetensors file: fetch it again", path=path)
         raise CheckpointError(
             f"is cut short, damaged or no safetensors file: of {size} bytes, its header should have {length} "
             f"(at most {MAX_HEADER_BYTES} are accepted)",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -11,6 +13,29 @@ from typing import Any, BinaryIO
 from soma_native.errors import CheckpointError
 
 _MAX_VALUES = 1 << 23  # in a JSON text: what it becomes in memory is up to a hundred bytes a value
+
+PICKLE = (
+    "is a pickle, which can run any code when it is opened, so it is never read. Where you trust it, convert it with "
+    "transformers: AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder, safe_serialization=True)"
+)
+_PACKED = "is packed ({}), and what is in it is wanted: unpack it first"
+# What stands in the place of a file by mistake, by how it begins.
+_IMPOSTORS = tuple(
+    (re.compile(beginning, re.DOTALL | re.IGNORECASE), problem)
+    for beginning, problem in (
+        (rb"version https?://\S+/spec/",
+         "is a git-lfs pointer, not the file that it stands for: run git lfs pull there"),
+        (rb"\s*(\xef\xbb\xbf)?\s*<(!doctype|html|head|body|\?xml|!--)",
+         "is a web page, not the file: download it again, from the link that gives the file itself"),
+        (rb"PK\x03\x04.{,200}data\.pkl|\x80[\x02-\x05]\S", PICKLE),
+        (rb"PK\x03\x04", _PACKED.format("zip")),
+        (rb"\x1f\x8b\x08", _PACKED.format("gzip")),
+        (rb"\xfd7zXZ\x00", _PACKED.format("xz")),
+        (rb"BZh[1-9]1AY&SY", _PACKED.format("bzip2")),
+        (rb"\x28\xb5\x2f\xfd", _PACKED.format("zstd")),
+        (rb".{257}ustar", _PACKED.format("tar")),
+    )
+)  # fmt: skip
 
 
 class Problem(Exception):
@@ -32,7 +57,8 @@ def open_regular(path: Path) -> BinaryIO:
     """Open an ordinary file for reading; links are followed, and what is no ordinary file is refused, never waited for.
 
     Raises:
-        CheckpointError: naming `path`: missing, a folder, a pipe or device, a broken link, not readable.
+        CheckpointError: naming `path`: missing, a folder, a pipe or device, a broken link, not readable, or something
+            that a failed download or a careless copy left in place of a file, with the way to mend it.
     """
     try:
         mode = os.stat(path).st_mode
@@ -40,7 +66,15 @@ def open_regular(path: Path) -> BinaryIO:
             raise CheckpointError("is a folder where a file is expected", path=path)
         if not stat.S_ISREG(mode):
             raise CheckpointError("is not an ordinary file (a pipe, socket or device)", path=path)
-        return open(path, "rb")
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(open(path, "rb"))
+            beginning = file.peek(512)[:512]
+            # The length of a tensor file's header may look like anything; the header itself begins with a brace.
+            for pattern, problem in _IMPOSTORS if beginning[8:9] != b"{" else ():
+                if pattern.match(beginning):
+                    raise CheckpointError(problem, path=path)
+            stack.pop_all()
+            return file
     except FileNotFoundError:
         problem = "is a link to a file that does not exist" if os.path.islink(path) else "is missing"
         raise CheckpointError(problem, path=path) from None
@@ -79,6 +113,8 @@ def parse_json(data: bytes, path: Path) -> Any:
     def no_constant(name: str) -> Any:
         raise ValueError(f"{name} is not a JSON number")
 
+    if not data.strip():
+        raise CheckpointError("is empty, so it is not valid JSON: download or save it again", path=path)
     if sum(map(data.count, b",[{")) > _MAX_VALUES:
         raise CheckpointError(f"has more than {_MAX_VALUES} values, the most that are read", path=path)
     try:
@@ -86,4 +122,5 @@ def parse_json(data: bytes, path: Path) -> Any:
     except RecursionError:
         raise CheckpointError("is not usable JSON: nested too deeply", path=path) from None
     except ValueError as error:  # invalid JSON or UTF-8, integers of thousands of digits, and the two above
-        raise CheckpointError(f"is not valid JSON: {error}", path=path) from None
+        begins = "" if data[:1] in b"{[" else f" (it begins with {short(data[:40].decode('utf-8', 'replace'))})"
+        raise CheckpointError(f"is not valid JSON: {error}{begins}", path=path) from None
