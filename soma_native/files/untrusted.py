@@ -53,6 +53,12 @@ def short(value: object) -> str:
     return text if len(text) <= 120 else text[:117] + "..."
 
 
+def is_shallow(value: object, levels: int = 32) -> bool:
+    """Whether a value of JSON is nested in so few levels that it can be written again."""
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(is_shallow(one, levels - 1) for one in inside)
+
+
 def open_regular(path: Path) -> BinaryIO:
     """Open an ordinary file for reading; links are followed, and what is no ordinary file is refused, never waited for.
 

@@ -52,12 +52,13 @@ class Tokenizer:
     Tokenizer(kind='word', vocab_size=10)
     """
 
-    __slots__ = ("_core", "_special")
+    __slots__ = ("_core", "_settings", "_special")
 
-    def __init__(self, core: _core.Tokenizer | RuledCore) -> None:
+    def __init__(self, core: _core.Tokenizer | RuledCore, settings: Mapping[str, Any] | None = None) -> None:
         if not isinstance(core, (_core.Tokenizer, RuledCore)):
             raise TypeError("make a Tokenizer with Tokenizer.train(texts, kind=...) or Tokenizer.load(path)")
         self._core = core
+        self._settings = dict(settings or {})  # what its file says that no id depends on
         self._special = {core.token(i): i for i in core.special_ids}
 
     @staticmethod
@@ -118,7 +119,8 @@ class Tokenizer:
         With byte-level BPE that is what GPT-2, RoBERTa, GPT-NeoX, Llama-3, Qwen-2, GPT-4o and their relatives have:
         normalization to NFC, a space in front and added tokens included. Special tokens are those that the file calls
         so. `tokenizers` finds them in every text, which here is ``allowed_special="all"``; added tokens that are not
-        special are always found, and special tokens of a template (post_processor) are never added, but saved again.
+        special are always found. What a file asks for beside the ids of a text is kept, saved again and never done:
+        special tokens of a template (post_processor), `truncation`, `padding`.
 
         Args:
             path: the file, or the folder it is in.
@@ -131,7 +133,7 @@ class Tokenizer:
         file = FolderView(path).path(FILE_NAME) if path.is_dir() else path
         if not os.path.lexists(file):
             raise FileNotFoundError(f"there is no tokenizer at {file}")
-        return Tokenizer(read_tokenizer(file))
+        return Tokenizer(*read_tokenizer(file))
 
     @staticmethod
     def from_tiktoken(
@@ -188,12 +190,12 @@ class Tokenizer:
         path = Path(path)
         file = path if path.suffix == ".json" and not path.is_dir() else path / FILE_NAME
         with replace_files(file.parent) as staging:
-            write_tokenizer(staging.path / file.name, self._core)
+            write_tokenizer(staging.path / file.name, document_of(self._core, self._settings))
         return file
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled and copied as the content of its file, for worker processes."""
-        return _tokenizer_of, (document_of(self._core),)
+        return _tokenizer_of, (document_of(self._core, self._settings),)
 
     def encode(self, text: str, allowed_special: Collection[str] = ()) -> list[int]:
         """The ids of a text. Special tokens are never added.
@@ -350,7 +352,7 @@ class Tokenizer:
 
 
 def _tokenizer_of(document: dict[str, Any]) -> Tokenizer:
-    return Tokenizer(make_tokenizer(document))
+    return Tokenizer(*make_tokenizer(document))
 
 
 _tokenizer_of.__module__ = "soma_native"  # pickles name it so, wherever this module lies

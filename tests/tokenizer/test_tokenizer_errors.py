@@ -310,8 +310,8 @@ ADDED = {"id": 9, "content": "<x>", "single_word": False, "lstrip": False, "rstr
     [
         ("word", edit("version", to="2.0"), "version '2.0'"),
         ("word", edit("extra", to=1), "'extra', which is unknown"),
-        ("word", edit("truncation", to={"max_length": 3}), "asks for truncation"),
-        ("word", edit("padding", to={"strategy": "BatchLongest"}), "asks for padding"),
+        ("word", edit("truncation", to=[3]), "has the truncation [3], where an object"),
+        ("word", edit("padding", to="BatchLongest"), "has the padding 'BatchLongest', where an object"),
         ("word", edit("normalizer", to=None), "pre_tokenizer"),
         ("word", edit("normalizer", to={"type": "NFC"}), "has the normalizer {'type': 'NFC'}"),
         ("char", edit("normalizer", to={"type": "Lowercase"}), "has the pre_tokenizer"),

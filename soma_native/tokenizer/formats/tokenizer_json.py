@@ -16,7 +16,7 @@ from typing import Any
 
 from soma_native.core import _core
 from soma_native.errors import CheckpointError
-from soma_native.files.untrusted import Problem, parse_json, read_regular, same, short
+from soma_native.files.untrusted import Problem, is_shallow, parse_json, read_regular, same, short
 from soma_native.tokenizer.added_tokens import RuledCore
 from soma_native.tokenizer.bpe_vocabulary import BpeVocabulary
 from soma_native.tokenizer.formats.tiktoken_gpt2 import MAX_BYTES, check_id, check_vocab
@@ -64,6 +64,7 @@ _KEYS = {
     "decoder",
     "model",
 }
+SETTINGS = ("truncation", "padding")  # what programs do to ids unless told otherwise: no id of a text depends on it
 _SEQUENCE_A = {"Sequence": {"id": "A", "type_id": 0}}
 _SEQUENCE_B = {"Sequence": {"id": "B", "type_id": 1}}
 
@@ -98,8 +99,8 @@ def _listed_document(kind: str, tokens: Sequence[str], special_ids: Sequence[int
     }
 
 
-def read_tokenizer(path: Path) -> _core.Tokenizer | RuledCore:
-    """Read a tokenizer file, of whatever kind.
+def read_tokenizer(path: Path) -> tuple[_core.Tokenizer | RuledCore, dict[str, Any]]:
+    """Read a tokenizer file, of whatever kind, as `make_tokenizer` does.
 
     Raises:
         CheckpointError: naming the file and what is wrong with it, or what it asks for that there is not here.
@@ -111,27 +112,34 @@ def read_tokenizer(path: Path) -> _core.Tokenizer | RuledCore:
         raise CheckpointError(str(problem), path=path) from None
 
 
-def make_tokenizer(document: Any) -> _core.Tokenizer | RuledCore:
-    """The tokenizer that a file's content asks for; Problem or ValueError where there is no such thing here."""
+def make_tokenizer(document: Any) -> tuple[_core.Tokenizer | RuledCore, dict[str, Any]]:
+    """The tokenizer that a file's content asks for, and the settings of the file that are only kept.
+
+    Raises:
+        Problem, ValueError: there is no such tokenizer here.
+    """
     _check(document)
+    settings = {key: document[key] for key in SETTINGS if document.get(key) is not None}
     if _is_bpe(document):
         vocabulary, rules = parse_bpe(document)
-        return RuledCore(vocabulary.make(), rules)
-    return _core.Tokenizer(*_parse(document))
+        return RuledCore(vocabulary.make(), rules), settings
+    return _core.Tokenizer(*_parse(document)), settings
 
 
-def write_tokenizer(path: Path, core: _core.Tokenizer | RuledCore) -> None:
+def write_tokenizer(path: Path, document: Mapping[str, Any]) -> None:
     """Write the file of a tokenizer."""
-    path.write_text(json.dumps(document_of(core), ensure_ascii=False, indent=1), encoding="utf-8", newline="\n")
+    path.write_text(json.dumps(document, ensure_ascii=False, indent=1), encoding="utf-8", newline="\n")
 
 
-def document_of(core: _core.Tokenizer | RuledCore) -> dict[str, Any]:
+def document_of(core: _core.Tokenizer | RuledCore, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The content of a tokenizer's file, of which `make_tokenizer` makes the same one."""
     if isinstance(core, RuledCore):
-        return bpe_document(BpeVocabulary.of(core.core), core.rules)
-    if core.kind == "bpe":
-        return bpe_document(BpeVocabulary.of(core), None)
-    return _listed_document(core.kind, [core.token(i) for i in range(core.vocab_size)], core.special_ids)
+        document = bpe_document(BpeVocabulary.of(core.core), core.rules)
+    elif core.kind == "bpe":
+        document = bpe_document(BpeVocabulary.of(core), None)
+    else:
+        document = _listed_document(core.kind, [core.token(i) for i in range(core.vocab_size)], core.special_ids)
+    return {**document, **settings}
 
 
 def _check(document: object) -> None:
@@ -144,9 +152,9 @@ def _check(document: object) -> None:
         raise Problem(f"has {short(key)}, which is unknown here")
     if document.get("version", "1.0") != "1.0":
         raise Problem(f"is of version {short(document['version'])}; only '1.0' can be read")
-    for key in ("truncation", "padding"):
-        if document.get(key) is not None:
-            raise Problem(f"asks for {key}, which there is not here")
+    for key in SETTINGS:
+        if not isinstance(document.get(key), dict | None) or not is_shallow(document.get(key)):
+            raise Problem(f"has the {key} {short(document[key])}, where an object of settings or null is expected")
 
 
 def _is_bpe(document: Mapping[str, Any]) -> bool:
