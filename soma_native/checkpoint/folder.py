@@ -26,6 +26,7 @@ from soma_native.files.safetensors_io import TensorFile, crc32_of_array, write_t
 from soma_native.files.untrusted import open_regular, parse_json
 from soma_native.model.config import ModelConfig
 from soma_native.model.model import Model
+from soma_native.tokenizer.formats.gpt2_folder import is_gpt2_folder
 from soma_native.tokenizer.tokenizer import Tokenizer
 
 _log = logging.getLogger("soma_native")
@@ -117,7 +118,7 @@ def save(
 
 
 def load(folder: str | os.PathLike[str], precision: str = "auto", *, verify: bool = True) -> tuple[Model, Tokenizer]:
-    """Load what `save` wrote, or a GPT-2 folder that `transformers` wrote together with one of our tokenizers.
+    """Load what `save` wrote, or a GPT-2 folder that `transformers` wrote.
 
     Args:
         folder: the folder.
@@ -262,11 +263,14 @@ def _read_config(view: FolderView, checksums: Mapping[str, object]) -> ModelConf
 
 def _read_tokenizer(view: FolderView, config: ModelConfig, checksums: Mapping[str, object]) -> Tokenizer:
     path = view.path(TOKENIZER)
-    if not os.path.lexists(path):
+    if os.path.lexists(path):
+        _read_checked(view, TOKENIZER, checksums, keep=False)
+    elif TOKENIZER not in checksums and is_gpt2_folder(view):
+        path = view.folder
+    else:
         raise CheckpointError(
             "is missing; soma_native.load_model(folder) loads the model without a tokenizer", path=path
         )
-    _read_checked(view, TOKENIZER, checksums, keep=False)
     try:
         tok = Tokenizer.load(path)
     except CheckpointError:

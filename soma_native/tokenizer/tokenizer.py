@@ -15,6 +15,7 @@ from soma_native.core import _core
 from soma_native.errors import ArgumentError, ArgumentTypeError
 from soma_native.files.atomic_folder import FolderView, replace_files
 from soma_native.tokenizer.added_tokens import RuledCore
+from soma_native.tokenizer.formats.gpt2_folder import is_gpt2_folder, read_gpt2_folder
 from soma_native.tokenizer.formats.tiktoken_gpt2 import read_gpt2, read_tiktoken
 from soma_native.tokenizer.formats.tokenizer_json import (
     FILE_NAME,
@@ -123,14 +124,17 @@ class Tokenizer:
         special tokens of a template (post_processor), `truncation`, `padding`.
 
         Args:
-            path: the file, or the folder it is in.
+            path: the file, or the folder it is in. A folder without it may have GPT-2's `vocab.json` and `merges.txt`.
 
         Raises:
             FileNotFoundError: there is no such file.
             CheckpointError: the file is damaged, or asks for something that there is not here; which is said.
         """
         path = Path(path)
-        file = FolderView(path).path(FILE_NAME) if path.is_dir() else path
+        view = FolderView(path) if path.is_dir() else None
+        file = path if view is None else view.path(FILE_NAME)
+        if view is not None and not os.path.lexists(file) and is_gpt2_folder(view):
+            return Tokenizer(*read_gpt2_folder(view))
         if not os.path.lexists(file):
             raise FileNotFoundError(f"there is no tokenizer at {file}")
         return Tokenizer(*read_tokenizer(file))
