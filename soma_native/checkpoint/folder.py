@@ -13,17 +13,24 @@ import os
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from soma_native import _checks
-from soma_native.checkpoint.hf_config import config_to_json, generation_config, json_to_config, tokenizer_config
+from soma_native.checkpoint.hf_config import (
+    CONFIG,
+    GENERATION,
+    config_to_json,
+    generation_config,
+    json_to_config,
+    tokenizer_config,
+)
 from soma_native.checkpoint.weights import CHECKSUMS, WEIGHTS, WEIGHTS_INDEX, read_model, saved_checksums
 from soma_native.errors import ArgumentError, CheckpointError
 from soma_native.files.atomic_folder import FolderView, plain_name, replace_files, stamp
 from soma_native.files.safetensors_io import TensorFile, crc32_of_array, write_tensors
-from soma_native.files.untrusted import open_regular, parse_json
+from soma_native.files.untrusted import is_shallow, open_regular, parse_json, read_regular
 from soma_native.model.config import ModelConfig
 from soma_native.model.model import Model
 from soma_native.tokenizer.formats.gpt2_folder import is_gpt2_folder
@@ -32,10 +39,9 @@ from soma_native.tokenizer.tokenizer import Tokenizer
 _log = logging.getLogger("soma_native")
 _Loaded = TypeVar("_Loaded")
 
-CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
-GENERATION = "generation_config.json"
+_BESIDE = (TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
 _MAX_JSON_BYTES = 1 << 20
 _READ_ATTEMPTS = 25  # beside a process that saves without pause one read in seven is begun anew, never four times
 
@@ -50,6 +56,10 @@ def save(
     """Save a model and its tokenizer as a Hugging Face folder, all files at once or none.
 
     The files: `config.json`, `model.safetensors`, `tokenizer.json`, `generation_config.json`, `tokenizer_config.json`.
+
+    What a loaded folder says in these files beyond our own settings is written again, and so are its
+    `special_tokens_map.json`, `added_tokens.json` and `chat_template.jinja`. What it says of the weights as they were,
+    such as their type or quantization, is not.
 
     A process killed or a machine stopped at any moment leaves a folder that `load` reads as the complete old or the
     complete new state. Other files in the folder stay as they are.
@@ -101,11 +111,19 @@ def save(
     with replace_files(folder) as staging:
         for old in _files_of_last_save(folder):
             staging.remove(old)
-        _write_json(staging.path / CONFIG, config_to_json(model.config, tok))
-        _write_json(staging.path / GENERATION, generation_config(tok))
+        kept = getattr(model, "_settings", {})
+        config = config_to_json(model.config, tok, kept.get(CONFIG, {}))
+        _write_json(staging.path / CONFIG, config)
+        _write_json(staging.path / GENERATION, kept.get(GENERATION) or generation_config(tok, config))
         if tok is not None:
             tok.save(staging.path / TOKENIZER)
-            _write_json(staging.path / TOKENIZER_CONFIG, tokenizer_config(model.config, tok))
+            ours = tokenizer_config(model.config, tok)
+            _write_json(staging.path / TOKENIZER_CONFIG, ours)
+            for name, content in tok._beside.items():
+                if name == TOKENIZER_CONFIG and not kept:  # the model is not the one that this was written for
+                    length = {"model_max_length": ours["model_max_length"]}
+                    content = json.dumps({**json.loads(content), **length}, indent=2).encode()
+                (staging.path / name).write_bytes(content)
         for name, write in extra_files.items():
             write(staging.path / name)
         checksums = {
@@ -136,9 +154,10 @@ def load(folder: str | os.PathLike[str], precision: str = "auto", *, verify: boo
 
     def read(view: FolderView) -> tuple[Model, Tokenizer]:
         checksums = _file_checksums(view) if verify else {}
-        config = _read_config(view, checksums)
+        config, document = _read_config(view, checksums)
         tok = _read_tokenizer(view, config, checksums)
         model = read_model(view, config, precision, verify)
+        model._settings = _read_settings(view, document)
         if verify and _file_checksums(view) != checksums:
             raise CheckpointError("was saved anew while it was read", path=view.folder)  # and is read again
         return model, tok
@@ -150,15 +169,17 @@ def load_model(folder: str | os.PathLike[str], precision: str = "auto", *, verif
     """Load the model alone, from a folder with or without a `tokenizer.json`; otherwise as `load`."""
 
     def read(view: FolderView) -> Model:
-        checksums = _file_checksums(view) if verify else {}
-        return read_model(view, _read_config(view, checksums), precision, verify)
+        config, document = _read_config(view, _file_checksums(view) if verify else {})
+        model = read_model(view, config, precision, verify)
+        model._settings = _read_settings(view, document)
+        return model
 
     return _consistently(folder, read)
 
 
 def load_config(folder: str | os.PathLike[str]) -> ModelConfig:
     """Read only the model's shape, without its weights; errors as `load`."""
-    return _consistently(folder, lambda view: _read_config(view, _file_checksums(view)))
+    return _consistently(folder, lambda view: _read_config(view, _file_checksums(view))[0])
 
 
 def extra_file(folder: str | os.PathLike[str], name: str) -> Path:
@@ -250,7 +271,7 @@ def _read_checked(view: FolderView, name: str, checksums: Mapping[str, object], 
     return b"".join(chunks)
 
 
-def _read_config(view: FolderView, checksums: Mapping[str, object]) -> ModelConfig:
+def _read_config(view: FolderView, checksums: Mapping[str, object]) -> tuple[ModelConfig, dict[str, Any]]:
     path = view.path(CONFIG)
     if not os.path.lexists(path) and not os.path.lexists(view.path(WEIGHTS)):
         raise CheckpointError(f"holds no saved model: neither {CONFIG} nor {WEIGHTS} is there", path=view.folder)
@@ -258,7 +279,33 @@ def _read_config(view: FolderView, checksums: Mapping[str, object]) -> ModelConf
         size = os.fstat(file.fileno()).st_size
     if size > _MAX_JSON_BYTES:
         raise CheckpointError(f"is larger than {_MAX_JSON_BYTES} bytes, so it is no model's configuration", path=path)
-    return json_to_config(parse_json(_read_checked(view, CONFIG, checksums), path), path)
+    document = parse_json(_read_checked(view, CONFIG, checksums), path)
+    return json_to_config(document, path), document
+
+
+def _read_settings(view: FolderView, config: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What the folder says of the model beside its weights, by file: kept, and written by the next save."""
+    generation = _read_beside(view, GENERATION)
+    documents = {CONFIG: config, GENERATION: json.loads(generation) if generation else {}}
+    return {
+        name: {key: value for key, value in document.items() if is_shallow(value)}
+        for name, document in documents.items()
+    }
+
+
+def _read_beside(view: FolderView, name: str) -> bytes | None:
+    """A file that nothing here depends on, as it is; None, with a warning, where it is not what its name says."""
+    path = view.path(name)
+    if not os.path.lexists(path):
+        return None
+    try:
+        content = read_regular(path, _MAX_JSON_BYTES)
+        if name.endswith(".json") and not isinstance(parse_json(content, path), dict):
+            raise CheckpointError("is not a JSON object", path=path)
+        return content
+    except CheckpointError as error:
+        _log.warning("neither used nor kept: %s", error)
+        return None
 
 
 def _read_tokenizer(view: FolderView, config: ModelConfig, checksums: Mapping[str, object]) -> Tokenizer:
@@ -281,8 +328,10 @@ def _read_tokenizer(view: FolderView, config: ModelConfig, checksums: Mapping[st
         raise CheckpointError(
             f"has {tok.vocab_size} tokens, more than the {config.vocab_size} of the model in {CONFIG}", path=path
         )
+    contents = {name: _read_beside(view, name) for name in _BESIDE}
+    tok._beside = {name: content for name, content in contents.items() if content is not None}
     return tok
 
 
 def _write_json(path: Path, document: Mapping[str, object]) -> None:
-    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(document, indent=2) + "\n", encoding="ascii")  # any text of a file that was read, too

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,14 @@ from typing import Any
 from soma_native.checkpoint.architectures import ARCHITECTURES, Architecture, of_block
 from soma_native.errors import CheckpointError
 from soma_native.model.config import ModelConfig
+from soma_native.model.model import Model
 from soma_native.tokenizer.tokenizer import Tokenizer
+
+_log = logging.getLogger("soma_native")
+
+CONFIG = "config.json"
+GENERATION = "generation_config.json"
+_OF_OLD_WEIGHTS = ("dtype", "quantization_config", "compression_config")  # ours are float32
 
 # The defaults of generation stand here, in the words of the file that takes them along.
 SAMPLING: dict[str, Any] = {
@@ -37,30 +45,51 @@ def end_token(tok: Tokenizer | None) -> str | None:
     return "<|endoftext|>" if tok is not None and "<|endoftext|>" in tok.special_tokens else None
 
 
+def token_ids(model: Model, name: str) -> list[int]:
+    """The ids that the model's folder gives a role, such as `eos_token_id`: one, several or none.
+
+    What `generation_config.json` says counts before `config.json`, as in `transformers`. Ids that the model does not
+    have, such as those left over from another vocabulary, are left out.
+    """
+    said = (model._settings.get(file, {}).get(name) for file in (GENERATION, CONFIG))
+    value: Any = next((value for value in said if value is not None), [])
+    ids = value if isinstance(value, list) else [value]
+    known = [i for i in ids if type(i) is int and 0 <= i < model.config.vocab_size]
+    if len(known) < len(ids):
+        _log.warning("%s of the model's folder is %.80r: not all of it are ids of the vocabulary", name, value)
+    return known
+
+
 def _id(tok: Tokenizer | None, token: str | None) -> int | None:
     return None if tok is None or token is None else tok.token_to_id(token)
 
 
-def config_to_json(config: ModelConfig, tok: Tokenizer | None) -> dict[str, object]:
-    """What `config.json` holds for a model and its tokenizer."""
+def config_to_json(config: ModelConfig, tok: Tokenizer | None, kept: Mapping[str, Any]) -> dict[str, Any]:
+    """What `config.json` holds for a model and its tokenizer: what the weights ask for, and all else of `kept`."""
     model_type, entry = of_block(config.block)
-    return {
+    ours = {
         "model_type": model_type,
         "architectures": [entry.class_name],
         **{key: getattr(config, name) for name, keys in entry.sizes.items() for key in keys},
-        **{key: values[0] for key, values in entry.settings.items()},
-        **entry.written,
+        **{key: kept.get(key, values[0]) for key, values in entry.settings.items()},
         "tie_word_embeddings": config.tied_head,
-        "bos_token_id": _id(tok, start_token(tok)),
-        "eos_token_id": _id(tok, end_token(tok)),
         "torch_dtype": "float32",
     }
+    more = {**entry.written, "bos_token_id": _id(tok, start_token(tok)), "eos_token_id": _id(tok, end_token(tok))}
+    more.update((key, value) for key, value in kept.items() if value is not None or key not in more)
+    return {**ours, **{key: value for key, value in more.items() if key not in {*ours, *_OF_OLD_WEIGHTS}}}
 
 
-def generation_config(tok: Tokenizer | None) -> dict[str, object]:
-    """What `generation_config.json` holds: the defaults of `Generator.generate`, in the words of `transformers`."""
-    ids = {"bos_token_id": _id(tok, start_token(tok)), "eos_token_id": _id(tok, end_token(tok))}
-    ids["pad_token_id"] = _id(tok, "<PAD>" if tok is not None and "<PAD>" in tok.special_tokens else end_token(tok))
+def generation_config(tok: Tokenizer | None, config: Mapping[str, Any]) -> dict[str, object]:
+    """What `generation_config.json` holds: the defaults of `Generator.generate`, in the words of `transformers`.
+
+    Args:
+        tok: the tokenizer.
+        config: what `config.json` holds.
+    """
+    pad = _id(tok, "<PAD>" if tok is not None and "<PAD>" in tok.special_tokens else end_token(tok))
+    ids = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": pad}
+    ids.update((name, config[name]) for name in ids if config.get(name) is not None)
     return {"do_sample": True, **SAMPLING, **{name: value for name, value in ids.items() if value is not None}}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from soma_native._checks import choice, instance
-from soma_native.checkpoint.hf_config import end_token, start_token
+from soma_native.checkpoint.hf_config import end_token, start_token, token_ids
 from soma_native.core import _core
 from soma_native.errors import ArgumentError, ArgumentTypeError
 from soma_native.generation.sampling import DEFAULTS, WEIGHTS, Sampling
@@ -28,14 +28,16 @@ class Generator:
     Nothing of a call is kept for the next one. With `weights="auto"` the model's own weights are read, live, so a
     generator may be made once and used while training goes on in the same thread.
 
-    **Special tokens** are never generated. The exception is the end token, which ends a text: `<|endoftext|>` where the
-    vocabulary has it. The word tokenizer's `<EOS>` is not one unless you say so, since training only ever meets it if
-    you encode it into your texts yourself.
+    **Special tokens** are never generated. The exception is the end token, which ends a text: what the folder of a
+    loaded model calls `eos_token_id` (in `generation_config.json`, else `config.json`; there may be several), else
+    `<|endoftext|>` where the vocabulary has it. The word tokenizer's `<EOS>` is not one unless you say so, since
+    training only ever meets it if you encode it into your texts yourself.
 
     **The prompt** is kept as given, letter by letter. Words of it that are not in the vocabulary are read by the model
     as `<UNK>` (a warning on the logger "soma_native" names them); where there is no `<UNK>`, the tokenizer raises. A
-    prompt without any token, such as "" or, for words, "?!", starts from `<|endoftext|>`, `<BOS>` or `<START>` if the
-    vocabulary has one, else from a line break, a space, or the first token of the vocabulary.
+    prompt without any token, such as "" or, for words, "?!", starts from the folder's `bos_token_id`, else from
+    `<|endoftext|>`, `<BOS>` or `<START>` if the vocabulary has one, else from a line break, a space, or the first token
+    of the vocabulary.
 
     **The context** holds `max_seq_len` tokens. Of a longer prompt the model sees the last `max_seq_len`. When the
     context is full, the window slides: the last `max_seq_len // 2` tokens are read in again and generation goes on.
@@ -74,11 +76,11 @@ class Generator:
             )  # fmt: skip
         self._model = model
         self._tok = tok
-        self._end_id = self._find_end(end_token)
+        self._end_ids = self._find_ends(end_token)
         special = {tok.token_to_id(token) for token in tok.special_tokens}
-        banned = {i for i in special if i is not None and i != self._end_id}
-        banned.update(range(tok.vocab_size, model.config.vocab_size))
-        if len(banned) + (self._end_id is not None) >= model.config.vocab_size:
+        banned = {i for i in special if i is not None} | set(range(tok.vocab_size, model.config.vocab_size))
+        banned -= self._end_ids
+        if len(banned | self._end_ids) >= model.config.vocab_size:
             raise ValueError("the vocabulary has nothing but special tokens: there is nothing to generate")
         self._banned = np.array(sorted(banned), dtype=np.int32)
         self._start_id = self._find_start()
@@ -89,17 +91,21 @@ class Generator:
     def __repr__(self) -> str:
         return f"Generator(model={self._model!r}, tok={self._tok!r}, weights={self._weights_form!r})"
 
-    def _find_end(self, token: str | None) -> int | None:
+    def _find_ends(self, token: str | None) -> frozenset[int]:
+        said = token_ids(self._model, "eos_token_id") if token == "auto" else []
         name = end_token(self._tok) if token == "auto" else token
-        if name is None:
-            return None
+        if said or name is None:
+            return frozenset(said)
         found = self._tok.token_to_id(name)
         if found is None:
             raise ArgumentError("end_token", f"must be a token of the vocabulary, got {name!r}")
-        return found
+        return frozenset([found])
 
     def _find_start(self) -> int:
         """The token that a text without a beginning starts from; it is read, never shown."""
+        said = [i for i in token_ids(self._model, "bos_token_id") if i < self._tok.vocab_size]
+        if said:
+            return said[0]
         name = start_token(self._tok)
         found = None if name is None else self._tok.token_to_id(name)
         if found is not None:
@@ -260,7 +266,7 @@ class Generator:
             for row in active:
                 token = samplers[row].sample(logits[row])
                 writer = writers[row]
-                ended = token == self._end_id
+                ended = token in self._end_ids
                 if not ended:
                     piece = writer.write(self._piece(token))
                     if piece:

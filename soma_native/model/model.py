@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -97,6 +99,9 @@ class Model:
 
     One model may be called from several threads: the calls take turns. Two models compute side by side.
     """
+
+    # What the model's folder says of it beside weights and sizes, by file; for `save` and `Generator`.
+    _settings: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
 
     def __init__(self, config: ModelConfig, seed: int = 0, precision: str = "auto") -> None:
         instance("config", config, ModelConfig)

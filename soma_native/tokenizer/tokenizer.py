@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -53,13 +54,14 @@ class Tokenizer:
     Tokenizer(kind='word', vocab_size=10)
     """
 
-    __slots__ = ("_core", "_settings", "_special")
+    __slots__ = ("_beside", "_core", "_settings", "_special")
 
     def __init__(self, core: _core.Tokenizer | RuledCore, settings: Mapping[str, Any] | None = None) -> None:
         if not isinstance(core, (_core.Tokenizer, RuledCore)):
             raise TypeError("make a Tokenizer with Tokenizer.train(texts, kind=...) or Tokenizer.load(path)")
         self._core = core
         self._settings = dict(settings or {})  # what its file says that no id depends on
+        self._beside: dict[str, bytes] = {}  # what lies beside that file in a model's folder, as `save` is to write it
         self._special = {core.token(i): i for i in core.special_ids}
 
     @staticmethod
@@ -199,7 +201,7 @@ class Tokenizer:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled and copied as the content of its file, for worker processes."""
-        return _tokenizer_of, (document_of(self._core, self._settings),)
+        return _tokenizer_of, (document_of(self._core, self._settings), self._beside)
 
     def encode(self, text: str, allowed_special: Collection[str] = ()) -> list[int]:
         """The ids of a text. Special tokens are never added.
@@ -355,8 +357,10 @@ class Tokenizer:
         return [self._special[token] for token in allowed_special]
 
 
-def _tokenizer_of(document: dict[str, Any]) -> Tokenizer:
-    return Tokenizer(*make_tokenizer(document))
+def _tokenizer_of(document: dict[str, Any], beside: Mapping[str, bytes] = MappingProxyType({})) -> Tokenizer:
+    tok = Tokenizer(*make_tokenizer(document))
+    tok._beside = dict(beside)
+    return tok
 
 
 _tokenizer_of.__module__ = "soma_native"  # pickles name it so, wherever this module lies
