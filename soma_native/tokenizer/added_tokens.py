@@ -45,12 +45,14 @@ class TextRules(NamedTuple):
         nfc: whether text is put into NFC.
         prefix_space: whether text that does not begin with a space gets one.
         sections: the file's own normalizer, pre_tokenizer, post_processor and decoder, which are saved again.
+        unknown: what its model says of bytes that are no tokens, which is saved again.
     """
 
     added: tuple[AddedToken, ...] = ()
     nfc: bool = False
     prefix_space: bool = False
     sections: dict[str, object] | None = None
+    unknown: dict[str, object] | None = None
 
     @property
     def are_trivial(self) -> bool:
@@ -164,12 +166,12 @@ class RuledCore:
 
     def encode_array(self, text: str, allowed_special: Sequence[int]) -> NDArray[np.uint32]:
         """As `_core.Tokenizer.encode_array`."""
-        with _complaints_from(self.core.encode_array, text, []):
+        with _complaints_from(self.core.encode_array, text, self._found(allowed_special)):
             return self._joined([text], allowed_special)[0]
 
     def encode_batch(self, texts: list[str], allowed_special: Sequence[int]) -> list[list[int]]:
         """As `_core.Tokenizer.encode_batch`."""
-        with _complaints_from(self.core.encode_batch, texts, []):
+        with _complaints_from(self.core.encode_batch, texts, self._found(allowed_special)):
             ids, lengths = self._joined(texts, allowed_special)
         return [part.tolist() for part in np.split(ids, np.cumsum(lengths)[:-1])] if texts else []
 
@@ -182,7 +184,7 @@ class RuledCore:
         """As `_core.Tokenizer.encode_with_offsets`; what normalization moved has the place of all it came from."""
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
-        with _complaints_from(self.core.encode_with_offsets, text, []):
+        with _complaints_from(self.core.encode_with_offsets, text, self._found(allowed_special)):
             places = np.arange(len(text) + 1)
             for piece in self._pieces(_Piece(text, places[:-1], places[1:]), allowed_special):
                 assert piece.begins is not None and piece.ends is not None
@@ -220,6 +222,11 @@ class RuledCore:
             for piece in after.pieces(_normalized(raw) if self.rules.nfc else raw):
                 prefixed = self.rules.prefix_space and piece.id is None and not piece.text.startswith(" ")
                 yield _with_space(piece) if prefixed else piece
+
+    def _found(self, allowed: Sequence[int]) -> list[int]:
+        """Those of the core's special tokens that are looked for in a text."""
+        always = {t.id for t in self.rules.added if not t.special}
+        return [i for i in self.core.special_ids if i in always or i in allowed]
 
     def _make_finders(self, allowed: frozenset[int]) -> tuple[_Finder, _Finder]:
         """Those for the text as it is, and for what is left of it once it is normalized."""

@@ -22,8 +22,9 @@ class BpeVocabulary:
         pattern: how a text falls into chunks, by name, one of `PATTERNS`: "cl100k" and "o200k" as in tiktoken, "llama3"
             (cl100k as it was at first: whitespace at the end of a text is cut after its last newline) and "qwen2" (that
             with single digits) as in the `tokenizer.json` of these models.
-        tokens: the bytes of the ordinary tokens by id; None where an id belongs to a special token or to nobody. All
-            256 single bytes are there, and no two tokens are alike.
+        tokens: the bytes of the ordinary tokens by id; None where an id belongs to a special token or to nobody. No
+            two are alike. Without `merges` all 256 single bytes are there; with them, a text that needs a byte that is
+            not cannot be encoded.
         merges: pairs (left id, right id) that merge, those of lowest rank first; the bytes of both together are a
             token. An array (n, 2) will do. None: any pair whose bytes together are a token merges, the one whose token
             has the lowest id first (the ranks of tiktoken).

@@ -353,7 +353,7 @@ BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": Fa
         (edit("model", "merges", 0, to=["a", 3]), "has the merge ['a', 3]"),
         (edit("model", "merges", 0, to=["q", "j"]), "has the merge 'q' 'j', but 'qj' is not in the vocabulary"),
         (lambda d: d["model"]["merges"].append(d["model"]["merges"][0]), "twice"),
-        (lambda d: d["model"]["vocab"].update(øø=d["model"]["vocab"].pop("ø")), "no token for the byte 0xf8"),
+        (edit("model", "fuse_unk", to=0), "'fuse_unk': 0}, where a token or null, and true or false"),
         (edit("model", "vocab", to=[]), "has no vocabulary"),
         (edit("model", "vocab", "a", to=7), "the id 7 to both"),
         (edit("model", "vocab", "a", to=1 << 40), "the id 1099511627776, which is not a whole number from 0 to"),

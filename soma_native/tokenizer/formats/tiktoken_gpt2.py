@@ -59,6 +59,9 @@ def read_tiktoken(
             raise ArgumentError("special_tokens", taken)
     try:
         _check_ranks(line_of, set(special.values()))
+        for byte in range(256):
+            if bytes([byte]) not in ids:
+                raise Problem(f"has no token for the byte {byte:#04x} ({short(bytes([byte]))}): all 256 must be there")
         return BpeVocabulary(pattern, tokens_by_id(ids, special), None, special)
     except Problem as problem:
         raise CheckpointError(str(problem), path=path) from None
@@ -208,12 +211,9 @@ def tokens_by_id(ids: Mapping[bytes, int], special: Mapping[Any, int]) -> list[b
     """The ordinary tokens in the order of their ids, None between them where there is none.
 
     Raises:
-        Problem: a byte is no token, or there are too many ids without a token.
+        Problem: there are too many ids without a token.
     """
-    for byte in range(256):
-        if bytes([byte]) not in ids:
-            raise Problem(f"has no token for the byte {byte:#04x} ({short(bytes([byte]))}): all 256 must be there")
-    size = max(ids.values()) + 1
+    size = max(ids.values(), default=-1) + 1
     whole = max([size, *(i + 1 for i in special.values())])
     if whole > len(ids) + len(special) + _MAX_GAPS:
         raise Problem(f"has {len(ids) + len(special)} tokens, but the id {whole - 1}: too many ids without a token")

@@ -78,7 +78,8 @@ _MODEL = {  # false is not 0 here, as in `tokenizers`
     "byte_fallback": (False, None),
     "ignore_merges": (False, True, None),
 }
-_NEVER_UNKNOWN = {"unk_token", "fuse_unk"}  # settings for what is not in the vocabulary, which has every byte
+# Settings for a byte that is no token: kept. Here a text with such a byte is refused, never changed.
+_UNKNOWN = ("unk_token", "fuse_unk")
 _FLAGS = ("lstrip", "rstrip", "normalized", "special")
 
 
@@ -92,7 +93,7 @@ def parse_bpe(document: Mapping[str, Any]) -> tuple[BpeVocabulary, TextRules]:
         Problem: saying what is wrong with it, or what it asks for that there is not here.
     """
     model = document["model"]
-    for name in sorted(set(model) - {"vocab", "merges"} - _NEVER_UNKNOWN):
+    for name in sorted(set(model) - {"vocab", "merges", *_UNKNOWN}):
         if not any(same(model[name], allowed) for allowed in _MODEL.get(name, ())):
             raise Problem(f"has a model with {short(name)[1:-1]} = {short(model[name])}, which there is not here")
     pattern, prefix_space = _pre_tokenizer(document.get("pre_tokenizer"))
@@ -112,9 +113,12 @@ def parse_bpe(document: Mapping[str, Any]) -> tuple[BpeVocabulary, TextRules]:
             apart[text] = i
         else:
             ordinary[encode_token(text)] = i
+    unknown = {name: model[name] for name in _UNKNOWN if name in model}
+    if not isinstance(unknown.get("unk_token"), str | None) or not isinstance(unknown.get("fuse_unk"), bool | None):
+        raise Problem(f"has a model with {short(unknown)}, where a token or null, and true or false are expected")
     ignore_merges = bool(model.get("ignore_merges"))
     vocabulary = BpeVocabulary(pattern, tokens_by_id(ordinary, apart), merges, apart, ignore_merges)
-    return vocabulary, TextRules(added, nfc, prefix_space, {key: document.get(key) for key in _SECTIONS})
+    return vocabulary, TextRules(added, nfc, prefix_space, {key: document.get(key) for key in _SECTIONS}, unknown)
 
 
 def _steps(key: str, section: object) -> list[dict[str, Any]]:
@@ -241,8 +245,10 @@ def bpe_document(vocabulary: BpeVocabulary, rules: TextRules | None) -> dict[str
     after = {token.id: token.content for token in added if token.id not in text_of}
     vocab = dict(text_of)
     vocab.update((i, text) for text, i in vocabulary.special_tokens.items() if i not in after)
-    if sorted(after) != list(range(len(vocab), len(vocab) + len(after))):
-        vocab.update(after)  # `tokenizers` would give them other ids
+    first = end = len(vocab) + len(after)
+    while first - 1 in after:
+        first -= 1  # `tokenizers` counts on from the vocabulary: these get their ids so, and no others
+    vocab.update((i, text) for i, text in after.items() if not first <= i < end)
     merges = _merges_of_ranks(vocabulary.tokens) if vocabulary.merges is None else vocabulary.merges
     sections = (rules and rules.sections) or _sections(vocabulary.pattern)
     return {
@@ -256,6 +262,7 @@ def bpe_document(vocabulary: BpeVocabulary, rules: TextRules | None) -> dict[str
         **sections,
         "model": {
             **PLAIN_BPE,
+            **((rules and rules.unknown) or {}),
             "ignore_merges": vocabulary.ignore_merges or vocabulary.merges is None,
             "vocab": {vocab[i]: i for i in sorted(vocab)},
             "merges": [f"{text_of[int(left)]} {text_of[int(right)]}" for left, right in merges],

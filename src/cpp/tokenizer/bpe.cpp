@@ -53,8 +53,8 @@ class BpeTokenizer final : public Tokenizer {
     for (uint32_t byte = 0; byte < 256; ++byte) {
       const char text = static_cast<char>(byte);
       byte_ids[byte] = ids_.find({&text, 1});
-      check(byte_ids[byte] != kAbsent, "the vocabulary has no token for the single byte ", byte,
-            "; byte-level BPE needs all 256");
+      check(byte_ids[byte] != kAbsent || vocabulary_.merges, "the vocabulary has no token for the single byte ", byte,
+            "; ranks without merges need all 256");
     }
     const bool whole_first = vocabulary_.ignore_merges || !vocabulary_.merges;
     MergeTable merges = vocabulary_.merges ? listed_merges() : merges_of_ranks();
@@ -119,7 +119,12 @@ class BpeTokenizer final : public Tokenizer {
     const std::string_view stretch = text.substr(span.begin, span.end - span.begin);
     const size_t before = out.ids.size();
     size_t end = 0;
-    encoder_->encode(&stretch, 1, out.ids, &end);
+    try {
+      encoder_->encode(&stretch, 1, out.ids, &end);
+    } catch (const BpeEncoder::MissingByte&) {
+      const size_t at = span.begin + encoder_->find_missing(stretch);
+      throw Unencodable{{at, at + 1}, "byte"};
+    }
     if (!with_spans) return;
     size_t at = span.begin;
     for (size_t i = before; i < out.ids.size(); ++i) {
@@ -129,8 +134,16 @@ class BpeTokenizer final : public Tokenizer {
   }
 
   void encode_texts(const std::string_view* texts, size_t count, EncodedTexts& out) const override {
-    out.ends.resize(count);
-    encoder_->encode(texts, count, out.ids, out.ends.data());
+    const size_t before = out.ids.size();
+    const size_t ends_before = out.ends.size();
+    out.ends.resize(ends_before + count);
+    try {
+      encoder_->encode(texts, count, out.ids, out.ends.data() + ends_before);
+    } catch (const BpeEncoder::MissingByte&) {
+      out.ids.resize(before);
+      out.ends.resize(ends_before);
+      Tokenizer::encode_texts(texts, count, out);  // one by one, up to the text that it throws for
+    }
   }
 
   std::vector<std::string_view> cut(std::string_view text, size_t target) const override {

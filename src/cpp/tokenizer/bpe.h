@@ -16,8 +16,8 @@ namespace soma {
 struct BpeVocabulary {
   BpePattern pattern = BpePattern::kGpt2;
 
-  // Bytes of the ordinary tokens by id; nullopt where an id is a special token's or nobody's. All 256 bytes must be
-  // tokens, and no two tokens alike.
+  // Bytes of the ordinary tokens by id; nullopt where an id is a special token's or nobody's. No two are alike. Without
+  // `merges`, all 256 bytes are tokens; with them, a text that needs a byte that is none cannot be encoded.
   std::vector<std::optional<std::string>> tokens;
 
   // Pairs of ids that merge, the first before all others; their bytes together are a token. Without: any pair whose

@@ -149,6 +149,20 @@ TokenId* BpeEncoder::encode_unmet(const char* chunk, size_t size, const ShortChu
   return out + count;
 }
 
+size_t BpeEncoder::first_missing(std::string_view chunk) const {
+  return merger_.first_missing(reinterpret_cast<const unsigned char*>(chunk.data()), chunk.size());
+}
+
+size_t BpeEncoder::find_missing(std::string_view text) const {
+  size_t found = text.size();
+  for_each_chunk(pattern_, text, [&](std::string_view chunk) {
+    if (found < text.size() || (whole_first_ && tokens_.find(chunk) != TokenIds::kAbsent)) return;
+    const size_t at = first_missing(chunk);
+    if (at < chunk.size()) found = static_cast<size_t>(chunk.data() - text.data()) + at;
+  });
+  return found;
+}
+
 // Into work.ids; returns the number.
 size_t BpeEncoder::encode_new(const char* chunk, size_t size, Workspace& work) const {
   if (work.ids.size() < size) work.ids.resize(std::max(size, work.ids.size() * 2));
@@ -156,6 +170,7 @@ size_t BpeEncoder::encode_new(const char* chunk, size_t size, Workspace& work) c
     work.ids[0] = tokens_.find({chunk, size});
     if (work.ids[0] != TokenIds::kAbsent) return 1;
   }
+  if (first_missing({chunk, size}) < size) throw MissingByte{};
   return merger_.merge(reinterpret_cast<const unsigned char*>(chunk), size, work.ids.data(), work.scratch);
 }
 

@@ -59,7 +59,11 @@ bool MergeTable::insert(TokenId left, TokenId right, Merge merge) {
 }
 
 Merger::Merger(MergeTable merges, const std::vector<TokenId>& byte_ids, uint32_t ranks)
-    : merges_(std::move(merges)), byte_ids_(byte_ids), byte_pairs_(65536), ranks_(ranks) {
+    : merges_(std::move(merges)),
+      byte_ids_(byte_ids),
+      byte_pairs_(65536),
+      ranks_(ranks),
+      has_all_bytes_(std::count(byte_ids.begin(), byte_ids.end(), StringTable::kAbsent) == 0) {
   for (uint32_t pair = 0; pair < byte_pairs_.size(); ++pair) {
     byte_pairs_[pair] = merges_.find(byte_ids_[pair >> 8], byte_ids_[pair & 255]);
   }
@@ -67,6 +71,12 @@ Merger::Merger(MergeTable merges, const std::vector<TokenId>& byte_ids, uint32_t
 
 size_t Merger::merge(const unsigned char* bytes, size_t size, TokenId* out, MergeScratch& scratch) const {
   return size <= kShort ? merge_short(bytes, size, out) : merge_long(bytes, size, out, scratch);
+}
+
+size_t Merger::first_missing(const unsigned char* bytes, size_t size) const {
+  if (has_all_bytes_) return size;
+  const auto missing = [this](unsigned char byte) { return byte_ids_[byte] == StringTable::kAbsent; };
+  return static_cast<size_t>(std::find_if(bytes, bytes + size, missing) - bytes);
 }
 
 // Symbols stand where their first byte is; `live` has a bit for each. The key of a symbol is the rank of its pair with

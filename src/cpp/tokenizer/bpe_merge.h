@@ -73,11 +73,15 @@ struct MergeScratch {
 
 class Merger {
  public:
-  // `merges` with ranks below `ranks`; `byte_ids` of the 256 single bytes.
+  // `merges` with ranks below `ranks`; `byte_ids` of the 256 single bytes, StringTable::kAbsent where one is no token.
   Merger(MergeTable merges, const std::vector<TokenId>& byte_ids, uint32_t ranks);
 
   // Appends the ids of a chunk to `out`, which has room for one per byte; returns their number.
+  // All bytes are tokens: see first_missing().
   size_t merge(const unsigned char* bytes, size_t size, TokenId* out, MergeScratch& scratch) const;
+
+  // The place of the first byte that is no token; `size` where there is none.
+  size_t first_missing(const unsigned char* bytes, size_t size) const;
 
  private:
   size_t merge_short(const unsigned char* bytes, size_t size, TokenId* out) const;
@@ -87,6 +91,7 @@ class Merger {
   std::vector<TokenId> byte_ids_;
   std::vector<Merge> byte_pairs_;  // of two bytes: [first << 8 | second]
   uint32_t ranks_;
+  bool has_all_bytes_;
 };
 
 }  // namespace soma

@@ -65,6 +65,18 @@ std::string quote(std::string_view text) {
   return out + (i < text.size() ? "...'" : "'");
 }
 
+// Throws for the byte text[at], which is no token.
+[[noreturn]] void fail_for_byte(std::string_view text, size_t at) {
+  constexpr char kHex[] = "0123456789abcdef";
+  const auto byte = static_cast<unsigned char>(text[at]);
+  while (is_utf8_continuation(static_cast<unsigned char>(text[at]))) --at;
+  const std::string_view character = text.substr(at, utf8_length(static_cast<unsigned char>(text[at])));
+  fail("character ", quote(character), " at character ", count_code_points(text.substr(0, at)), " needs the byte 0x",
+       kHex[byte >> 4], kHex[byte & 15],
+       ", which is no token of this vocabulary: leave the character out of the text, "
+       "or use a tokenizer that was trained with all 256 bytes");
+}
+
 }  // namespace
 
 TokenizerKind parse_tokenizer_kind(std::string_view name) {
@@ -177,6 +189,7 @@ void Tokenizer::encode_into(std::string_view text, const std::vector<TokenId>& a
       }
     }
   } catch (const Unencodable& piece) {
+    if (std::string_view(piece.what) == "byte") fail_for_byte(text, piece.span.begin);
     fail(piece.what, " ", quote(text.substr(piece.span.begin, piece.span.end - piece.span.begin)), " at character ",
          count_code_points(text.substr(0, piece.span.begin)),
          " is not in the vocabulary, and there is no special token ", kUnknownToken,
