@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,36 @@ def test_import_prints_and_logs_nothing_and_starts_no_thread(tmp_path: Path) -> 
         [sys.executable, "-X", "dev", "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert (done.stdout.strip(), done.stderr) == ("1 1", "")
+
+
+def in_a_source_folder(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Python started where the package lies without its compiled module, as in a checkout."""
+    ignored = shutil.ignore_patterns("*.so", "*.pyd", "__pycache__")
+    shutil.copytree(PACKAGE, tmp_path / "soma_native", ignore=ignored, dirs_exist_ok=True)
+    return subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("other", ["", "_core.cpython-27-other.so"], ids=["no core", "the core of another Python"])
+@pytest.mark.parametrize("arguments", [("-c", "import soma_native"), ("-m", "soma_native", "info")], ids=["-c", "-m"])
+def test_a_source_folder_without_its_core_says_what_to_do(
+    arguments: tuple[str, ...], other: str, tmp_path: Path
+) -> None:
+    if other:
+        (tmp_path / "soma_native").mkdir()
+        (tmp_path / "soma_native" / other).write_bytes(b"")
+    done = in_a_source_folder(tmp_path, *arguments)
+    message = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1 and message.startswith("ImportError: ") and "circular" not in done.stderr
+    assert str(tmp_path / "soma_native") in message and EXTENSION_SUFFIXES[0] in message
+    assert "start Python in another folder" in message and "make dev" in message
+    assert "During handling" not in done.stderr
+
+
+def test_a_core_that_cannot_be_loaded_keeps_the_error_of_the_system(tmp_path: Path) -> None:
+    (tmp_path / "soma_native").mkdir()
+    (tmp_path / "soma_native" / f"_core{EXTENSION_SUFFIXES[0]}").write_bytes(b"no library")
+    done = in_a_source_folder(tmp_path, "-c", "import soma_native")
+    assert done.returncode == 1 and "ImportError" in done.stderr and "make dev" not in done.stderr
 
 
 def test_plotting_is_optional() -> None:
