@@ -6,11 +6,13 @@
 
 #include <atomic>
 #include <mutex>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <thread>
 
 #include "base/check.h"
+#include "base/fork.h"
 #include "gil.h"
 #include "model/transformer.h"
 #include "ops/decode.h"
@@ -29,14 +31,30 @@ struct ModelHandle {
   soma::Transformer transformer;
   std::mutex mutex;
   std::atomic<std::thread::id> owner{};  // the thread that computes, while one does
+  int forks = soma::forks();             // when the lock was last known to be of this process
 
   ModelHandle(const soma::ModelConfig& config, uint64_t seed, soma::Precision precision, bool initialize)
       : transformer(config, seed, precision, initialize) {}
+
+  // In the child of a fork: frees the model of a thread that computed with it in the parent. With the GIL held.
+  void after_fork() {
+    if (forks == soma::forks()) return;
+    const bool interrupted = soma::this_thread_forked() && owner.load() == std::this_thread::get_id();
+    if (!interrupted && !mutex.try_lock()) {
+      transformer.leave_memory_of_calls();
+      new (&mutex) std::mutex;
+      owner.store({});
+    } else if (!interrupted) {
+      mutex.unlock();
+    }
+    forks = soma::forks();
+  }
 };
 
 // Runs f without the GIL, alone on the model.
 template <typename F>
 auto compute(ModelHandle& model, F&& f) {
+  model.after_fork();
   if (model.owner.load() == std::this_thread::get_id()) {
     throw std::runtime_error(
         "this thread is computing with this model already: a signal handler must not call the model that it "

@@ -5,18 +5,26 @@
 #include <string>
 #include <vector>
 
+#include "base/fork.h"
 #include "base/interrupt.h"
 #include "base/isa.h"
 #include "base/parallel.h"
+#include "gil.h"
 #include "registers.h"
 
 namespace py = pybind11;
 
 namespace {
 
+unsigned long main_thread = 0;  // of the process that loaded the core; in a child it is the thread that forked
+
+// Handlers run in Python's main thread. The others do not ask: one that waited for the GIL when Python ends would keep
+// its model for ever.
 bool python_signal_pending() {
-  const py::gil_scoped_acquire acquire;
-  return PyErr_CheckSignals() != 0;  // runs the handlers; in other threads than the main one it does nothing
+  const bool is_main = soma::forks() == 0 ? PyThread_get_thread_ident() == main_thread : soma::this_thread_forked();
+  if (!is_main) return false;
+  const GilAgain gil;
+  return PyErr_CheckSignals() != 0;
 }
 
 py::typing::Tuple<py::str, py::ellipsis> available_isas() {
@@ -29,6 +37,7 @@ py::typing::Tuple<py::str, py::ellipsis> available_isas() {
 }  // namespace
 
 void register_system(py::module_& m) {
+  main_thread = py::module_::import("threading").attr("main_thread")().attr("ident").cast<unsigned long>();
   soma::set_interrupt_poll(python_signal_pending);
   m.def("available_isas", &available_isas, "Instruction-set levels this machine can run, weakest first.");
   m.def(

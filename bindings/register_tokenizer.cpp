@@ -95,7 +95,7 @@ py::typing::List<IdList> encode_batch(const soma::Tokenizer& tokenizer, const Te
   std::vector<IdList> rows;  // made while other threads still encode
   rows.reserve(views.size());
   const auto make_rows = [&rows](Parts parts) {
-    const py::gil_scoped_acquire gil;
+    const GilAgain gil;
     const CollectorPause pause;
     for (const soma::EncodedTexts& part : parts) {
       size_t begin = 0;

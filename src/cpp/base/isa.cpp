@@ -6,6 +6,7 @@
 #include <cstdlib>
 
 #include "base/check.h"
+#include "base/fork.h"
 
 #if defined(_MSC_VER) && defined(_M_X64)
 #include <intrin.h>
@@ -111,8 +112,8 @@ Isa parse(const std::string& name, const char* source) {
 const char* isa_name(Isa isa) { return kNames[static_cast<int>(isa)]; }
 
 const std::vector<Isa>& available_isas() {
-  static const std::vector<Isa> levels = probe();
-  return levels;
+  static MadeOnce<std::vector<Isa>> levels;
+  return levels.get(probe);
 }
 
 Isa active_isa() {

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "base/fork.h"
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -26,11 +27,11 @@ namespace soma {
 namespace {
 
 constexpr int kMaxThreads = 1024;
-std::atomic<int> configured_threads{0};     // 0: not decided yet
-std::atomic<int> calls{0};                  // into the core, under way
-std::atomic<int> widest{1};                 // job since widest_job() was last called
-std::atomic<bool> pool_exists{false};       // a parallel region has run in this process
-std::atomic<bool> forked_from_pool{false};  // this process was forked from one whose pool existed
+std::atomic<int> configured_threads{0};  // 0: not decided yet
+std::atomic<int> calls{0};               // into the core, under way
+std::atomic<int> widest{1};              // job since widest_job() was last called
+std::atomic<int> pool_made{-1};          // forks() when a parallel region first ran; -1: none has
+thread_local int own_calls = 0;          // those of this thread
 
 int affinity_threads() {
 #ifdef __linux__
@@ -91,16 +92,25 @@ int default_threads() {
   return std::min({affinity_threads(), cgroup_threads(), cores, kMaxThreads});
 }
 
-#ifdef _OPENMP
+// Whether this process was forked from one whose pool existed.
+bool forked_from_pool() {
 #ifdef __linux__
-void after_fork_in_child() { forked_from_pool.store(true, std::memory_order_relaxed); }
+  const int made = pool_made.load(std::memory_order_relaxed);
+  return made != -1 && made != forks();
+#else
+  return false;
+#endif
+}
+
+#ifdef __linux__
+// The calls of the threads that are not here end with them.
+void after_fork_in_child() { calls.store(own_calls, std::memory_order_relaxed); }
+[[maybe_unused]] const int installed = pthread_atfork(nullptr, nullptr, after_fork_in_child);
 #endif
 
+#ifdef _OPENMP
 void note_pool() {
-  if (pool_exists.load(std::memory_order_relaxed) || pool_exists.exchange(true)) return;
-#ifdef __linux__
-  pthread_atfork(nullptr, nullptr, after_fork_in_child);
-#endif
+  if (pool_made.load(std::memory_order_relaxed) == -1) pool_made.store(forks(), std::memory_order_relaxed);
 }
 
 // Inside a parallel region: how many threads OpenMP really gave it.
@@ -125,7 +135,7 @@ inline void pause() {
 }  // namespace
 
 int num_threads() {
-  if (forked_from_pool.load(std::memory_order_relaxed)) return 1;
+  if (forked_from_pool()) return 1;
   int count = configured_threads.load(std::memory_order_relaxed);
   if (count == 0) {
     count = default_threads();
@@ -136,7 +146,7 @@ int num_threads() {
 
 void set_num_threads(int count) {
   check(count >= 1 && count <= kMaxThreads, "number of threads must be from 1 to ", kMaxThreads, ", got ", count);
-  if (count > 1 && forked_from_pool.load()) {
+  if (count > 1 && forked_from_pool()) {
     throw std::runtime_error(
         "this process was forked from one that had already computed in parallel, so it has one thread; start it with "
         "multiprocessing's 'spawn' method to use more");
@@ -144,8 +154,15 @@ void set_num_threads(int count) {
   configured_threads.store(count);
 }
 
-CallScope::CallScope() { calls.fetch_add(1, std::memory_order_relaxed); }
-CallScope::~CallScope() { calls.fetch_sub(1, std::memory_order_relaxed); }
+CallScope::CallScope() {
+  calls.fetch_add(1, std::memory_order_relaxed);
+  ++own_calls;
+}
+
+CallScope::~CallScope() {
+  calls.fetch_sub(1, std::memory_order_relaxed);
+  --own_calls;
+}
 
 namespace {
 

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "base/check.h"
+#include "base/fork.h"
 
 namespace soma {
 
@@ -47,6 +48,7 @@ double AdamW::step(double lr) {
   const double norm = std::sqrt(ops.sum_squares(gradients, model_.arena_size()));
   if (!std::isfinite(norm)) throw NonFiniteGradient{norm};
   const double scale = config_.max_grad_norm > 0 ? std::min(1.0, config_.max_grad_norm / (norm + 1e-6)) : 1.0;
+  const NoFork whole_steps_only;
   ++steps;
   AdamWOptions options{};
   options.lr = static_cast<float>(lr);

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/fork.h"
 #include "base/interrupt.h"
 #include "base/parallel.h"
 
@@ -35,17 +36,30 @@ constexpr int64_t kLeastWork = int64_t{1} << 19, kMostWork = int64_t{1} << 31;
 }  // namespace
 
 Transformer::Transformer(const ModelConfig& config, uint64_t seed, Precision precision, bool initialize)
-    : config_(config), precision_(precision), ops_(precision) {
+    : config_(config), precision_(precision), evaluation_precision_(precision) {
   config_.validate();
   infos_ = describe_parameters(config_);
   values_.reserve_dense(weights_.carve(config_, nullptr));
   weights_.carve(config_, values_.data());
-  laid_out_ = weights_;
+  make_work();
   if (initialize) initialize_parameters(config_, values_.data(), seed);
 }
 
+void Transformer::make_work() {
+  auto work = std::make_unique<Work>(precision_);
+  if (evaluation_precision_ != precision_) work->evaluation_ops = std::make_unique<SlicedOps>(evaluation_precision_);
+  work->laid_out = weights_;
+  work_ = std::move(work);
+}
+
+void Transformer::leave_memory_of_calls() {
+  static_cast<void>(work_.release());  // its vectors may be half resized: not to be freed either
+  make_work();
+}
+
 void Transformer::set_evaluation_precision(Precision precision) {
-  evaluation_ops_ = precision == precision_ ? nullptr : std::make_unique<SlicedOps>(precision);
+  evaluation_precision_ = precision;
+  work_->evaluation_ops = precision == precision_ ? nullptr : std::make_unique<SlicedOps>(precision);
 }
 
 int64_t Transformer::num_parameters() const {
@@ -56,6 +70,7 @@ int64_t Transformer::num_parameters() const {
 
 float* Transformer::gradients() {
   if (gradients_.size() == 0) {
+    const NoFork made_or_not;
     gradients_.reserve(values_.size());
     grads_.carve(config_, gradients_.data());
   }
@@ -69,8 +84,8 @@ void Transformer::zero_grad() {
 const int32_t* Transformer::take_ids(const int32_t* ids, int64_t batch, int64_t length) {
   check(batch >= 1 && length >= 1, "ids must hold at least one token, got shape (", batch, ", ", length, ")");
   check(length <= config_.max_seq_len, "ids are ", length, " tokens long, but max_seq_len is ", config_.max_seq_len);
-  ids_.assign(ids, ids + batch * length);
-  ids = ids_.data();
+  work_->ids.assign(ids, ids + batch * length);
+  ids = work_->ids.data();
   for (int64_t i = 0; i < batch * length; ++i) {
     check(ids[i] >= 0 && ids[i] < config_.vocab_size, "ids must be from 0 to ", config_.vocab_size - 1, ", got ",
           ids[i], " in row ", i / length, ", position ", i % length);
@@ -79,8 +94,8 @@ const int32_t* Transformer::take_ids(const int32_t* ids, int64_t batch, int64_t 
 }
 
 const int32_t* Transformer::take_targets(const int32_t* targets, int64_t count, int64_t* normalizer) {
-  targets_.assign(targets, targets + count);
-  targets = targets_.data();
+  work_->targets.assign(targets, targets + count);
+  targets = work_->targets.data();
   int64_t counted = 0;
   for (int64_t i = 0; i < count; ++i) {
     if (targets[i] == kIgnoredTarget) continue;
@@ -96,7 +111,7 @@ const int32_t* Transformer::take_targets(const int32_t* targets, int64_t count, 
 }
 
 Transformer::Plan Transformer::plan(int64_t batch, int64_t length, bool for_backward) {
-  SlicedOps& ops = for_backward || evaluation_ops_ == nullptr ? ops_ : *evaluation_ops_;
+  SlicedOps& ops = for_backward || work_->evaluation_ops == nullptr ? work_->ops : *work_->evaluation_ops;
   const int64_t threads = call_threads(), size = arena_size(), m = batch * length;
   const int64_t largest = (batch + threads - 1) / threads;
   int64_t outputs = 0;  // columns of a block's matrices
@@ -107,65 +122,67 @@ Transformer::Plan Transformer::plan(int64_t batch, int64_t length, bool for_back
   const bool even = 8 * largest * threads <= 9 * batch;  // the longest slice takes at most an eighth more than the mean
   if (!(small && worth_it && even)) return {ops, weights_, batch, length, 1};
   lay_out_weights(ops.whole(), for_backward);
-  return {ops, laid_out_, batch, length, threads};
+  return {ops, work_->laid_out, batch, length, threads};
 }
 
 void Transformer::lay_out_weights(Ops& ops, bool for_backward) {
-  layouts_.clear();
+  work_->layouts.clear();
   Carver sizes(nullptr);
   const auto each = [&](auto&& f) {
-    for (BlockParameters& b : laid_out_.blocks) each_matrix(b, [&](Tensor& t) { f(t, true, for_backward); });
-    f(laid_out_.head, for_backward, true);  // the head is used the other way round
+    for (BlockParameters& b : work_->laid_out.blocks) each_matrix(b, [&](Tensor& t) { f(t, true, for_backward); });
+    f(work_->laid_out.head, for_backward, true);  // the head is used the other way round
   };
   each([&](Tensor& t, bool stored, bool transposed) {
     if (stored) sizes.take(ops.layout_floats(t.rows, t.cols));
     if (transposed) sizes.take(ops.layout_floats(t.cols, t.rows));
   });
-  layout_arena_.reserve(sizes.used());
-  Carver carver(layout_arena_.data());
+  work_->layout_arena.reserve(sizes.used());
+  Carver carver(work_->layout_arena.data());
   each([&](Tensor& t, bool stored, bool transposed) {
     const ConstMatrix b{t.data, t.rows, t.cols};
     t.panels = stored ? carver.take(ops.layout_floats(t.rows, t.cols)) : nullptr;
     t.panels_transposed = transposed ? carver.take(ops.layout_floats(t.cols, t.rows)) : nullptr;
-    if (stored) layouts_.push_back({b, t.panels});
-    if (transposed) layouts_.push_back({b.t(), t.panels_transposed});
+    if (stored) work_->layouts.push_back({b, t.panels});
+    if (transposed) work_->layouts.push_back({b.t(), t.panels_transposed});
   });
-  ops.lay_out(layouts_.data(), static_cast<int64_t>(layouts_.size()));
+  ops.lay_out(work_->layouts.data(), static_cast<int64_t>(work_->layouts.size()));
 }
 
 void Transformer::run_blocks(const Plan& plan, const int32_t* ids, bool for_backward) {
   const int64_t length = plan.length, c = config_.d_model;
   const Operands operands = plan.ops.whole().operands();
-  activation_arena_.reserve(activations_.carve(config_, operands, plan.batch, length, for_backward, nullptr));
-  activations_.carve(config_, operands, plan.batch, length, for_backward, activation_arena_.data());
+  work_->activation_arena.reserve(
+      work_->activations.carve(config_, operands, plan.batch, length, for_backward, nullptr));
+  work_->activations.carve(config_, operands, plan.batch, length, for_backward, work_->activation_arena.data());
 
   plan.ops.run(plan.slices, plan.batch, [&](Ops& ops, int64_t begin, int64_t end) {
     const BlockContext context{ops, config_, end - begin, length};
     const int64_t row = begin * length, m = context.rows();
-    const std::vector<BlockActivations>& blocks = activations_.blocks;
+    const std::vector<BlockActivations>& blocks = work_->activations.blocks;
     const BufferPlan from(config_, operands, for_backward, row);
-    const Scratch scratch = scratch_from(activations_.scratch, from);
+    const Scratch scratch = scratch_from(work_->activations.scratch, from);
     const ConstMatrix wpe = plan.weights.wpe;
     ops.embed({blocks[0].input + row * c, m, c}, ids + row, plan.weights.wte,
               config_.learned_positions() ? &wpe : nullptr, length);
     for (std::size_t l = 0; l < blocks.size(); ++l) {
       check_interrupt();
-      float* output = l + 1 < blocks.size() ? blocks[l + 1].input : activations_.output;
+      float* output = l + 1 < blocks.size() ? blocks[l + 1].input : work_->activations.output;
       config_.block->forward(context, plan.weights.blocks[l], activations_from(blocks[l], from), scratch,
                              output + row * c);
     }
     if (config_.final_norm()) {
-      ops.norm(operands.matrix(activations_.final_normed + row * operands.ld(c), m, c),
-               {activations_.final_mean + row, activations_.final_rstd + row}, {activations_.output + row * c, m, c},
-               weights_.norm_w.data, weights_.norm_b.data, config_.norm_eps());
+      ops.norm(operands.matrix(work_->activations.final_normed + row * operands.ld(c), m, c),
+               {work_->activations.final_mean + row, work_->activations.final_rstd + row},
+               {work_->activations.output + row * c, m, c}, weights_.norm_w.data, weights_.norm_b.data,
+               config_.norm_eps());
     }
   });
 }
 
 Matrix Transformer::final_rows(Ops& ops, int64_t row, int64_t count) {
   const int64_t c = config_.d_model;
-  if (!config_.final_norm()) return {activations_.final_normed + row * c, count, c};
-  return ops.operands().matrix(activations_.final_normed + row * ops.operands().ld(c), count, c);
+  if (!config_.final_norm()) return {work_->activations.final_normed + row * c, count, c};
+  return ops.operands().matrix(work_->activations.final_normed + row * ops.operands().ld(c), count, c);
 }
 
 void Transformer::forward(float* logits, const int32_t* ids, int64_t batch, int64_t length) {
@@ -190,8 +207,8 @@ double Transformer::run_head(const Plan& plan, const int32_t* targets, int64_t n
       operands.pairs && backward ? operands.floats(chunk, v) : 0;  // else logits' own memory
   Carver sizes(nullptr);
   for (const int64_t floats : {chunk * v, chunk, gradient_floats}) sizes.take(floats);
-  head_arena_.reserve(sizes.used());
-  Carver carver(head_arena_.data());
+  work_->head_arena.reserve(sizes.used());
+  Carver carver(work_->head_arena.data());
   float* const logits_data = carver.take(chunk * v);
   float* const losses = carver.take(chunk);
   float* const gradient_data = gradient_floats > 0 ? carver.take(gradient_floats) : logits_data;
@@ -225,17 +242,17 @@ void Transformer::run_backward(const Plan& plan, const int32_t* ids, const float
   const BlockContext whole{whole_ops, config_, plan.batch, plan.length, plan.slices > 1};
   const int64_t m = plan.rows(), c = config_.d_model;
   const Matrix dwpe = grads_.wpe;
-  const NormStats final_stats{activations_.final_mean, activations_.final_rstd};
-  const std::vector<BlockActivations>& blocks = activations_.blocks;
-  Scratch& s = activations_.scratch;
+  const NormStats final_stats{work_->activations.final_mean, work_->activations.final_rstd};
+  const std::vector<BlockActivations>& blocks = work_->activations.blocks;
+  Scratch& s = work_->activations.scratch;
   if (config_.final_norm().affine) {
-    whole_ops.norm_grad(grads_.norm_w.data, grads_.norm_b.data, {d_normed, m, c}, {activations_.output, m, c},
+    whole_ops.norm_grad(grads_.norm_w.data, grads_.norm_b.data, {d_normed, m, c}, {work_->activations.output, m, c},
                         final_stats);
   }
   for (std::size_t l = blocks.size(); l-- > 0;) {
     check_interrupt();
     const bool top = l + 1 == blocks.size();
-    const float* output = top ? activations_.output : blocks[l + 1].input;
+    const float* output = top ? work_->activations.output : blocks[l + 1].input;
     plan.ops.run(plan.slices, plan.batch, [&](Ops& ops, int64_t begin, int64_t end) {
       const BlockContext context{ops, config_, end - begin, plan.length};
       const int64_t row = begin * plan.length, rows = context.rows();
@@ -262,7 +279,7 @@ double Transformer::run_loss(const int32_t* ids, const int32_t* targets, int64_t
   if (backward) gradients();
   const Plan plan = this->plan(batch, length, backward);
   run_blocks(plan, ids, backward);
-  const Scratch& s = activations_.scratch;
+  const Scratch& s = work_->activations.scratch;
   float* const d_normed = config_.final_norm() ? s.d_input : s.d_output;
   const double loss = run_head(plan, targets, normalizer, backward, d_normed);
   if (backward) run_backward(plan, ids, d_normed);

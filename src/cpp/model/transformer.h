@@ -20,6 +20,10 @@ class Transformer {
   // Without `initialize` all parameters are zero, for a caller who sets them.
   Transformer(const ModelConfig& config, uint64_t seed, Precision precision, bool initialize = true);
 
+  // In the child of a fork, when another thread of the parent was inside a call: what it was writing is left unused.
+  // Parameters are as they were; gradients may be half accumulated, as after an interrupt. Profiling is off.
+  void leave_memory_of_calls();
+
   // What forward and loss compute their products in from now on, where no gradient is asked for; at first as training.
   void set_evaluation_precision(Precision precision);
 
@@ -30,10 +34,10 @@ class Transformer {
   float* values() { return values_.data(); }
   float* gradients();  // made at the first call: a model that only generates has none
   int64_t arena_size() const { return values_.size(); }
-  Ops& ops() { return ops_.whole(); }
+  Ops& ops() { return work_->ops.whole(); }
   // See SlicedOps; what is measured are training steps.
-  void profile(bool on) { ops_.profile(on); }
-  std::vector<OpRecord> take_profile() { return ops_.take_profile(); }
+  void profile(bool on) { work_->ops.profile(on); }
+  std::vector<OpRecord> take_profile() { return work_->ops.take_profile(); }
   const Parameters& parameters() const { return weights_; }
 
   // logits(B, T, V) for ids(B, T).
@@ -55,6 +59,7 @@ class Transformer {
     int64_t batch, length, slices;
     int64_t rows() const { return batch * length; }
   };
+  void make_work();
   Plan plan(int64_t batch, int64_t length, bool for_backward);
   void lay_out_weights(Ops& ops, bool for_backward);
 
@@ -73,14 +78,22 @@ class Transformer {
   ModelConfig config_;
   std::vector<ParameterInfo> infos_;
   const Precision precision_;
-  SlicedOps ops_;
-  std::unique_ptr<SlicedOps> evaluation_ops_;  // null: ops_
-  Arena values_, gradients_, activation_arena_, head_arena_, layout_arena_;
+  Precision evaluation_precision_;
+  Arena values_, gradients_;
   Parameters weights_, grads_;
-  Parameters laid_out_;  // weights_ with the panels of a step; valid within one call
-  std::vector<Layout> layouts_;
-  Activations activations_;
-  std::vector<int32_t> ids_, targets_;
+
+  // What calls write to, and nobody reads after them.
+  struct Work {
+    explicit Work(Precision precision) : ops(precision) {}
+    SlicedOps ops;
+    std::unique_ptr<SlicedOps> evaluation_ops;  // null: ops
+    Arena activation_arena, head_arena, layout_arena;
+    Parameters laid_out;  // weights_ with the panels of a step; valid within one call
+    std::vector<Layout> layouts;
+    Activations activations;
+    std::vector<int32_t> ids, targets;
+  };
+  std::unique_ptr<Work> work_;
 };
 
 }  // namespace soma

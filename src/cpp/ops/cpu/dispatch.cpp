@@ -1,5 +1,6 @@
 // Builds one kernel table per ISA level that this machine can run: the portable kernels first, then whatever each level
 // overwrites on the way up.
+#include "base/fork.h"
 #include "base/isa.h"
 #include "ops/cpu/cpu_ops.h"
 
@@ -44,8 +45,8 @@ struct Tables {
 }  // namespace
 
 const kernels::Table& active_kernels() {
-  static const Tables tables;
-  return tables.level[static_cast<int>(active_isa())];
+  static MadeOnce<Tables> tables;
+  return tables.get([] { return Tables(); }).level[static_cast<int>(active_isa())];
 }
 
 std::unique_ptr<Ops> make_cpu_ops(Precision precision) { return std::make_unique<CpuOps>(precision); }
