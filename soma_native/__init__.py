@@ -4,39 +4,46 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING
 from typing import Any as _Any
 
-from soma_native.model.config import ModelConfig
-from soma_native.model.model import Model
-from soma_native.optim.adamw import AdamW
-from soma_native.system import active_isa, available_isas, get_num_threads, set_num_threads
-from soma_native.version import __version__
-
 if TYPE_CHECKING:
     from soma_native.checkpoint import load, load_model, save
     from soma_native.data.documents import read_documents
     from soma_native.data.token_store import TokenStore
     from soma_native.errors import CheckpointError
     from soma_native.generation.generator import Generator
+    from soma_native.model.config import ModelConfig
+    from soma_native.model.model import Model
+    from soma_native.optim.adamw import AdamW
+    from soma_native.system import active_isa, available_isas, get_num_threads, set_num_threads
     from soma_native.tokenizer.tokenizer import Tokenizer
     from soma_native.training.callbacks import Callback, Event
     from soma_native.training.config import TrainConfig
     from soma_native.training.history import History
     from soma_native.training.trainer import Trainer
+    from soma_native.version import __version__
 
-# Where the names live that are imported on first use, so that `import soma_native` stays quick.
+# Where the names live. They are imported on first use: the import is quick, and the command can guard its imports.
 _LAZY = {
+    "AdamW": "optim.adamw",
     "Callback": "training.callbacks",
     "CheckpointError": "errors",
     "Event": "training.callbacks",
     "Generator": "generation.generator",
     "History": "training.history",
+    "Model": "model.model",
+    "ModelConfig": "model.config",
     "Tokenizer": "tokenizer.tokenizer",
     "TokenStore": "data.token_store",
     "TrainConfig": "training.config",
     "Trainer": "training.trainer",
+    "__version__": "version",
+    "active_isa": "system",
+    "available_isas": "system",
+    "get_num_threads": "system",
     "load": "checkpoint",
     "load_model": "checkpoint",
     "read_documents": "data.documents",
     "save": "checkpoint",
+    "set_num_threads": "system",
     "_tokenizer_of": "tokenizer.tokenizer",  # for pickles
 }
 

@@ -87,9 +87,11 @@ def flag(argument: str, value: Any) -> bool:
 
 
 def path(argument: str, value: Any, what: str = "file") -> Path:
-    """`value` as a path; an ArgumentTypeError where it is neither a str nor an os.PathLike."""
+    """`value` as a path; an ArgumentTypeError where it is neither a str nor an os.PathLike, an ArgumentError for ""."""
     if not isinstance(value, (str, os.PathLike)):
         raise ArgumentTypeError(argument, f"must be the path of a {what}, a str or an os.PathLike, got {value!r:.80}")
+    if not os.fspath(value):  # Path takes it for the working folder
+        raise ArgumentError(argument, f"must name a {what}, got an empty text; the working folder is '.'")
     return Path(value)
 
 

@@ -66,9 +66,12 @@ positive_type = number(above=0)
 
 # What the library calls otherwise than the command.
 _OPTIONS = {"max_seq_len": "seq_len", "special_tokens": "special_token"}
+_POSITIONALS = {"folder": "DIR", "path": "PATH"}
 
 
 def option_of(arguments: argparse.Namespace, name: str) -> str | None:
     """The option of the command line that gives the library's argument `name`; None where there is none."""
     option = _OPTIONS.get(name, name)
+    if hasattr(arguments, option) and option in _POSITIONALS:
+        return _POSITIONALS[option]
     return f"--{option.replace('_', '-')}" if hasattr(arguments, option) else None

@@ -73,17 +73,19 @@ def named(files: Sequence[Path | str]) -> str:
 
 
 def read_stdin() -> str:
-    """All of standard input.
+    """All of standard input; a byte order mark at its start is no part of it.
 
     Raises:
         CommandError: it is not UTF-8.
     """
+    if sys.stdin is None:
+        raise CommandError("standard input is closed")
     stream = getattr(sys.stdin, "buffer", None)
     if stream is None:  # replaced by a program that calls the command
-        return sys.stdin.read()
+        return sys.stdin.read().removeprefix("\ufeff")
     data = stream.read()
     try:
-        return str(data, "utf-8")
+        return str(data, "utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise CommandError(
             f"standard input is not UTF-8 at byte {error.start} (0x{data[error.start]:02x}): convert it first, for "

@@ -12,7 +12,6 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 from soma_native.cli import bench, evaluate, generate, info, showcase, tokenizer, train
 from soma_native.cli.arguments import Parser, option_of
@@ -135,8 +134,3 @@ def _log_to_stderr() -> logging.Handler:
     handler.setFormatter(logging.Formatter(f"{PROGRAM}: %(message)s"))
     logging.getLogger("soma_native").addHandler(handler)
     return handler
-
-
-def run() -> NoReturn:
-    """What the installed command and `python -m soma_native` call."""
-    sys.exit(main())

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from soma_native.cli.errors import UsageError
+from soma_native import _checks
 from soma_native.files.atomic_folder import replace_files
 
 
@@ -19,8 +19,7 @@ def check_writable(folder: str) -> None:
     Raises:
         CheckpointError: they cannot.
     """
-    if not folder:
-        raise UsageError("the name of the folder to write to is empty")
+    _checks.path("out", folder, "folder")
     with replace_files(folder):
         pass
     Path(folder).mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from soma_native import _checks
 from soma_native.cli.arguments import add_command, integer
 from soma_native.cli.corpus import add_corpus, check_not_empty, corpus_files, read_stdin
 from soma_native.cli.errors import PROGRAM, UsageError
@@ -122,6 +123,7 @@ def _special_token(argument: str) -> tuple[str, int]:
 
 def train_tokenizer(arguments: argparse.Namespace) -> None:
     """Train and write."""
+    _checks.path("out", arguments.out)
     files = corpus_files(arguments.corpus)
     check_not_empty(files)
     options = {"special_tokens": arguments.special_token, "pattern": arguments.pattern}

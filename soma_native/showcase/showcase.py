@@ -8,9 +8,9 @@ import os
 import time
 from collections.abc import Callable
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
+from soma_native import _checks
 from soma_native.checkpoint import load, save
 from soma_native.core import _core
 from soma_native.files.atomic_folder import replace_files
@@ -71,6 +71,7 @@ def run_showcase(
     Raises:
         CheckpointError: the folder cannot be written.
     """
+    out = _checks.path("out", out, "folder")
     sentences = corpus()
     tok = Tokenizer.train(sentences, kind=tokenizer, vocab_size=RECIPE.vocab_size(tokenizer))
     model = Model(ModelConfig.preset("showcase", vocab_size=tok.vocab_size), seed=seed, precision=precision)
@@ -97,7 +98,7 @@ def run_showcase(
         ],
         "train_seconds": train_seconds,
         "tokens_per_second": pairs * RECIPE.epochs / train_seconds,
-        "checkpoint_bytes": (Path(out) / "model.safetensors").stat().st_size,
+        "checkpoint_bytes": (out / "model.safetensors").stat().st_size,
         "samples": samples,
         "isa": _core.active_isa(),
         "threads": _core.get_num_threads(),

@@ -11,7 +11,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import NDArray
 
-from soma_native._checks import integer
+from soma_native import _checks
 from soma_native.core import _core
 from soma_native.errors import ArgumentError, ArgumentTypeError
 from soma_native.files.atomic_folder import FolderView, replace_files
@@ -132,7 +132,7 @@ class Tokenizer:
             FileNotFoundError: there is no such file.
             CheckpointError: the file is damaged, or asks for something that there is not here; which is said.
         """
-        path = Path(path)
+        path = _checks.path("path", path)
         view = FolderView(path) if path.is_dir() else None
         file = path if view is None else view.path(FILE_NAME)
         if view is not None and not os.path.lexists(file) and is_gpt2_folder(view):
@@ -193,7 +193,7 @@ class Tokenizer:
         Raises:
             CheckpointError: it cannot be written.
         """
-        path = Path(path)
+        path = _checks.path("path", path)
         file = path if path.suffix == ".json" and not path.is_dir() else path / FILE_NAME
         with replace_files(file.parent) as staging:
             write_tokenizer(staging.path / file.name, document_of(self._core, self._settings))
@@ -320,7 +320,7 @@ class Tokenizer:
         >>> tok.id_to_token(97), tok.id_to_token(32)
         ('a', 'Ġ')
         """
-        i = integer("i", i)
+        i = _checks.integer("i", i)
         if not 0 <= i < self.vocab_size:
             raise ValueError(f"id {i} is not in the vocabulary: ids are 0 to {self.vocab_size - 1}")
         return self._core.token(i)  # which raises for a gap

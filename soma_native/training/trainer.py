@@ -97,7 +97,10 @@ class Trainer:
         return cls(model, tokenizer, config)
 
     def stop(self) -> None:
-        """Let `fit` return after the current step, with a checkpoint; from a callback or from another thread."""
+        """Let `fit` return after the current step, with a checkpoint; from a callback or from another thread.
+
+        Before `fit` has begun, it lets the next `fit` return without a step.
+        """
         self._stop.set()
 
     def fit(
@@ -127,20 +130,22 @@ class Trainer:
             CheckpointError: a checkpoint could not be saved, or the one to resume from is damaged.
             KeyboardInterrupt: Ctrl-C. A checkpoint was saved, `history.checkpoint` says where.
         """
-        self._stop.clear()
         self.history = History()
         dispatcher = Dispatcher(callbacks, self)
-        layout = Layout(self.model, self.tokenizer, self.config, texts, validation)
-        run = TrainingRun(layout, self.history, dispatcher, self._stop)
         try:
-            with InterruptGuard() as guard:
-                try:
-                    return run.loop(guard)
-                except KeyboardInterrupt:
-                    run.interrupted()
-                    raise
+            layout = Layout(self.model, self.tokenizer, self.config, texts, validation)
+            run = TrainingRun(layout, self.history, dispatcher, self._stop)
+            try:
+                with InterruptGuard() as guard:
+                    try:
+                        return run.loop(guard)
+                    except KeyboardInterrupt:
+                        run.interrupted()
+                        raise
+            finally:
+                self.model.zero_grad()
         finally:
-            self.model.zero_grad()
+            self._stop.clear()
 
     def evaluate(self, texts: Texts | TokenStore) -> float:
         """Mean loss of the model on `texts` in nats a token; its exponential is the perplexity.

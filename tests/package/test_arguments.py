@@ -32,6 +32,12 @@ ANY: Any = None
         (lambda: soma.set_num_threads(10**30), ValueError, "from 1 to 1024"),
         (lambda: soma.load(ANY), TypeError, "folder must be the path of a folder"),
         (lambda: soma.save(ANY, MODEL, ANY), TypeError, "folder must be the path of a folder"),
+        (lambda: soma.save("", MODEL, TOK), ValueError, "folder must name a folder, got an empty text"),
+        (lambda: soma.load(""), ValueError, "folder must name a folder, got an empty text"),
+        (lambda: soma.TrainConfig(checkpoint_dir=""), ValueError, "checkpoint_dir must name a folder"),
+        (lambda: TOK.save(""), ValueError, "path must name a file"),
+        (lambda: soma.Tokenizer.load(""), ValueError, "path must name a file"),
+        (lambda: soma.Tokenizer.from_gpt2("", ""), ValueError, "path must name a file"),
         (lambda: soma.save("x", ANY, ANY), TypeError, "model must be"),
         (lambda: soma.save("x", MODEL, "tok"), TypeError, "tok must be"),  # type: ignore[arg-type]
         (lambda: soma.Trainer(ANY, TOK), TypeError, "model must be a soma_native.Model, got NoneType"),

@@ -177,7 +177,7 @@ def command(tmp_path: Path) -> Path:
 
 def test_the_command_is_installed() -> None:
     points = [p for p in distribution().entry_points if p.group == "console_scripts"]
-    assert [(p.name, p.value) for p in points] == [("soma-native", "soma_native.cli.main:main")]
+    assert [(p.name, p.value) for p in points] == [("soma-native", "soma_native.__main__:run")]
     assert callable(points[0].load())
 
 

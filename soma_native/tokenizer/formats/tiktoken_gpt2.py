@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from soma_native import _checks
 from soma_native._checks import choice, integer
 from soma_native.core import _core
 from soma_native.errors import ArgumentError, ArgumentTypeError, CheckpointError
@@ -224,7 +225,7 @@ def tokens_by_id(ids: Mapping[bytes, int], special: Mapping[Any, int]) -> list[b
 
 
 def _existing(path: str | os.PathLike[str]) -> Path:
-    path = Path(path)
+    path = _checks.path("path", path)
     if not os.path.lexists(path):
         raise FileNotFoundError(f"there is no file {path}")
     return path
