@@ -61,7 +61,7 @@ ARCHITECTURES: dict[str, Architecture] = {  # by model_type
             max_seq_len="n_positions n_ctx", d_model="n_embd", n_layers="n_layer", n_heads="n_head", d_ff="n_inner"
         ),
         settings={
-            "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+            "activation_function": ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate"),
             "layer_norm_epsilon": (1e-5,),
             "scale_attn_weights": (True,),
             "scale_attn_by_inverse_layer_idx": (False,),

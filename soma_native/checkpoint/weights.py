@@ -61,9 +61,9 @@ def read_model(view: FolderView, config: ModelConfig, precision: str, verify: bo
                     path=file.path,
                     tensor=name,
                 )
-            if entry.dtype not in {"F32", "F16", "BF16"}:
+            if entry.dtype not in {"F64", "F32", "F16", "BF16"}:
                 raise CheckpointError(
-                    f"has the type {entry.dtype}; F32, F16 and BF16 can be loaded", path=file.path, tensor=name
+                    f"has the type {entry.dtype}; F64, F32, F16 and BF16 can be loaded", path=file.path, tensor=name
                 )
         for own, (file, name) in sources.items():
             if own not in expected and own != architecture.head:
@@ -92,10 +92,11 @@ def _fill(array: NDArray[np.float32], source: _Source, checksums: Mapping[str, o
 
 
 def _to_float32(stored: NDArray[Any], dtype: str) -> NDArray[np.float32]:
-    """float16 and float32 by NumPy; bfloat16, which came as uint16, is the upper half of a float32."""
+    """As float32: by NumPy, too large a number as infinity; bfloat16, which came as uint16, is the upper half of one."""
     if dtype == "BF16":
         return (stored.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    return stored.astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):
+        return stored.astype(np.float32, copy=False)
 
 
 def _check_tied(embedding: NDArray[np.float32], source: _Source) -> None:

@@ -94,10 +94,23 @@ def test_there_and_back_again(tmp_path: Path) -> None:
         assert np.array_equal(back.parameters()[name], array), name
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision(tmp_path: Path, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("name", ["gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate"])
+def test_names_of_our_activation(tmp_path: Path, name: str) -> None:
+    model = theirs(activation_function=name)
+    model.save_pretrained(tmp_path / "theirs")
+    loaded = load_model(tmp_path / "theirs")
+    same(loaded.forward(IDS), their_logits(model))
+    soma_native.save(tmp_path / "ours", loaded, None)
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours").eval()
+    assert again.config.activation_function == name
+    same(their_logits(again), their_logits(model))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_types_of_weights(tmp_path: Path, dtype: torch.dtype) -> None:
     model = theirs().to(dtype)
     model.save_pretrained(tmp_path)
+    assert safetensors.torch.load_file(tmp_path / "model.safetensors")["transformer.wpe.weight"].dtype == dtype
     loaded = load_model(tmp_path)
     assert all(array.dtype == np.float32 for array in loaded.parameters().values())
     same(loaded.forward(IDS), their_logits(model.float()))
@@ -137,6 +150,7 @@ def test_files_of_the_original_gpt2(tmp_path: Path) -> None:
     ("changes", "problem"),
     [
         ({"activation_function": "relu"}, "activation_function is 'relu'; our gpt2 block computes 'gelu_new'"),
+        ({"activation_function": "gelu"}, "activation_function is 'gelu'; our gpt2 block computes 'gelu_new'"),
         ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon is 1e-06"),
         ({"scale_attn_weights": False}, "scale_attn_weights is False"),
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True"),
