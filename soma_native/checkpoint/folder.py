@@ -42,6 +42,7 @@ _Loaded = TypeVar("_Loaded")
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 _BESIDE = (TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
+_OWN_FILES = (CONFIG, WEIGHTS, WEIGHTS_INDEX, TOKENIZER, TOKENIZER_CONFIG, GENERATION)
 _MAX_JSON_BYTES = 1 << 20
 _READ_ATTEMPTS = 25  # beside a process that saves without pause one read in seven is begun anew, never four times
 
@@ -105,7 +106,7 @@ def save(
         )
     extra_files = dict(extra_files or {})
     for name in extra_files:
-        if plain_name(name) in {CONFIG, WEIGHTS, WEIGHTS_INDEX, TOKENIZER, TOKENIZER_CONFIG, GENERATION}:
+        if plain_name(name) in _OWN_FILES:
             raise ArgumentError("extra_files", f"must not name the model's own files, got {name!r}")
 
     with replace_files(folder) as staging:
@@ -180,6 +181,12 @@ def load_model(folder: str | os.PathLike[str], precision: str = "auto", *, verif
 def load_config(folder: str | os.PathLike[str]) -> ModelConfig:
     """Read only the model's shape, without its weights; errors as `load`."""
     return _consistently(folder, lambda view: _read_config(view, _file_checksums(view))[0])
+
+
+def model_files(folder: str | os.PathLike[str]) -> list[str]:
+    """The files of a model that are in the folder, whoever wrote them: those in whose place a save puts its own."""
+    view = FolderView(folder)
+    return [name for name in _OWN_FILES if os.path.lexists(view.path(name))]
 
 
 def extra_file(folder: str | os.PathLike[str], name: str) -> Path:

@@ -1,7 +1,7 @@
 """The command `soma-native`: reads its arguments, calls the library, prints. One file per subcommand.
 
 Exit status: 0 success; 1 something went wrong that is told in one line; 2 bad usage; 130 Ctrl-C; 141 the reader of our
-output went away; 143 SIGTERM while training.
+output went away; 128 and the number of the signal for SIGTERM (143) and SIGHUP (129) while training.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from soma_native.cli import bench, evaluate, generate, info, showcase, tokenizer
 from soma_native.cli.arguments import Parser, option_of
 from soma_native.cli.corpus import named
 from soma_native.cli.errors import PROGRAM, CommandError, UsageError, one_line
-from soma_native.cli.signals import terminated
+from soma_native.cli.signals import ended_by
 from soma_native.errors import ArgumentError, ArgumentTypeError
 from soma_native.model.model import resolve_precision
 from soma_native.system import active_isa, get_num_threads
@@ -26,7 +26,6 @@ from soma_native.training.layout import OtherRunError
 _COMMANDS = (showcase, train, generate, evaluate, tokenizer, bench, info)
 INTERRUPTED = 130
 PIPE_CLOSED = 141
-TERMINATED = 143
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         return _fail(str(error), 2)
     handler = _log_to_stderr()
-    terminated.clear()
+    ended_by.clear()
     try:
         status = int(arguments.run(arguments) or 0)
         sys.stdout.flush()
@@ -82,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error.said(lambda name: option_of(arguments, name) or name), 1)
     except KeyboardInterrupt as error:
         print(f"{PROGRAM}: {str(error) or 'interrupted'}", file=sys.stderr)
-        return TERMINATED if terminated.is_set() else INTERRUPTED
+        return 128 + ended_by[0] if ended_by else INTERRUPTED
     except BrokenPipeError:
         # Python would complain once more when it flushes on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

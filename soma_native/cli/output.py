@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from soma_native import _checks
 from soma_native.files.atomic_folder import replace_files
+from soma_native.files.held_folder import hold_folder
 
 
-def check_writable(folder: str) -> None:
-    """Make the folder and see that files can be made in it, before any work is done for it.
+@contextlib.contextmanager
+def output_folder(out: str) -> Iterator[Path]:
+    """Make the folder, see that files can be made in it before any work is done for it, and hold it meanwhile.
 
     Raises:
-        CheckpointError: they cannot.
+        CheckpointError: they cannot, or another run works in it.
     """
-    _checks.path("out", folder, "folder")
-    with replace_files(folder):
-        pass
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    folder = _checks.path("out", out, "folder")
+    with hold_folder(folder):
+        with replace_files(folder):
+            pass
+        yield folder
 
 
 def print_json(document: Any) -> None:

@@ -6,12 +6,14 @@ import argparse
 import sys
 from typing import Any
 
+from soma_native.checkpoint.folder import model_files
 from soma_native.cli.arguments import add_command, fraction_type, seed_type
-from soma_native.cli.output import check_writable, print_json, print_table
+from soma_native.cli.errors import CommandError
+from soma_native.cli.output import output_folder, print_json, print_table
 from soma_native.cli.progress import ProgressDisplay
-from soma_native.cli.signals import sigterm_as_ctrl_c
+from soma_native.cli.signals import signals_as_ctrl_c
 from soma_native.model.config import PRECISIONS
-from soma_native.showcase.showcase import SENTENCE_WORDS, comparison, run_showcase
+from soma_native.showcase.showcase import REPORT, SENTENCE_WORDS, comparison, run_showcase
 
 OUT = "runs/showcase"
 VAL_FRACTION = 0.1
@@ -25,7 +27,8 @@ def add_parser(commands: Any) -> None:
         run,
         "train the showcase model, save it, load it, and let it speak",
         f"showcase --out {OUT} --seed 0",
-        "Writes the model, report.json, history.csv, history.json and, where matplotlib is, loss.png into DIR.",
+        "Writes the model, report.json, history.csv, history.json and, where matplotlib is, loss.png into DIR, in the\n"
+        "place of those of an earlier showcase.",
     )
     parser.add_argument("--out", default=OUT, metavar="DIR", help=f"the folder to write to ({OUT})")
     parser.add_argument("--seed", type=seed_type, default=0, metavar="N", help="of weights, order and samples (0)")
@@ -49,8 +52,9 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Train, and print the table and the samples."""
-    check_writable(arguments.out)
-    with sigterm_as_ctrl_c(), ProgressDisplay(sys.stderr) as progress:
+    with output_folder(arguments.out) as out, signals_as_ctrl_c(), ProgressDisplay(sys.stderr) as progress:
+        if not (out / REPORT).exists() and (found := model_files(out)):
+            raise CommandError(f"{out}: holds a model that is no showcase's ({found[0]}): give another folder")
         report = run_showcase(
             arguments.out,
             seed=arguments.seed,

@@ -1,4 +1,4 @@
-"""SIGTERM as Ctrl-C, so that a training that is told to end saves what it has."""
+"""SIGTERM and SIGHUP as Ctrl-C, so that a training that is told to end saves what it has."""
 
 from __future__ import annotations
 
@@ -9,28 +9,30 @@ from collections.abc import Iterator
 
 from soma_native.training.interrupt import interrupt
 
-terminated = threading.Event()  # whether what ended the command was a SIGTERM and not Ctrl-C
+_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+ended_by: list[int] = []  # the signal, where it was one of these and not Ctrl-C, that ended the command
 
 
 @contextlib.contextmanager
-def sigterm_as_ctrl_c() -> Iterator[None]:
-    """Within this block SIGTERM does what Ctrl-C does, also where that is ignored as in a script's background jobs.
+def signals_as_ctrl_c() -> Iterator[None]:
+    """Within this block these signals do what Ctrl-C does, also where that is ignored as in a script's background jobs.
 
-    A program that was started with SIGTERM ignored goes on ignoring it.
+    Only the first does: a terminal that closes sends more than one, and the saving is to get to its end. What was
+    ignored when the program started, as `nohup` has it, stays ignored.
     """
 
     def terminate(number: int, frame: object) -> None:
-        terminated.set()
-        interrupt()
+        if not ended_by:
+            ended_by.append(number)
+            interrupt()
 
-    if (
-        threading.current_thread() is not threading.main_thread()
-        or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
-    ):
-        yield
-        return
-    signal.signal(signal.SIGTERM, terminate)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    taken = [number for number in _SIGNALS if in_main_thread and signal.getsignal(number) is signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, terminate)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from soma_native.checkpoint.folder import model_files
 from soma_native.cli.arguments import add_command, fraction_type, integer, positive_type, seed_type
 from soma_native.cli.corpus import add_corpus, check_not_empty, corpus_files, named
 from soma_native.cli.errors import CommandError, UsageError
-from soma_native.cli.output import check_writable, print_json
+from soma_native.cli.output import output_folder, print_json
 from soma_native.cli.progress import ProgressDisplay
-from soma_native.cli.signals import sigterm_as_ctrl_c
+from soma_native.cli.signals import signals_as_ctrl_c
 from soma_native.cli.tokenizer import train_on_files
 from soma_native.data.documents import read_documents
 from soma_native.data.token_store import TokenStore
+from soma_native.files.atomic_folder import FolderView
 from soma_native.model.config import PRECISIONS, ModelConfig
 from soma_native.model.model import Model, resolve_precision
 from soma_native.tokenizer.tokenizer import Tokenizer
@@ -24,6 +27,7 @@ from soma_native.tokenizer.train import KINDS
 from soma_native.training.config import TrainConfig
 from soma_native.training.history import History, Record
 from soma_native.training.recipes import RECIPES
+from soma_native.training.state import STATE_FILE
 from soma_native.training.trainer import Trainer
 
 VAL_FRACTION = 0.1
@@ -84,7 +88,9 @@ def add_parser(commands: Any) -> None:
         "processor multiplies it faster, and float32 to validate (default: auto)",
     )
     parser.add_argument("--seed", type=seed_type, metavar="N", help="of weights and order (default: 0)")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in DIR")
+    existing = parser.add_mutually_exclusive_group()
+    existing.add_argument("--resume", action="store_true", help="go on with the run in DIR")
+    existing.add_argument("--overwrite", action="store_true", help="replace the model or the run that DIR holds")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -94,12 +100,12 @@ def run(arguments: argparse.Namespace) -> None:
     for file in files:
         if not file.is_file():
             raise CommandError(f"{file}: is not an ordinary file, and training reads its texts twice: write it to one")
-    if not arguments.resume:
-        check_writable(arguments.out)
-    with sigterm_as_ctrl_c():
+    with output_folder(arguments.out) as out, signals_as_ctrl_c():
+        if not (arguments.resume or arguments.overwrite):
+            _refuse_to_replace(out)
         trainer, store = _resumed(arguments, files) if arguments.resume else _fresh(arguments, files)
         history = _fit(trainer, store)
-    history.plot_if_possible(Path(arguments.out) / "loss.png")  # a picture is never worth failing for
+        history.plot_if_possible(out / "loss.png")  # a picture is never worth failing for
     result = _result(trainer, history, arguments.out)
     if arguments.json:
         print_json(result)
@@ -120,6 +126,16 @@ def run(arguments: argparse.Namespace) -> None:
         )
     for warning in history.warnings:
         print(f"warning: {warning}")
+
+
+def _refuse_to_replace(out: Path) -> None:
+    if os.path.lexists(FolderView(out).path(STATE_FILE)):
+        raise CommandError(f"{out}: holds a training run: --resume goes on with it, --overwrite replaces it")
+    found = model_files(out) or [name for name in ("history.json", "history.csv") if os.path.lexists(out / name)]
+    if found:
+        raise CommandError(
+            f"{out}: holds {found[0]}, which training would replace: give another folder, or --overwrite"
+        )
 
 
 def _fit(trainer: Trainer, store: TokenStore) -> History:

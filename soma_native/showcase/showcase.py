@@ -25,6 +25,7 @@ from soma_native.version import __version__
 
 PROMPTS = ("SOMA is", "SOMA tokenization", "SOMA Cognitive", "What is SOMA?")
 RECIPE = RECIPES["showcase"]
+REPORT = "report.json"
 SAMPLE_TOKENS = 64  # most tokens of a sample where the tokenizer does not end at words
 # The sentences of the corpus have 13 words (14 of them 3 or 4), and a window is a sentence, so the model never saw what
 # comes after the thirteenth word: a sample ends there, 13 words with those of the prompt.
@@ -107,9 +108,7 @@ def run_showcase(
         "version": __version__,
     }
     with replace_files(out) as staging:
-        (staging.path / "report.json").write_text(
-            json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        (staging.path / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         history.to_json(staging.path / "history.json")
         history.to_csv(staging.path / "history.csv")
         history.plot_if_possible(staging.path / "loss.png")

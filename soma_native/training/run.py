@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soma_native.checkpoint import save
-from soma_native.checkpoint.hf_config import CONFIG
+from soma_native.checkpoint.folder import model_files
 from soma_native.core import _core
 from soma_native.files.atomic_folder import replace_files
 from soma_native.model.model import Model
@@ -89,6 +89,8 @@ class TrainingRun:
             self._resume()
         elif self.folder is not None and (self.folder / STATE_FILE).exists():
             logger.warning("%s holds another training run, which the first checkpoint will replace", self.folder)
+        elif self.folder is not None and (found := model_files(self.folder)):
+            logger.warning("%s holds a model (%s), which the first checkpoint will replace", self.folder, found[0])
         self.model.zero_grad()
 
     def _resume(self) -> None:
@@ -138,7 +140,7 @@ class TrainingRun:
             if self.config.log_every is not None and self.step % self.config.log_every == 0:
                 logger.info("step %d: loss %.4f, lr %.3g, norm %.3g", self.step, self.loss, self.lr, self.grad_norm)
         self.history.stop_reason = reason
-        if self.folder is not None and (self.step or not (self.folder / CONFIG).exists()):
+        if self.folder is not None and (self.step or not model_files(self.folder)):
             self._checkpoint()  # but no untrained model is put in the place of another
         logger.info("training ended after step %d of %d: %s", self.step, self.layout.total_steps, reason)
         self._emit("end", reason)

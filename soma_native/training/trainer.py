@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from soma_native._checks import instance
@@ -13,6 +15,7 @@ from soma_native.data.documents import Texts
 from soma_native.data.token_store import TokenStore
 from soma_native.data.windows import Windows
 from soma_native.errors import ArgumentError
+from soma_native.files.held_folder import hold_folder
 from soma_native.model.model import Model
 from soma_native.tokenizer.tokenizer import Tokenizer
 from soma_native.training.callbacks import CallbackLike, Dispatcher
@@ -127,25 +130,30 @@ class Trainer:
                 another one; the message names what and how.
             FloatingPointError: a loss, gradient or weight is not finite. The message says in which step; the
                 checkpoint on disk stays the last good one.
-            CheckpointError: a checkpoint could not be saved, or the one to resume from is damaged.
+            CheckpointError: a checkpoint could not be saved, the one to resume from is damaged, or another run works in
+                `checkpoint_dir`.
             KeyboardInterrupt: Ctrl-C. A checkpoint was saved, `history.checkpoint` says where.
         """
         self.history = History()
         dispatcher = Dispatcher(callbacks, self)
+        folder = self.config.checkpoint_dir
         try:
-            layout = Layout(self.model, self.tokenizer, self.config, texts, validation)
-            run = TrainingRun(layout, self.history, dispatcher, self._stop)
-            try:
-                with InterruptGuard() as guard:
-                    try:
-                        return run.loop(guard)
-                    except KeyboardInterrupt:
-                        run.interrupted()
-                        raise
-            finally:
-                self.model.zero_grad()
+            with contextlib.nullcontext() if folder is None else hold_folder(Path(folder)):
+                layout = Layout(self.model, self.tokenizer, self.config, texts, validation)
+                return self._run(TrainingRun(layout, self.history, dispatcher, self._stop))
         finally:
             self._stop.clear()
+
+    def _run(self, run: TrainingRun) -> History:
+        try:
+            with InterruptGuard() as guard:
+                try:
+                    return run.loop(guard)
+                except KeyboardInterrupt:
+                    run.interrupted()
+                    raise
+        finally:
+            self.model.zero_grad()
 
     def evaluate(self, texts: Texts | TokenStore) -> float:
         """Mean loss of the model on `texts` in nats a token; its exponential is the perplexity.

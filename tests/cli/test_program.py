@@ -1,10 +1,11 @@
-"""The command as a program: Ctrl-C before it begins, standard streams that are closed, full or hold few characters."""
+"""The command as a program: signals, a folder that is taken, standard streams that are closed, full or hold little."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import soma_native
 from soma_native.cli.main import main
 
 TEXT = "the cat sat on the mat and the dog ate the food\n" * 20
@@ -77,3 +79,93 @@ def test_an_empty_name_is_never_the_working_folder(run: Any, corpus: Path) -> No
         result = run(*arguments)
         assert (result.status, result.out) == (2, "") and said in result.err, result.err
     assert os.listdir() == before
+
+
+# a run in its folder -------------------------------------------------------------------------------------------------
+
+
+def begin(corpus: Path, out: Path, *ignored: signal.Signals) -> subprocess.Popen[str]:
+    """An endless training that has come to its first record; the other signals are as a shell starts a program."""
+    command = [*PROGRAM, "train", str(corpus), "--out", str(out), "--epochs", "100000", *SMALL]
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    for number in numbers:
+        signal.signal(number, before[number])
+    assert process.stderr is not None
+    while not (line := process.stderr.readline()).startswith("epoch"):
+        assert line, "it ended before its first record"
+    return process
+
+
+def end(process: subprocess.Popen[str], *numbers: signal.Signals) -> tuple[int, str]:
+    """The exit status, and the last line of standard error, of a training that gets these signals."""
+    for number in numbers:
+        process.send_signal(number)
+    err = process.communicate(timeout=120)[1]
+    assert "Traceback" not in err
+    return process.returncode, err.rstrip().split("\n")[-1]
+
+
+@pytest.mark.parametrize("sent", [[signal.SIGHUP], [signal.SIGHUP] * 2, [signal.SIGHUP, signal.SIGTERM]])
+def test_a_closed_terminal_saves(corpus: Path, tmp_path: Path, sent: list[signal.Signals]) -> None:
+    status, said = end(begin(corpus, tmp_path / "model"), *sent)
+    assert status in {128 + number for number in sent}
+    assert said == f"soma-native: interrupted; saved in {tmp_path / 'model'}; --resume goes on from there"
+    assert soma_native.load(tmp_path / "model")[1].kind == "word"
+
+
+def test_nohup_goes_on_when_the_terminal_closes(corpus: Path, tmp_path: Path) -> None:
+    process = begin(corpus, tmp_path / "model", signal.SIGHUP)
+    assert end(process, signal.SIGHUP, signal.SIGTERM)[0] == 128 + signal.SIGTERM
+
+
+def test_a_second_training_is_refused_while_the_first_lives(run: Any, corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    first = begin(corpus, out)
+    train = ("train", corpus, "--out", out, "--steps", 2, *SMALL)
+    for command in (train, (*train, "--overwrite"), (*train, "--resume"), ("showcase", "--out", out)):
+        refused = run(*command)
+        assert (refused.status, refused.out) == (1, "")
+        assert f"{out}: another training run works in it (process {first.pid})" in refused.err
+        assert refused.err.count("\n") == 1
+    first.kill()
+    first.communicate()
+    assert run(*train, "--overwrite").status == 0, "a run that is dead holds nothing"
+    assert not (out / ".soma-training").exists()
+
+
+def test_what_a_folder_holds_is_replaced_only_when_asked_for(run: Any, corpus: Path, tmp_path: Path) -> None:
+    out, train = tmp_path / "model", ("train", corpus, "--steps", 2, *SMALL, "--out")
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    assert run(*train, out).status == 0, "other files are in nobody's way"
+    files = {path: path.read_bytes() for path in out.iterdir()}
+    refused = run(*train, out)
+    assert refused.status == 1 and "holds a training run: --resume goes on with it, --overwrite" in refused.err
+    assert refused.err.count("\n") == 1
+    (out / "training_state.safetensors").unlink()
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "history.json"):
+        refused = run(*train, out)
+        assert refused.status == 1 and "which training would replace" in refused.err
+        for path in [path for path in out.iterdir() if path.name != name]:
+            path.unlink()
+        assert f"holds {name}" in run(*train, out).err
+        assert [path.name for path in out.iterdir()] == [name]
+        for path, data in files.items():
+            path.write_bytes(data)
+        (out / "training_state.safetensors").unlink()
+    assert run(*train, out, "--overwrite", "--seed", 5).status == 0
+    assert (out / "model.safetensors").read_bytes() != files[out / "model.safetensors"]
+    assert (out / "notes.txt").read_text() == "mine"
+    both = run(*train, out, "--overwrite", "--resume")
+    assert both.status == 2 and "not allowed with" in both.err
+
+
+def test_a_showcase_replaces_a_showcase_alone(run: Any, trained: Path) -> None:
+    before = (trained / "model.safetensors").read_bytes()
+    refused = run("showcase", "--out", trained)
+    assert refused.status == 1 and f"{trained}: holds a model that is no showcase's (config.json)" in refused.err
+    assert (trained / "model.safetensors").read_bytes() == before
