@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from soma_native.cli.errors import CommandError
+from soma_native.cli.errors import PROGRAM, CommandError
 from soma_native.data.documents import SPLITS
+from soma_native.files.file_kinds import recognise
 
 SUFFIXES = (".txt", ".md")
 
@@ -33,27 +34,75 @@ def add_corpus(parser: argparse.ArgumentParser) -> None:
 def corpus_files(paths: Sequence[str]) -> list[Path]:
     """The files that CORPUS... names: files as given, folders as their text files in sorted order, nothing twice.
 
+    Links are followed. Hidden files and folders inside a folder are left out; what is left out is said.
+
     Raises:
         CommandError: a path does not exist, or a folder holds no text file.
     """
-    found: dict[Path, None] = {}
+    found: dict[tuple[int, int], Path] = {}
+    left_out: dict[str, list[Path]] = {}
     for given in paths:
         path = Path(given)
         if path.is_dir():
-            inside = sorted(
-                Path(folder, name)
-                for folder, _, names in os.walk(path)
-                for name in names
-                if name.lower().endswith(SUFFIXES) and Path(folder, name).is_file()
-            )
+            inside = sorted(_text_files(path, left_out))
             if not inside:
+                _say_what_is_left_out(left_out)
                 raise CommandError(f"{given}: no {' or '.join(SUFFIXES)} file in this folder")
-            found.update(dict.fromkeys(inside))
         elif path.exists():
-            found[path] = None
+            inside = [path]
         else:
             raise CommandError(f"{given}: no such file or folder")
-    return list(found)
+        for file in inside:
+            if found.setdefault(_identity(file), file) is not file:
+                left_out.setdefault("already there under another name", []).append(file)
+    _say_what_is_left_out(left_out)
+    return list(found.values())
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def _text_files(folder: Path, left_out: dict[str, list[Path]]) -> Iterator[Path]:
+    """The text files in a folder and in those below it, also through links, each folder once."""
+
+    def leave_out(why: str, path: Path) -> None:
+        left_out.setdefault(why, []).append(path)
+
+    searched = set()
+    for name, below, names in os.walk(
+        folder, onerror=lambda error: leave_out("not to be read", Path(error.filename)), followlinks=True
+    ):
+        here = Path(name)
+        if (identity := _identity(here)) in searched:
+            leave_out("already there under another name", here)
+            below.clear()
+            continue
+        searched.add(identity)
+        for each in [*filter(_is_hidden, below)]:
+            leave_out("hidden", here / each)
+            below.remove(each)
+        below.sort()
+        for each in sorted(names):
+            if not each.lower().endswith(SUFFIXES):
+                continue
+            if _is_hidden(each):
+                leave_out("hidden", here / each)
+            elif (here / each).is_file():
+                yield here / each
+            elif not (here / each).exists():
+                leave_out("a link to nothing", here / each)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".")  # such as the ._ files that macOS leaves on other systems' disks
+
+
+def _say_what_is_left_out(left_out: dict[str, list[Path]]) -> None:
+    for why, paths in left_out.items():
+        more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+        print(f"{PROGRAM}: left out, {why}: {', '.join(map(str, paths[:3]))}{more}", file=sys.stderr)
 
 
 def check_not_empty(files: Sequence[Path]) -> None:
@@ -85,9 +134,15 @@ def read_stdin() -> str:
         return sys.stdin.read().removeprefix("\ufeff")
     data = stream.read()
     try:
-        return str(data, "utf-8").removeprefix("\ufeff")
+        text = str(data, "utf-8").removeprefix("\ufeff")
+        what = recognise(data, whole="\0" in text)
     except UnicodeDecodeError as error:
-        raise CommandError(
-            f"standard input is not UTF-8 at byte {error.start} (0x{data[error.start]:02x}): convert it first, for "
-            "instance with iconv"
-        ) from None
+        what = recognise(data, whole=True)
+        if what is None:
+            raise CommandError(
+                f"standard input is not UTF-8 at byte {error.start} (0x{data[error.start]:02x}): convert it first, for "
+                "instance with iconv"
+            ) from None
+    if what is not None:
+        raise CommandError(f"standard input {what}")
+    return text

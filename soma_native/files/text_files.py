@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from io import FileIO
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TypeVar
 
 from soma_native.core import _core
 from soma_native.errors import ArgumentTypeError
+from soma_native.files.file_kinds import HEAD_BYTES, recognise
 
 _BATCH_CHARACTERS = 1 << 24  # texts handed to the core at once: bounds what a stream of texts holds in memory
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -53,8 +55,12 @@ def iter_sources(texts: object) -> Iterator[str | Path]:
     if isinstance(texts, (bytes, bytearray)) or not isinstance(texts, Iterable):
         kind = type(texts).__name__
         raise ArgumentTypeError("texts", f"must be an iterable of str, or paths of UTF-8 files, got {kind}")
+    nul_seen = False
     for index, item in enumerate(texts):
         if isinstance(item, str):
+            if not nul_seen and "\0" in item:
+                nul_seen = True
+                _log.warning("texts[%d] holds the character NUL, as UTF-16 does that was read in another way", index)
             if index == 0 and _names_a_file(item):
                 _log.warning(
                     "texts[0] is read as a text, but a file has that name: %r; for the file, pass a Path", item
@@ -85,14 +91,17 @@ def read_utf8(path: str | os.PathLike[str]) -> bytes:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the path is a folder, or the file is not UTF-8; the message names the file and the byte.
+        ValueError: the path is a folder, or the file is not UTF-8 or holds a NUL; the message names the file and the
+            byte, and what the file is where that can be told.
     """
     path = Path(path)
     with open_text(path) as file:
         data = file.read()
-    at = _core.find_invalid_utf8(data)
+    at, nul = _core.find_invalid_utf8(data), data.find(b"\0")
+    if nul >= 0 and (at < 0 or nul < at):
+        raise no_text(path, f"a NUL at byte {nul}", data[:HEAD_BYTES])
     if at >= 0:
-        raise not_utf8(path, f"not UTF-8 at byte {at} (0x{data[at]:02x})")
+        raise no_text(path, f"not UTF-8 at byte {at} (0x{data[at]:02x})", data[:HEAD_BYTES])
     return data.removeprefix(_BYTE_ORDER_MARK)
 
 
@@ -101,21 +110,42 @@ def open_text(path: Path) -> FileIO:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the path is a folder.
+        ValueError: the path is a folder, or begins as no text does; the message says what it is.
     """
     if path.is_dir():
         raise ValueError(f"{path}: is a folder; pass the text files in it, such as Path({str(path)!r}).glob('*.txt')")
     try:
-        return path.open("rb", buffering=0)
+        file = path.open("rb", buffering=0)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: there is no such text file") from None
+    what = recognise(head_of(file), path)
+    if what is not None:
+        file.close()
+        raise ValueError(f"{path}: {what}")
+    return file
 
 
-def not_utf8(path: Path, what: str) -> ValueError:
-    """The error to raise for a file that is not UTF-8; `what` says where."""
+def head_of(file: FileIO) -> bytes:
+    """The first bytes of an open file, which is read from where it was; b"" for a pipe."""
+    try:
+        return os.pread(file.fileno(), HEAD_BYTES, 0)
+    except (AttributeError, OSError):  # Windows; a pipe
+        return b""
+
+
+def no_text(path: Path, what: str, head: bytes) -> ValueError:
+    """The error to raise for a file that begins with `head` and is not UTF-8, or holds a NUL; `what` says where."""
+    found = recognise(head, path, whole=True)
+    if found is not None:
+        return ValueError(f"{path}: {found}")
+    file, text = shlex.quote(str(path)), shlex.quote(str(path.with_name(f"{path.stem}.utf8.txt")))
+    if "NUL" in what:
+        return ValueError(
+            f"{path}: {what}, which no text has: if it is one all the same, tr -d '\\000' < {file} > {text}"
+        )
     return ValueError(
-        f"{path}: {what}: convert the file, for example with "
-        "iconv -f LATIN1 -t UTF-8, or read it with errors='replace' and pass the text"
+        f"{path}: {what}: convert the file from its encoding, for example with iconv -f WINDOWS-1252 -t UTF-8 < {file} "
+        f"> {text}, or read it with errors='replace' and pass the text"
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from soma_native.core import _core
 from soma_native.errors import ArgumentError
-from soma_native.files.text_files import batches, iter_sources, not_utf8, open_text
+from soma_native.files.text_files import batches, head_of, iter_sources, no_text, open_text
 from soma_native.tokenizer.bpe_vocabulary import BpeVocabulary
 
 # Called with what is under way, "counting" (bytes of the texts) or "merging" (pairs), how much of it is done, and how
@@ -64,7 +64,7 @@ def _count_file(counter: _core.ChunkCounter, path: Path, progress: TrainingProgr
             try:
                 more = counter.add_from(reader)
             except ValueError as error:
-                raise not_utf8(path, str(error)) from None
+                raise no_text(path, str(error), head_of(file)) from None
             except OSError as error:
                 raise OSError(error.errno, error.strerror, str(path)) from None
             progress("counting", counter.bytes, None)

@@ -48,6 +48,8 @@ void TextReader::fill_next(size_t from, size_t least_bytes) {
   const std::string_view unchecked(next_.bytes.data() + checked, next_.size - checked);
   const size_t at = find_invalid_utf8(unchecked);
   next_.valid = at == std::string_view::npos ? next_.size : checked + at;
+  const size_t nul = unchecked.substr(0, next_.valid - checked).find('\0');
+  if (nul != std::string_view::npos) fail("a NUL at byte ", bytes_read_ - (unchecked.size() - nul));
   const size_t left = next_.size - next_.valid;
   if (left == 0 || (left < 4 && !ended_)) return;
   char byte[8];

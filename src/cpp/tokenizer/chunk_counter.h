@@ -34,7 +34,7 @@ class TextReader {
   };
 
   // Makes next_ of the rest of block_ from `from` on and of what is read: at least as much again, so that a text that
-  // cannot be cut is read in linear time. Throws std::invalid_argument where the text is not UTF-8.
+  // cannot be cut is read in linear time. Throws std::invalid_argument where the text is not UTF-8 or holds a NUL.
   void fill_next(size_t from, size_t least_bytes);
 
   std::function<size_t(char*, size_t)> read_;
@@ -54,7 +54,7 @@ class ChunkCounter {
   void add(const std::vector<std::string_view>& texts);
 
   // Adds the chunks of the next few megabytes of a text while it reads on, and says whether there may be more. May
-  // throw Interrupted, and std::invalid_argument that names the byte where the text is not UTF-8.
+  // throw Interrupted, and std::invalid_argument that names the byte where the text is not UTF-8 or a NUL.
   bool add(TextReader& reader);
 
   // Every chunk once. The views hold until something is added.

@@ -1,0 +1,109 @@
+"""What a file is that is no UTF-8 text, told by its first bytes, and the command that gets the text out of it."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+HEAD_BYTES = 1 << 16
+
+
+class _Kind(NamedTuple):
+    """A kind of file: what it begins with, what it is called, and how to get its text, where that can be said."""
+
+    start: bytes
+    name: str
+    command: str | None
+
+
+_ICONV = "iconv -f {encoding} -t UTF-8 < {file} > {text}"
+_PANDOC = "pandoc -f {} -t plain {{file}} -o {{text}}"
+_ZIPPED = (  # what a zip archive with such a name or content near its start is
+    _Kind(b"word/", "a Word document (docx)", _PANDOC.format("docx")),
+    _Kind(b"mimetypeapplication/vnd.oasis.opendocument.text", "an OpenDocument text (odt)", _PANDOC.format("odt")),
+    _Kind(b"mimetypeapplication/epub+zip", "a book (epub)", _PANDOC.format("epub")),
+    _Kind(b"xl/", "a spreadsheet (xlsx)", "soffice --headless --convert-to csv {file}"),
+    _Kind(b"ppt/", "a presentation (pptx)", "soffice --headless --convert-to pdf {file}"),
+    _Kind(b"", "a zip archive", "unzip {file} -d {folder}"),
+)
+_KINDS = (
+    _Kind(b"\xff\xfe\0\0", "text in UTF-32", _ICONV.replace("{encoding}", "UTF-32")),
+    _Kind(b"\0\0\xfe\xff", "text in UTF-32", _ICONV.replace("{encoding}", "UTF-32")),
+    _Kind(b"\xff\xfe", "text in UTF-16", _ICONV.replace("{encoding}", "UTF-16")),
+    _Kind(b"\xfe\xff", "text in UTF-16", _ICONV.replace("{encoding}", "UTF-16")),
+    _Kind(b"\x1f\x8b", "compressed by gzip", "gzip -dc < {file} > {text}"),
+    _Kind(b"BZh", "compressed by bzip2", "bzip2 -dc < {file} > {text}"),
+    _Kind(b"\xfd7zXZ\0", "compressed by xz", "xz -dc < {file} > {text}"),
+    _Kind(b"\x28\xb5\x2f\xfd", "compressed by zstd", "zstd -dc < {file} > {text}"),
+    _Kind(b"\x04\x22\x4d\x18", "compressed by lz4", "lz4 -dc < {file} > {text}"),
+    _Kind(b"7z\xbc\xaf\x27\x1c", "a 7z archive", "7z x {file}"),
+    _Kind(b"Rar!\x1a\x07", "a rar archive", "unrar x {file}"),
+    _Kind(b"%PDF-", "a PDF", "pdftotext {file} {text}"),
+    _Kind(b"{\\rtf", "a document in rich text (rtf)", _PANDOC.format("rtf")),
+    _Kind(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Office document", "soffice --headless --convert-to txt {file}"),
+    _Kind(b"\x89PNG\r\n", "a picture (png)", None),
+    _Kind(b"\xff\xd8\xff", "a picture (jpeg)", None),
+    _Kind(b"GIF8", "a picture (gif)", None),
+    _Kind(b"II*\0", "a picture (tiff)", None),
+    _Kind(b"MM\0*", "a picture (tiff)", None),
+    _Kind(b"RIFF", "sound or a picture (wav, webp)", None),
+    _Kind(b"OggS", "sound (ogg)", None),
+    _Kind(b"fLaC", "sound (flac)", None),
+    _Kind(b"ID3", "sound (mp3)", None),
+    _Kind(b"\x7fELF", "a program", None),
+    _Kind(b"SQLite format 3\0", "a database (SQLite)", "sqlite3 {file} .dump > {text}"),
+    _Kind(b"PAR1", "a table (parquet)", None),
+    _Kind(b"\x93NUMPY", "an array (npy)", None),
+)
+
+
+def recognise(head: bytes, path: Path | None = None, *, whole: bool = False) -> str | None:
+    """What to say of a file that begins with `head` and is no text in UTF-8; None where it may be one.
+
+    Args:
+        head: its first bytes, `HEAD_BYTES` of them or more.
+        path: the file, for the command; None for standard input.
+        whole: whether the file is known not to be UTF-8, or to hold a NUL. What begins like a word then counts too.
+    """
+    kind = _kind_of(head, whole)
+    if kind is None:
+        return None
+    if kind.command is None:
+        return f"is {kind.name}, which holds no text to read"
+    file = "FILE" if path is None else shlex.quote(str(path))
+    text, folder = (
+        ("TEXT.txt", "FOLDER")
+        if path is None
+        else (shlex.quote(str(path.with_name(f"{path.stem}{end}"))) for end in (".utf8.txt", "_unpacked"))
+    )
+    return f"is {kind.name}, not in UTF-8: convert it with {kind.command.format(file=file, text=text, folder=folder)}"
+
+
+def _kind_of(head: bytes, whole: bool) -> _Kind | None:
+    for kind in _KINDS:
+        # A text may begin with a word like BZh or GIF8; only what is no text otherwise is then that.
+        if head.startswith(kind.start) and (whole or not kind.start.isascii() or kind.start in (b"%PDF-", b"{\\rtf")):
+            return kind
+    if head.startswith((b"PK\3\4", b"PK\5\6")):
+        return next(kind for kind in _ZIPPED if kind.start in head[:HEAD_BYTES])
+    if whole and head[257:262] == b"ustar":
+        return _Kind(b"", "a tar archive", "tar -xf {file}")
+    encoding = _wide_encoding(head[: HEAD_BYTES & ~3]) if whole else None
+    if encoding is None:
+        return None
+    name = f"text in {encoding[:6]} without a byte order mark"
+    return _Kind(b"", name, _ICONV.replace("{encoding}", encoding))
+
+
+def _wide_encoding(head: bytes) -> str | None:
+    """UTF-16 or UTF-32 without a byte order mark, by where its NULs are: ASCII in it has them at the same places."""
+    for width, name in ((4, "UTF-32"), (2, "UTF-16")):
+        size = len(head) - len(head) % width
+        columns = [head[i:size:width].count(0) / max(size // width, 1) for i in range(width)]
+        for order, shares in (("LE", columns), ("BE", columns[::-1])):
+            empty = shares[2:] if width == 4 else shares[1:]  # the high bytes
+            often = 0.98 if width == 4 else 0.02
+            if shares[0] == 0 and min(empty) > often:
+                return f"{name}{order}"
+    return None
