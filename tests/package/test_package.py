@@ -242,44 +242,53 @@ def check_unrun(line: str) -> None:
         assert set(extra.split(",")) <= set(re.findall(r"^(\w+) = \[", PYPROJECT, flags=re.MULTILINE)), line
 
 
-@pytest.fixture(scope="module")
-def readme_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder README's examples run in, one after the other, beside a text of one's own."""
-    folder = tmp_path_factory.mktemp("readme")
-    sentences = (PACKAGE / "showcase" / "corpus.txt").read_text(encoding="utf-8").splitlines()[:120]
-    for name in set(re.findall(r"[\w-]+\.txt", README.read_text(encoding="utf-8"))):
-        (folder / name).write_text("\n".join(sentences) + "\n", encoding="utf-8")
-    return folder
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+GUIDE = ["README.md", "docs/embedding.md", "docs/files.md", "docs/tokenizer.md", "docs/training.md"]
 
 
-def test_the_examples_in_the_readme_run(readme_folder: Path) -> None:
-    """In order and in one folder, as a reader would: a later example may use what an earlier one made."""
-    blocks = fenced_blocks(README.read_text(encoding="utf-8"))
-    assert {"python"} <= {language for language, _, _ in blocks}
-    assert SHELLS & {language for language, _, _ in blocks}
-    path = f"{command(readme_folder).parent}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path}
-    ran = 0
-    for language, code, line in blocks:
+def page_name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def languages_of(page: Path) -> set[str]:
+    """What the examples of a page are for: "python", "shell"."""
+    languages = {language for language, _, _ in fenced_blocks(page.read_text(encoding="utf-8"))}
+    return (languages & {"python"}) | ({"shell"} if languages & SHELLS else set())
+
+
+def jobs_of(page: Path) -> list[tuple[str, list[str]]]:
+    """(where it stands, what to run) for the examples of a page, in order; what is not run is checked meanwhile."""
+    jobs = []
+    for language, code, line in fenced_blocks(page.read_text(encoding="utf-8")):
+        place = f"{page_name(page)}:{line}"
         if language == "python":
-            jobs = [[sys.executable, "-W", "error", "-c", code]]
-        elif language in SHELLS:
-            jobs = []
-            for text in shell_commands(code, language):
-                program = shlex.split(text, comments=True)[0]
-                program = shlex.split(text)[1] if "=" in program else program
-                assert program in RUN | LOOKED_AT, f"README.md:{line}: the test does not know {program}: {text}"
-                if program in RUN:
-                    jobs.append([shutil.which("bash") or "sh", "-c", text])
-                else:
-                    check_unrun(text)
-        else:
-            continue
-        for job in jobs:
-            done = subprocess.run(job, cwd=readme_folder, env=environment, capture_output=True, text=True, timeout=300)
-            assert done.returncode == 0, f"README.md:{line}: {job[-1]}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
-            ran += 1
-    assert ran >= 4
+            jobs.append((place, [sys.executable, "-W", "error", "-c", code]))
+        for text in shell_commands(code, language) if language in SHELLS else []:
+            program = next(word for word in shlex.split(text, comments=True) if "=" not in word)
+            assert program in RUN | LOOKED_AT, f"{place}: the test does not know {program}: {text}"
+            if program in RUN:
+                jobs.append((place, [shutil.which("bash") or "sh", "-c", text]))
+            else:
+                check_unrun(text)
+    return jobs
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if languages_of(page)], ids=page_name)
+def test_the_examples_of_a_page_run(page: Path, tmp_path: Path) -> None:
+    """In order and in one folder, as a reader would, beside a text of one's own: a later one may use an earlier one."""
+    sentences = (PACKAGE / "showcase" / "corpus.txt").read_text(encoding="utf-8").splitlines()[:120]
+    (tmp_path / "my_text.txt").write_text("\n".join(sentences) + "\n", encoding="utf-8")
+    path = f"{command(tmp_path).parent}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path}
+    for place, job in jobs_of(page):
+        done = subprocess.run(job, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, f"{place}: {job[-1]}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+
+
+@pytest.mark.parametrize("name", GUIDE)
+def test_the_guide_has_examples(name: str) -> None:
+    """In Python and in the shell on every page, so that a fence of another name hides none of them."""
+    assert languages_of(ROOT / name) == {"python", "shell"}
 
 
 def test_the_readme_names_the_two_commands() -> None:
@@ -287,9 +296,9 @@ def test_the_readme_names_the_two_commands() -> None:
     assert "make showcase" in text and "make test" in text
 
 
-def test_the_presets_of_the_readme_are_those_there_are() -> None:
+def test_the_presets_of_the_guide_are_those_there_are() -> None:
     row = r"^\| `([\w-]+)` \| `(\w+)`" + r" \| (\d+)" * 5 + r" \|"
-    rows = re.findall(row, README.read_text(encoding="utf-8"), re.MULTILINE)
+    rows = re.findall(row, (ROOT / "docs" / "training.md").read_text(encoding="utf-8"), re.MULTILINE)
     fields = ("block", "d_model", "n_layers", "n_heads", "d_ff", "max_seq_len")
     want = {name: [str(sizes[field]) for field in fields] for name, sizes in PRESETS.items()}
     assert {name: sizes for name, *sizes in rows} == want
