@@ -18,6 +18,7 @@ import pytest
 import soma_native as soma
 from helpers.training import SENTENCES, WORDS, at_step, interrupt, losses, make_model, make_trainer, weights
 from soma_native import _core
+from soma_native.files.held_folder import LOCK
 from soma_native.training.interrupt import InterruptGuard
 from soma_native.training.state import STATE_FILE
 
@@ -325,14 +326,17 @@ def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(tmp_p
     trainer = make_trainer(checkpoint_dir=tmp_path, checkpoint_every=4)
     files: dict[str, bytes] = {}
 
+    def saved() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file() and path.name != LOCK}
+
     def break_it() -> None:
-        files.update({path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()})
+        files.update(saved())
         poison(trainer.model)
 
     with pytest.raises(FloatingPointError, match=r"step 7: the loss is nan; the last good checkpoint, in .* lower lr"):
         trainer.fit(SENTENCES, callbacks=at_step(6, break_it))
     assert STATE_FILE in files
-    assert files == {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    assert files == saved()
     again = soma.Trainer.resume(tmp_path)
     assert losses(again.fit(SENTENCES)) == losses(make_trainer().fit(SENTENCES))
 
