@@ -33,7 +33,16 @@ def record(script: str, path: Path, *arguments: Any) -> dict[str, Any]:
     done = run(script, *arguments, "--threads", 1, "--json", path)
     assert done.returncode == 0, done.stderr
     written: dict[str, Any] = json.loads(path.read_text())
-    assert {"cpu", "isa", "threads", "commit", "versions"} <= written["machine"].keys()
+    machine, results = written["machine"], written["results"]
+    assert {"cpu", "isa", "threads", "commit", "versions"} <= machine.keys()
+    page = run("compare.py", "--markdown", path)
+    assert page.returncode == 0, page.stderr
+    for name in ("cpu", "isa", "threads", "commit"):
+        assert f"- {name}: {machine[name]}\n" in page.stdout
+    rows = [line for line in page.stdout.splitlines() if line.startswith("| ")]
+    assert len(rows) == 2 + len(results)
+    assert all(result["label"] in row for row, result in zip(rows[2:], results, strict=True))
+    assert not [row for row in rows if row.count(" | ") != rows[0].count(" | ")]
     return written
 
 
@@ -95,6 +104,7 @@ def test_trainings_are_compared_and_recorded(tmp_path: Path) -> None:
     options = ("--contenders", "soma_native", "rustbpe", "tokenizers", "--vocab-size", 280, "--rounds", 1)
     results = record("bench_tokenizer_training.py", tmp_path / "t.json", text, *options)["results"]
     assert [(r["label"], r["tokens"]) for r in results] == [("soma_native", 280), ("rustbpe", 280), ("tokenizers", 280)]
+    assert run("compare.py", tmp_path / "t.json", tmp_path / "t.json").stdout.count(" 1.00\n") == 3
 
 
 def test_byte_level_bpe_is_compared_and_recorded(tmp_path: Path) -> None:
@@ -146,6 +156,36 @@ def test_compare_refuses_what_is_no_record(tmp_path: Path) -> None:
     done = run("compare.py", path, path)
     assert done.returncode != 0
     assert "not a record" in done.stderr
+
+
+def test_a_page_of_records_names_machines_and_has_the_newest_first(tmp_path: Path) -> None:
+    machine = {"cpu": "A", "cores": 2, "threads": 2, "isa": "avx2", "commit": "abc", "versions": {"torch": "2.13.0"}}
+    ours = {"workload": "a|b", "label": "soma_native x", "tokens_per_second": 1234.6, "rounds": [1000.0, 1300.0]}
+    peer = {"workload": "a|b", "label": "torch y", "tokens_per_second": 617.3, "rounds": [600.0, 700.0]}
+    peer["ours_over_this"] = {"soma_native x": {"median": 2.0, "min": 1.5, "max": 2.25, "rounds": [1.5, 2.25]}}
+    losses = {"workload": "baby", "label": "soma_native", "largest_difference": 0.00199, "steps": 500}
+    paths = [tmp_path / "old.json", tmp_path / "new.json"]
+    for path, day, benchmark, results in zip(
+        paths, ("2026-01-31", "2026-02-01"), ("train", "quality"), ([ours, peer], [losses]), strict=True
+    ):
+        dated = {**machine, "time": f"{day}T12:00:00Z"}
+        path.write_text(json.dumps({"benchmark": benchmark, "machine": dated, "results": results}))
+    lines = run("compare.py", "--markdown", *paths).stdout.splitlines()
+    assert [line for line in lines if line.startswith("## ")] == ["## quality, 2026-02-01", "## train, 2026-01-31"]
+    for line in ("- cpu: A", "- threads: 2", "- isa: avx2", "- commit: abc", "- versions: torch 2.13.0"):
+        assert lines.count(line) == 2
+    assert "| baby | soma_native | 500 | 0.199% | - |" in lines
+    assert "| a\\|b | soma_native x | 1,235 | 1,000 to 1,300 | 2 | - |" in lines
+    assert "| a\\|b | torch y | 617 | 600 to 700 | 2 | soma_native x: 2.00 (1.50-2.25) |" in lines
+
+
+def test_a_page_needs_records(tmp_path: Path) -> None:
+    path = tmp_path / "list.json"
+    path.write_text("[]")
+    done = run("compare.py", "--markdown", path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "list.json is not a record" in done.stderr
+    assert "--markdown RECORD" in run("compare.py", "--markdown").stderr
 
 
 def test_flops_count_every_matrix_product() -> None:
