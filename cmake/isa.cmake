@@ -14,9 +14,21 @@ if(MSVC)
   set(SOMA_ISA_FLAGS_avx512 "/arch:AVX512")
 endif()
 
+# What the environment's flags (-march=native) and the compiler's defaults bring is taken back first, explicit -mavx512f
+# and the like too: without SSE3 there is nothing that builds on it. Every build runs on every x86-64 processor then.
+set(SOMA_X86_RESET -march=x86-64 -mtune=generic -mprefer-vector-width=none -mno-sse3 -mno-popcnt -mno-lzcnt -mno-bmi
+  -mno-bmi2 -mno-tbm -mno-movbe -mno-adx -mno-prfchw)
+
+function(soma_reset_isa target)
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$" AND NOT MSVC)
+    target_compile_options(${target} PRIVATE ${SOMA_X86_RESET})
+  endif()
+endfunction()
+
 option(SOMA_EMULATE_AMX "The amx level on tiles in memory instead of AMX's, to test it on the machine that builds it" OFF)
 
 function(soma_add_isa_kernels target)
+  soma_reset_isa(${target})  # a level's own flags follow
   set(levels scalar)
   if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
     list(APPEND levels sse avx2 avx512)

@@ -1,0 +1,88 @@
+"""Flags of the environment, such as CXXFLAGS=-march=native, do not reach the code of the core."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+COMPILER = os.environ.get("CXX") or next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), "c++")
+
+# As a person sets them, or a distribution; what a level must not use, explicitly and in a bundle.
+FLAGS = "-march=x86-64-v4 -mtune=skylake-avx512 -mavx512f -mavx512vl -mfma -mbmi2 -mlzcnt -ffast-math"
+UNITS = ("kernels/isa_sse.cpp", "kernels/isa_avx2.cpp", "base/random.cpp")
+
+
+def is_x86() -> bool:
+    if os.name == "nt" or not all(shutil.which(tool, path=PATH) for tool in (COMPILER, "cmake", "objdump")):
+        return False
+    target = subprocess.run([COMPILER, "-dumpmachine"], capture_output=True, text=True).stdout
+    return target.startswith(("x86_64", "amd64"))
+
+
+needs_x86_build = pytest.mark.skipif(not is_x86(), reason="needs cmake, objdump and a compiler for x86-64")
+
+
+def configured(folder: Path, flags: str) -> dict[str, list[str]]:
+    """The command that compiles each file of the core, where the environment has these flags."""
+    generator = ["-G", "Ninja"] if shutil.which("ninja", path=PATH) else []
+    done = subprocess.run(
+        ["cmake", "-S", str(ROOT), "-B", str(folder), *generator, "-DSOMA_BUILD_PYTHON=OFF"],
+        env={**os.environ, "PATH": PATH, "CXX": COMPILER, "CXXFLAGS": flags},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    entries = json.loads((folder / "compile_commands.json").read_text())
+    return {Path(e["file"]).relative_to(ROOT / "src/cpp").as_posix(): shlex.split(e["command"]) for e in entries}
+
+
+def instructions(commands: dict[str, list[str]], folder: Path) -> dict[str, str]:
+    """The disassembly of each unit, compiled by its command."""
+    jobs = {}
+    for unit in UNITS:
+        command = commands[unit]
+        command[command.index("-o") + 1] = str(folder / f"{Path(unit).stem}.o")
+        jobs[unit] = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    found = {}
+    for unit, job in jobs.items():
+        output, _ = job.communicate()
+        assert job.returncode == 0, output
+        dump = ["objdump", "-d", "--no-show-raw-insn", str(folder / f"{Path(unit).stem}.o")]
+        text = subprocess.run(dump, capture_output=True, text=True, check=True).stdout
+        found[unit] = text.split("\n", 3)[3]  # without the file's name
+    return found
+
+
+@needs_x86_build
+def test_flags_of_the_environment_change_no_instruction(tmp_path: Path) -> None:
+    plain = instructions(configured(tmp_path / "plain", ""), tmp_path / "plain")
+    flagged = instructions(configured(tmp_path / "flagged", FLAGS), tmp_path / "flagged")
+    assert all(len(text.splitlines()) > 100 for text in plain.values())
+    assert [unit for unit in UNITS if plain[unit] != flagged[unit]] == []
+    evex = re.compile(r"%zmm|\{%k\d|%k[0-7]\b|%[xy]mm(?:1[6-9]|2\d|3[01])")
+    assert [unit for unit in UNITS if evex.search(flagged[unit])] == []
+    wide = re.compile(r"%ymm|\t(?:v\w+|sarx|shlx|shrx|mulx|rorx|lzcnt|tzcnt|popcnt|andn|blsr) ")
+    assert {unit for unit in UNITS if wide.search(flagged[unit])} == {"kernels/isa_avx2.cpp"}
+
+
+@needs_x86_build
+def test_the_reset_stands_after_the_environment_and_before_a_level(tmp_path: Path) -> None:
+    """In every command of the core: -march=x86-64 undoes what stands before it."""
+    commands = configured(tmp_path, FLAGS)
+    assert len(commands) > len(UNITS)
+    for unit, command in commands.items():
+        reset = command.index("-march=x86-64")
+        assert command.index("-march=x86-64-v4") < reset, unit
+        assert not [flag for flag in command[reset:] if flag in FLAGS.split()[:2]], unit
+    avx2 = commands["kernels/isa_avx2.cpp"]
+    assert avx2.index("-mno-sse3") < avx2.index("-mavx2")
