@@ -92,7 +92,7 @@ def _fill(array: NDArray[np.float32], source: _Source, checksums: Mapping[str, o
 
 
 def _to_float32(stored: NDArray[Any], dtype: str) -> NDArray[np.float32]:
-    """As float32: by NumPy, too large a number as infinity; bfloat16, given as uint16, is the upper half of one."""
+    """As float32, too large a number as infinity; bfloat16, which came as uint16, is the upper half of one."""
     if dtype == "BF16":
         return (stored.astype(np.uint32) << np.uint32(16)).view(np.float32)
     with np.errstate(over="ignore"):
