@@ -40,11 +40,11 @@ def short(figure: float) -> str:
     return f"{figure:,.0f}" if figure >= 100 else f"{figure:.3g}"
 
 
-def rate(result: dict[str, Any]) -> float:
-    """The figure of a result that is better when larger."""
+def rate(result: dict[str, Any]) -> float | None:
+    """The figure of a result that is better when larger, if it has one."""
     if "seconds" in result:
         return float(result["megabytes"] / result["seconds"])
-    return float(next((result[name] for name in RATES if name in result), "nan"))
+    return next((float(result[name]) for name in RATES if name in result), None)
 
 
 def ratios(result: dict[str, Any]) -> str:
@@ -118,11 +118,10 @@ def main(argv: list[str]) -> int:
     rows = []
     for result in after["results"]:
         key = tuple(result.get(k) for k in KEYS)
-        if key in old:
-            was, now = rate(old[key]), rate(result)
+        if key in old and (was := rate(old[key])) and (now := rate(result)):
             rows.append([" ".join(filter(None, key)), f"{was:,.2f}", f"{now:,.2f}", f"{now / was:.2f}"])
     if not rows:
-        sys.exit("compare: the two records have nothing in common")
+        sys.exit("compare: the two records have no rate in common")
     print_table(["what", "before", "after", "after / before"], rows)
     print("\nThe two were not run alternately: on a shared machine figures move by a factor of two between hours.")
     return 0

@@ -148,6 +148,7 @@ def test_bfloat16_is_compared_with_float32_step_by_step(tmp_path: Path) -> None:
     assert result["float32"] != result["bfloat16"]
     assert result["float32"][-1] < result["float32"][0]
     assert 0 < result["largest_difference"] < 0.005
+    assert "no rate in common" in run("compare.py", tmp_path / "q.json", tmp_path / "q.json").stderr
 
 
 def test_compare_refuses_what_is_no_record(tmp_path: Path) -> None:
