@@ -29,8 +29,7 @@ def run() -> NoReturn:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.exit(main())
     except KeyboardInterrupt:  # beside the part of main that says more
-        print("soma-native: interrupted", file=sys.stderr)
-        sys.exit(_INTERRUPTED)
+        _leave(signal.SIGINT, None)
 
 
 if __name__ == "__main__":

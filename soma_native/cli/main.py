@@ -7,9 +7,7 @@ output went away; 128 and the number of the signal for SIGTERM (143) and SIGHUP 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
-import os
 import sys
 from collections.abc import Sequence
 
@@ -17,6 +15,7 @@ from soma_native.cli import bench, evaluate, generate, info, showcase, tokenizer
 from soma_native.cli.arguments import Parser, option_of
 from soma_native.cli.corpus import named
 from soma_native.cli.errors import PROGRAM, CommandError, UsageError, one_line
+from soma_native.cli.output import Stream, drop_output, usable_streams
 from soma_native.cli.signals import ended_by
 from soma_native.errors import ArgumentError, ArgumentTypeError
 from soma_native.model.model import resolve_precision
@@ -48,13 +47,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: from argparse, for --help (0) and bad usage (2).
     """
+    with usable_streams() as output:
+        try:
+            try:
+                return _run(argv, output)
+            finally:
+                output.flush()
+                if output.failed is not None:
+                    raise output.failed
+        except BrokenPipeError:
+            drop_output()
+            return PIPE_CLOSED
+        except OSError as error:
+            drop_output()
+            return _fail(f"standard output: {error.strerror or error}", 1)
+
+
+def _run(argv: Sequence[str] | None, output: Stream) -> int:
     parser = _parser()
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
         getattr(arguments, "parser", parser).error(f"unrecognized arguments: {' '.join(unknown)}")
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, ValueError):
-            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     if arguments.version:
         from soma_native.version import __version__
 
@@ -69,9 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     handler = _log_to_stderr()
     ended_by.clear()
     try:
-        status = int(arguments.run(arguments) or 0)
-        sys.stdout.flush()
-        return status
+        return int(arguments.run(arguments) or 0)
     except UsageError as error:
         arguments.parser.error(str(error))
         return 2
@@ -82,13 +93,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         print(f"{PROGRAM}: {str(error) or 'interrupted'}", file=sys.stderr)
         return 128 + ended_by[0] if ended_by else INTERRUPTED
-    except BrokenPipeError:
-        # Python would complain once more when it flushes on exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return PIPE_CLOSED
     except MemoryError as error:
         return _fail(f"out of memory {error}".strip(), 1)
     except OSError as error:
+        if output.failed is not None:
+            raise
         where = f"{error.filename}: " if error.filename is not None else ""
         return _fail(f"{where}{error.strerror}" if error.strerror else str(error), 1)
     except (CommandError, ValueError, FloatingPointError) as error:

@@ -1,4 +1,4 @@
-"""Results for people and for machines, and the folder they go into."""
+"""Results for people and for machines, the streams they are printed to, and the folder they go into."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 from soma_native import _checks
 from soma_native.files.atomic_folder import replace_files
@@ -29,9 +29,70 @@ def output_folder(out: str) -> Iterator[Path]:
         yield folder
 
 
+class Stream:
+    """A standard stream of the command: a message that cannot be written is dropped, a result is an error.
+
+    Attributes:
+        failed: the error of a result that could not be written, also where somebody caught it.
+    """
+
+    def __init__(self, stream: TextIO | None, *, messages: bool) -> None:
+        self._stream = stream
+        self._messages = messages
+        self.failed: OSError | None = None
+
+    def write(self, text: str) -> int:
+        """Write what the stream takes."""
+        self._do("write", text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Hand on what was written."""
+        self._do("flush")
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        return self._stream is not None and self._stream.isatty()
+
+    def _do(self, what: str, *arguments: str) -> None:
+        if self._stream is None:
+            return
+        try:
+            getattr(self._stream, what)(*arguments)
+        except OSError as error:
+            if not self._messages:
+                self.failed = error
+                raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def usable_streams() -> Iterator[Stream]:
+    """Within this block both standard streams take any text, also where they are closed; gives standard output."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError):
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    results, messages = Stream(sys.stdout, messages=False), Stream(sys.stderr, messages=True)
+    with contextlib.redirect_stdout(cast(TextIO, results)), contextlib.redirect_stderr(cast(TextIO, messages)):
+        yield results
+
+
+def drop_output() -> None:
+    """Let what standard output still holds go nowhere: Python would complain once more when it flushes on exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def print_json(document: Any) -> None:
-    """Print a result for machines."""
-    print(json.dumps(document, indent=2, ensure_ascii=False))
+    """Print a result for machines; where standard output cannot hold a character of it, such are escaped."""
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(document, indent=2)
+    print(text)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -386,7 +386,7 @@ def test_a_full_disk_behind_standard_output(trained: Path) -> None:
             [*PROGRAM, "generate", str(trained), "the", "--max-tokens", "2"], stdout=full, stderr=subprocess.PIPE
         )
     assert done.returncode == 1
-    assert done.stderr == b"soma-native: error: No space left on device\n"
+    assert done.stderr == b"soma-native: error: standard output: No space left on device\n"
 
 
 def test_a_closed_pipe_is_quiet(trained: Path) -> None:

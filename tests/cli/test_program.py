@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import signal
 import subprocess
@@ -169,3 +170,73 @@ def test_a_showcase_replaces_a_showcase_alone(run: Any, trained: Path) -> None:
     refused = run("showcase", "--out", trained)
     assert refused.status == 1 and f"{trained}: holds a model that is no showcase's (config.json)" in refused.err
     assert (trained / "model.safetensors").read_bytes() == before
+
+
+# standard streams ----------------------------------------------------------------------------------------------------
+
+
+def shell(line: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """A command line of the shell; PROGRAM is the command."""
+    return subprocess.run(
+        ["sh", "-c", line.replace("PROGRAM", " ".join(PROGRAM))],
+        capture_output=True,
+        env={**os.environ, **environment},
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", ">&- 2>&-", "<&- >&- 2>&-", "2>/dev/full"])
+def test_training_needs_no_standard_streams(corpus: Path, tmp_path: Path, closed: str) -> None:
+    if "/dev/full" in closed and not os.path.exists("/dev/full"):
+        closed = "2>&-"
+    out = tmp_path / "model"
+    done = shell(f"PROGRAM train {corpus} --out {out} --steps 2 {' '.join(SMALL)} --json {closed}")
+    assert (done.returncode, done.stderr if "2>" in closed else b"") == (0, b"")
+    assert soma_native.load(out)[1].kind == "word", "no message went into a file of the model"
+    if ">&-" not in closed.replace("2>&-", ""):
+        assert json.loads(done.stdout)["out"] == str(out)
+
+
+def test_a_reader_of_messages_that_goes_away_ends_no_training(corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    command = [*PROGRAM, "train", str(corpus), "--out", str(out), "--epochs", "20", *SMALL]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stderr is not None and process.stdout is not None
+    process.stderr.readline()
+    process.stderr.close()
+    assert b"after epoch 20" in process.stdout.read()
+    process.stdout.close()
+    assert process.wait() == 0
+
+
+def test_a_command_fails_quietly_where_its_messages_go_nowhere(tmp_path: Path) -> None:
+    for line, status in (("generate none the 2>&-", 1), ("train 2>&-", 2), ("evaluate none none <&- >&- 2>&-", 1)):
+        done = shell(f"cd {tmp_path} && PROGRAM {line}")
+        assert (done.returncode, done.stdout, done.stderr) == (status, b"", b"")
+    for line in ("tokenizer encode none <&-", "tokenizer decode none <&-"):
+        done = shell(f"cd {tmp_path} && PROGRAM {line}")
+        assert done.returncode == 1 and done.stderr.count(b"\n") == 1 and b"Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_result_that_cannot_be_written_is_an_error(corpus: Path, tmp_path: Path, unbuffered: str) -> None:
+    train = f"train {corpus} --out {tmp_path / 'model'} --steps 2 {' '.join(SMALL)}"
+    for line in (train, f"{train} --overwrite --json", "info", "info --json", "--help", "train --help", "--version"):
+        done = shell(f"PROGRAM {line} > /dev/full", PYTHONUNBUFFERED=unbuffered)
+        assert done.returncode == 1, line
+        assert done.stderr.endswith(b"soma-native: error: standard output: No space left on device\n")
+        assert done.stderr.count(b"error") == 1 and b"Exception" not in done.stderr
+    assert soma_native.load(tmp_path / "model")[1].kind == "word"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_json_holds_every_character_on_every_stream(trained: Path, encoding: str) -> None:
+    prompt = "größe 日本語 😀 the"
+    done = shell(f"PROGRAM generate {trained} '{prompt}' --max-tokens 0 --json", PYTHONIOENCODING=encoding)
+    assert done.returncode == 0
+    text = done.stdout.decode(encoding)
+    assert json.loads(text)["prompt"] == prompt
+    assert ("größe" in text) == (encoding == "utf-8")
+    latin = shell(f"PROGRAM generate {trained} größe --max-tokens 0 --json", PYTHONIOENCODING=encoding).stdout
+    assert ("größe" in latin.decode(encoding)) == (encoding != "ascii")
