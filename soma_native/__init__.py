@@ -44,7 +44,10 @@ _LAZY = {
     "read_documents": "data.documents",
     "save": "checkpoint",
     "set_num_threads": "system",
-    "_tokenizer_of": "tokenizer.tokenizer",  # for pickles
+    "_adamw_of": "optim.adamw",  # this one and those below are for pickles
+    "_generator_of": "generation.generator",
+    "_model_of": "model.model",
+    "_tokenizer_of": "tokenizer.tokenizer",
 }
 
 __all__ = [

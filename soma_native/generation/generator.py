@@ -76,6 +76,7 @@ class Generator:
             )  # fmt: skip
         self._model = model
         self._tok = tok
+        self._end_token = end_token
         self._end_ids = self._find_ends(end_token)
         special = {tok.token_to_id(token) for token in tok.special_tokens}
         banned = {i for i in special if i is not None} | set(range(tok.vocab_size, model.config.vocab_size))
@@ -87,6 +88,10 @@ class Generator:
         self._pieces: dict[int, bytes] = {}
         self._weights_form = weights
         self._weights = None if weights == "auto" else _core.DecodeWeights(model._core, weights)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled and copied with its model and tokenizer; a copy of the weights is made anew of the model's own."""
+        return _generator_of, (self._model, self._tok, self._end_token, self._weights_form)
 
     def __repr__(self) -> str:
         return f"Generator(model={self._model!r}, tok={self._tok!r}, weights={self._weights_form!r})"
@@ -332,3 +337,10 @@ def _text(name: str, value: object) -> str:
     if not isinstance(value, str):
         raise ArgumentTypeError(name, f"must be a text, got {type(value).__name__}")
     return value
+
+
+def _generator_of(model: Model, tok: Tokenizer, end_token: str | None, weights: str) -> Generator:
+    return Generator(model, tok, end_token=end_token, weights=weights)
+
+
+_generator_of.__module__ = "soma_native"  # pickles name it so, wherever this module lies

@@ -220,6 +220,15 @@ class Model:
     def _normalizer(normalizer: int | None) -> int:
         return 0 if normalizer is None else integer("normalizer", normalizer, 1)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled and copied with its weights, and with its gradients where there are any."""
+        gradients = self.gradients()
+        if not any(array.any() for array in gradients.values()):
+            gradients = {}
+        precisions = self._precision, self._evaluation_precision
+        kept = {file: dict(settings) for file, settings in self._settings.items()}
+        return _model_of, (self._config.to_dict(), *precisions, self.parameters(), gradients, kept)
+
     def __repr__(self) -> str:
         c = self._config
         return (
@@ -227,3 +236,23 @@ class Model:
             f"d_model={c.d_model}, n_layers={c.n_layers}, precision={self._precision!r}, "
             f"evaluation_precision={self._evaluation_precision!r})"
         )
+
+
+def _model_of(
+    config: dict[str, Any],
+    precision: str,
+    evaluation: str,
+    parameters: dict[str, Floats],
+    gradients: dict[str, Floats],
+    settings: dict[str, dict[str, Any]],
+) -> Model:
+    model = Model._blank(ModelConfig(**config), precision)
+    model._evaluate_in(evaluation)
+    model._settings = settings
+    for mine, theirs in ((model.parameters(), parameters), (model.gradients(), gradients)):
+        for name, array in theirs.items():
+            mine[name][...] = array
+    return model
+
+
+_model_of.__module__ = "soma_native"  # pickles name it so, wherever this module lies

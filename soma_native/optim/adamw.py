@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -47,6 +49,7 @@ class AdamW:
         beta1, beta2 = pair("betas", betas)
         self.model = model
         self.lr = number("lr", lr)
+        self._options = betas, eps, weight_decay, max_grad_norm
         self._core = _core.AdamW(
             model._core,
             lr=self.lr,
@@ -56,6 +59,11 @@ class AdamW:
             weight_decay=number("weight_decay", weight_decay),
             max_grad_norm=0.0 if max_grad_norm is None else number("max_grad_norm", max_grad_norm, least=0),
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled with its model, and copied likewise: a deep copy of both together is a pair again."""
+        moments = self.first_moments(), self.second_moments()
+        return _adamw_of, (self.model, self.lr, self._options, self.step_count, *moments)
 
     def __repr__(self) -> str:
         return f"AdamW(lr={self.lr:g}, step_count={self.step_count}, model={self.model!r})"
@@ -90,3 +98,22 @@ class AdamW:
     def second_moments(self) -> dict[str, npt.NDArray[np.float32]]:
         """Running means of the squared gradients, as writable views by parameter name."""
         return self._core.second_moments()
+
+
+def _adamw_of(
+    model: Model,
+    lr: float,
+    options: tuple[Any, ...],
+    steps: int,
+    first: dict[str, npt.NDArray[np.float32]],
+    second: dict[str, npt.NDArray[np.float32]],
+) -> AdamW:
+    optimizer = AdamW(model, lr, *options)
+    optimizer.step_count = steps
+    for mine, theirs in ((optimizer.first_moments(), first), (optimizer.second_moments(), second)):
+        for name, array in theirs.items():
+            mine[name][...] = array
+    return optimizer
+
+
+_adamw_of.__module__ = "soma_native"  # pickles name it so, wherever this module lies

@@ -73,6 +73,12 @@ class Trainer:
         self.history = History()
         self._stop = threading.Event()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError(
+            "a Trainer cannot be copied or pickled, for its run belongs to one process: copy trainer.model, or go on "
+            "elsewhere with Trainer.resume(checkpoint_dir)"
+        )
+
     def __repr__(self) -> str:
         return f"Trainer(model={self.model!r}, tokenizer={self.tokenizer!r}, history={self.history!r})"
 
