@@ -39,11 +39,13 @@ def test_a_copied_model_is_equal_and_its_own(
     tiny_model: soma.Model, precision: str, make_copy: Callable[[Any], Any]
 ) -> None:
     model = soma.Model(tiny_model.config, seed=3, precision=precision)
+    model._settings = {"config.json": {"a setting": 1}}  # of the folder that it was loaded from
     for with_gradients in (False, True):
         if with_gradients:
             model.loss_and_grad(IDS, TARGETS)
         made = make_copy(model)
         assert arrays(made) == arrays(model) and made.config == model.config
+        assert made._settings == model._settings
         assert repr(made) == repr(model), "the precisions too"
         assert made.loss(IDS, TARGETS) == model.loss(IDS, TARGETS)
         before = arrays(model)
