@@ -46,8 +46,8 @@ showcase: $(PACKAGE_STAMP) $(PLOT_STAMP) ## train the showcase model, save it, l
 test: $(PACKAGE_STAMP) $(PLOT_STAMP) $(TEST_STAMP) ## run the whole test suite, with PyTorch and others as oracles
 	$(BIN)/pytest $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
-# The instruction set and the precision of each run, where `test` had the best level in float32. A processor without
-# instructions for bfloat16 widens its operands, so that all of it runs everywhere.
+# Twice more what trains, where CI runs `test` with SOMA_PRECISION=float32. A processor without instructions for bfloat16
+# widens its operands, so that all of it runs everywhere.
 levels: $(PACKAGE_STAMP) $(PLOT_STAMP) $(TEST_STAMP) ## run the tests that train twice more: in bfloat16, and on sse in float32
 	SOMA_PRECISION=bfloat16 $(BIN)/pytest $(WORKERS) --dist loadfile -m trains $(PYTEST_ARGS)
 	SOMA_ISA=sse SOMA_PRECISION=float32 $(BIN)/pytest $(WORKERS) --dist loadfile -m trains $(PYTEST_ARGS)

@@ -11,6 +11,9 @@ from typing import Any
 
 from soma_native.errors import ArgumentError, ArgumentTypeError
 
+# What the core, which computes in single precision, can be told.
+FLOAT32_LEAST, FLOAT32_MAX = 2.0**-126, (2.0 - 2.0**-23) * 2.0**127
+
 
 def integer(argument: str, value: Any, least: int | None = None, most: int | None = None) -> int:
     """`value` as an int from `least` to `most`, where these are given.
@@ -19,9 +22,10 @@ def integer(argument: str, value: Any, least: int | None = None, most: int | Non
         ArgumentTypeError: it is no integer; True and 2.0 are none.
         ArgumentError: it is out of range.
     """
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise ArgumentTypeError(argument, f"must be an integer, got {value!r:.80}")
-    found = operator.index(value)
+    try:
+        found = operator.index("" if isinstance(value, bool) else value)  # type: ignore[arg-type]
+    except TypeError:  # such as of an array, which has __index__ as well
+        raise ArgumentTypeError(argument, f"must be an integer, got {value!r:.80}") from None
     if (least is not None and found < least) or (most is not None and found > most):
         limits = f"at least {least}" if most is None else f"at most {most}"
         limits = limits if least is None or most is None else f"from {least} to {most}"
@@ -60,8 +64,14 @@ def number(
     limits += [(f"at most {most}", most is None or found <= most), (f"below {below}", below is None or found < below)]
     if not all(holds for _, holds in limits):
         said = " and ".join(text for text, _ in limits if not text.endswith("None"))
-        raise ArgumentError(argument, f"must be {said}, got {found:g}")
+        said = said if least is None or most is None else f"from {least} to {most}"
+        raise ArgumentError(argument, f"must be {said}, got {shown(found)}")
     return found
+
+
+def shown(value: float) -> str:
+    """A number in a message: all of its digits, and no more."""
+    return repr(float(value)).removesuffix(".0")
 
 
 def pair(argument: str, value: Any, **limits: float) -> tuple[float, float]:

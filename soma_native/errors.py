@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
 
 
 class _Argument(Exception):
@@ -62,3 +65,44 @@ class CheckpointError(ValueError):
 
 def _rebuild(problem: str, path: str | None, tensor: str | None) -> CheckpointError:
     return CheckpointError(problem, path=path, tensor=tensor)
+
+
+NUMBER_OF_STEPS = "number of steps (epochs or steps)"  # a setting of a run, which either option gives
+
+
+class Difference(NamedTuple):
+    """A setting, or "training texts" or "validation texts", that another run has otherwise."""
+
+    name: str
+    there: Any
+    here: Any
+
+
+class OtherRunError(ValueError):
+    """The run to go on with is another one than what the texts and settings say.
+
+    Args:
+        folder: of that run.
+        differences: in what it differs.
+    """
+
+    def __init__(self, folder: Path, differences: list[Difference]) -> None:
+        super().__init__(folder, differences)
+        self.folder, self.differences = folder, differences
+
+    def __str__(self) -> str:
+        return self.said(str)
+
+    def said(self, call: Callable[[str], str]) -> str:
+        """The message, with settings called as `call` says."""
+        parts = []
+        for name, there, here in self.differences:
+            if name.endswith("texts"):
+                parts.append(name)
+                continue
+            called = f"number of steps ({call('epochs')} or {call('steps')})" if name == NUMBER_OF_STEPS else call(name)
+            parts.append(f"{called} ({there} there, {here} here)")
+        return (
+            f"cannot resume the run in {self.folder}, which differs in: {'; '.join(parts)}. Give the same texts and "
+            f"settings, or begin a new run without {call('resume')}"
+        )

@@ -80,12 +80,13 @@ def measure() -> dict[str, list[str]]:
         f"{name} imports {other}"
         for name, others in sorted(imports.items())
         for other in sorted(others - {"", "_core"})
-        if (top := name.split(".")[0]) != (below := other.split(".")[0]) and level[top] >= level[below]
+        if (top := name.split(".")[0]) != (below := other.split(".")[0]) and level.get(top, 0) >= level.get(below, 0)
     ]
     return {
         "modules that import the package's __init__": sorted(name for name in imports if "" in imports[name]),
         "modules beside core.py that import _core": sorted(n for n in imports if "_core" in imports[n] and n != "core"),
         "imports upwards": upwards,
+        "packages without a level": sorted({name.split(".")[0] for name in imports} - level.keys()),
         "circles": circles(imports),
         "files at the package's top": sorted(path.name for path in PACKAGE.iterdir() if path.suffix in {".py", ".pyi"}),
         "test files outside a folder": sorted(path.name for path in (ROOT / "tests").glob("*.py")),

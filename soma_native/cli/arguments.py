@@ -71,6 +71,7 @@ _POSITIONALS = {"folder": "DIR", "path": "PATH"}
 
 def option_of(arguments: argparse.Namespace, name: str) -> str | None:
     """The option of the command line that gives the library's argument `name`; None where there is none."""
+    name = name.partition("[")[0]  # one of several, such as betas[0]
     option = _OPTIONS.get(name, name)
     if hasattr(arguments, option) and option in _POSITIONALS:
         return _POSITIONALS[option]

@@ -28,29 +28,31 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("folder", metavar="DIR", help="the folder of the model")
     parser.add_argument("prompt", metavar="PROMPT", help='the text to continue; "-" reads it from standard input')
     count: dict[str, Any] = {"type": integer(0, 2**31 - 1), "metavar": "N"}
-    parser.add_argument("--max-tokens", **count, default=DEFAULTS.max_tokens, help="most tokens to add (%(default)s)")
+    parser.add_argument(
+        "--max-tokens", **count, default=DEFAULTS.max_tokens, help="most tokens to add (default: %(default)s)"
+    )
     parser.add_argument(
         "--temperature",
         type=number(least=0),
         default=DEFAULTS.temperature,
         metavar="X",
-        help="higher is more varied, 0 always takes the likeliest (%(default)s)",
+        help="higher is more varied, 0 always takes the likeliest (default: %(default)s)",
     )
-    likeliest = "draw from the N likeliest; 0 from all (%(default)s)"
+    likeliest = "draw from the N likeliest; 0 from all (default: %(default)s)"
     parser.add_argument("--top-k", **count, default=DEFAULTS.top_k, help=likeliest)
     parser.add_argument(
         "--top-p",
         type=number(above=0, most=1),
         default=DEFAULTS.top_p,
         metavar="X",
-        help="draw from the likeliest that together reach this probability; 1 from all (%(default)s)",
+        help="draw from the likeliest that together reach this probability; 1 from all (default: %(default)s)",
     )
     parser.add_argument(
         "--repetition-penalty",
         type=number(**PENALTY),
         default=DEFAULTS.repetition_penalty,
         metavar="X",
-        help="1 is off (%(default)s)",
+        help="1 is off (default: %(default)s)",
     )
     parser.add_argument(
         "--weights",

@@ -10,24 +10,24 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
-from soma_native.cli import bench, evaluate, generate, info, showcase, tokenizer, train
 from soma_native.cli.arguments import Parser, option_of
 from soma_native.cli.corpus import named
 from soma_native.cli.errors import PROGRAM, CommandError, UsageError, one_line
 from soma_native.cli.output import Stream, drop_output, usable_streams
 from soma_native.cli.signals import ended_by
-from soma_native.errors import ArgumentError, ArgumentTypeError
+from soma_native.errors import ArgumentError, ArgumentTypeError, OtherRunError
 from soma_native.model.model import resolve_precision
 from soma_native.system import active_isa, get_num_threads
-from soma_native.training.layout import OtherRunError
 
-_COMMANDS = (showcase, train, generate, evaluate, tokenizer, bench, info)
+_COMMANDS = ("showcase", "train", "generate", "evaluate", "tokenizer", "bench", "info")
 INTERRUPTED = 130
 PIPE_CLOSED = 141
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    """With the subcommand that `argv` names, or all: what another one imports would slow this one's start."""
     parser = Parser(
         prog=PROGRAM,
         description="Train small language models from your own text on an ordinary CPU, and generate with them.",
@@ -36,8 +36,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for command in _COMMANDS:
-        command.add_parser(commands)
+    wanted = argv[:1] if argv and argv[0] in (*_COMMANDS, "--version") else _COMMANDS
+    for name in _COMMANDS:
+        if name not in wanted:
+            continue
+        import_module(f"soma_native.cli.{name}").add_parser(commands)
     return parser
 
 
@@ -64,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None, output: Stream) -> int:
-    parser = _parser()
+    argv = sys.argv[1:] if argv is None else argv
+    parser = _parser(argv)
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
         getattr(arguments, "parser", parser).error(f"unrecognized arguments: {' '.join(unknown)}")

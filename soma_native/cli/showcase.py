@@ -14,9 +14,9 @@ from soma_native.cli.progress import ProgressDisplay
 from soma_native.cli.signals import signals_as_ctrl_c
 from soma_native.model.config import PRECISIONS
 from soma_native.showcase.showcase import REPORT, SENTENCE_WORDS, comparison, run_showcase
+from soma_native.training.recipes import VAL_FRACTION
 
 OUT = "runs/showcase"
-VAL_FRACTION = 0.1
 
 
 def add_parser(commands: Any) -> None:

@@ -26,11 +26,10 @@ from soma_native.tokenizer.tokenizer import Tokenizer
 from soma_native.tokenizer.train import KINDS
 from soma_native.training.config import TrainConfig
 from soma_native.training.history import History, Record
-from soma_native.training.recipes import RECIPES
+from soma_native.training.recipes import RECIPES, VAL_FRACTION
 from soma_native.training.state import STATE_FILE
 from soma_native.training.trainer import Trainer
 
-VAL_FRACTION = 0.1
 DEFAULT_PRESET = "showcase"
 _AT: tuple[Literal["epoch", "step", "train_loss", "val_loss"], ...] = ("epoch", "step", "train_loss", "val_loss")
 

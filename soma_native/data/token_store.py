@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from soma_native._checks import shown
 from soma_native.data.documents import Texts, iter_documents
 from soma_native.data.random_words import Stream, random_words
 from soma_native.errors import ArgumentError
@@ -160,8 +161,10 @@ class TokenStore:
         """What to say where no document has two tokens on either side of its cut."""
         whole = f"{int((self.stops - self.starts).sum())} tokens in {len(self.starts)} document(s)"
         if (self.stops - cuts >= 2).any():
-            return f"{fraction:g} leaves no next-token pair to train on of {whole}: give more text or a smaller one"
-        return f"{fraction:g} holds out no next-token pair of {whole}: give more text, a larger fraction, or 0"
+            return (
+                f"{shown(fraction)} leaves no next-token pair to train on of {whole}: give more text or hold out less"
+            )
+        return f"{shown(fraction)} holds out no next-token pair of {whole}: give more text, a larger fraction, or 0"
 
     def require_pairs(self, what: str) -> None:
         """Raise a ValueError that says why, if there is no next-token pair; `what` names the argument."""

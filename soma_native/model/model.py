@@ -17,9 +17,6 @@ from soma_native.model.config import PRECISIONS, ModelConfig
 
 Floats = npt.NDArray[np.float32]
 
-IGNORED_TARGET = -100
-
-
 # Instruction sets that multiply bfloat16 faster than single precision.
 _FAST_BFLOAT16 = ("avx512_bf16", "amx")
 

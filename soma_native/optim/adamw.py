@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from soma_native._checks import instance, number, pair
+from soma_native._checks import FLOAT32_LEAST, FLOAT32_MAX, instance, number, pair
 from soma_native.core import _core
 from soma_native.model.model import Model
 
@@ -46,18 +47,18 @@ class AdamW:
         max_grad_norm: float | None = 1.0,
     ) -> None:
         instance("model", model, Model)
-        beta1, beta2 = pair("betas", betas)
+        beta1, beta2 = pair("betas", betas, least=0, below=1)
         self.model = model
-        self.lr = number("lr", lr)
+        self.lr = number("lr", lr, least=0, most=FLOAT32_MAX)
         self._options = betas, eps, weight_decay, max_grad_norm
         self._core = _core.AdamW(
             model._core,
             lr=self.lr,
             beta1=beta1,
             beta2=beta2,
-            eps=number("eps", eps),
-            weight_decay=number("weight_decay", weight_decay),
-            max_grad_norm=0.0 if max_grad_norm is None else number("max_grad_norm", max_grad_norm, least=0),
+            eps=number("eps", eps, least=FLOAT32_LEAST, most=FLOAT32_MAX),
+            weight_decay=number("weight_decay", weight_decay, least=0, most=FLOAT32_MAX),
+            max_grad_norm=0.0 if max_grad_norm in (None, math.inf) else number("max_grad_norm", max_grad_norm, least=0),
         )
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from soma_native._checks import choice, flag, integer, number, pair, path
+from soma_native._checks import FLOAT32_LEAST, FLOAT32_MAX, choice, flag, integer, number, pair, path, shown
 from soma_native.errors import ArgumentError
 from soma_native.optim.schedule import SCHEDULES
 
@@ -29,9 +29,9 @@ _COUNTS = {
     "log_every": 1,
 }
 _NUMBERS: dict[str, dict[str, float]] = {
-    "lr": {"above": 0},
+    "lr": {"above": 0, "most": FLOAT32_MAX},
     "min_lr": {"least": 0},
-    "eps": {"above": 0},
+    "eps": {"least": FLOAT32_LEAST, "most": FLOAT32_MAX},
     "weight_decay": {"least": 0},
     "max_grad_norm": {"least": 0},
     "min_delta": {"least": 0},
@@ -123,7 +123,7 @@ class TrainConfig:
         for name, limits in _NUMBERS.items():
             self._set(name, number, **limits)
         if self.min_lr is not None and self.min_lr > self.lr:
-            raise ArgumentError("min_lr", f"must not be above lr, got {self.min_lr:g} and {self.lr:g}")
+            raise ArgumentError("min_lr", f"must not be above lr, got {shown(self.min_lr)} and {shown(self.lr)}")
         self._set("sampling", choice, ("epoch", "random"))
         self._set("schedule", choice, SCHEDULES)
         self._set("betas", pair, least=0, below=1)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from soma_native._checks import shown
 from soma_native.data.documents import Texts
 from soma_native.data.samplers import EpochSampler, RandomSampler, Sampler
 from soma_native.data.token_store import TokenStore
 from soma_native.data.windows import Windows
-from soma_native.errors import ArgumentError
+from soma_native.errors import NUMBER_OF_STEPS, ArgumentError, Difference
 from soma_native.model.model import Model
 from soma_native.optim.schedule import Schedule
 from soma_native.tokenizer.tokenizer import Tokenizer
@@ -20,46 +19,7 @@ from soma_native.training.config import FREE_TO_CHANGE, TrainConfig
 
 logger = logging.getLogger("soma_native")
 
-_STEPS = "number of steps (epochs or steps)"
 _STEPS_FOLLOW = {"batch_size", "grad_accumulation", "sampling", "seq_len", "training texts"}  # for a number of epochs
-
-
-class Difference(NamedTuple):
-    """A setting, or "training texts" or "validation texts", that another run has otherwise."""
-
-    name: str
-    there: Any
-    here: Any
-
-
-class OtherRunError(ValueError):
-    """The run to go on with is another one than what the texts and settings say.
-
-    Args:
-        folder: of that run.
-        differences: in what it differs.
-    """
-
-    def __init__(self, folder: Path, differences: list[Difference]) -> None:
-        super().__init__(folder, differences)
-        self.folder, self.differences = folder, differences
-
-    def __str__(self) -> str:
-        return self.said(str)
-
-    def said(self, call: Callable[[str], str]) -> str:
-        """The message, with settings called as `call` says."""
-        parts = []
-        for name, there, here in self.differences:
-            if name.endswith("texts"):
-                parts.append(name)
-                continue
-            called = f"number of steps ({call('epochs')} or {call('steps')})" if name == _STEPS else call(name)
-            parts.append(f"{called} ({there} there, {here} here)")
-        return (
-            f"cannot resume the run in {self.folder}, which differs in: {'; '.join(parts)}. Give the same texts and "
-            "settings, or begin a new run"
-        )
 
 
 class Layout:
@@ -124,7 +84,7 @@ class Layout:
             "validation texts": None if held_out is None else held_out.fingerprint(),
         }
         if config.schedule != "constant":  # a longer run at a constant rate begins with the shorter one
-            settings[_STEPS] = self.total_steps
+            settings[NUMBER_OF_STEPS] = self.total_steps
         identity: dict[str, Any] = json.loads(json.dumps(settings))  # as it will come back from the file
         return identity
 
@@ -133,7 +93,7 @@ class Layout:
         keys = [k for k in sorted(self.identity.keys() | identity.keys()) if identity.get(k) != self.identity.get(k)]
         derived = {key for key in ("eval_every", "warmup_steps") if getattr(self.config, key) is None}
         if self.config.steps is None and _STEPS_FOLLOW & set(keys):
-            derived.add(_STEPS)
+            derived.add(NUMBER_OF_STEPS)
         given = [key for key in keys if key not in derived]
         return [Difference(key, identity.get(key), self.identity.get(key)) for key in given or keys]
 
@@ -143,7 +103,7 @@ def _encode(
 ) -> tuple[TokenStore, TokenStore | None]:
     if validation is not None and config.val_fraction > 0:
         raise ArgumentError(
-            "validation", f"and val_fraction cannot both be given; val_fraction is {config.val_fraction:g}"
+            "validation", f"and val_fraction cannot both be given; val_fraction is {shown(config.val_fraction)}"
         )
     if validation is None and config.val_fraction == 0 and config.patience is not None:
         raise ArgumentError("patience", "needs validation data: give validation or val_fraction")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+VAL_FRACTION = 0.1  # held out where the command holds out a part
+
 
 class Recipe(NamedTuple):
     """What goes with a preset.

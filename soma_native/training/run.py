@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from soma_native.checkpoint import save
 from soma_native.checkpoint.folder import model_files
 from soma_native.core import _core
+from soma_native.errors import OtherRunError
 from soma_native.files.atomic_folder import replace_files
 from soma_native.model.model import Model
 from soma_native.optim.adamw import AdamW
@@ -22,7 +23,7 @@ from soma_native.training.callbacks import Dispatcher, EventKind
 from soma_native.training.evaluate import mean_loss
 from soma_native.training.history import History, Record
 from soma_native.training.interrupt import InterruptGuard
-from soma_native.training.layout import Layout, OtherRunError
+from soma_native.training.layout import Layout
 from soma_native.training.state import STATE_FILE, TrainingState, load_arrays, read_state, write_state
 
 logger = logging.getLogger("soma_native")

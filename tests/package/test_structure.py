@@ -121,6 +121,18 @@ def test_includes_are_paths_from_src_cpp() -> None:
     assert not wrong
 
 
+def test_python_decides_nothing_on_a_block_s_name() -> None:
+    """Presets name blocks, and the table of checkpoints; tokenizers have a pattern of the same name."""
+    package = ROOT / "soma_native"
+    allowed = {package / "model" / "presets.py", package / "checkpoint" / "architectures.py"}
+    found = []
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Compare) and re.search(r"'(soma|gpt2)'", ast.unparse(node)):
+                found.append(path)
+    assert not [relative(p) for p in found if p not in allowed and package / "tokenizer" not in p.parents]
+
+
 def test_the_bindings_include_no_kernels() -> None:
     assert not [
         f"{relative(p)} includes {n}" for p in cpp_files(BINDINGS) for n in includes(p) if n.startswith("kernels/")

@@ -55,8 +55,7 @@ struct Matrix {
   }
 };
 
-// How matrices are kept that nothing but products reads. Where these round their operands to bfloat16, what makes such
-// a matrix rounds it, once, and products find it as they want it.
+// The layout of a matrix that only products read. In bfloat16 the op that makes the matrix rounds it once, into pairs.
 struct Operands {
   bool pairs;
 

@@ -25,7 +25,7 @@ struct BlockActivations {
   float *mean1 = nullptr, *rstd1 = nullptr, *mean2 = nullptr, *rstd2 = nullptr;  // (M) norm statistics
 };
 
-// Overwritten by every block. Its gradients, as backward leaves them, are what those of the parameters are made of.
+// Overwritten by every block. Backward leaves gradients here, from which those of the parameters are computed.
 struct Scratch {
   float *normed1 = nullptr, *normed2 = nullptr;      // (M, C) operands: outputs of the norms
   float* activated = nullptr;                        // (M, F) operand: output of the activation
