@@ -1,6 +1,7 @@
 """Train small language models on an ordinary CPU: tokenizer, transformer, trainer, generator on native kernels."""
 
 from importlib import import_module as _import_module
+from importlib.util import find_spec as _find_spec
 from typing import TYPE_CHECKING
 from typing import Any as _Any
 
@@ -73,6 +74,10 @@ __all__ = [
     "save",
     "set_num_threads",
 ]
+
+
+if _find_spec("soma_native._core") is None:
+    _import_module("soma_native.core")  # which says what to do
 
 
 def __getattr__(name: str) -> _Any:

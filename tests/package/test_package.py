@@ -144,7 +144,7 @@ def test_a_source_folder_without_its_core_says_what_to_do(
 def test_a_core_that_cannot_be_loaded_keeps_the_error_of_the_system(tmp_path: Path) -> None:
     (tmp_path / "soma_native").mkdir()
     (tmp_path / "soma_native" / f"_core{EXTENSION_SUFFIXES[0]}").write_bytes(b"no library")
-    done = in_a_source_folder(tmp_path, "-c", "import soma_native")
+    done = in_a_source_folder(tmp_path, "-c", "import soma_native; soma_native.Model")
     assert done.returncode == 1 and "ImportError" in done.stderr and "make dev" not in done.stderr
 
 
