@@ -45,6 +45,7 @@ _LAZY = {
     "read_documents": "data.documents",
     "save": "checkpoint",
     "set_num_threads": "system",
+    "_core": "core",  # the one door
     "_adamw_of": "optim.adamw",  # this one and those below are for pickles
     "_generator_of": "generation.generator",
     "_model_of": "model.model",
