@@ -286,9 +286,10 @@ except KeyboardInterrupt:
 TRAINING_LOOP = """
 model = small_model()
 optimizer = soma.AdamW(model)
+data = batch()  # imports a part of NumPy: Python swallows a signal that comes then
 print("READY", flush=True)
 while True:
-    model.loss_and_grad(*batch())
+    model.loss_and_grad(*data)
     optimizer.step()
 """
 
