@@ -53,3 +53,18 @@ GilAgain::~GilAgain() {
   innermost = release_;
   release_->give_up();
 }
+
+void warn_of_refused_threads() {
+  const auto [wanted, granted] = soma::take_refused_threads();
+  if (wanted == 0 || python_ends()) return;
+  try {
+    pybind11::module_::import("logging")
+        .attr("getLogger")("soma_native")
+        .attr("warning")(
+            "the system refused to start %d threads: computing with %d from now on. Raise the limit of processes "
+            "(`ulimit -u`, or the container's), then call set_num_threads(%d)",
+            wanted, granted, wanted);
+  } catch (pybind11::error_already_set& error) {
+    error.discard_as_unraisable("soma_native");
+  }
+}

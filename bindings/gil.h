@@ -5,6 +5,8 @@
 
 #include <pybind11/pybind11.h>
 
+#include <type_traits>
+
 #include "base/interrupt.h"
 #include "base/parallel.h"
 
@@ -38,14 +40,27 @@ class GilAgain {
   GilRelease* const release_;
 };
 
+// Logs that the system refused to start threads, where it just did.
+void warn_of_refused_threads();
+
 // Runs f without the GIL, as one call that shares the threads with the others under way. Where the poll stopped it,
 // raises what the signal handler raised (KeyboardInterrupt, as a rule).
 template <typename F>
 auto without_gil(F&& f) {
-  try {
+  const auto run = [&f] {
     const GilRelease release;
     const soma::CallScope call;
     return f();
+  };
+  try {
+    if constexpr (std::is_void_v<decltype(f())>) {
+      run();
+      warn_of_refused_threads();
+    } else {
+      auto result = run();
+      warn_of_refused_threads();
+      return result;
+    }
   } catch (const soma::Interrupted&) {
     throw pybind11::error_already_set();
   }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,3 +75,62 @@ def test_a_large_op_is_cut_among_all_of_them(name: str) -> None:
         ops.widest_job()
         OPS[name]()
         assert ops.widest_job() == threads
+
+
+# The user of this number has no other process; where this process may not become it, the limit leaves no thread at all.
+REFUSE = """
+import logging, resource
+logging.basicConfig(format="%(levelname)s %(name)s %(message)s", stream=sys.stdout)
+before = train(small_model()), soma.Tokenizer.train(["a text"], kind="byte").encode_batch(["a text"] * 999)
+def refuse(limit):
+    if os.geteuid() == 0:
+        os.setuid(2**31 - 12345)
+    resource.setrlimit(resource.RLIMIT_NPROC, (limit, limit))
+"""
+COMPUTE = """
+model, other = small_model(), small_model()
+print(model.loss(*batch()) == other.loss(*batch()))
+print(soma.get_num_threads())
+print((train(model), soma.Tokenizer.train(["a text"], kind="byte").encode_batch(["a text"] * 999)) == before)
+print(*_ops.threads_at_work("loop"), *_ops.threads_at_work("crew"), *_ops.threads_at_work("team"))
+"""
+needs_limits = pytest.mark.skipif(not hasattr(os, "setuid"), reason="the system has no limit of processes")
+
+
+@needs_limits
+@pytest.mark.parametrize("wanted", [2, 5])
+@pytest.mark.parametrize("limit", [1, 3])
+def test_fewer_threads_and_a_warning_where_the_system_refuses_them(limit: int, wanted: int, tmp_path: Path) -> None:
+    granted = min(wanted, limit if os.geteuid() == 0 else 1)
+    code = f"{REFUSE}from soma_native._core import _ops\nrefuse({limit})\nsoma.set_num_threads({wanted}){COMPUTE}"
+    lines = output_of(code, tmp_path, SOMA_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1").splitlines()
+    if granted < wanted:
+        warning = lines.pop(0)
+        assert warning.startswith(f"WARNING soma_native the system refused to start {wanted} threads: computing with ")
+        assert f"with {granted} from now on" in warning and f"set_num_threads({wanted})" in warning
+    assert lines == ["True", str(granted), "True", " ".join([str(granted)] * 6)]
+
+
+@needs_limits
+def test_a_pool_that_exists_is_kept_and_not_grown(tmp_path: Path) -> None:
+    """The first thread of the program has two threads when the limit comes; the second has none beside it."""
+    code = f"""{REFUSE}
+import threading
+from soma_native._core import _ops
+refused, results = threading.Event(), []
+def work():
+    refused.wait()
+    results.append(_ops.widest_job() and train(small_model()))
+thread = threading.Thread(target=work)
+thread.start()
+made = _ops.threads_at_work("team")
+refuse(1)
+soma.set_num_threads(4)
+same = [train(small_model()) == before[0]]
+kept = _ops.threads_at_work("team")
+refused.set()
+thread.join()
+print(*made, *same, *kept, results == [before[0]], soma.get_num_threads())
+"""
+    last = output_of(code, tmp_path, SOMA_NUM_THREADS="2", OPENBLAS_NUM_THREADS="1").splitlines()[-1]
+    assert last == "2 2 True 2 2 True 1"

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <exception>
 #include <fstream>
@@ -14,6 +15,7 @@
 
 #include "base/check.h"
 #include "base/fork.h"
+#include "base/spare_threads.h"
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -109,6 +111,28 @@ void after_fork_in_child() { calls.store(own_calls, std::memory_order_relaxed); 
 #endif
 
 #ifdef _OPENMP
+std::atomic<int> refused{0};  // threads of a region that were wanted and not all granted; 0: none
+thread_local int pooled = 1;  // threads of the last region of this thread: OpenMP keeps them, and ends those above
+thread_local int proven = 1;  // as many were seen to start, and then
+thread_local std::chrono::steady_clock::time_point proven_at;
+
+// What of `threads` this thread's pool can be grown to. Where the system refuses, there are fewer from now on.
+int startable(int threads) {
+  const auto now = threads > pooled ? std::chrono::steady_clock::now() : proven_at;
+  // Regions of changing sizes grow the pool again and again: not each time is worth as many threads once more.
+  if (threads > pooled && (threads > proven || now - proven_at > std::chrono::seconds(1))) {
+    const int granted = pooled + spare_threads(threads - pooled);
+    if (granted < threads) {
+      refused.store(num_threads(), std::memory_order_relaxed);
+      configured_threads.store(granted * std::max(1, calls.load(std::memory_order_relaxed)), std::memory_order_relaxed);
+    }
+    threads = proven = granted;
+    proven_at = now;
+  }
+  pooled = threads;
+  return threads;
+}
+
 void note_pool() {
   if (pool_made.load(std::memory_order_relaxed) == -1) pool_made.store(forks(), std::memory_order_relaxed);
 }
@@ -262,6 +286,16 @@ class Crew {
 
 thread_local Crew* own_crew = nullptr;  // of the call that this thread makes; none while it runs a part of a job
 
+#ifdef _OPENMP
+// Threads of a new parallel region, at most `most`; 1 where there is to be none.
+int region_threads(int64_t most) {
+  const int threads = static_cast<int>(std::min<int64_t>(call_threads(), most));
+  const int granted = threads > 1 && !omp_in_parallel() ? startable(threads) : 1;
+  if (granted > 1) note_pool();
+  return granted;
+}
+#endif
+
 }  // namespace
 
 bool inside_a_part() {
@@ -277,15 +311,22 @@ int call_threads() {
   return std::max(1, num_threads() / std::max(1, calls.load(std::memory_order_relaxed)));
 }
 
+RefusedThreads take_refused_threads() {
+#ifdef _OPENMP
+  if (refused.load(std::memory_order_relaxed) != 0) {
+    if (const int wanted = refused.exchange(0)) return {wanted, num_threads()};
+  }
+#endif
+  return {};
+}
+
 int widest_job() { return widest.exchange(1, std::memory_order_relaxed); }
 
 namespace detail {
 
 void run_with_crew(void (*body)(void* context), void* context) {
 #ifdef _OPENMP
-  const int threads = call_threads();
-  if (threads > 1 && !omp_in_parallel()) {
-    note_pool();
+  if (const int threads = region_threads(kMaxThreads); threads > 1) {
     Crew crew(threads);
     std::exception_ptr error;
 #pragma omp parallel num_threads(threads)
@@ -317,9 +358,7 @@ void run_parallel(const Stage& first, const Stage& second) {
     return;
   }
 #ifdef _OPENMP
-  const int threads = static_cast<int>(std::min<int64_t>(call_threads(), std::max(first.count, second.count)));
-  if (threads > 1 && !omp_in_parallel()) {
-    note_pool();
+  if (const int threads = region_threads(std::max(first.count, second.count)); threads > 1) {
 #pragma omp parallel num_threads(threads)
     {
       note_threads();
@@ -357,9 +396,7 @@ void wait_for_all(Meeting& meeting, int64_t size) {
 
 void run_team(int64_t most, void (*task)(void* context, const Team& team), void* context) {
 #ifdef _OPENMP
-  const int threads = static_cast<int>(std::min<int64_t>(call_threads(), most));
-  if (threads > 1 && !omp_in_parallel()) {
-    note_pool();
+  if (const int threads = region_threads(most); threads > 1) {
     Meeting meeting;
 #pragma omp parallel num_threads(threads)
     {

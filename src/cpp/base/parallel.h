@@ -32,6 +32,13 @@ int call_threads();
 // Threads of the largest parallel job since this was last asked, 1 where none was cut: tests see that theirs were.
 int widest_job();
 
+// Where the system refused to start threads since this was last asked: how many were wanted, and how many there are
+// from now on. Else zeros.
+struct RefusedThreads {
+  int wanted = 0, granted = 0;
+};
+RefusedThreads take_refused_threads();
+
 namespace detail {
 // One stage of a parallel computation: task(context, i) for every i in [0, count).
 struct Stage {
