@@ -1,7 +1,8 @@
 """Train small language models on an ordinary CPU: tokenizer, transformer, trainer, generator on native kernels."""
 
 from importlib import import_module as _import_module
-from importlib.util import find_spec as _find_spec
+from importlib.machinery import EXTENSION_SUFFIXES as _SUFFIXES
+from os.path import exists as _exists
 from typing import TYPE_CHECKING
 from typing import Any as _Any
 
@@ -77,8 +78,8 @@ __all__ = [
 ]
 
 
-if _find_spec("soma_native._core") is None:
-    _import_module("soma_native.core")  # which says what to do
+if not any(_exists(f"{__path__[0]}/_core{suffix}") for suffix in _SUFFIXES):
+    _import_module("soma_native.core")  # which finds the core elsewhere, or says what to do
 
 
 def __getattr__(name: str) -> _Any:
