@@ -38,9 +38,8 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     wanted = argv[:1] if argv and argv[0] in (*_COMMANDS, "--version") else _COMMANDS
     for name in _COMMANDS:
-        if name not in wanted:
-            continue
-        import_module(f"soma_native.cli.{name}").add_parser(commands)
+        if name in wanted:
+            import_module(f"soma_native.cli.{name}").add_parser(commands)
     return parser
 
 

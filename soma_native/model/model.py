@@ -246,8 +246,9 @@ def _model_of(
     model = Model._blank(ModelConfig(**config), precision)
     model._evaluate_in(evaluation)
     model._settings = settings
-    for mine, theirs in ((model.parameters(), parameters), (model.gradients(), gradients)):
-        for name, array in theirs.items():
+    for views, arrays in ((model.parameters, parameters), (model.gradients, gradients)):
+        mine = views() if arrays else {}  # a model that only generates has no gradients
+        for name, array in arrays.items():
             mine[name][...] = array
     return model
 
