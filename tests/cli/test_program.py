@@ -1,8 +1,9 @@
 """The command as a program: signals, a folder that is taken, standard streams that are closed, full or hold little."""
 
+# ruff: noqa: F811 -- fixtures of test_cli are arguments here
+
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
@@ -13,30 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_cli import PROGRAM, SMALL, corpus, trained  # noqa: F401
 
 import soma_native
-from soma_native.cli.main import main
-
-TEXT = "the cat sat on the mat and the dog ate the food\n" * 20
-PROGRAM = [sys.executable, "-m", "soma_native"]
-SMALL = ["--preset", "nano-cpu", "--tokenizer", "word", "--seq-len", "16", "--batch-size", "4"]
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("corpus") / "text.txt"
-    path.write_text(TEXT, encoding="utf-8")
-    return path
-
-
-@pytest.fixture(scope="module")
-def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that `train` made."""
-    out = tmp_path_factory.mktemp("runs") / "model"
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        assert main(["train", str(corpus), "--out", str(out), "--steps", "2", *SMALL]) == 0
-    return out
-
 
 # Ctrl-C at the moment when a module is about to be imported.
 STARTS = """
@@ -199,7 +179,8 @@ def test_training_needs_no_standard_streams(corpus: Path, tmp_path: Path, closed
 
 def test_a_reader_of_messages_that_goes_away_ends_no_training(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "model"
-    command = [*PROGRAM, "train", str(corpus), "--out", str(out), "--epochs", "20", *SMALL]
+    options = ["--epochs", "20", "--val-fraction", "0"]  # nothing held out: the last epoch is the one saved
+    command = [*PROGRAM, "train", str(corpus), "--out", str(out), *options, *SMALL]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stderr is not None and process.stdout is not None
     process.stderr.readline()
