@@ -15,10 +15,10 @@ soma::Matrix rows_of(const Floats& x) {
   return {const_cast<float*>(x.data()), x.shape(0), x.shape(1), x.shape(1)};  // inputs are only read
 }
 
-// f() on every thread of a team of at most `most`, without the GIL.
+// f() on every thread of a region of at most `most`, without the GIL.
 template <typename F>
-void run_team(int64_t most, F&& f) {
-  without_gil([&] { soma::parallel_team(most, f); });
+void run_region(int64_t most, F&& f) {
+  without_gil([&] { soma::parallel_region(most, f); });
 }
 
 Floats decode_linear(const Floats& x, const Floats& w, const std::string& weights, bool by_output,
@@ -50,8 +50,8 @@ Floats decode_linear(const Floats& x, const Floats& w, const std::string& weight
   std::vector<float> panels(static_cast<std::size_t>(prompt ? threads * soma::kPromptPanels : 0));
   std::vector<float> rows(static_cast<std::size_t>(soma::prompt_floats(x.shape(0), inner)));
   const soma::PromptMemory memory{panels.data(), rows.data()};
-  run_team(threads, [&](const soma::Team& team) {
-    soma::decode_linear(team, out, in, kept, epilogue, prompt ? &memory : nullptr);
+  run_region(threads, [&](const soma::ParallelRegion& region) {
+    soma::decode_linear(region, out, in, kept, epilogue, prompt ? &memory : nullptr);
   });
   return y;
 }
@@ -90,8 +90,8 @@ Triple decode_attention(const Floats& qkv, const Floats& keys, const Floats& val
   const soma::Matrix result = rows_of(out), in = rows_of(qkv);
   const int64_t threads = soma::call_threads();
   std::vector<float> scores(static_cast<std::size_t>(threads * (capacity + 16)));
-  run_team(threads, [&](const soma::Team& team) {
-    soma::decode_attention(team, result, in, cache.data(), {heads, channels / heads}, scores.data());
+  run_region(threads, [&](const soma::ParallelRegion& region) {
+    soma::decode_attention(region, result, in, cache.data(), {heads, channels / heads}, scores.data());
   });
   lay_out(cached_k, k, heads, true, true);
   lay_out(cached_v, v, heads, false, true);

@@ -345,7 +345,7 @@ namespace {
 // (threads that a call gets, different threads that each took a part of one of its jobs). No part ends before all have
 // begun, so that none of them takes two.
 std::pair<int, std::size_t> threads_at_work(const std::string& job) {
-  check(job == "loop" || job == "crew" || job == "team", "job must be 'loop', 'crew' or 'team', got '", job, "'");
+  check(job == "loop" || job == "pool" || job == "region", "job must be 'loop', 'pool' or 'region', got '", job, "'");
   return run([&](soma::Ops&) {
     const int threads = soma::call_threads();
     std::atomic<int> begun{0};
@@ -358,8 +358,8 @@ std::pair<int, std::size_t> threads_at_work(const std::string& job) {
       seen.insert(std::this_thread::get_id());
     };
     if (job == "loop") soma::parallel_for(threads, part);
-    if (job == "crew") soma::with_crew([&] { soma::parallel_for(threads, part); });
-    if (job == "team") soma::parallel_team(threads, [&](const soma::Team& team) { part(team.rank); });
+    if (job == "pool") soma::with_thread_pool([&] { soma::parallel_for(threads, part); });
+    if (job == "region") soma::parallel_region(threads, [&](const soma::ParallelRegion& region) { part(region.rank); });
     return std::make_pair(threads, seen.size());
   });
 }
@@ -419,6 +419,6 @@ void register_ops(py::module_& parent) {
         py::arg("beta1"), py::arg("beta2"), py::arg("eps"), py::arg("weight_decay"), py::arg("grad_scale"),
         py::arg("step"), "(p, g, m, v) after one step.");
   m.def("threads_at_work", &threads_at_work, py::arg("job"),
-        "(threads that a call gets, different threads that work on a 'loop', in a 'crew' or in a 'team').");
+        "(threads that a call gets, different threads that work on a 'loop', in a 'pool' or in a 'region').");
   m.def("widest_job", &soma::widest_job, "Threads of the largest parallel job since this was last asked.");
 }

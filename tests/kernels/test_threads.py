@@ -20,7 +20,7 @@ THREADS = [1, 2, 3, 5]
 pytestmark = pytest.mark.usefixtures("settings_restored")
 
 
-@pytest.mark.parametrize("job", ["loop", "crew", "team"])
+@pytest.mark.parametrize("job", ["loop", "pool", "region"])
 @pytest.mark.parametrize("threads", THREADS)
 def test_so_many_threads_take_part(job: str, threads: int, tmp_path: Path) -> None:
     """Each waits for all others, so that a missing one would end the child by its time limit."""
@@ -29,7 +29,7 @@ def test_so_many_threads_take_part(job: str, threads: int, tmp_path: Path) -> No
 
 
 def test_a_job_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError, match="job must be 'loop', 'crew' or 'team', got 'gang'"):
+    with pytest.raises(ValueError, match="job must be 'loop', 'pool' or 'region', got 'gang'"):
         ops.threads_at_work("gang")
 
 
@@ -92,7 +92,7 @@ model, other = small_model(), small_model()
 print(model.loss(*batch()) == other.loss(*batch()))
 print(soma.get_num_threads())
 print((train(model), soma.Tokenizer.train(["a text"], kind="byte").encode_batch(["a text"] * 999)) == before)
-print(*_ops.threads_at_work("loop"), *_ops.threads_at_work("crew"), *_ops.threads_at_work("team"))
+print(*_ops.threads_at_work("loop"), *_ops.threads_at_work("pool"), *_ops.threads_at_work("region"))
 """
 needs_limits = pytest.mark.skipif(not hasattr(os, "setuid"), reason="the system has no limit of processes")
 
@@ -123,11 +123,11 @@ def work():
     results.append(_ops.widest_job() and train(small_model()))
 thread = threading.Thread(target=work)
 thread.start()
-made = _ops.threads_at_work("team")
+made = _ops.threads_at_work("region")
 refuse(1)
 soma.set_num_threads(4)
 same = [train(small_model()) == before[0]]
-kept = _ops.threads_at_work("team")
+kept = _ops.threads_at_work("region")
 refused.set()
 thread.join()
 print(*made, *same, *kept, results == [before[0]], soma.get_num_threads())

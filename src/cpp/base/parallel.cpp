@@ -207,9 +207,9 @@ void wait_until(F&& ready) {
 // Threads that serve one caller. A job is a stage cut into one group for each thread, a group into pieces. Taking a
 // piece counts down what is left of its group, which stands beside the number of the job: a thread that comes late
 // takes nothing of another one.
-class Crew {
+class ThreadPool {
  public:
-  explicit Crew(int64_t threads) : slots_(static_cast<size_t>(threads)) {}
+  explicit ThreadPool(int64_t threads) : slots_(static_cast<size_t>(threads)) {}
 
   // Every index of the stage, by whoever is there; returns when all are done.
   void run(const detail::Stage& stage) {
@@ -284,7 +284,7 @@ class Crew {
   alignas(64) std::atomic<int64_t> done_{0};
 };
 
-thread_local Crew* own_crew = nullptr;  // of the call that this thread makes; none while it runs a part of a job
+thread_local ThreadPool* own_pool = nullptr;  // of the call that this thread makes; none while it runs a part of a job
 
 #ifdef _OPENMP
 // Threads of a new parallel region, at most `most`; 1 where there is to be none.
@@ -300,7 +300,7 @@ int region_threads(int64_t most) {
 
 bool inside_a_part() {
 #ifdef _OPENMP
-  return own_crew == nullptr && omp_in_parallel();
+  return own_pool == nullptr && omp_in_parallel();
 #else
   return false;
 #endif
@@ -324,24 +324,24 @@ int widest_job() { return widest.exchange(1, std::memory_order_relaxed); }
 
 namespace detail {
 
-void run_with_crew(void (*body)(void* context), void* context) {
+void run_with_pool(void (*body)(void* context), void* context) {
 #ifdef _OPENMP
   if (const int threads = region_threads(kMaxThreads); threads > 1) {
-    Crew crew(threads);
+    ThreadPool pool(threads);
     std::exception_ptr error;
 #pragma omp parallel num_threads(threads)
     if (const int rank = omp_get_thread_num(); rank != 0) {
-      crew.serve(rank);
+      pool.serve(rank);
     } else {
       note_threads();
-      own_crew = &crew;
+      own_pool = &pool;
       try {
         body(context);
       } catch (...) {
         error = std::current_exception();
       }
-      own_crew = nullptr;
-      crew.close();
+      own_pool = nullptr;
+      pool.close();
     }
     if (error) std::rethrow_exception(error);
     return;
@@ -351,10 +351,10 @@ void run_with_crew(void (*body)(void* context), void* context) {
 }
 
 void run_parallel(const Stage& first, const Stage& second) {
-  if (Crew* const crew = std::exchange(own_crew, nullptr)) {
-    crew->run(first);
-    crew->run(second);
-    own_crew = crew;
+  if (ThreadPool* const pool = std::exchange(own_pool, nullptr)) {
+    pool->run(first);
+    pool->run(second);
+    own_pool = pool;
     return;
   }
 #ifdef _OPENMP
@@ -379,29 +379,29 @@ void run_parallel(const Stage& first, const Stage& second) {
 
 // A counter that the last to come resets before it opens the next round. On lines of their own: the threads that wait
 // read `round` alone, which changes once.
-struct Meeting {
+struct Barrier {
   alignas(64) std::atomic<int64_t> arrived{0};
   alignas(64) std::atomic<uint32_t> round{0};
 };
 
-void wait_for_all(Meeting& meeting, int64_t size) {
-  const uint32_t round = meeting.round.load(std::memory_order_relaxed);
-  if (meeting.arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == size) {
-    meeting.arrived.store(0, std::memory_order_relaxed);
-    meeting.round.store(round + 1, std::memory_order_release);
+void wait_for_all(Barrier& barrier, int64_t size) {
+  const uint32_t round = barrier.round.load(std::memory_order_relaxed);
+  if (barrier.arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == size) {
+    barrier.arrived.store(0, std::memory_order_relaxed);
+    barrier.round.store(round + 1, std::memory_order_release);
     return;
   }
-  wait_until([&] { return meeting.round.load(std::memory_order_acquire) != round; });
+  wait_until([&] { return barrier.round.load(std::memory_order_acquire) != round; });
 }
 
-void run_team(int64_t most, void (*task)(void* context, const Team& team), void* context) {
+void run_region(int64_t most, void (*task)(void* context, const ParallelRegion& region), void* context) {
 #ifdef _OPENMP
   if (const int threads = region_threads(most); threads > 1) {
-    Meeting meeting;
+    Barrier barrier;
 #pragma omp parallel num_threads(threads)
     {
       note_threads();
-      task(context, {omp_get_thread_num(), omp_get_num_threads(), &meeting});
+      task(context, {omp_get_thread_num(), omp_get_num_threads(), &barrier});
     }
     return;
   }

@@ -57,19 +57,19 @@ Stage make_stage(int64_t count, F& f) {
 // Runs the first stage, then, when all of it is done, the second.
 void run_parallel(const Stage& first, const Stage& second);
 
-struct Meeting;  // where the threads of a team wait for each other
-void wait_for_all(Meeting& meeting, int64_t size);
+struct Barrier;  // where the threads of a region wait for each other
+void wait_for_all(Barrier& barrier, int64_t size);
 }  // namespace detail
 
 // Several threads inside one function, for work whose steps are too short to wake threads for each: every thread runs
 // the same calls in the same order, does its share of each, and waits where it needs what the others made.
-struct Team {
+struct ParallelRegion {
   int64_t rank, size;
-  detail::Meeting* meeting;
+  detail::Barrier* barrier;
 
-  // Returns when every thread of the team has come here; what they wrote before is then seen by all.
+  // Returns when every thread of the region has come here; what they wrote before is then seen by all.
   void wait() const {
-    if (size > 1) detail::wait_for_all(*meeting, size);
+    if (size > 1) detail::wait_for_all(*barrier, size);
   }
   // f(begin, end) for this thread's part of [0, count), cut at multiples of `grain`; not called where it has none.
   template <typename F>
@@ -81,36 +81,36 @@ struct Team {
 };
 
 namespace detail {
-void run_team(int64_t most, void (*task)(void* context, const Team& team), void* context);
+void run_region(int64_t most, void (*task)(void* context, const ParallelRegion& region), void* context);
 }  // namespace detail
 
-// Calls f(team) on each of at most `most` threads, and no more than call_threads(). f must not throw; what it computes
-// must not depend on the team's size.
+// Calls f(region) on each of at most `most` threads, and no more than call_threads(). f must not throw; what it computes
+// must not depend on the region's size.
 template <typename F>
-void parallel_team(int64_t most, F&& f) {
+void parallel_region(int64_t most, F&& f) {
   using Function = std::remove_reference_t<F>;
-  detail::run_team(
-      most, [](void* context, const Team& team) { (*static_cast<Function*>(context))(team); },
+  detail::run_region(
+      most, [](void* context, const ParallelRegion& region) { (*static_cast<Function*>(context))(region); },
       const_cast<void*>(static_cast<const void*>(&f)));
 }
 
 namespace detail {
-void run_with_crew(void (*body)(void* context), void* context);
+void run_with_pool(void (*body)(void* context), void* context);
 }  // namespace detail
 
 // Runs f on this thread with others at hand: until it returns, parallel_for and parallel_for_then wake nobody. The
 // others look out for work, and whoever comes first takes the next part. What a thread has not begun, because another
 // program has its core, is done by those that run: nobody waits for it. f may throw.
 template <typename F>
-auto with_crew(F&& f) -> decltype(f()) {
+auto with_thread_pool(F&& f) -> decltype(f()) {
   using Result = decltype(f());
   if constexpr (std::is_void_v<Result>) {
     using Function = std::remove_reference_t<F>;
-    detail::run_with_crew([](void* context) { (*static_cast<Function*>(context))(); },
+    detail::run_with_pool([](void* context) { (*static_cast<Function*>(context))(); },
                           const_cast<void*>(static_cast<const void*>(&f)));
   } else {
     Result result{};
-    with_crew([&] { result = f(); });
+    with_thread_pool([&] { result = f(); });
     return result;
   }
 }

@@ -187,7 +187,7 @@ Matrix Transformer::final_rows(Ops& ops, int64_t row, int64_t count) {
 
 void Transformer::forward(float* logits, const int32_t* ids, int64_t batch, int64_t length) {
   ids = take_ids(ids, batch, length);
-  with_crew([&] {
+  with_thread_pool([&] {
     const Plan plan = this->plan(batch, length, false);
     run_blocks(plan, ids, false);
     check_interrupt();
@@ -288,12 +288,12 @@ double Transformer::run_loss(const int32_t* ids, const int32_t* targets, int64_t
 
 double Transformer::loss(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length,
                          int64_t normalizer) {
-  return with_crew([&] { return run_loss(ids, targets, batch, length, normalizer, false); });
+  return with_thread_pool([&] { return run_loss(ids, targets, batch, length, normalizer, false); });
 }
 
 double Transformer::loss_and_grad(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length,
                                   int64_t normalizer) {
-  return with_crew([&] { return run_loss(ids, targets, batch, length, normalizer, true); });
+  return with_thread_pool([&] { return run_loss(ids, targets, batch, length, normalizer, true); });
 }
 
 }  // namespace soma

@@ -1,5 +1,5 @@
 // Operations on the few rows that generation feeds: weights are streamed once, in the format they are kept in, and
-// every thread of a team runs the same calls and does its share (base/parallel.h). Glossary as in ops/ops.h, R rows.
+// every thread of a region runs the same calls and does its share (base/parallel.h). Glossary as in ops/ops.h, R rows.
 #pragma once
 
 #include <cstdint>
@@ -74,24 +74,25 @@ int64_t prompt_floats(int64_t rows, int64_t inner);
 // out(C) = row `output` of a table kept as the weights of a head: W(C, V).
 void decode_embed(float* out, const DecodeMatrix& table, int64_t output);
 
-// y = activation(x W + bias + residual). This thread's outputs only: others' are there after team.wait(). With
+// y = activation(x W + bias + residual). This thread's outputs only: others' are there after region.wait(). With
 // `memory`, which no thread may still be reading, as PromptMemory says; float32 weights give the same bits either way.
-void decode_linear(const Team& team, const Matrix& y, const Matrix& x, const DecodeMatrix& w, const RowEpilogue& e = {},
-                   const PromptMemory* memory = nullptr);
+void decode_linear(const ParallelRegion& region, const Matrix& y, const Matrix& x, const DecodeMatrix& w,
+                   const RowEpilogue& e = {}, const PromptMemory* memory = nullptr);
 
 // decode_linear for qkv(R, 3C), cut so that a thread makes what its decode_attention reads; waits where that cannot be.
-void decode_qkv(const Team& team, const Matrix& qkv, const Matrix& x, const DecodeMatrix& w, const float* bias,
-                const HeadShape& shape, const PromptMemory* memory = nullptr);
+void decode_qkv(const ParallelRegion& region, const Matrix& qkv, const Matrix& x, const DecodeMatrix& w,
+                const float* bias, const HeadShape& shape, const PromptMemory* memory = nullptr);
 
 // Appends k and v of every row to its cache at position `length`, then out(R, C) = attention of q over length + 1
 // positions. Rows may share a cache at different lengths: a prompt is so many rows. This thread's heads and rows only.
-// scores: (team.size, capacity + 16) floats.
-void decode_attention(const Team& team, const Matrix& out, const Matrix& qkv, const CacheRow* cache,
+// scores: (region.size, capacity + 16) floats.
+void decode_attention(const ParallelRegion& region, const Matrix& out, const Matrix& qkv, const CacheRow* cache,
                       const HeadShape& shape, float* scores);
 
 // norm(x), row by row, complete for this thread when it returns. Few rows: each thread makes its own, and none waits.
 // Many: all make one together. `buffer` has norm_rows(R, threads) rows of x.ld floats.
 int64_t norm_rows(int64_t rows, int64_t threads);
-Matrix decode_norm(const Team& team, float* buffer, const Matrix& x, const float* gamma, const float* beta, float eps);
+Matrix decode_norm(const ParallelRegion& region, float* buffer, const Matrix& x, const float* gamma, const float* beta,
+                   float eps);
 
 }  // namespace soma

@@ -94,10 +94,10 @@ void Tokenizer::encode_batch(const std::vector<std::string_view>& texts, const s
         take_failure = std::current_exception();
       }
     };
-    parallel_team(static_cast<int64_t>(tasks.size()), [&](const Team& team) {
+    parallel_region(static_cast<int64_t>(tasks.size()), [&](const ParallelRegion& region) {
       for (size_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < tasks.size();) {
         encode_task(round + i, tasks[i]);
-        if (team.rank == 0 && team.size > 1) take_done(kTakenTasks);
+        if (region.rank == 0 && region.size > 1) take_done(kTakenTasks);
       }
     });
     take_done(1);

@@ -39,7 +39,7 @@ struct BlockContext {
 };
 
 struct BlockDecodeContext {
-  const Team& team;
+  const ParallelRegion& region;
   const ModelConfig& config;
 
   HeadShape heads() const { return {config.n_heads, config.head_size()}; }
@@ -70,7 +70,7 @@ class Block {
   virtual void gradients(const BlockContext& x, const BlockParameters& dw, const BlockActivations& a,
                          const Scratch& s) const = 0;
   virtual void place_decode(const DecodePlan& plan, DecodeBuffers& d) const;
-  // stream (R, C) -> what comes out, which is valid for the calling thread of the team alone until it waits; the new
+  // stream (R, C) -> what comes out, which is valid for the calling thread of the region alone until it waits; the new
   // keys and values go to cache[r] at cache[r].length.
   virtual Matrix decode(const BlockDecodeContext& x, const BlockDecodeWeights& w, const DecodeBuffers& d, Matrix stream,
                         const CacheRow* cache) const = 0;

@@ -110,21 +110,21 @@ class Gpt2Block final : public Block {
 
   Matrix decode(const BlockDecodeContext& x, const BlockDecodeWeights& w, const DecodeBuffers& d, Matrix stream,
                 const CacheRow* cache) const override {
-    const Team& team = x.team;
+    const ParallelRegion& region = x.region;
     const float eps = x.config.norm_eps();
 
-    Matrix normed = decode_norm(team, d.normed1, stream, w.norm1_w, w.norm1_b, eps);
-    decode_qkv(team, d.qkv, normed, w.w_qkv, w.b_qkv, x.heads(), d.prompt);
-    decode_attention(team, d.heads, d.qkv, cache, x.heads(), d.scores);
-    team.wait();
-    decode_linear(team, d.middle, d.heads, w.w_proj, {.bias = w.b_proj, .residual = &stream}, d.prompt);
-    team.wait();
+    Matrix normed = decode_norm(region, d.normed1, stream, w.norm1_w, w.norm1_b, eps);
+    decode_qkv(region, d.qkv, normed, w.w_qkv, w.b_qkv, x.heads(), d.prompt);
+    decode_attention(region, d.heads, d.qkv, cache, x.heads(), d.scores);
+    region.wait();
+    decode_linear(region, d.middle, d.heads, w.w_proj, {.bias = w.b_proj, .residual = &stream}, d.prompt);
+    region.wait();
 
-    normed = decode_norm(team, d.normed2, d.middle, w.norm2_w, w.norm2_b, eps);
-    decode_linear(team, d.hidden, normed, w.w_fc, {.bias = w.b_fc, .activation = Activation::kGelu}, d.prompt);
-    team.wait();
-    decode_linear(team, d.stream, d.hidden, w.w_out, {.bias = w.b_out, .residual = &d.middle}, d.prompt);
-    team.wait();
+    normed = decode_norm(region, d.normed2, d.middle, w.norm2_w, w.norm2_b, eps);
+    decode_linear(region, d.hidden, normed, w.w_fc, {.bias = w.b_fc, .activation = Activation::kGelu}, d.prompt);
+    region.wait();
+    decode_linear(region, d.stream, d.hidden, w.w_out, {.bias = w.b_out, .residual = &d.middle}, d.prompt);
+    region.wait();
     return d.stream;
   }
 };

@@ -99,21 +99,21 @@ class SomaBlock final : public Block {
 
   Matrix decode(const BlockDecodeContext& x, const BlockDecodeWeights& w, const DecodeBuffers& d, Matrix stream,
                 const CacheRow* cache) const override {
-    const Team& team = x.team;
+    const ParallelRegion& region = x.region;
     const float eps = x.config.norm_eps();
 
-    decode_qkv(team, d.qkv, stream, w.w_qkv, nullptr, x.heads(), d.prompt);
-    decode_attention(team, d.heads, d.qkv, cache, x.heads(), d.scores);
-    team.wait();
-    decode_linear(team, d.middle, d.heads, w.w_proj, {.residual = &stream}, d.prompt);
-    team.wait();
-    const Matrix middle = decode_norm(team, d.normed1, d.middle, nullptr, nullptr, eps);
+    decode_qkv(region, d.qkv, stream, w.w_qkv, nullptr, x.heads(), d.prompt);
+    decode_attention(region, d.heads, d.qkv, cache, x.heads(), d.scores);
+    region.wait();
+    decode_linear(region, d.middle, d.heads, w.w_proj, {.residual = &stream}, d.prompt);
+    region.wait();
+    const Matrix middle = decode_norm(region, d.normed1, d.middle, nullptr, nullptr, eps);
 
-    decode_linear(team, d.hidden, middle, w.w_fc, {.bias = w.b_fc, .activation = Activation::kRelu}, d.prompt);
-    team.wait();
-    decode_linear(team, d.stream, d.hidden, w.w_out, {.bias = w.b_out, .residual = &middle}, d.prompt);
-    team.wait();
-    return decode_norm(team, d.normed2, d.stream, nullptr, nullptr, eps);
+    decode_linear(region, d.hidden, middle, w.w_fc, {.bias = w.b_fc, .activation = Activation::kRelu}, d.prompt);
+    region.wait();
+    decode_linear(region, d.stream, d.hidden, w.w_out, {.bias = w.b_out, .residual = &middle}, d.prompt);
+    region.wait();
+    return decode_norm(region, d.normed2, d.stream, nullptr, nullptr, eps);
   }
 };
 

@@ -1,4 +1,4 @@
-// Decoding on the CPU: how weights are packed, and how a team of threads shares the outputs, heads and rows of a step.
+// Decoding on the CPU: how weights are packed, and how threads share the outputs, heads and rows of a step.
 #include "ops/decode.h"
 
 #include <algorithm>
@@ -122,11 +122,11 @@ void linear_range(const Matrix& y, const Matrix& x, const DecodeMatrix& w, const
   }
 }
 
-// A thread's share of a product, for which the team may have to round the rows first.
+// A thread's share of a product, for which the region may have to round the rows first.
 class LinearTask {
  public:
-  LinearTask(const Team& team, const Matrix& y, const Matrix& x, const DecodeMatrix& w, const RowEpilogue& e,
-             const PromptMemory* memory)
+  LinearTask(const ParallelRegion& region, const Matrix& y, const Matrix& x, const DecodeMatrix& w,
+             const RowEpilogue& e, const PromptMemory* memory)
       : y_(y),
         x_(x),
         w_(w),
@@ -137,12 +137,12 @@ class LinearTask {
       if (!prompt_by_tiles(gemm_, w)) return;
       rows_ = {x.data, x.ld, 1};
     } else if (!gemm_.has_instruction()) {  // widened weights and float32 sums are the quicker way to the same products
-      x_ = prompt_floats(team, x, memory->rows);
+      x_ = prompt_floats(region, x, memory->rows);
       return;
     } else {
-      rows_ = prompt_pairs(team, gemm_, x, memory->rows);
+      rows_ = prompt_pairs(region, gemm_, x, memory->rows);
     }
-    panels_ = memory->panels + team.rank * kPromptPanels;
+    panels_ = memory->panels + region.rank * kPromptPanels;
   }
   // Outputs [begin, end); begin is the first of a panel.
   void run(int64_t begin, int64_t end) const {
@@ -161,8 +161,8 @@ class LinearTask {
 };
 
 // Whether each thread can make q, k and v of the very heads that it attends with.
-bool heads_are_own(const Team& team, const HeadShape& s) {
-  return s.heads % team.size == 0 && s.channels() / team.size % kPanel == 0;
+bool heads_are_own(const ParallelRegion& region, const HeadShape& s) {
+  return s.heads % region.size == 0 && s.channels() / region.size % kPanel == 0;
 }
 
 }  // namespace
@@ -219,36 +219,36 @@ void decode_embed(float* out, const DecodeMatrix& table, int64_t output) {
   }
 }
 
-void decode_linear(const Team& team, const Matrix& y, const Matrix& x, const DecodeMatrix& w, const RowEpilogue& e,
-                   const PromptMemory* memory) {
-  const LinearTask task(team, y, x, w, e, memory);
-  team.share(w.outer, kPanel, [&](int64_t begin, int64_t end) { task.run(begin, end); });
+void decode_linear(const ParallelRegion& region, const Matrix& y, const Matrix& x, const DecodeMatrix& w,
+                   const RowEpilogue& e, const PromptMemory* memory) {
+  const LinearTask task(region, y, x, w, e, memory);
+  region.share(w.outer, kPanel, [&](int64_t begin, int64_t end) { task.run(begin, end); });
 }
 
-void decode_qkv(const Team& team, const Matrix& qkv, const Matrix& x, const DecodeMatrix& w, const float* bias,
-                const HeadShape& s, const PromptMemory* memory) {
+void decode_qkv(const ParallelRegion& region, const Matrix& qkv, const Matrix& x, const DecodeMatrix& w,
+                const float* bias, const HeadShape& s, const PromptMemory* memory) {
   const RowEpilogue e{.bias = bias};
-  if (!heads_are_own(team, s)) {
-    decode_linear(team, qkv, x, w, e, memory);
-    return team.wait();
+  if (!heads_are_own(region, s)) {
+    decode_linear(region, qkv, x, w, e, memory);
+    return region.wait();
   }
   const int64_t c = s.channels();
-  const LinearTask task(team, qkv, x, w, e, memory);
-  if (team.size == 1) return task.run(0, 3 * c);
+  const LinearTask task(region, qkv, x, w, e, memory);
+  if (region.size == 1) return task.run(0, 3 * c);
   for (int64_t part = 0; part < 3 * c; part += c) {
-    task.run(part + c * team.rank / team.size, part + c * (team.rank + 1) / team.size);
+    task.run(part + c * region.rank / region.size, part + c * (region.rank + 1) / region.size);
   }
 }
 
-void decode_attention(const Team& team, const Matrix& out, const Matrix& qkv, const CacheRow* cache, const HeadShape& s,
-                      float* scores) {
+void decode_attention(const ParallelRegion& region, const Matrix& out, const Matrix& qkv, const CacheRow* cache,
+                      const HeadShape& s, float* scores) {
   const Table& t = active_kernels();
   const int64_t d = s.head_size, c = s.channels();
   const float scale = 1.0f / std::sqrt(static_cast<float>(d));
-  scores += team.rank * (cache[0].capacity + kBlock);
+  scores += region.rank * (cache[0].capacity + kBlock);
   // Head by head, all rows of each, so that a thread whose heads are its own appends all that it reads.
   const auto each_task = [&](auto&& f) {
-    team.share(s.heads * out.rows, 1, [&](int64_t begin, int64_t end) {
+    region.share(s.heads * out.rows, 1, [&](int64_t begin, int64_t end) {
       for (int64_t task = begin; task < end; ++task) {
         const int64_t h = task / out.rows, r = task % out.rows, head = h * cache[r].capacity * d;
         f(qkv.row(r) + h * d, cache[r].keys + head, cache[r].values + head, cache[r].length, out.row(r) + h * d);
@@ -260,7 +260,7 @@ void decode_attention(const Team& team, const Matrix& out, const Matrix& qkv, co
     for (int64_t i = 0; i < d; ++i) key[i * kBlock] = row[c + i];
     std::copy(row + 2 * c, row + 2 * c + d, values + position * d);
   });
-  if (!heads_are_own(team, s)) team.wait();
+  if (!heads_are_own(region, s)) region.wait();
   each_task([&](const float* row, const float* keys, const float* values, int64_t position, float* result) {
     const kernels::CachedHead head{.out = result,
                                    .q = row,
@@ -276,7 +276,8 @@ void decode_attention(const Team& team, const Matrix& out, const Matrix& qkv, co
 
 int64_t norm_rows(int64_t rows, int64_t threads) { return rows <= kOwnNorm ? rows * threads : rows; }
 
-Matrix decode_norm(const Team& team, float* buffer, const Matrix& x, const float* gamma, const float* beta, float eps) {
+Matrix decode_norm(const ParallelRegion& region, float* buffer, const Matrix& x, const float* gamma, const float* beta,
+                   float eps) {
   const Table& t = active_kernels();
   Matrix y{buffer, x.rows, x.cols, x.ld};
   const auto norm = [&](int64_t begin, int64_t end) {
@@ -294,11 +295,11 @@ Matrix decode_norm(const Team& team, float* buffer, const Matrix& x, const float
     }
   };
   if (x.rows <= kOwnNorm) {
-    y.data += team.rank * x.rows * x.ld;
+    y.data += region.rank * x.rows * x.ld;
     norm(0, x.rows);
   } else {
-    team.share(x.rows, 1, norm);
-    team.wait();
+    region.share(x.rows, 1, norm);
+    region.wait();
   }
   return y;
 }

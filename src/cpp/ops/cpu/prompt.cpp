@@ -34,23 +34,23 @@ int64_t prompt_floats(int64_t rows, int64_t inner) {
   return g.has_instruction() ? g.a_floats(rows, inner) : rows * padded_ld(inner);
 }
 
-GemmA prompt_pairs(const Team& team, const Gemm& g, const Matrix& x, float* rows) {
+GemmA prompt_pairs(const ParallelRegion& region, const Gemm& g, const Matrix& x, float* rows) {
   ConstMatrix all{x.data, x.rows, x.cols};
   all.ld = x.ld;
   const int64_t distance = g.copy_a(rows, all, 0, 0, 0, x.cols).row;
-  team.share(x.rows, 1, [&](int64_t begin, int64_t end) {
+  region.share(x.rows, 1, [&](int64_t begin, int64_t end) {
     g.copy_a(rows + begin * distance, all, begin, end - begin, 0, x.cols);
   });
-  team.wait();
+  region.wait();
   return {rows, distance, 1};
 }
 
-Matrix prompt_floats(const Team& team, const Matrix& x, float* rows) {
+Matrix prompt_floats(const ParallelRegion& region, const Matrix& x, float* rows) {
   const Matrix rounded{rows, x.rows, x.cols, padded_ld(x.cols)};
-  team.share(x.rows, 1, [&](int64_t begin, int64_t end) {
+  region.share(x.rows, 1, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) active_kernels().round_row_bfloat16(rounded.row(r), x.row(r), x.cols);
   });
-  team.wait();
+  region.wait();
   return rounded;
 }
 

@@ -18,8 +18,8 @@ kernels::RowsProduct finish_of(const Matrix& y, const DecodeMatrix& w, const Row
 bool prompt_by_tiles(const Gemm& g, const DecodeMatrix& w);
 
 // x in `rows` as pairs of bfloat16 for `g`, or as floats so rounded: all threads together.
-GemmA prompt_pairs(const Team& team, const Gemm& g, const Matrix& x, float* rows);
-Matrix prompt_floats(const Team& team, const Matrix& x, float* rows);
+GemmA prompt_pairs(const ParallelRegion& region, const Gemm& g, const Matrix& x, float* rows);
+Matrix prompt_floats(const ParallelRegion& region, const Matrix& x, float* rows);
 
 // y's outputs [begin, end), of which begin is the first of a panel; `panels` is this thread's piece of the memory.
 void prompt_range(const Gemm& g, const Matrix& y, const GemmA& x, const DecodeMatrix& w, const RowEpilogue& e,
