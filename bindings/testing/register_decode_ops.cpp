@@ -57,7 +57,7 @@ Floats decode_linear(const Floats& x, const Floats& w, const std::string& weight
 }
 
 // keys and values (R, capacity, C) as the cache has them, or back.
-void lay_out(Floats& cache, Floats& plain, int64_t heads, bool keys, bool back) {
+void to_cache_layout(Floats& cache, Floats& plain, int64_t heads, bool keys, bool back) {
   const int64_t rows = plain.shape(0), capacity = plain.shape(1), channels = plain.shape(2), d = channels / heads;
   for (int64_t i = 0; i < rows * capacity * channels; ++i) {
     const int64_t r = i / channels / capacity, position = i / channels % capacity, h = i % channels / d, at = i % d;
@@ -80,8 +80,8 @@ Triple decode_attention(const Floats& qkv, const Floats& keys, const Floats& val
   expect_ids("lengths", lengths, capacity, false);
   Floats out = unset({rows, channels}), k = copy(keys), v = copy(values);
   Floats cached_k = unset(shape_of(k)), cached_v = unset(shape_of(v));
-  lay_out(cached_k, k, heads, true, false);
-  lay_out(cached_v, v, heads, false, false);
+  to_cache_layout(cached_k, k, heads, true, false);
+  to_cache_layout(cached_v, v, heads, false, false);
   std::vector<soma::CacheRow> cache;
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t at = r * capacity * channels;
@@ -93,8 +93,8 @@ Triple decode_attention(const Floats& qkv, const Floats& keys, const Floats& val
   run_region(threads, [&](const soma::ParallelRegion& region) {
     soma::decode_attention(region, result, in, cache.data(), {heads, channels / heads}, scores.data());
   });
-  lay_out(cached_k, k, heads, true, true);
-  lay_out(cached_v, v, heads, false, true);
+  to_cache_layout(cached_k, k, heads, true, true);
+  to_cache_layout(cached_v, v, heads, false, true);
   return py::make_tuple(out, k, v);
 }
 

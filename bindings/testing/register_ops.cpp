@@ -28,7 +28,7 @@ bool has(const std::string& pairs, char letter) { return pairs.find(letter) != s
 
 Floats matmul(const Floats& a, const Floats& b, const std::string& layout, const MaybeFloats& bias,
               const MaybeFloats& residual, bool relu, const MaybeFloats& onto, const std::string& precision,
-              const std::string& pairs, bool laid_out) {
+              const std::string& pairs, bool prepacked) {
   expect_dimensions("a", a, 2);
   expect_dimensions("b", b, 2);
   check(layout == "nn" || layout == "nt" || layout == "tn", "layout must be 'nn', 'nt' or 'tn', got '", layout, "'");
@@ -54,13 +54,13 @@ Floats matmul(const Floats& a, const Floats& b, const std::string& layout, const
   std::vector<float> panels[2];
   run(
       [&](soma::Ops& ops) {
-        if (laid_out) {  // both ways, as a model that trains needs it
+        if (prepacked) {  // both ways, as a model that trains needs it
           for (auto& p : panels) {
             const ConstMatrix m = &p == panels ? stored_b : stored_b.t();
-            p.assign(static_cast<std::size_t>(ops.layout_floats(m.height(), m.width())), kNotANumber);
+            p.assign(static_cast<std::size_t>(ops.packed_floats(m.height(), m.width())), kNotANumber);
           }
-          const soma::Layout list[] = {{stored_b, panels[0].data()}, {stored_b.t(), panels[1].data()}};
-          ops.lay_out(list, 2);
+          const soma::Packing list[] = {{stored_b, panels[0].data()}, {stored_b.t(), panels[1].data()}};
+          ops.pack(list, 2);
           stored_b.panels = panels[0].data();
           stored_b.panels_transposed = panels[1].data();
         }
@@ -372,9 +372,9 @@ void register_ops(py::module_& parent) {
   const auto none = py::none();
   m.def("matmul", &matmul, py::arg("a"), py::arg("b"), py::kw_only(), py::arg("layout") = "nn", py::arg("bias") = none,
         py::arg("residual") = none, py::arg("relu") = false, py::arg("onto") = none, py::arg("precision") = "float32",
-        py::arg("pairs") = "", py::arg("laid_out") = false,
+        py::arg("pairs") = "", py::arg("prepacked") = false,
         "op(a) op(b) with what 't' in the layout transposes; then + bias + residual, then relu. Or onto + op(a) op(b). "
-        "pairs: which of a, b and c are kept as pairs of bfloat16; laid_out: b is laid out beforehand.");
+        "pairs: which of a, b and c are kept as pairs of bfloat16; prepacked: b is packed beforehand.");
   m.def(
       "matmul_through", &matmul_through, py::arg("a"), py::arg("b"), py::kw_only(), py::arg("function"),
       py::arg("saved") = none, py::arg("precision") = "float32", py::arg("pairs") = "",

@@ -59,7 +59,7 @@ def add_parser(commands: Any) -> None:
         choices=WEIGHTS,
         default="auto",
         help="how the weights are kept while generating: bfloat16 and int8 are faster and less exact, float32 is a "
-        "copy of the model's own laid out for speed (default: auto, the model's own)",
+        "copy of the model's own packed for speed (default: auto, the model's own)",
     )
     parser.add_argument("--seed", type=seed_type, metavar="N", help="the same seed gives the same text")
     parser.add_argument("--stop", action="append", metavar="TEXT", help="end before this text; may be repeated")

@@ -47,7 +47,7 @@ class Generator:
         tok: the tokenizer it was trained with.
         end_token: the special token that ends a text; "auto" means as above, None that nothing does.
         weights: "auto" reads the model's float32 weights where they are. "float32", "bfloat16" and "int8" make a copy
-            when the generator is made, laid out for speed, which later changes of the model do not reach; what a token
+            when the generator is made, packed for speed, which later changes of the model do not reach; what a token
             costs falls with the bytes of the copy. "float32" gives the text that "auto" gives, up to the order of the
             sums of the output head. "bfloat16" rounds each weight once (relative error up to 2**-8); "int8" keeps 8
             bits a weight and one scale an output (error up to 1/254 of the output's largest weight). Before those two,

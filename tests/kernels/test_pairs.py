@@ -66,15 +66,15 @@ def finishes(rng: np.random.Generator, m: int, n: int) -> list[dict[str, Any]]:
 
 
 def check_product(a: Array, b: Array, layout: str, finish: dict[str, Any], *where: Any) -> None:
-    """Every choice of operands in pairs, with the right one laid out beforehand or not, against floats."""
+    """Every choice of operands in pairs, with the right one packed beforehand or not, against floats."""
     options = {"layout": layout, "precision": "bfloat16", **finish}
     want = ops.matmul(a, b, **options)
     for pairs in ("", "a", "b", "ab", "c", "abc"):
         if "c" in pairs and "onto" in finish:
             continue
-        for laid_out in (False, True):
-            got = ops.matmul(a, b, pairs=pairs, laid_out=laid_out, **options)
-            same(got, rounded(want, "c" in pairs), pairs, laid_out, layout, sorted(finish), *where)
+        for prepacked in (False, True):
+            got = ops.matmul(a, b, pairs=pairs, prepacked=prepacked, **options)
+            same(got, rounded(want, "c" in pairs), pairs, prepacked, layout, sorted(finish), *where)
 
 
 # products ------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ class DecodeWeights {
  public:
   // Views of the model's float32 memory, which must outlive this: read live.
   explicit DecodeWeights(Transformer& model);
-  // A copy of everything that generation reads: matrices, embedding and head in `format`, laid out to be streamed;
+  // A copy of everything that generation reads: matrices, embedding and head in `format`, packed to be streamed;
   // positions, norms and biases in float32. What happens to the model after that does not reach it.
   DecodeWeights(Transformer& model, WeightFormat format);
   DecodeWeights(const DecodeWeights&) = delete;

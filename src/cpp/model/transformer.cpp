@@ -28,7 +28,7 @@ void each_matrix(BlockParameters& block, F&& f) {
       block);
 }
 
-// Where slices pay: floats of parameters; floats of the gradients that a block's weights take together; and
+// Where splits pay: floats of parameters; floats of the gradients that a block's weights take together; and
 // multiply-adds of a pass, from what a thread must have to do to what an interrupt may wait for.
 constexpr int64_t kSmallModel = int64_t{2} << 20, kSmallBatch = int64_t{4} << 20;
 constexpr int64_t kLeastWork = int64_t{1} << 19, kMostWork = int64_t{1} << 31;
@@ -47,8 +47,8 @@ Transformer::Transformer(const ModelConfig& config, uint64_t seed, Precision pre
 
 void Transformer::make_work() {
   auto work = std::make_unique<Work>(precision_);
-  if (evaluation_precision_ != precision_) work->evaluation_ops = std::make_unique<SlicedOps>(evaluation_precision_);
-  work->laid_out = weights_;
+  if (evaluation_precision_ != precision_) work->evaluation_ops = std::make_unique<SplitOps>(evaluation_precision_);
+  work->prepacked = weights_;
   work_ = std::move(work);
 }
 
@@ -59,7 +59,7 @@ void Transformer::leave_memory_of_calls() {
 
 void Transformer::set_evaluation_precision(Precision precision) {
   evaluation_precision_ = precision;
-  work_->evaluation_ops = precision == precision_ ? nullptr : std::make_unique<SlicedOps>(precision);
+  work_->evaluation_ops = precision == precision_ ? nullptr : std::make_unique<SplitOps>(precision);
 }
 
 int64_t Transformer::num_parameters() const {
@@ -111,7 +111,7 @@ const int32_t* Transformer::take_targets(const int32_t* targets, int64_t count, 
 }
 
 Transformer::Plan Transformer::plan(int64_t batch, int64_t length, bool for_backward) {
-  SlicedOps& ops = for_backward || work_->evaluation_ops == nullptr ? work_->ops : *work_->evaluation_ops;
+  SplitOps& ops = for_backward || work_->evaluation_ops == nullptr ? work_->ops : *work_->evaluation_ops;
   const int64_t threads = call_threads(), size = arena_size(), m = batch * length;
   const int64_t largest = (batch + threads - 1) / threads;
   int64_t outputs = 0;  // columns of a block's matrices
@@ -119,33 +119,33 @@ Transformer::Plan Transformer::plan(int64_t batch, int64_t length, bool for_back
   const bool small = size <= kSmallModel && m * outputs <= kSmallBatch;
   const int64_t work = m * (size + config_.n_layers * length * config_.q_dim());
   const bool worth_it = threads > 1 && work >= kLeastWork * threads && work <= kMostWork;
-  const bool even = 8 * largest * threads <= 9 * batch;  // the longest slice takes at most an eighth more than the mean
+  const bool even = 8 * largest * threads <= 9 * batch;  // the longest split takes at most an eighth more than the mean
   if (!(small && worth_it && even)) return {ops, weights_, batch, length, 1};
   lay_out_weights(ops.whole(), for_backward);
-  return {ops, work_->laid_out, batch, length, threads};
+  return {ops, work_->prepacked, batch, length, threads};
 }
 
 void Transformer::lay_out_weights(Ops& ops, bool for_backward) {
-  work_->layouts.clear();
+  work_->packings.clear();
   Carver sizes(nullptr);
   const auto each = [&](auto&& f) {
-    for (BlockParameters& b : work_->laid_out.blocks) each_matrix(b, [&](Tensor& t) { f(t, true, for_backward); });
-    f(work_->laid_out.head, for_backward, true);  // the head is used the other way round
+    for (BlockParameters& b : work_->prepacked.blocks) each_matrix(b, [&](Tensor& t) { f(t, true, for_backward); });
+    f(work_->prepacked.head, for_backward, true);  // the head is used the other way round
   };
   each([&](Tensor& t, bool stored, bool transposed) {
-    if (stored) sizes.take(ops.layout_floats(t.rows, t.cols));
-    if (transposed) sizes.take(ops.layout_floats(t.cols, t.rows));
+    if (stored) sizes.take(ops.packed_floats(t.rows, t.cols));
+    if (transposed) sizes.take(ops.packed_floats(t.cols, t.rows));
   });
-  work_->layout_arena.reserve(sizes.used());
-  Carver carver(work_->layout_arena.data());
+  work_->packing_arena.reserve(sizes.used());
+  Carver carver(work_->packing_arena.data());
   each([&](Tensor& t, bool stored, bool transposed) {
     const ConstMatrix b{t.data, t.rows, t.cols};
-    t.panels = stored ? carver.take(ops.layout_floats(t.rows, t.cols)) : nullptr;
-    t.panels_transposed = transposed ? carver.take(ops.layout_floats(t.cols, t.rows)) : nullptr;
-    if (stored) work_->layouts.push_back({b, t.panels});
-    if (transposed) work_->layouts.push_back({b.t(), t.panels_transposed});
+    t.panels = stored ? carver.take(ops.packed_floats(t.rows, t.cols)) : nullptr;
+    t.panels_transposed = transposed ? carver.take(ops.packed_floats(t.cols, t.rows)) : nullptr;
+    if (stored) work_->packings.push_back({b, t.panels});
+    if (transposed) work_->packings.push_back({b.t(), t.panels_transposed});
   });
-  ops.lay_out(work_->layouts.data(), static_cast<int64_t>(work_->layouts.size()));
+  ops.pack(work_->packings.data(), static_cast<int64_t>(work_->packings.size()));
 }
 
 void Transformer::run_blocks(const Plan& plan, const int32_t* ids, bool for_backward) {
@@ -155,7 +155,7 @@ void Transformer::run_blocks(const Plan& plan, const int32_t* ids, bool for_back
       work_->activations.carve(config_, operands, plan.batch, length, for_backward, nullptr));
   work_->activations.carve(config_, operands, plan.batch, length, for_backward, work_->activation_arena.data());
 
-  plan.ops.run(plan.slices, plan.batch, [&](Ops& ops, int64_t begin, int64_t end) {
+  plan.ops.run(plan.splits, plan.batch, [&](Ops& ops, int64_t begin, int64_t end) {
     const BlockContext context{ops, config_, end - begin, length};
     const int64_t row = begin * length, m = context.rows();
     const std::vector<BlockActivations>& blocks = work_->activations.blocks;
@@ -192,7 +192,7 @@ void Transformer::forward(float* logits, const int32_t* ids, int64_t batch, int6
     run_blocks(plan, ids, false);
     check_interrupt();
     const int64_t v = config_.vocab_size;
-    plan.ops.run(plan.slices, plan.rows(), [&](Ops& ops, int64_t begin, int64_t end) {
+    plan.ops.run(plan.splits, plan.rows(), [&](Ops& ops, int64_t begin, int64_t end) {
       ops.matmul({logits + begin * v, end - begin, v}, final_rows(ops, begin, end - begin),
                  ConstMatrix(plan.weights.head).t());
     });
@@ -218,7 +218,7 @@ double Transformer::run_head(const Plan& plan, const int32_t* targets, int64_t n
   for (int64_t first = 0; first < rows; first += chunk) {
     check_interrupt();
     const int64_t n = std::min(chunk, rows - first);
-    plan.ops.run(plan.slices, n, [&](Ops& ops, int64_t begin, int64_t end) {
+    plan.ops.run(plan.splits, n, [&](Ops& ops, int64_t begin, int64_t end) {
       const int64_t count = end - begin;
       const Matrix logits{logits_data + begin * v, count, v};
       const Matrix gradient = operands.matrix(gradient_data + begin * operands.ld(v), count, v);
@@ -229,7 +229,7 @@ double Transformer::run_head(const Plan& plan, const int32_t* targets, int64_t n
     });
     for (int64_t r = 0; r < n; ++r) total += losses[r];
     if (!backward) continue;
-    const BlockContext whole{plan.ops.whole(), config_, n, 1, plan.slices > 1};
+    const BlockContext whole{plan.ops.whole(), config_, n, 1, plan.splits > 1};
     whole.weight_gradients(
         {{grads_.head, operands.matrix(gradient_data, n, v), final_rows(whole.ops, first, n), nullptr}});
   }
@@ -239,7 +239,7 @@ double Transformer::run_head(const Plan& plan, const int32_t* targets, int64_t n
 void Transformer::run_backward(const Plan& plan, const int32_t* ids, const float* d_normed) {
   Ops& whole_ops = plan.ops.whole();
   const Operands operands = whole_ops.operands();
-  const BlockContext whole{whole_ops, config_, plan.batch, plan.length, plan.slices > 1};
+  const BlockContext whole{whole_ops, config_, plan.batch, plan.length, plan.splits > 1};
   const int64_t m = plan.rows(), c = config_.d_model;
   const Matrix dwpe = grads_.wpe;
   const NormStats final_stats{work_->activations.final_mean, work_->activations.final_rstd};
@@ -253,7 +253,7 @@ void Transformer::run_backward(const Plan& plan, const int32_t* ids, const float
     check_interrupt();
     const bool top = l + 1 == blocks.size();
     const float* output = top ? work_->activations.output : blocks[l + 1].input;
-    plan.ops.run(plan.slices, plan.batch, [&](Ops& ops, int64_t begin, int64_t end) {
+    plan.ops.run(plan.splits, plan.batch, [&](Ops& ops, int64_t begin, int64_t end) {
       const BlockContext context{ops, config_, end - begin, plan.length};
       const int64_t row = begin * plan.length, rows = context.rows();
       const BufferPlan from(config_, operands, true, row);

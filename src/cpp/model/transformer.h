@@ -9,7 +9,7 @@
 #include "model/blocks/block.h"
 #include "model/config.h"
 #include "model/parameters.h"
-#include "model/sliced_ops.h"
+#include "model/split_ops.h"
 #include "ops/ops.h"
 
 namespace soma {
@@ -35,7 +35,7 @@ class Transformer {
   float* gradients();  // made at the first call: a model that only generates has none
   int64_t arena_size() const { return values_.size(); }
   Ops& ops() { return work_->ops.whole(); }
-  // See SlicedOps; what is measured are training steps.
+  // See SplitOps; what is measured are training steps.
   void profile(bool on) { work_->ops.profile(on); }
   std::vector<OpRecord> take_profile() { return work_->ops.take_profile(); }
   const Parameters& parameters() const { return weights_; }
@@ -51,12 +51,12 @@ class Transformer {
 
  private:
   // How one call is computed. Every op splits its work among the threads, or, where a model is small and waiting for
-  // the other threads at every op would show, each thread carries a slice of the sequences through all blocks, with
-  // weights that are laid out beforehand; then only losses and sums over rows meet.
+  // the other threads at every op would show, each thread carries a split of the sequences through all blocks, with
+  // weights that are packed beforehand; then only losses and sums over rows meet.
   struct Plan {
-    SlicedOps& ops;
+    SplitOps& ops;
     const Parameters& weights;
-    int64_t batch, length, slices;
+    int64_t batch, length, splits;
     int64_t rows() const { return batch * length; }
   };
   void make_work();
@@ -85,11 +85,11 @@ class Transformer {
   // What calls write to, and nobody reads after them.
   struct Work {
     explicit Work(Precision precision) : ops(precision) {}
-    SlicedOps ops;
-    std::unique_ptr<SlicedOps> evaluation_ops;  // null: ops
-    Arena activation_arena, head_arena, layout_arena;
-    Parameters laid_out;  // weights_ with the panels of a step; valid within one call
-    std::vector<Layout> layouts;
+    SplitOps ops;
+    std::unique_ptr<SplitOps> evaluation_ops;  // null: ops
+    Arena activation_arena, head_arena, packing_arena;
+    Parameters prepacked;  // weights_ with the panels of a step; valid within one call
+    std::vector<Packing> packings;
     Activations activations;
     std::vector<int32_t> ids, targets;
   };

@@ -23,7 +23,7 @@ struct ConstMatrix {
   int64_t rows, cols, ld;   // ld in floats
   bool pairs = false;       // bfloat16, column 2i in the low half of float i of a row and 2i + 1 in the high half
   bool transposed = false;  // the operand is the transpose of what is stored
-  // What Ops::lay_out made of it as a right operand, as it is stored and transposed; null: a product does it itself.
+  // What Ops::pack made of it as a right operand, as it is stored and transposed; null: a product does it itself.
   const float *panels = nullptr, *panels_transposed = nullptr;
 
   ConstMatrix(const float* d, int64_t r, int64_t c) : data(d), rows(r), cols(c), ld(c) {}
@@ -81,7 +81,7 @@ struct Epilogue {
   const Matrix* gelu_output = nullptr;       //   = gelu(gelu_input), computed again on the way
   const ConstMatrix* relu_output = nullptr;  // C = relu_output > 0 ? C : 0
   bool accumulate = false;                   // C += instead of C =; not together with the others, nor with C in pairs
-  float* column_sums = nullptr;  // (cols): += the sum over the rows of b, as products see it; b is not laid out before
+  float* column_sums = nullptr;  // (cols): += the sum over the rows of b, as products see it; b is not packed before
 };
 
 // dw += x^T dy; column_sums (null: none) += the sum over the rows of dy.
@@ -91,8 +91,8 @@ struct WeightGradient {
   float* column_sums;
 };
 
-// A right operand of products, and where its layout goes.
-struct Layout {
+// A right operand of products, and where its panels go.
+struct Packing {
   ConstMatrix b;
   float* panels;
 };
@@ -135,12 +135,12 @@ class Ops {
   // c = a b, then the epilogue: bias, residual, relu. Or c += a b.
   virtual void matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& epilogue = {}) = 0;
 
-  // Several of the same number of rows, done together: the operands dy are all laid out at once, in `sum of columns` x
+  // Several of the same number of rows, done together: the operands dy are all packed at once, in `sum of columns` x
   // rows floats at most.
   virtual void weight_gradients(const WeightGradient* list, int64_t count) = 0;
-  // Floats of the layout of a right operand (k, n), and making several. They hold as long as b is not written to.
-  virtual int64_t layout_floats(int64_t k, int64_t n) const = 0;
-  virtual void lay_out(const Layout* list, int64_t count) = 0;
+  // Floats of a packed right operand (k, n), and packing several. The panels hold as long as b is not written to.
+  virtual int64_t packed_floats(int64_t k, int64_t n) const = 0;
+  virtual void pack(const Packing* list, int64_t count) = 0;
 
   // y = (x - mean) / sqrt(var + eps) * gamma + beta, row by row; gamma and beta may be null. y may be x, or pairs.
   virtual void norm(Matrix y, NormStats saved, ConstMatrix x, const float* gamma, const float* beta, float eps) = 0;

@@ -101,13 +101,13 @@ void ProfiledOps::weight_gradients(const WeightGradient* list, int64_t count) {
         [&] { inner_.weight_gradients(list, count); });
 }
 
-void ProfiledOps::lay_out(const Layout* list, int64_t count) {
+void ProfiledOps::pack(const Packing* list, int64_t count) {
   OpCost cost{};
-  for (const Layout* l = list; l < list + count; ++l) {
+  for (const Packing* l = list; l < list + count; ++l) {
     cost.read += kFloat * size(l->b);
-    cost.written += kFloat * static_cast<double>(inner_.layout_floats(l->b.height(), l->b.width()));
+    cost.written += kFloat * static_cast<double>(inner_.packed_floats(l->b.height(), l->b.width()));
   }
-  timed("lay out weights", "layout", {count}, cost, [&] { inner_.lay_out(list, count); });
+  timed("pack weights", "pack", {count}, cost, [&] { inner_.pack(list, count); });
 }
 
 void ProfiledOps::norm(Matrix y, NormStats saved, ConstMatrix x, const float* gamma, const float* beta, float eps) {

@@ -49,8 +49,8 @@ class ProfiledOps final : public Ops {
   Operands operands() const override { return inner_.operands(); }
   void matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& epilogue) override;
   void weight_gradients(const WeightGradient* list, int64_t count) override;
-  int64_t layout_floats(int64_t k, int64_t n) const override { return inner_.layout_floats(k, n); }
-  void lay_out(const Layout* list, int64_t count) override;
+  int64_t packed_floats(int64_t k, int64_t n) const override { return inner_.packed_floats(k, n); }
+  void pack(const Packing* list, int64_t count) override;
   void norm(Matrix y, NormStats saved, ConstMatrix x, const float* gamma, const float* beta, float eps) override;
   void norm_backward(Matrix dx, ConstMatrix dy, ConstMatrix x, NormStats saved, const float* gamma,
                      const float* residual, const NormOutput* again) override;

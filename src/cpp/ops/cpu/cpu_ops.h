@@ -19,8 +19,8 @@ class CpuOps final : public Ops {
   Operands operands() const override { return {precision_ == Precision::kBfloat16}; }
   void matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& epilogue) override;
   void weight_gradients(const WeightGradient* list, int64_t count) override;
-  int64_t layout_floats(int64_t k, int64_t n) const override;
-  void lay_out(const Layout* list, int64_t count) override;
+  int64_t packed_floats(int64_t k, int64_t n) const override;
+  void pack(const Packing* list, int64_t count) override;
   void norm(Matrix y, NormStats saved, ConstMatrix x, const float* gamma, const float* beta, float eps) override;
   void norm_backward(Matrix dx, ConstMatrix dy, ConstMatrix x, NormStats saved, const float* gamma,
                      const float* residual, const NormOutput* again) override;

@@ -1,4 +1,4 @@
-// Matrix products: B laid out in panels by all threads, or before, then each thread computes rectangles of C from
+// Matrix products: all threads pack B into panels, or it was packed before; then each thread computes rectangles of C from
 // register tiles, cut so that a tile's rows of A stay in L1, and a block of A and a group of panels of B in L2.
 #include <algorithm>
 
@@ -46,7 +46,7 @@ TileStore store_of(const Epilogue& e, int64_t row, int64_t col, int64_t n, bool 
   return store;
 }
 
-// A rectangle of C that one thread computes: its rows, and panels of B as deep as they are laid out.
+// A rectangle of C that one thread computes: its rows, and panels of B as deep as they are packed.
 struct Part {
   Matrix c;
   ConstMatrix a;
@@ -202,14 +202,14 @@ void CpuOps::matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e) {
   const Gemm g(t, precision_);
   const int64_t m = c.rows, n = c.cols, k = a.width(), depth = g.units(k);
   if (m == 0 || n == 0) return;
-  const float* const laid_out = b.transposed ? b.panels_transposed : b.panels;
+  const float* const prepacked = b.transposed ? b.panels_transposed : b.panels;
   const int64_t work = m * n * k / 8;
   const int64_t threads = threads_for(work);
   const int64_t panels_a = ceil_div(m, g.rows), all = ceil_div(n, g.cols);
-  const int64_t depth_limit = laid_out != nullptr || c.pairs ? depth : std::min(depth, kMaxDepth);
+  const int64_t depth_limit = prepacked != nullptr || c.pairs ? depth : std::min(depth, kMaxDepth);
   const int64_t panels_limit =
-      laid_out != nullptr ? all : std::min(all, std::max<int64_t>(1, kPackBudget / depth_limit / g.cols));
-  if (laid_out == nullptr) packed_b_.reserve(panels_limit * g.cols * depth_limit);
+      prepacked != nullptr ? all : std::min(all, std::max<int64_t>(1, kPackBudget / depth_limit / g.cols));
+  if (prepacked == nullptr) packed_b_.reserve(panels_limit * g.cols * depth_limit);
   const int64_t parts = parts_a_thread(work, threads);
   reserve_scratch(threads * parts, scratch_floats(g, c, a, depth_limit));
 
@@ -218,11 +218,11 @@ void CpuOps::matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e) {
     for (int64_t first = 0; first < all; first += panels_limit) {
       check_interrupt();
       const int64_t panels = std::min(panels_limit, all - first);
-      const int64_t packers = laid_out != nullptr ? 0
-                              : threads == 1      ? 1
-                                                  : range_count(panels, block_depth * g.cols / 4, 1);
+      const int64_t packers = prepacked != nullptr ? 0
+                              : threads == 1       ? 1
+                                                   : range_count(panels, block_depth * g.cols / 4, 1);
       const int64_t k0 = u0 * g.per_unit(), k_count = std::min(k - k0, block_depth * g.per_unit());
-      const float* const packed = laid_out != nullptr ? laid_out : packed_b_.data();
+      const float* const packed = prepacked != nullptr ? prepacked : packed_b_.data();
       const auto pack = [&](int64_t range) {
         const int64_t begin = panels * range / packers, end = panels * (range + 1) / packers;
         pack_panels(g, packed_b_.data() + begin * g.cols * block_depth, b, first + begin, first + end, k0, k_count,
@@ -251,7 +251,7 @@ void CpuOps::matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e) {
   }
 }
 
-// All operands dy are laid out, then the rows of all results are cut into equal parts, as if they were one product.
+// All operands dy are packed, then the rows of all results are cut into equal parts, as if they were one product.
 void CpuOps::weight_gradients(const WeightGradient* list, int64_t count) {
   const Table& t = active_kernels();
   const Gemm g(t, precision_);
@@ -306,20 +306,20 @@ void CpuOps::weight_gradients(const WeightGradient* list, int64_t count) {
   parallel_for_then(packers, pack, parts, rows);
 }
 
-int64_t CpuOps::layout_floats(int64_t k, int64_t n) const {
+int64_t CpuOps::packed_floats(int64_t k, int64_t n) const {
   const Gemm g(active_kernels(), precision_);
   return round_up(n, g.cols) * g.units(k);
 }
 
-void CpuOps::lay_out(const Layout* list, int64_t count) {
+void CpuOps::pack(const Packing* list, int64_t count) {
   const Gemm g(active_kernels(), precision_);
   int64_t floats = 0;
-  for (const Layout* l = list; l < list + count; ++l) floats += layout_floats(l->b.height(), l->b.width());
+  for (const Packing* l = list; l < list + count; ++l) floats += packed_floats(l->b.height(), l->b.width());
   check_interrupt();
   const int64_t ranges = range_count(floats / g.cols, g.cols, 1);
   parallel_for(ranges, [&](int64_t range) {
     int64_t before = 0;  // floats; a panel belongs to the part in which it begins
-    for (const Layout* l = list; l < list + count; ++l) {
+    for (const Packing* l = list; l < list + count; ++l) {
       const int64_t k = l->b.height(), panel = g.units(k) * g.cols;
       for (int64_t i = 0; i < ceil_div(l->b.width(), g.cols); ++i, before += panel) {
         if (before * ranges / floats == range) g.pack_b(l->panels + i * panel, l->b, i, 0, k);

@@ -10,7 +10,7 @@ namespace soma {
 namespace {
 
 // Outputs [j, j_end) of W from unit u on, panel after panel, each `units` deep.
-void lay_out(const Gemm& g, float* dst, const DecodeMatrix& w, int64_t j, int64_t j_end, int64_t u, int64_t units) {
+void pack(const Gemm& g, float* dst, const DecodeMatrix& w, int64_t j, int64_t j_end, int64_t u, int64_t units) {
   const kernels::Table& t = active_kernels();
   if (w.format == WeightFormat::kFloat32) {
     const ConstMatrix live(reinterpret_cast<const float*>(w.data), w.inner, w.outer);
@@ -82,7 +82,7 @@ void prompt_range(const Gemm& g, const Matrix& y, const GemmA& x, const DecodeMa
       const int64_t units = std::min(tile_depth, depth - u);
       kernels::TileStore store{};
       store.accumulate = u > 0;
-      lay_out(g, panels, w, j, j_end, u, units);
+      pack(g, panels, w, j, j_end, u, units);
       for (int64_t r = 0; r < y.rows; r += g.rows) {
         g.multiply(y.row(r) + j, y.ld, x.at(r, u), panels, units, 0, units, std::min(g.rows, y.rows - r), n, store);
       }

@@ -12,7 +12,7 @@ constexpr int64_t kDecodePanel = 64;  // outputs whose weights lie together
 kernels::RowsProduct finish_of(const Matrix& y, const DecodeMatrix& w, const RowEpilogue& e, int64_t begin,
                                int64_t end);
 
-// Whether float32 weights are laid out for tiles: those that lie where the model has them, on levels whose tiles have
+// Whether float32 weights are packed for tiles: those that lie where the model has them, on levels whose tiles have
 // fewer than twelve rows. Every row of tiles reads all weights again, and rows of weights that are far apart share a
 // few sets of each cache.
 bool prompt_by_tiles(const Gemm& g, const DecodeMatrix& w);

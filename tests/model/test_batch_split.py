@@ -12,8 +12,8 @@ import pytest
 import soma_native as soma
 from oracles.reference import IGNORE, Array
 
-# The number of slices by (sequences, threads), where there is more than one: a slice may be an eighth longer than the
-# mean, so that five sequences, and three but on three threads, are no slices. Of nine slices of eight one is empty.
+# The number of splits by (sequences, threads), where there is more than one: a split may be an eighth longer than the
+# mean, so that five sequences, and three but on three threads, are no splits. Of nine splits of eight one is empty.
 TAKEN = {(12, 2): 2, (12, 3): 3, (12, 4): 4, (3, 3): 3, (8, 9): 9}
 CASES = [(rows, threads) for rows in (12, 5, 3) for threads in (2, 3, 4)] + [(8, 9)]
 LENGTH = 61  # twelve of them are more rows than the head takes at once
@@ -35,8 +35,8 @@ def batch(config: soma.ModelConfig, rows: int, length: int = LENGTH, seed: int =
     return ids[:, :-1], targets
 
 
-def slices(model: soma.Model) -> int:
-    """Calls of `embed` since the last time: one a slice."""
+def splits(model: soma.Model) -> int:
+    """Calls of `embed` since the last time: one a split."""
     return sum(r.calls for r in model._core.take_profile() if r.op == "embed")
 
 
@@ -58,7 +58,7 @@ def trained(config: soma.ModelConfig, precision: str, rows: int, threads: int, l
             ids, targets = batch(config, rows, length, seed=10 * step + part)
             made.append(model.loss(ids, targets))
             made.append(model.forward(ids).tobytes())
-            assert slices(model) == (2 * expected if precision == "float32" else 0)  # else they are other ops'
+            assert splits(model) == (2 * expected if precision == "float32" else 0)  # else they are other ops'
             made.append(model.loss_and_grad(ids, targets))
             ops = model._core.take_profile()
             assert sum(r.calls for r in ops if r.op == "embed") == expected, (rows, threads)
@@ -106,10 +106,10 @@ def test_too_little_work_is_not_cut(block: str, precision: str) -> None:
     soma.set_num_threads(2)
     for length, expected in [(1, 1), (LENGTH, 2)]:
         model.loss_and_grad(*batch(config, 12, length))
-        assert slices(model) == expected
+        assert splits(model) == expected
 
 
-# weights laid out beforehand -----------------------------------------------------------------------------------------
+# weights packed beforehand -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -127,7 +127,7 @@ def test_a_parameter_that_changes_between_two_calls_is_seen(block: str, tied: bo
         model.zero_grad()
         made = [model.forward(ids).tobytes(), model.loss(ids, targets)]
         made += [model.loss_and_grad(ids, targets), bits(model.gradients())]
-        assert slices(model) == 3 * threads
+        assert splits(model) == 3 * threads
         return made
 
     before = results(2)
@@ -159,7 +159,7 @@ def test_two_models_in_two_threads_give_the_bits_that_each_gives_alone(block: st
         for step in range(steps):
             ids, targets = batch(config, rows, seed=step)
             made += [model.loss_and_grad(ids, targets), optimizer.step()]
-            assert slices(model) in ((2, 4) if together else (1,))
+            assert splits(model) in ((2, 4) if together else (1,))
             made.append(model.forward(ids).tobytes())
             model._core.take_profile()
         return [*made, bits(model.parameters())]
@@ -183,7 +183,7 @@ def test_two_models_in_two_threads_give_the_bits_that_each_gives_alone(block: st
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_profile_of_slices_adds_up_to_the_work_of_one_thread(block: str, precision: str) -> None:
+def test_a_profile_of_splits_adds_up_to_the_work_of_one_thread(block: str, precision: str) -> None:
     """Floating-point operations, of products and of all else; what a layout reads and writes has none."""
     config = shape(block)
     sums: dict[int, Any] = {}
@@ -200,7 +200,7 @@ def test_a_profile_of_slices_adds_up_to_the_work_of_one_thread(block: str, preci
             products[record.group] += int(record.products)
             others[record.group] += int(record.flops)
         assert calls["embed"] == threads
-        assert calls["lay out weights"] == (threads > 1)
+        assert calls["pack weights"] == (threads > 1)
         assert calls["attention"] == threads * config.n_layers
         assert calls["weight gradients"] == (config.n_layers + 2 if threads > 1 else 0)  # 732 rows: two of the head
         assert products.pop("layout", 0) == others.pop("layout", 0) == 0
