@@ -84,8 +84,8 @@ namespace detail {
 void run_region(int64_t most, void (*task)(void* context, const ParallelRegion& region), void* context);
 }  // namespace detail
 
-// Calls f(region) on each of at most `most` threads, and no more than call_threads(). f must not throw; what it computes
-// must not depend on the region's size.
+// Calls f(region) on each of at most `most` threads, and no more than call_threads(). f must not throw. Its results must
+// not depend on the region's size.
 template <typename F>
 void parallel_region(int64_t most, F&& f) {
   using Function = std::remove_reference_t<F>;

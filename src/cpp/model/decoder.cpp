@@ -146,25 +146,25 @@ void Decoder::advance(const Place* places, const int32_t* ids, int64_t count, fl
     check_interrupt();
     const std::size_t last = std::min(layers, first + group);
     parallel_region(threads, [&](const ParallelRegion& region) {
-      const BlockDecodeContext context{region, config};
+      const BlockDecodeContext ctx{region, config};
       Matrix own = stream;
       for (std::size_t l = first; l < last; ++l) {
-        own = config.block->decode(context, weights_.blocks[l], d, own,
+        own = config.block->decode(ctx, weights_.blocks[l], d, own,
                                    layer_cache_.data() + l * static_cast<std::size_t>(count));
       }
-      if (last == layers && heads > 0) decode_head(context, logits, d, own, heads);
+      if (last == layers && heads > 0) decode_head(ctx, logits, d, own, heads);
       if (region.rank == 0) stream = own;
     });
   }
 }
 
-void Decoder::decode_head(const BlockDecodeContext& x, float* logits, const DecodeBuffers& d, Matrix stream,
+void Decoder::decode_head(const BlockDecodeContext& ctx, float* logits, const DecodeBuffers& d, Matrix stream,
                           int64_t count) {
   Matrix last{stream.row(stream.rows - count), count, stream.cols, stream.ld};
-  if (x.config.final_norm()) {
-    last = decode_norm(x.region, d.normed1, last, weights_.norm_w, weights_.norm_b, x.config.norm_eps());
+  if (ctx.config.final_norm()) {
+    last = decode_norm(ctx.region, d.normed1, last, weights_.norm_w, weights_.norm_b, ctx.config.norm_eps());
   }
-  decode_linear(x.region, {logits, count, vocab_size(), vocab_size()}, last, weights_.head);
+  decode_linear(ctx.region, {logits, count, vocab_size(), vocab_size()}, last, weights_.head);
 }
 
 }  // namespace soma

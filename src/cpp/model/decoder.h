@@ -31,7 +31,7 @@ class Decoder {
     int64_t row, position;
   };
   void advance(const Place* places, const int32_t* ids, int64_t count, float* logits, int64_t heads, bool prompt);
-  void decode_head(const BlockDecodeContext& x, float* logits, const DecodeBuffers& d, Matrix stream, int64_t count);
+  void decode_head(const BlockDecodeContext& ctx, float* logits, const DecodeBuffers& d, Matrix stream, int64_t count);
   CacheRow cache_row(std::size_t layer, const Place& place);
   void check_row(int64_t row) const;
   void check_id(int32_t id) const;

@@ -156,8 +156,8 @@ void Transformer::run_blocks(const Plan& plan, const int32_t* ids, bool for_back
   work_->activations.carve(config_, operands, plan.batch, length, for_backward, work_->activation_arena.data());
 
   plan.ops.run(plan.splits, plan.batch, [&](Ops& ops, int64_t begin, int64_t end) {
-    const BlockContext context{ops, config_, end - begin, length};
-    const int64_t row = begin * length, m = context.rows();
+    const BlockContext ctx{ops, config_, end - begin, length};
+    const int64_t row = begin * length, m = ctx.rows();
     const std::vector<BlockActivations>& blocks = work_->activations.blocks;
     const BufferPlan from(config_, operands, for_backward, row);
     const Scratch scratch = scratch_from(work_->activations.scratch, from);
@@ -167,8 +167,7 @@ void Transformer::run_blocks(const Plan& plan, const int32_t* ids, bool for_back
     for (std::size_t l = 0; l < blocks.size(); ++l) {
       check_interrupt();
       float* output = l + 1 < blocks.size() ? blocks[l + 1].input : work_->activations.output;
-      config_.block->forward(context, plan.weights.blocks[l], activations_from(blocks[l], from), scratch,
-                             output + row * c);
+      config_.block->forward(ctx, plan.weights.blocks[l], activations_from(blocks[l], from), scratch, output + row * c);
     }
     if (config_.final_norm()) {
       ops.norm(operands.matrix(work_->activations.final_normed + row * operands.ld(c), m, c),
@@ -254,16 +253,15 @@ void Transformer::run_backward(const Plan& plan, const int32_t* ids, const float
     const bool top = l + 1 == blocks.size();
     const float* output = top ? work_->activations.output : blocks[l + 1].input;
     plan.ops.run(plan.splits, plan.batch, [&](Ops& ops, int64_t begin, int64_t end) {
-      const BlockContext context{ops, config_, end - begin, plan.length};
-      const int64_t row = begin * plan.length, rows = context.rows();
+      const BlockContext ctx{ops, config_, end - begin, plan.length};
+      const int64_t row = begin * plan.length, rows = ctx.rows();
       const BufferPlan from(config_, operands, true, row);
       const Scratch mine = scratch_from(s, from);
       if (top && config_.final_norm()) {
         ops.norm_backward({mine.d_output, rows, c}, {d_normed + row * c, rows, c}, {output + row * c, rows, c},
                           {final_stats.mean + row, final_stats.rstd + row}, weights_.norm_w.data, nullptr);
       }
-      config_.block->backward(context, plan.weights.blocks[l], activations_from(blocks[l], from), mine,
-                              output + row * c);
+      config_.block->backward(ctx, plan.weights.blocks[l], activations_from(blocks[l], from), mine, output + row * c);
     });
     config_.block->gradients(whole, grads_.blocks[l], blocks[l], s);
     std::swap(s.d_output, s.d_input);

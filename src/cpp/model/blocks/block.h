@@ -61,19 +61,19 @@ class Block {
   virtual void place_scratch(const BufferPlan& plan, Scratch& s) const = 0;
 
   // a.input -> output (M, C). output may be a.input.
-  virtual void forward(const BlockContext& x, const BlockParameters& w, const BlockActivations& a, const Scratch& s,
+  virtual void forward(const BlockContext& ctx, const BlockParameters& w, const BlockActivations& a, const Scratch& s,
                        float* output) const = 0;
   // s.d_output -> s.d_input, and what gradients() needs. `output` is what forward wrote.
-  virtual void backward(const BlockContext& x, const BlockParameters& w, const BlockActivations& a, const Scratch& s,
+  virtual void backward(const BlockContext& ctx, const BlockParameters& w, const BlockActivations& a, const Scratch& s,
                         const float* output) const = 0;
-  // Gradients of the parameters accumulate into dw: sums over all rows, so x is all of the batch.
-  virtual void gradients(const BlockContext& x, const BlockParameters& dw, const BlockActivations& a,
+  // Gradients of the parameters accumulate into dw: sums over all rows, so ctx is all of the batch.
+  virtual void gradients(const BlockContext& ctx, const BlockParameters& dw, const BlockActivations& a,
                          const Scratch& s) const = 0;
   virtual void place_decode(const DecodePlan& plan, DecodeBuffers& d) const;
   // stream (R, C) -> what comes out, which is valid for the calling thread of the region alone until it waits; the new
   // keys and values go to cache[r] at cache[r].length.
-  virtual Matrix decode(const BlockDecodeContext& x, const BlockDecodeWeights& w, const DecodeBuffers& d, Matrix stream,
-                        const CacheRow* cache) const = 0;
+  virtual Matrix decode(const BlockDecodeContext& ctx, const BlockDecodeWeights& w, const DecodeBuffers& d,
+                        Matrix stream, const CacheRow* cache) const = 0;
 };
 
 // All there are.

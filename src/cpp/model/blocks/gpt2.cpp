@@ -56,18 +56,18 @@ class Gpt2Block final : public Block {
     plan.operand(s.d_hidden, f);
   }
 
-  void forward(const BlockContext& x, const BlockParameters& w, const BlockActivations& a, const Scratch& s,
+  void forward(const BlockContext& ctx, const BlockParameters& w, const BlockActivations& a, const Scratch& s,
                float* output) const override {
-    Ops& ops = x.ops;
-    const int64_t m = x.rows(), c = x.config.d_model, f = x.config.d_ff;
-    const float eps = x.config.norm_eps();
+    Ops& ops = ctx.ops;
+    const int64_t m = ctx.rows(), c = ctx.config.d_model, f = ctx.config.d_ff;
+    const float eps = ctx.config.norm_eps();
     const Matrix input{a.input, m, c}, heads{a.attention, m, c}, middle{a.middle, m, c}, out{output, m, c};
     const Matrix hidden{a.hidden, m, f};
-    const Matrix normed = x.operand(s.normed1, c), qkv = x.qkv(a.qkv), activated = x.operand(s.activated, f);
+    const Matrix normed = ctx.operand(s.normed1, c), qkv = ctx.qkv(a.qkv), activated = ctx.operand(s.activated, f);
 
     ops.norm(normed, {a.mean1, a.rstd1}, input, w.norm1_w.data, w.norm1_b.data, eps);
     ops.matmul(qkv, normed, w.w_qkv, {.bias = w.b_qkv.data});
-    ops.attention(heads, a.lse, qkv, x.attention_shape());
+    ops.attention(heads, a.lse, qkv, ctx.attention_shape());
     ops.matmul(middle, heads, w.w_proj, {.bias = w.b_proj.data, .residual = a.input});
 
     ops.norm(normed, {a.mean2, a.rstd2}, middle, w.norm2_w.data, w.norm2_b.data, eps);
@@ -75,47 +75,48 @@ class Gpt2Block final : public Block {
     ops.matmul(out, activated, w.w_out, {.bias = w.b_out.data, .residual = a.middle});
   }
 
-  void backward(const BlockContext& x, const BlockParameters& w, const BlockActivations& a, const Scratch& s,
+  void backward(const BlockContext& ctx, const BlockParameters& w, const BlockActivations& a, const Scratch& s,
                 const float*) const override {
-    Ops& ops = x.ops;
-    const int64_t m = x.rows(), c = x.config.d_model, f = x.config.d_ff;
-    const ConstMatrix input{a.input, m, c}, middle{a.middle, m, c}, qkv = x.qkv(a.qkv);
-    const NormOutput normed1{x.operand(s.normed1, c), w.norm1_b.data}, normed2{x.operand(s.normed2, c), w.norm2_b.data};
-    const Matrix activated = x.operand(s.activated, f);
+    Ops& ops = ctx.ops;
+    const int64_t m = ctx.rows(), c = ctx.config.d_model, f = ctx.config.d_ff;
+    const ConstMatrix input{a.input, m, c}, middle{a.middle, m, c}, qkv = ctx.qkv(a.qkv);
+    const NormOutput normed1{ctx.operand(s.normed1, c), w.norm1_b.data},
+        normed2{ctx.operand(s.normed2, c), w.norm2_b.data};
+    const Matrix activated = ctx.operand(s.activated, f);
     const Matrix d_output{s.d_output, m, c}, d_middle{s.d_middle, m, c}, d_input{s.d_input, m, c};
     const Matrix d_normed1{s.d_branch1, m, c}, d_normed2{s.d_branch2, m, c};
-    const Matrix d_heads{s.d_branch1, m, c}, d_qkv = x.qkv(s.d_qkv), d_hidden = x.operand(s.d_hidden, f);
+    const Matrix d_heads{s.d_branch1, m, c}, d_qkv = ctx.qkv(s.d_qkv), d_hidden = ctx.operand(s.d_hidden, f);
 
     ops.matmul(d_hidden, d_output, ConstMatrix(w.w_out).t(), {.gelu_input = a.hidden, .gelu_output = &activated});
     ops.matmul(d_normed2, d_hidden, ConstMatrix(w.w_fc).t());
     ops.norm_backward(d_middle, d_normed2, middle, {a.mean2, a.rstd2}, w.norm2_w.data, s.d_output, &normed2);
 
     ops.matmul(d_heads, d_middle, ConstMatrix(w.w_proj).t());
-    ops.attention_backward(d_qkv, d_heads, qkv, a.lse, x.attention_shape());
+    ops.attention_backward(d_qkv, d_heads, qkv, a.lse, ctx.attention_shape());
     ops.matmul(d_normed1, d_qkv, ConstMatrix(w.w_qkv).t());
     ops.norm_backward(d_input, d_normed1, input, {a.mean1, a.rstd1}, w.norm1_w.data, s.d_middle, &normed1);
   }
 
-  void gradients(const BlockContext& x, const BlockParameters& dw, const BlockActivations& a,
+  void gradients(const BlockContext& ctx, const BlockParameters& dw, const BlockActivations& a,
                  const Scratch& s) const override {
-    const int64_t m = x.rows(), c = x.config.d_model, f = x.config.d_ff;
+    const int64_t m = ctx.rows(), c = ctx.config.d_model, f = ctx.config.d_ff;
     const ConstMatrix heads{a.attention, m, c};
-    x.weight_gradients({{dw.w_qkv, x.operand(s.normed1, c), x.qkv(s.d_qkv), dw.b_qkv.data},
-                        {dw.w_proj, heads, {s.d_middle, m, c}, dw.b_proj.data},
-                        {dw.w_fc, x.operand(s.normed2, c), x.operand(s.d_hidden, f), dw.b_fc.data},
-                        {dw.w_out, x.operand(s.activated, f), {s.d_output, m, c}, dw.b_out.data}});
-    x.ops.norm_grad(dw.norm1_w.data, dw.norm1_b.data, {s.d_branch1, m, c}, {a.input, m, c}, {a.mean1, a.rstd1});
-    x.ops.norm_grad(dw.norm2_w.data, dw.norm2_b.data, {s.d_branch2, m, c}, {a.middle, m, c}, {a.mean2, a.rstd2});
+    ctx.weight_gradients({{dw.w_qkv, ctx.operand(s.normed1, c), ctx.qkv(s.d_qkv), dw.b_qkv.data},
+                          {dw.w_proj, heads, {s.d_middle, m, c}, dw.b_proj.data},
+                          {dw.w_fc, ctx.operand(s.normed2, c), ctx.operand(s.d_hidden, f), dw.b_fc.data},
+                          {dw.w_out, ctx.operand(s.activated, f), {s.d_output, m, c}, dw.b_out.data}});
+    ctx.ops.norm_grad(dw.norm1_w.data, dw.norm1_b.data, {s.d_branch1, m, c}, {a.input, m, c}, {a.mean1, a.rstd1});
+    ctx.ops.norm_grad(dw.norm2_w.data, dw.norm2_b.data, {s.d_branch2, m, c}, {a.middle, m, c}, {a.mean2, a.rstd2});
   }
 
-  Matrix decode(const BlockDecodeContext& x, const BlockDecodeWeights& w, const DecodeBuffers& d, Matrix stream,
+  Matrix decode(const BlockDecodeContext& ctx, const BlockDecodeWeights& w, const DecodeBuffers& d, Matrix stream,
                 const CacheRow* cache) const override {
-    const ParallelRegion& region = x.region;
-    const float eps = x.config.norm_eps();
+    const ParallelRegion& region = ctx.region;
+    const float eps = ctx.config.norm_eps();
 
     Matrix normed = decode_norm(region, d.normed1, stream, w.norm1_w, w.norm1_b, eps);
-    decode_qkv(region, d.qkv, normed, w.w_qkv, w.b_qkv, x.heads(), d.prompt);
-    decode_attention(region, d.heads, d.qkv, cache, x.heads(), d.scores);
+    decode_qkv(region, d.qkv, normed, w.w_qkv, w.b_qkv, ctx.heads(), d.prompt);
+    decode_attention(region, d.heads, d.qkv, cache, ctx.heads(), d.scores);
     region.wait();
     decode_linear(region, d.middle, d.heads, w.w_proj, {.bias = w.b_proj, .residual = &stream}, d.prompt);
     region.wait();

@@ -49,16 +49,16 @@ class SomaBlock final : public Block {
     plan.operand(s.d_hidden, plan.config.d_ff);
   }
 
-  void forward(const BlockContext& x, const BlockParameters& w, const BlockActivations& a, const Scratch&,
+  void forward(const BlockContext& ctx, const BlockParameters& w, const BlockActivations& a, const Scratch&,
                float* output) const override {
-    Ops& ops = x.ops;
-    const int64_t m = x.rows(), c = x.config.d_model, f = x.config.d_ff;
-    const float eps = x.config.norm_eps();
+    Ops& ops = ctx.ops;
+    const int64_t m = ctx.rows(), c = ctx.config.d_model, f = ctx.config.d_ff;
+    const float eps = ctx.config.norm_eps();
     const Matrix input{a.input, m, c}, heads{a.attention, m, c}, middle{a.middle, m, c}, out{output, m, c};
-    const Matrix qkv = x.qkv(a.qkv), hidden = x.operand(a.hidden, f);
+    const Matrix qkv = ctx.qkv(a.qkv), hidden = ctx.operand(a.hidden, f);
 
     ops.matmul(qkv, input, w.w_qkv);
-    ops.attention(heads, a.lse, qkv, x.attention_shape());
+    ops.attention(heads, a.lse, qkv, ctx.attention_shape());
     ops.matmul(middle, heads, w.w_proj, {.residual = a.input});
     ops.norm(middle, {nullptr, a.rstd1}, middle, nullptr, nullptr, eps);
 
@@ -67,15 +67,15 @@ class SomaBlock final : public Block {
     ops.norm(out, {nullptr, a.rstd2}, out, nullptr, nullptr, eps);
   }
 
-  void backward(const BlockContext& x, const BlockParameters& w, const BlockActivations& a, const Scratch& s,
+  void backward(const BlockContext& ctx, const BlockParameters& w, const BlockActivations& a, const Scratch& s,
                 const float* output) const override {
-    Ops& ops = x.ops;
-    const int64_t m = x.rows(), c = x.config.d_model, f = x.config.d_ff;
+    Ops& ops = ctx.ops;
+    const int64_t m = ctx.rows(), c = ctx.config.d_model, f = ctx.config.d_ff;
     const ConstMatrix middle{a.middle, m, c}, out{output, m, c};
-    const ConstMatrix qkv = x.qkv(a.qkv), hidden = x.operand(a.hidden, f);
+    const ConstMatrix qkv = ctx.qkv(a.qkv), hidden = ctx.operand(a.hidden, f);
     const Matrix d_output{s.d_output, m, c}, d_middle{s.d_middle, m, c}, d_input{s.d_input, m, c};
     const Matrix d_sum1{s.d_branch1, m, c}, d_sum2{s.d_branch2, m, c};
-    const Matrix d_heads{s.d_input, m, c}, d_qkv = x.qkv(s.d_qkv), d_hidden = x.operand(s.d_hidden, f);
+    const Matrix d_heads{s.d_input, m, c}, d_qkv = ctx.qkv(s.d_qkv), d_hidden = ctx.operand(s.d_hidden, f);
 
     ops.norm_backward(d_sum2, d_output, out, {nullptr, a.rstd2}, nullptr, nullptr);
     ops.matmul(d_hidden, d_sum2, ConstMatrix(w.w_out).t(), {.relu_output = &hidden});
@@ -83,27 +83,27 @@ class SomaBlock final : public Block {
 
     ops.norm_backward(d_sum1, d_middle, middle, {nullptr, a.rstd1}, nullptr, nullptr);
     ops.matmul(d_heads, d_sum1, ConstMatrix(w.w_proj).t());
-    ops.attention_backward(d_qkv, d_heads, qkv, a.lse, x.attention_shape());
+    ops.attention_backward(d_qkv, d_heads, qkv, a.lse, ctx.attention_shape());
     ops.matmul(d_input, d_qkv, ConstMatrix(w.w_qkv).t(), {.residual = d_sum1.data});
   }
 
-  void gradients(const BlockContext& x, const BlockParameters& dw, const BlockActivations& a,
+  void gradients(const BlockContext& ctx, const BlockParameters& dw, const BlockActivations& a,
                  const Scratch& s) const override {
-    const int64_t m = x.rows(), c = x.config.d_model, f = x.config.d_ff;
+    const int64_t m = ctx.rows(), c = ctx.config.d_model, f = ctx.config.d_ff;
     const ConstMatrix input{a.input, m, c}, heads{a.attention, m, c}, middle{a.middle, m, c};
-    x.weight_gradients({{dw.w_qkv, input, x.qkv(s.d_qkv), nullptr},
-                        {dw.w_proj, heads, {s.d_branch1, m, c}, nullptr},
-                        {dw.w_fc, middle, x.operand(s.d_hidden, f), dw.b_fc.data},
-                        {dw.w_out, x.operand(a.hidden, f), {s.d_branch2, m, c}, dw.b_out.data}});
+    ctx.weight_gradients({{dw.w_qkv, input, ctx.qkv(s.d_qkv), nullptr},
+                          {dw.w_proj, heads, {s.d_branch1, m, c}, nullptr},
+                          {dw.w_fc, middle, ctx.operand(s.d_hidden, f), dw.b_fc.data},
+                          {dw.w_out, ctx.operand(a.hidden, f), {s.d_branch2, m, c}, dw.b_out.data}});
   }
 
-  Matrix decode(const BlockDecodeContext& x, const BlockDecodeWeights& w, const DecodeBuffers& d, Matrix stream,
+  Matrix decode(const BlockDecodeContext& ctx, const BlockDecodeWeights& w, const DecodeBuffers& d, Matrix stream,
                 const CacheRow* cache) const override {
-    const ParallelRegion& region = x.region;
-    const float eps = x.config.norm_eps();
+    const ParallelRegion& region = ctx.region;
+    const float eps = ctx.config.norm_eps();
 
-    decode_qkv(region, d.qkv, stream, w.w_qkv, nullptr, x.heads(), d.prompt);
-    decode_attention(region, d.heads, d.qkv, cache, x.heads(), d.scores);
+    decode_qkv(region, d.qkv, stream, w.w_qkv, nullptr, ctx.heads(), d.prompt);
+    decode_attention(region, d.heads, d.qkv, cache, ctx.heads(), d.scores);
     region.wait();
     decode_linear(region, d.middle, d.heads, w.w_proj, {.residual = &stream}, d.prompt);
     region.wait();

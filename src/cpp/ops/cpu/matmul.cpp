@@ -1,5 +1,5 @@
-// Matrix products: all threads pack B into panels, or it was packed before; then each thread computes rectangles of C from
-// register tiles, cut so that a tile's rows of A stay in L1, and a block of A and a group of panels of B in L2.
+// Matrix products. All threads pack B into panels, unless it was packed before. Then each thread computes rectangles of
+// C from register tiles. A tile's rows of A stay in L1, a block of A and a group of panels of B in L2.
 #include <algorithm>
 
 #include "base/interrupt.h"
