@@ -13,7 +13,7 @@
 namespace soma {
 namespace {
 
-// A wish, no more: the system may lack such pages or have none free.
+// The system may have no such pages. Then it gives ordinary ones.
 void advise_large_pages(void* block, std::size_t bytes) {
 #ifdef MADV_HUGEPAGE
   constexpr std::uintptr_t kLarge = std::uintptr_t{2} << 20;
@@ -47,7 +47,7 @@ void Arena::reserve(int64_t count, bool dense) {
   if (static_cast<std::uint64_t>(count) > std::numeric_limits<std::size_t>::max() / sizeof(float)) {
     throw std::bad_alloc();
   }
-  data_.reset();  // first, so that the old and the new block never live together
+  data_.reset();  // first: the old and the new block never exist together
   size_ = 0;
   data_.reset(allocate_zeroed(static_cast<std::size_t>(count) * sizeof(float), dense));
   size_ = count;

@@ -1,4 +1,4 @@
-// One aligned block of floats that a plan measures first and then carves. Zeroed when made; never freed piecewise.
+// One aligned, zeroed block of floats. A plan measures it first and then carves it. It is freed as a whole.
 #pragma once
 
 #include <cstddef>
@@ -17,8 +17,8 @@ class Arena {
 
   // Makes room for `count` floats. Keeps what is there when it already suffices, else replaces it by a zeroed block.
   void reserve(int64_t count) { reserve(count, false); }
-  // The same for what is read from end to end, such as weights: asks the system for pages of 2 MB, with which memory
-  // streams a fifth faster. A plan that is larger than what a run touches must not: it would all become resident.
+  // The same, in pages of 2 MB, from which memory streams a fifth faster: for weights, which are read from end to end.
+  // Not for a plan that a run touches in part: all of such a block becomes resident.
   void reserve_dense(int64_t count) { reserve(count, true); }
 
   float* data() { return data_.get(); }
@@ -34,7 +34,7 @@ class Arena {
   int64_t size_ = 0;
 };
 
-// Hands out consecutive aligned pieces of memory, null for a piece of no floats; with a null base it only measures.
+// Hands out consecutive aligned pieces of memory; a piece of no floats is null. With a null base it only measures.
 class Carver {
  public:
   explicit Carver(float* base) : base_(base) {}

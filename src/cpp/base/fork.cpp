@@ -14,7 +14,7 @@ namespace soma {
 namespace {
 
 std::atomic<int> count{0};
-std::thread::id survivor;  // of the last fork; written while it is the only thread
+std::thread::id survivor;  // of the last fork; written while there is one thread
 std::shared_mutex updates;
 
 #ifdef SOMA_HAS_FORK
@@ -22,7 +22,7 @@ void before() { updates.lock(); }
 void in_parent() { updates.unlock(); }
 
 void in_child() {
-  new (&updates) std::shared_mutex;  // the old one counts threads that wait, and they are not here
+  new (&updates) std::shared_mutex;  // the old one counts waiting threads, which the child has not
   survivor = std::this_thread::get_id();
   count.fetch_add(1);
 }

@@ -1,5 +1,5 @@
-// What fork() leaves in a child: one thread, and whatever the others had half written. Locks that they held stay locked
-// there, so a lock that outlives a call is renewed in the child by whoever meets it first.
+// Safety after fork(). A child has one thread, and the other threads' locks stay locked in it. So a lock that outlives
+// a call is made anew in the child by its first user.
 #pragma once
 
 #include <atomic>
@@ -7,13 +7,13 @@
 
 namespace soma {
 
-// Forks between the process that loaded the core and this one.
+// The number of forks between the process that loaded the core and this one.
 int forks();
 
-// Whether this thread is the one that the last fork left; false where there was none.
+// Whether this is the thread that the last fork left. False where there was no fork.
 bool this_thread_forked();
 
-// While one lives, fork() waits: for updates that must not be seen by halves, and are short. What is done meanwhile
+// fork() waits while one of these exists. For short updates that a child must see whole or not at all. Such an update
 // must not wait for Python, whose fork() holds the GIL.
 class NoFork {
  public:
@@ -23,8 +23,8 @@ class NoFork {
   NoFork& operator=(const NoFork&) = delete;
 };
 
-// A value that is made at first use and never destroyed. Without a lock, which a fork could leave locked: where two
-// threads come first, both make one.
+// A value that is made at first use and never destroyed. It has no lock, which a fork could leave locked: two threads
+// that come first both make one.
 template <typename T>
 class MadeOnce {
  public:

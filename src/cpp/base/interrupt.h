@@ -1,5 +1,5 @@
-// A long computation asks here, between ops, whether it should stop. The bindings install what is asked (Python's
-// signal handlers); the core knows nothing of Python.
+// Stopping a long computation: between ops it calls a poll, which the bindings install (for Python's signal handlers).
+// The core knows nothing of Python.
 #pragma once
 
 namespace soma {
@@ -10,8 +10,8 @@ struct Interrupted {};
 // `poll` returns true when the computation should stop. Called at most every 50 ms, on the thread that called the core.
 void set_interrupt_poll(bool (*poll)());
 
-// Throws Interrupted when the poll says so; inside a part of a parallel job nobody is asked. Cheap: call it once per
-// block.
+// Throws Interrupted when the poll returns true. Inside a part of a parallel job it does nothing. Cheap enough for one
+// call per block.
 void check_interrupt();
 
 }  // namespace soma

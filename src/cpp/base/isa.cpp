@@ -56,8 +56,8 @@ uint64_t xcr0() {
 bool bit(uint32_t word, int index) { return ((word >> index) & 1u) != 0; }
 
 #ifdef SOMA_REAL_AMX
-// AMX-TILE and AMX-BF16, their state saved by the system, and leave to use it: Linux gives the 8 KB of tile data only
-// to processes that ask (once for all threads), and may refuse.
+// Needs AMX-TILE, AMX-BF16, a system that saves their state, and its permission. Linux gives the 8 KB of tile data only
+// to a process that asks, once for all threads, and may refuse.
 bool may_use_amx(uint32_t leaf7_edx, uint64_t state) {
   constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
   constexpr long kTileData = 18;
@@ -89,7 +89,7 @@ std::vector<Isa> probe() {
 #endif
 #endif
 #ifdef SOMA_EMULATE_AMX
-  found.push_back(Isa::kAmx);  // compiled for the machine that it is tested on
+  found.push_back(Isa::kAmx);  // emulated tiles: a test build, for the machine that built it
 #endif
 #endif
   return found;

@@ -12,15 +12,15 @@ constexpr int kIsaCount = 6;
 
 const char* isa_name(Isa isa);
 
-// Levels that this build has and this machine can run, weakest first. Asked of CPUID and, for the wide registers, of
-// the operating system (XCR0; for AMX's tiles also a request for this process).
+// Levels that this build has and this machine can run, weakest first. CPUID says what the processor has; XCR0 says
+// which registers the operating system saves. AMX tiles also need a permission for this process.
 const std::vector<Isa>& available_isas();
 
 // The level in force: the highest available, capped by SOMA_ISA=<name>. Throws std::invalid_argument when SOMA_ISA
 // names a level that does not exist or that this machine lacks; never falls back silently.
 Isa active_isa();
 
-// Forces a level from now on. Throws as active_isa does.
+// Sets the level from now on. Throws as active_isa does.
 void set_isa(const std::string& name);
 
 }  // namespace soma

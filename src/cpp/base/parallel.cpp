@@ -30,10 +30,10 @@ namespace {
 
 constexpr int kMaxThreads = 1024;
 std::atomic<int> configured_threads{0};  // 0: not decided yet
-std::atomic<int> calls{0};               // into the core, under way
-std::atomic<int> widest{1};              // job since widest_job() was last called
+std::atomic<int> calls{0};               // calls into the core that run now
+std::atomic<int> widest{1};              // threads of the largest job since widest_job() was last called
 std::atomic<int> pool_made{-1};          // forks() when a parallel region first ran; -1: none has
-thread_local int own_calls = 0;          // those of this thread
+thread_local int own_calls = 0;          // calls of this thread
 
 int affinity_threads() {
 #ifdef __linux__
@@ -58,7 +58,7 @@ int quota_of(const std::string& folder) {
   return quota > 0 && period > 0 ? std::max(1, static_cast<int>(quota / period + 0.999)) : 0;
 }
 
-// The smallest CPU quota on the way from this process's cgroup to the root (v2, and the cpu controller of v1).
+// The smallest CPU quota between this process's cgroup and the root (v2, and the cpu controller of v1).
 int cgroup_threads() {
   int least = kMaxThreads;
   std::ifstream groups("/proc/self/cgroup");
@@ -105,21 +105,22 @@ bool forked_from_pool() {
 }
 
 #ifdef __linux__
-// The calls of the threads that are not here end with them.
+// A child has none of the other threads, so their calls are over.
 void after_fork_in_child() { calls.store(own_calls, std::memory_order_relaxed); }
 [[maybe_unused]] const int installed = pthread_atfork(nullptr, nullptr, after_fork_in_child);
 #endif
 
 #ifdef _OPENMP
-std::atomic<int> refused{0};  // threads of a region that were wanted and not all granted; 0: none
-thread_local int pooled = 1;  // threads of the last region of this thread: OpenMP keeps them, and ends those above
-thread_local int proven = 1;  // as many were seen to start, and then
+std::atomic<int> refused{0};  // threads that a region wanted and did not get; 0: none
+thread_local int pooled = 1;  // threads of this thread's last region; OpenMP keeps these and ends the others
+thread_local int proven = 1;  // the most that were seen to start
 thread_local std::chrono::steady_clock::time_point proven_at;
 
-// What of `threads` this thread's pool can be grown to. Where the system refuses, there are fewer from now on.
+// The number of threads, at most `threads`, that this thread's pool can have. Where the system refuses some, the limit
+// stays lower from now on.
 int startable(int threads) {
   const auto now = threads > pooled ? std::chrono::steady_clock::now() : proven_at;
-  // Regions of changing sizes grow the pool again and again: not each time is worth as many threads once more.
+  // Regions of changing sizes grow the pool again and again. A number that once started is not tried again.
   if (threads > pooled && (threads > proven || now - proven_at > std::chrono::seconds(1))) {
     const int granted = pooled + spare_threads(threads - pooled);
     if (granted < threads) {
@@ -137,7 +138,7 @@ void note_pool() {
   if (pool_made.load(std::memory_order_relaxed) == -1) pool_made.store(forks(), std::memory_order_relaxed);
 }
 
-// Inside a parallel region: how many threads OpenMP really gave it.
+// Call inside a parallel region: notes how many threads OpenMP gave it.
 void note_threads() {
   if (omp_get_thread_num() != 0) return;
   const int threads = omp_get_num_threads();
@@ -190,8 +191,7 @@ CallScope::~CallScope() {
 
 namespace {
 
-// Waits until `ready` says so. Whoever waits long has lost its core, or the thread that it waits for has: then others
-// may run.
+// Waits until ready() is true. A long wait means that this thread or the other one lost its core: then it yields.
 template <typename F>
 void wait_until(F&& ready) {
   constexpr int kPatience = 20000;  // rounds, some 200 us
@@ -204,14 +204,14 @@ void wait_until(F&& ready) {
   }
 }
 
-// Threads that serve one caller. A job is a stage cut into one group for each thread, a group into pieces. Taking a
-// piece counts down what is left of its group, which stands beside the number of the job: a thread that comes late
-// takes nothing of another one.
+// Threads that serve one caller. A job is a stage, cut into one group for each thread, and each group into pieces. A
+// slot holds the job's number and the pieces left of a group. To take a piece is to count them down, so a late thread
+// cannot take a piece of another job.
 class ThreadPool {
  public:
   explicit ThreadPool(int64_t threads) : slots_(static_cast<size_t>(threads)) {}
 
-  // Every index of the stage, by whoever is there; returns when all are done.
+  // Runs every index of the stage on the threads that are free. Returns when all are done.
   void run(const detail::Stage& stage) {
     if (stage.count == 0) return;
     const int64_t groups = std::min<int64_t>(stage.count, static_cast<int64_t>(slots_.size()));
@@ -231,7 +231,7 @@ class ThreadPool {
     wait_until([&] { return done_.load(std::memory_order_acquire) == pieces; });
   }
 
-  // What the other threads do until the caller is through.
+  // The loop of the other threads until the caller is done.
   void serve(int64_t rank) {
     uint64_t last = 0;
     while (true) {
@@ -253,7 +253,7 @@ class ThreadPool {
     std::atomic<uint64_t> state{0};
   };
 
-  // Pieces of a job that nobody has taken, one's own group first: it reads what this thread wrote in the jobs before.
+  // Takes pieces of a job. This thread's own group comes first, because it wrote that group's input in earlier jobs.
   void take(uint64_t job, int64_t rank) {
     const int64_t groups = groups_.load(std::memory_order_relaxed);
     for (int64_t i = 0; i < groups; ++i) {
@@ -267,7 +267,7 @@ class ThreadPool {
     }
   }
 
-  // The piece of group g of which there were `left`.
+  // The piece of group g that is next when `left` are left.
   void work(const detail::Stage& stage, int64_t g, int64_t groups, int64_t left) {
     const int64_t first = stage.count * g / groups, count = stage.count * (g + 1) / groups - first;
     const int64_t pieces = std::min(kPieces, count), piece = pieces - left;
@@ -284,10 +284,10 @@ class ThreadPool {
   alignas(64) std::atomic<int64_t> done_{0};
 };
 
-thread_local ThreadPool* own_pool = nullptr;  // of the call that this thread makes; none while it runs a part of a job
+thread_local ThreadPool* own_pool = nullptr;  // of this thread's call; none while it runs a part of a job
 
 #ifdef _OPENMP
-// Threads of a new parallel region, at most `most`; 1 where there is to be none.
+// Threads of a new parallel region, at most `most`; 1 for no region.
 int region_threads(int64_t most) {
   const int threads = static_cast<int>(std::min<int64_t>(call_threads(), most));
   const int granted = threads > 1 && !omp_in_parallel() ? startable(threads) : 1;
@@ -377,8 +377,8 @@ void run_parallel(const Stage& first, const Stage& second) {
   for (int64_t i = 0; i < second.count; ++i) second.task(second.context, i);
 }
 
-// A counter that the last to come resets before it opens the next round. On lines of their own: the threads that wait
-// read `round` alone, which changes once.
+// A barrier of rounds. The last thread to arrive resets the counter and opens the next round. The two fields are on
+// cache lines of their own: waiting threads read `round` alone, which changes once.
 struct Barrier {
   alignas(64) std::atomic<int64_t> arrived{0};
   alignas(64) std::atomic<uint32_t> round{0};

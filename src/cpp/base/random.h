@@ -1,5 +1,5 @@
-// Counter-based random numbers: value i of a stream depends on (seed, stream, i) alone, so any thread may compute any
-// part and every instruction set gives the same bits.
+// Counter-based random numbers. Value i of a stream depends on (seed, stream, i) alone. So any thread may compute any
+// part, and every instruction set gives the same bits.
 #pragma once
 
 #include <cstdint>
@@ -15,8 +15,8 @@ struct Philox {
   void words(uint64_t block, uint32_t out[4]) const;
 };
 
-// The normal quantile (Wichura, algorithm AS 241, 1988). Uses +, -, *, / and sqrt only, which IEEE 754 rounds in one
-// way everywhere; libm's log and cos differ in the last bit between CPUs.
+// The normal quantile (Wichura, algorithm AS 241, 1988). It uses +, -, *, / and sqrt only, which IEEE 754 rounds alike
+// everywhere. libm's log and cos differ in the last bit between processors.
 double normal_quantile(double p);
 
 // out[i] = element i of the stream (seed, stream): normal with mean 0 and standard deviation `stddev`.

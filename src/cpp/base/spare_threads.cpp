@@ -1,4 +1,4 @@
-// Starting threads that only wait for each other, to see whether the system refuses one.
+// Starts threads that only wait for each other, to see whether the system refuses one.
 #include "base/spare_threads.h"
 
 #include <atomic>
@@ -37,7 +37,7 @@ int start_and_end(int wanted) {
   over.notify_all();
   for (std::thread& thread : threads) thread.join();
 #ifdef __linux__
-  // A thread that was joined counts for a moment longer.
+  // The system still counts a joined thread for a moment.
   for (std::size_t i = 0; i < threads.size(); ++i) {
     while (syscall(SYS_tgkill, getpid(), ids[i].load(), 0) == 0) std::this_thread::yield();
   }
@@ -48,7 +48,7 @@ int start_and_end(int wanted) {
 }  // namespace
 
 int spare_threads(int wanted) {
-  constexpr int kTries = 3;  // threads that ended just now, of OpenMP or of the program, may still count
+  constexpr int kTries = 3;  // the system may still count threads that ended just now
   int most = 0;
   for (int i = 0; i < kTries && most < wanted; ++i) {
     if (i > 0) std::this_thread::sleep_for(std::chrono::milliseconds(2));

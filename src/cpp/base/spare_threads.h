@@ -1,9 +1,9 @@
-// How many threads the system lets this process start: OpenMP ends the program where one is refused.
+// How many threads the system lets this process start. OpenMP ends the program where the system refuses one.
 #pragma once
 
 namespace soma {
 
-// Of `wanted` more threads, how many can be started now. Starts them, all at once, and waits until they are gone.
+// The number of threads, at most `wanted`, that can be started now. Starts them all at once and waits for their end.
 int spare_threads(int wanted);
 
 }  // namespace soma

@@ -1,4 +1,4 @@
-// What the sum of a product goes through before it is stored: one type for kernels, ops and models.
+// The activation that a product applies to its sums before it stores them: one type for kernels, ops and models.
 #pragma once
 
 #include <stdint.h>

@@ -1,6 +1,6 @@
-// AMX tiles in memory, for machines that have none: the same functions with the meaning that Intel's manual gives the
-// instructions, and stricter where real tiles would hide a mistake: a thread may not configure tiles twice or release
-// them twice. What real tiles answer with a fault ends the process with a message. Slow; for tests alone.
+// AMX tiles in memory, for machines without AMX: the functions of amx_tiles.h as Intel's manual defines the
+// instructions. To find mistakes it is stricter: a thread may not configure or release tiles twice. Where real tiles
+// fault, it ends the process with a message. Slow; for tests alone.
 
 struct TileState {
   bool configured = false;
@@ -68,8 +68,8 @@ inline void tile_zero() {
   __builtin_memset(configured_tiles().data[kTile], 0, sizeof(tiles.data[kTile]));
 }
 
-// Even and odd numbers of the pairs are summed apart over the whole depth of a tile, each step one fused multiply-add,
-// then added to each other and to C; denormals count as zero throughout, whatever MXCSR says.
+// Even and odd elements of the pairs have sums of their own over the whole depth of a tile, by fused multiply-add. Both
+// sums are added to each other and to C. Denormals count as zero, whatever MXCSR says.
 template <int kC, int kA, int kB>
 inline void tile_dot() {
   static_assert(kC >= 0 && kC < 8 && kA >= 0 && kA < 8 && kB >= 0 && kB < 8);

@@ -1,6 +1,6 @@
-// The eight tile registers of AMX, one function for each instruction that we use. Written as assembly, since GCC 12's
-// own intrinsics tell the compiler of 8 of the configuration's 64 bytes and of none of the memory that tiles are loaded
-// from: it may drop or move the stores before them. With SOMA_EMULATE_AMX tiles are memory: see amx_emulation.h.
+// The eight tile registers of AMX: one function for each instruction that we use. They are assembly, because GCC 12's
+// intrinsics hide from the compiler most of the memory that the instructions read. The compiler may then drop or move
+// stores before them. With SOMA_EMULATE_AMX tiles are memory: see amx_emulation.h.
 
 constexpr int kTileRows = 16, kTileBytes = 64;  // of every tile: 16 x 16 floats or pairs of bfloat16
 
@@ -12,7 +12,7 @@ struct TileConfig {
 };
 static_assert(sizeof(TileConfig) == 64, "the layout is the instruction's");
 
-// All eight tiles whole.
+// All eight tiles, each of full size.
 alignas(64) constexpr TileConfig kWholeTiles = {
     1,
     0,
@@ -40,7 +40,7 @@ template <int kTile>
 inline void tile_zero() {
   __asm__ volatile("tilezero %%tmm%c0" ::"i"(kTile));
 }
-// C += A B over pairs of bfloat16: A's row i holds the pairs of C's row i, B's row u the u-th pair of each column.
+// C += A B over pairs of bfloat16. Row i of A holds the pairs of C's row i. Row u of B holds pair u of each column.
 template <int kC, int kA, int kB>
 inline void tile_dot() {
   __asm__ volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kC), "i"(kA), "i"(kB));

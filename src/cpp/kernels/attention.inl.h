@@ -1,8 +1,8 @@
-// Softmax of a tile of causal attention, and its gradient, for whatever Vec the including level defines. Row r of a
-// tile sees the first n + r keys. Rows are handled two vectors at a time, the neighbours of a row of pairs.
+// Softmax of a tile of causal attention, and its gradient, over the Vec of the level that includes this file. Row r of
+// a tile sees the first n + r keys. A row is done two vectors at a time: together they make a vector of pairs.
 
-// Calls f(i, left) for every two vectors up to `width`: n - i columns are seen from i on, none where that is negative;
-// where both vectors are, left is the constant 2 kWidth, and masks vanish.
+// Calls f(i, left) for every two vectors at column i below `width`. left = n - i is the number of columns that the row
+// still sees; at or below 0 it sees none. Where it sees both vectors, left is the constant 2 kWidth: masks fold away.
 template <typename F>
 inline void each_two(int64_t n, int64_t width, F f) {
   int64_t i = 0;
@@ -10,8 +10,8 @@ inline void each_two(int64_t n, int64_t width, F f) {
   for (; i < width; i += 2 * kWidth) f(i, n - i);
 }
 
-// exp(scale (x - top)) of the n columns that are seen, then zeros to `width`, handed to sink(i, first, second). Returns
-// the sum. The difference comes first, so that the largest is 1 whatever its score.
+// Hands exp(scale (x - top)) of the n columns that the row sees, then zeros up to `width`, to sink(i, first, second).
+// Returns the sum. It subtracts before it scales, so that the largest is exactly 1.
 template <typename Sink>
 inline float exp_of_row(const float* x, int64_t n, int64_t width, float scale, float top, Sink sink) {
   const Vec factor = set1(scale), largest = set1(top);
@@ -46,8 +46,8 @@ void attention_weights(const AttentionScores* scores) {
   }
 }
 
-// p = exp(scale x - lse) of row r, in place; returns the mean of dp under p, divided by the sum of p. That is 1 but for
-// the rounding of lse: a large score has it in every p, and it must not stay where dp and the mean cancel.
+// p = exp(scale x - lse) of row r, in place. Returns sum p dp / sum p. The divisor is 1 but for the rounding of lse. It
+// removes that rounding, which would remain where dp and its mean cancel.
 inline float probabilities(const AttentionTile& t, int64_t r) {
   const Vec factor = set1(t.scale), offset = set1(-t.lse[r]);
   float* const p = t.p + r * t.ld;
@@ -87,7 +87,7 @@ void attention_gradient(const AttentionTile* tile) {
   }
 }
 
-// Unit u of a tile: rows 2u and 2u + 1, of which kRows exist; the others count for zero.
+// Unit u of a tile: rows 2u and 2u + 1. kRows of them exist; a missing row counts as zero.
 template <int kRows>
 inline void gradient_unit(const AttentionTile& t, int64_t u) {
   const int64_t first = 2 * u;

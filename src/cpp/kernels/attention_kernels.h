@@ -16,14 +16,14 @@ struct AttentionScores {
   float *max, *sum;  // (m)
 };
 
-// The tile of m queries in backward attention. Rows and units are defined up to `width` columns; up to a multiple of 32
-// they can be read and written.
+// The tile of m queries in backward attention. Rows and units have values up to `width` columns, and memory up to the
+// next multiple of 32.
 struct AttentionTile {
   float *p, *dp;            // the scores and the gradients of the probabilities
   int64_t ld, m, n, width;  // ld of every matrix here
   float scale;
   const float* lse;  // (m)
-  // attention_gradient_pairs alone: ds as rows of pairs; p and ds as `units` of two rows, as interleave_rows makes
+  // For attention_gradient_pairs alone: ds as rows of pairs; p and ds as `units` of two rows, as interleave_rows makes
   // them, zero beyond m.
   float *ds_rows, *p_units, *ds_units;
   int64_t units;

@@ -1,4 +1,4 @@
-// What the kernels ask of the compiler by its own names.
+// Hints to the compiler: inlining, unrolling, prefetching.
 #pragma once
 
 #if defined(__clang__)
@@ -17,8 +17,7 @@
 #define SOMA_INLINE inline
 #endif
 
-// Asks for a line of memory to be brought into L2, from where it is read later: more of them are then under way than
-// L1 has places for.
+// Prefetches a cache line into L2, not L1: L2 has more fetches under way than L1 has places for.
 #if defined(__GNUC__)
 #define SOMA_FETCH(pointer) __builtin_prefetch(pointer, 0, 2)
 #else

@@ -1,10 +1,10 @@
-// Products of few rows with weights that are read once and in order, and attention to a cache, for whatever Vec the
-// including level defines. Every element is one chain of fma in the order of k, as in gemm_rows_f32: a row gives the
-// same bits alone, among others, and as a row of a matrix product.
+// Products of few rows with weights that are read once and in order, and attention to a cache, over the Vec of the
+// level that includes this file. An element is one chain of fma in the order of k, as in gemm_rows_f32. So a row has
+// the same bits alone, among others, and as a row of a matrix product.
 
-// How a format's weights become two vectors: outputs [g * kWidth, ..) and [16 + g * kWidth, ..) of half a panel.
-// kAhead: how many bytes ahead panels are asked for; measured, and bfloat16 minds most.
-// A panel is 64 outputs: one stream of memory, and on AVX-512 four chains of sums, as many as hide the latency of fma.
+// How a format's weights become two vectors: outputs [g * kWidth, ..) and [16 + g * kWidth, ..) of half a panel. A
+// panel is 64 outputs: one stream of memory and, on AVX-512, four chains of sums, enough to hide the latency of fma.
+// kAhead: the distance in bytes at which panels are prefetched, as measured.
 struct Float32Weights {
   static constexpr int64_t kHalfBytes = 128;
   static constexpr int64_t kGroupBytes = 4 * kWidth;
@@ -34,9 +34,9 @@ struct Int8Weights {
 };
 
 constexpr int64_t kGroups = 16 / kWidth;  // pairs of vectors in half a panel
-constexpr int kFetchingRows = 4;          // with more, arithmetic takes longer than memory
+constexpr int kFetchingRows = 4;          // more rows need no prefetch: their arithmetic takes longer than memory
 
-// A row of results on its way to memory: columns [j, j + n) of row r, n <= kWidth unless full.
+// Stores columns [j, j + n) of row r of the result; n <= kWidth unless full.
 inline void store_product(const RowsProduct& p, Vec sum, int64_t r, int64_t j, int64_t n) {
   if (p.scales != nullptr) sum = mul(sum, load_tail(p.scales + j, n));
   if (p.bias != nullptr) sum = add(sum, load_tail(p.bias + j, n));
@@ -46,7 +46,7 @@ inline void store_product(const RowsProduct& p, Vec sum, int64_t r, int64_t j, i
   store_tail(p.y + r * p.ldy + j, sum, n);
 }
 
-// kRows rows from `row`, kPairs pairs of vectors from pair `pair` of all the panels' pairs.
+// kRows rows from `row`, kPairs pairs of vectors from pair `pair`, counted over all panels.
 template <typename Weights, int kRows, int kPairs, bool kFull>
 void product_tile(const RowsProduct& p, int64_t row, int64_t pair) {
   const float* x = p.x + row * p.ldx;
@@ -93,7 +93,7 @@ void product_tile(const RowsProduct& p, int64_t row, int64_t pair) {
   }
 }
 
-// As many pairs as leave the sums in registers, up to a panel.
+// The most pairs whose sums fit into registers, at most a panel.
 constexpr int pairs_of(int rows) { return rows == 1 && kWidth < 16 ? 4 : rows <= (kWidth == 16 ? 4 : 2) ? 2 : 1; }
 
 // Rows from `row` in tiles of kRows, 8, 4, 2, 1; pairs [first, last).
@@ -123,9 +123,8 @@ inline void product(const RowsProduct& p) {
   }
 }
 
-// Float32 weights lie where the model has them, (k, n), and short pieces of their rows are the slowest way to read
-// memory: some rows at a time from end to end, the sums of the few rows of y meanwhile in L1, the next rows on their
-// way into L2.
+// Float32 weights stay in the model's own (k, n). Short pieces of rows are the slowest way to read memory. So some rows
+// are read from end to end, while the sums of the few rows of y stay in L1 and the next rows come into L2.
 template <int kCount>
 inline void stream_rows(const RowsProduct& p, int64_t k) {
   const float* w = reinterpret_cast<const float*>(p.w + k * p.row_stride);
@@ -159,7 +158,7 @@ void stream_float32(const RowsProduct& p) {
 }
 
 void product_float32(const RowsProduct* p) {
-  constexpr int64_t kStreamedRows = 4, kStreamedBytes = 1 << 20;  // smaller weights come from a cache, in any order
+  constexpr int64_t kStreamedRows = 4, kStreamedBytes = 1 << 20;  // smaller weights stay in a cache
   const bool live = p->panel_stride == 2 * Float32Weights::kHalfBytes;
   const bool stream = live && p->m <= kStreamedRows && p->k * p->row_stride > kStreamedBytes;
   stream ? stream_float32(*p) : product<Float32Weights>(*p);
@@ -175,7 +174,7 @@ void round_row_bfloat16(float* y, const float* x, int64_t n) {
   });
 }
 
-// A panel as pairs; its memory is asked for ahead here too.
+// A panel as pairs. It prefetches as the products do.
 template <typename Weights>
 inline void pair_panel(float* dst, int64_t cols, const char* w, int64_t k, int64_t units) {
   constexpr int64_t kRowBytes = 2 * Weights::kHalfBytes;
@@ -217,7 +216,7 @@ void dot_rows(float* y, const float* x, const float* w, int64_t ld, int64_t rows
   for (int64_t r = 0; r < rows; ++r) y[r] = dot_of<true>(w + r * ld, x, k, Float32Weights::kAhead / 4);
 }
 
-// Scores of kBlocks times sixteen positions, keys being stored so that they lie side by side.
+// Scores of kBlocks blocks of sixteen positions. The keys of a block are side by side.
 template <int kBlocks>
 inline void attend_scores(float* scores, const float* q, const float* keys, int64_t head_size) {
   Vec sum[kBlocks][kGroups];
@@ -236,7 +235,7 @@ inline void attend_scores(float* scores, const float* q, const float* keys, int6
   }
 }
 
-// out(kVectors) = sum_j scores[j] values[j]; even and odd positions apart, so that more chains of sums run at once.
+// out(kVectors) = sum_j scores[j] values[j]. Even and odd positions have sums of their own: more chains run at once.
 template <int kVectors>
 inline void attend_values(float* out, const float* scores, const float* values, int64_t n, int64_t ld, int64_t width) {
   Vec even[kVectors], odd[kVectors];

@@ -8,10 +8,10 @@
 namespace soma {
 namespace kernels {
 
-// y(m, n) = activation(scales * x(m, k) W(k, n) + bias + residual). Pointers are to the first of the n columns, which
-// is the first of a panel of 64; lds in floats, strides in bytes: row_stride from k to k + 1, panel_stride from a panel
-// to the next. float32: plain floats. bfloat16: of each 32 outputs dword i holds output i in its low half, 16 + i in
-// its high one. int8: bytes. Narrow panels are padded to 64 outputs. Sums run in the order of k. y is no other operand.
+// y(m, n) = activation(scales * x(m, k) W(k, n) + bias + residual), sums in the order of k. y is no other operand.
+// Pointers are to the first of the n columns, which is the first of a panel of 64; a narrower panel is padded. lds are
+// in floats, strides in bytes: row_stride from k to k + 1, panel_stride from a panel to the next. float32: floats.
+// int8: bytes. bfloat16: of each 32 outputs, dword i holds output i in its low half and 16 + i in its high half.
 struct RowsProduct {
   float* y;
   int64_t ldy;
@@ -20,12 +20,12 @@ struct RowsProduct {
   const char* w;
   int64_t row_stride, panel_stride;
   int64_t m, n, k;
-  const float* scales;    // (n) or null: what the sum is multiplied by
+  const float* scales;    // (n) or null: factors of the sums
   const float* bias;      // (n) or null
   const float* residual;  // (m, n) with ld_residual, or null
   int64_t ld_residual;
   Activation activation;
-  int32_t fetch;  // 1: W comes from memory, and panels are asked for ahead of their use
+  int32_t fetch;  // 1: W comes from memory, so panels are prefetched
 };
 
 // Attention of one query to n cached positions of one head. Keys lie in blocks of 16 positions, K_j[i] =
@@ -48,8 +48,8 @@ struct CachedHead {
   X(void, finish_product, (const RowsProduct* p))                                                                      \
   /* y = x rounded to bfloat16, to nearest even */                                                                     \
   X(void, round_row_bfloat16, (float* y, const float* x, int64_t n))                                                   \
-  /* a panel of 64 outputs of weights (k, 64) in that format, w, as 64 / cols panels of B behind each other: pairs, */ \
-  /* `units` deep, zero from k on; int8 without its scales, which loses nothing */                                     \
+  /* panels of B, one after another, from a panel w of 64 outputs (k, 64) in that format: pairs, `units` deep, zero */ \
+  /* from k on; int8 without its scales, so exactly */                                                                 \
   X(void, pair_bfloat16, (float* dst, int64_t cols, const char* w, int64_t k, int64_t units))                          \
   X(void, pair_int8, (float* dst, int64_t cols, const char* w, int64_t k, int64_t units))                              \
   /* y[r] = sum_p W[r*ld + p] x[p], r < rows: float32 output heads */                                                  \

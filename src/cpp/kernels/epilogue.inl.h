@@ -1,4 +1,4 @@
-// The end of a tile of a matrix product: what TileStore asks for, done to sums in registers on their way to C.
+// The end of a tile of a matrix product: applies TileStore to the sums in registers and stores them to C.
 
 // One group of columns of a row of C, where only the last may be partial.
 template <bool kFull>
@@ -14,7 +14,7 @@ inline void store_cols(float* p, Vec a, int64_t n) {
   }
 }
 
-// Bias, residual (their own columns) and relu, then C. Whatever how.accumulate says has been done to the sums.
+// Adds bias and residual, applies relu and stores C. The sums already include C where how.accumulate is set.
 template <int kRows, int kVectors, bool kFull>
 SOMA_INLINE void finish(float* c, int64_t ldc, Vec (&sum)[kRows][kVectors], int64_t n, const TileStore& how,
                         const float* bias, const float* residual) {

@@ -1,7 +1,7 @@
-// Packing and the register tile of the matrix product, for whatever Vec the including level defines. A tile keeps
-// kGemmRows x (kGemmVectors * kWidth) sums in registers over the whole depth. Depth is counted in units of 32 bits: one
-// float, or a pair of bfloat16 (low half first). Every element is one chain of fma in the order of depth, starting from
-// zero or from C, so tiles of any shape give the same bits.
+// Packing and the register tile of the matrix product, over the Vec of the level that includes this file. A tile keeps
+// kGemmRows x (kGemmVectors * kWidth) sums in registers over the whole depth. A unit of depth has 32 bits: one float,
+// or a pair of bfloat16 (low half first). An element is one chain of fma in the order of depth, from zero or from C. So
+// tiles of any shape give the same bits.
 
 constexpr int kGemmCols = kGemmVectors * kWidth;
 
@@ -20,7 +20,7 @@ inline void transpose_by_fours(float* dst, int64_t ld_dst, const float* src, int
   }
 }
 
-// The same, by the largest blocks that the level has registers for.
+// The same, in the largest blocks that fit into the level's registers.
 void transpose(float* dst, int64_t ld_dst, const float* src, int64_t ld, int64_t k, int64_t n) {
   const int64_t whole_k = k / kBlock * kBlock, whole_n = n / kBlock * kBlock;
   for (int64_t j = 0; j < whole_n; j += kBlock) {
@@ -32,15 +32,15 @@ void transpose(float* dst, int64_t ld_dst, const float* src, int64_t ld, int64_t
   transpose_by_fours(dst + whole_n, ld_dst, src + whole_n * ld, ld, k, n - whole_n);
 }
 
-// Zero for columns from n to width of k rows.
+// Writes zeros to columns [n, width) of k rows.
 inline void clear_columns(float* dst, int64_t width, int64_t k, int64_t n) {
   for (int64_t i = 0; i < k && n < width; ++i) {
     for (int64_t j = n; j < width; ++j) dst[i * width + j] = 0.0f;
   }
 }
 
-// Asks for n floats of a row that is read some rows later: where each row gives a line or a few, a processor's own
-// prefetching finds nothing to go by.
+// Prefetches n floats of a row that is read some rows later. Where each row has a line or a few, the processor's own
+// prefetching sees no pattern.
 constexpr int64_t kRowsAhead = 16;
 inline void fetch_row(const float* row, int64_t n) {
   for (int64_t j = 0; j < n; j += 16) SOMA_FETCH(row + j);
@@ -64,7 +64,7 @@ void pack_b_transpose(float* dst, const float* src, int64_t ld, int64_t k, int64
   clear_columns(dst, kGemmCols, k, n);
 }
 
-// A few rows of src at a time, so that the lines which neighbouring tiles share are still there.
+// Takes a few rows of src at a time, so that cache lines that neighbouring tiles share are still in L1.
 void pack_a_copy(float* dst, const float* src, int64_t ld, int64_t k, int64_t m) {
   constexpr int64_t kTogether = 16;
   for (int64_t p = 0; p < k; p += kTogether) {
@@ -102,8 +102,8 @@ void round_rows(float* dst, int64_t ld_dst, const float* src, int64_t ld, int64_
   for (int64_t r = 0; r < rows; ++r) round_row(dst + r * ld_dst, src + r * ld, k, units);
 }
 
-// f(out, low, high) for unit u of n columns at out, from rows 2u and 2u + 1 of src (null: there is no such row), then
-// zeros; zeros alone from k on. A row of src is `row` floats.
+// Calls f(out, low, high) for each unit u of n columns, with rows 2u and 2u + 1 of src (null: no such row). Zeros
+// follow to the full width, and from k on. A row of src has `row` floats.
 template <typename F>
 inline void each_two_rows(float* dst, int64_t ld_dst, const float* src, int64_t ld, int64_t k, int64_t n, int64_t units,
                           int64_t width, int64_t row, F f) {
@@ -133,7 +133,7 @@ void interleave_rows(const Interleaving* how) {
   interleave_rows(how->dst, how->ld_dst, how->src, how->ld, how->k, how->n, how->units, how->width);
 }
 
-// Half `j` of a row of pairs, in the low or the high half of a unit.
+// Element j of a row of pairs, moved to the low or the high half of a unit.
 inline uint32_t half_of(const float* row, int64_t j) {
   uint32_t bits;
   __builtin_memcpy(&bits, row + j / 2, 4);
@@ -208,7 +208,7 @@ void widen_row(float* y, const float* x, int64_t n) {
   }
 }
 
-// A few columns at a time: rounded along k into a small block, then transposed as floats are.
+// Takes a few columns at a time: rounds them along k into a small block, then transposes that as floats.
 void pack_b_transpose_bf16(float* dst, int64_t cols, const float* src, int64_t ld, int64_t k, int64_t n,
                            int64_t units) {
   constexpr int64_t kUnits = 64;
@@ -224,7 +224,7 @@ void pack_b_transpose_bf16(float* dst, int64_t cols, const float* src, int64_t l
   clear_columns(dst, cols, units, n);
 }
 
-// Likewise: neighbouring rows interleaved into a small block, then transposed.
+// Likewise: interleaves neighbouring rows into a small block, then transposes it.
 void transpose_rows(float* dst, int64_t ld_dst, const float* src, int64_t ld, int64_t k, int64_t n, int64_t units) {
   float block[kBlock * kBlock];
   for (int64_t u = 0; u < units; u += kBlock) {
@@ -237,7 +237,7 @@ void transpose_rows(float* dst, int64_t ld_dst, const float* src, int64_t ld, in
   }
 }
 
-// Keeps a pointer that a loop moves from being rewritten as another one plus an offset.
+// Stops the compiler from replacing a loop's pointer by another pointer plus an offset.
 inline const float* separate(const float* p) {
 #ifdef __GNUC__
   __asm__("" : "+r"(p));
@@ -252,7 +252,7 @@ struct Pairs {
   static Vec multiply_add(Vec a, Vec b, Vec c) { return dot_pairs(a, b, c); }
 };
 
-// Where A is: element (i, p) at data[i*row + p*depth].
+// The operand A: element (i, p) is at data[i*row + p*depth].
 struct TileA {
   const float* data;
   int64_t row, depth;
@@ -273,8 +273,8 @@ void tile(float* c, int64_t ldc, const TileA& a, const float* b, int64_t k, int6
       SOMA_UNROLL for (int j = 0; j < kVectors; ++j) sum[i][j] = set1(0.0f);
     }
   }
-  // One pointer serves three rows, at offsets 0, row and 2 row, which are addressing modes: twelve pointers would be
-  // spilled.
+  // One pointer serves three rows, at offsets 0, row and 2 row, which are addressing modes. Twelve pointers would not
+  // fit into registers.
   const float* base[(kRows + 2) / 3];
   SOMA_UNROLL for (int g = 0; g < (kRows + 2) / 3; ++g) base[g] = a.data + 3 * g * a.row;
   for (int64_t p = 0; p < k; ++p) {
@@ -289,10 +289,10 @@ void tile(float* c, int64_t ldc, const TileA& a, const float* b, int64_t k, int6
   finish<kRows, kVectors, kFull>(c, ldc, sum, n, how, bias, residual);
 }
 
-// Rows that a remainder is made of: 8, 4, 2, 1 below the full tile. Few shapes keep the compiler quick.
+// The next smaller tile for a remainder of rows: 8, 4, 2, 1. Few shapes keep compilation short.
 constexpr int next_rows(int rows) { return rows > 8 ? 8 : rows > 4 ? 4 : rows / 2; }
 
-// Asks for the memory of a tile of C one tile ahead: it is mostly in no near cache.
+// Prefetches the next tile of C, which is mostly in no near cache.
 template <int kRows>
 inline void fetch_tile(const float* c, int64_t ldc) {
 #ifdef __GNUC__
@@ -302,7 +302,7 @@ inline void fetch_tile(const float* c, int64_t ldc) {
 #endif
 }
 
-// Every panel of columns for kRows rows, then the rows that are left.
+// All panels of columns for kRows rows at a time, then the remaining rows.
 template <typename Units, int kRows>
 inline void tile_rows(float* c, int64_t ldc, TileA a, const float* b, int64_t panel, int64_t k, int64_t m, int64_t n,
                       const TileStore& how, const float* residual) {

@@ -1,8 +1,8 @@
-// The register tile of the bfloat16 matrix product on AMX: 32 x 32 sums in tiles 0 to 3, two tiles of A (4, 5), two of
-// B (6, 7): four products for every four loads. Each adds 16 units (32 of k) to C, in the order of depth.
+// The register tile of the bfloat16 matrix product on AMX. Tiles 0 to 3 hold 32 x 32 sums, tiles 4 and 5 are of A, 6
+// and 7 of B: four products for four loads. Each product adds 16 units (32 of k) to C, in the order of depth.
 
 constexpr int kAmxRows = 2 * kTileRows, kAmxCols = 2 * kTileRows, kAmxUnits = kTileBytes / 4;
-// Units of one tile: 32 x 192 of A are 24 KB of an L1 of 48 KB, and as much of B passes through the rest.
+// Units of depth of one tile: 32 x 192 units of A take 24 KB of an L1 of 48 KB. B passes through the rest.
 constexpr int kAmxDepth = 192;
 
 template <int kRows, int kCols>
@@ -50,7 +50,7 @@ SOMA_INLINE void add_products(const float* a, int64_t a_row, const float* b, int
   }
 }
 
-// A whole tile that needs nothing but its sums goes from and to C itself, any other through a buffer.
+// A full tile without an epilogue is loaded from C and stored to it. Any other goes through a buffer.
 template <int kRows, int kCols>
 void amx_tile(float* c, int64_t ldc, const float* a, int64_t a_row, const float* b, int64_t k, int64_t m, int64_t n,
               const TileStore& how, const float* bias, const float* residual) {
@@ -61,7 +61,7 @@ void amx_tile(float* c, int64_t ldc, const float* a, int64_t a_row, const float*
   const int64_t ld = direct ? ldc : kAmxCols;
   if (how.accumulate) {
     if (!direct) {
-      for (int64_t i = 0; i < kRows * kTileRows; ++i) {  // rows beyond m: numbers that are not used
+      for (int64_t i = 0; i < kRows * kTileRows; ++i) {  // rows beyond m are not used
         for (int64_t j = 0; j < n; j += kWidth) {
           store(buffer + i * kAmxCols + j, load_tail(c + (i < m ? i : m - 1) * ldc + j, n - j));
         }
@@ -103,7 +103,7 @@ void gemm_rows_bf16(const RowOfTiles* tiles) {
 void enter_bf16() { tile_configure(kWholeTiles); }
 void leave_bf16() { tile_release(); }
 
-// Products of tiles alone, none of them loaded again.
+// Products of tiles that are loaded once: the peak of arithmetic.
 int64_t peak_bf16(float* values, int64_t rounds) {
   alignas(64) float a[kTileRows * kAmxUnits], b[kTileRows * kAmxUnits], sums[kAmxRows * kAmxCols];
   for (int64_t i = 0; i < kTileRows * kAmxUnits; i += kWidth) {

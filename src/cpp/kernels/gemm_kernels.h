@@ -1,6 +1,6 @@
-// The kernels of matrix products: packing operands, multiplying tiles. Depth is counted in units of 32 bits: a float,
-// or (kernels named bf16) a pair of bfloat16 of neighbouring k, the lower in the low half, rounded to nearest even. A
-// number below 2^-126 may count as zero there.
+// The kernels of matrix products: packing operands, multiplying tiles. A unit of depth has 32 bits: a float, or (in
+// kernels named bf16) a pair of bfloat16 of neighbouring k, the lower in the low half, rounded to nearest even. bf16
+// kernels may treat a number below 2^-126 as zero.
 #pragma once
 
 #include <stdint.h>
@@ -8,17 +8,16 @@
 namespace soma {
 namespace kernels {
 
-// What the matrix product of one precision asks of its operands.
+// The requirements of one precision's matrix product on its operands.
 struct GemmShape {
   int32_t rows, cols;   // the largest tile; cols is the width of packed panels
-  int32_t depth_step;   // depth is a multiple of this many units; what lies beyond k is zero in A and in B
+  int32_t depth_step;   // depth is a multiple of this many units; A and B are zero beyond k
   int32_t depth_limit;  // of one tile: its rows of A stay in L1 while panels of B pass
   int32_t row_major;  // 1: A's units of a row are neighbours (a_depth is 1), and all `rows` rows of a tile can be read
-  int32_t instruction;  // 1: there is one that multiplies such units, faster than two floats
+  int32_t instruction;  // 1: the processor multiplies such units faster than floats
 };
 
-// What happens to a tile of C on its way to memory. Pointers are to the tile's first column (bias) or element
-// (residual).
+// The epilogue of a tile of C. Pointers are to the tile's first column (bias) or element (residual).
 struct TileStore {
   int32_t accumulate;     // 1: C += A B, 0: C = A B
   int32_t relu;           // 1: C = max(0, .) at the end
@@ -33,7 +32,7 @@ struct RowOfTiles {
   const float *a, *b;
   int64_t ldc, a_row, panel;  // floats from a row of C, a row of A and a panel of B to the next
   int64_t k, m, n;            // units of depth; 1 <= m <= rows; any n
-  // Floats from a unit of A to the next. Beside a_row, GCC would read both at once, which waits for the two stores.
+  // Floats from a unit of A to the next. Not beside a_row: GCC would load both at once and wait for two stores.
   int64_t a_depth;
   const TileStore* store;
 };
@@ -79,7 +78,7 @@ struct Interleaving {
   X(void, pair_sums, (float* out, const float* x, int64_t ld, int64_t units, int64_t n))                               \
   /* y = n elements of a row of pairs x */                                                                             \
   X(void, widen_row, (float* y, const float* x, int64_t n))                                                            \
-  /* stand around this thread's calls of gemm_rows_bf16; they do not nest */                                           \
+  /* called before and after this thread's calls of gemm_rows_bf16; they do not nest */                                \
   X(void, enter_bf16, ())                                                                                              \
   X(void, leave_bf16, ())                                                                                              \
   /* C(m, n) = sum_p A[i*a_row + p*a_depth] B[p*cols + j], p < k units, stored as `store` says */                      \

@@ -1,6 +1,6 @@
-// The kernels of the amx level: the bfloat16 matrix product, over the avx512_bf16 level for all else. Everything but
-// install_amx lives in an anonymous namespace: code compiled with this file's flags must never be the copy that the
-// linker keeps for another file.
+// The kernels of the amx level: the bfloat16 matrix product, and the avx512_bf16 level for the rest. Everything but
+// install_amx is in an anonymous namespace: the linker must never keep code with this file's compiler flags for another
+// file.
 #include "kernels/kernels.h"
 
 #if !defined(SOMA_EMULATE_AMX) && \

@@ -1,5 +1,5 @@
-// The kernels of the avx2 level. Everything but install_avx2 lives in an anonymous namespace: code compiled with this
-// file's flags must never be the copy that the linker keeps for another file.
+// The kernels of the avx2 level. Everything but install_avx2 is in an anonymous namespace: the linker must never keep
+// code with this file's compiler flags for another file.
 #include "kernels/kernels.h"
 
 #if !defined(__AVX2__) || (!defined(__FMA__) && !defined(_MSC_VER))

@@ -1,5 +1,5 @@
-// The kernels of the avx512 level. Everything but install_avx512 lives in an anonymous namespace: code compiled with
-// this file's flags must never be the copy that the linker keeps for another file.
+// The kernels of the avx512 level. Everything but install_avx512 is in an anonymous namespace: the linker must never
+// keep code with this file's compiler flags for another file.
 #include "kernels/kernels.h"
 
 #if !defined(__AVX512F__) || !defined(__AVX512BW__) || !defined(__AVX512DQ__) || !defined(__AVX512VL__)

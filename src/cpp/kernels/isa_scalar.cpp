@@ -1,5 +1,5 @@
-// The kernels of the scalar level. Everything but install_scalar lives in an anonymous namespace: code compiled with
-// this file's flags must never be the copy that the linker keeps for another file.
+// The kernels of the scalar level. Everything but install_scalar is in an anonymous namespace: the linker must never
+// keep code with this file's compiler flags for another file.
 #include "kernels/kernels.h"
 
 #include "kernels/compiler.h"

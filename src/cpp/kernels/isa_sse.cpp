@@ -1,5 +1,5 @@
-// The kernels of the sse level. Everything but install_sse lives in an anonymous namespace: code compiled with this
-// file's flags must never be the copy that the linker keeps for another file.
+// The kernels of the sse level. Everything but install_sse is in an anonymous namespace: the linker must never keep
+// code with this file's compiler flags for another file.
 #include "kernels/kernels.h"
 
 #if !defined(__SSE2__) && !defined(_M_X64)

@@ -1,8 +1,8 @@
-// The leaves of the core: what every instruction-set level offers. Each family of kernels is one list, which is
-// declaration, table and contract: a kernel's equation stands above its line. One thread, no allocation, no STL, no
-// exceptions. `=` in an equation overwrites, `+=` accumulates. Matrices are row-major; ld is the distance between rows,
-// in floats. Sums of gemm_rows_* and product_* run in the order of k, so a result never depends on how the work was cut
-// into tiles; dot, dot_rows, attend and the row sums keep several partial sums, the same for any thread count.
+// The kernels that every instruction-set level offers. Each family is one list: declaration, table and contract. The
+// equation of a kernel is above its line; `=` overwrites, `+=` accumulates. A kernel uses one thread, no allocation, no
+// STL, no exceptions. Matrices are row-major; ld is the distance between rows, in floats.
+// Sums of gemm_rows_* and product_* run in the order of k, so results do not depend on the tiles. dot, dot_rows, attend
+// and the row sums keep several partial sums, in an order that does not depend on the threads.
 #pragma once
 
 #include "kernels/attention_kernels.h"
@@ -26,7 +26,7 @@ struct Table {
 #undef SOMA_FIELD
 };
 
-// One per level, in isa_<level>.cpp: overwrites the slots that the level does better.
+// One per level, in isa_<level>.cpp: overwrites the slots for which the level has a faster kernel.
 void install_scalar(Table* table);
 void install_sse(Table* table);
 void install_avx2(Table* table);

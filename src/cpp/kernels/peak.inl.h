@@ -1,12 +1,13 @@
-// The most arithmetic a level can do: as many independent chains of multiply-adds as its register tile keeps, in
-// registers, without a load. A tile that is fed badly cannot lower this figure, as one timed on a product would.
+// The peak of arithmetic of a level: as many independent chains of multiply-adds as its register tile has, without a
+// load. Memory cannot lower this figure, as it lowers that of a product.
 
 template <int kOperations, typename MultiplyAdd>
 int64_t peak(float* values, int64_t rounds, MultiplyAdd multiply_add) {
   Vec sum[kGemmRows][kGemmVectors];
   SOMA_UNROLL for (int i = 0; i < kGemmRows; ++i) {
     SOMA_UNROLL for (int j = 0; j < kGemmVectors; ++j) {
-      sum[i][j] = set1(values[2] + static_cast<float>(i * kGemmVectors + j));  // apart, or the compiler makes them one
+      sum[i][j] =
+          set1(values[2] + static_cast<float>(i * kGemmVectors + j));  // different, or the compiler merges the chains
     }
   }
   const Vec a = in_register(set1(values[0])), b = in_register(set1(values[1]));

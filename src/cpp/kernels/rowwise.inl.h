@@ -1,6 +1,6 @@
-// Norms, activations, softmax, cross entropy and AdamW, for whatever Vec the including level defines.
+// Norms, activations, softmax, cross entropy and AdamW, over the Vec of the level that includes this file.
 
-// The sums of `count` terms that term(i, n) yields for the n elements at i, as one vector and as its total.
+// Sums term(i, n) over the n elements at each i: as one vector, and as its total.
 template <typename Term>
 inline float sum_over(int64_t count, Term term) {
   Vec s0 = set1(0.0f), s1 = s0;
@@ -22,11 +22,11 @@ inline void each(int64_t count, F f) {
   if (i < count) f(i, count - i);
 }
 
-// v where the lane is below n, which may be negative, else 0: what a row does not have counts for nothing, NaN or not.
+// v in lanes below n, else 0; n may be negative. So a lane beyond the row counts as zero, even a NaN.
 inline Vec keep(Vec v, int64_t n) { return n >= kWidth ? v : n > 0 ? keep_n(v, n) : set1(0.0f); }
 
-// Four vectors in lockstep, for long chains of operations: each waits for the one before, and a processor that looks
-// for work among one vector's runs out of places for those that wait.
+// Four vectors in lockstep, for long chains of dependent operations. One vector alone would leave the processor waiting
+// for each result.
 struct Four {
   Vec v[4];
 };
@@ -59,9 +59,8 @@ inline Four all<Four>(float x) {
   return four(set1(x));
 }
 
-// e^x for x in [-87.5, 88]. Cody-Waite reduction by ln 2 in two parts, then the polynomial of degree 6 with the least
-// largest error on [-ln2/2, ln2/2], by Estrin's scheme: what waits for what is half as long as by Horner's. Relative
-// error below 1.1 ulp; NaN stays NaN.
+// e^x for x in [-87.5, 88]. Cody-Waite reduction by ln 2 in two parts, then the minimax polynomial of degree 6 on
+// [-ln2/2, ln2/2]. Estrin's scheme has half the latency of Horner's. Relative error below 1.1 ulp; NaN stays NaN.
 template <typename V>
 SOMA_INLINE V exp_within(V x) {
   const V shifted = fma(x, all<V>(1.44269504f), all<V>(12582912.0f));  // x log2(e), rounded, + 1.5 * 2^23
@@ -161,8 +160,8 @@ struct Columns {
   static constexpr int kVectors = kCount;
 };
 
-// f(Columns, j, n) for groups of four vectors of columns, of two (a panel of B), or of one: n columns from j. A sum
-// down the rows then has as many chains.
+// Calls f(Columns, j, n) for n columns from j: groups of four vectors, of two (a panel of B), or of one. Sums down the
+// rows then have as many chains.
 template <typename F>
 inline void each_columns(int64_t count, F f) {
   int64_t j = 0;
@@ -171,7 +170,7 @@ inline void each_columns(int64_t count, F f) {
   for (; j < count; j += kWidth) f(Columns<1>{}, j, count - j < kWidth ? count - j : kWidth);
 }
 
-// kRows rows of every column, then the next: memory is read from end to end.
+// Takes kRows rows of all columns, then the next rows: memory is read from end to end.
 template <int kRows>
 inline void norm_grad_rows(float* dgamma, float* dbeta, const float* dy, const float* x, const float* mean,
                            const float* rstd, int64_t ld, int64_t n) {
@@ -222,7 +221,7 @@ void column_sum(float* out, const float* x, int64_t ld, int64_t rows, int64_t n)
 constexpr float kGeluA = 1.5957691216f;   // 2 sqrt(2/pi)
 constexpr float kGeluB = 0.07135481283f;  // 2 sqrt(2/pi) 0.044715
 
-// Beyond it gelu(x) is x to the last bit, and below its negative no more than 1.3e-37; 2u is 87.3 there.
+// Above it gelu(x) equals x. Below its negative, |gelu(x)| is at most 1.3e-37. 2u is 87.3 there.
 constexpr float kGeluFar = 10.0f;
 
 // s for x within +-kGeluFar.

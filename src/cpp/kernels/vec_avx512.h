@@ -88,7 +88,7 @@ inline Vec dot_pairs(Vec a, Vec b, Vec c) {
 #endif
 }
 
-// Keeps the compiler from spilling a value that a loop reads many times.
+// Stops the compiler from spilling a value that a loop reads many times.
 inline Vec in_register(Vec a) {
 #ifdef __GNUC__
   __asm__("" : "+v"(a.v));
