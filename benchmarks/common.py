@@ -158,7 +158,7 @@ def machine_record(threads: int, isa: str | None) -> dict[str, Any]:
         "threads": threads,
         "isa": isa or soma_native.active_isa(),
         "isas": list(soma_native.available_isas()),
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.release().split('-')[0]} on {platform.machine()}",
         "python": platform.python_version(),
         "commit": commit(),
         "versions": versions("soma-native", "numpy", "torch", "tokenizers", "llama-cpp-python"),
