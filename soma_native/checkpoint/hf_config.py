@@ -25,7 +25,7 @@ SAMPLING: dict[str, Any] = {
     "temperature": 0.7,
     "top_k": 50,
     "top_p": 0.95,
-    "repetition_penalty": 1.15,
+    "repetition_penalty": "auto",
 }
 
 _START_TOKENS = ("<|endoftext|>", "<BOS>", "<START>")
@@ -43,6 +43,11 @@ def end_token(tok: Tokenizer | None) -> str | None:
     The word tokenizer's <END> and <EOS> are not: training never shows them to the model unless a person puts them in.
     """
     return "<|endoftext|>" if tok is not None and "<|endoftext|>" in tok.special_tokens else None
+
+
+def auto_penalty(tok: Tokenizer | None) -> float:
+    """The penalty that "auto" means: 1.15 for words, else none, for a text repeats its letters and word parts."""
+    return 1.15 if tok is not None and tok.kind == "word" else 1.0
 
 
 def token_ids(model: Model, name: str) -> list[int]:
@@ -90,7 +95,8 @@ def generation_config(tok: Tokenizer | None, config: Mapping[str, Any]) -> dict[
     pad = _id(tok, "<PAD>" if tok is not None and "<PAD>" in tok.special_tokens else end_token(tok))
     ids = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": pad}
     ids.update((name, config[name]) for name in ids if config.get(name) is not None)
-    return {"do_sample": True, **SAMPLING, **{name: value for name, value in ids.items() if value is not None}}
+    named = {name: value for name, value in ids.items() if value is not None}
+    return {"do_sample": True, **SAMPLING, "repetition_penalty": auto_penalty(tok), **named}
 
 
 def tokenizer_config(config: ModelConfig, tok: Tokenizer) -> dict[str, object]:

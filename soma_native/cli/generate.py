@@ -49,10 +49,10 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument(
         "--repetition-penalty",
-        type=number(**PENALTY),
+        type=lambda text: text if text == "auto" else number(**PENALTY)(text),
         default=DEFAULTS.repetition_penalty,
         metavar="X",
-        help="1 is off (default: %(default)s)",
+        help="1 is off; auto is 1.15 for words, else 1 (default: %(default)s)",
     )
     parser.add_argument(
         "--weights",

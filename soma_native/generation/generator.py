@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from soma_native._checks import choice, instance
-from soma_native.checkpoint.hf_config import end_token, start_token, token_ids
+from soma_native.checkpoint.hf_config import auto_penalty, end_token, start_token, token_ids
 from soma_native.core import _core
 from soma_native.errors import ArgumentError, ArgumentTypeError
 from soma_native.generation.sampling import DEFAULTS, WEIGHTS, Sampling
@@ -132,7 +132,7 @@ class Generator:
         temperature: float = DEFAULTS.temperature,
         top_k: int | None = DEFAULTS.top_k,
         top_p: float | None = DEFAULTS.top_p,
-        repetition_penalty: float | None = DEFAULTS.repetition_penalty,
+        repetition_penalty: float | Literal["auto"] | None = DEFAULTS.repetition_penalty,
         seed: int | None = None,
         stop: str | Iterable[str] | None = None,
         *,
@@ -148,7 +148,8 @@ class Generator:
             top_k: only the k likeliest tokens are drawn from; 0 or None draws from all.
             top_p: only the likeliest tokens that together reach this probability are drawn from; 1 or None is all.
             repetition_penalty: the logit of a token already in the prompt or the text is divided by this where it is
-                positive and multiplied where negative (Keskar et al. 2019); 1 or None is off.
+                positive and multiplied where negative (Keskar et al. 2019); 1 or None is off. "auto" is 1.15 for a
+                word tokenizer, else 1.
             seed: the same seed gives the same text; None draws a new one from the system.
             stop: one or several texts; the first to appear in the continuation ends it, and is left out.
             max_new_tokens: another name for `max_tokens`.
@@ -179,7 +180,7 @@ class Generator:
         temperature: float = DEFAULTS.temperature,
         top_k: int | None = DEFAULTS.top_k,
         top_p: float | None = DEFAULTS.top_p,
-        repetition_penalty: float | None = DEFAULTS.repetition_penalty,
+        repetition_penalty: float | Literal["auto"] | None = DEFAULTS.repetition_penalty,
         seed: int | None = None,
         stop: str | Iterable[str] | None = None,
         *,
@@ -218,7 +219,7 @@ class Generator:
         temperature: float = DEFAULTS.temperature,
         top_k: int | None = DEFAULTS.top_k,
         top_p: float | None = DEFAULTS.top_p,
-        repetition_penalty: float | None = DEFAULTS.repetition_penalty,
+        repetition_penalty: float | Literal["auto"] | None = DEFAULTS.repetition_penalty,
         seed: int | None = None,
         stop: str | Iterable[str] | None = None,
         *,
@@ -297,12 +298,13 @@ class Generator:
                 return
 
     def _sampler(self, sampling: Sampling) -> _core.Sampler:
+        penalty = sampling.repetition_penalty
         return _core.Sampler(
             vocab_size=self._model.config.vocab_size,
             temperature=sampling.temperature,
             top_k=sampling.top_k,
             top_p=sampling.top_p,
-            repetition_penalty=sampling.repetition_penalty,
+            repetition_penalty=auto_penalty(self._tok) if penalty == "auto" else penalty,
             seed=sampling.fresh_seed(),
             banned_ids=self._banned,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import secrets
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from soma_native._checks import integer, number
 from soma_native.checkpoint.hf_config import SAMPLING
@@ -35,7 +35,7 @@ class Sampling:
     temperature: float = SAMPLING["temperature"]
     top_k: int = SAMPLING["top_k"]
     top_p: float = SAMPLING["top_p"]
-    repetition_penalty: float = SAMPLING["repetition_penalty"]
+    repetition_penalty: float | Literal["auto"] = SAMPLING["repetition_penalty"]
     seed: int | None = None
     stop: tuple[str, ...] = ()
 
@@ -71,9 +71,7 @@ class Sampling:
             temperature=number("temperature", temperature, least=0),
             top_k=0 if top_k is None else integer("top_k", top_k, 0, _MOST),
             top_p=1.0 if top_p is None else number("top_p", top_p, above=0, most=1),
-            repetition_penalty=1.0
-            if repetition_penalty is None
-            else number("repetition_penalty", repetition_penalty, **PENALTY),
+            repetition_penalty=_penalty(repetition_penalty),
             seed=None if seed is None else integer("seed", seed, 0, (1 << 64) - 1),
             stop=_stop_strings(stop),
         )
@@ -84,6 +82,12 @@ class Sampling:
 
 
 DEFAULTS = Sampling()
+
+
+def _penalty(value: Any) -> float | Literal["auto"]:
+    if value == "auto":
+        return "auto"
+    return 1.0 if value is None else number("repetition_penalty", value, **PENALTY)
 
 
 def _stop_strings(stop: Any) -> tuple[str, ...]:

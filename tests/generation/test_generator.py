@@ -402,8 +402,8 @@ def test_signatures_are_the_documented_ones() -> None:
 
     wanted = (
         "max_tokens: 'int' = 100, temperature: 'float' = 0.7, top_k: 'int | None' = 50, "
-        "top_p: 'float | None' = 0.95, repetition_penalty: 'float | None' = 1.15, seed: 'int | None' = None, "
-        "stop: 'str | Iterable[str] | None' = None, *, max_new_tokens: 'int | None' = None"
+        "top_p: 'float | None' = 0.95, repetition_penalty: \"float | Literal['auto'] | None\" = 'auto', "
+        "seed: 'int | None' = None, stop: 'str | Iterable[str] | None' = None, *, max_new_tokens: 'int | None' = None"
     )
     for method in (Generator.generate, Generator.stream, Generator.generate_batch):
         assert wanted in str(inspect.signature(method))
@@ -420,3 +420,15 @@ def test_a_smaller_tokenizer_is_warned_of(caplog: pytest.LogCaptureFixture) -> N
     model = soma_native.Model(soma_native.ModelConfig(vocab_size=tok.vocab_size + 3, **shape))
     Generator(model, tok)
     assert f"the tokenizer has {tok.vocab_size} tokens, the model {tok.vocab_size + 3}" in caplog.text
+
+
+@pytest.mark.parametrize(("kind", "penalty"), [("word", 1.15), ("char", 1), ("bpe", 1)])
+def test_the_automatic_penalty_is_for_words(kind: str, penalty: float) -> None:
+    tok = soma_native.Tokenizer.train(["the cat sat on the mat and the dog sat on the cat"], kind=kind)
+    config = soma_native.ModelConfig(
+        vocab_size=tok.vocab_size, d_model=8, n_layers=1, n_heads=2, d_ff=16, max_seq_len=32
+    )
+    generator = Generator(soma_native.Model(config, seed=0), tok)
+    ask = {"max_tokens": 30, "temperature": 0.1, "seed": 1}
+    assert generator.generate("the cat", **ask) == generator.generate("the cat", repetition_penalty=penalty, **ask)
+    assert generator.generate("the cat", **ask) != generator.generate("the cat", repetition_penalty=3, **ask)
