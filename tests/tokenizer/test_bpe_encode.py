@@ -1,4 +1,4 @@
-"""Byte-level BPE: the ids of tiktoken and of Hugging Face `tokenizers`, from vocabularies that are made here."""
+"""Byte-level BPE gives the ids of tiktoken and of Hugging Face `tokenizers`, with vocabularies that are made here."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def raw(token: str) -> bytes:
 
 @pytest.fixture(scope="module")
 def trained() -> tokenizers.Tokenizer:
-    """2,000 tokens of the showcase and of other scripts, by `tokenizers`."""
+    """2,000 tokens that `tokenizers` learns from the showcase and from other scripts."""
     theirs = tokenizers.Tokenizer(models.BPE())
     theirs.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     theirs.decoder = decoders.ByteLevel()
@@ -77,7 +77,7 @@ def test_ten_thousand_random_texts(both: tuple[Tokenizer, tiktoken.Encoding]) ->
 
 
 def test_batches_of_all_sizes(both: tuple[Tokenizer, tiktoken.Encoding], threads: int) -> None:
-    """Texts that share a queue, a task or a thread, empty ones among them, and one that is too long to share."""
+    """Texts that share a queue, a task or a thread, empty texts, and one that is too long to share."""
     tok, _ = both
     source = random.Random(5)
     texts = [random_text(source) * source.choice([0, 0, 1, 1, 3, 40]) for _ in range(3000)]
@@ -108,7 +108,7 @@ def test_the_garbage_collector_is_left_as_it_was(both: tuple[Tokenizer, tiktoken
 
 @pytest.mark.parametrize("pattern", ["gpt2", "cl100k", "o200k"])
 def test_every_pair_of_bytes_a_token(pattern: str) -> None:
-    """Chunks show in the ids of such a vocabulary: a byte pairs with its neighbour or not."""
+    """The ids of such a vocabulary show the chunks: a byte pairs with its neighbour or not."""
     pairs = [bytes([a, b]) for a in range(256) for b in range(256)]
     random.Random(5).shuffle(pairs)
     tok, theirs = pair_of(pattern, [*SINGLE, *pairs], {})
@@ -125,7 +125,7 @@ def test_long_text_and_long_chunks(both: tuple[Tokenizer, tiktoken.Encoding]) ->
     texts += ["".join(source.choices("abcdeth", k=n)) for n in (15, 16, 17, 63, 64, 65, 66, 255, 256, 257, 900)]
     for text in texts:
         assert tok.encode(text) == theirs.encode_ordinary(text)
-        assert tok.encode(text) == tok.encode(text)  # the second time from the cache
+        assert tok.encode(text) == tok.encode(text)  # the second time, the cache has it
 
 
 @given(
@@ -174,7 +174,7 @@ def test_the_files_of_gpt2(trained: tokenizers.Tokenizer, tmp_path: Path) -> Non
 
 
 def test_merges_alone_and_whole_chunks_first() -> None:
-    """A token that its merges do not lead to is found only where whole chunks are looked up."""
+    """A token that no merges lead to is found only where whole chunks are looked up."""
     tokens = [*SINGLE, b"ab", b"bc", b"abc"]
     a, b, c = (ord(x) for x in "abc")
     merges = [(b, c), (a, b), (256, c)]
@@ -187,7 +187,7 @@ def test_merges_alone_and_whole_chunks_first() -> None:
 
 
 def reference(chunk: bytes, ranks: dict[bytes, int]) -> list[int]:
-    """The definition: as long as neighbours merge, the pair of lowest rank does, the leftmost of equals."""
+    """The definition: the pair of lowest rank merges, the leftmost among equals, until no pair has a rank."""
     parts = [bytes([byte]) for byte in chunk]
     while True:
         found = [(ranks[parts[i] + parts[i + 1]], i) for i in range(len(parts) - 1) if parts[i] + parts[i + 1] in ranks]
@@ -202,7 +202,7 @@ def reference(chunk: bytes, ranks: dict[bytes, int]) -> list[int]:
     st.lists(st.text("abc", min_size=1, max_size=150), min_size=1, max_size=4),
 )
 def test_any_ranks_even_those_that_no_training_gives(longer: list[str], chunks: list[str]) -> None:
-    """Also where a merge makes a pair of lower rank than its own; in short chunks and in long ones."""
+    """Short and long chunks, also where a merge makes a pair of lower rank than its own."""
     tokens = [*SINGLE, *(token.encode() for token in longer)]
     ranks = {token: i for i, token in enumerate(tokens)}
     tok = Tokenizer(BpeVocabulary("gpt2", tokens).make())
@@ -213,7 +213,7 @@ def test_any_ranks_even_those_that_no_training_gives(longer: list[str], chunks: 
 
 @pytest.mark.parametrize("text", ["a", " ", "1", "ab", "\n", "中", "aA", "' ", "the"])
 def test_a_megabyte_of_one_thing(both: tuple[Tokenizer, tiktoken.Encoding], text: str) -> None:
-    """Quadratic time would not come back here."""
+    """With quadratic time this test would not end."""
     tok, _ = both
     long = text * (1_000_000 // len(text))
     assert tok.decode(tok.encode_array(long)) == long
@@ -307,10 +307,10 @@ def test_a_vocabulary_comes_back(tokens: list[bytes]) -> None:
             "token b'ab' is in the vocabulary twice, with the ids 256 and 257",
         ),
         (BpeVocabulary("gpt2", [*SINGLE, b""]), "token 256 is empty"),
-        (BpeVocabulary("gpt2", SINGLE, [(97, 98)]), "merge 0 of ids 97 and 98 gives b'ab', which is no token"),
-        (BpeVocabulary("gpt2", SINGLE, [(97, 256)]), "merge 0 is of id 256, which is no ordinary token"),
-        (BpeVocabulary("gpt2", [*SINGLE, b"ab"], [(97, 98), (97, 98)]), "merge 1 of ids 97 and 98 is there twice"),
-        (BpeVocabulary("gpt2", SINGLE, None, {"<e>": 255}), "special token b'<e>' has the id 255, which is that of an"),
+        (BpeVocabulary("gpt2", SINGLE, [(97, 98)]), "merge 0 of ids 97 and 98 gives b'ab', which is not a token"),
+        (BpeVocabulary("gpt2", SINGLE, [(97, 256)]), "merge 0 uses id 256, which is not an ordinary token"),
+        (BpeVocabulary("gpt2", [*SINGLE, b"ab"], [(97, 98), (97, 98)]), "merge 1 of ids 97 and 98 is listed twice"),
+        (BpeVocabulary("gpt2", SINGLE, None, {"<e>": 255}), "special token b'<e>' has the id 255 of an ordinary"),
         (BpeVocabulary("gpt2", SINGLE, None, {"": 256}), "special token 256 is empty"),
         (BpeVocabulary("gpt2", SINGLE, None, {"<e>": 1 << 24}), "id 16777216 of a special token is not within"),
         (BpeVocabulary("gpt2", SINGLE, [(-1, 98)]), "id -1 of a merge is not within"),

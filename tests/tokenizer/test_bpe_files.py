@@ -1,4 +1,4 @@
-"""Rank files of tiktoken, GPT-2's vocab.json and merges.txt: read exactly, and refused with the line at fault."""
+"""Rank files of tiktoken, and vocab.json and merges.txt of GPT-2: read exactly; an error names the bad line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\
 
 
 def ranks_of(texts: list[str], size: int = 420) -> dict[bytes, int]:
-    """Learned merges, and after them tokens that no merge reaches and tokens that many pairs come to."""
+    """Learned merges, then tokens that no merge reaches and tokens that many pairs merge to."""
     tok = Tokenizer.train(texts, kind="bpe", vocab_size=size)
     tokens = [tok.decode_bytes([i]) for i in range(tok.vocab_size - 1)]
     extra = [b"qqq", b"zxzx", b" the cat", b"aaaaa", b"aaaaaaa", b"ababa", b"abab", b"zx", b"zxz", b"\xc3\xa9\xe4"]
@@ -74,7 +74,7 @@ def test_line_ends_blank_lines_and_order_do_not_matter(tmp_path: Path) -> None:
 
 
 def test_a_special_token_fills_the_gap_that_it_leaves(tmp_path: Path) -> None:
-    """As in p50k_base, whose <|endoftext|> stands among the ranks."""
+    """As in p50k_base, where the id of <|endoftext|> is between the ranks."""
     ranks = {bytes([i]): i for i in range(256)} | {b"ab": 257}
     path = write_ranks(tmp_path / "gap", ranks)
     tok = Tokenizer.from_tiktoken(path, pattern="gpt2", special_tokens={"<|end|>": 256})

@@ -1,4 +1,4 @@
-"""What fuzzing found, and a fixed run of the same checks; the fuzzers themselves are in tests/fuzz and in .ci/run."""
+"""A fixed run of the checks of the fuzzer tests/fuzz/fuzz_tokenizer_json.py, on its seeds and on changes of them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_changed_file_is_refused_or_read_as_tokenizers_reads_it(part: int) -> 
 
 
 def test_the_changes_leave_files_that_are_read_and_files_that_are_not() -> None:
-    """Else the tests above would see one side only."""
+    """Else the tests above would check only one of both outcomes."""
     changed = [mutate(SEEDS[-1], number) for number in range(200)]
     assert len({json.dumps(json.loads(data).get("normalizer")) for data in changed}) > 2
     assert sum(data not in SEEDS for data in changed) > 150

@@ -1,4 +1,4 @@
-"""Byte-level BPE in Hugging Face files: theirs read here and ours read there give the same ids on any text."""
+"""Byte-level BPE in Hugging Face files: a file gives the same ids here and in `tokenizers`, whichever wrote it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ O200K = (
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
-# Where splitters, normalizers and finders of added tokens go wrong.
+# Texts on which splitters, normalizers and searches for added tokens make mistakes.
 AWKWARD = [
     "'s", "'S", "'ſ", "'ll", "'LL", "'re", "don't", "I'D", "''", "'", "a", "A", "é", "e\u0301", "\u0301", "\u0338",
     "中文", "ǅ", "ʰ", "12345", "٣٤٥", "½", "²", "\r\n", "\n", "\r", "\n \n  ", "  ", " ", "\t", "\u00a0", "\u3000",
@@ -149,7 +149,7 @@ def test_batches_of_a_file_of_theirs(pair: tuple[Tokenizer, Theirs], texts: list
 
 @given(st.data())
 def test_decoding_a_file_of_theirs(pair: tuple[Tokenizer, Theirs], data: st.DataObject) -> None:
-    """Theirs takes the letters of an added token for bytes where all of them stand for some: "é" comes out broken."""
+    """Without tokens such as "é": `tokenizers` decodes the letters of an added token as bytes where it can."""
     tok, other = pair
     known = [
         i for i in range(tok.vocab_size) if "\u0301" not in tok.id_to_token(i) and "\u212b" not in tok.id_to_token(i)
@@ -186,7 +186,7 @@ def test_offsets_cover_what_normalization_moved(text: str) -> None:
     assert [begin for begin, _ in offsets] == sorted(begin for begin, _ in offsets)
     covered = {i for begin, end in offsets for i in range(begin, end)}
     assert covered == set(range(len(text)))
-    for begin, end in offsets:  # each place is whole: normalized alone it is what it is within the text
+    for begin, end in offsets:  # a span normalizes alone as it does within the text
         assert to_nfc(text[:begin]) + to_nfc(text[begin:end]) + to_nfc(text[end:]) == to_nfc(text)
 
 
@@ -211,7 +211,7 @@ def load_document(document: Any) -> Tokenizer:
 
 
 def test_nfc_of_every_code_point_is_theirs() -> None:
-    """Whatever Unicode version this Python has: alone, before marks, after marks, and between what composes."""
+    """For any Unicode version of Python: alone, before marks, after marks, and between characters that compose."""
     for c in range(0x110000):
         if 0xD800 <= c < 0xE000:
             continue
@@ -271,7 +271,7 @@ def test_ranks_become_merges_that_give_equal_ids(ranked: tuple[Tokenizer, Theirs
 
 @pytest.fixture(scope="module", params=["gpt2", "cl100k", "o200k"])
 def ranked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokenizer, Theirs]:
-    """Ranks with tokens that no merge reaches, tokens with many splits, and a gap before the special tokens."""
+    """Ranks with tokens that no merge reaches, tokens that many pairs merge to, and a gap before the special tokens."""
     from test_bpe_files import rank_file
 
     folder = tmp_path_factory.mktemp("ranks")
@@ -411,7 +411,7 @@ def test_a_token_out_of_reach_decodes_and_is_never_found() -> None:
     document = json.loads(theirs(split(LLAMA3), ignore_merges=True, added=(END,)).to_str())
     vocab = document["model"]["vocab"]
     size = len(vocab)
-    vocab["hello hello"] = size  # a space: no byte is written so
+    vocab["hello hello"] = size  # a space: the byte-level alphabet has none
     document["added_tokens"][0]["id"] = size + 1
     tok = load_document(document)
     assert size not in tok.encode("hello hello", allowed_special="all")

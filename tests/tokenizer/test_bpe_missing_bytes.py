@@ -1,4 +1,4 @@
-"""Byte-level BPE that was trained without all 256 bytes: its texts, and an error for others."""
+"""Byte-level BPE without tokens for all 256 bytes: texts of known bytes encode; others raise an error."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Theirs = tokenizers.Tokenizer
 
 
 def make(style: str) -> Theirs:
-    """As the Hugging Face course shows it: no initial_alphabet."""
+    """A tokenizer trained as in the Hugging Face course: without an initial_alphabet."""
     made = Theirs(models.BPE(unk_token="<unk>" if style == "unk" else None, ignore_merges=style == "llama3"))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=style == "rules")
     if style == "llama3":
@@ -55,7 +55,7 @@ TEXTS = st.lists(KNOWN, max_size=40).map("".join)
 
 
 def missing(tok: Tokenizer, text: str) -> tuple[int, int] | None:
-    """The first character that needs a byte that is no token, and that byte."""
+    """The index of the first character that needs a missing byte, and the byte."""
     for at, character in enumerate(text):
         for byte in character.encode():
             if not any(tok.decode_bytes([i]) == bytes([byte]) for i in range(tok.vocab_size)):
@@ -66,7 +66,7 @@ def missing(tok: Tokenizer, text: str) -> tuple[int, int] | None:
 @given(TEXTS)
 def test_what_has_only_known_bytes_has_their_ids(pair: tuple[Tokenizer, Theirs], text: str) -> None:
     tok, theirs = pair
-    if theirs.normalizer is not None:  # a mark that composed with every letter before it in training is no token
+    if theirs.normalizer is not None:  # a mark that always composed in training has no token
         assume(missing(tok, theirs.normalizer.normalize_str(text).replace("<|endoftext|>", "")) is None)
     expected = theirs.encode(text).ids
     assert tok.encode(text, allowed_special="all") == expected
@@ -84,7 +84,7 @@ def test_a_byte_that_is_missing_is_named(text: str, bad: str, before: str) -> No
     found = missing(tok, text)
     assert found is not None
     at, byte = found
-    named = rf"character '.*' at character {at} needs the byte {byte:#04x}, which is no token of this vocabulary"
+    named = rf"character '.*' at character {at} needs the byte {byte:#04x}, which is not a token of this vocabulary"
     for call, place in (
         (lambda: tok.encode(text), ""),
         (lambda: tok.encode_array(text), ""),
@@ -95,7 +95,7 @@ def test_a_byte_that_is_missing_is_named(text: str, bad: str, before: str) -> No
     ):
         with pytest.raises(ValueError, match=f"^{place}{named}"):
             call()
-    assert tok.decode(tok.encode(before)) == before  # what was met is known, and an error leaves nothing behind
+    assert tok.decode(tok.encode(before)) == before  # an error leaves no ids in the cache or the output
 
 
 _plain: list[Tokenizer] = []

@@ -1,4 +1,4 @@
-"""The hand-written splitters fall every text into the chunks of the regular expressions: two engines are asked."""
+"""The hand-written splitters give the chunks of the regular expressions, as two regex engines find them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def ours(pattern: str, text: str) -> list[str]:
 
 
 class Oniguruma:
-    """The engine of Hugging Face `tokenizers`: there `$` is the end of a line, and `{1,3}+` repeats `{1,3}`."""
+    """The engine of Hugging Face `tokenizers`. In it, `$` is the end of a line and `{1,3}+` repeats `{1,3}`."""
 
     def __init__(self, pattern: str) -> None:
         expression = PATTERNS[pattern].replace("$", r"\z").replace("{1,3}+", "{1,3}")
@@ -74,7 +74,7 @@ def test_every_code_point_alone_and_between_others(both: tuple[str, Oniguruma]) 
 
 @pytest.mark.parametrize("pattern", NAMES)
 def test_places_in_a_block_of_ascii(pattern: str) -> None:
-    """64 bytes are split at once: everything awkward comes to stand at every place of them."""
+    """The splitter takes 64 bytes at once. Each awkward text comes at every place of a block."""
     theirs = Oniguruma(pattern)
     for shift in range(70):
         text = (
@@ -88,7 +88,7 @@ def test_places_in_a_block_of_ascii(pattern: str) -> None:
 
 @pytest.mark.parametrize("pattern", NAMES)
 def test_the_regex_module_agrees(pattern: str) -> None:
-    """On the code points that its Unicode version and ours call alike."""
+    """On texts of code points that have the same class in its Unicode version and in ours."""
     classes = _core.unicode_classes()
     foreign = set()
     everything = "".join(ALL_CHARACTERS)
@@ -108,14 +108,14 @@ def test_the_regex_module_agrees(pattern: str) -> None:
 
 
 def test_tiktoken_has_the_same_classes() -> None:
-    """Its engine (Rust's regex) and that of `tokenizers` (Oniguruma) know one Unicode version: that of our tables."""
+    """Rust's regex in tiktoken, Oniguruma in `tokenizers` and our tables have one Unicode version."""
     everything = "".join(ALL_CHARACTERS)
     classes = _core.unicode_classes()
     for number, name in enumerate(CLASSES, 1):
         engine = tiktoken.Encoding(
             "class", pat_str=name, mergeable_ranks={bytes([i]): i for i in range(256)}, special_tokens={}
         )
-        found = engine.decode(engine.encode_ordinary(everything))  # what the pattern does not match is left out
+        found = engine.decode(engine.encode_ordinary(everything))  # leaves out text that the pattern does not match
         assert set(map(ord, found)) == set(np.flatnonzero(classes == number).tolist()), name
 
 

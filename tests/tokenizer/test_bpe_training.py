@@ -1,4 +1,4 @@
-"""Training byte-level BPE: the merges of the definition, whatever the texts, their form and the number of threads."""
+"""Training byte-level BPE makes the merges of the definition, for any texts, sources and number of threads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from oracles.bpe_patterns import PATTERNS
 from soma_native.tokenizer.bpe_vocabulary import BpeVocabulary
 
 CORPUS = (Path(soma.__file__).parent / "showcase" / "corpus.txt").read_text(encoding="utf-8")
-ROUND = 1 << 21  # bytes that one task counts before the tasks meet: kRoundBytes of chunk_counter.cpp
+ROUND = 1 << 21  # bytes that one task counts in a round: kRoundBytes of chunk_counter.cpp
 
 
 def trained(texts: Any, merges: int, **options: Any) -> tuple[list[bytes], list[tuple[int, int]]]:
@@ -41,7 +41,7 @@ def expected(texts: list[str], merges: int, pattern: str = "gpt2", **options: An
 
 # ---------------------------------------------------------------------------------------------------------- the merges
 
-# Few letters make pairs that overlap and tie; counts far apart make the trainer lower its floor more than once.
+# Few letters make pairs overlap and tie. Very different counts make the trainer lower its floor more than once.
 WORDS = st.text(st.sampled_from("aab"), min_size=1, max_size=9)
 REPEATED = st.tuples(WORDS, st.sampled_from([1, 1, 2, 3, 90, 7000])).map(lambda pair: (pair[0] + " ") * pair[1])
 MIXED = st.text(st.sampled_from("aAbß語ẹ́ ..'s\n\t1٣/🙂"), max_size=40)
@@ -68,7 +68,7 @@ def test_one_long_chunk(run: str) -> None:
 
 
 def test_the_same_as_rustbpe() -> None:
-    """Whose tie rule is ours."""
+    """rustbpe breaks ties as we do."""
     peer = rustbpe.Tokenizer()
     peer.train_from_iterator(iter([CORPUS]), 256 + 2000, pattern=PATTERNS["gpt2"])
     ranks = sorted(peer.get_mergeable_ranks(), key=lambda pair: pair[1])
@@ -76,7 +76,7 @@ def test_the_same_as_rustbpe() -> None:
 
 
 def test_the_same_as_tokenizers() -> None:
-    """Whose tie rule is ours once its alphabet is in the order of the bytes: here byte b is written as U+0100 + b."""
+    """With byte b written as U+0100 + b, its alphabet is in the order of bytes, and it breaks ties as we do."""
     chunks = bpe_reference.count_chunks([CORPUS], "gpt2")
     written = {chunk: "".join(chr(0x100 + byte) for byte in chunk) for chunk in chunks}
     peer = tokenizers.Tokenizer(tokenizers.models.BPE())
@@ -121,7 +121,7 @@ def test_texts_and_files_mixed(tmp_path: Path, threads: int) -> None:
 
 
 def test_a_file_is_read_in_pieces_as_if_it_were_whole(tmp_path: Path, threads: int) -> None:
-    """Characters of three bytes from an odd place on: every border between two reads falls inside of one."""
+    """Characters of three bytes from an odd place on, so that borders between reads fall inside characters."""
     text = "x" + "語ではない、はず。 naïve 12345 \n\n" * (5 * ROUND // 48)
     path = tmp_path / "long.txt"
     path.write_bytes(b"\xef\xbb\xbf" + text.encode())
@@ -130,7 +130,7 @@ def test_a_file_is_read_in_pieces_as_if_it_were_whole(tmp_path: Path, threads: i
 
 
 def test_a_file_that_cannot_be_cut(tmp_path: Path, threads: int) -> None:
-    """One chunk, longer than what is read at once."""
+    """One chunk that is longer than a read."""
     size = 2 * ROUND * threads + 12345
     path = tmp_path / "long.txt"
     path.write_bytes(b"ab" * size)
@@ -226,7 +226,7 @@ def test_fewer_merges_than_asked_for_are_told(
     assert caplog.records[0].getMessage().endswith(message)
     caplog.clear()
     with caplog.at_level(logging.WARNING, logger="soma_native"):
-        soma.Tokenizer.train(texts, kind="bpe", **options)  # nobody named a size
+        soma.Tokenizer.train(texts, kind="bpe", **options)  # no vocab_size: no warning
     assert not caplog.records
 
 
@@ -266,7 +266,7 @@ def test_progress_goes_through_the_texts_and_the_merges(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no interval timers")
 @pytest.mark.parametrize("what", ["text", "file", "pipe", "merges"])
 def test_a_signal_ends_a_long_training(tmp_path: Path, what: str) -> None:
-    """Far more text, or more merges, than can be done before the signal; a pipe that nobody writes into."""
+    """The signal comes long before the text or the merges end; nobody writes into the pipe."""
     path = tmp_path / "corpus"
     if what == "file":
         path.write_text("the cat É sat on a MAT " * 6_000_000, encoding="utf-8")  # 140 MB

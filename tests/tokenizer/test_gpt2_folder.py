@@ -1,4 +1,4 @@
-"""Folders of GPT-2 from before tokenizer.json: the ids that `transformers` gives, whatever is beside the files."""
+"""GPT-2 folders without a tokenizer.json give the ids of `transformers`, with any other files beside."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TEXTS = st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=8).map(
 
 
 def write_folder(folder: Path, beside: dict[str, Any], special: tuple[str, ...] = ("<|endoftext|>",)) -> Path:
-    """The two files, and others by name."""
+    """Writes vocab.json, merges.txt and the files of `beside`."""
     folder.mkdir(exist_ok=True)
     tok = Tokenizer.train(CORPUS, kind="bpe", vocab_size=300 + len(special), special_tokens=special)
     document = json.loads(tok.save(folder).read_text())

@@ -1,4 +1,4 @@
-"""What the tokenizer does, kind by kind, against definitions written out here."""
+"""The tokenizer, kind by kind, against definitions that are written out here."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_the_default_size_of_a_word_vocabulary_is_3000() -> None:
     ("text", "words"),
     [
         ("Don't stop", ["don", "t", "stop"]),
-        ("İstanbul", ["i", "stanbul"]),  # "i" and a combining dot, which is no letter
+        ("İstanbul", ["i", "stanbul"]),  # lower case: "i" and a combining dot, which is not a letter
         ("aİb İ", ["ai", "b", "i"]),
         ("STRASSE Straße ẞ", ["strasse", "straße", "ß"]),
         ("ΌΔΟΣ ὈΔΟΣ", ["όδοσ", "ὀδοσ"]),  # no rule for the last sigma
@@ -109,7 +109,7 @@ def test_characters_without_special_tokens() -> None:
 
 def test_fewer_characters_where_vocab_size_says_so() -> None:
     tok = Tokenizer.train(["zzzyyx" + "aab"], kind="char", vocab_size=4)
-    assert vocabulary(tok) == ["<UNK>", "a", "y", "z"]  # "y" came before "a" does not matter: both are kept
+    assert vocabulary(tok) == ["<UNK>", "a", "y", "z"]  # the most frequent, in order of code point
     assert vocabulary(Tokenizer.train(["zzzyyaax"], kind="char", vocab_size=3)) == ["<UNK>", "y", "z"]
 
 
@@ -210,7 +210,7 @@ def test_encode_array_is_uint32() -> None:
 
 @pytest.mark.parametrize("kind", ["word", "char", "byte"])
 def test_texts_longer_than_what_is_encoded_at_once(kind: str) -> None:
-    """A core slice is 4 MiB; cuts must fall where nothing changes, also inside of a run without any place to cut."""
+    """The core encodes 4 MiB at once. A cut must not change ids, and a run without a place to cut stays whole."""
     tok = Tokenizer.train(TEXTS, kind=kind)
     unit = "the cat é中😀 xyz_1 "
     text = unit * 250_000
@@ -241,7 +241,7 @@ def test_several_threads_at_once() -> None:
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no interval timers")
 @pytest.mark.parametrize("what", ["encode", "encode_batch", "store of one text", "store of many texts", "train"])
 def test_a_signal_ends_a_long_call(what: str) -> None:
-    """Far more text than can be done before the signal, which comes soon and is looked for every 50 ms."""
+    """The signal comes long before the text ends; the core checks for it every 50 ms."""
     tok = Tokenizer.train(TEXTS, kind="word")
     text = "the cat É sat on a MAT " * 3_000_000
     calls: dict[str, Callable[[], object]] = {
@@ -288,7 +288,7 @@ def test_token_to_id() -> None:
 
 
 def reference_words(texts: list[str]) -> list[str]:
-    """ASCII only: there, words are easily said."""
+    """For ASCII texts, where the definition of a word is short."""
     count: Counter[str] = Counter()  # keeps the order of first appearance, and most_common is stable
     for text in texts:
         count.update("".join(c.lower() if c.isalnum() or c == "_" else " " for c in text).split())
@@ -325,7 +325,7 @@ def test_training_does_not_depend_on_threads_or_on_how_the_corpus_is_divided(thr
 
 
 def test_texts_are_taken_as_they_come() -> None:
-    """A stream longer than memory must not be listed first."""
+    """A stream may be longer than memory, so it must not become a list."""
     alive = 0
     most = 0
 

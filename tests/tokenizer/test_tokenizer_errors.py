@@ -1,4 +1,4 @@
-"""Bad arguments, bad texts and bad files: each an error that says what is wrong."""
+"""Bad arguments, texts and files raise an error that names the fault."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_sizes_of_any_integer_type() -> None:
 @pytest.mark.parametrize("kind", ["word", "char", "byte", "bpe"])
 @pytest.mark.parametrize("size", [(1 << 24) + 1, 10**30])
 def test_a_vocabulary_too_large(kind: str, size: int, caplog: pytest.LogCaptureFixture) -> None:
-    """No file of ours may have more ids, and no model more tokens."""
+    """The limit is that of ids in our files and of tokens in our models."""
     with pytest.raises(ValueError, match=f"vocab_size must be at most 16777216, got {size}$"):
         Tokenizer.train(["one two"], kind=kind, vocab_size=size)
     assert not caplog.records
@@ -338,7 +338,7 @@ ADDED = {"id": 9, "content": "<x>", "single_word": False, "lstrip": False, "rstr
         ("byte", edit("model", "ignore_merges", to=True), "ignore_merges = True"),
         ("byte", edit("model", "unk_token", to="a"), "unk_token = 'a'"),
         ("byte", edit("model", "vocab", to={"a": 0}), "no token 'Ā' for byte 0"),
-        ("byte", edit("model", "vocab", "more", to=256), "1 tokens more"),
+        ("byte", edit("model", "vocab", "more", to=256), "got 1 other tokens"),
         ("word", edit("model", "vocab", to={}), "has no vocabulary"),
         ("word", edit("model", "vocab", to=["one"]), "has no vocabulary"),
         ("word", edit("model", "vocab", to=None), "has no vocabulary"),

@@ -1,4 +1,4 @@
-"""The same ids as Hugging Face `tokenizers` on any text, from one file; and special tokens as tiktoken means them."""
+"""One file gives the ids of Hugging Face `tokenizers` on any text. Special tokens behave as in tiktoken."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 KINDS = ["word", "char", "byte"]
 ALL_CHARACTERS = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
 
-# Where tokenizers go wrong: casing, marks, joiners, scripts without spaces, controls, texts of special tokens.
+# Texts on which tokenizers make mistakes: case, marks, joiners, scripts without spaces, controls, special tokens.
 AWKWARD = [
     "İ", "ı", "ß", "ẞ", "Σ", "ΑΣ ", "ς", "ſ", "\u212a", "\u212b", "ǅ", "Ⅷ", "Ⓐ", "ﬁ", "\u0345", "e\u0301", "\u0301",
     "a\u0307", "\u200d", "👩\u200d👧", "🇩🇪", "👍🏽", "中文", "한국어", "각", "ไทย", "हिन्दी", "עִברִית", "٣", "²", "½",
@@ -69,7 +69,7 @@ def test_equal_batches(pair: tuple[Tokenizer, tokenizers.Tokenizer], texts: list
 def test_equal_decoding_where_there_is_no_special_token(
     pair: tuple[Tokenizer, tokenizers.Tokenizer], text: str
 ) -> None:
-    """`tokenizers` writes special tokens out for words and characters; ours are left out there."""
+    """For words and characters, `tokenizers` writes special tokens, and we leave them out."""
     tok, theirs = pair
     special = {tok.token_to_id(t) for t in tok.special_tokens}
     ids = [i for i in tok.encode(text) if i not in special]
@@ -93,7 +93,7 @@ def test_training_counts_the_words_that_tokenizers_finds(texts: list[str], size:
             counts[word] = counts.get(word, 0) + 1
     if len(counts) >= 2:
         tok = Tokenizer.train(texts, kind="word", vocab_size=size, special_tokens=())
-        expected = sorted(counts, key=lambda word: -counts[word])[:size]  # stable: ties stay in order of appearance
+        expected = sorted(counts, key=lambda word: -counts[word])[:size]  # stable: ties keep their order of appearance
         assert [tok.id_to_token(i) for i in range(tok.vocab_size)] == expected
 
 
@@ -102,14 +102,14 @@ def test_training_counts_the_words_that_tokenizers_finds(texts: list[str], size:
 
 @pytest.fixture(scope="module")
 def every_word(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokenizer, tokenizers.Tokenizer]:
-    """A vocabulary that tells every lower case from every other."""
+    """A vocabulary with a word for the lower case of every character."""
     tok = Tokenizer.train([" ".join(f"x{c}y" for c in ALL_CHARACTERS)], kind="word", vocab_size=1 << 21)
     assert tok.vocab_size > 100_000
     return tok, both(tok, tmp_path_factory.mktemp("every-word"))
 
 
 def test_every_code_point_within_a_word(every_word: tuple[Tokenizer, tokenizers.Tokenizer]) -> None:
-    """Which code points belong to words, and what their lower case is."""
+    """Checks which code points belong to words, and their lower case."""
     tok, theirs = every_word
     texts = [" ".join(f"x{c}y" for c in ALL_CHARACTERS[i : i + 4096]) for i in range(0, len(ALL_CHARACTERS), 4096)]
     for text, expected in zip(texts, theirs.encode_batch(texts), strict=True):
@@ -136,7 +136,7 @@ def test_every_code_point_as_a_character(kind: str, tmp_path: Path) -> None:
 
 
 def test_the_unicode_tables_are_what_their_generator_writes() -> None:
-    """All classes of all code points, also those that no kind of tokenizer asks about yet."""
+    """The classes of all code points, also of those that no kind of tokenizer uses."""
     script = ROOT / "tools" / "generate_unicode_tables.py"
     check = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True)
     assert check.returncode == 0, check.stdout + check.stderr
@@ -164,7 +164,7 @@ def test_a_file_that_tokenizers_saved_again(kind: str, special_tokens: list[str]
 
 
 def make_theirs(kind: str) -> tokenizers.Tokenizer:
-    """A tokenizer made with `tokenizers` alone, its special tokens added as people do it there."""
+    """A tokenizer made with `tokenizers` alone, with special tokens added in its usual way."""
     if kind == "byte":
         theirs = tokenizers.Tokenizer(models.BPE({c: i for i, c in enumerate(pre_tokenizers.ByteLevel.alphabet())}, []))
         theirs.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -184,7 +184,7 @@ def make_theirs(kind: str) -> tokenizers.Tokenizer:
 @pytest.mark.parametrize("kind", KINDS)
 @given(text=st.lists(st.sampled_from(["a", "b", "é", " ", "<PAD>", "<|é|>", "<PAD", "<UNK>", "Aé"])).map("".join))
 def test_a_file_that_tokenizers_made(kind: str, tmp_path: Path, text: str) -> None:
-    """Their special tokens are found in every text: ours when all are allowed."""
+    """`tokenizers` finds special tokens in every text; here they must be allowed."""
     theirs = make_theirs(kind)
     theirs.save(str(tmp_path / "tokenizer.json"))
     tok = Tokenizer.load(tmp_path)
@@ -207,7 +207,7 @@ SPECIAL = ["<eos>", "<eos>x", "é<", "<|a|>"]
     st.sampled_from(["all", {"<eos>"}, {"é<", "<|a|>"}, {"<eos>x"}, set()]),
 )
 def test_allowed_special_as_tiktoken_means_it(text: str, allowed: str | set[str]) -> None:
-    """Where two allowed ones start at one place, tiktoken may take either: so never "<eos>" and "<eos>x" together."""
+    """Never allows "<eos>" with "<eos>x": where two start at one place, tiktoken may take either."""
     special = [t for t in SPECIAL if t != "<eos>x"] if allowed in ("all", {"<eos>"}) else SPECIAL
     theirs = tiktoken.Encoding(
         "bytes",

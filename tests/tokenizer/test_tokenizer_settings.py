@@ -1,4 +1,4 @@
-"""Settings of a tokenizer.json that no id of a text depends on: read, never done, and written again."""
+"""Settings of a tokenizer.json for truncation and padding: read, never applied, and written again."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_folder_that_transformers_saved_after_a_call(tmp_path: Path) -> None:
 def test_settings_that_are_none(setting: str, value: Any, tmp_path: Path) -> None:
     path = Tokenizer.train([TEXT], kind="bpe").save(tmp_path)
     document = json.loads(path.read_text())
-    for bad in (value, json.loads('{"a":' * 99 + "1" + "}" * 99)):  # the latter could not be written again everywhere
+    for bad in (value, json.loads('{"a":' * 99 + "1" + "}" * 99)):  # not every JSON library can write so deep nesting
         path.write_text(json.dumps({**document, setting: bad}))
         with pytest.raises(CheckpointError, match=f"has the {setting} .* where an object of settings or null is"):
             Tokenizer.load(path)

@@ -1,4 +1,4 @@
-"""The tokenizer as programs use it: sent to other processes, given any iterable, and text made to take it long."""
+"""The tokenizer in programs: sent to other processes, given any iterable, and given text that is slow to normalize."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_allowed_special_may_be_any_iterable_of_tokens() -> None:
 
 
 def test_long_runs_of_marks_are_normalized_as_python_does() -> None:
-    """In an order that makes it quick, which must not change the result."""
+    """Marks are sorted in a quick way, which must not change the result."""
     rng = random.Random(3)
     marks = [chr(c) for c in range(0x300, 0x3100) if unicodedata.ucd_3_2_0.combining(chr(c))]
     for _ in range(300):

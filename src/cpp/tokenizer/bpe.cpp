@@ -1,4 +1,4 @@
-// kind "bpe": a vocabulary is checked and indexed; bpe_encoder.h encodes with it, bpe_tokens.h decodes.
+// kind "bpe": checks and indexes a vocabulary. bpe_encoder.h encodes with it, bpe_tokens.h decodes.
 #include "tokenizer/bpe.h"
 
 #include <algorithm>
@@ -23,7 +23,7 @@ uint32_t checked_vocab_size(const BpeVocabulary& vocabulary) {
   for (const auto& [text, id] : vocabulary.special_tokens) {
     check(!text.empty(), "special token ", id, " is empty");
     check(id >= vocabulary.tokens.size() || !vocabulary.tokens[id], "special token ", quote_bytes(text), " has the id ",
-          id, ", which is that of an ordinary token");
+          id, " of an ordinary token");
     size = std::max<size_t>(size, size_t{id} + 1);
   }
   std::unordered_map<TokenId, std::string_view> owner;
@@ -142,7 +142,7 @@ class BpeTokenizer final : public Tokenizer {
     } catch (const BpeEncoder::MissingByte&) {
       out.ids.resize(before);
       out.ends.resize(ends_before);
-      Tokenizer::encode_texts(texts, count, out);  // one by one, up to the text that it throws for
+      Tokenizer::encode_texts(texts, count, out);  // text by text: the error must name the first bad text
     }
   }
 
@@ -159,22 +159,22 @@ class BpeTokenizer final : public Tokenizer {
     for (uint32_t rank = 0; rank < merges.size(); ++rank) {
       const auto [left, right] = merges[rank];
       for (const TokenId part : {left, right}) {
-        check(part < vocab_size() && has(part) && !is_special(part), "merge ", rank, " is of id ", part,
-              ", which is no ordinary token");
+        check(part < vocab_size() && has(part) && !is_special(part), "merge ", rank, " uses id ", part,
+              ", which is not an ordinary token");
       }
       both.assign(bytes_.view(left)).append(bytes_.view(right));
       const TokenId merged = ids_.find(both);
       if (merged == kAbsent) {
-        fail("merge ", rank, " of ids ", left, " and ", right, " gives ", quote_bytes(both), ", which is no token");
+        fail("merge ", rank, " of ids ", left, " and ", right, " gives ", quote_bytes(both), ", which is not a token");
       }
       if (!table.insert(left, right, {rank, merged})) {
-        fail("merge ", rank, " of ids ", left, " and ", right, " is there twice");
+        fail("merge ", rank, " of ids ", left, " and ", right, " is listed twice");
       }
     }
     return table;
   }
 
-  // Every way to cut a token into two.
+  // The merges of ranks: every split of a token into two tokens.
   MergeTable merges_of_ranks() {
     struct Pair {
       TokenId left, right, merged;
@@ -200,7 +200,7 @@ class BpeTokenizer final : public Tokenizer {
 
   TokenBytes bytes_;
   TokenIds ids_;
-  BpeVocabulary vocabulary_;  // but for the tokens, which bytes_ has
+  BpeVocabulary vocabulary_;  // without its tokens, which bytes_ holds
   std::optional<BpeEncoder> encoder_;
 };
 

@@ -1,5 +1,5 @@
-// Short chunks: two to a cache line, the table grows with what it holds up to its bound. Long chunks: open addressing
-// over one arena that is emptied when it is full.
+// Short chunks: a hash table with two chunks per cache line, which grows up to its bound. Long chunks: open addressing
+// over one arena, which is emptied when it is full.
 #include "tokenizer/bpe_cache.h"
 
 #include <algorithm>
@@ -70,7 +70,7 @@ void ChunkCache::insert_long(std::string_view chunk, uint64_t hash, const TokenI
   const bool full = long_count_ * 2 >= long_slots_.size();
   if (long_.size() + words > kMostLongWords || (full && long_slots_.size() == kMostLongSlots) || long_slots_.empty()) {
     long_slots_.assign(std::max(long_slots_.size(), kFirstLongSlots), LongSlot{});
-    long_.assign(1, 0);  // no entry stands at 0
+    long_.assign(1, 0);  // offset 0 means a free slot
     long_count_ = 0;
   } else if (full) {
     resize_long(long_slots_.size() * 2);

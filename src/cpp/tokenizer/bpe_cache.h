@@ -1,5 +1,5 @@
-// Chunks met before and their ids: natural text repeats its words. A cache belongs to one thread at a time; its memory
-// is bounded (13 MB), and what it holds changes the speed only.
+// A cache of chunks and their ids: natural text repeats its words. One thread uses a cache at a time. Its memory is
+// bounded (13 MB). Its contents change the speed only, never the ids.
 #pragma once
 
 #include <array>
@@ -13,20 +13,21 @@
 
 namespace soma {
 
-// Asks for a cache line that will be read soon.
+// Loads a cache line that will be read soon.
 inline void prefetch([[maybe_unused]] const void* line) {
 #if defined(__GNUC__)
   __builtin_prefetch(line);
 #endif
 }
 
-// The first n bytes of 16, as two words.
+// Sixteen bytes as two words.
 struct WordPair {
   uint64_t low, high;
 };
+// Mask n keeps the first n of 16 bytes.
 constexpr std::array<WordPair, 16> make_chunk_masks() {
   constexpr bool kLittle = std::endian::native == std::endian::little;
-  const auto first = [](size_t n) {  // of eight
+  const auto first = [](size_t n) {  // mask of the first n of eight bytes
     return n == 0 ? 0 : n >= 8 ? ~uint64_t{0} : kLittle ? ~uint64_t{0} >> (64 - 8 * n) : ~uint64_t{0} << (64 - 8 * n);
   };
   std::array<WordPair, 16> masks{};
@@ -35,13 +36,13 @@ constexpr std::array<WordPair, 16> make_chunk_masks() {
 }
 inline constexpr std::array<WordPair, 16> kChunkMasks = make_chunk_masks();
 
-// A chunk of at most 15 bytes as two words: the bytes, zeros, and in the last byte the length. No chunk is all zeros.
+// A chunk of 1 to 15 bytes as two words: its bytes, then zeros, then its length in the last byte. Never all zeros.
 struct ShortChunk {
   static constexpr size_t kMaxBytes = 15;
 
   uint64_t low, high;
 
-  // From `p` on, `readable` bytes may be read.
+  // `readable`: the number of bytes that may be read from `p` on.
   static ShortChunk of(const char* p, size_t size, size_t readable) {
     WordPair words{};
     if (readable >= 16) {
@@ -69,7 +70,7 @@ class ChunkCache {
 
   struct Entry {
     ShortChunk chunk;
-    uint32_t ids[kMaxShortIds + 1];  // and in the last their number
+    uint32_t ids[kMaxShortIds + 1];  // the last one holds the number of ids
     uint32_t count() const { return ids[kMaxShortIds]; }
   };
 
@@ -77,29 +78,30 @@ class ChunkCache {
 
   void prefetch(uint64_t hash) const { soma::prefetch(&sets_[hash >> shift_]); }
 
-  // nullptr where it is not known.
+  // The entry of a chunk; null where the cache does not have it.
   const Entry* find(const ShortChunk& chunk, uint64_t hash) const {
     const Set& set = sets_[hash >> shift_];
-    const bool second = set.ways[1].chunk == chunk;  // without a branch: either is likely
+    const bool second = set.ways[1].chunk == chunk;  // no branch: both ways are likely
     const Entry* const entry = &set.ways[second];
     return entry->chunk == chunk ? entry : nullptr;
   }
-  // Of a chunk that find() does not know; count <= kMaxShortIds.
+  // Adds a chunk that find() does not have; count <= kMaxShortIds.
   void insert(const ShortChunk& chunk, uint64_t hash, const TokenId* ids, size_t count);
 
-  // Any other chunk of at most kMaxLongBytes: copies its ids to `out` and returns their number, 0 where it is unknown.
+  // For every other chunk of at most kMaxLongBytes. Copies its ids to `out` and returns their number; 0 where the cache
+  // does not have the chunk.
   size_t find_long(std::string_view chunk, uint64_t hash, TokenId* out) const;
-  // Of a chunk that find_long() does not know.
+  // Adds a chunk that find_long() does not have.
   void insert_long(std::string_view chunk, uint64_t hash, const TokenId* ids, size_t count);
 
  private:
-  // Two chunks whose hashes begin alike, the newer first: what falls out is the older one.
+  // Two chunks whose hashes start with the same bits, the newer first. A new chunk displaces the older one.
   struct alignas(64) Set {
     Entry ways[2] = {};
   };
   struct LongSlot {
     uint32_t tag = 0;
-    uint32_t at = 0;  // in long_, of: bytes, ids, the ids, the bytes; 0 where the slot is free
+    uint32_t at = 0;  // offset in long_ of: byte count, id count, ids, bytes; 0: the slot is free
   };
   static constexpr size_t kFirstSets = size_t{1} << 9;
   static constexpr size_t kMostSets = size_t{1} << 16;       // 4 MB
@@ -114,7 +116,7 @@ class ChunkCache {
 
   std::vector<Set> sets_;
   int shift_ = 64 - 9;
-  size_t inserted_ = 0;  // since the table has its size
+  size_t inserted_ = 0;  // short chunks, since the cache was made
   std::vector<LongSlot> long_slots_;
   std::vector<uint32_t> long_;
   size_t long_count_ = 0;

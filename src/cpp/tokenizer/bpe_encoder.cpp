@@ -1,5 +1,5 @@
-// Chunks wait in a queue until there are enough of them: first all cache lines that they need are asked for, then they
-// are read. A queue goes on from text to text, so that short texts gain by it as long ones do.
+// Chunks are looked up many at a time: their cache lines are first prefetched, then read. A queue collects the chunks
+// of several texts, so that short texts gain as much as long ones.
 #include "tokenizer/bpe_encoder.h"
 
 #include <algorithm>
@@ -9,9 +9,9 @@ namespace soma {
 namespace {
 
 constexpr size_t kEnough = 128;          // chunks to look up together
-constexpr size_t kLeastRoom = 64;        // what the splitter wants
-constexpr size_t kMostCopied = 1 << 16;  // bytes of texts that are copied: then each has readable bytes behind it
-constexpr size_t kReadableBehind = 64;   // and so many
+constexpr size_t kLeastRoom = 64;        // the least capacity for BpeSplitter::next()
+constexpr size_t kMostCopied = 1 << 16;  // bytes; fewer are copied, so that bytes after a text may be read
+constexpr size_t kReadableBehind = 64;   // bytes after a copied text that may be read
 
 }  // namespace
 
@@ -39,19 +39,19 @@ void BpeEncoder::WorkspacePool::put(std::unique_ptr<Workspace> workspace) {
 
 struct BpeEncoder::Queue {
   struct Chunk {
-    ShortChunk key;  // of a short one, like the hash
+    ShortChunk key;  // of a short chunk, as is the hash
     uint64_t hash;
     const char* begin;
     size_t size;
   };
   Chunk chunks[kEnough + kLeastRoom];
   size_t count = 0;
-  size_t text_ends[kEnough];  // texts that end: the chunks before that
+  size_t text_ends[kEnough];  // for each text that ends here: the number of chunks before its end
   size_t text_count = 0;
-  bool cold = true;  // is the cache new to these texts: then the vocabulary's lines will be wanted too
+  bool cold = true;  // the cache misses often: prefetch the vocabulary too
 
-  const TokenId* first_id;  // of all texts, and
-  size_t* next_end;         // where the end of the next one goes
+  const TokenId* first_id;  // the ends of texts are counted from here
+  size_t* next_end;         // where the end of the next text goes
 };
 
 void BpeEncoder::encode(const std::string_view* texts, size_t count, IdVector& ids, size_t* ends) const {
@@ -102,8 +102,8 @@ void BpeEncoder::encode(const std::string_view* texts, size_t count, IdVector& i
   pool_.put(std::move(workspace));
 }
 
-// Writes the ids of all chunks that wait and returns where the next may be written. Up to kMaxShortIds + 1 words are
-// written for a chunk of fewer ids.
+// Writes the ids of all queued chunks and returns the place after them. It writes up to kMaxShortIds + 1 words for a
+// chunk, even if the chunk has fewer ids.
 TokenId* BpeEncoder::encode_queue(Queue& queue, TokenId* out, Workspace& work) const {
   const size_t misses_before = work.misses;
   size_t at = 0;
@@ -130,7 +130,7 @@ TokenId* BpeEncoder::encode_queue(Queue& queue, TokenId* out, Workspace& work) c
   return out;
 }
 
-// A chunk that is not among the short ones met before.
+// Encodes a chunk that ChunkCache::find() does not have.
 TokenId* BpeEncoder::encode_unmet(const char* chunk, size_t size, const ShortChunk& key, uint64_t key_hash,
                                   TokenId* out, Workspace& work) const {
   const bool kept = size <= ChunkCache::kMaxLongBytes;
@@ -163,7 +163,7 @@ size_t BpeEncoder::find_missing(std::string_view text) const {
   return found;
 }
 
-// Into work.ids; returns the number.
+// Encodes a chunk into work.ids, without the cache, and returns the number of ids.
 size_t BpeEncoder::encode_new(const char* chunk, size_t size, Workspace& work) const {
   if (work.ids.size() < size) work.ids.resize(std::max(size, work.ids.size() * 2));
   if (whole_first_) {

@@ -1,5 +1,5 @@
-// Text to ids: chunks (bpe_split.h), each looked up among those met before (bpe_cache.h), else taken whole where it is
-// a token, else merged (bpe_merge.h).
+// Turns text into ids. It splits the text into chunks (bpe_split.h) and looks each up in a cache (bpe_cache.h). A new
+// chunk is taken as one token where that is allowed and the token exists, else merged (bpe_merge.h).
 #pragma once
 
 #include <array>
@@ -18,22 +18,22 @@ namespace soma {
 
 class BpeEncoder {
  public:
-  // Thrown where a chunk has a byte that is no token and is none as a whole.
+  // Thrown for a chunk that needs a byte that is not a token.
   struct MissingByte {};
 
-  // `tokens` must outlive it. `whole_first`: a chunk that is a token as a whole is taken so.
+  // `tokens` must outlive the encoder. `whole_first`: a chunk that is a token becomes that token without merging.
   BpeEncoder(BpePattern pattern, const TokenIds& tokens, bool whole_first, Merger merger)
       : pattern_(pattern), tokens_(tokens), whole_first_(whole_first), merger_(std::move(merger)) {}
 
-  // Appends the ids of `count` texts in a row, and writes where in `ids` those of each end. Thread-safe.
-  // Throws MissingByte, and `ids` and `ends` then hold anything from their old sizes on.
+  // Appends the ids of `count` texts. Sets ends[i] to the size of `ids` after the ids of text i. Thread-safe.
+  // Throws MissingByte; the new elements of `ids` and `ends` are then undefined.
   void encode(const std::string_view* texts, size_t count, IdVector& ids, size_t* ends) const;
 
-  // The first byte that encode() throws for; the size of the text where there is none.
+  // The offset of the first byte for which encode() throws; the size of the text where it does not throw.
   size_t find_missing(std::string_view text) const;
 
  private:
-  // What a thread needs, kept between calls.
+  // The working memory of a thread, kept between calls.
   struct Workspace {
     ChunkCache cache;
     MergeScratch scratch;

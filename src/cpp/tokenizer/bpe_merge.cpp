@@ -79,14 +79,14 @@ size_t Merger::first_missing(const unsigned char* bytes, size_t size) const {
   return static_cast<size_t>(std::find_if(bytes, bytes + size, missing) - bytes);
 }
 
-// Symbols stand where their first byte is; `live` has a bit for each. The key of a symbol is the rank of its pair with
-// the next one and its place, so that the lowest key is the pair to merge.
+// The index of a symbol is that of its first byte; `live` has a bit for each symbol. A key joins the rank of the pair
+// that starts at a symbol with the index. So the lowest key is the pair to merge, the leftmost among equals.
 size_t Merger::merge_short(const unsigned char* bytes, size_t size, TokenId* out) const {
   static_assert(kShort == 64 && kMostRanks << 6 <= static_cast<uint32_t>(kNoKey));
   TokenId id[kShort];
   TokenId merged[kShort];
   int32_t key[kShort];
-  const size_t padded = (size + 7) / 8 * 8;  // whole vectors are searched
+  const size_t padded = (size + 7) / 8 * 8;  // the search reads 8 keys at a time
   for (size_t i = 0; i < padded; ++i) key[i] = kNoKey;
   const auto set = [&](size_t i, const Merge& pair) {
     key[i] = pair.rank == kNoRank ? kNoKey : static_cast<int32_t>(pair.rank << 6 | i);
@@ -95,7 +95,7 @@ size_t Merger::merge_short(const unsigned char* bytes, size_t size, TokenId* out
   for (size_t i = 0; i < size; ++i) id[i] = byte_ids_[bytes[i]];
   for (size_t i = 0; i + 1 < size; ++i) set(i, byte_pairs_[static_cast<size_t>(bytes[i]) << 8 | bytes[i + 1]]);
   uint64_t live = size == 64 ? ~uint64_t{0} : (uint64_t{1} << size) - 1;
-  const auto after = [&](size_t i) { return live & (~uint64_t{1} << i); };  // the symbols behind i
+  const auto after = [&](size_t i) { return live & (~uint64_t{1} << i); };  // the symbols after i
   while (true) {
     int32_t lowest = kNoKey;
     for (size_t i = 0; i < padded; i += 8) {
@@ -133,7 +133,7 @@ size_t Merger::merge_long(const unsigned char* bytes, size_t size, TokenId* out,
   id.resize(count);
   merge.resize(count);
   queue_of.resize(ranks_, MergeScratch::kNoQueue);
-  size_t used = 0;  // of the queues
+  size_t used = 0;  // queues in use
   std::vector<uint32_t> seen;
   const auto wait = [&](uint32_t position) {
     const uint32_t rank = merge[position].rank;
@@ -173,7 +173,7 @@ size_t Merger::merge_long(const unsigned char* bytes, size_t size, TokenId* out,
       std::pop_heap(waiting.begin(), waiting.end(), std::greater<>());
       waiting.pop_back();
     }
-    if (merge[at].rank != rank) continue;  // was merged away, or with something else, since
+    if (merge[at].rank != rank) continue;  // out of date: another merge has changed the pair
     id[at] = merge[at].id;
     const uint32_t gone = next[at];
     merge[gone].rank = kNoRank;

@@ -1,11 +1,11 @@
-// The merges of a byte-level BPE vocabulary, and the way from the bytes of a chunk to its ids:
+// The merges of a byte-level BPE vocabulary turn the bytes of a chunk into its ids:
 //
 //   s = bytes of the chunk, as ids;  while some neighbours (s_i, s_i+1) have a rank: merge the pair of lowest rank,
 //   among equals the leftmost                                              (Sennrich et al. 2016, arXiv:1508.07909)
 //
-// Up to 64 bytes, the ranks of all neighbours stand in an array that is searched for each merge. Longer chunks keep the
-// pairs in one queue per rank, with the symbols in a linked list: O(n log n) at worst, O(n) where merges of one rank
-// come from left to right, as in a long run of one letter.
+// A chunk of up to 64 bytes keeps the ranks of all pairs in an array, which is searched for each merge. A longer chunk
+// keeps its symbols in a linked list and its pairs in a queue per rank: O(n log n) at worst. It takes O(n) where merges
+// of a rank come from left to right, as in a long run of one letter.
 #pragma once
 
 #include <cstdint>
@@ -28,7 +28,7 @@ class MergeTable {
  public:
   // Room for `count` pairs.
   void reserve(size_t count);
-  // Adds a pair; false where it is there already.
+  // Adds a pair. Returns false where the table has the pair already.
   bool insert(TokenId left, TokenId right, Merge merge);
 
   Merge find(TokenId left, TokenId right) const {
@@ -53,34 +53,35 @@ class MergeTable {
   int shift_ = 63;
 };
 
-// What merging a chunk needs besides the vocabulary: one per thread at a time.
+// Working memory for merging a chunk. One thread uses it at a time.
 struct MergeScratch {
-  // Neighbours of one rank, by the position of the left one.
+  // Pairs of one rank, each as the position of its left symbol.
   struct Queue {
-    std::vector<uint32_t> run;   // from `front` on: those known before the first was taken, ascending once `sorted`
-    std::vector<uint32_t> late;  // those that came out of order after that: a heap
+    std::vector<uint32_t> run;   // pending from `front` on; ascending if `sorted`
+    std::vector<uint32_t> late;  // pushed out of order after the first pop: a heap
     size_t front = 0;
     bool sorted = true;
   };
-  std::vector<uint32_t> next, previous;  // of the symbol that starts at a byte
-  std::vector<TokenId> id;
-  std::vector<Merge> merge;        // with the next symbol
-  std::vector<uint32_t> queue_of;  // rank -> queue, kNoQueue where there is none
+  std::vector<uint32_t> next, previous;  // symbol, by position; a position is that of the first byte
+  std::vector<TokenId> id;               // by position
+  std::vector<Merge> merge;              // with the next symbol
+  std::vector<uint32_t> queue_of;        // rank -> queue, kNoQueue where there is none
   std::vector<Queue> queues;
-  std::vector<uint32_t> waiting;  // ranks whose queue holds something: a heap
+  std::vector<uint32_t> waiting;  // ranks whose queue is not empty: a heap
   static constexpr uint32_t kNoQueue = 0xFFFFFFFFu;
 };
 
 class Merger {
  public:
-  // `merges` with ranks below `ranks`; `byte_ids` of the 256 single bytes, StringTable::kAbsent where one is no token.
+  // The ranks of `merges` are below `ranks`. `byte_ids` are the ids of the 256 single bytes, StringTable::kAbsent for a
+  // byte that is not a token.
   Merger(MergeTable merges, const std::vector<TokenId>& byte_ids, uint32_t ranks);
 
-  // Appends the ids of a chunk to `out`, which has room for one per byte; returns their number.
-  // All bytes are tokens: see first_missing().
+  // Writes the ids of a chunk to `out`, which has room for one per byte, and returns their number.
+  // Every byte must be a token: see first_missing().
   size_t merge(const unsigned char* bytes, size_t size, TokenId* out, MergeScratch& scratch) const;
 
-  // The place of the first byte that is no token; `size` where there is none.
+  // The offset of the first byte that is not a token; `size` where all bytes are.
   size_t first_missing(const unsigned char* bytes, size_t size) const;
 
  private:
@@ -89,7 +90,7 @@ class Merger {
 
   MergeTable merges_;
   std::vector<TokenId> byte_ids_;
-  std::vector<Merge> byte_pairs_;  // of two bytes: [first << 8 | second]
+  std::vector<Merge> byte_pairs_;  // merges of two bytes: [first << 8 | second]
   uint32_t ranks_;
   bool has_all_bytes_;
 };

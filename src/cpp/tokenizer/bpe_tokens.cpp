@@ -1,4 +1,4 @@
-// How the tables of tokens are filled.
+// Fills the tables of a vocabulary's tokens.
 #include "tokenizer/bpe_tokens.h"
 
 #include <bit>

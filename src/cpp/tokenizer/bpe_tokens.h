@@ -1,5 +1,6 @@
-// The ordinary and special tokens of a byte-level BPE vocabulary: id to bytes, for decoding, and the way back for
-// ordinary ones, for encoding. Tokens of at most 15 bytes stand in the tables themselves, one cache line away.
+// Tables of a byte-level BPE vocabulary. TokenBytes maps the id of any token to its bytes, for decoding. TokenIds maps
+// the bytes of an ordinary token to its id, for encoding. Tokens of at most 15 bytes are stored in the tables
+// themselves: finding one reads one cache line.
 #pragma once
 
 #include <cstdint>
@@ -30,7 +31,7 @@ class TokenBytes {
     const auto [start, size] = entry.far();
     return {far_.data() + start, size};
   }
-  // Copies the token and maybe more, 16 bytes in all where it is shorter, and returns its end.
+  // Copies the token and returns its end. Writes 16 bytes for a shorter token.
   char* copy(TokenId id, char* to) const {
     const Entry& entry = entries_[id];
     if (entry.size <= kInline) {
@@ -44,12 +45,12 @@ class TokenBytes {
 
  private:
   static constexpr unsigned char kInline = 15;
-  struct Far {
+  struct Far {  // place of a longer token in far_
     uint32_t start, size;
   };
   struct alignas(16) Entry {
-    char bytes[kInline] = {};  // or a Far
-    unsigned char size = 0;    // 0: no token; more than kInline: see far()
+    char bytes[kInline] = {};  // the token, or a Far
+    unsigned char size = 0;    // 0: no token; more than kInline: `bytes` is a Far
     Far far() const {
       Far far;
       std::memcpy(&far, bytes, sizeof far);
@@ -69,10 +70,10 @@ class TokenIds {
  public:
   static constexpr TokenId kAbsent = StringTable::kAbsent;
 
-  // Throws std::invalid_argument for tokens that are empty or there twice.
+  // Throws std::invalid_argument for an empty or repeated token.
   explicit TokenIds(const BpeVocabulary& vocabulary);
 
-  // kAbsent where there is no such token.
+  // The id of a token; kAbsent where the vocabulary does not have it.
   TokenId find(std::string_view bytes) const {
     if (bytes.size() > ShortChunk::kMaxBytes) {
       const uint32_t number = long_.find(bytes);
@@ -81,7 +82,7 @@ class TokenIds {
     const ShortChunk key = ShortChunk::of(bytes.data(), bytes.size(), bytes.size());
     return short_[slot_of(key, key.hash())].id;
   }
-  // Asks for the cache line that find() will read for a short chunk of this hash.
+  // Loads the cache line that find() reads for a short chunk of this hash.
   void prefetch(uint64_t hash) const { soma::prefetch(&short_[hash >> 32 & (short_.size() - 1)]); }
 
  private:
@@ -89,7 +90,7 @@ class TokenIds {
     ShortChunk key{};
     TokenId id = kAbsent;
   };
-  // Where the token stands, or else would stand.
+  // The slot of the token, or the free slot where it would go.
   size_t slot_of(const ShortChunk& key, uint64_t hash) const {
     size_t i = hash >> 32 & (short_.size() - 1);
     while (short_[i].id != kAbsent && !(short_[i].key == key)) i = (i + 1) & (short_.size() - 1);
@@ -101,7 +102,7 @@ class TokenIds {
   std::vector<TokenId> long_ids_;  // by number in long_
 };
 
-// Bytes for an error message.
+// At most 50 bytes as a literal b'...', for an error message.
 std::string quote_bytes(std::string_view bytes);
 
 }  // namespace soma

@@ -1,5 +1,5 @@
-// Every merge visits only the places where its pair stands; what it changes is summed up by neighbour first, so that
-// the table of pairs is asked once for each neighbour and not for each place.
+// Each merge visits only the places of its pair. It sums its changes by neighbour first, so that it reads the table of
+// pairs once per neighbour and not once per place.
 #include "tokenizer/bpe_train.h"
 
 #include <algorithm>
@@ -12,7 +12,7 @@ namespace soma {
 namespace {
 constexpr uint32_t kEnd = 0xFFFFFFFFu;
 constexpr uint32_t kInside = 0xFFFFFFFEu;
-constexpr uint64_t kFloorFraction = 64;  // of the most frequent pair's count; below it pairs are not known yet
+constexpr uint64_t kFloorFraction = 64;  // rarer pairs than 1/64 of the most frequent are not indexed yet
 constexpr uint32_t kNotKnown = 0xFFFFFFFFu;
 }  // namespace
 
@@ -37,7 +37,7 @@ BpeTrainer::BpeTrainer(std::vector<CountedChunk> chunks, uint64_t min_frequency,
     cells_.push_back(kEnd);
   }
   stretches_.push_back({static_cast<uint32_t>(cells_.size()), 0});
-  floor_ = min_frequency_ + 1;  // nothing is known yet
+  floor_ = min_frequency_ + 1;  // no pair is indexed yet
 }
 
 size_t BpeTrainer::merge(size_t most) {
@@ -65,7 +65,7 @@ size_t BpeTrainer::merge(size_t most) {
   return most;
 }
 
-// Calls visit(pair, place, count of the chunk) for every two neighbours of every chunk, by ascending place.
+// Calls visit(pair, place, count of the chunk) for every pair of neighbours in every chunk, by ascending place.
 template <typename Visit>
 void BpeTrainer::for_each_pair(Visit&& visit) const {
   for (size_t s = 0; s + 1 < stretches_.size(); ++s) {
@@ -81,7 +81,7 @@ void BpeTrainer::for_each_pair(Visit&& visit) const {
   }
 }
 
-// Counts all pairs anew and keeps those at the new floor or above it.
+// Counts all pairs anew and keeps the pairs with a count of at least the new floor.
 void BpeTrainer::index() {
   PairTable all;
   for_each_pair([&](uint64_t pair, uint32_t, uint64_t count) {
@@ -113,8 +113,8 @@ void BpeTrainer::index() {
   });
 }
 
-// Joins the two tokens of a pair wherever they stand side by side, from left to right. A place is out of date where its
-// first cell holds another token, or another token follows.
+// Merges the two tokens of a pair at all places of the pair, from left to right. A place that no longer holds the pair
+// is skipped.
 void BpeTrainer::apply(const PairEntry& entry) {
   const auto left = static_cast<uint32_t>(entry.pair >> 32), right = static_cast<uint32_t>(entry.pair);
   const auto merged = static_cast<uint32_t>(tokens_.size());
@@ -125,7 +125,7 @@ void BpeTrainer::apply(const PairEntry& entry) {
   before_.by_id.resize(tokens_.size());
   after_.by_id.resize(tokens_.size());
 
-  uint64_t twice = 0;  // the new token beside itself
+  uint64_t twice = 0;  // count of the new token next to itself
   std::vector<uint32_t> twice_places;
   size_t stretch = 0;
   for (uint32_t i = entry.begin; i < entry.begin + entry.places; ++i) {
@@ -176,11 +176,11 @@ void BpeTrainer::Side::take_back(uint64_t count) {
   places.pop_back();
 }
 
-// The neighbours of one side now stand beside `merged`, and no longer beside `old`.
+// Moves the counts of one side from pairs with `old` to pairs with `merged`. `before`: the neighbours are on the left.
 void BpeTrainer::settle(Side& side, uint32_t old, uint32_t merged, bool before) {
   for (const uint32_t id : side.ids) {
     Neighbour& neighbour = side.by_id[id];
-    if (neighbour.places == 0) continue;  // taken back, or listed twice
+    if (neighbour.places == 0) continue;  // taken back, or listed twice and done
     before ? take(id, old, neighbour.count) : take(old, id, neighbour.count);
     const uint32_t* postings = before ? create(id, merged, neighbour.count, neighbour.places)
                                       : create(merged, id, neighbour.count, neighbour.places);
@@ -199,7 +199,7 @@ void BpeTrainer::take(uint32_t left, uint32_t right, uint64_t count) {
   if (entry != nullptr && entry->count != 0) entry->count -= count;
 }
 
-// Makes a pair known where it stands often enough, and returns the room for its places, else null.
+// Indexes a new pair and returns the room for its places. Returns null for a pair below the floor.
 uint32_t* BpeTrainer::create(uint32_t left, uint32_t right, uint64_t count, uint32_t places) {
   if (count < floor_) return nullptr;
   if (postings_.size() + places > kEnd) throw std::length_error("the texts have more than 2^32 places of pairs");

@@ -1,7 +1,7 @@
-// Learns the merges of byte-level BPE from counted chunks of text. Step by step: the most frequent pair of neighbouring
-// tokens becomes a new token, everywhere at once; among equally frequent pairs the one with the smaller left id, then
-// the smaller right id, where ids are the 256 bytes and then the new tokens in order. That is the rule of rustbpe, and
-// of Hugging Face tokenizers but for its order of the bytes.
+// Learns the merges of byte-level BPE from counted chunks of text. Each step turns the most frequent pair of
+// neighbouring tokens into a new token, in all chunks. Among equally frequent pairs, the smaller left id wins, then the
+// smaller right id. Ids are the 256 bytes, then the new tokens in order. This is the rule of rustbpe; Hugging Face
+// tokenizers order the bytes differently.
 #pragma once
 
 #include <cstdint>
@@ -19,31 +19,31 @@ struct CountedChunk {
   uint64_t count;
 };
 
-// Memory: 4 bytes for every byte of the distinct chunks, about as much for where each pair stands, and the pairs.
+// Memory: 4 bytes per byte of the distinct chunks, about as much for the places of pairs, and the table of pairs.
 class BpeTrainer {
  public:
-  // Pairs that stand fewer than `min_frequency` (at least 1) times are not merged, nor are those that would spell one
-  // of `reserved`. The chunks are needed during the call only.
+  // Two kinds of pairs are never merged: those with a count below `min_frequency` (at least 1), and those that spell a
+  // text of `reserved`. The chunks are read during the call only.
   BpeTrainer(std::vector<CountedChunk> chunks, uint64_t min_frequency, std::vector<std::string> reserved);
 
-  // Makes up to `most` more merges, and returns how many it made: fewer where no pair is left. May throw Interrupted,
-  // and can go on after that.
+  // Makes up to `most` more merges and returns their number: fewer where no pair is left. May throw Interrupted; the
+  // next call then continues.
   size_t merge(size_t most);
 
-  // The two ids that each merge joined, in order: merge i made token 256 + i.
+  // The two ids of each merge, in order: merge i made token 256 + i.
   const std::vector<std::pair<uint32_t, uint32_t>>& merges() const { return merges_; }
 
   // The bytes of every token by id: the 256 bytes, then the merged ones.
   const std::vector<std::string>& tokens() const { return tokens_; }
 
  private:
-  // Chunks of equal count stand side by side, from `begin` to the next stretch.
+  // Chunks of equal count are stored side by side, from `begin` to the next stretch.
   struct Stretch {
     uint32_t begin;
     uint64_t count;
   };
 
-  // What a merge finds on one side of the new token, by the id of the neighbour.
+  // The neighbours that a merge finds on one side of the new token.
   struct Neighbour {
     uint64_t count = 0;
     uint32_t places = 0;
@@ -51,10 +51,10 @@ class BpeTrainer {
   };
   struct Side {
     std::vector<Neighbour> by_id;
-    std::vector<uint32_t> ids;                          // those that have a neighbour
-    std::vector<std::pair<uint32_t, uint32_t>> places;  // id, where the pair starts
+    std::vector<uint32_t> ids;                          // that are in use in by_id
+    std::vector<std::pair<uint32_t, uint32_t>> places;  // id, first cell of the pair
     void add(uint32_t id, uint32_t place, uint64_t count);
-    void take_back(uint64_t count);  // the last that was added
+    void take_back(uint64_t count);  // undoes the last add()
   };
 
   template <typename Visit>
@@ -62,7 +62,8 @@ class BpeTrainer {
   void index();
   bool is_reserved(uint64_t pair) const;
 
-  // A merge: what stands around its places, the counts it takes from known pairs, the pairs it makes.
+  // apply() makes a merge. settle() updates the pairs on one side of it, with take() for old and create() for new
+  // pairs.
   void apply(const PairEntry& entry);
   void settle(Side& side, uint32_t old, uint32_t merged, bool before);
   void take(uint32_t left, uint32_t right, uint64_t count);
@@ -73,16 +74,15 @@ class BpeTrainer {
   std::vector<std::string> tokens_;
   std::vector<std::pair<uint32_t, uint32_t>> merges_;
 
-  // The chunks, a cell for each byte and kEnd around each chunk. A token holds its id in its first and its last cell,
-  // so that both neighbours of a token are one step away whatever its length; kInside marks first cells that no longer
-  // are.
+  // The chunks: a cell per byte, and kEnd around each chunk. The first and the last cell of a token hold its id, so
+  // that both its neighbours are found in one step. kInside marks a cell that was the first of a token before a merge.
   std::vector<uint32_t> cells_;
   std::vector<uint32_t> lengths_;  // of tokens, by id
   std::vector<Stretch> stretches_;
 
-  // What is known of pairs that stand at least floor_ times: the counts, the ascending first cells of their places
-  // (some out of date), and a heap of (count, pair) in which counts may be too high. The count of a pair never grows
-  // once both its tokens exist, so that a pair below the floor need not be known until the floor is lowered.
+  // The index of pairs with a count of at least floor_: their counts, the ascending first cells of their places (some
+  // out of date), and a heap of (count, pair) whose counts may be too high. The count of a pair never grows once both
+  // its tokens exist. So a pair below the floor is not needed until the floor falls.
   uint64_t floor_ = 0;
   PairTable pairs_;
   std::vector<uint32_t> postings_;

@@ -1,4 +1,4 @@
-// kind "byte": the UTF-8 bytes themselves, and special tokens.
+// kind "byte": the tokens are the 256 bytes and special tokens.
 #include <array>
 
 #include "base/check.h"
@@ -20,8 +20,8 @@ class ByteTokenizer final : public ListedTokenizer {
       byte_of_[*id] = static_cast<char>(byte);
     }
     check(vocab_size() == 256 + this->special_ids().size(),
-          "a byte vocabulary is the 256 bytes and special tokens, got ",
-          vocab_size() - 256 - this->special_ids().size(), " tokens more");
+          "a byte vocabulary has the 256 bytes and special tokens only, got ",
+          vocab_size() - 256 - this->special_ids().size(), " other tokens");
   }
 
   TokenizerKind kind() const override { return TokenizerKind::kByte; }

@@ -1,5 +1,5 @@
-// The byte-level alphabet of GPT-2: a printable character for each of the 256 bytes, so that any bytes can stand in a
-// JSON file. Bytes that are printable Latin-1 characters stand for themselves, the others for U+0100, U+0101, ...
+// The byte-level alphabet of GPT-2: a printable character for each of the 256 bytes, so that a JSON file can hold any
+// bytes. A byte that is a printable Latin-1 character is written as itself; the others as U+0100, U+0101, ...
 #pragma once
 
 #include <array>

@@ -1,5 +1,5 @@
-// 64 bytes of text at once: which of them are x, or between x and y, as the bits of a word (bit i for byte i). SSE2 and
-// NEON, which every x86-64 and every aarch64 has, and plain C++.
+// Compares 64 bytes of text at once. The result is a word with bit i for byte i. Uses SSE2 or NEON, which every x86-64
+// and every aarch64 has, else plain C++.
 #pragma once
 
 #include <cstdint>
@@ -26,14 +26,14 @@ class ByteBlock {
     const __m128i wanted = _mm_set1_epi8(static_cast<char>(x));
     return bits([&](__m128i v) { return _mm_cmpeq_epi8(v, wanted); });
   }
-  // Those with first <= byte <= last, after `set` was or-ed into the bytes.
+  // The bytes with first <= (byte | set) <= last.
   uint64_t between(unsigned char first, unsigned char last, unsigned char set = 0) const {
     const __m128i shift = _mm_set1_epi8(static_cast<char>(0x80 - first));  // `first` becomes the lowest signed byte
     const __m128i limit = _mm_set1_epi8(static_cast<char>(0x80 + (last - first) + 1));
     const __m128i ones = _mm_set1_epi8(static_cast<char>(set));
     return bits([&](__m128i v) { return _mm_cmplt_epi8(_mm_add_epi8(_mm_or_si128(v, ones), shift), limit); });
   }
-  uint64_t high() const {  // not ASCII
+  uint64_t high() const {  // the bytes that are not ASCII
     return bits([](__m128i v) { return v; });
   }
 

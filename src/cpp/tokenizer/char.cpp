@@ -21,7 +21,7 @@ class CharTokenizer final : public ListedTokenizer {
     for (TokenId id = 0; id < vocab_size(); ++id) {
       const std::string_view token = text(id);
       const auto* const bytes = reinterpret_cast<const unsigned char*>(token.data());
-      if (token.empty() || utf8_length(bytes[0]) != token.size()) continue;  // no text encodes as it
+      if (token.empty() || utf8_length(bytes[0]) != token.size()) continue;  // not one character: no text encodes to it
       const uint32_t code_point = decode_utf8(bytes);
       uint16_t& page = page_of_[code_point / 256];
       if (page == 0) {
@@ -69,7 +69,7 @@ class CharTokenizer final : public ListedTokenizer {
   using Page = std::array<TokenId, 256>;
 
   TokenId unknown_;
-  std::vector<uint16_t> page_of_;  // by code point / 256; page 0 is that of unknown characters
+  std::vector<uint16_t> page_of_;  // by code point / 256; page 0 has unknown characters only
   std::vector<Page> pages_;
 };
 

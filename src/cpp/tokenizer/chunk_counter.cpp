@@ -1,5 +1,5 @@
-// Rounds of a few megabytes: the tasks split and count pieces as they get to them, then each part of the table takes
-// what the tasks have for it.
+// Counts in rounds of a few megabytes. First each task splits and counts pieces, as it becomes free. Then the counts of
+// all tasks are added to the parts of the table.
 #include "tokenizer/chunk_counter.h"
 
 #include <algorithm>
@@ -15,8 +15,8 @@
 namespace soma {
 namespace {
 
-constexpr size_t kPieceBytes = size_t{1} << 15;  // small beside a round, so that tasks end together
-constexpr size_t kRoundBytes = size_t{1} << 21;  // for one task
+constexpr size_t kPieceBytes = size_t{1} << 15;  // bytes; few beside a round, so that tasks end together
+constexpr size_t kRoundBytes = size_t{1} << 21;  // bytes of a round, per task
 constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
 
 size_t round_bytes() { return kRoundBytes * static_cast<size_t>(std::min(call_threads(), 16)); }
@@ -100,11 +100,11 @@ void ChunkCounter::add(const std::vector<std::string_view>& texts) {
   count(round, [] {});
 }
 
-// Counts the pieces, while the first task calls meanwhile() before it joins in.
+// Counts the pieces in parallel. The first task calls meanwhile() before it counts; the others count at once.
 void ChunkCounter::count(const std::vector<std::string_view>& pieces, const std::function<void()>& meanwhile) {
   const auto tasks = static_cast<size_t>(call_threads());
   if (tasks_.size() < tasks) tasks_.resize(tasks);
-  std::vector<size_t> starts = {0};  // of groups: many pieces where they are short
+  std::vector<size_t> starts = {0};  // first piece of each group; a group has about kPieceBytes
   for (size_t i = 0, bytes = 0; i < pieces.size(); ++i) {
     bytes += pieces[i].size();
     bytes_ += pieces[i].size();

@@ -1,6 +1,6 @@
-// Counts the chunks of a corpus: what BPE is trained on. Each task counts in a small cache of its own, and what falls
-// out of the caches goes into one table, so that memory grows with the distinct chunks and not with the threads. What
-// it finds does not depend on the number of threads.
+// Counts the distinct chunks of a corpus, from which BPE is trained. Each task counts in a small cache. Counts that a
+// cache drops go to one table, so that memory grows with the distinct chunks and not with the threads. The result does
+// not depend on the number of threads.
 #pragma once
 
 #include <array>
@@ -16,10 +16,10 @@
 
 namespace soma {
 
-// A text that is read piece by piece. A byte order mark at its start is no part of it.
+// A text that is read in blocks. A byte order mark at its start is skipped.
 class TextReader {
  public:
-  // read(to, size) reads up to `size` bytes and returns how many: 0 at the end.
+  // read(to, size) reads up to `size` bytes and returns their number: 0 at the end.
   explicit TextReader(std::function<size_t(char* to, size_t size)> read) : read_(std::move(read)) {}
 
   uint64_t bytes_read() const { return bytes_read_; }
@@ -29,12 +29,12 @@ class TextReader {
 
   struct Block {
     std::string bytes;
-    size_t size = 0;   // of bytes, that are filled
-    size_t valid = 0;  // of those, that are known to be UTF-8: all but part of a character at the end
+    size_t size = 0;   // filled bytes
+    size_t valid = 0;  // filled bytes that are valid UTF-8: all but part of a character at the end
   };
 
-  // Makes next_ of the rest of block_ from `from` on and of what is read: at least as much again, so that a text that
-  // cannot be cut is read in linear time. Throws std::invalid_argument where the text is not UTF-8 or holds a NUL.
+  // Fills next_ with block_ from `from` on, then with newly read bytes, at least as many again. So even a text that
+  // cannot be cut is read in linear time. Throws std::invalid_argument for text that is not UTF-8 or has a NUL.
   void fill_next(size_t from, size_t least_bytes);
 
   std::function<size_t(char*, size_t)> read_;
@@ -48,20 +48,20 @@ class ChunkCounter {
   explicit ChunkCounter(BpePattern pattern) : pattern_(pattern) {}
 
   BpePattern pattern() const { return pattern_; }
-  uint64_t bytes() const { return bytes_; }  // of all that was added
+  uint64_t bytes() const { return bytes_; }  // of all texts added so far
 
   // Adds the chunks of valid UTF-8 texts. May throw Interrupted.
   void add(const std::vector<std::string_view>& texts);
 
-  // Adds the chunks of the next few megabytes of a text while it reads on, and says whether there may be more. May
-  // throw Interrupted, and std::invalid_argument that names the byte where the text is not UTF-8 or a NUL.
+  // Adds the chunks of the next few megabytes of a text, and reads on meanwhile. Returns whether more may follow. May
+  // throw Interrupted. Throws std::invalid_argument that names the first byte that is not UTF-8 or is NUL.
   bool add(TextReader& reader);
 
-  // Every chunk once. The views hold until something is added.
+  // Every distinct chunk and its count. The views are valid until the next add().
   std::vector<CountedChunk> chunks();
 
  private:
-  static constexpr size_t kParts = 64;  // of the table, by hash: each is one task's at a time
+  static constexpr size_t kParts = 64;  // of the table, by hash; one task at a time changes a part
 
   struct Task {
     ChunkCache cache;

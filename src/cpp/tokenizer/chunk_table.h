@@ -1,5 +1,5 @@
-// Chunks and how often they were seen. Nearly all are short: one of up to 15 bytes is held, compared and hashed as two
-// words, without a pointer.
+// Counts of chunks, for training. Nearly all chunks are short: one of up to 15 bytes is stored, compared and hashed as
+// two words, without a pointer.
 #pragma once
 
 #include <bit>
@@ -13,7 +13,7 @@
 
 namespace soma {
 
-// The bytes of a chunk, zeros, and in the last byte the length, which is not 0.
+// The bytes of a chunk, then zeros, then its length in the last byte. The length is not 0.
 struct ShortChunk {
   static constexpr size_t kMostBytes = 15;
 
@@ -21,7 +21,7 @@ struct ShortChunk {
 
   ShortChunk() = default;
 
-  // `readable`: as many bytes may be read from chunk.data() on.
+  // `readable`: the number of bytes that may be read from chunk.data() on.
   ShortChunk(std::string_view chunk, size_t readable) {
     static constexpr unsigned char kMask[32] = {255, 255, 255, 255, 255, 255, 255, 255,
                                                 255, 255, 255, 255, 255, 255, 255, 255};
@@ -51,7 +51,7 @@ struct ShortChunk {
     return {p, static_cast<size_t>(p[kMostBytes])};
   }
 
-  // The upper bits are the good ones.
+  // The upper bits are mixed best.
   uint64_t hash() const {
     uint64_t h = (words[0] ^ words[1] * 0x9FB21C651E98DF25u) * 0x9E3779B97F4A7C15u;
     h = (h ^ h >> 32) * 0xD6E8FEB86659FD93u;
@@ -61,15 +61,15 @@ struct ShortChunk {
 
 struct ShortChunkCount {
   ShortChunk chunk;
-  uint64_t count = 0;  // 0: there is no chunk
+  uint64_t count = 0;  // 0: a free slot
 };
 
-// Counts of those chunks that were seen lately; a new one puts out the one whose place it takes.
+// Counts of recent chunks. A new chunk displaces the chunk in its slot.
 class ChunkCache {
  public:
   ChunkCache() : slots_(size_t{1} << kBits) {}
 
-  // Calls spill(the one put out, its hash).
+  // Calls spill(entry, hash) for a displaced chunk.
   template <typename Spill>
   void add(const ShortChunk& chunk, Spill&& spill) {
     const uint64_t hash = chunk.hash();
@@ -114,7 +114,7 @@ class ChunkTable {
     ++long_counts_[number];
   }
 
-  // Calls visit(chunk, count) for every chunk. The views hold until something is added.
+  // Calls visit(chunk, count) for every chunk. The views are valid until the next add().
   template <typename Visit>
   void for_each(Visit&& visit) const {
     for (const ShortChunkCount& slot : slots_) {
@@ -124,7 +124,8 @@ class ChunkTable {
   }
 
  private:
-  // Where the chunk is, or goes: any number of slots will do, so that the table grows by half.
+  // The slot of the chunk, or the free slot where it goes. The hash is scaled to any number of slots: the table grows
+  // by half.
   size_t slot_of(const ShortChunk& chunk) const {
     size_t i = (chunk.hash() & 0xFFFFFFFFu) * slots_.size() >> 32;
     while (slots_[i].count != 0 && !(slots_[i].chunk == chunk)) i = i + 1 == slots_.size() ? 0 : i + 1;

@@ -1,4 +1,4 @@
-// Pairs of token ids with their counts: open addressing, no removal. For training BPE.
+// A table of pairs of token ids and their counts, for training BPE. Open addressing, no removal.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +11,8 @@ constexpr uint64_t make_pair_key(uint32_t left, uint32_t right) { return uint64_
 struct PairEntry {
   uint64_t pair = kNoPair;  // make_pair_key
   uint64_t count = 0;
-  uint32_t begin = 0;   // of its places among the postings
-  uint32_t places = 0;  // how many
+  uint32_t begin = 0;   // index of its first place in the postings
+  uint32_t places = 0;  // number of places
 
   static constexpr uint64_t kNoPair = ~uint64_t{0};
 };
@@ -21,13 +21,13 @@ class PairTable {
  public:
   PairTable() : slots_(64) {}
 
-  // The entry of a pair, or null. Valid until the next insert.
+  // The entry of a pair, or null. Valid until the next insert().
   PairEntry* find(uint64_t pair) {
     PairEntry& entry = slots_[slot_of(pair)];
     return entry.pair == pair ? &entry : nullptr;
   }
 
-  // The same, added with count 0 where there is none.
+  // The entry of a pair, which is added with count 0 if it is absent. Valid until the next insert().
   PairEntry& insert(uint64_t pair) {
     PairEntry* entry = &slots_[slot_of(pair)];
     if (entry->pair == pair) return *entry;
@@ -68,7 +68,7 @@ class PairTable {
   size_t size_ = 0;
 };
 
-// What the heap of pairs orders: the most frequent on top, then the smaller ids.
+// An element of the heap of pairs: the most frequent pair first, then the smaller ids.
 struct PairCount {
   uint64_t count;
   uint64_t pair;

@@ -1,5 +1,5 @@
-// How a text falls into words: runs of [\p{L}\p{N}_] after lower-casing character by character. Counting and encoding
-// share this, so that what was counted is what is looked up. Also where a long text may be cut without changing that.
+// Splits a text into words: runs of [\p{L}\p{N}_] after lower-casing each character by itself. Counting and encoding
+// share this, so that both find the same words. Also cuts a long text into pieces without changing its words.
 #pragma once
 
 #include <array>
@@ -22,8 +22,8 @@ constexpr std::array<unsigned char, 256> make_ascii_word_table() {
 }
 inline constexpr std::array<unsigned char, 256> kAsciiWord = make_ascii_word_table();
 
-// Calls word(lower_cased, begin, end) for every word of the valid UTF-8 `text`, in order; [begin, end) are the bytes of
-// the text it came from. `lower_cased` is valid during the call only.
+// Calls word(lower_cased, begin, end) for every word of the valid UTF-8 `text`, in order. [begin, end) are the bytes of
+// the word in `text`. `lower_cased` is valid during the call only.
 template <typename Word>
 void for_each_word(std::string_view text, Word&& word) {
   const auto* const start = reinterpret_cast<const unsigned char*>(text.data());
@@ -31,7 +31,7 @@ void for_each_word(std::string_view text, Word&& word) {
   const auto* p = start;
   std::string lowered;
   while (p < end) {
-    // A run of ASCII word characters: most words end with it, and most of those are lower case already.
+    // Fast path: most words are ASCII and lower case.
     const auto* const first = p;
     unsigned changed = 0;
     while (p < end && kAsciiWord[*p] != 0) {
@@ -59,7 +59,7 @@ void for_each_word(std::string_view text, Word&& word) {
       if (!is_word_char(lower)) break;
       append_utf8(lowered, lower);
       p += utf8_length(*p);
-      if (code_point == kDottedCapitalI) {  // the combining dot that follows the "i" is no word character
+      if (code_point == kDottedCapitalI) {  // lower case: "i" and a combining dot, which ends the word
         ended_by_dot = true;
         break;
       }
@@ -69,8 +69,8 @@ void for_each_word(std::string_view text, Word&& word) {
   }
 }
 
-// Cuts `text` into pieces of about `target` bytes, at ASCII characters that are no part of a word: pieces of fewer
-// bytes appear only at the end, longer ones where there is no such character.
+// Cuts `text` into pieces of about `target` bytes, before ASCII characters that are not part of a word. A piece is
+// longer where no such character follows. Only the last piece may be shorter.
 inline std::vector<std::string_view> cut_at_word_ends(std::string_view text, size_t target) {
   std::vector<std::string_view> pieces;
   while (text.size() > target) {

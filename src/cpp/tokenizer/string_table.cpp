@@ -1,4 +1,4 @@
-// Open addressing with linear probing; the tag saves most comparisons of bytes.
+// Open addressing with linear probing. The tag, a part of the hash, saves most comparisons of bytes.
 #include "tokenizer/string_table.h"
 
 #include <cstring>

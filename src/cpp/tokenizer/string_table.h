@@ -1,5 +1,5 @@
-// A set of byte strings numbered 0, 1, 2, ... as they come: the vocabulary's way from token to id, and the counter's
-// from word to count. Open addressing over one arena of bytes.
+// A set of byte strings, numbered 0, 1, 2, ... in order of insertion. Vocabularies map tokens to ids with it, counters
+// map words to counts. Open addressing over one arena of bytes.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 
 namespace soma {
 
-// The value depends on the byte order of the machine; nothing that is stored or printed depends on the value.
+// The value depends on the byte order of the machine: never store or print it, or let a result depend on it.
 uint64_t hash_bytes(std::string_view key);
 
 class StringTable {
@@ -20,7 +20,7 @@ class StringTable {
   // The number of `key`, or kAbsent.
   uint32_t find(std::string_view key) const;
 
-  // The number of `key`, which is added where it is absent. Throws std::length_error when there are 2^32 - 1 keys.
+  // The number of `key`, which is added if it is absent. Throws std::length_error when there are 2^32 - 1 keys.
   uint32_t insert(std::string_view key);
 
   // Valid until the next insert.

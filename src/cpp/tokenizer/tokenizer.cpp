@@ -1,4 +1,4 @@
-// What every kind shares: the vocabulary, special tokens inside text, batches, and spans in characters.
+// The parts that all kinds of tokenizer share: special tokens in text, long texts, and spans in characters.
 #include "tokenizer/tokenizer.h"
 
 #include <algorithm>
@@ -14,8 +14,8 @@
 namespace soma {
 namespace {
 
-constexpr size_t kSliceBytes = size_t{1} << 22;  // of one text between two chances to interrupt
-constexpr size_t kPieceBytes = size_t{1} << 17;  // of one text, for one thread at a time
+constexpr size_t kSliceBytes = size_t{1} << 22;  // of one text between two checks for an interrupt
+constexpr size_t kPieceBytes = size_t{1} << 17;  // of one text that a thread encodes at a time
 
 struct SpecialMatch {
   size_t at;
@@ -23,7 +23,7 @@ struct SpecialMatch {
   TokenId id;
 };
 
-// The first place in text[from, ...) where an allowed special token stands, the longest one there.
+// The first allowed special token in text[from, ...). Where several start, the longest.
 std::optional<SpecialMatch> find_special(const Tokenizer& tokenizer, const std::vector<TokenId>& allowed,
                                          std::string_view text, size_t from) {
   if (allowed.empty()) return std::nullopt;
@@ -47,7 +47,7 @@ std::optional<SpecialMatch> find_special(const Tokenizer& tokenizer, const std::
   return std::nullopt;
 }
 
-// Text for an error message: not long, and no control characters, which would end it or garble it.
+// Text for an error message: about 100 bytes at most, with control characters escaped.
 std::string quote(std::string_view text) {
   constexpr size_t kLongest = 100;
   std::string out = "'";
@@ -65,7 +65,7 @@ std::string quote(std::string_view text) {
   return out + (i < text.size() ? "...'" : "'");
 }
 
-// Throws for the byte text[at], which is no token.
+// Throws an error about the byte text[at], which is not a token.
 [[noreturn]] void fail_for_byte(std::string_view text, size_t at) {
   constexpr char kHex[] = "0123456789abcdef";
   const auto byte = static_cast<unsigned char>(text[at]);
@@ -73,7 +73,7 @@ std::string quote(std::string_view text) {
   const std::string_view character = text.substr(at, utf8_length(static_cast<unsigned char>(text[at])));
   fail("character ", quote(character), " at character ", count_code_points(text.substr(0, at)), " needs the byte 0x",
        kHex[byte >> 4], kHex[byte & 15],
-       ", which is no token of this vocabulary: leave the character out of the text, "
+       ", which is not a token of this vocabulary: leave the character out of the text, "
        "or use a tokenizer that was trained with all 256 bytes");
 }
 
@@ -129,7 +129,8 @@ std::vector<std::string_view> ListedTokenizer::cut(std::string_view text, size_t
   return cut_at_word_ends(text, target);
 }
 
-// A long stretch goes to all threads, a round of pieces at a time; between rounds a caller may interrupt.
+// Encodes the span as ordinary text. A long span goes to all threads, in rounds of pieces with a check for an interrupt
+// after each.
 void Tokenizer::encode_stretch(std::string_view text, Span span, bool with_spans, bool alone, Encoding& out) const {
   const std::string_view stretch = text.substr(span.begin, span.end - span.begin);
   const auto threads = static_cast<size_t>(alone ? call_threads() : 1);
@@ -208,9 +209,9 @@ std::unique_ptr<Tokenizer> make_tokenizer(TokenizerKind kind, const std::vector<
     case TokenizerKind::kByte:
       return make_byte_tokenizer(tokens, special_ids);
     case TokenizerKind::kBpe:
-      fail("kind 'bpe' is not made from a list of tokens but from a BpeVocabulary");
+      fail("kind 'bpe' needs a BpeVocabulary, not a list of tokens");
   }
-  fail("no such kind of tokenizer");
+  fail("unknown kind of tokenizer");
 }
 
 void bytes_to_characters(std::string_view text, std::vector<Span>& spans) {

@@ -1,5 +1,5 @@
-// Many texts at once: tasks of neighbouring texts go to the threads as they become free, while the thread that called
-// hands on what is done.
+// Encodes many texts in parallel. A free thread takes the next task, which is a few neighbouring texts. The calling
+// thread hands over the results meanwhile.
 #include <algorithm>
 #include <atomic>
 #include <exception>
@@ -13,10 +13,10 @@
 namespace soma {
 namespace {
 
-constexpr size_t kTaskBytes = size_t{1} << 14;      // a task ends with the text that brings it there
+constexpr size_t kTaskBytes = size_t{1} << 14;      // a task ends with the text that reaches it
 constexpr size_t kTogetherBytes = size_t{1} << 20;  // longer texts are encoded alone, slice by slice
-constexpr size_t kRoundTasks = 1024;                // between two chances to interrupt
-constexpr size_t kTakenTasks = 8;  // at least, while some are under way: taking may mean to wait for a lock
+constexpr size_t kRoundTasks = 1024;                // between two checks for an interrupt
+constexpr size_t kTakenTasks = 8;  // the fewest to hand over while others run: `take` may wait for a lock
 
 struct Task {
   EncodedTexts part;
@@ -24,7 +24,7 @@ struct Task {
   std::atomic<bool> done{false};
 };
 
-// Where tasks begin, and the end of the last.
+// The first text of each task, then the number of texts.
 std::vector<size_t> cut_into_tasks(const std::vector<std::string_view>& texts) {
   std::vector<size_t> starts;
   size_t bytes = kTaskBytes;
@@ -54,7 +54,7 @@ void Tokenizer::encode_texts(const std::string_view* texts, size_t count, Encode
 void Tokenizer::encode_batch(const std::vector<std::string_view>& texts, const std::vector<TokenId>& allowed_special,
                              size_t first, const Take& take) const {
   const std::vector<size_t> starts = cut_into_tasks(texts);
-  const bool alone = texts.size() == 1;  // and maybe very long: on this thread, which may ask for signals
+  const bool alone = texts.size() == 1;  // a text that may be long: this thread can check for interrupts
   const auto encode_task = [&](size_t number, Task& task) {
     EncodedTexts& part = task.part;
     part.first = starts[number];

@@ -43,7 +43,7 @@ size_t find_invalid_utf8(std::string_view bytes) {
       ++i;
       continue;
     }
-    // The second byte's range is narrower after some first bytes: no overlong forms, no surrogates, nothing above
+    // Some first bytes narrow the range of the second. That excludes overlong forms, surrogates and code points above
     // 10FFFF.
     size_t length;
     unsigned char low = 0x80, high = 0xBF;

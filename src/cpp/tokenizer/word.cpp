@@ -1,4 +1,4 @@
-// kind "word": lower-cased runs of [\p{L}\p{N}_], looked up whole.
+// kind "word": the tokens are lower-cased runs of [\p{L}\p{N}_].
 #include "tokenizer/split.h"
 #include "tokenizer/tokenizer.h"
 
