@@ -1,7 +1,7 @@
-// Proves the core without Python, for machines that only an emulator runs: gradients against differences of the loss,
-// the same bits on any number of threads, cached decoding against the full forward, a toy task that must be learned;
-// products of whole numbers, which bfloat16 must get exactly right. Prints a hash of the initial parameters, which must
-// be the same on every architecture, and one of rounded products. Arguments: the levels to check, else all.
+// Checks the core without Python, for machines that only an emulator runs. Checks gradients against differences of the
+// loss, equal results on any number of threads, cached decoding, a toy task, and exact bfloat16 products of whole
+// numbers. Prints a hash of the initial parameters, which must be the same on every machine, and one of rounded
+// products. Arguments: the levels to check, else all.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -41,7 +41,7 @@ soma::ModelConfig tiny(const char* block) {
           /*tied_head=*/soma::find_block(block).traits.ties_head};
 }
 
-// The sequence 0, 3, 6, ... modulo the vocabulary, from another start in each row: easy to learn.
+// The sequence 0, 3, 6, ... modulo the vocabulary, with another start in each row: easy to learn.
 struct Batch {
   int64_t rows = 5, length = 11;
   std::vector<int32_t> ids, targets;
@@ -73,7 +73,7 @@ uint64_t hash_floats(const float* x, int64_t n, uint64_t hash = 1469598103934665
   return hash;
 }
 
-// Over every parameter in the order of the plan.
+// Hashes all parameters in the order of the plan.
 uint64_t hash_parameters(Transformer& model) {
   uint64_t hash = hash_floats(nullptr, 0);
   for (const soma::ParameterInfo& info : model.parameter_infos()) {
@@ -82,8 +82,8 @@ uint64_t hash_parameters(Transformer& model) {
   return hash;
 }
 
-// A step along the gradient itself: (loss(p + h g) - loss(p - h g)) / 2h is |g|^2 up to O(h^2) and rounding. The best
-// of several h, as the two errors pull in opposite directions.
+// For a step along the gradient g, (loss(p + h g) - loss(p - h g)) / 2h is |g|^2 up to O(h^2) and rounding. A smaller h
+// lowers the first error and raises the second, so the best of several h counts.
 double gradient_error(Transformer& model, const Batch& batch) {
   model.zero_grad();
   loss_and_grad(model, batch);
@@ -164,7 +164,7 @@ void check_block(const char* name, soma::Precision precision) {
          prefix + "cached decoding against the full forward, error " + std::to_string(drift));
 }
 
-// Numbers from -1 to 1, or whole ones from -8 to 8, each a function of its place.
+// Pseudorandom numbers from -1 to 1, or whole numbers from -8 to 8. The same on every machine.
 std::vector<float> numbers(int64_t n, uint32_t seed, bool whole) {
   std::vector<float> x(static_cast<std::size_t>(n));
   uint32_t state = seed;
@@ -177,7 +177,7 @@ std::vector<float> numbers(int64_t n, uint32_t seed, bool whole) {
   return x;
 }
 
-// C = [bias +] A B in bfloat16 for whole numbers, exactly, whatever is transposed and whatever the sizes.
+// C = [bias +] A B in bfloat16 must be exact for whole numbers, for any sizes and any transposed operand.
 void check_products(const char* level) {
   uint64_t hash = hash_floats(nullptr, 0);
   bool exact = true;
