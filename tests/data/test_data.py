@@ -1,4 +1,4 @@
-"""Documents, token stores, windows and the order of batches: every pair once, none across documents, as ever."""
+"""Documents, token stores, windows and batches: an epoch has every pair once, and no pair crosses documents."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from soma_native.files import text_files
 
 
 def store_of(lengths: list[int], first: int = 0) -> TokenStore:
-    """Documents of these lengths, in which token number i is i: a pair (i, i + 1) tells where it comes from."""
+    """Documents of these lengths, in which token number i is i. So a pair (i, i + 1) shows its place."""
     stops = np.cumsum(lengths, dtype=np.int64)
     tokens = np.arange(first, first + int(stops[-1]), dtype=np.uint32)
     return TokenStore(tokens, stops - np.array(lengths), stops)
 
 
 def pairs_in(batches: list[tuple[NDArray[np.int32], NDArray[np.int32]]]) -> list[int]:
-    """The first tokens of the pairs in the batches, after checking that each is a pair and the rest padding."""
+    """The first tokens of all pairs in the batches. Checks the pairs and the padding."""
     found: list[int] = []
     for ids, targets in batches:
         assert ids.dtype == targets.dtype == np.int32
@@ -104,7 +104,7 @@ def test_random_windows_stay_inside_documents(lengths: list[int], seq_len: int) 
 
 
 def test_random_windows_start_where_nanogpt_draws_them() -> None:
-    # nanoGPT: torch.randint(len(data) - block_size, ...), so len - block_size places, equally likely
+    # nanoGPT: torch.randint(len(data) - block_size, ...). Each of len - block_size places is equally likely.
     length, seq_len, draws = 30, 8, 4400
     sampler = RandomSampler(store_of([length]), seq_len, draws, 0)
     ids, targets = sampler.batches(0)[0]
@@ -176,7 +176,7 @@ def test_a_text_the_tokenizer_refuses_is_named(monkeypatch: pytest.MonkeyPatch) 
         TokenStore.encode(["abc", "abx"], tok)
     monkeypatch.setattr(
         text_files, "_BATCH_CHARACTERS", 100
-    )  # a text and its share make a batch: the second has texts 1, 2
+    )  # the first text fills a batch; texts 1 and 2 are in the next
     with pytest.raises(ValueError, match=r"^texts\[2\]: "):
         TokenStore.encode(["abc" * 50, "abc", "abx"], tok)
     with pytest.raises(ValueError, match=r"^texts\[2\] has the lone surrogate"):
@@ -267,7 +267,7 @@ def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path: Path) -> None:
     path = tmp_path / "marked.txt"
     path.write_bytes("\ufeffabc \ufeff".encode())
     assert list(iter_documents(path)) == list(read_documents(path)) == ["abc \ufeff"]
-    assert list(iter_documents(["\ufeffabc"])) == ["\ufeffabc"]  # a text is as it is
+    assert list(iter_documents(["\ufeffabc"])) == ["\ufeffabc"]  # a str stays unchanged
     for texts in (path, str(path), [path]):
         assert soma.Tokenizer.train(texts, kind="char", special_tokens=()).decode(range(5)) == " abc\ufeff"
     path.write_bytes("\ufeffaabb".encode())
