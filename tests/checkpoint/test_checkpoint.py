@@ -1,4 +1,4 @@
-"""Saving and loading models: what comes back, what lies in the folder, and other people's files beside it."""
+"""Saving and loading models: equal weights, the files of the folder, and other files beside them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def make_model(
     )
     model = soma_native.Model(config, seed=1)
     rng = np.random.default_rng(1)
-    for array in model.parameters().values():  # biases and norms too, so that nothing is equal by accident
+    for array in model.parameters().values():  # also biases and norms: no two tensors are equal
         array[...] += rng.normal(0, 0.1, array.shape).astype(np.float32)
     return model
 
@@ -94,7 +94,7 @@ def test_float32_is_kept_to_the_bit(tmp_path: Path, tok: soma_native.Tokenizer) 
 def test_loaded_arrays_are_the_models_own(tmp_path: Path, tok: soma_native.Tokenizer) -> None:
     soma_native.save(tmp_path, make_model(tok), tok)
     model, _ = soma_native.load(tmp_path)
-    (tmp_path / "model.safetensors").unlink()  # nothing of the file is needed any more
+    (tmp_path / "model.safetensors").unlink()  # the model needs the file no more
     model.parameters()["lm_head"][...] = 0
     assert not model.forward(np.array([[1, 2]])).any()
 
@@ -116,7 +116,7 @@ def test_a_model_without_a_tokenizer(tmp_path: Path, tok: soma_native.Tokenizer)
     model = make_model(tok)
     soma_native.save(tmp_path, model, tok)
     soma_native.save(tmp_path, model, None)
-    assert not (tmp_path / "tokenizer.json").exists(), "the tokenizer of the earlier save is not this one's"
+    assert not (tmp_path / "tokenizer.json").exists(), "the earlier save's tokenizer must be removed"
     with pytest.raises(CheckpointError, match=r"tokenizer\.json: is missing; .*load_model"):
         soma_native.load(tmp_path)
     assert np.array_equal(checkpoint.load_model(tmp_path).parameters()["wte"], model.parameters()["wte"])
@@ -167,7 +167,7 @@ def test_links(tmp_path: Path, tok: soma_native.Tokenizer) -> None:
     soma_native.save(tmp_path / "real", model, tok)
     (tmp_path / "linked").symlink_to(tmp_path / "real")
     assert soma_native.load(tmp_path / "linked")[0].config == model.config
-    (tmp_path / "cache").mkdir()  # as in the Hugging Face cache: each file a link
+    (tmp_path / "cache").mkdir()  # as in the Hugging Face cache: each file is a link
     for name in os.listdir(tmp_path / "real"):
         (tmp_path / "cache" / name).symlink_to(tmp_path / "real" / name)
     assert soma_native.load(tmp_path / "cache")[0].config == model.config
@@ -178,7 +178,7 @@ def test_links(tmp_path: Path, tok: soma_native.Tokenizer) -> None:
 
 
 def test_errors_cross_processes() -> None:
-    import pickle  # how multiprocessing hands exceptions on
+    import pickle  # multiprocessing pickles exceptions
 
     error = pickle.loads(pickle.dumps(CheckpointError("is bad", path="a/b", tensor="t")))
     assert (str(error), error.path, error.tensor) == ("a/b: tensor 't' is bad", "a/b", "t")
@@ -228,9 +228,7 @@ def test_the_same_tensors_give_the_same_readable_file(tmp_path: Path) -> None:
         assert file.metadata() == metadata
         assert all(np.array_equal(file.get_tensor(name), array) for name, array in tensors.items())
     (tmp_path / "plain").write_bytes(b"")
-    assert (tmp_path / "0").stat().st_mode == (tmp_path / "plain").stat().st_mode, (
-        "others may read it as the umask says"
-    )
+    assert (tmp_path / "0").stat().st_mode == (tmp_path / "plain").stat().st_mode, "the umask sets its permissions"
 
 
 def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path) -> None:

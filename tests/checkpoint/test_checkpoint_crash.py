@@ -1,4 +1,4 @@
-"""kill -9 while saving: whatever the moment, the folder loads as the complete old or the complete new state."""
+"""kill -9 while saving, at any moment, leaves a folder that loads as the complete old or complete new state."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def test_killed_at_every_step_leaves_old_or_new(tmp_path: Path, scenario: str, o
     result = json.loads(run.stdout)
     found = result["found"]
     assert set(found) == {old, new}
-    assert found == sorted(found, key=[old, new].index), "once new, always new"
+    assert found == sorted(found, key=[old, new].index), "after the new state, the old one never comes back"
     assert result["steps"] > 20
-    assert result["kept"], "files of the user's own were touched"
+    assert result["kept"], "saving changed files of the user"
     assert result["leftovers"] == []
 
 
@@ -82,7 +82,7 @@ def test_disk_full_names_the_folder_and_keeps_the_old_state(tmp_path: Path) -> N
     before = snapshot(folder)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))  # any larger file fails to be written
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))  # writing a larger file fails
         with pytest.raises(CheckpointError, match="cannot save here: File too large") as caught:
             crash_saving.save_state(folder, 2)
         with pytest.raises(CheckpointError, match="cannot save here"):
@@ -103,7 +103,7 @@ def test_read_only_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     def refuse(path: object, *rest: object, **more: object) -> None:
         raise PermissionError(13, "Permission denied", os.fspath(path))  # type: ignore[call-overload]
 
-    monkeypatch.setattr(Path, "mkdir", refuse)  # the tests may run as root, for whom nothing is read-only
+    monkeypatch.setattr(Path, "mkdir", refuse)  # root can write to a read-only folder
     with pytest.raises(CheckpointError, match="cannot save here: Permission denied") as caught:
         crash_saving.save_state(folder, 2)
     monkeypatch.undo()
@@ -154,7 +154,7 @@ def test_a_save_that_ends_while_its_manifest_is_opened(tmp_path: Path, monkeypat
     real = atomic_folder.open_regular
 
     def open_too_late(path: Path) -> BinaryIO:
-        shutil.rmtree(pending)  # what the saver does last, between our look for the manifest and our opening it
+        shutil.rmtree(pending)  # the saver's last step, after we find the manifest and before we open it
         return real(path)
 
     monkeypatch.setattr(atomic_folder, "open_regular", open_too_late)
@@ -162,7 +162,7 @@ def test_a_save_that_ends_while_its_manifest_is_opened(tmp_path: Path, monkeypat
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
-    """Every file below the folder and its content."""
+    """Every path below the folder and the content of files."""
     return {
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b""
         for path in sorted(folder.rglob("*"))

@@ -1,4 +1,4 @@
-"""Damaged and malicious folders: always a CheckpointError that names the file (and tensor), never a wrong model."""
+"""Damaged and malicious folders raise a CheckpointError that names the file and tensor; none loads a wrong model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from soma_native.errors import CheckpointError
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A sound saved model."""
+    """A valid saved model."""
     tok = soma_native.Tokenizer.train(["the cat sat on the mat"], kind="word")
     config = soma_native.ModelConfig(
         vocab_size=tok.vocab_size, d_model=8, n_layers=2, n_heads=2, d_ff=12, max_seq_len=10
@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def split(path: Path) -> tuple[dict[str, Any], bytes]:
-    """Header and data of a safetensors file."""
+    """The header and the data of a safetensors file."""
     content = path.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     return json.loads(content[8 : 8 + length]), content[8 + length :]
@@ -51,7 +51,7 @@ def edit_header(folder: Path, change: Callable[[dict[str, Any]], object]) -> Non
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Save changed tensors with the safetensors package, so without our checksums."""
+    """Saves changed tensors with the safetensors package, that is without our checksums."""
     tensors = safetensors.numpy.load_file(folder / WEIGHTS)
     change(tensors)
     safetensors.numpy.save_file(tensors, folder / WEIGHTS)
@@ -109,15 +109,15 @@ def test_any_flipped_bit_is_found_or_harmless(folder: Path) -> None:
         try:
             found = soma_native.load(folder)[0].parameters()
         except CheckpointError as error:
-            assert str(folder) in str(error)  # the weights, or the file whose checksum does not fit any more
-        else:  # a space, or "format": nothing that means anything
+            assert str(folder) in str(error)  # names the weights, or a file that no longer has its checksum
+        else:  # a space, or the value of "format": without a meaning
             assert all(np.array_equal(found[name], array) for name, array in sound.items())
 
 
 @pytest.mark.parametrize("of", [CHECKSUMS, "config.json", "tokenizer.json"])
 def test_checksums_are_not_lost_with_their_name(folder: Path, of: str) -> None:
     content, name = (folder / WEIGHTS).read_bytes(), of.encode()
-    for place in range(content.index(name) - 1, content.index(name) + len(name) + 1):  # its quotation marks as well
+    for place in range(content.index(name) - 1, content.index(name) + len(name) + 1):  # with its quotation marks
         for bit in range(8):
             flipped = bytearray(content)
             flipped[place] ^= 1 << bit
@@ -412,7 +412,7 @@ def test_loading_writes_nothing(folder: Path) -> None:
 
 
 def shard(folder: Path) -> dict[str, Any]:
-    """Cut the weights into two files and an index, as transformers does with large models."""
+    """Cuts the weights into two files and an index, as transformers does with large models."""
     tensors = safetensors.numpy.load_file(folder / WEIGHTS)
     names = sorted(tensors)
     parts = {"model-00001-of-00002.safetensors": names[:5], "model-00002-of-00002.safetensors": names[5:]}

@@ -1,4 +1,4 @@
-"""What failed downloads and careless copies leave in place of a model's files: named for what it is, with the mend."""
+"""Other files in place of a model's files, as after a failed download: the error names them and the mend."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ IMPOSTORS = {
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A sound saved model."""
+    """A valid saved model."""
     tok = soma_native.Tokenizer.train(["the cat sat on the mat"], kind="word")
     config = soma_native.ModelConfig(
         vocab_size=tok.vocab_size, d_model=8, n_layers=1, n_heads=2, d_ff=12, max_seq_len=10
@@ -131,7 +131,7 @@ def test_a_message_in_place_of_a_file(folder: Path, text: bytes) -> None:
 
 @pytest.mark.parametrize("length", [0x88B1F, 0x280, 0x5D0280])
 def test_a_tensor_file_whose_first_bytes_look_like_something_else(tmp_path: Path, length: int) -> None:
-    """The length of its header is any number: here that of a header with the first bytes of gzip, and of a pickle."""
+    """A file begins with the length of its header; these lengths begin like gzip and like a pickle."""
     write_tensors(tmp_path / "file", {"a": np.ones(2, np.float32)})
     content = (tmp_path / "file").read_bytes()
     header, data = content[8:-8], content[-8:]

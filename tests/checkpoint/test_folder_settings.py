@@ -1,4 +1,4 @@
-"""What a folder says beyond weights and ids: obeyed where it ends a text, and there again when the model is saved."""
+"""Settings in a model's folder: those for the end of a text are obeyed, and all are kept when the model is saved."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ BESIDE: dict[str, Any] = {
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A GPT-2 folder that is sure the text is over: whatever came before, `</s>` is the likeliest."""
+    """A GPT-2 folder whose next token is always `</s>`."""
     tok = soma_native.Tokenizer.train(["a b c d"], kind="bpe", vocab_size=259, special_tokens=SPECIAL)
     tok.save(tmp_path)
     config = soma_native.ModelConfig(259, 16, 1, 2, 64, 32, block="gpt2")
@@ -122,7 +122,7 @@ def test_files_that_are_none_are_left_out_with_a_warning(
 
 
 def test_values_that_cannot_be_written_everywhere(folder: Path, tmp_path: Path) -> None:
-    """Nested beyond what every program reads: left out. Any text, also one that is not Unicode: kept."""
+    """Very deep nesting is left out: not every program reads it. Every text is kept, even invalid Unicode."""
     deep = json.loads('{"a":' * 200 + "1" + "}" * 200)
     write(folder, "config.json", {**CONFIG, "deep": deep, "text": "\ud800é"})
     write(folder, "generation_config.json", {**GENERATION, "deep": deep, "text": "\ud800é"})
@@ -143,7 +143,7 @@ def test_values_that_cannot_be_written_everywhere(folder: Path, tmp_path: Path) 
         ([5, 257], None, True),
         (None, [257, 256], True),
         (5, 257, True),
-        (257, 5, False),  # generation_config.json counts
+        (257, 5, False),  # generation_config.json decides
         (257, [5], False),
         (None, None, False),
         ([], None, False),

@@ -1,4 +1,4 @@
-"""GPT-2 folders and Hugging Face transformers: what either saves, the other loads, with the same logits."""
+"""GPT-2 folders and Hugging Face transformers: each loads the folders of the other, with equal logits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import soma_native
 from soma_native.checkpoint import load_model
 from soma_native.errors import CheckpointError
 
-TOLERANCE = 1e-4  # the promise; logits here are of size 1 to 10
+TOLERANCE = 1e-4  # as promised; logits here are of size 1 to 10
 SHAPE = {"vocab_size": 61, "d_model": 24, "n_layers": 3, "n_heads": 4, "d_ff": 56, "max_seq_len": 17}
 IDS = np.array([[5, 0, 60, 7, 7, 7, 31, 2, 9, 1, 58, 33, 12, 4, 4, 19, 21], list(range(17))])
 
@@ -124,7 +124,7 @@ def test_shards(tmp_path: Path) -> None:
 
 
 def test_files_of_the_original_gpt2(tmp_path: Path) -> None:
-    """They lack the prefix and carry the causal mask as buffers; some also repeat the tied head."""
+    """They have no prefix, and causal masks as buffers. Some repeat the tied head."""
     model = theirs()
     model.save_pretrained(tmp_path)
     tensors = safetensors.torch.load_file(tmp_path / "model.safetensors")
@@ -177,7 +177,7 @@ def test_auto_tokenizer_gives_our_ids(tmp_path: Path, kind: str) -> None:
 
 
 def test_their_byte_level_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
-    """Until byte-level BPE lands."""
+    """The file has a ByteLevel pre_tokenizer but no ByteLevel decoder."""
     import tokenizers
 
     theirs().save_pretrained(tmp_path)
