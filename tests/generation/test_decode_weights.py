@@ -1,4 +1,4 @@
-"""Generation with a copy of the weights in another format: what the model with exactly those weights would say."""
+"""Generation with a copy of the weights in another format: equal to a model with exactly these weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from oracles import reference as ref
 from soma_native import _core
 
 FORMATS = ["float32", "bfloat16", "int8"]
-MATRIX_ROWS = 16  # from so many tokens on, a prompt's rows are rounded to bfloat16 before bfloat16 and int8 weights
+MATRIX_ROWS = 16  # prompts of at least this many tokens are rounded to bfloat16 for bfloat16 and int8 weights
 SIZES = {"vocab_size": 301, "d_model": 128, "n_layers": 2, "n_heads": 4, "d_ff": 100, "max_seq_len": 300}
 
 pytestmark = pytest.mark.usefixtures("settings_restored")
@@ -27,7 +27,7 @@ def make(block: str) -> tuple[soma.Model, ref.Config]:
 
 
 def with_kept_weights(model: soma.Model, form: str) -> soma.Model:
-    """A model whose matrices are what `form` keeps of another's."""
+    """A float32 model with the values that the format `form` keeps of the weights."""
     other = soma.Model(model.config, precision="float32")
     for name, view in other.parameters().items():
         value = model.parameters()[name]
@@ -63,9 +63,9 @@ def test_decoding_is_the_forward_of_the_kept_weights(block: str, form: str, prom
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("form", ["live", "float32"])
 def test_a_float32_prompt_is_its_tokens_one_by_one(block: str, form: str, threads: int) -> None:
-    """Bit for bit, though the one is a matrix product of many rows and the other reads weights row by row.
+    """Bit for bit: a prompt is a matrix product of many rows, and single tokens read weights row by row.
 
-    500 sums are more than a tile is deep.
+    A sum over d_ff = 500 is longer than the depth of a tile.
     """
     model = soma.Model(soma.ModelConfig(**{**SIZES, "d_ff": 500}, block=block), seed=4, precision="float32")
     weights = None if form == "live" else _core.DecodeWeights(model._core, form)
@@ -135,7 +135,7 @@ def test_a_broken_weight_shows_in_what_is_decoded(form: str) -> None:
 
 def test_bytes_per_token_are_those_of_the_format() -> None:
     model, _ = make("gpt2")
-    padded = {"qkv": 384, "proj": 128, "fc": 128, "out": 128}  # outputs in whole panels of 64
+    padded = {"qkv": 384, "proj": 128, "fc": 128, "out": 128}  # outputs, in whole panels of 64
     layer = 128 * (padded["qkv"] + padded["proj"] + padded["fc"]) + 100 * padded["out"]
     weights = SIZES["n_layers"] * layer + 128 * 320
     for form, size in [("float32", 4), ("bfloat16", 2), ("int8", 1)]:

@@ -1,4 +1,4 @@
-"""Generation: what the cache, the sampler and the text handling promise, for every kind of tokenizer."""
+"""Generation: the cache, the sampler and the handling of text, for every kind of tokenizer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TEXTS = ["The cat sat on the mat.", "A dog ate the cat's food, and the cat said:
 
 
 def make(kind: str = "word", max_seq_len: int = 16, block: str = "soma", extra: int = 0, **special: Any) -> Generator:
-    """A generator of a random model with a spread of logits wide enough to have favourites."""
+    """A generator of a random model with large weights, so that some tokens are much likelier than others."""
     tok = soma_native.Tokenizer.train(TEXTS, kind=kind, **special)
     config = soma_native.ModelConfig(
         vocab_size=tok.vocab_size + extra,
@@ -36,7 +36,7 @@ def make(kind: str = "word", max_seq_len: int = 16, block: str = "soma", extra: 
 
 
 def prefer(generator: Generator, *ids: int) -> None:
-    """Make the model's next token, whatever stands before it, the following one of a cycle of ids."""
+    """Sets the weights so that the next token is always the id that follows the last one in a cycle."""
     parameters = generator._model.parameters()
     for array in parameters.values():
         array[...] = 0
@@ -83,7 +83,7 @@ def test_cached_logits_are_those_of_the_full_forward(block: str) -> None:
 @pytest.mark.parametrize("kind", ["word", "char", "byte"])
 @pytest.mark.parametrize("temperature", [0, 1.0])
 def test_a_batch_gives_what_single_calls_give(kind: str, temperature: float, block: str) -> None:
-    generator = make(kind, max_seq_len=10, block=block)  # short, so that rows slide at different times
+    generator = make(kind, max_seq_len=10, block=block)  # short: the windows of rows slide at different times
     prompts = ["The cat", "A", "", "the cat said the cat sat on the mat a dog ate", "dog"]
     single = [generator.generate(p, max_tokens=25, temperature=temperature, seed=5) for p in prompts]
     assert generator.generate_batch(prompts, max_tokens=25, temperature=temperature, seed=5) == single
@@ -103,7 +103,7 @@ def test_seeds() -> None:
     fresh = {generator.generate("the", max_tokens=12, temperature=2.0) for _ in range(5)}
     assert len(fresh) > 1
     batch = generator.generate_batch(["the"] * 5, max_tokens=12, temperature=2.0)
-    assert len(set(batch)) > 1, "without a seed every row has its own"
+    assert len(set(batch)) > 1, "without a seed every row gets one of its own"
 
 
 def test_sampling_settings_reach_the_sampler() -> None:
@@ -112,11 +112,11 @@ def test_sampling_settings_reach_the_sampler() -> None:
     assert generator.generate("the", max_tokens=8, temperature=5.0, top_k=1, repetition_penalty=1) == greedy
     assert generator.generate("the", max_tokens=8, temperature=5.0, top_p=1e-9, repetition_penalty=1) == greedy
     words = generator.generate("the", max_tokens=8, temperature=0, repetition_penalty=1e9).split()
-    assert len(set(words)) == len(words), "with an infinite penalty no word comes twice"
+    assert len(set(words)) == len(words), "with such a penalty no word comes twice"
 
 
 def test_the_window_slides() -> None:
-    """Beyond max_seq_len the context is the last max_seq_len // 2 tokens, then grows again."""
+    """A full context shrinks to its last max_seq_len // 2 tokens, then grows again."""
     window = 6
     generator = make(max_seq_len=window)
     model, tok = generator._model, generator._tok

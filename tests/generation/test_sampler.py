@@ -1,4 +1,4 @@
-"""The sampler of the core: which ids may be drawn, whatever the size of the vocabulary and however many logits tie."""
+"""The sampler of the core draws only allowed ids, for vocabularies of any size and with any equal logits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def sampler(vocab_size: int, seed: int, banned: Any = (), **options: Any) -> _co
 
 
 def drawn(logits: Any, banned: Any, draws: int, **options: Any) -> set[int]:
-    """What draws of equal probability meet."""
+    """The ids that occur in draws of equal probability."""
     return {sampler(len(logits), seed, banned, **options).sample(logits) for seed in range(draws)}
 
 
