@@ -64,8 +64,8 @@ class ChunkCounter {
   static constexpr size_t kParts = 64;  // of the table, by hash; one task at a time changes a part
 
   struct Task {
-    ChunkCache cache;
-    std::array<std::vector<ShortChunkCount>, kParts> spilled;
+    CountCache cache;
+    std::array<std::vector<ChunkCount>, kParts> spilled;
     std::array<std::vector<std::string_view>, kParts> long_chunks;
   };
 

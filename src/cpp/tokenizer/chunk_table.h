@@ -14,15 +14,15 @@
 namespace soma {
 
 // The bytes of a chunk, then zeros, then its length in the last byte. The length is not 0.
-struct ShortChunk {
+struct CountedChunk {
   static constexpr size_t kMostBytes = 15;
 
   uint64_t words[2] = {0, 0};
 
-  ShortChunk() = default;
+  CountedChunk() = default;
 
   // `readable`: the number of bytes that may be read from chunk.data() on.
-  ShortChunk(std::string_view chunk, size_t readable) {
+  CountedChunk(std::string_view chunk, size_t readable) {
     static constexpr unsigned char kMask[32] = {255, 255, 255, 255, 255, 255, 255, 255,
                                                 255, 255, 255, 255, 255, 255, 255, 255};
     if (readable >= sizeof(words)) {
@@ -42,7 +42,7 @@ struct ShortChunk {
     return word;
   }
 
-  bool operator==(const ShortChunk& other) const {
+  bool operator==(const CountedChunk& other) const {
     return ((words[0] ^ other.words[0]) | (words[1] ^ other.words[1])) == 0;
   }
 
@@ -59,21 +59,21 @@ struct ShortChunk {
   }
 };
 
-struct ShortChunkCount {
-  ShortChunk chunk;
+struct ChunkCount {
+  CountedChunk chunk;
   uint64_t count = 0;  // 0: a free slot
 };
 
 // Counts of recent chunks. A new chunk displaces the chunk in its slot.
-class ChunkCache {
+class CountCache {
  public:
-  ChunkCache() : slots_(size_t{1} << kBits) {}
+  CountCache() : slots_(size_t{1} << kBits) {}
 
   // Calls spill(entry, hash) for a displaced chunk.
   template <typename Spill>
-  void add(const ShortChunk& chunk, Spill&& spill) {
+  void add(const CountedChunk& chunk, Spill&& spill) {
     const uint64_t hash = chunk.hash();
-    ShortChunkCount& slot = slots_[hash >> (64 - kBits)];
+    ChunkCount& slot = slots_[hash >> (64 - kBits)];
     if (slot.chunk == chunk) {
       ++slot.count;
       return;
@@ -84,7 +84,7 @@ class ChunkCache {
 
   template <typename Spill>
   void clear(Spill&& spill) {
-    for (ShortChunkCount& slot : slots_) {
+    for (ChunkCount& slot : slots_) {
       if (slot.count != 0) spill(slot, slot.chunk.hash());
       slot = {};
     }
@@ -92,7 +92,7 @@ class ChunkCache {
 
  private:
   static constexpr int kBits = 14;
-  std::vector<ShortChunkCount> slots_;
+  std::vector<ChunkCount> slots_;
 };
 
 // Counts of all chunks.
@@ -100,8 +100,8 @@ class ChunkTable {
  public:
   ChunkTable() : slots_(16) {}
 
-  void add(const ShortChunkCount& more) {
-    ShortChunkCount& slot = slots_[slot_of(more.chunk)];
+  void add(const ChunkCount& more) {
+    ChunkCount& slot = slots_[slot_of(more.chunk)];
     if (slot.count == 0) slot.chunk = more.chunk;
     const bool is_new = slot.count == 0;
     slot.count += more.count;
@@ -117,7 +117,7 @@ class ChunkTable {
   // Calls visit(chunk, count) for every chunk. The views are valid until the next add().
   template <typename Visit>
   void for_each(Visit&& visit) const {
-    for (const ShortChunkCount& slot : slots_) {
+    for (const ChunkCount& slot : slots_) {
       if (slot.count != 0) visit(slot.chunk.bytes(), slot.count);
     }
     for (uint32_t i = 0; i < long_chunks_.size(); ++i) visit(long_chunks_.key(i), long_counts_[i]);
@@ -126,21 +126,21 @@ class ChunkTable {
  private:
   // The slot of the chunk, or the free slot where it goes. The hash is scaled to any number of slots: the table grows
   // by half.
-  size_t slot_of(const ShortChunk& chunk) const {
+  size_t slot_of(const CountedChunk& chunk) const {
     size_t i = (chunk.hash() & 0xFFFFFFFFu) * slots_.size() >> 32;
     while (slots_[i].count != 0 && !(slots_[i].chunk == chunk)) i = i + 1 == slots_.size() ? 0 : i + 1;
     return i;
   }
 
   void grow() {
-    std::vector<ShortChunkCount> old(slots_.size() + slots_.size() / 2);
+    std::vector<ChunkCount> old(slots_.size() + slots_.size() / 2);
     old.swap(slots_);
-    for (const ShortChunkCount& slot : old) {
+    for (const ChunkCount& slot : old) {
       if (slot.count != 0) slots_[slot_of(slot.chunk)] = slot;
     }
   }
 
-  std::vector<ShortChunkCount> slots_;  // at most three quarters full
+  std::vector<ChunkCount> slots_;  // at most three quarters full
   size_t size_ = 0;
   StringTable long_chunks_;
   std::vector<uint64_t> long_counts_;
