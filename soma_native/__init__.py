@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from soma_native.training.trainer import Trainer
     from soma_native.version import __version__
 
-# Where the names live. They are imported on first use: the import is quick, and the command can guard its imports.
+# The module of each name. A name is imported on first use: the import is quick, and the command can guard its imports.
 _LAZY = {
     "AdamW": "optim.adamw",
     "Callback": "training.callbacks",
@@ -46,8 +46,8 @@ _LAZY = {
     "read_documents": "data.documents",
     "save": "checkpoint",
     "set_num_threads": "system",
-    "_core": "core",  # the one door
-    "_adamw_of": "optim.adamw",  # this one and those below are for pickles
+    "_core": "core",
+    "_adamw_of": "optim.adamw",  # pickles name this function and the three below
     "_generator_of": "generation.generator",
     "_model_of": "model.model",
     "_tokenizer_of": "tokenizer.tokenizer",
@@ -79,7 +79,7 @@ __all__ = [
 
 
 if not any(_exists(f"{__path__[0]}/_core{suffix}") for suffix in _SUFFIXES):
-    _import_module("soma_native.core")  # which finds the core elsewhere, or says what to do
+    _import_module("soma_native.core")  # finds the core elsewhere, or raises an error that says what to do
 
 
 def __getattr__(name: str) -> _Any:

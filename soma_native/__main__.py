@@ -1,4 +1,4 @@
-"""The command as a program: `soma-native` or `python -m soma_native`. Small, so that Ctrl-C is caught early."""
+"""Entry point of the command (`soma-native`, `python -m soma_native`). Small, so that Ctrl-C is caught early."""
 
 import os
 import signal
@@ -11,13 +11,13 @@ _INTERRUPTED = 130
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
     os.write(2, b"soma-native: interrupted\n")
-    os._exit(_INTERRUPTED)  # an exception would end up in the middle of somebody's import
+    os._exit(_INTERRUPTED)  # an exception would be raised in the middle of an import
 
 
 def run() -> NoReturn:
     """Run the command line of this process, and exit with its status."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass  # a standard stream that was closed: its number would go to the next file that is opened
+        pass  # fills the numbers of closed standard streams: else the next open file would get one
     os.close(descriptor)
     ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if ours:
@@ -28,7 +28,7 @@ def run() -> NoReturn:
         if ours:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.exit(main())
-    except KeyboardInterrupt:  # beside the part of main that says more
+    except KeyboardInterrupt:  # outside the part of main that reports more
         _leave(signal.SIGINT, None)
 
 

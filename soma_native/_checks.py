@@ -1,4 +1,4 @@
-"""Checks of arguments: each returns the value as the library keeps it, or raises an error that names the argument."""
+"""Checks of arguments. Each returns the value in the library's type, or raises an error that names the argument."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from soma_native.errors import ArgumentError, ArgumentTypeError
 
-# What the core, which computes in single precision, can be told.
+# The core computes in single precision: its smallest normal number and its largest.
 FLOAT32_LEAST, FLOAT32_MAX = 2.0**-126, (2.0 - 2.0**-23) * 2.0**127
 
 
@@ -19,12 +19,12 @@ def integer(argument: str, value: Any, least: int | None = None, most: int | Non
     """`value` as an int from `least` to `most`, where these are given.
 
     Raises:
-        ArgumentTypeError: it is no integer; True and 2.0 are none.
+        ArgumentTypeError: it is no integer; True and 2.0 are not integers.
         ArgumentError: it is out of range.
     """
     try:
         found = operator.index("" if isinstance(value, bool) else value)  # type: ignore[arg-type]
-    except TypeError:  # such as of an array, which has __index__ as well
+    except TypeError:  # also for an array of several numbers, which has __index__ too
         raise ArgumentTypeError(argument, f"must be an integer, got {value!r:.80}") from None
     if (least is not None and found < least) or (most is not None and found > most):
         limits = f"at least {least}" if most is None else f"at most {most}"
@@ -46,7 +46,7 @@ def number(
     """`value` as a finite float within these limits.
 
     Raises:
-        ArgumentTypeError: it is no number; True and "1" are none.
+        ArgumentTypeError: it is no number; True and "1" are not numbers.
         ArgumentError: it is not finite, or out of range.
     """
     if isinstance(value, (bool, str, bytes)) or not (hasattr(value, "__float__") or hasattr(value, "__index__")):
@@ -70,19 +70,19 @@ def number(
 
 
 def shown(value: float) -> str:
-    """A number in a message: all of its digits, and no more."""
+    """A number as a message prints it: the shortest digits that give the same float, without ".0"."""
     return repr(float(value)).removesuffix(".0")
 
 
 def pair(argument: str, value: Any, **limits: float) -> tuple[float, float]:
-    """`value`, which must be a pair of numbers within these limits, as floats; errors as `number`."""
+    """`value`, which must be a pair of numbers within these limits, as two floats. Raises as `number` does."""
     if not isinstance(value, (tuple, list)) or len(value) != 2:
         raise ArgumentTypeError(argument, f"must be a pair of numbers such as (0.9, 0.95), got {value!r:.80}")
     return number(f"{argument}[0]", value[0], **limits), number(f"{argument}[1]", value[1], **limits)
 
 
 def choice(argument: str, value: Any, allowed: Iterable[str]) -> str:
-    """`value`, which must be one of the strings `allowed`; else an ArgumentError that lists them."""
+    """`value`, which must be one of the strings `allowed`. Else raises an ArgumentError that lists them."""
     allowed = tuple(allowed)
     if not isinstance(value, str) or value not in allowed:
         raise ArgumentError(argument, f"must be one of {', '.join(allowed)}, got {value!r:.80}")
@@ -90,22 +90,22 @@ def choice(argument: str, value: Any, allowed: Iterable[str]) -> str:
 
 
 def flag(argument: str, value: Any) -> bool:
-    """`value`, which must be True or False; else an ArgumentTypeError."""
+    """`value`, which must be True or False. Else raises an ArgumentTypeError."""
     if not isinstance(value, bool):
         raise ArgumentTypeError(argument, f"must be True or False, got {value!r:.80}")
     return value
 
 
 def path(argument: str, value: Any, what: str = "file") -> Path:
-    """`value` as a path; an ArgumentTypeError where it is neither a str nor an os.PathLike, an ArgumentError for ""."""
+    """`value` as a path. Raises an ArgumentTypeError if it is no str or os.PathLike, an ArgumentError if it is ""."""
     if not isinstance(value, (str, os.PathLike)):
         raise ArgumentTypeError(argument, f"must be the path of a {what}, a str or an os.PathLike, got {value!r:.80}")
-    if not os.fspath(value):  # Path takes it for the working folder
+    if not os.fspath(value):  # Path("") is the working folder
         raise ArgumentError(argument, f"must name a {what}, got an empty text; the working folder is '.'")
     return Path(value)
 
 
 def instance(argument: str, value: Any, kind: type) -> None:
-    """See that `value` is one of our `kind`; else an ArgumentTypeError."""
+    """Raise an ArgumentTypeError unless `value` is an instance of `kind`, a public class of soma_native."""
     if not isinstance(value, kind):
         raise ArgumentTypeError(argument, f"must be a soma_native.{kind.__name__}, got {type(value).__name__}")

@@ -1,20 +1,20 @@
-"""The one door to the C++ core: every module takes `_core` from here, so that OpenMP is told its settings before."""
+"""The only import of the C++ core: every module takes `_core` from here, because OpenMP's settings are made first."""
 
 import os
 from importlib.machinery import EXTENSION_SUFFIXES
 
-# How often GNU's OpenMP looks at a barrier before it lets the system run something else. Its default, 300,000 rounds,
-# makes a training step many times slower while other programs want the cores (docs/LOG.md has the figures).
+# Rounds that a thread of GNU's OpenMP spins at a barrier before it yields its core. The default of 300,000 makes a
+# training step many times slower while other programs use the cores (figures: docs/LOG.md).
 _SPINS = "10000"
-_OURS = not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ)  # what the user set is left alone
+_OURS = not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ)  # settings of the user's stay in force
 
-# OpenMP reads its settings when it is loaded, so ours stand in the environment only meanwhile.
+# OpenMP reads the environment once, when it is loaded, so the variable is removed again afterwards.
 if _OURS:
     os.environ["GOMP_SPINCOUNT"] = _SPINS
 try:
     from soma_native import _core
 except ImportError as error:
-    if error.name != "soma_native":  # it is there, and the system cannot load it
+    if error.name != "soma_native":  # the module exists, but the system cannot load it
         raise
     raise ImportError(
         f"{os.path.dirname(__file__)} has no compiled core for this Python (_core{EXTENSION_SUFFIXES[0]}). Where it is "

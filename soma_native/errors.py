@@ -1,4 +1,4 @@
-"""The errors of our own that a caller may want to catch by name; everything else is a built-in exception."""
+"""The exceptions that callers can catch by name; every other error is a built-in exception."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 
 class _Argument(Exception):
-    """An argument and what is wrong with it, apart, so that the command can call the argument by its option."""
+    """An argument and its problem, kept apart: the command prints the name of its option instead."""
 
     def __init__(self, argument: str, problem: str) -> None:
         super().__init__(argument, problem)
@@ -36,8 +36,7 @@ class ArgumentTypeError(_Argument, TypeError):
 class CheckpointError(ValueError):
     """A file of a saved model is missing, damaged, unsafe or of a kind that cannot be read or written.
 
-    The message names the file, the tensor where there is one, what is wrong, and where possible how to mend it. It is
-    a `ValueError`, so a caller who only cares whether the input was good needs no import.
+    The message names the file, the tensor if there is one, the problem, and where possible how to mend it.
 
     Args:
         problem: what is wrong, in words that read well after the file's name.
@@ -67,11 +66,11 @@ def _rebuild(problem: str, path: str | None, tensor: str | None) -> CheckpointEr
     return CheckpointError(problem, path=path, tensor=tensor)
 
 
-NUMBER_OF_STEPS = "number of steps (epochs or steps)"  # a setting of a run, which either option gives
+NUMBER_OF_STEPS = "number of steps (epochs or steps)"  # a difference of runs; either option sets the number
 
 
 class Difference(NamedTuple):
-    """A setting, or "training texts" or "validation texts", that another run has otherwise."""
+    """A setting that differs in another run; or the name is "training texts" or "validation texts"."""
 
     name: str
     there: Any
@@ -79,11 +78,11 @@ class Difference(NamedTuple):
 
 
 class OtherRunError(ValueError):
-    """The run to go on with is another one than what the texts and settings say.
+    """The run to resume had other texts or settings than those given now.
 
     Args:
-        folder: of that run.
-        differences: in what it differs.
+        folder: the folder of that run.
+        differences: the settings and texts that differ.
     """
 
     def __init__(self, folder: Path, differences: list[Difference]) -> None:
@@ -94,7 +93,7 @@ class OtherRunError(ValueError):
         return self.said(str)
 
     def said(self, call: Callable[[str], str]) -> str:
-        """The message, with settings called as `call` says."""
+        """The message; `call` turns the name of a setting into the name to print."""
         parts = []
         for name, there, here in self.differences:
             if name.endswith("texts"):

@@ -1,4 +1,4 @@
-"""What computes: the instruction set in force, and how many threads."""
+"""The instruction set in use, and the number of threads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def set_num_threads(n: SupportsIndex) -> None:
 
     Raises:
         TypeError: `n` is not an integer.
-        ValueError: it is out of range.
-        RuntimeError: this process was forked from one that had computed in parallel, and more than one is asked for.
+        ValueError: `n` is out of range.
+        RuntimeError: `n` is above 1, and this process was forked from one that had computed in parallel.
     """
     _core.set_num_threads(integer("n", n, 1, 1024))

@@ -1,4 +1,4 @@
-"""The version: pyproject.toml sets it, the build compiles it in; importlib.metadata would cost a third of an import."""
+"""The version, compiled into the core from pyproject.toml, because importlib.metadata would slow the import."""
 
 from soma_native.core import _core
 

@@ -1,1 +1,1 @@
-"""What touches a disk and knows no model: folders replaced at once, tensor files, files of strangers, texts."""
+"""Reading and writing files, without knowledge of models: atomic folders, tensor files, untrusted files, texts."""

@@ -1,9 +1,9 @@
-"""Several files of one folder replaced as one: after a crash at any point, readers see all the old or all the new.
+"""Replaces several files of a folder at once: after a crash at any point, readers see all old files or all new ones.
 
-New files are written into a hidden folder inside the target, flushed to disk, and put in force by one rename of that
-hidden folder to `.soma-pending`: that rename is the instant of change. Then each file is moved to its own name.
-Readers go through `FolderView`, which looks into `.soma-pending` first, so a crash between two moves shows nothing;
-the next save finishes the moves. Reading never writes, and files the save does not name are never touched.
+New files are written into a hidden folder inside the target and flushed to disk. One rename of that folder to
+`.soma-pending` puts them in force. Then each file is moved to its own name. Readers use `FolderView`, which looks into
+`.soma-pending` first, so a crash between two moves does not matter to them. The next save finishes the moves. Reading
+never writes. Files that the save does not name are never touched.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MAX_MANIFEST_BYTES = 1 << 20
 
 
 class Staging:
-    """What a `with replace_files(...)` block fills: new files go into `path`, old ones are dropped with `remove`."""
+    """The files of a `with replace_files(...)` block: new ones are written into `path`; `remove` deletes old ones."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -43,13 +43,13 @@ class Staging:
 
 
 class FolderView:
-    """A folder's files as its last completed change left them, also when the moves of that change were cut off.
+    """A folder's files after its last change, also if a crash left files of that change in `.soma-pending`.
 
     Args:
         folder: the folder to read. Nothing in it is ever changed.
 
     Raises:
-        CheckpointError: a cut-off change left a manifest that cannot be read.
+        CheckpointError: an unfinished change left a manifest that cannot be read.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -61,15 +61,15 @@ class FolderView:
             self._staged, self._removed = manifest
 
     def path(self, name: str) -> Path:
-        """Where `name` is now; the path of a file that is not there (or not any more) does not exist."""
+        """The path of the file `name` now. If the folder has no such file, nothing exists at this path."""
         staged = self.folder / PENDING / name
         if name in self._removed or (name in self._staged and os.path.lexists(staged)):
-            return staged  # a removed name is never in the pending folder, so this path does not exist
+            return staged  # for a removed name this path does not exist: the pending folder never holds one
         return self.folder / name
 
 
 def stamp(folder: str | os.PathLike[str]) -> tuple[object, ...]:
-    """A value that changes when another process completes or advances a save: readers compare before and after."""
+    """A value that changes when another process completes or advances a save. Readers compare it before and after."""
 
     def identity(path: Path) -> tuple[int, int, int] | None:
         try:
@@ -83,14 +83,14 @@ def stamp(folder: str | os.PathLike[str]) -> tuple[object, ...]:
 
 @contextlib.contextmanager
 def replace_files(folder: str | os.PathLike[str]) -> Iterator[Staging]:
-    """Replace files of `folder` (made if need be) all at once; if the block raises or the machine stops, not at all.
+    """Replace files of `folder` (created if missing) all at once, or none of them if the block raises or power fails.
 
     Args:
-        folder: where the files belong. Savers of one folder wait for each other.
+        folder: the folder of the files. Savers of one folder wait for each other.
 
     Raises:
-        CheckpointError: the folder or a file cannot be written (disk full, read-only, no folder); what was there before
-            is untouched and everything temporary is gone again.
+        CheckpointError: the folder or a file cannot be written (disk full, read-only, no folder). The old files are
+            unchanged, and temporary files are deleted.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -125,7 +125,7 @@ def replace_files(folder: str | os.PathLike[str]) -> Iterator[Staging]:
         _forget_empty(folder, made)
         raise
     except OSError as error:
-        if committed:  # the change stands; only the tidying up did not get through
+        if committed:  # the new files are in force, only the cleanup failed
             _log.warning("%s: saved, but not tidied up (%s); the next save will do it", folder, error)
             return
         _forget_empty(folder, made)
@@ -139,14 +139,14 @@ def replace_files(folder: str | os.PathLike[str]) -> Iterator[Staging]:
 
 
 def _settle(folder: Path, staging: Staging) -> list[str]:
-    """Flush the new files, drop those that would change nothing, and refuse names that cannot be replaced."""
+    """Flush the new files, drop those that are equal to the old ones, and refuse names that cannot be replaced."""
     names = []
     for entry in sorted(os.listdir(staging.path)):
         new, old = staging.path / entry, folder / entry
         if old.is_dir() and not old.is_symlink():
             raise CheckpointError("is a folder where the saved file must go; move it away", path=old)
         if old.is_file() and not old.is_symlink() and filecmp.cmp(new, old, shallow=False):
-            os.unlink(new)  # so that saving the same tokenizer again never touches the file other programs read
+            os.unlink(new)  # other programs may read the old file: an equal one does not replace it
         else:
             with open(new, "rb+") as file:
                 os.fsync(file.fileno())
@@ -157,7 +157,7 @@ def _settle(folder: Path, staging: Staging) -> list[str]:
 
 
 def _seal(folder: Path, staging: Staging, names: list[str]) -> None:
-    """Write the manifest and rename the staging folder: before the rename the old state is in force, then the new."""
+    """Write the manifest and rename the staging folder. The rename puts the new files in force."""
     with open(staging.path / MANIFEST, "w", encoding="utf-8") as file:
         json.dump({"files": names, "removed": sorted(staging.removed)}, file)
         file.flush()
@@ -168,13 +168,13 @@ def _seal(folder: Path, staging: Staging, names: list[str]) -> None:
 
 
 def _finish_pending(folder: Path) -> None:
-    """Move the files of a change in force to their names, and clear away what dead savers left."""
+    """Move the files of a change in force to their names, and delete the staging folders of crashed savers."""
     pending = folder / PENDING
     manifest = _read_manifest(folder)
     if manifest is not None:
         staged, removed = manifest
-        # Weights first, for readers that do not know of the pending folder: when the same model was trained further,
-        # the weights are all that they see change, and it is done with the first move.
+        # Weights first, for readers that do not know the pending folder. When a model is saved again after more
+        # training, only its weights change, so these readers see a complete change after the first move.
         for name in sorted(staged, key=lambda name: (not name.endswith(".safetensors"), name)):
             if os.path.lexists(pending / name):
                 os.replace(pending / name, folder / name)
@@ -182,7 +182,7 @@ def _finish_pending(folder: Path) -> None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(folder / name)
         _sync_folder(folder)
-        os.unlink(pending / MANIFEST)  # from here on the change is history
+        os.unlink(pending / MANIFEST)  # all moves are done: readers need not look here
     if pending.is_dir() and not pending.is_symlink():
         shutil.rmtree(pending)
     for entry in os.listdir(folder):
@@ -191,12 +191,12 @@ def _finish_pending(folder: Path) -> None:
 
 
 def _read_manifest(folder: Path) -> tuple[frozenset[str], frozenset[str]] | None:
-    """The (files, removed) names of a change in force whose moves may be unfinished; None where there is none."""
+    """The (files, removed) names of a change in force with unfinished moves; None if no change is pending."""
     path = folder / PENDING / MANIFEST
     if not os.path.lexists(path):
         return None
     if path.parent.is_symlink():
-        raise CheckpointError("is a link, which no save of ours makes; remove it", path=path.parent)
+        raise CheckpointError("is a link, which no save makes; remove it", path=path.parent)
     with open_regular(path) as file:
         document = parse_json(file.read(_MAX_MANIFEST_BYTES), path)
     lists: list[Any] = [document.get("files"), document.get("removed")] if isinstance(document, dict) else []
@@ -210,21 +210,21 @@ def _read_manifest(folder: Path) -> tuple[frozenset[str], frozenset[str]] | None
 
 
 def plain_name(name: str) -> str:
-    """`name` if it is a plain file name, so that nothing outside the folder can be meant; else a ValueError."""
+    """`name` if it is a plain file name, which cannot lead out of the folder. Else raises a ValueError."""
     if not name or name in {".", "..", MANIFEST} or "\0" in name or name != os.path.basename(name) or "\\" in name:
         raise ValueError(f"{name!r} is not a plain file name")
     return name
 
 
 def _forget_empty(folder: Path, made: bool) -> None:
-    """Take back a folder that this save made and that holds nothing."""
+    """Delete the folder if this save made it and it is empty."""
     if made:
         with contextlib.suppress(OSError):
             folder.rmdir()
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make renames in `folder` last through a power cut, where the system can."""
+    """Flush renames in `folder` to disk, if the system can."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -238,10 +238,10 @@ def _sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _lock(folder: Path) -> Iterator[None]:
-    """Hold the folder against other savers; the system lets go of it when the process ends, however it ends."""
+    """Lock the folder against other savers. The system releases the lock when the process ends, also in a crash."""
     try:
         import fcntl
-    except ImportError:  # Windows: savers of one folder are then the user's own care
+    except ImportError:  # Windows has no such lock: users must not save to one folder twice at a time
         yield
         return
     descriptor = os.open(folder, os.O_RDONLY)

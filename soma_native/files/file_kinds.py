@@ -1,4 +1,4 @@
-"""What a file is that is no UTF-8 text, told by its first bytes, and the command that gets the text out of it."""
+"""Recognises files that are no UTF-8 text by their first bytes, and names a command that extracts their text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ HEAD_BYTES = 1 << 16
 
 
 class _Kind(NamedTuple):
-    """A kind of file: what it begins with, what it is called, and how to get its text, where that can be said."""
+    """A kind of file: its first bytes, its name, and a command that gets its text, or None."""
 
     start: bytes
     name: str
@@ -19,7 +19,7 @@ class _Kind(NamedTuple):
 
 _ICONV = "iconv -f {encoding} -t UTF-8 < {file} > {text}"
 _PANDOC = "pandoc -f {} -t plain {{file}} -o {{text}}"
-_ZIPPED = (  # what a zip archive with such a name or content near its start is
+_ZIPPED = (  # zip archives that hold these bytes near their start
     _Kind(b"word/", "a Word document (docx)", _PANDOC.format("docx")),
     _Kind(b"mimetypeapplication/vnd.oasis.opendocument.text", "an OpenDocument text (odt)", _PANDOC.format("odt")),
     _Kind(b"mimetypeapplication/epub+zip", "a book (epub)", _PANDOC.format("epub")),
@@ -59,12 +59,12 @@ _KINDS = (
 
 
 def recognise(head: bytes, path: Path | None = None, *, whole: bool = False) -> str | None:
-    """What to say of a file that begins with `head` and is no text in UTF-8; None where it may be one.
+    """The problem of a file that begins with `head` and is no text in UTF-8; None if it may be one.
 
     Args:
-        head: its first bytes, `HEAD_BYTES` of them or more.
+        head: its first `HEAD_BYTES` bytes; fewer for a shorter file.
         path: the file, for the command; None for standard input.
-        whole: whether the file is known not to be UTF-8, or to hold a NUL. What begins like a word then counts too.
+        whole: whether the file is known not to be UTF-8, or to hold a NUL. Beginnings in ASCII letters then count too.
     """
     kind = _kind_of(head, whole)
     if kind is None:
@@ -82,7 +82,7 @@ def recognise(head: bytes, path: Path | None = None, *, whole: bool = False) -> 
 
 def _kind_of(head: bytes, whole: bool) -> _Kind | None:
     for kind in _KINDS:
-        # A text may begin with a word like BZh or GIF8; only what is no text otherwise is then that.
+        # A text may begin with letters like BZh or GIF8, so these count only in a file that is known to be no text.
         if head.startswith(kind.start) and (whole or not kind.start.isascii() or kind.start in (b"%PDF-", b"{\\rtf")):
             return kind
     if head.startswith((b"PK\3\4", b"PK\5\6")):
@@ -97,7 +97,7 @@ def _kind_of(head: bytes, whole: bool) -> _Kind | None:
 
 
 def _wide_encoding(head: bytes) -> str | None:
-    """UTF-16 or UTF-32 without a byte order mark, by where its NULs are: ASCII in it has them at the same places."""
+    """The encoding of a text in UTF-16 or UTF-32 without a byte order mark: its ASCII has NULs at fixed places."""
     for width, name in ((4, "UTF-32"), (2, "UTF-16")):
         size = len(head) - len(head) % width
         columns = [head[i:size:width].count(0) / max(size // width, 1) for i in range(width)]

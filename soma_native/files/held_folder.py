@@ -1,4 +1,4 @@
-"""A folder that a training run works in: a second run is refused as long as the first lives."""
+"""Locks the folder of a training run, so that a second run in it is refused."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from soma_native.errors import CheckpointError
 _log = logging.getLogger("soma_native")
 
 LOCK = ".soma-training"
-_holders: dict[str, tuple[int, int]] = {}  # process and thread, by folder
+_holders: dict[str, tuple[int, int]] = {}  # folder -> (process, thread) that holds it
 
 
 @contextlib.contextmanager
 def hold_folder(folder: Path) -> Iterator[None]:
-    """Hold a folder, made if need be, against other runs; the thread that holds it may hold it again.
+    """Lock a folder, created if missing, against other runs. The thread that holds it may lock it again.
 
-    The system lets go of it when the process ends, however it ends. Where the file system has no locks, or the folder
-    cannot be written to, nothing is held: saving says what is wrong with the folder.
+    The system releases the lock when the process ends, also in a crash. Nothing is locked where the file system has no
+    locks, or where the folder is read-only: the first save then raises an error.
 
     Raises:
-        CheckpointError: another process or thread holds it.
+        CheckpointError: another process or thread holds the folder.
     """
     key, me = os.path.realpath(folder), (os.getpid(), threading.get_ident())
     holder = _holders.setdefault(key, me)
-    if holder[0] != me[0]:  # of the process that this one was forked from
+    if holder[0] != me[0]:  # an entry of the parent process, copied by a fork
         holder = _holders[key] = me
     if holder is not me:
         if holder != me:
@@ -42,7 +42,7 @@ def hold_folder(folder: Path) -> Iterator[None]:
         descriptor = _lock(folder)
         yield
     finally:
-        if os.getpid() == me[0]:  # a forked child lets go of nothing
+        if os.getpid() == me[0]:  # a forked child must not release its parent's lock
             del _holders[key]
             if descriptor is not None:
                 with contextlib.suppress(OSError):
@@ -50,14 +50,14 @@ def hold_folder(folder: Path) -> Iterator[None]:
                 os.close(descriptor)
         if made:
             with contextlib.suppress(OSError):
-                folder.rmdir()  # which does nothing to one that holds something by now
+                folder.rmdir()  # fails, as it should, if the folder holds files now
 
 
 def _lock(folder: Path) -> int | None:
-    """The locked file, or None where there can be none."""
+    """The descriptor of the locked file, or None if nothing can be locked."""
     try:
         import fcntl
-    except ImportError:  # Windows: runs in one folder are then the user's own care
+    except ImportError:  # Windows has no such lock: users must not start two runs in one folder
         return None
     for _ in range(10):
         try:
@@ -67,7 +67,7 @@ def _lock(folder: Path) -> int | None:
             _log.debug("%s: is not held: %s", folder, error)
             return None
         try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, no forked child keeps it
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, whose lock a forked child would keep
         except (BlockingIOError, PermissionError):
             process = os.read(descriptor, 20).decode("ascii", "replace")
             os.close(descriptor)
@@ -79,7 +79,7 @@ def _lock(folder: Path) -> int | None:
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, str(os.getpid()).encode())
             return descriptor
-        os.close(descriptor)  # its holder let go and took it away in between
+        os.close(descriptor)  # the other run released and deleted this file in between: try again
     return None
 
 

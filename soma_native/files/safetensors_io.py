@@ -1,5 +1,5 @@
-"""Tensor files through the `safetensors` package, and what it leaves to us: errors that name the tensor, bfloat16,
-and files that are the same bytes for the same tensors.
+"""Reads and writes tensor files with the `safetensors` package. Added here: errors that name the tensor, bfloat16,
+and the same bytes in the file for the same tensors.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from soma_native.errors import CheckpointError
 from soma_native.files.untrusted import open_regular, parse_json, short
 
-MAX_HEADER_BYTES = 16 << 20  # the largest models published so far have headers below 1 MiB
+MAX_HEADER_BYTES = 16 << 20  # headers of the largest published models are below 1 MiB
 _ITEM_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
     "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8, "C64": 8,
@@ -29,7 +29,7 @@ _ITEM_BYTES = {
 
 
 class TensorEntry(NamedTuple):
-    """Where one tensor stands in its file: `dtype` as the format names it ("F32"), offsets from the data's start."""
+    """One tensor's place in its file: `dtype` in the format's words ("F32"), offsets in bytes from the data's start."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -38,21 +38,21 @@ class TensorEntry(NamedTuple):
 
 
 def crc32_of_array(array: NDArray[Any]) -> int:
-    """CRC-32 of the bytes of a C-contiguous array, as the file will hold them."""
+    """CRC-32 of the bytes of a C-contiguous array, which are also its bytes in the file."""
     return zlib.crc32(array.reshape(-1).view(np.uint8).data)
 
 
 class TensorFile:
-    """An open safetensors file whose header has been checked in full, by us and by the package; a context manager.
+    """An open safetensors file with a fully checked header. A context manager.
 
-    Nothing larger than the header has been read, and nothing is ever mapped into memory: a file that shrinks while it
-    is read is an error, not the end of the process, and the file's pages do not count as the process's memory.
+    Opening reads the header alone. Nothing is mapped into memory, so a file that shrinks while it is read raises an
+    error instead of ending the process.
 
     Args:
-        path: the file; a link is followed, anything but an ordinary file is refused.
+        path: the file. A link is followed; anything but an ordinary file is refused.
 
     Raises:
-        CheckpointError: the file is missing, cannot be read, or is not what the format promises.
+        CheckpointError: the file is missing, cannot be read, or breaks the rules of the format.
     """
 
     path: Path
@@ -87,7 +87,7 @@ class TensorFile:
         self._open.close()
 
     def read(self, name: str) -> NDArray[Any]:
-        """Tensor `name` as a new array of its stored type; BF16, which NumPy lacks, comes as the uint16 of its bits.
+        """Tensor `name` as a new array of its stored type. BF16, which NumPy lacks, gives uint16 with the same bits.
 
         Raises:
             CheckpointError: the type has no NumPy counterpart, or the file cannot be read any more.
@@ -108,7 +108,7 @@ class TensorFile:
 
 
 def _read_header(file: BinaryIO, path: Path) -> tuple[dict[str, TensorEntry], int]:
-    """The entries of a safetensors file, and where its data starts; `safetensors` says only that something is wrong."""
+    """The entries of a safetensors file, and the byte where its data starts. Errors say more than the package's do."""
     size = os.fstat(file.fileno()).st_size
     beginning = file.read(8)
     length = int.from_bytes(beginning, "little")
@@ -149,7 +149,7 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[dict[str, TensorEntry], in
 
 
 def _problem(entry: Any) -> str | None:
-    """What is wrong with a tensor's entry in the header, taken by itself."""
+    """The problem of one tensor's entry in the header; None if it has none."""
 
     def are_sizes(values: Any) -> bool:
         return (
@@ -172,9 +172,9 @@ def _problem(entry: Any) -> str | None:
 def write_tensors(
     path: str | os.PathLike[str], tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write arrays as a safetensors file, straight from their own memory: the same bytes for the same arrays.
+    """Write arrays as a safetensors file, without a copy of them. The same arrays give the same bytes.
 
-    Hand in a path that nobody reads yet (see `atomic_folder`).
+    The file is not written atomically: pass a path inside `atomic_folder.replace_files`.
 
     Args:
         path: the file to create.
@@ -196,7 +196,7 @@ def write_tensors(
     from safetensors.numpy import save_file
 
     fixed = dict(metadata or {})
-    with open(path, "wb") as file:  # save_file would let nobody else read the file, whatever the umask allows
+    with open(path, "wb") as file:  # the mode by the umask: save_file would let nobody else read the file
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
     try:
         save_file({name: np.asarray(array, order="C") for name, array in tensors.items()}, path, fixed or None)
@@ -204,7 +204,7 @@ def write_tensors(
         if found := re.search(r"I/O error: (.*) \(os error (\d+)\)", str(error)):
             raise OSError(int(found[2]), found[1]) from error
         raise
-    if fixed:  # save_file orders it differently from run to run; the same JSON in a fixed order has the same length
+    if fixed:  # save_file's order of the metadata changes from run to run; a fixed order has the same length
         with open(path, "r+b") as file:
             length = int.from_bytes(file.read(8), "little")
             header = {**json.loads(file.read(length)), "__metadata__": fixed}

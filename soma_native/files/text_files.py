@@ -1,4 +1,4 @@
-"""What counts as texts, and how text files are read: one reader for the tokenizer's training and for the model's."""
+"""Reads an argument `texts` (strings, paths, or both) and text files, for the training of tokenizers and of models."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from soma_native.core import _core
 from soma_native.errors import ArgumentTypeError
 from soma_native.files.file_kinds import HEAD_BYTES, recognise
 
-_BATCH_CHARACTERS = 1 << 24  # texts handed to the core at once: bounds what a stream of texts holds in memory
+_BATCH_CHARACTERS = 1 << 24  # of texts handed to the core at once; limits the memory that a stream of texts needs
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 _Text = TypeVar("_Text", str, str | bytes)
@@ -24,7 +24,7 @@ _log = logging.getLogger("soma_native")
 
 
 def iter_texts(texts: object) -> Iterator[str | bytes]:
-    """Yield every text of an argument `texts`: a `str` as it is, a file's content as `read_utf8` gives it.
+    """Yield every text of an argument `texts`: a `str` unchanged, a file's content as `read_utf8` returns it.
 
     Raises:
         TypeError, FileNotFoundError: as `iter_sources`.
@@ -37,12 +37,11 @@ def iter_texts(texts: object) -> Iterator[str | bytes]:
 def iter_sources(texts: object) -> Iterator[str | Path]:
     """Yield every text of an argument `texts`, or the path of the file that holds it.
 
-    A `str` in an iterable is a text; an `os.PathLike`, alone or in an iterable, is a file, and so is a `str` by itself.
+    A `str` in an iterable is a text. An `os.PathLike`, alone or in an iterable, is a file. A `str` alone is a file too.
 
     Raises:
-        TypeError: something that is neither text nor path (the message says where), or a `str` by itself that names no
-            file.
-        FileNotFoundError: a `str` by itself that can only be meant as a path, and there is no such file.
+        TypeError: an item is neither text nor path (the message gives its index), or a `str` alone names no file.
+        FileNotFoundError: a `str` alone looks like a path, and there is no such file.
     """
     if isinstance(texts, os.PathLike) or (isinstance(texts, str) and _names_a_file(texts)):
         yield Path(texts)
@@ -60,10 +59,10 @@ def iter_sources(texts: object) -> Iterator[str | Path]:
         if isinstance(item, str):
             if not nul_seen and "\0" in item:
                 nul_seen = True
-                _log.warning("texts[%d] holds the character NUL, as UTF-16 does that was read in another way", index)
+                _log.warning("texts[%d] holds the character NUL, as UTF-16 read in another encoding does", index)
             if index == 0 and _names_a_file(item):
                 _log.warning(
-                    "texts[0] is read as a text, but a file has that name: %r; for the file, pass a Path", item
+                    "texts[0] is read as a text, but a file has this name: %r; to read the file, pass a Path", item
                 )
             yield item
         elif isinstance(item, os.PathLike):
@@ -73,7 +72,7 @@ def iter_sources(texts: object) -> Iterator[str | Path]:
 
 
 def batches(texts: Iterable[_Text]) -> Iterator[tuple[int, list[_Text]]]:
-    """The texts in lists for the core's threads, each with the index of its first."""
+    """Lists of texts for the core's threads, each with the index of its first text."""
     batch: list[_Text] = []
     first = size = 0
     for i, text in enumerate(texts):
@@ -87,12 +86,12 @@ def batches(texts: Iterable[_Text]) -> Iterator[tuple[int, list[_Text]]]:
 
 
 def read_utf8(path: str | os.PathLike[str]) -> bytes:
-    """The content of a text file, valid UTF-8; a byte order mark at its start is no part of it.
+    """The content of a text file in UTF-8, without a byte order mark at its start.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the path is a folder, or the file is not UTF-8 or holds a NUL; the message names the file and the
-            byte, and what the file is where that can be told.
+        ValueError: the path is a folder, or the file is not UTF-8 or holds a NUL. The message names the file and the
+            byte, and the kind of the file if it is known.
     """
     path = Path(path)
     with open_text(path) as file:
@@ -110,7 +109,7 @@ def open_text(path: Path) -> FileIO:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the path is a folder, or begins as no text does; the message says what it is.
+        ValueError: the path is a folder, or the file begins like a known kind that is no text; the message names it.
     """
     if path.is_dir():
         raise ValueError(f"{path}: is a folder; pass the text files in it, such as Path({str(path)!r}).glob('*.txt')")
@@ -126,7 +125,7 @@ def open_text(path: Path) -> FileIO:
 
 
 def head_of(file: FileIO) -> bytes:
-    """The first bytes of an open file, which is read from where it was; b"" for a pipe."""
+    """The first bytes of an open file, without moving its position; b"" for a pipe."""
     try:
         return os.pread(file.fileno(), HEAD_BYTES, 0)
     except (AttributeError, OSError):  # Windows; a pipe
@@ -134,14 +133,14 @@ def head_of(file: FileIO) -> bytes:
 
 
 def no_text(path: Path, what: str, head: bytes) -> ValueError:
-    """The error to raise for a file that begins with `head` and is not UTF-8, or holds a NUL; `what` says where."""
+    """The error for a file that is not UTF-8 or holds a NUL. `what` gives the place, `head` is the file's beginning."""
     found = recognise(head, path, whole=True)
     if found is not None:
         return ValueError(f"{path}: {found}")
     file, text = shlex.quote(str(path)), shlex.quote(str(path.with_name(f"{path.stem}.utf8.txt")))
     if "NUL" in what:
         return ValueError(
-            f"{path}: {what}, which no text has: if it is one all the same, tr -d '\\000' < {file} > {text}"
+            f"{path}: {what}, which no text has: if it is a text all the same, run tr -d '\\000' < {file} > {text}"
         )
     return ValueError(
         f"{path}: {what}: convert the file from its encoding, for example with iconv -f WINDOWS-1252 -t UTF-8 < {file} "

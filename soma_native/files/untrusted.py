@@ -1,4 +1,4 @@
-"""Files that anyone may have written: only ordinary ones are opened, and JSON is parsed strictly."""
+"""Reads files of unknown origin: only ordinary files are opened, and JSON is parsed strictly."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any, BinaryIO
 
 from soma_native.errors import CheckpointError
 
-_MAX_VALUES = 1 << 23  # in a JSON text: what it becomes in memory is up to a hundred bytes a value
+_MAX_VALUES = 1 << 23  # of a JSON text; each takes up to a hundred bytes of memory
 
 PICKLE = (
     "is a pickle, which can run any code when it is opened, so it is never read. Where you trust it, convert it with "
     "transformers: AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder, safe_serialization=True)"
 )
-_PACKED = "is packed ({}), and what is in it is wanted: unpack it first"
-# What stands in the place of a file by mistake, by how it begins.
+_PACKED = "is packed ({}): unpack it first"
+# Beginnings of files that stand in the place of the right file by mistake, and the problem to report.
 _IMPOSTORS = tuple(
     (re.compile(beginning, re.DOTALL | re.IGNORECASE), problem)
     for beginning, problem in (
@@ -39,32 +39,32 @@ _IMPOSTORS = tuple(
 
 
 class Problem(Exception):
-    """What is wrong with a file, in words that read well after its name."""
+    """A problem of a file. The message continues a sentence that begins with the file's name."""
 
 
 def same(one: object, other: object) -> bool:
-    """Whether two values of JSON are equal: false is not 0, although Python takes it so."""
+    """Whether two values of JSON are equal. In JSON false is not 0; in Python it is."""
     return type(one) is type(other) and one == other
 
 
 def short(value: object) -> str:
-    """The value for a message: ASCII, so that it can be printed anywhere, and not long."""
+    """The value for a message: in ASCII, which prints anywhere, and at most 120 characters."""
     text = ascii(value[:120] if isinstance(value, (str, bytes, list)) else value)
     return text if len(text) <= 120 else text[:117] + "..."
 
 
 def is_shallow(value: object, levels: int = 32) -> bool:
-    """Whether a value of JSON is nested in so few levels that it can be written again."""
+    """Whether a value of JSON is nested in at most `levels` levels, so that it can be written again."""
     inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return levels > 0 and all(is_shallow(one, levels - 1) for one in inside)
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open an ordinary file for reading; links are followed, and what is no ordinary file is refused, never waited for.
+    """Open an ordinary file for reading. Links are followed. Pipes and devices are refused without waiting.
 
     Raises:
-        CheckpointError: naming `path`: missing, a folder, a pipe or device, a broken link, not readable, or something
-            that a failed download or a careless copy left in place of a file, with the way to mend it.
+        CheckpointError: the path is missing, a folder, a pipe, a device, a broken link or not readable; or the file is
+            a known mistake of a download or copy (a web page, an archive, a git-lfs pointer). Names `path`.
     """
     try:
         mode = os.stat(path).st_mode
@@ -75,7 +75,7 @@ def open_regular(path: Path) -> BinaryIO:
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(open(path, "rb"))
             beginning = file.peek(512)[:512]
-            # The length of a tensor file's header may look like anything; the header itself begins with a brace.
+            # A tensor file begins with eight arbitrary bytes, the length of its header. The header begins with a brace.
             for pattern, problem in _IMPOSTORS if beginning[8:9] != b"{" else ():
                 if pattern.match(beginning):
                     raise CheckpointError(problem, path=path)
@@ -92,7 +92,7 @@ def read_regular(path: Path, limit: int) -> bytes:
     """All bytes of an ordinary file of at most `limit`.
 
     Raises:
-        CheckpointError: naming `path`: as `open_regular`, or it is larger.
+        CheckpointError: as `open_regular`, or the file is larger. Names `path`.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -102,10 +102,10 @@ def read_regular(path: Path, limit: int) -> bytes:
 
 
 def parse_json(data: bytes, path: Path) -> Any:
-    """Parse `data`, read from `path`, as strict JSON: UTF-8, no NaN, no repeated keys, no endless nesting or length.
+    """Parse `data`, read from `path`, as strict JSON: UTF-8, no NaN, no repeated keys, limited depth and length.
 
     Raises:
-        CheckpointError: naming `path`.
+        CheckpointError: `data` is not such JSON. Names `path`.
     """
 
     def no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -127,6 +127,6 @@ def parse_json(data: bytes, path: Path) -> Any:
         return json.loads(data.decode("utf-8"), object_pairs_hook=no_repeats, parse_constant=no_constant)
     except RecursionError:
         raise CheckpointError("is not usable JSON: nested too deeply", path=path) from None
-    except ValueError as error:  # invalid JSON or UTF-8, integers of thousands of digits, and the two above
+    except ValueError as error:  # invalid JSON or UTF-8, an integer of thousands of digits, a repeated key, NaN
         begins = "" if data[:1] in b"{[" else f" (it begins with {short(data[:40].decode('utf-8', 'replace'))})"
         raise CheckpointError(f"is not valid JSON: {error}{begins}", path=path) from None

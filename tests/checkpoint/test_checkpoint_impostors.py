@@ -45,7 +45,7 @@ IMPOSTORS = {
     "page": (b"<!DOCTYPE html>\n<html><head><title>Sign in</title>", "is a web page, not the file: download it again"),
     "page after a blank": (b"\xef\xbb\xbf\r\n <HTML lang='en'>", "is a web page"),
     "answer of a store": (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "is a web page"),
-    "gzip": (gzip.compress(CONTENT), "is packed (gzip), and what is in it is wanted: unpack it first"),
+    "gzip": (gzip.compress(CONTENT), "is packed (gzip): unpack it first"),
     "xz": (lzma.compress(CONTENT), "is packed (xz)"),
     "bzip2": (bz2.compress(CONTENT), "is packed (bzip2)"),
     "zstd": (b"\x28\xb5\x2f\xfd\x24\x00\x01\x00\x00\x99\xe9\xd8\x51", "is packed (zstd)"),

@@ -133,7 +133,7 @@ def test_a_text_in_memory_may_hold_a_nul_and_is_warned_of(caplog: pytest.LogCapt
         tok = soma.Tokenizer.train(texts, kind="char")
     assert tok.decode(tok.encode("a\0b")) == "a\0b"
     assert [record.getMessage() for record in caplog.records] == [
-        "texts[1] holds the character NUL, as UTF-16 does that was read in another way"
+        "texts[1] holds the character NUL, as UTF-16 read in another encoding does"
     ]
 
 
