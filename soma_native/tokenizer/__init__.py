@@ -1,1 +1,1 @@
-"""Text to token ids and back: the tokenizer, how its vocabulary is trained, and the files it comes in."""
+"""Text to token ids and back: the tokenizer, its training, and its file formats."""

@@ -1,5 +1,5 @@
-"""What a Hugging Face `tokenizer.json` does to a text before byte-pair encoding: it finds added tokens, puts what is
-between them into Unicode's NFC, and may put a space in front. `RuledCore` does the same around a tokenizer of the core.
+"""The steps of a Hugging Face `tokenizer.json` before byte-pair encoding: find added tokens, normalize the text between
+them to NFC, put a space in front. `RuledCore` does these steps around a tokenizer of the core.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from soma_native.core import _core
 
 
 class AddedToken(NamedTuple):
-    """A text that is one token wherever it stands, in the words of Hugging Face's files.
+    """A text that is one token wherever it stands. The names are those of Hugging Face's files.
 
     Attributes:
         content: its text.
         id: its id.
-        special: whether it is only looked for where `allowed_special` names it.
-        lstrip, rstrip: whether it swallows the white space before it, after it.
-        normalized: whether it is looked for after normalization, and after those that are not.
+        special: whether it is found only if `allowed_special` names it.
+        lstrip, rstrip: whether it includes the white space before it, after it.
+        normalized: whether it is searched for in the normalized text, after the tokens without this flag.
     """
 
     content: str
@@ -38,14 +38,14 @@ class AddedToken(NamedTuple):
 
 
 class TextRules(NamedTuple):
-    """What a file asks for beyond splitting and merging.
+    """The rules of a file beyond splitting and merging.
 
     Attributes:
         added: the added tokens.
-        nfc: whether text is put into NFC.
+        nfc: whether text is normalized to NFC.
         prefix_space: whether text that does not begin with a space gets one.
-        sections: the file's own normalizer, pre_tokenizer, post_processor and decoder, which are saved again.
-        unknown: what its model says of bytes that are no tokens, which is saved again.
+        sections: the file's own normalizer, pre_tokenizer, post_processor and decoder, kept for saving.
+        unknown: the file's settings for bytes that are no tokens, kept for saving.
     """
 
     added: tuple[AddedToken, ...] = ()
@@ -56,7 +56,7 @@ class TextRules(NamedTuple):
 
     @property
     def are_trivial(self) -> bool:
-        """Whether the core alone does all of it: special tokens that are looked for in one pass over the text."""
+        """Whether the core alone can follow the rules: special tokens only, found in one pass over the text."""
         return (
             not (self.nfc or self.prefix_space or any(t.lstrip or t.rstrip or not t.special for t in self.added))
             and len({t.normalized for t in self.added}) < 2
@@ -64,7 +64,7 @@ class TextRules(NamedTuple):
 
 
 # `tokenizers` normalizes by the tables of Unicode 9. Later characters that normalization would move, compose or
-# decompose are inert to it: text is cut at them. (No later version changes what NFC makes of older characters.)
+# decompose are inert to it, so text is cut at them. The NFC of older characters is the same in all later versions.
 _INERT = re.compile(
     "([\u05c8\u05c9\u07fd\u0897-\u089f\u08ca-\u08d3\u09fe\u0c3c\u0d3b\u0d3c\u0eba\u1715\u1abf-\u1af0\u1df6-\u1dfa\ua82c"
     "\U000105c9\U000105d2\U000105da\U000105e4\U00010d24-\U00010d27\U00010d69-\U00010d6d\U00010eab\U00010eac"
@@ -76,20 +76,20 @@ _INERT = re.compile(
     "\U0001d250-\U0001d252\U0001d25b\U0001d25c\U0001d25f\U0001d280\U0001d281\U0001e08f\U0001e130-\U0001e136\U0001e2ae"
     "\U0001e2ec-\U0001e2ef\U0001e4ec-\U0001e4ef\U0001e5ee\U0001e5ef\U0001e6e3\U0001e6e6\U0001e6ee\U0001e6ef\U0001e6f5])"
 )
-# Unicode's White_Space, which Python's \s goes beyond.
+# Unicode's White_Space. Python's \s has more characters.
 _SPACES = frozenset("\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000").union(map(chr, range(0x2000, 0x200B)))
 _SPACE_RUN = re.compile(f"[{''.join(_SPACES)}]*")
 
 
 def to_nfc(text: str) -> str:
-    """The text in NFC, as `tokenizers` has it whatever Python's version of Unicode."""
+    """The text in NFC as `tokenizers` computes it, with any version of Unicode in Python."""
     if unicodedata.is_normalized("NFC", text):
         return text
     return "".join(unicodedata.normalize("NFC", _in_order(piece)) for piece in _INERT.split(text))
 
 
 def _in_order(text: str) -> str:
-    """The text with long runs of combining marks in canonical order, for which `normalize` takes quadratic time."""
+    """The text with runs of combining marks sorted. `normalize` would take quadratic time to sort long ones."""
     if len(text) < 64:
         return text
     marks = unicodedata.combining
@@ -98,9 +98,9 @@ def _in_order(text: str) -> str:
 
 
 class _Piece(NamedTuple):
-    """A stretch of a text: an added token where there is an `id`, else what the core encodes.
+    """A stretch of a text: an added token if it has an `id`, else text for the core to encode.
 
-    `begins` and `ends` say for each character of `text` where it comes from; None where nobody asks.
+    `begins` and `ends` are the places of each character of `text` in the original text; None if not needed.
     """
 
     text: str
@@ -116,14 +116,14 @@ class _Piece(NamedTuple):
 
 
 class _Finder:
-    """Finds added tokens in a text: from left to right, the longest that begins at a place."""
+    """Finds added tokens in a text from left to right; at each place the longest."""
 
     def __init__(self, tokens: dict[str, AddedToken]) -> None:
         self._tokens = tokens
         self._pattern = re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))))
 
     def pieces(self, piece: _Piece) -> Iterator[_Piece]:
-        """The piece cut into tokens and what is between them; nothing of it is empty."""
+        """The piece cut into tokens and the text between them; no empty pieces."""
         text, at = piece.text, 0
         for match in self._pattern.finditer(text) if self._tokens else ():
             token = self._tokens[match[0]]
@@ -131,7 +131,7 @@ class _Finder:
             while token.lstrip and start > at and text[start - 1] in _SPACES:
                 start -= 1
             if token.rstrip:
-                stop = _SPACE_RUN.match(text, stop).end()  # type: ignore[union-attr]  # it matches nothing, too
+                stop = _SPACE_RUN.match(text, stop).end()  # type: ignore[union-attr]  # it also matches an empty run
             if at < start:
                 yield piece.part(at, start)
             yield piece.part(start, stop, token.id)
@@ -141,9 +141,9 @@ class _Finder:
 
 
 class RuledCore:
-    """A tokenizer of the core behind the rules of a file; answers to the same calls as the core's.
+    """A tokenizer of the core that also follows the rules of a file. It has the methods of the core's tokenizer.
 
-    Where the rules ask for no more than the core does by itself, the calls are the core's own.
+    If the core alone can follow the rules, the methods are the core's own.
     """
 
     def __init__(self, core: _core.Tokenizer, rules: TextRules) -> None:
@@ -157,7 +157,7 @@ class RuledCore:
                 setattr(self, name, getattr(core, name))
 
     def __getattr__(self, name: str) -> Any:
-        """What the rules do not touch, such as decoding, is the core's."""
+        """Everything else, such as decoding, is the core's."""
         return getattr(self.core, name)
 
     def encode(self, text: str, allowed_special: Sequence[int]) -> list[int]:
@@ -181,7 +181,7 @@ class RuledCore:
             return self._joined(texts, ())
 
     def encode_with_offsets(self, text: str, allowed_special: Sequence[int]) -> tuple[list[int], list[tuple[int, int]]]:
-        """As `_core.Tokenizer.encode_with_offsets`; what normalization moved has the place of all it came from."""
+        """As `_core.Tokenizer.encode_with_offsets`. A normalized character has the place of all its sources."""
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
         with _complaints_from(self.core.encode_with_offsets, text, self._found(allowed_special)):
@@ -199,7 +199,7 @@ class RuledCore:
         return ids, offsets
 
     def _joined(self, texts: list[str], allowed_special: Sequence[int]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-        """The ids of all texts in a row, and how many each text has."""
+        """The ids of all texts, as `encode_joined` returns them."""
         pieces: list[_Piece] = []
         owners: list[int] = []
         for i, text in enumerate(texts):
@@ -213,7 +213,7 @@ class RuledCore:
         return ids, np.bincount(owners, lengths, len(texts)).astype(np.int64)
 
     def _pieces(self, whole: _Piece, allowed_special: Sequence[int]) -> Iterator[_Piece]:
-        """What a text falls into: added tokens, and stretches as the core is to encode them."""
+        """The added tokens of a text, and the stretches between them, ready for the core to encode."""
         before, after = self._finders(frozenset(allowed_special))
         for raw in before.pieces(whole):
             if raw.id is not None:
@@ -224,12 +224,12 @@ class RuledCore:
                 yield _with_space(piece) if prefixed else piece
 
     def _found(self, allowed: Sequence[int]) -> list[int]:
-        """Those of the core's special tokens that are looked for in a text."""
+        """The core's special tokens that are searched for in a text."""
         always = {t.id for t in self.rules.added if not t.special}
         return [i for i in self.core.special_ids if i in always or i in allowed]
 
     def _make_finders(self, allowed: frozenset[int]) -> tuple[_Finder, _Finder]:
-        """Those for the text as it is, and for what is left of it once it is normalized."""
+        """The finder for the original text, and the finder for the normalized text between its tokens."""
         active = [t for t in self.rules.added if not t.special or t.id in allowed]
         clean = to_nfc if self.rules.nfc else str
         return (
@@ -240,7 +240,7 @@ class RuledCore:
 
 @contextlib.contextmanager
 def _complaints_from(call: Callable[..., object], *arguments: object) -> Iterator[None]:
-    """Within this block an error about a text is the core's about the whole of it, not about a piece of ours."""
+    """If the block raises, raise the core's error for the whole text: the block sees only pieces of it."""
     try:
         yield
     except (AttributeError, TypeError, ValueError):
@@ -249,7 +249,7 @@ def _complaints_from(call: Callable[..., object], *arguments: object) -> Iterato
 
 
 def _with_space(piece: _Piece) -> _Piece:
-    """A space in front, which comes from where the first character does."""
+    """The piece with a space in front; the space has the place of the first character."""
     if piece.begins is None or piece.ends is None:
         return _Piece(" " + piece.text)
     return _Piece(" " + piece.text, np.r_[piece.begins[:1], piece.begins], np.r_[piece.ends[:1], piece.ends])
@@ -273,7 +273,7 @@ def _normalized(piece: _Piece) -> _Piece:
 
 
 def _clusters(text: str) -> Iterator[str]:
-    """The text cut into the shortest stretches that normalization treats apart."""
+    """The text cut into the shortest stretches that normalize independently of each other."""
     for i, stretch in enumerate(_INERT.split(text)):
         start = 0
         for at in range(1, 0 if i % 2 else len(stretch)):
@@ -285,14 +285,14 @@ def _clusters(text: str) -> Iterator[str]:
 
 
 def _joins(text: str, start: int, at: int) -> bool:
-    """Whether the character at `at` may move into the stretch from `start` to it, or become one with its end."""
+    """Whether normalization may move the character at `at` into text[start:at], or compose it with the end of that."""
     character = text[at]
     if character < "\u0300":
         return False
     if unicodedata.combining(unicodedata.normalize("NFD", character)[0]):
         return True
     if unicodedata.combining(unicodedata.normalize("NFD", text[at - 1])[-1]):
-        return False  # marks in between block it; and so this looks at a few characters only
+        return False  # marks in between block composition; so few characters are normalized below
     before = text[start:at]
     normalize = unicodedata.normalize
     return normalize("NFC", before + character) != normalize("NFC", before) + normalize("NFC", character)

@@ -1,4 +1,4 @@
-"""A byte-level BPE vocabulary as data: what readers of files and training make, and a tokenizer is made from."""
+"""A byte-level BPE vocabulary as data. Training and readers of files make it; a tokenizer is built from it."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ class BpeVocabulary:
     r"""Everything that the ids of a text depend on.
 
     Args:
-        pattern: how a text falls into chunks, by name, one of `PATTERNS`: "cl100k" and "o200k" as in tiktoken, "llama3"
-            (cl100k as it was at first: whitespace at the end of a text is cut after its last newline) and "qwen2" (that
-            with single digits) as in the `tokenizer.json` of these models.
-        tokens: the bytes of the ordinary tokens by id; None where an id belongs to a special token or to nobody. No
-            two are alike. Without `merges` all 256 single bytes are there; with them, a text that needs a byte that is
-            not cannot be encoded.
-        merges: pairs (left id, right id) that merge, those of lowest rank first; the bytes of both together are a
-            token. An array (n, 2) will do. None: any pair whose bytes together are a token merges, the one whose token
-            has the lowest id first (the ranks of tiktoken).
+        pattern: the name of the rule that splits text into chunks, one of `PATTERNS`. "cl100k" and "o200k" are as in
+            tiktoken. "llama3" (the first version of cl100k: whitespace at the end of a text is cut after its last
+            newline) and "qwen2" (the same with single digits) are as in the `tokenizer.json` of these models.
+        tokens: the bytes of the ordinary tokens by id, all different; None for the id of a special token and for an
+            unused id. Without `merges` it has all 256 single bytes. With `merges` some may be missing: a text that
+            needs a missing byte cannot be encoded.
+        merges: pairs (left id, right id) that merge, lowest rank first; the bytes of both together are a token. May be
+            an array (n, 2). None: any pair whose bytes together are a token merges, the lowest id first (the ranks of
+            tiktoken).
         special_tokens: text to id. Their ids are not those of ordinary tokens.
-        ignore_merges: a chunk that is a token as a whole is taken so, whatever the merges would give. Implied where
-            `merges` is None.
+        ignore_merges: whether a chunk that is a token is encoded as this token without merging. Always so if `merges`
+            is None.
     """
 
     pattern: str
@@ -43,8 +43,8 @@ class BpeVocabulary:
         """The core tokenizer of this vocabulary.
 
         Raises:
-            ValueError: naming what is wrong with it: an unknown pattern, a byte that is no token, a token given twice,
-                a merge of ids that are no tokens or whose bytes together are none, a special token's id that is taken.
+            ValueError: the pattern is unknown, a byte is no token, a token is given twice, a merge has an id that is no
+                token or makes no token, or a special token's id is taken. The message names the problem.
         """
         merges = None
         if self.merges is not None:

@@ -1,4 +1,4 @@
-"""Text to ids and back: words, characters, bytes or byte-level BPE. C++ does the work; here are names and checks."""
+"""The public Tokenizer: text to ids and back by words, characters, bytes or byte-level BPE. C++ does the work."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ from soma_native.tokenizer.train_bpe import TrainingProgress
 
 
 class Tokenizer:
-    r"""A vocabulary, and the way from text to its ids and back. Made by `train` or `load`; never changes.
+    r"""Encodes text to ids of a vocabulary and decodes it again. Made by `train` or `load`; never changes.
 
     Four kinds:
 
     - ``word``: the text is lower-cased character by character (Unicode's mapping without context: "İ" becomes "i" and a
-      combining dot, "Σ" always "σ"), and its tokens are the runs of ``[\p{L}\p{N}_]``; what is between them is lost.
+      combining dot, "Σ" always "σ"). Its tokens are the runs of ``[\p{L}\p{N}_]``; all other characters are lost.
     - ``char``: every character (code point) is a token.
     - ``byte``: every byte of the text's UTF-8 is a token.
-    - ``bpe``: byte-level byte-pair encoding. The text falls into chunks (words, numbers, punctuation, whitespace) by
-      the rules of GPT-2, cl100k, o200k or others; the bytes of a chunk merge to tokens, the pair of lowest rank first.
+    - ``bpe``: byte-level byte-pair encoding. The rules of GPT-2, cl100k, o200k or others split the text into chunks
+      (words, numbers, punctuation, whitespace). The bytes of a chunk merge to tokens, the pair of lowest rank first.
 
-    A special token is an id that no text encodes to, unless `encode` is told to look for it.
+    Text encodes to the id of a special token only if `allowed_special` of `encode` names this token.
 
-    Methods may be called from several threads at once, and do not hold Python's global lock while they compute.
+    Several threads may call the methods at once. The methods do not hold Python's global lock while they compute.
 
     >>> tok = Tokenizer.train(["The cat sat.", "The dog sat."], kind="word")
     >>> tok.encode("the CAT!")
@@ -60,8 +60,8 @@ class Tokenizer:
         if not isinstance(core, (_core.Tokenizer, RuledCore)):
             raise TypeError("make a Tokenizer with Tokenizer.train(texts, kind=...) or Tokenizer.load(path)")
         self._core = core
-        self._settings = dict(settings or {})  # what its file says that no id depends on
-        self._beside: dict[str, bytes] = {}  # what lies beside that file in a model's folder, as `save` is to write it
+        self._settings = dict(settings or {})  # settings of its file that change no id
+        self._beside: dict[str, bytes] = {}  # files beside it in a model's folder, which `save` writes again
         self._special = {core.token(i): i for i in core.special_ids}
 
     @staticmethod
@@ -75,39 +75,39 @@ class Tokenizer:
         min_frequency: SupportsIndex | None = None,
         progress: TrainingProgress | None = None,
     ) -> Tokenizer:
-        """Make a vocabulary from texts.
+        """Train a vocabulary on texts.
 
         The result depends on the texts and their order alone, not on the number of threads.
 
         Args:
-            texts: an iterable of texts, which may be a generator, and of `pathlib.Path` (any `os.PathLike`), which are
-                UTF-8 files whose whole content is one text; or one such path, as `os.PathLike` or `str`. A `str` inside
-                of an iterable is always a text, never the name of a file.
-            kind: "word" (the most frequent words, among equally frequent ones the earlier seen), "char" (all
-                characters, in order of code point), "byte" (the 256 bytes; nothing is learned, but the texts are
-                checked all the same) or "bpe" (the 256 bytes, then step by step the most frequent pair of neighbouring
-                tokens as a new one; among equally frequent pairs the one with the smaller left id, then the smaller
-                right id. Files are read piece by piece, so that one larger than memory will do).
-            vocab_size: the largest number of ids, special tokens included. Default: 3000 for "word", 8192 for "bpe";
-                for "char" as many as there are, and with a smaller `vocab_size` only the most frequent characters get
-                an id. "bpe" may find fewer pairs to merge than it asks for, and says so by a warning.
-            special_tokens: their texts, in the order of their ids, which are the first of the vocabulary ("byte" and
-                "bpe": the last). Default: <PAD> <UNK> <START> <END> <BOS> <EOS> for "word", <UNK> for "char", none for
-                "byte", <|endoftext|> for "bpe", where no merge spells a special token. What is not in the vocabulary
-                encodes as <UNK>; without <UNK>, `encode` raises.
-            pattern: for "bpe", how a text falls into the chunks that merges stay within: "gpt2" (the default), "cl100k"
-                or "o200k", the rules of these vocabularies ("llama3" and "qwen2" too).
-            min_frequency: for "bpe", how often a pair must stand in the texts to be merged. Default: 1.
-            progress: for "bpe", called every now and then as ``progress(stage, done, total)``: with "counting", the
-                bytes of text counted and None, then with "merging", the merges made and those asked for.
+            texts: an iterable, which may be a generator, of texts (`str`) and files (any `os.PathLike`); or the path of
+                one file, as `os.PathLike` or `str`. A file is UTF-8, and its content is one text. A `str` in an
+                iterable is always a text, never the name of a file.
+            kind: "word" (the most frequent words; of equally frequent ones those seen first), "char" (all characters,
+                by code point), "byte" (the 256 bytes; the texts are only checked) or "bpe". "bpe" has the 256 bytes and
+                adds the most frequent pair of neighbouring tokens, again and again; of equally frequent pairs the one
+                with the smaller left id, then the smaller right id. It reads files piece by piece, so a file may be
+                larger than memory.
+            vocab_size: the largest number of ids, special tokens included. Default: 3000 for "word", 8192 for "bpe",
+                all characters for "char". A smaller value keeps the most frequent characters of "char". "bpe" warns
+                if the texts have too few pairs for this size.
+            special_tokens: their texts, in the order of their ids. Their ids are the first of the vocabulary ("byte"
+                and "bpe": the last). Default: <PAD> <UNK> <START> <END> <BOS> <EOS> for "word", <UNK> for "char", none
+                for "byte", <|endoftext|> for "bpe". Text that is not in the vocabulary encodes as <UNK>; without <UNK>,
+                `encode` raises. With "bpe" no merge makes the text of a special token.
+            pattern: for "bpe", the rule that splits text into chunks; merges stay within a chunk. "gpt2" (the default),
+                "cl100k", "o200k", "llama3" or "qwen2".
+            min_frequency: for "bpe", the lowest count in the texts of a pair that is merged. Default: 1.
+            progress: for "bpe", called from time to time as ``progress(stage, done, total)``: first with "counting",
+                the bytes counted so far, and None; then with "merging", the merges made and the merges wanted.
 
         Raises:
-            TypeError: `texts` is a `str` that names no file, or holds something that is neither text nor path.
+            TypeError: `texts` is a `str` that names no file, or has an item that is neither text nor path.
             ValueError: an unknown kind; a `vocab_size` that leaves no room beside the special tokens or is above 2**24;
-                special tokens that are empty, repeated or could be mistaken for ordinary tokens; texts with fewer than
-                two different words or characters ("byte" and "bpe": with fewer than two bytes); a text with a lone
-                surrogate; a file that is not UTF-8; a folder.
-            OSError: a file cannot be read; `FileNotFoundError` where there is none.
+                special tokens that are empty, repeated or could be ordinary tokens; texts with fewer than two different
+                words or characters ("byte" and "bpe": with fewer than two bytes); a text with a lone surrogate; a file
+                that is not UTF-8; a folder.
+            OSError: a file cannot be read. `FileNotFoundError`: there is no such file.
 
         >>> tok = Tokenizer.train(["hello world"], kind="char", special_tokens=())
         >>> [tok.id_to_token(i) for i in range(tok.vocab_size)]
@@ -117,20 +117,20 @@ class Tokenizer:
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Tokenizer:
-        """Load a `tokenizer.json` that `save` wrote, or that `tokenizers` wrote of the same making.
+        """Load a `tokenizer.json` that `save` or Hugging Face `tokenizers` wrote.
 
-        With byte-level BPE that is what GPT-2, RoBERTa, GPT-NeoX, Llama-3, Qwen-2, GPT-4o and their relatives have:
-        normalization to NFC, a space in front and added tokens included. Special tokens are those that the file calls
-        so. `tokenizers` finds them in every text, which here is ``allowed_special="all"``; added tokens that are not
-        special are always found. What a file asks for beside the ids of a text is kept, saved again and never done:
-        special tokens of a template (post_processor), `truncation`, `padding`.
+        It reads the byte-level BPE of GPT-2, RoBERTa, GPT-NeoX, Llama-3, Qwen-2, GPT-4o and similar models. The file
+        may normalize to NFC, put a space in front, and have added tokens. Tokens that it marks as special are special.
+        `tokenizers` finds them in every text; here ``allowed_special="all"`` does. Added tokens that are not special
+        are always found. Settings that change no id of a text are kept and saved again, but not applied: special tokens
+        of a template (post_processor), `truncation`, `padding`.
 
         Args:
-            path: the file, or the folder it is in. A folder without it may have GPT-2's `vocab.json` and `merges.txt`.
+            path: the file or its folder. A folder without this file may have GPT-2's `vocab.json` and `merges.txt`.
 
         Raises:
             FileNotFoundError: there is no such file.
-            CheckpointError: the file is damaged, or asks for something that there is not here; which is said.
+            CheckpointError: the file is damaged, or has a setting that is not supported. The message names it.
         """
         path = _checks.path("path", path)
         view = FolderView(path) if path.is_dir() else None
@@ -145,47 +145,47 @@ class Tokenizer:
     def from_tiktoken(
         path: str | os.PathLike[str], *, pattern: str, special_tokens: Mapping[str, int] | None = None
     ) -> Tokenizer:
-        """Make a tokenizer of a rank file of tiktoken; its ids are those of tiktoken.
+        """Make a tokenizer from a rank file of tiktoken. It gives the ids of tiktoken.
 
         Args:
             path: the file, such as `cl100k_base.tiktoken`: lines of a token in base64 and its rank.
-            pattern: how a text falls into chunks, which the file does not say: "gpt2" (also for r50k_base and
+            pattern: the rule that splits text into chunks, which the file does not hold: "gpt2" (also for r50k_base and
                 p50k_base), "cl100k" or "o200k".
-            special_tokens: text to id, which the file does not say either, such as ``{"<|endoftext|>": 100257}``.
+            special_tokens: text to id, which the file does not hold either, such as ``{"<|endoftext|>": 100257}``.
 
         Raises:
             FileNotFoundError: there is no such file.
-            CheckpointError: it is no rank file, a rank or a token stands there twice, a rank is left out that is not
-                the id of a special token, or a single byte is no token; naming the line.
+            CheckpointError: the file is no rank file, has a rank or a token twice, lacks a rank that is not the id of a
+                special token, or lacks a single byte. The message names the line.
             ValueError: an unknown pattern; a special token with the id of an ordinary one.
         """
         return Tokenizer(read_tiktoken(path, pattern, special_tokens).make())
 
     @staticmethod
     def from_gpt2(vocab_json: str | os.PathLike[str], merges_txt: str | os.PathLike[str]) -> Tokenizer:
-        """Make a tokenizer of the files that GPT-2 was published with; its ids are those of GPT-2.
+        """Make a tokenizer from the files of GPT-2's publication. It gives the ids of GPT-2.
 
-        Tokens that no merge makes are special ones, such as ``<|endoftext|>``.
+        Tokens of several bytes that no merge makes are special, such as ``<|endoftext|>``.
 
         Args:
-            vocab_json: text, in GPT-2's byte-level alphabet, to id.
-            merges_txt: the pairs that merge, one a line, those of lowest rank first.
+            vocab_json: a JSON object of token text, in GPT-2's byte-level alphabet, to id.
+            merges_txt: the pairs that merge, one a line, lowest rank first.
 
         Raises:
             FileNotFoundError: there is no such file.
-            CheckpointError: the files are damaged or do not belong together; naming the line.
+            CheckpointError: the files are damaged or do not belong together. The message names the line.
         """
         return Tokenizer(read_gpt2(vocab_json, merges_txt).make())
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a `tokenizer.json` that `load` and Hugging Face `tokenizers.Tokenizer.from_file` read.
 
-        `tokenizers` encodes every text to the same ids. Its `decode` differs where there are special tokens: it writes
-        them out for "word" and "char", where ours leaves them out.
+        `tokenizers` encodes every text to the same ids. For "word" and "char" its `decode` prints special tokens; ours
+        leaves them out.
 
         Args:
-            path: a name that ends in ".json" is the file; anything else is a folder, made where there is none, that
-                `tokenizer.json` goes into. A file there is replaced at once or not at all.
+            path: a name that ends in ".json" is the file. Any other name is the folder for `tokenizer.json`, created if
+                missing. An existing file is replaced at once or not at all.
 
         Returns:
             The path of the file.
@@ -200,21 +200,20 @@ class Tokenizer:
         return file
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled and copied as the content of its file, for worker processes."""
+        """Pickle and copy the tokenizer as the content of its file, for worker processes."""
         return _tokenizer_of, (document_of(self._core, self._settings), self._beside)
 
     def encode(self, text: str, allowed_special: Collection[str] = ()) -> list[int]:
         """The ids of a text. Special tokens are never added.
 
         Args:
-            text: any text; the empty one has no ids.
-            allowed_special: the special tokens whose text, where it stands in `text`, encodes as their id: a collection
-                of them, or "all". The text of every other special token is plain text. Where two of them start at the
-                same place, the longer counts.
+            text: any text; an empty text has no ids.
+            allowed_special: the special tokens to find in `text`, a collection of their texts, or "all". The text of
+                every other special token is plain text. If two of them start at the same place, the longer one counts.
 
         Raises:
-            ValueError: a lone surrogate in the text; something not in the vocabulary where there is no <UNK>; something
-                in `allowed_special` that is no special token.
+            ValueError: the text has a lone surrogate; it has a token that is not in a vocabulary without <UNK>; an item
+                of `allowed_special` is no special token.
 
         >>> tok = Tokenizer.train(["one two"], kind="byte", special_tokens=["<eos>"])
         >>> tok.encode("é")
@@ -227,11 +226,11 @@ class Tokenizer:
     def encode_with_offsets(
         self, text: str, allowed_special: Collection[str] = ()
     ) -> tuple[list[int], list[tuple[int, int]]]:
-        """The ids of a text as `encode` gives them, and for each where it stands in the text.
+        """The ids of a text as `encode` gives them, and the position of each in the text.
 
         Returns:
-            ids, and as many pairs (begin, end) of positions in `text`: the token stands for ``text[begin:end]``. Each
-            of the bytes of one character has the position of that character.
+            ids, and as many pairs (begin, end): the token stands for ``text[begin:end]``. Tokens that are bytes of the
+            same character have the position of this character.
 
         >>> tok = Tokenizer.train(["one two"], kind="word", special_tokens=())
         >>> tok.encode_with_offsets(" One, TWO")
@@ -241,7 +240,7 @@ class Tokenizer:
         return ids, offsets
 
     def encode_array(self, text: str, allowed_special: Collection[str] = ()) -> NDArray[np.uint32]:
-        """The ids of a text as `encode` gives them, as an array: uint32, shape (n,). Never a Python list in between.
+        """The ids of a text as `encode` gives them, as a uint32 array (n,), without a Python list in between.
 
         >>> Tokenizer.train(["ab"], kind="byte").encode_array("ab")
         array([97, 98], dtype=uint32)
@@ -249,11 +248,11 @@ class Tokenizer:
         return self._core.encode_array(text, self._allowed(allowed_special))
 
     def encode_batch(self, texts: Iterable[str], allowed_special: Collection[str] = ()) -> list[list[int]]:
-        """The ids of each text as `encode` gives them; the texts are shared out to the threads.
+        """The ids of each text as `encode` gives them. Threads encode the texts in parallel.
 
         Raises:
             TypeError: `texts` is a `str`.
-            ValueError: as `encode` does, naming the first text that is at fault.
+            ValueError: as `encode`. The message names the first wrong text.
 
         >>> Tokenizer.train(["ab"], kind="byte").encode_batch(["a", "", "ba"])
         [[97], [], [98, 97]]
@@ -265,15 +264,15 @@ class Tokenizer:
         return self._core.encode_batch(list(texts), self._allowed(allowed_special))
 
     def _encode_joined(self, texts: list[str], first: int) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-        """The ids of all texts in one array, and how many each text has; errors count the texts from `first`."""
+        """The ids of all texts in one array, and the number of ids of each text. Errors number texts from `first`."""
         ids, lengths = self._core.encode_joined(texts, first)
         return ids, lengths
 
     def decode(self, ids: Iterable[SupportsIndex] | NDArray[Any]) -> str:
         """The text of ids.
 
-        "word": the words, joined by spaces; "char": the characters in a row; special tokens are left out of both.
-        "byte" and "bpe": the exact text, special tokens as theirs; bytes that are not UTF-8, such as part of a
+        "word": the words, joined by spaces. "char": the characters. Both leave out special tokens.
+        "byte" and "bpe": the exact text, with the texts of special tokens. Bytes that are not UTF-8, such as part of a
         character, become U+FFFD, the replacement character.
 
         Args:
@@ -292,7 +291,7 @@ class Tokenizer:
         return self._core.decode(_id_array(ids))
 
     def decode_bytes(self, ids: Iterable[SupportsIndex] | NDArray[Any]) -> bytes:
-        r"""The bytes of ids: exact for "byte" and "bpe", else the UTF-8 of what `decode` gives. Arguments as there.
+        r"""The bytes of ids: exact for "byte" and "bpe", else the UTF-8 of `decode`. Arguments and errors as `decode`.
 
         >>> Tokenizer.train(["ab"], kind="byte").decode_bytes([195, 32])
         b'\xc3 '
@@ -302,10 +301,9 @@ class Tokenizer:
         return self._core.decode_bytes(_id_array(ids))
 
     def token_to_id(self, token: str) -> int | None:
-        """The id of the token with this text, special or not; None where there is none.
+        """The id of the token with this text, special or not; None if there is no such token.
 
-        For "byte" and "bpe", a token's text is its bytes in the byte-level alphabet of GPT-2, as in the file; a special
-        token's is its own.
+        For "byte" and "bpe", the text of an ordinary token is its bytes in GPT-2's byte-level alphabet, as in the file.
         """
         return self._core.find(token)
 
@@ -313,7 +311,7 @@ class Tokenizer:
         """The text of a token, as `token_to_id` takes it.
 
         Raises:
-            TypeError: `i` is no whole number.
+            TypeError: `i` is no integer.
             ValueError: there is no such id.
 
         >>> tok = Tokenizer.train(["ab"], kind="byte")
@@ -323,11 +321,11 @@ class Tokenizer:
         i = _checks.integer("i", i)
         if not 0 <= i < self.vocab_size:
             raise ValueError(f"id {i} is not in the vocabulary: ids are 0 to {self.vocab_size - 1}")
-        return self._core.token(i)  # which raises for a gap
+        return self._core.token(i)  # raises for an unused id
 
     @property
     def vocab_size(self) -> int:
-        """The number of ids, special tokens included; where ids have gaps ("bpe"), the highest id + 1."""
+        """The number of ids, special tokens included; the highest id + 1 if ids have gaps ("bpe")."""
         return self._core.vocab_size
 
     @property
@@ -363,7 +361,7 @@ def _tokenizer_of(document: dict[str, Any], beside: Mapping[str, bytes] = Mappin
     return tok
 
 
-_tokenizer_of.__module__ = "soma_native"  # pickles name it so, wherever this module lies
+_tokenizer_of.__module__ = "soma_native"  # the name in pickles, which stays if this module moves
 
 
 def _id_array(ids: Iterable[SupportsIndex] | NDArray[Any]) -> NDArray[np.int64] | NDArray[np.uint32]:

@@ -1,4 +1,4 @@
-"""How a vocabulary is made from texts: the arguments of `Tokenizer.train` checked, the texts handed to the counters."""
+"""Implements `Tokenizer.train`: checks its arguments, gives the texts to the core's counters, builds the vocabulary."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _DEFAULT_SPECIAL_TOKENS: dict[str, tuple[str, ...]] = {
     "byte": (),
     "bpe": ("<|endoftext|>",),
 }
-_DEFAULT_SIZES = {"word": 3000, "char": 0x120000, "byte": 0x120000, "bpe": 8192}  # more than there are: no limit
+_DEFAULT_SIZES = {"word": 3000, "char": 0x120000, "byte": 0x120000, "bpe": 8192}  # 0x120000: no limit
 
 
 def train_tokenizer(
@@ -37,7 +37,7 @@ def train_tokenizer(
     min_frequency: SupportsIndex | None = None,
     progress: TrainingProgress | None = None,
 ) -> _core.Tokenizer:
-    """What `Tokenizer.train` documents, in the core's terms."""
+    """The core tokenizer of `Tokenizer.train`, which documents the arguments and errors."""
     choice("kind", kind, KINDS)
     special = _check_special_tokens(special_tokens, kind)
     limit = _check_vocab_size(vocab_size, kind, special)
@@ -75,7 +75,7 @@ def train_tokenizer(
 
 
 def _ignore(stage: str, done: int, total: int | None) -> None:
-    """Progress that nobody asked for."""
+    """The default of `progress`."""
 
 
 def _check_special_tokens(special_tokens: Iterable[str] | None, kind: str) -> tuple[str, ...]:
@@ -112,7 +112,7 @@ def _is_word(token: str) -> bool:
 
 
 def _check_vocab_size(vocab_size: SupportsIndex | None, kind: str, special: tuple[str, ...]) -> int:
-    """How many ordinary tokens there may be."""
+    """The largest number of ordinary tokens."""
     if vocab_size is None:
         return max(_DEFAULT_SIZES[kind] - len(special), 256 if kind == "bpe" else 2)
     ordinary = 256 if kind in ("byte", "bpe") else 1 if UNKNOWN in special else 2

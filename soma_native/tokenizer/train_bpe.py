@@ -1,4 +1,4 @@
-"""Training byte-level BPE: texts and files are counted chunk by chunk, then pairs merged, with progress in between."""
+"""Trains byte-level BPE: the core counts the chunks of texts and files, then merges pairs. Reports progress."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from soma_native.errors import ArgumentError
 from soma_native.files.text_files import batches, head_of, iter_sources, no_text, open_text
 from soma_native.tokenizer.bpe_vocabulary import BpeVocabulary
 
-# Called with what is under way, "counting" (bytes of the texts) or "merging" (pairs), how much of it is done, and how
-# much there is where that is known.
+# Called as progress(stage, done, total). The stage is "counting" (in bytes of texts; the total is None) or "merging"
+# (in pairs).
 TrainingProgress = Callable[[str, int, int | None], object]
 
 _MERGES_AT_ONCE = 256  # between two calls of the progress function
@@ -23,7 +23,7 @@ _log = logging.getLogger("soma_native")
 def train_bpe(
     texts: object, merges: int, special: tuple[str, ...], pattern: str, min_frequency: int, progress: TrainingProgress
 ) -> BpeVocabulary:
-    """The 256 bytes, up to `merges` merged tokens and the special ones, in this order, from checked arguments."""
+    """The 256 bytes, up to `merges` merged tokens and the special ones, in this order. The arguments are checked."""
     counter = _core.ChunkCounter(pattern)
     for first, batch in batches(_count_files(counter, texts, progress)):
         counter.add(batch, first)
@@ -41,13 +41,13 @@ def train_bpe(
 
 
 def require_bytes(count: int) -> None:
-    """Raise a ValueError where texts of `count` bytes have nothing to learn: no byte follows another."""
+    """Raise an ArgumentError if texts of `count` bytes have no pair of bytes to learn from."""
     if count < 2:
         raise ArgumentError("texts", f"must have at least two bytes, and have {'only one' if count else 'none'}")
 
 
 def _count_files(counter: _core.ChunkCounter, texts: object, progress: TrainingProgress) -> Iterator[str | bytes]:
-    """Yield the texts; a file is counted here piece by piece, and leaves an empty text in its place."""
+    """Yield the texts. A file is counted here piece by piece, and an empty text is yielded in its place."""
     for source in iter_sources(texts):
         if isinstance(source, str):
             yield source
@@ -71,7 +71,7 @@ def _count_file(counter: _core.ChunkCounter, path: Path, progress: TrainingProgr
 
 
 def _spellings(special: tuple[str, ...]) -> set[bytes]:
-    """What no merge may spell: the bytes of the special tokens, and those that a file would write as their text."""
+    """Bytes that no merge may make: those of the special tokens, and those that a file writes as the same text."""
     byte_of = {character: byte for byte, character in enumerate(_core.byte_alphabet())}
     written = (bytes(byte_of[c] for c in token) for token in special if all(c in byte_of for c in token))
     return {token.encode() for token in special}.union(written)

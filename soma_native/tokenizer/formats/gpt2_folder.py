@@ -1,5 +1,5 @@
-"""A tokenizer in files of its own, as folders of GPT-2 had it before `tokenizer.json`: `vocab.json` and `merges.txt`,
-with what `added_tokens.json`, `special_tokens_map.json` and `tokenizer_config.json` say beside them.
+"""Reads the tokenizer of a folder from before `tokenizer.json`: GPT-2's `vocab.json` and `merges.txt`, and beside them
+`added_tokens.json`, `special_tokens_map.json` and `tokenizer_config.json`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CLASSES = {"GPT2Tokenizer", "CodeGenTokenizer", "RobertaTokenizer", "BartTokeni
 
 
 def is_gpt2_folder(view: FolderView) -> bool:
-    """Whether both of the files are there."""
+    """Whether the folder has both files."""
     return all(os.path.lexists(view.path(name)) for name in _FILES)
 
 
@@ -36,8 +36,8 @@ def read_gpt2_folder(view: FolderView) -> tuple[_core.Tokenizer | RuledCore, dic
     kind, prefix_space = config.get("tokenizer_class") or "GPT2Tokenizer", config.get("add_prefix_space", False)
     if not isinstance(kind, str) or kind.removesuffix("Fast") not in _CLASSES:
         raise CheckpointError(
-            f"names the tokenizer_class {short(kind)}, whose rules {_FILES[0]} and {_FILES[1]} do not say; "
-            "AutoTokenizer.from_pretrained(folder).save_pretrained(folder) of transformers writes a tokenizer.json",
+            f"names the tokenizer_class {short(kind)}, whose rules {_FILES[0]} and {_FILES[1]} do not say; write a "
+            "tokenizer.json by transformers: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)",
             path=view.path(_CONFIG),
         )
     if not isinstance(prefix_space, bool):
@@ -62,7 +62,7 @@ def read_gpt2_folder(view: FolderView) -> tuple[_core.Tokenizer | RuledCore, dic
 
 
 def _object(view: FolderView, name: str) -> dict[str, Any]:
-    """The JSON object of a file; {} where there is no such file."""
+    """The JSON object of a file; {} if there is no such file."""
     path = view.path(name)
     document = parse_json(read_regular(path, MAX_BYTES), path) if os.path.lexists(path) else {}
     if not isinstance(document, dict):
@@ -71,7 +71,7 @@ def _object(view: FolderView, name: str) -> dict[str, Any]:
 
 
 def _texts(value: object) -> set[str]:
-    """The texts of tokens in a JSON value: those of a list, and the `content` of an object that describes one."""
+    """The texts of tokens in a JSON value: of a list, of the values of an object, or an object's `content`."""
     if isinstance(value, dict):
         value = [value["content"]] if "content" in value else list(value.values())
     return {value} if isinstance(value, str) else set().union(*map(_texts, value)) if isinstance(value, list) else set()

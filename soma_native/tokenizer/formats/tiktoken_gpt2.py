@@ -1,6 +1,6 @@
-"""Vocabularies of byte-level BPE as they are published: tiktoken's rank files, GPT-2's vocab.json and merges.txt.
+"""Reads published vocabularies of byte-level BPE: tiktoken's rank files, GPT-2's vocab.json and merges.txt.
 
-What is read is complete and without contradiction, or refused with the line that is at fault.
+A file that is incomplete or contradicts itself is refused. The error names the line.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from soma_native.errors import ArgumentError, ArgumentTypeError, CheckpointError
 from soma_native.files.untrusted import Problem, parse_json, read_regular, short
 from soma_native.tokenizer.bpe_vocabulary import PATTERNS, BpeVocabulary
 
-MAX_BYTES = 64 << 20  # the largest vocabularies published so far are below 40 MiB
+MAX_BYTES = 64 << 20  # the largest published vocabularies are below 40 MiB
 MAX_IDS = _core.MAX_TOKEN_IDS
 _MAX_TOKENS = 1 << 21
-_MAX_GAPS = 1 << 20  # ids without a token: each costs memory, here and in every model
+_MAX_GAPS = 1 << 20  # ids without a token; each costs memory, here and in every model
 
 TEXT_OF = _core.byte_alphabet()  # the character that stands for a byte in the files of GPT-2 and Hugging Face
 BYTES_OF = {character: bytes([byte]) for byte, character in enumerate(TEXT_OF)}
@@ -32,7 +32,7 @@ BYTES_OF = {character: bytes([byte]) for byte, character in enumerate(TEXT_OF)}
 def read_tiktoken(
     path: str | os.PathLike[str], pattern: str, special_tokens: Mapping[str, int] | None
 ) -> BpeVocabulary:
-    """What `Tokenizer.from_tiktoken` documents, as a vocabulary."""
+    """The vocabulary of `Tokenizer.from_tiktoken`, which documents the arguments and errors."""
     choice("pattern", pattern, PATTERNS)
     special = _check_special_tokens(special_tokens)
     path = _existing(path)
@@ -77,14 +77,14 @@ def _token_and_rank(line: bytes) -> tuple[bytes, int]:
     except binascii.Error as error:
         raise Problem(f"has the token {short(parts[0])}, which is not base64: {error}") from None
     if not token:
-        raise Problem(f"has the token {short(parts[0])}, which is not base64 of anything")  # Python 3.10 takes "="
+        raise Problem(f"has the token {short(parts[0])}, which is not base64 of any bytes")  # Python 3.10 decodes "="
     if not parts[1].isdigit() or len(parts[1]) > 10:
         raise Problem(f"has the rank {short(parts[1])}, which is not a whole number from 0 up")
     return token, int(parts[1])
 
 
 def _check_ranks(line_of: Mapping[int, int], special_ids: set[int]) -> None:
-    """See that the ranks leave out nothing but the ids of special tokens."""
+    """Raise a Problem if a rank is missing that is not the id of a special token."""
     last = -1
     for rank in sorted(line_of):
         missing = next((i for i in range(last + 1, rank) if i not in special_ids), None)
@@ -112,7 +112,7 @@ def _check_special_tokens(special_tokens: Mapping[str, int] | None) -> dict[str,
 
 
 def read_gpt2(vocab_path: str | os.PathLike[str], merges_path: str | os.PathLike[str]) -> BpeVocabulary:
-    """What `Tokenizer.from_gpt2` documents, as a vocabulary."""
+    """The vocabulary of `Tokenizer.from_gpt2`, which documents the arguments and errors."""
     vocab_path, merges_path = _existing(vocab_path), _existing(merges_path)
     try:
         vocab = check_vocab(parse_json(read_regular(vocab_path, MAX_BYTES), vocab_path))
@@ -147,10 +147,10 @@ def read_gpt2(vocab_path: str | os.PathLike[str], merges_path: str | os.PathLike
 
 
 def check_vocab(vocab: object) -> dict[str, int]:
-    """A JSON object of tokens and their ids, once it is seen to be one.
+    """`vocab`, which must be a JSON object of tokens and their ids.
 
     Raises:
-        Problem: saying what is wrong with it.
+        Problem: `vocab` is no such object, or gives an id twice.
     """
     if not isinstance(vocab, dict) or not vocab:
         raise Problem("has no vocabulary: a JSON object of tokens and their ids is expected")
@@ -163,10 +163,10 @@ def check_vocab(vocab: object) -> dict[str, int]:
 
 
 def check_id(token: str, i: object) -> None:
-    """See that a file gives a token an id that can be one.
+    """Check a token and its id.
 
     Raises:
-        Problem: it does not.
+        Problem: `i` is out of range, or `token` is empty or has a lone surrogate.
     """
     if type(i) is not int or not 0 <= i < MAX_IDS:
         raise Problem(f"gives {short(token)} the id {short(i)}, which is not a whole number from 0 to {MAX_IDS - 1}")
@@ -178,7 +178,7 @@ def merge_ids(parts: object, vocab: Mapping[str, int]) -> tuple[int, int]:
     """The ids of the two tokens of a merge.
 
     Raises:
-        Problem: it is none, or the vocabulary lacks one of them or what they merge to.
+        Problem: `parts` is no pair of texts, or the vocabulary lacks one of the two or the token they merge to.
     """
     if not isinstance(parts, list) or len(parts) != 2 or not all(isinstance(part, str) for part in parts):
         raise Problem(f"has the merge {short(parts)}, where two tokens are expected")
@@ -190,10 +190,10 @@ def merge_ids(parts: object, vocab: Mapping[str, int]) -> tuple[int, int]:
 
 
 def encode_token(text: str) -> bytes:
-    """The bytes that a token of these files stands for.
+    """The bytes of a token's text in these files.
 
     Raises:
-        Problem: it has a character that stands for no byte.
+        Problem: the text has a character that stands for no byte.
     """
     try:
         return b"".join([BYTES_OF[character] for character in text])
@@ -209,7 +209,7 @@ def unmerged(vocab: Mapping[str, int], merges: list[tuple[int, int]]) -> dict[st
 
 
 def tokens_by_id(ids: Mapping[bytes, int], special: Mapping[Any, int]) -> list[bytes | None]:
-    """The ordinary tokens in the order of their ids, None between them where there is none.
+    """The ordinary tokens by id; None for an id without one.
 
     Raises:
         Problem: there are too many ids without a token.

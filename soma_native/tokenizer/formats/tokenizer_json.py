@@ -1,10 +1,10 @@
-"""`tokenizer.json`, the file of Hugging Face `tokenizers`, for the kinds of tokenizer there are here.
+"""Reads and writes `tokenizer.json`, the file of Hugging Face `tokenizers`, for every kind of tokenizer.
 
-What is written here, `tokenizers.Tokenizer.from_file` loads and encodes to the same ids, whatever the text. For that,
-special tokens are not listed under `added_tokens`: `tokenizers` would find them within a text, where ours are plain
+`tokenizers.Tokenizer.from_file` loads a file written here and encodes every text to the same ids. So the special tokens
+of words, characters and bytes are not in `added_tokens`: `tokenizers` would find them in texts, where ours are plain
 text unless allowed. They are in the vocabulary, and a post-processor that adds nothing names them.
 
-What is read is reproduced exactly or refused by name: never guessed.
+A file is read exactly as `tokenizers` reads it, or refused with the name of the unsupported setting.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ UNKNOWN = "<UNK>"
 
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
 _WORD_LEVEL = {"type": "WordLevel", "unk_token": UNKNOWN}
-# What a kind is made of, apart from its vocabulary. The regular expressions are those of Oniguruma.
+# The file of each kind without its vocabulary. The regular expressions are Oniguruma's.
 _SECTIONS: dict[str, dict[str, Any]] = {
     "word": {
         "normalizer": {"type": "Lowercase"},
@@ -64,7 +64,7 @@ _KEYS = {
     "decoder",
     "model",
 }
-SETTINGS = ("truncation", "padding")  # what programs do to ids unless told otherwise: no id of a text depends on it
+SETTINGS = ("truncation", "padding")  # done to ids after encoding; they change no id
 _SEQUENCE_A = {"Sequence": {"id": "A", "type_id": 0}}
 _SEQUENCE_B = {"Sequence": {"id": "B", "type_id": 1}}
 
@@ -75,7 +75,7 @@ def _listed_document(kind: str, tokens: Sequence[str], special_ids: Sequence[int
     Args:
         kind: "word", "char" or "byte".
         tokens: the texts of all tokens, by id.
-        special_ids: the ids of those that are special.
+        special_ids: the ids of the special tokens.
     """
     sections = _SECTIONS[kind]
     post_processor = None
@@ -100,10 +100,10 @@ def _listed_document(kind: str, tokens: Sequence[str], special_ids: Sequence[int
 
 
 def read_tokenizer(path: Path) -> tuple[_core.Tokenizer | RuledCore, dict[str, Any]]:
-    """Read a tokenizer file, of whatever kind, as `make_tokenizer` does.
+    """Read a tokenizer file of any kind. Returns what `make_tokenizer` does.
 
     Raises:
-        CheckpointError: naming the file and what is wrong with it, or what it asks for that there is not here.
+        CheckpointError: the file is damaged or has an unsupported setting. Names the file and the problem.
     """
     document = parse_json(read_regular(path, MAX_BYTES), path)
     try:
@@ -113,10 +113,10 @@ def read_tokenizer(path: Path) -> tuple[_core.Tokenizer | RuledCore, dict[str, A
 
 
 def make_tokenizer(document: Any) -> tuple[_core.Tokenizer | RuledCore, dict[str, Any]]:
-    """The tokenizer that a file's content asks for, and the settings of the file that are only kept.
+    """The tokenizer of a file's content, and the settings of the file that are kept but not applied.
 
     Raises:
-        Problem, ValueError: there is no such tokenizer here.
+        Problem, ValueError: the content is wrong or not supported.
     """
     _check(document)
     settings = {key: document[key] for key in SETTINGS if document.get(key) is not None}
@@ -132,7 +132,7 @@ def write_tokenizer(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def document_of(core: _core.Tokenizer | RuledCore, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of a tokenizer's file, of which `make_tokenizer` makes the same one."""
+    """The content of a tokenizer's file, from which `make_tokenizer` makes the same tokenizer."""
     if isinstance(core, RuledCore):
         document = bpe_document(BpeVocabulary.of(core.core), core.rules)
     elif core.kind == "bpe":
@@ -143,13 +143,13 @@ def document_of(core: _core.Tokenizer | RuledCore, settings: Mapping[str, Any]) 
 
 
 def _check(document: object) -> None:
-    """See that this is a tokenizer's file, with nothing in it that is unknown whatever the kind."""
+    """Check the parts of a tokenizer's file that are the same for every kind."""
     if not isinstance(document, dict):
         raise Problem("is not a tokenizer: a JSON object is expected")
     if not isinstance(document.get("model"), dict):
         raise Problem("is not a tokenizer: it has no 'model' (from_gpt2 reads a vocab.json, with its merges.txt)")
     for key in sorted(set(document) - _KEYS):
-        raise Problem(f"has {short(key)}, which is unknown here")
+        raise Problem(f"has the key {short(key)}, which is unknown")
     if document.get("version", "1.0") != "1.0":
         raise Problem(f"is of version {short(document['version'])}; only '1.0' can be read")
     for key in SETTINGS:
@@ -158,7 +158,7 @@ def _check(document: object) -> None:
 
 
 def _is_bpe(document: Mapping[str, Any]) -> bool:
-    """Whether this is byte-level BPE and not the kind "byte", which neither merges nor splits."""
+    """Whether this is of kind "bpe". The kind "byte" is a BPE that neither merges nor splits."""
     model = document["model"]
     if "type" in model or "merges" not in model:  # GPT-2's own file does not say the type
         return model.get("type") == "BPE" and bool(model.get("merges") or _splits(document.get("pre_tokenizer")))
@@ -201,11 +201,11 @@ def _kind(document: Mapping[str, Any]) -> str:
     for key in ("normalizer", "pre_tokenizer", "decoder"):
         if _that_matters(document.get(key), key) != _that_matters(expected[key], key):
             raise Problem(
-                f"has the {key} {short(document.get(key))}, which there is not here; a tokenizer of kind {kind!r} "
+                f"has the {key} {short(document.get(key))}, which is not supported; a tokenizer of kind {kind!r} "
                 f"has {short(expected[key])}"
             )
     for name in sorted(set(settings) | set(expected["model"])):
-        # Settings that older versions of `tokenizers` did not write are off.
+        # A missing setting is off: older versions of `tokenizers` did not write every one.
         found, wanted = settings.get(name), expected["model"].get(name)
         if not same(found, wanted) and not (name not in settings and not wanted):
             raise Problem(f"has a model with {name} = {short(found)}; only {short(wanted)} can be read")
@@ -222,13 +222,13 @@ def _that_matters(section: object, key: str) -> object:
 
 
 def _post_processor(section: object, ids: Mapping[str, int]) -> set[str]:
-    """The special tokens that a post-processor of ours names."""
+    """The special tokens that the post-processor of a file of ours names."""
     if section is None:
         return set()
     if not isinstance(section, dict) or section.get("type") != "TemplateProcessing":
-        raise Problem(f"has the post_processor {short(section)}, which there is not here")
+        raise Problem(f"has the post_processor {short(section)}, which is not supported")
     if section.get("single") != [_SEQUENCE_A] or section.get("pair") != [_SEQUENCE_A, _SEQUENCE_B]:
-        raise Problem("has a post_processor that adds tokens to a text, which there is not here")
+        raise Problem("has a post_processor that adds tokens to a text, which is not supported")
     named = section.get("special_tokens")
     if not isinstance(named, dict):
         raise Problem("has a post_processor without special_tokens")
@@ -239,7 +239,7 @@ def _post_processor(section: object, ids: Mapping[str, int]) -> set[str]:
 
 
 def _added_tokens(section: object, ids: dict[str, int]) -> set[str]:
-    """The special tokens of a file that `tokenizers` made; those that are not in `ids` are added to it."""
+    """The special tokens of a file that `tokenizers` made. Adds those that `ids` lacks to `ids`."""
     if section is None:
         return set()
     if not isinstance(section, list):
@@ -251,10 +251,10 @@ def _added_tokens(section: object, ids: dict[str, int]) -> set[str]:
         token = entry["content"]
         check_id(token, entry.get("id"))
         if entry.get("special") is not True:
-            raise Problem(f"has the added token {short(token)}, which is not special; there are only such here")
+            raise Problem(f"has the added token {short(token)}, which is not special; only special ones are supported")
         for flag in ("single_word", "lstrip", "rstrip", "normalized"):
             if entry.get(flag, False) is not False:
-                raise Problem(f"has the added token {short(token)} with {flag}, which there is not here")
+                raise Problem(f"has the added token {short(token)} with {flag}, which is not supported")
         if ids.setdefault(token, entry["id"]) != entry["id"]:
             raise Problem(f"gives {short(token)} the ids {ids[token]} and {entry['id']}")
         special.add(token)

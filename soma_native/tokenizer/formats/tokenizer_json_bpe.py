@@ -1,8 +1,8 @@
 """`tokenizer.json` for byte-level BPE: the files of GPT-2, Llama-3, Qwen-2 and GPT-4o, their relatives, and our own.
 
-What is read encodes as Hugging Face `tokenizers` encodes, or is refused by name. `tokenizers` finds special tokens in
-any text; here they are plain text unless `allowed_special` names them. Its default is our ``allowed_special="all"``,
-and our default its ``encode_special_tokens=True``. Added tokens that are not special are found by both, always.
+A file encodes as in Hugging Face `tokenizers`, or is refused with the name of the unsupported setting. `tokenizers`
+finds special tokens in any text; here they are plain text unless `allowed_special` names them. Its default is our
+``allowed_special="all"``; our default is its ``encode_special_tokens=True``. Both always find other added tokens.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from soma_native.tokenizer.formats.tiktoken_gpt2 import (
     unmerged,
 )
 
-# What a byte-level model of `tokenizers` says before its vocabulary; ours has no other options.
+# The settings before the vocabulary in the file of a byte-level model. Ours always has these values.
 PLAIN_BPE = {
     "type": "BPE",
     "dropout": None,
@@ -68,7 +68,7 @@ _LISTS = {
     "post_processor": "processors",
     "decoder": "decoders",
 }
-# They add special tokens, which we never do, and trim offsets, which ours are not: none of the ids of the text changes.
+# These add special tokens and trim offsets. They change no id of the text, so they are kept but not applied.
 _POST_PROCESSORS = {"ByteLevel", "TemplateProcessing", "RobertaProcessing", "BertProcessing"}
 _MODEL = {  # false is not 0 here, as in `tokenizers`
     "type": ("BPE",),
@@ -78,24 +78,24 @@ _MODEL = {  # false is not 0 here, as in `tokenizers`
     "byte_fallback": (False, None),
     "ignore_merges": (False, True, None),
 }
-# Settings for a byte that is no token: kept. Here a text with such a byte is refused, never changed.
+# Settings for a byte that is no token. They are kept but not applied: a text with such a byte is refused.
 _UNKNOWN = ("unk_token", "fuse_unk")
 _FLAGS = ("lstrip", "rstrip", "normalized", "special")
 
 
 def parse_bpe(document: Mapping[str, Any]) -> tuple[BpeVocabulary, TextRules]:
-    """The vocabulary of a file, and what it asks for beyond that.
+    """The vocabulary of a file, and its rules for texts.
 
     Args:
         document: its JSON object, which has a `model` that is an object and no keys that are unknown.
 
     Raises:
-        Problem: saying what is wrong with it, or what it asks for that there is not here.
+        Problem: the file is wrong, or has a setting that is not supported.
     """
     model = document["model"]
     for name in sorted(set(model) - {"vocab", "merges", *_UNKNOWN}):
         if not any(same(model[name], allowed) for allowed in _MODEL.get(name, ())):
-            raise Problem(f"has a model with {short(name)[1:-1]} = {short(model[name])}, which there is not here")
+            raise Problem(f"has a model with {short(name)[1:-1]} = {short(model[name])}, which is not supported")
     pattern, prefix_space = _pre_tokenizer(document.get("pre_tokenizer"))
     nfc = _normalizer(document.get("normalizer"))
     _all_of("post_processor", document.get("post_processor"), _POST_PROCESSORS)
@@ -133,7 +133,7 @@ def _steps(key: str, section: object) -> list[dict[str, Any]]:
 
 
 def _all_of(key: str, section: object, types: set[str]) -> int:
-    """How many steps the section has, all of which must be of these types."""
+    """The number of steps of the section. All must be of these types."""
     steps = _steps(key, section)
     for step in steps:
         if step["type"] not in types:
@@ -142,7 +142,7 @@ def _all_of(key: str, section: object, types: set[str]) -> int:
 
 
 def _normalizer(section: object) -> bool:
-    """Whether text is put into NFC, the only normalization there is here."""
+    """Whether text is normalized to NFC, the only supported normalization."""
     return _all_of("normalizer", section, {"NFC"}) > 0
 
 
@@ -164,7 +164,7 @@ def _pre_tokenizer(section: object) -> tuple[str, bool]:
         return "gpt2", prefix_space
     if use_regex or prefix_space:
         name = "use_regex" if use_regex else "add_prefix_space"
-        raise Problem(f"has the pre_tokenizer ByteLevel with {name} after a Split, which there is not here")
+        raise Problem(f"has the pre_tokenizer ByteLevel with {name} after a Split, which is not supported")
     split = steps[0]
     pattern, how = split.get("pattern"), (split.get("behavior"), split.get("invert"))
     if set(split) != {"type", "pattern", "behavior", "invert"} or how not in (("Isolated", False), ("Removed", True)):
@@ -174,8 +174,8 @@ def _pre_tokenizer(section: object) -> tuple[str, bool]:
     regex = pattern.get("Regex") if isinstance(pattern, dict) and len(pattern) == 1 else None
     if not isinstance(regex, str) or regex not in _PATTERN_OF:
         raise Problem(
-            f"splits text by the pattern {short(pattern if regex is None else regex)}, which there is not "
-            f"here; there are those of {_names(_REGEXES)}"
+            f"splits text by the pattern {short(pattern if regex is None else regex)}, which is not supported; "
+            f"only the patterns of {_names(_REGEXES)} are"
         )
     return _PATTERN_OF[regex], False
 
@@ -210,7 +210,7 @@ def _added_tokens(section: object, vocab: Mapping[str, int]) -> tuple[AddedToken
         if not all(isinstance(flag, bool) for flag in flags.values()) or set(entry) - set(flags) - {"content", "id"}:
             raise Problem(f"has the added token {short(entry)}, which is not as added tokens are")
         if flags.pop("single_word"):
-            raise Problem(f"has the added token {short(content)} with single_word, which there is not here")
+            raise Problem(f"has the added token {short(content)} with single_word, which is not supported")
         if (flags["lstrip"] or flags["rstrip"]) and content.isspace():
             raise Problem(f"has the added token {short(content)} with lstrip or rstrip, but it is white space itself")
         if content in id_of:
@@ -234,7 +234,7 @@ def _names(names: Any) -> str:
 
 
 def bpe_document(vocabulary: BpeVocabulary, rules: TextRules | None) -> dict[str, Any]:
-    """The JSON document of a tokenizer of kind "bpe"; `rules` are those of the file it came from, if it did."""
+    """The JSON document of a tokenizer of kind "bpe". `rules` are those of its file; None if it is from no file."""
     text_of = {
         i: token.decode("latin-1").translate(_ALPHABET)
         for i, token in enumerate(vocabulary.tokens)
@@ -247,7 +247,7 @@ def bpe_document(vocabulary: BpeVocabulary, rules: TextRules | None) -> dict[str
     vocab.update((i, text) for text, i in vocabulary.special_tokens.items() if i not in after)
     first = end = len(vocab) + len(after)
     while first - 1 in after:
-        first -= 1  # `tokenizers` counts on from the vocabulary: these get their ids so, and no others
+        first -= 1  # `tokenizers` numbers added tokens after the vocabulary; only these get their ids so
     vocab.update((i, text) for i, text in after.items() if not first <= i < end)
     merges = _merges_of_ranks(vocabulary.tokens) if vocabulary.merges is None else vocabulary.merges
     sections = (rules and rules.sections) or _sections(vocabulary.pattern)
@@ -274,7 +274,7 @@ _ALPHABET = dict(enumerate(TEXT_OF))
 
 
 def _sections(pattern: str) -> dict[str, Any]:
-    """The sections of a file that our own tokenizers are saved in."""
+    """The sections in the file of a tokenizer that was made here."""
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": pattern == "gpt2"}
     split = {"type": "Split", "pattern": {"Regex": _REGEXES[pattern][0]}, "behavior": "Isolated", "invert": False}
     split_first = {"type": "Sequence", "pretokenizers": [split, byte_level]}
@@ -287,11 +287,10 @@ def _sections(pattern: str) -> dict[str, Any]:
 
 
 def _merges_of_ranks(tokens: Any) -> list[tuple[int, int]]:
-    """The merges that do what ranks do: for each token the one pair that it can come from.
+    """The merges that have the effect of the ranks: for each token the one pair that it can come from.
 
-    Whenever a token is merged in a text, every pair of lower rank within its bytes was merged before, in the order that
-    the token's bytes alone would be: so what it is merged from are the two parts that its bytes alone come to. A token
-    that comes to more than two parts is only ever found as a whole chunk.
+    Merging the bytes of a token alone, by lower ranks only, ends in its parts. In a text the same merges come first,
+    so two parts are the token's merge. A token with more than two parts is found only as a whole chunk.
     """
     rank_of = {token: i for i, token in enumerate(tokens) if token is not None}
     merges = []
