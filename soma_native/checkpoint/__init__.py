@@ -1,4 +1,4 @@
-"""Trained models as Hugging Face folders: saved at once or not at all, and read as if anyone had written them."""
+"""Saves models as Hugging Face folders, all files at once or none, and loads them with full checks."""
 
 from soma_native.checkpoint.folder import extra_file, load, load_config, load_model, save
 

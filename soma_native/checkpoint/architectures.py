@@ -6,21 +6,21 @@ from typing import NamedTuple
 
 
 class Architecture(NamedTuple):
-    """One row of the table. A new block adds one, and nothing else in this package asks for a block's name.
+    """One row of the table. A new block adds a row. Nothing else in this package depends on a block's name.
 
     Attributes:
         block: the name of the block in a ModelConfig.
         class_name: what `transformers` calls the model's class, for `architectures` in config.json.
-        sizes: for each field of a ModelConfig its key in config.json; where there are several, the first that is there
-            is read and all are written.
-        settings: settings that change the mathematics, each with the values that mean what our block computes; the
-            first is written. Dropout is missing on purpose: it is off in everything a loaded model is used for here.
+        sizes: for each field of a ModelConfig its key in config.json. Of several keys the first one found is read, and
+            all are written.
+        settings: settings that change the mathematics, each with the values that our block computes; the first is
+            written. Dropout is missing on purpose: it is always off here.
         written: settings that are only written.
-        tied_head: whether the head is the embedding where config.json does not say.
-        d_ff_factor: d_ff / d_model where config.json has no d_ff; None where it must.
+        tied_head: whether the head is the embedding, if config.json does not say.
+        d_ff_factor: d_ff / d_model if config.json has no d_ff; None if config.json must have it.
         embedding, head: the names of these tensors.
-        prefix: begins the name of every tensor but the head; files of a bare model leave it out.
-        no_weights: ends of the names of tensors that are constants, which old files carry.
+        prefix: the beginning of the names of all tensors but the head; files of a bare model leave it out.
+        no_weights: ends of the names of constant tensors in old files, which are not read.
     """
 
     block: str
@@ -37,7 +37,7 @@ class Architecture(NamedTuple):
 
 
 def _keys(**others: str) -> dict[str, tuple[str, ...]]:
-    """The keys of a config.json: the names of a ModelConfig, but for `others`."""
+    """The keys of a config.json: the names of a ModelConfig, except `others`."""
     names = ("vocab_size", "max_seq_len", "d_model", "n_layers", "n_heads", "d_ff")
     return {name: tuple(others.get(name, name).split()) for name in names}
 

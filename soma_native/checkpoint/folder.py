@@ -1,8 +1,8 @@
-"""Trained models as Hugging Face folders: config.json, model.safetensors, tokenizer.json, generation_config.json.
+"""Saves and loads models as Hugging Face folders.
 
-A `gpt2` folder is what `transformers` itself writes and reads; a `soma` folder has our own names. All files of one save
-come into force together (`atomic_folder`), and the weights carry checksums of every tensor and file, so that damage is
-found on loading instead of being generated from. Nothing is ever unpickled.
+`transformers` reads and writes the same `gpt2` folders; a `soma` folder has names of its own. All files of one save
+come into force together (`atomic_folder`). The weight file holds checksums of every tensor and file, so that loading
+finds damage. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 _BESIDE = (TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
 _OWN_FILES = (CONFIG, WEIGHTS, WEIGHTS_INDEX, TOKENIZER, TOKENIZER_CONFIG, GENERATION)
 _MAX_JSON_BYTES = 1 << 20
-_READ_ATTEMPTS = 25  # beside a process that saves without pause one read in seven is begun anew, never four times
+_READ_ATTEMPTS = 25  # enough: next to a process that saves without pause, no read was ever begun four times
 
 
 def save(
@@ -58,24 +58,24 @@ def save(
 
     The files: `config.json`, `model.safetensors`, `tokenizer.json`, `generation_config.json`, `tokenizer_config.json`.
 
-    What a loaded folder says in these files beyond our own settings is written again, and so are its
-    `special_tokens_map.json`, `added_tokens.json` and `chat_template.jinja`. What it says of the weights as they were,
-    such as their type or quantization, is not.
+    A model that was loaded keeps the other settings of its folder in these files, and its `special_tokens_map.json`,
+    `added_tokens.json` and `chat_template.jinja`. Settings of the old weights, such as type or quantization, are not
+    kept.
 
-    A process killed or a machine stopped at any moment leaves a folder that `load` reads as the complete old or the
-    complete new state. Other files in the folder stay as they are.
+    If the process or the machine stops at any moment, `load` reads the complete old or the complete new state. Other
+    files in the folder stay unchanged.
 
     Args:
-        folder: made if need be, with its parents.
-        model: its float32 weights are written.
-        tok: its tokenizer; None for weights alone, which only `load_model` reads.
+        folder: the folder, created with its parents if missing.
+        model: the model; its float32 weights are written.
+        tok: its tokenizer. None saves weights alone, which only `load_model` reads.
         extra_files: more files of the same save, such as a training state: a function per plain file name, called with
-            the path to write. Read them back with `extra_file`. Those of an earlier save that are not named again are
-            deleted, because they do not belong to these weights.
+            the path to write. Read them with `extra_file`. Extra files of an earlier save that are not named again are
+            deleted, because they belong to other weights.
 
     Raises:
         CheckpointError: a weight is NaN or infinite, the tokenizer has more tokens than the model, or the folder cannot
-            be written (disk full, read-only, a file in its place); what was there before is then unchanged.
+            be written (disk full, read-only, a file in its place). The old files are then unchanged.
 
     >>> import tempfile
     >>> import soma_native as soma
@@ -89,7 +89,7 @@ def save(
     (True, 'the mat')
     """
     folder = _checks.path("folder", folder, "folder")
-    if not hasattr(model, "parameters"):  # a copy of the weights will do
+    if not hasattr(model, "parameters"):  # a copy of a model's weights is accepted too
         _checks.instance("model", model, Model)
     if tok is not None:
         _checks.instance("tok", tok, Tokenizer)
@@ -121,7 +121,7 @@ def save(
             ours = tokenizer_config(model.config, tok)
             _write_json(staging.path / TOKENIZER_CONFIG, ours)
             for name, content in tok._beside.items():
-                if name == TOKENIZER_CONFIG and not kept:  # the model is not the one that this was written for
+                if name == TOKENIZER_CONFIG and not kept:  # the file was written for another model
                     length = {"model_max_length": ours["model_max_length"]}
                     content = json.dumps({**json.loads(content), **length}, indent=2).encode()
                 (staging.path / name).write_bytes(content)
@@ -142,15 +142,15 @@ def load(folder: str | os.PathLike[str], precision: str = "auto", *, verify: boo
     Args:
         folder: the folder.
         precision: as for `Model`.
-        verify: compare the files with the checksums of the save. Switch it off to load a folder in which you changed
-            `config.json` or `tokenizer.json` on purpose; sizes, shapes, types and NaN are always checked.
+        verify: whether to compare the files with the checksums of the save. Set it to False if you changed
+            `config.json` or `tokenizer.json` on purpose. Sizes, shapes, types and NaN are always checked.
 
     Returns:
         the model and its tokenizer.
 
     Raises:
         FileNotFoundError: there is no such folder.
-        CheckpointError: a file is missing, damaged or of a kind we cannot read; the message names file and tensor.
+        CheckpointError: a file is missing, damaged or of an unsupported kind. The message names file and tensor.
     """
 
     def read(view: FolderView) -> tuple[Model, Tokenizer]:
@@ -160,14 +160,14 @@ def load(folder: str | os.PathLike[str], precision: str = "auto", *, verify: boo
         model = read_model(view, config, precision, verify)
         model._settings = _read_settings(view, document)
         if verify and _file_checksums(view) != checksums:
-            raise CheckpointError("was saved anew while it was read", path=view.folder)  # and is read again
+            raise CheckpointError("was saved anew while it was read", path=view.folder)  # _consistently reads it again
         return model, tok
 
     return _consistently(folder, read)
 
 
 def load_model(folder: str | os.PathLike[str], precision: str = "auto", *, verify: bool = True) -> Model:
-    """Load the model alone, from a folder with or without a `tokenizer.json`; otherwise as `load`."""
+    """Load the model alone, from a folder with or without a `tokenizer.json`. Arguments and errors as `load`."""
 
     def read(view: FolderView) -> Model:
         config, document = _read_config(view, _file_checksums(view) if verify else {})
@@ -179,18 +179,18 @@ def load_model(folder: str | os.PathLike[str], precision: str = "auto", *, verif
 
 
 def load_config(folder: str | os.PathLike[str]) -> ModelConfig:
-    """Read only the model's shape, without its weights; errors as `load`."""
+    """Read only the model's configuration, without its weights. Raises as `load` does."""
     return _consistently(folder, lambda view: _read_config(view, _file_checksums(view))[0])
 
 
 def model_files(folder: str | os.PathLike[str]) -> list[str]:
-    """The files of a model that are in the folder, whoever wrote them: those in whose place a save puts its own."""
+    """The files in the folder that a save would replace, also if another program wrote them."""
     view = FolderView(folder)
     return [name for name in _OWN_FILES if os.path.lexists(view.path(name))]
 
 
 def extra_file(folder: str | os.PathLike[str], name: str) -> Path:
-    """Where the extra file `name` of the last complete save lies, after comparing it with its checksum.
+    """The path of the extra file `name` of the last complete save, after a comparison with its checksum.
 
     Args:
         folder: the saved folder.
@@ -198,7 +198,7 @@ def extra_file(folder: str | os.PathLike[str], name: str) -> Path:
 
     Raises:
         FileNotFoundError: there is no such folder.
-        CheckpointError: the last save wrote no such file, or it was damaged or exchanged since.
+        CheckpointError: the last save wrote no such file, or the file was damaged or replaced since.
     """
 
     def find(view: FolderView) -> Path:
@@ -212,7 +212,7 @@ def extra_file(folder: str | os.PathLike[str], name: str) -> Path:
 
 
 def _consistently(folder: str | os.PathLike[str], read: Callable[[FolderView], _Loaded]) -> _Loaded:
-    """Call `read` until no other process has completed a save in between."""
+    """The result of `read`, which is called again if another process saved meanwhile."""
     folder = _checks.path("folder", folder, "folder")
     if not os.path.lexists(folder):
         raise FileNotFoundError(f"{folder}: there is no such folder")
@@ -229,7 +229,7 @@ def _consistently(folder: str | os.PathLike[str], read: Callable[[FolderView], _
 
 
 def _file_checksums(view: FolderView) -> dict[str, object]:
-    """Size and CRC-32 of the other files of the save the weights belong to; {} for weights that others wrote."""
+    """Size and CRC-32 of the other files of the weights' save; {} for weights of other programs."""
     path = view.path(WEIGHTS)
     if not os.path.lexists(path):
         return {}
@@ -238,7 +238,7 @@ def _file_checksums(view: FolderView) -> dict[str, object]:
 
 
 def _files_of_last_save(folder: Path) -> list[str]:
-    """Names of the files that the folder's weights name as belonging to them; damage there counts as none."""
+    """Names of the files of the last save, read from its weights; none if the weights are damaged."""
     try:
         return [name for name in _file_checksums(FolderView(folder)) if name == os.path.basename(name)]
     except CheckpointError:
@@ -254,7 +254,7 @@ def _size_and_crc32(path: Path) -> list[int]:
 
 
 def _read_checked(view: FolderView, name: str, checksums: Mapping[str, object], *, keep: bool = True) -> bytes:
-    """The bytes of a file (b"" unless `keep`) after comparing them with the save's checksum, where there is one."""
+    """The bytes of a file (b"" unless `keep`), compared with the save's checksum if there is one."""
     path = view.path(name)
     size = crc = 0
     chunks = []
@@ -266,12 +266,12 @@ def _read_checked(view: FolderView, name: str, checksums: Mapping[str, object], 
                     chunks.append(chunk)
         except OSError as error:
             raise CheckpointError(f"cannot be read: {error.strerror or error}", path=path) from error
-    # Every save names the configuration, and one with a tokenizer both of its files: a name that is missing is damage.
+    # A save lists the configuration, and with a tokenizer both of its files. A missing name is damage.
     expected = {CONFIG: bool(checksums), TOKENIZER: TOKENIZER_CONFIG in checksums}
     unnamed = name not in checksums and expected.get(name, False)
     if unnamed or checksums.get(name, [size, crc]) != [size, crc]:
         raise CheckpointError(
-            f"is not the file that was saved with {WEIGHTS}: damaged or changed since (where you changed it on "
+            f"is not the file that was saved with {WEIGHTS}: damaged or changed since (if you changed it on "
             "purpose, load with verify=False)",
             path=path,
         )
@@ -291,7 +291,7 @@ def _read_config(view: FolderView, checksums: Mapping[str, object]) -> tuple[Mod
 
 
 def _read_settings(view: FolderView, config: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What the folder says of the model beside its weights, by file: kept, and written by the next save."""
+    """The settings in the folder's JSON files, by file. The next save writes them again."""
     generation = _read_beside(view, GENERATION)
     documents = {CONFIG: config, GENERATION: json.loads(generation) if generation else {}}
     return {
@@ -301,7 +301,7 @@ def _read_settings(view: FolderView, config: dict[str, Any]) -> dict[str, dict[s
 
 
 def _read_beside(view: FolderView, name: str) -> bytes | None:
-    """A file that nothing here depends on, as it is; None, with a warning, where it is not what its name says."""
+    """The bytes of a file that is kept for saving. None if it is missing; None with a warning if it is unusable."""
     path = view.path(name)
     if not os.path.lexists(path):
         return None
@@ -341,4 +341,4 @@ def _read_tokenizer(view: FolderView, config: ModelConfig, checksums: Mapping[st
 
 
 def _write_json(path: Path, document: Mapping[str, object]) -> None:
-    path.write_text(json.dumps(document, indent=2) + "\n", encoding="ascii")  # any text of a file that was read, too
+    path.write_text(json.dumps(document, indent=2) + "\n", encoding="ascii")  # escapes also lone surrogates

@@ -1,4 +1,4 @@
-"""`config.json` and its small companions: our ModelConfig to and from what `transformers` calls the same things."""
+"""Writes `config.json`, `generation_config.json` and `tokenizer_config.json`, and makes a ModelConfig of the first."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _log = logging.getLogger("soma_native")
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
-_OF_OLD_WEIGHTS = ("dtype", "quantization_config", "compression_config")  # ours are float32
+_OF_OLD_WEIGHTS = ("dtype", "quantization_config", "compression_config")  # not kept: saved weights are float32
 
-# The defaults of generation stand here, in the words of the file that takes them along.
+# The defaults of generation, by their keys in generation_config.json.
 SAMPLING: dict[str, Any] = {
     "max_new_tokens": 100,
     "temperature": 0.7,
@@ -33,14 +33,14 @@ _LIMIT = 1 << 31  # larger numbers in a config.json are damage or an attack, not
 
 
 def start_token(tok: Tokenizer | None) -> str | None:
-    """The special token a text without a beginning starts from: the first of <|endoftext|>, <BOS>, <START> there is."""
+    """The special token before a text without a prompt: the first of <|endoftext|>, <BOS>, <START> that exists."""
     return next((token for token in _START_TOKENS if tok is not None and token in tok.special_tokens), None)
 
 
 def end_token(tok: Tokenizer | None) -> str | None:
-    """The special token after which a text is over: <|endoftext|>, where the vocabulary has it.
+    """The special token that ends a text: <|endoftext|> if the vocabulary has it.
 
-    The word tokenizer's <END> and <EOS> are not: training never shows them to the model unless a person puts them in.
+    The word tokenizer's <END> and <EOS> do not count: training texts do not hold them unless a user inserts them.
     """
     return "<|endoftext|>" if tok is not None and "<|endoftext|>" in tok.special_tokens else None
 
@@ -51,10 +51,10 @@ def auto_penalty(tok: Tokenizer | None) -> float:
 
 
 def token_ids(model: Model, name: str) -> list[int]:
-    """The ids that the model's folder gives a role, such as `eos_token_id`: one, several or none.
+    """The ids of a role, such as `eos_token_id`, in the files of the model's folder: one, several or none.
 
-    What `generation_config.json` says counts before `config.json`, as in `transformers`. Ids that the model does not
-    have, such as those left over from another vocabulary, are left out.
+    `generation_config.json` counts before `config.json`, as in `transformers`. Ids outside the model's vocabulary are
+    left out with a warning.
     """
     said = (model._settings.get(file, {}).get(name) for file in (GENERATION, CONFIG))
     value: Any = next((value for value in said if value is not None), [])
@@ -70,7 +70,7 @@ def _id(tok: Tokenizer | None, token: str | None) -> int | None:
 
 
 def config_to_json(config: ModelConfig, tok: Tokenizer | None, kept: Mapping[str, Any]) -> dict[str, Any]:
-    """What `config.json` holds for a model and its tokenizer: what the weights ask for, and all else of `kept`."""
+    """The content of `config.json`: the settings of the model and its tokenizer, and the other settings of `kept`."""
     model_type, entry = of_block(config.block)
     ours = {
         "model_type": model_type,
@@ -86,11 +86,11 @@ def config_to_json(config: ModelConfig, tok: Tokenizer | None, kept: Mapping[str
 
 
 def generation_config(tok: Tokenizer | None, config: Mapping[str, Any]) -> dict[str, object]:
-    """What `generation_config.json` holds: the defaults of `Generator.generate`, in the words of `transformers`.
+    """The content of `generation_config.json`: the defaults of `Generator.generate` under the keys of `transformers`.
 
     Args:
         tok: the tokenizer.
-        config: what `config.json` holds.
+        config: the content of `config.json`.
     """
     pad = _id(tok, "<PAD>" if tok is not None and "<PAD>" in tok.special_tokens else end_token(tok))
     ids = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": pad}
@@ -100,7 +100,7 @@ def generation_config(tok: Tokenizer | None, config: Mapping[str, Any]) -> dict[
 
 
 def tokenizer_config(config: ModelConfig, tok: Tokenizer) -> dict[str, object]:
-    """What `tokenizer_config.json` holds: that `tokenizer.json` is all there is.
+    """The content of `tokenizer_config.json`, which makes `AutoTokenizer` read `tokenizer.json`.
 
     Without it, `AutoTokenizer` reads a gpt2 folder's tokenizer as GPT-2's own, which gives other ids and no error.
     """
@@ -118,11 +118,11 @@ def json_to_config(document: Any, path: Path) -> ModelConfig:
 
     Args:
         document: the parsed JSON.
-        path: where it was read, for messages.
+        path: its file, for messages.
 
     Raises:
-        CheckpointError: no model of ours, a field is missing or has an impossible value, or the model computes
-            something our blocks do not.
+        CheckpointError: the model_type is unknown, a field is missing or has an impossible value, or the model computes
+            something that our blocks do not.
     """
     if not isinstance(document, dict):
         raise CheckpointError("is not a JSON object", path=path)

@@ -1,5 +1,5 @@
-"""The weights of a saved model, from files that may be damaged: every tensor's place, type and shape is checked against
-the configuration before anything of their size is allocated, and every value before it is used.
+"""Reads the weights of a saved model from files that may be damaged. It checks places, types and shapes of all tensors
+before it allocates memory for them, and checksums and values as it reads each tensor.
 """
 
 from __future__ import annotations
@@ -29,14 +29,18 @@ _MAX_INDEX_BYTES = 16 << 20
 
 
 class _Source(NamedTuple):
-    """One tensor of the folder: the open file it stands in, and the name it has there."""
+    """One tensor of the folder: its open file, and its name in this file."""
 
     file: TensorFile
     name: str
 
 
 def read_model(view: FolderView, config: ModelConfig, precision: str, verify: bool) -> Model:
-    """Check every tensor's place and shape against `config` before anything of their size is allocated, then read."""
+    """The model of `config` with the weights of the folder.
+
+    Raises:
+        CheckpointError: a tensor is missing, unknown, damaged or does not fit `config`.
+    """
     _, architecture = of_block(config.block)
     files = _open_weights(view)
     try:
@@ -92,7 +96,7 @@ def _fill(array: NDArray[np.float32], source: _Source, checksums: Mapping[str, o
 
 
 def _to_float32(stored: NDArray[Any], dtype: str) -> NDArray[np.float32]:
-    """As float32, too large a number as infinity; bfloat16, which came as uint16, is the upper half of one."""
+    """The values as float32, numbers that are too large as infinity. BF16 comes as the uint16 of its bits."""
     if dtype == "BF16":
         return (stored.astype(np.uint32) << np.uint32(16)).view(np.float32)
     with np.errstate(over="ignore"):
@@ -100,7 +104,7 @@ def _to_float32(stored: NDArray[Any], dtype: str) -> NDArray[np.float32]:
 
 
 def _check_tied(embedding: NDArray[np.float32], source: _Source) -> None:
-    """A tied model's file may repeat the embedding as the head; it must then be the same."""
+    """The file of a model with a tied head may hold the head too. Raise unless it is equal to the embedding."""
     stored = source.file.read(source.name)
     if stored.shape != embedding.shape or not np.array_equal(
         _to_float32(stored, source.file.entries[source.name].dtype), embedding
@@ -113,7 +117,7 @@ def _check_tied(embedding: NDArray[np.float32], source: _Source) -> None:
 
 
 def _own_name(architecture: Architecture, name: str) -> str | None:
-    """Our name of a file's tensor; None for what holds no weight."""
+    """Our name of a file's tensor; None for a constant, which is no weight."""
     if name.endswith(architecture.no_weights):
         return None
     if name == architecture.head or name.startswith(architecture.prefix):
@@ -122,7 +126,11 @@ def _own_name(architecture: Architecture, name: str) -> str | None:
 
 
 def expected_shapes(config: ModelConfig, tensors: int, path: Path) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of a model, from its configuration alone."""
+    """Name and shape of every tensor of a model, from its configuration alone.
+
+    Raises:
+        CheckpointError: the file at `path` has fewer than one tensor per layer.
+    """
     if config.n_layers > tensors:
         raise CheckpointError(
             f"holds only {tensors} tensors, too few for the {config.n_layers} layers config.json names", path=path
@@ -131,7 +139,7 @@ def expected_shapes(config: ModelConfig, tensors: int, path: Path) -> dict[str, 
 
 
 def _open_weights(view: FolderView) -> list[TensorFile]:
-    """The folder's weight file, or the files its index lists."""
+    """The folder's weight file, or the files of its index, opened."""
     if os.path.lexists(view.path(WEIGHTS)):
         return [TensorFile(view.path(WEIGHTS))]
     index_path = view.path(WEIGHTS_INDEX)
@@ -167,15 +175,15 @@ def _tensor_checksums(files: list[TensorFile]) -> dict[str, object]:
 
 
 def saved_checksums(file: TensorFile) -> tuple[dict[str, object], dict[str, object]]:
-    """The checksums in a weight file's metadata: CRC-32 by tensor, [size, CRC-32] by file; two {} where there are none.
+    """The checksums in a weight file's metadata: CRC-32 by tensor, [size, CRC-32] by file; two {} without checksums.
 
     Raises:
-        CheckpointError: they are there but do not fit the tensors, or under a name that is not theirs.
+        CheckpointError: the checksums do not fit the tensors, or their key is damaged.
     """
     text = file.metadata.get(CHECKSUMS)
     if text is None:
         for name, other in file.metadata.items():
-            if other.startswith('{"tensors":{'):  # damage to the name must not pass for weights that others wrote
+            if other.startswith('{"tensors":{'):  # a damaged key; the file is not one without checksums
                 raise CheckpointError(
                     f"is damaged: its metadata entry {short(name)} should be {CHECKSUMS}", path=file.path
                 )

@@ -1,1 +1,1 @@
-"""From texts to batches: documents, their ids in one store, windows of it, and the order they are drawn in."""
+"""From texts to batches: documents, their token ids in one store, windows of the store, and the samplers of windows."""

@@ -1,4 +1,4 @@
-"""What counts as a document, and how documents are read from text files."""
+"""Reads documents from text files and from an argument `texts`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def read_documents(paths: Texts, split: Split = "file") -> Iterator[str]:
 
     Args:
         paths: one path or several; a `str` is a path here.
-        split: "file" makes each file one document, kept as it is; "line" makes each line one, "blank-line" each
-            stretch between blank lines (its inner line breaks stay). Line ends are not part of such a document, and
-            lines of white space alone make none.
+        split: "file": each file is one document, unchanged. "line": each line is one, without its line end.
+            "blank-line": each stretch between blank lines is one, with its inner line breaks. Lines of white space
+            alone are no documents.
 
     Raises:
-        FileNotFoundError: a file is not there.
+        FileNotFoundError: there is no such file.
         ValueError: a path is a folder, a file is not UTF-8 (the message names the file and the byte), or `split` is
-            none of the three.
+            unknown.
 
     >>> import pathlib, tempfile
     >>> path = pathlib.Path(tempfile.mkdtemp(), "poem.txt")
@@ -56,16 +56,14 @@ def read_documents(paths: Texts, split: Split = "file") -> Iterator[str]:
 
 
 def iter_documents(texts: Texts) -> Iterator[str]:
-    """Yield the documents of `texts`, the argument every function that takes texts understands in this way.
+    """Yield the documents of an argument `texts`.
 
-    A `str` in an iterable is a document; an `os.PathLike` (`pathlib.Path`), alone or in an iterable, is a UTF-8 file
-    and that file one document. A `str` by itself is the name of a file. For files with many documents, pass
+    A `str` in an iterable is a document. An `os.PathLike` (`pathlib.Path`), alone or in an iterable, is a UTF-8 file
+    with one document. A `str` alone is the path of such a file. For files with many documents, pass
     `read_documents(paths, split="line")`.
 
     Raises:
-        TypeError: something that is neither text nor a path (the message says where), or a `str` by itself that names
-            no file.
-        FileNotFoundError, ValueError: as `read_documents`.
+        TypeError, FileNotFoundError, ValueError: as `iter_texts`.
 
     >>> list(iter_documents(["first document", "second document"]))
     ['first document', 'second document']

@@ -1,4 +1,4 @@
-"""Random numbers that depend on nothing but seed, purpose and place, so that training can begin anywhere."""
+"""Random numbers that depend on seed, purpose and index alone, so that training can resume at any step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 class Stream(enum.IntEnum):
-    """One for each purpose; the numbers are those of runs that were saved."""
+    """One stream for each purpose. Saved runs depend on the numbers, so never change them."""
 
     SHUFFLE = 0
     BATCHES = 1
@@ -20,8 +20,8 @@ class Stream(enum.IntEnum):
 def random_words(seed: int, stream: int, index: int, count: int) -> NDArray[np.uint64]:
     """`count` random 64-bit words that depend on the arguments alone (Philox4x64: Salmon et al. 2011).
 
-    The raw words of a bit generator are fixed by NumPy's compatibility policy; those of `Generator.permutation` are
-    not, and an order that changed with NumPy would break resuming.
+    NumPy promises to keep the raw words of a bit generator, but not the order of `Generator.permutation`. A changed
+    order would break resuming.
     """
     key = np.array([seed, stream], np.uint64)
     counter = np.array([0, 0, 0, index], np.uint64)

@@ -1,4 +1,4 @@
-"""Which windows each step takes: all of them once an epoch, or random places; a function of seed and step alone."""
+"""Samplers choose the windows of each step, all once an epoch or at random, from the seed and the step alone."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from soma_native.data.windows import Windows, gather
 
 
 class Sampler(Protocol):
-    """Where the batches of a step come from; `micro` counts the micro-batches of one step."""
+    """Gives the batches of each step."""
 
     steps_per_epoch: int
 
     def batches(self, step: int) -> list[tuple[NDArray[np.int32], NDArray[np.int32]]]:
-        """The micro-batches of step `step` (counted from 0), each (ids, targets)."""
+        """The micro-batches of step `step` (counted from 0), each (ids, targets) as `Windows.batch`."""
         ...
 
 
 class EpochSampler:
-    """Every window once an epoch, in an order drawn anew for each epoch from (seed, epoch).
+    """Every window once an epoch, in a new order for each epoch, which depends on (seed, epoch).
 
-    The windows are shuffled, sorted by length inside pools of 16 batches so that little is padded, cut into batches,
-    and the batches shuffled. `batches(step)` is a function of its argument, so training can start at any step. The last
-    step of an epoch may have fewer windows.
+    The windows are shuffled, and sorted by length in pools of 16 batches to limit padding. Then they are cut into
+    batches, and the batches are shuffled. `batches(step)` depends on its argument alone, so training can start at any
+    step. The last step of an epoch may have fewer windows.
 
     >>> store = TokenStore(np.arange(100, dtype=np.uint16), np.array([0]), np.array([100]))
     >>> sampler = EpochSampler(Windows(store, seq_len=8), batch_size=4, seed=0)
@@ -51,7 +51,7 @@ class EpochSampler:
         self._batch_order: NDArray[np.int64] = np.empty(0, np.int64)
 
     def batches(self, step: int) -> list[tuple[NDArray[np.int32], NDArray[np.int32]]]:
-        """The micro-batches of step `step` (counted from 0), each (ids, targets) as `Windows.batch`."""
+        """As `Sampler.batches`."""
         epoch, within = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             self._shuffle(epoch)
@@ -72,11 +72,11 @@ class EpochSampler:
 
 
 class RandomSampler:
-    """Windows at random places, drawn with replacement from (seed, step): nanoGPT's recipe.
+    """Windows at random places, drawn with replacement, as in nanoGPT. The places depend on (seed, step).
 
-    A window starts at any token from which `seq_len` pairs lie inside one document, all such places being equally
-    likely; a document too short for that counts as one place and gives a shorter window. An "epoch" is as many steps
-    as it takes to draw as many pairs as there are.
+    A window starts at any token that `seq_len` pairs of the same document follow; all these places are equally likely.
+    A shorter document counts as one place and gives a shorter window. An "epoch" has the number of steps that draw as
+    many pairs as the store has.
 
     >>> store = TokenStore(np.arange(100, dtype=np.uint16), np.array([0]), np.array([100]))
     >>> sampler = RandomSampler(store, seq_len=8, batch_size=4, seed=0)
@@ -100,7 +100,7 @@ class RandomSampler:
         self.steps_per_epoch = max(1, round(store.pairs / (pairs_per_window * batch_size * grad_accumulation)))
 
     def batches(self, step: int) -> list[tuple[NDArray[np.int32], NDArray[np.int32]]]:
-        """The micro-batches of step `step` (counted from 0), each (ids, targets) as `Windows.batch`."""
+        """As `Sampler.batches`."""
         words = random_words(self._seed, Stream.RANDOM, step, self._batch_size * self._accumulate)
         place = (words % np.uint64(self._ends[-1])).astype(np.int64)
         document = np.searchsorted(self._ends, place, side="right")

@@ -1,4 +1,4 @@
-"""The ids of all documents in one compact array, and which part of them is held out."""
+"""The token ids of all documents in one compact array, and its split into training and validation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from soma_native.tokenizer.tokenizer import Tokenizer
 
 
 class _Grower:
-    """An array that grows at its end: amortised constant time, and no second copy when it is finished."""
+    """An array that grows at its end, in amortised constant time and without a copy at the end."""
 
     def __init__(self, dtype: type[np.generic]) -> None:
         self._array: NDArray[Any] = np.empty(1024, dtype)
@@ -38,13 +38,14 @@ class _Grower:
 
 @dataclass(frozen=True, eq=False)
 class TokenStore:
-    """The token ids of many documents in one array: 2 bytes a token up to 65,536 different ones, 4 beyond.
+    """The token ids of many documents in one array. A token takes 2 bytes, or 4 with a vocabulary above 65,536.
 
     Attributes:
         tokens: all ids, (N,) uint16 or uint32.
         starts, stops: document d is `tokens[starts[d]:stops[d]]`, at least 2 tokens; (D,) int64.
-        dropped_documents, dropped_tokens: what had fewer than 2 tokens, and so no next-token pair.
-        unknown_id: the id of <UNK>, or None where the tokenizer has none.
+        dropped_documents, dropped_tokens: documents that were left out because they had fewer than 2 tokens, and so no
+            next-token pair; their number, and the number of their tokens.
+        unknown_id: the id of <UNK>, or None if the tokenizer has none.
 
     >>> store = TokenStore(np.arange(5, dtype=np.uint16), np.array([0]), np.array([5]))
     >>> store.pairs, store.counts()["tokens"]
@@ -60,11 +61,11 @@ class TokenStore:
 
     @classmethod
     def encode(cls, texts: Texts | TokenStore, tokenizer: Tokenizer) -> TokenStore:
-        """Encode every document of `texts`; a store is returned as it is.
+        """Encode every document of `texts`. A store is returned unchanged.
 
         Raises:
-            TypeError, ValueError, FileNotFoundError: as `iter_documents`; a text the tokenizer refuses is named by
-                its position.
+            TypeError, ValueError, FileNotFoundError: as `iter_documents`; also a text that the tokenizer refuses, named
+                by its index.
             KeyboardInterrupt: Ctrl-C.
         """
         if isinstance(texts, TokenStore):
@@ -90,7 +91,7 @@ class TokenStore:
 
     @property
     def pairs(self) -> int:
-        """Number of next-token pairs: one less than its tokens for every document."""
+        """Number of next-token pairs: a document of n tokens has n - 1."""
         return int((self.stops - self.starts - 1).sum())
 
     @property
@@ -102,7 +103,7 @@ class TokenStore:
         return int((np.searchsorted(found, self.stops) - np.searchsorted(found, self.starts)).sum())
 
     def counts(self) -> dict[str, int]:
-        """What there is and what was left out, by name."""
+        """The numbers of documents, tokens and pairs, and of what was left out, by name."""
         return {
             "documents": len(self.starts),
             "tokens": int((self.stops - self.starts).sum()),
@@ -113,11 +114,11 @@ class TokenStore:
         }
 
     def fingerprint(self) -> str:
-        """Hash of the documents' ids and bounds; equal for equal data, whatever it was cut from."""
+        """Hash of the documents' ids and bounds. Equal documents give the same hash, in any store."""
         digest = hashlib.blake2b(digest_size=16)
         digest.update((self.stops - self.starts).astype("<i8").tobytes())
         at = 0
-        while at < len(self.starts):  # runs of adjoining documents are hashed in one go
+        while at < len(self.starts):  # adjoining documents are hashed together
             end = at
             while end + 1 < len(self.starts) and self.starts[end + 1] == self.stops[end]:
                 end += 1
@@ -128,11 +129,11 @@ class TokenStore:
         return digest.hexdigest()
 
     def split(self, fraction: float) -> tuple[TokenStore, TokenStore]:
-        """Hold out about `fraction` of the data, the same part every time: (training, validation).
+        """Split into (training, validation): about `fraction` of the data, always the same part, is for validation.
 
-        Whole documents are held out when there are at least 20 and none has more than a fifth of the tokens.
-        Otherwise the tail of every document is (nanoGPT's last tenth of one long text); the pair across the cut
-        belongs to neither part. No pair is in both. Nothing is copied.
+        If there are at least 20 documents and none has more than a fifth of the tokens, whole documents are held out.
+        Otherwise the end of every document is, as nanoGPT holds out the last tenth of one long text. The pair across
+        the cut belongs to neither part. Nothing is copied.
 
         Raises:
             ValueError: a part would have no pair.
@@ -158,7 +159,7 @@ class TokenStore:
         return train, TokenStore(self.tokens, val_starts, val_stops, unknown_id=self.unknown_id)
 
     def _why_not_split(self, fraction: float, cuts: NDArray[np.int64]) -> str:
-        """What to say where no document has two tokens on either side of its cut."""
+        """The problem for a message, if no document has two tokens on each side of its cut."""
         whole = f"{int((self.stops - self.starts).sum())} tokens in {len(self.starts)} document(s)"
         if (self.stops - cuts >= 2).any():
             return (
@@ -167,7 +168,7 @@ class TokenStore:
         return f"{shown(fraction)} holds out no next-token pair of {whole}: give more text, a larger fraction, or 0"
 
     def require_pairs(self, what: str) -> None:
-        """Raise a ValueError that says why, if there is no next-token pair; `what` names the argument."""
+        """Raise a ValueError if there is no next-token pair; `what` names the argument in the message."""
         if len(self.starts):
             return
         if self.dropped_documents == 0:

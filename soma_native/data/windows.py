@@ -1,4 +1,4 @@
-"""Windows of next-token pairs, cut out of a token store and padded into batches."""
+"""Cuts a token store into windows of next-token pairs, and pads windows into batches."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ IGNORE_INDEX = -100  # target of a padded position: the model leaves it out of t
 
 
 class Windows:
-    """Windows of at most `seq_len` next-token pairs; together they hold every pair of the store exactly once.
+    """Windows of at most `seq_len` next-token pairs. Together they hold every pair of the store exactly once.
 
-    A document of n tokens is one window of n - 1 pairs if that is at most `seq_len`; a longer one is cut into
-    consecutive windows that share the token at the cut. No window crosses from one document into another.
+    A document of n tokens is one window of n - 1 pairs, if this is at most `seq_len`. A longer document is cut into
+    consecutive windows that share the token at the cut. No window holds tokens of two documents.
 
     Attributes:
-        starts: where in `store.tokens` each window begins, (W,) int64.
-        lengths: its number of pairs, (W,) int64; the window spans one token more.
+        starts: the index in `store.tokens` of each window's first token, (W,) int64.
+        lengths: the number of pairs of each window, (W,) int64; the window has one token more.
 
     >>> store = TokenStore(np.arange(6, dtype=np.uint16), np.array([0]), np.array([6]))
     >>> windows = Windows(store, seq_len=3)
@@ -51,13 +51,13 @@ class Windows:
     def batch(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """The windows `indices` as `ids` and `targets`, both (B, T) int32.
 
-        T is the longest of these windows; shorter ones are padded at the right with id 0 and target -100, which the
-        model's loss leaves out (and which, to the right, causal attention never lets the others see).
+        T is the length of the longest of these windows. Shorter ones are padded at the right with id 0 and target -100,
+        which the loss ignores. Causal attention keeps the padding from the other positions.
         """
         return gather(self.store.tokens, self.starts[indices], self.lengths[indices])
 
     def in_order(self, batch_size: int, limit: int | None = None) -> Iterator[tuple[NDArray[np.int32], ...]]:
-        """Batches of all windows, sorted by length so that little is padded; of `limit`, evenly spread, if given."""
+        """Batches of all windows, or of `limit` evenly spread ones, sorted by length to limit padding."""
         chosen = np.argsort(self.lengths, kind="stable")
         if limit is not None and limit < len(chosen):
             chosen = chosen[np.arange(limit) * len(chosen) // limit]
@@ -68,7 +68,7 @@ class Windows:
 def gather(
     tokens: NDArray[Any], starts: NDArray[np.int64], lengths: NDArray[np.int64]
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Cut windows out of `tokens`: (ids, targets), both (B, max(lengths)) int32, padded as `Windows.batch` says."""
+    """Cut windows out of `tokens`: (ids, targets), both (B, max(lengths)) int32, padded as in `Windows.batch`."""
     width = int(lengths.max())
     columns = np.arange(width + 1, dtype=np.int64)
     spans = tokens[np.minimum(starts[:, None] + columns, len(tokens) - 1)].astype(np.int32)

@@ -1,1 +1,1 @@
-"""What a model is: its sizes, the presets, and the handle of the one in the core."""
+"""Models: the configuration, the presets, and the Python handle of a model in the core."""

@@ -1,4 +1,4 @@
-"""What a model is: sizes and block style."""
+"""The configuration of a model: its sizes and its block style."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ class ModelConfig:
         """A config by name, with fields replaced.
 
         Args:
-            name: one of those in :mod:`soma_native.model.presets`, such as ``showcase`` or ``gpt2-124m``.
-            overrides: fields to set otherwise, most often ``vocab_size``.
+            name: a preset of :mod:`soma_native.model.presets`, such as ``showcase`` or ``gpt2-124m``.
+            overrides: fields with other values than the preset's, most often ``vocab_size``.
 
         Raises:
             ValueError: an unknown name, or a vocabulary larger than the preset is meant for.
@@ -86,7 +86,7 @@ class ModelConfig:
 
     @property
     def num_parameters(self) -> int:
-        """Learned numbers in all, without building the model."""
+        """The number of parameters, without building the model."""
         return _core.num_parameters(**self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:

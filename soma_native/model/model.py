@@ -1,4 +1,4 @@
-"""The model: parameters as NumPy views, forward, loss and exact gradients, computed by the C++ core."""
+"""The public Model: parameters as NumPy views, forward, loss and exact gradients. The C++ core computes."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _FAST_BFLOAT16 = ("avx512_bf16", "amx")
 
 
 def resolve_precision(precision: str) -> tuple[str, str]:
-    """What training steps and what evaluation compute in: what ``"auto"`` means on this machine, other values twice.
+    """The precisions of training steps and of evaluation. ``"auto"`` depends on this machine; other values give both.
 
-    The environment variable ``SOMA_PRECISION`` says what training steps under ``"auto"`` take instead.
+    The environment variable ``SOMA_PRECISION`` replaces the choice of ``"auto"`` for training steps.
 
     Raises:
-        ValueError: not one of the allowed values, here or there.
+        ValueError: `precision` or ``SOMA_PRECISION`` is not one of the allowed values.
     """
     choice("precision", precision, PRECISIONS)
     if precision != "auto":
@@ -69,24 +69,24 @@ def _make_core(config: ModelConfig, **options: Any) -> _core.Model:
 
 
 class Model:
-    """A decoder-only transformer that lives in the C++ core.
+    """A decoder-only transformer in the C++ core.
 
     Args:
         config: sizes and block style.
-        seed: of the initial values: N(0, 0.02) for matrices and embeddings, the second number being the standard
-            deviation, except that the two projections back into the residual stream of each ``gpt2`` layer get
-            0.02 / sqrt(2 n_layers), as GPT-2 has it; norm weights 1, biases 0. The same seed gives the same bits on
-            every machine, instruction set and thread count.
-        precision: of matrix products. ``"float32"``; ``"bfloat16"``: both operands are rounded to the nearest bfloat16,
-            the sums, the weights themselves and everything else stay in single precision. ``"auto"`` takes bfloat16 for
-            training steps (:meth:`loss_and_grad`) where this processor multiplies it faster, else float32, and float32
-            for :meth:`forward` and :meth:`loss`, whose results other programs then reproduce. ``SOMA_PRECISION`` in the
-            environment says what training steps take under ``"auto"``. `precision` and `evaluation_precision` say what
-            it took.
+        seed: the seed of the initial values. Matrices and embeddings are normal with mean 0 and standard deviation
+            0.02. The two projections into the residual stream of each ``gpt2`` layer have 0.02 / sqrt(2 n_layers), as
+            in GPT-2. Norm weights are 1, biases 0. The same seed gives the same bits on every machine, instruction set
+            and thread count.
+        precision: the precision of matrix products. ``"float32"``, or ``"bfloat16"``: both operands are rounded to the
+            nearest bfloat16; sums, weights and everything else stay in single precision. ``"auto"`` uses bfloat16 for
+            training steps (:meth:`loss_and_grad`) if this processor multiplies it faster, else float32.
+            ``SOMA_PRECISION`` in the environment replaces this choice. For :meth:`forward` and :meth:`loss`, ``"auto"``
+            uses float32, so that other programs reproduce their results. The attributes `precision` and
+            `evaluation_precision` give the choices.
 
     Raises:
-        ValueError: an unknown precision, in SOMA_PRECISION too, or a seed that is no integer from 0 to 2**64 - 1.
-        MemoryError: the parameters do not fit.
+        ValueError: an unknown precision, also in SOMA_PRECISION, or a seed that is no integer from 0 to 2**64 - 1.
+        MemoryError: the memory is too small for the parameters.
 
     >>> model = Model(ModelConfig.preset("showcase"), seed=1)
     >>> model.num_parameters
@@ -94,10 +94,10 @@ class Model:
     >>> model.forward([1, 2, 3]).shape
     (3, 576)
 
-    One model may be called from several threads: the calls take turns. Two models compute side by side.
+    Several threads may call one model: the calls take turns. Two models compute at the same time.
     """
 
-    # What the model's folder says of it beside weights and sizes, by file; for `save` and `Generator`.
+    # Settings in the files of the model's folder beyond weights and sizes, by file; for `save` and `Generator`.
     _settings: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
 
     def __init__(self, config: ModelConfig, seed: int = 0, precision: str = "auto") -> None:
@@ -119,7 +119,7 @@ class Model:
         return model
 
     def _evaluate_in(self, precision: str) -> None:
-        """What :meth:`forward` and :meth:`loss` compute their products in from now on."""
+        """Set the precision of the products of :meth:`forward` and :meth:`loss`."""
         self._core.set_evaluation_precision(precision)
         self._evaluation_precision = precision
 
@@ -130,23 +130,24 @@ class Model:
 
     @property
     def precision(self) -> str:
-        """What the matrix products of training steps compute in: ``"float32"`` or ``"bfloat16"``."""
+        """The precision of matrix products in training steps: ``"float32"`` or ``"bfloat16"``."""
         return self._precision
 
     @property
     def evaluation_precision(self) -> str:
-        """What those of :meth:`forward` and :meth:`loss` compute in."""
+        """The precision of matrix products in :meth:`forward` and :meth:`loss`: ``"float32"`` or ``"bfloat16"``."""
         return self._evaluation_precision
 
     @property
     def num_parameters(self) -> int:
-        """Learned numbers in all."""
+        """The number of parameters."""
         return self._core.num_parameters
 
     def parameters(self) -> dict[str, Floats]:
-        """Every parameter by name: float32 views without a copy; writing to one changes the model.
+        """Every parameter by name, as a float32 view without a copy. Writing to a view changes the model.
 
-        Weights of ``x @ w + b`` have shape (in, out); embeddings and the head (V, d_model); vectors one dimension.
+        Weights of ``x @ w + b`` have shape (in, out). Embeddings of tokens and the head have shape (V, d_model). Biases
+        and norm weights have one dimension.
         """
         return self._core.parameters()
 
@@ -178,33 +179,32 @@ class Model:
         Args:
             ids: as in :meth:`forward`.
             targets: the same shape; the token that follows each position. -100 is ignored.
-            normalizer: what the sum is divided by; ``None`` takes the number of targets that count.
+            normalizer: the divisor of the sum; ``None`` means the number of targets that are not -100.
 
         Returns:
-            The loss; 0.0 where no target counts and a normalizer is given.
+            The loss; 0.0 if all targets are -100 and a normalizer is given.
 
         Raises:
-            TypeError, ValueError: as :meth:`forward`; also where no target counts and there is no normalizer either,
-                for a mean of nothing is no number.
+            TypeError, ValueError: as :meth:`forward`; also if all targets are -100 and there is no normalizer.
         """
         return self._core.loss(*self._batch(ids, targets), self._normalizer(normalizer))
 
     def loss_and_grad(self, ids: npt.ArrayLike, targets: npt.ArrayLike, normalizer: int | None = None) -> float:
-        """:meth:`loss`, and adds its gradient to :meth:`gradients`.
+        """:meth:`loss`, which also adds its gradient to :meth:`gradients`.
 
-        Gradients accumulate until :meth:`zero_grad` or an optimizer step. To accumulate over several batches exactly as
-        one large batch would, pass the number of targets of all of them as ``normalizer`` to each; the losses then add
-        up. One of them in which no target counts then has loss 0.0 and adds nothing.
+        Gradients accumulate until :meth:`zero_grad` or an optimizer step. For the gradient of one large batch from
+        several small ones, pass the number of targets of all batches as ``normalizer`` to each call. The losses then
+        add up, and a batch with only -100 as targets adds 0.0.
 
         Raises:
-            TypeError, ValueError: as :meth:`loss`; the gradients are as they were.
-            KeyboardInterrupt: Ctrl-C; gradients may hold a part of this batch, so call :meth:`zero_grad` before going
-                on.
+            TypeError, ValueError: as :meth:`loss`; the gradients are unchanged.
+            KeyboardInterrupt: Ctrl-C. Gradients may hold a part of this batch: call :meth:`zero_grad` before the next
+                call.
         """
         return self._core.loss_and_grad(*self._batch(ids, targets), self._normalizer(normalizer))
 
     def zero_grad(self) -> None:
-        """Sets all gradients to zero."""
+        """Set all gradients to zero."""
         self._core.zero_grad()
 
     def _batch(self, ids: npt.ArrayLike, targets: npt.ArrayLike) -> tuple[Any, Any]:
@@ -218,7 +218,7 @@ class Model:
         return 0 if normalizer is None else integer("normalizer", normalizer, 1)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled and copied with its weights, and with its gradients where there are any."""
+        """Pickle and copy the model with its weights, and with its gradients unless all are zero."""
         gradients = self.gradients()
         if not any(array.any() for array in gradients.values()):
             gradients = {}
@@ -247,10 +247,10 @@ def _model_of(
     model._evaluate_in(evaluation)
     model._settings = settings
     for views, arrays in ((model.parameters, parameters), (model.gradients, gradients)):
-        mine = views() if arrays else {}  # a model that only generates has no gradients
+        mine = views() if arrays else {}  # asking for gradients would allocate them
         for name, array in arrays.items():
             mine[name][...] = array
     return model
 
 
-_model_of.__module__ = "soma_native"  # pickles name it so, wherever this module lies
+_model_of.__module__ = "soma_native"  # the name in pickles, which stays if this module moves

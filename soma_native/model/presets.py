@@ -1,4 +1,4 @@
-"""The named model sizes, as the fields of a ModelConfig; how each is trained stands in training/recipes.py."""
+"""The named model sizes, as fields of a ModelConfig. Their training settings are in training/recipes.py."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ _TABLE = (
 )
 PRESETS: dict[str, dict[str, Any]] = {name: dict(zip(_FIELDS, sizes, strict=True)) for name, *sizes in _TABLE}
 
-# A tokenizer decides the vocabulary; these presets state the most they are meant for.
+# The tokenizer gives the size of the vocabulary. These presets have an upper limit.
 LARGEST_VOCAB = {"improved": 8000, "full": 60000}

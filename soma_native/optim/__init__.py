@@ -1,1 +1,1 @@
-"""What turns gradients into steps: optimizers, and the learning rate of each step."""
+"""Optimizers, and the learning rate of each step."""

@@ -17,16 +17,16 @@ class AdamW:
     """AdamW (Loshchilov and Hutter 2019, "Decoupled weight decay regularization", algorithm 2).
 
     Args:
-        model: whose parameters and gradients it works on.
+        model: the model whose parameters are updated from its gradients.
         lr: learning rate.
         betas: decay rates of the first and the second moment, each in [0, 1).
-        eps: added to the denominator, greater than 0: a parameter without a gradient has nothing else there.
-        weight_decay: of matrices and embeddings; norms and biases do not decay.
+        eps: added to the denominator; above 0, because the rest is 0 for a parameter that never had a gradient.
+        weight_decay: the decay of matrices and embeddings; norms and biases do not decay.
         max_grad_norm: gradients are scaled by ``min(1, max_grad_norm / (norm + 1e-6))``; ``None`` or 0 turns it off.
 
     Raises:
-        TypeError: an option is not a number; the message names it.
-        ValueError: an option is out of range; likewise.
+        TypeError: an option is not a number. The message names it.
+        ValueError: an option is out of range. The message names it.
 
     >>> from soma_native import Model, ModelConfig
     >>> model = Model(ModelConfig(vocab_size=8, d_model=8, n_layers=1, n_heads=2, d_ff=16, max_seq_len=4))
@@ -62,7 +62,7 @@ class AdamW:
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled with its model, and copied likewise: a deep copy of both together is a pair again."""
+        """Pickle and copy with the model: a deep copy of both keeps the copied optimizer on the copied model."""
         moments = self.first_moments(), self.second_moments()
         return _adamw_of, (self.model, self.lr, self._options, self.step_count, *moments)
 
@@ -70,7 +70,7 @@ class AdamW:
         return f"AdamW(lr={self.lr:g}, step_count={self.step_count}, model={self.model!r})"
 
     def step(self, lr: float | None = None) -> float:
-        """Clips, updates the parameters, and sets the gradients to zero.
+        """Clip the gradients, update the parameters, and set the gradients to zero.
 
         Args:
             lr: learning rate of this step; ``None`` takes ``self.lr``.
@@ -117,4 +117,4 @@ def _adamw_of(
     return optimizer
 
 
-_adamw_of.__module__ = "soma_native"  # pickles name it so, wherever this module lies
+_adamw_of.__module__ = "soma_native"  # the name in pickles, which stays if this module moves

@@ -1,4 +1,4 @@
-"""Learning rate of each step: a linear warm-up, then a cosine down to a floor, or a constant."""
+"""The learning rate of each step: a linear warm-up, then a cosine decay or a constant."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Schedule:
 
     Args:
         lr: the highest learning rate.
-        total_steps: number of steps of the training; later steps stay at the floor.
+        total_steps: number of steps of the training; later steps have the rate of the end.
         warmup_steps: number of steps of the warm-up, below `total_steps`.
-        min_lr: where the cosine ends; None means lr / 10.
+        min_lr: the learning rate at the end of the cosine; None means lr / 10.
         kind: "cosine" or "constant".
 
     Raises:
