@@ -1,1 +1,1 @@
-"""From a prompt to text: what is asked for, the loop of one token at a time, and characters that are whole."""
+"""Generation of text: the generator, the settings of a call, and the output of whole characters."""

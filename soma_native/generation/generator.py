@@ -1,5 +1,5 @@
-"""From a prompt to text: prefill once, then one token at a time through the cached decoder and the sampler of the core,
-with what a language model's ids are not: whole characters, stop strings, and an end.
+"""The public Generator: continues a prompt token by token with the decoder and the sampler of the core. It adds whole
+characters, stop strings, and the end of a text.
 """
 
 from __future__ import annotations
@@ -25,39 +25,38 @@ _log = logging.getLogger("soma_native")
 class Generator:
     """Generates text with a model and its tokenizer.
 
-    Nothing of a call is kept for the next one. With `weights="auto"` the model's own weights are read, live, so a
-    generator may be made once and used while training goes on in the same thread.
+    A call keeps nothing for the next one. With `weights="auto"` the generator always reads the model's current weights,
+    so it can be used during training, in the same thread.
 
-    **Special tokens** are never generated. The exception is the end token, which ends a text: what the folder of a
-    loaded model calls `eos_token_id` (in `generation_config.json`, else `config.json`; there may be several), else
-    `<|endoftext|>` where the vocabulary has it. The word tokenizer's `<EOS>` is not one unless you say so, since
-    training only ever meets it if you encode it into your texts yourself.
+    **Special tokens** are never generated. The exception is the end token, which ends a text. It is the `eos_token_id`
+    of a loaded model's folder (in `generation_config.json`, else `config.json`; there may be several), else
+    `<|endoftext|>` if the vocabulary has it. The word tokenizer's `<EOS>` is an end token only if you name it: training
+    never sees it unless you encode it into your texts.
 
-    **The prompt** is kept as given, letter by letter. Words of it that are not in the vocabulary are read by the model
-    as `<UNK>` (a warning on the logger "soma_native" names them); where there is no `<UNK>`, the tokenizer raises. A
-    prompt without any token, such as "" or, for words, "?!", starts from the folder's `bos_token_id`, else from
-    `<|endoftext|>`, `<BOS>` or `<START>` if the vocabulary has one, else from a line break, a space, or the first token
-    of the vocabulary.
+    **The prompt** is returned exactly as given. The model reads words that are not in the vocabulary as `<UNK>`, and a
+    warning on the logger "soma_native" names them; without `<UNK>` the tokenizer raises. A prompt without any token,
+    such as "" or, for words, "?!", starts from the folder's `bos_token_id`, else from `<|endoftext|>`, `<BOS>` or
+    `<START>` if the vocabulary has one, else from a line break, a space, or the first token of the vocabulary.
 
-    **The context** holds `max_seq_len` tokens. Of a longer prompt the model sees the last `max_seq_len`. When the
-    context is full, the window slides: the last `max_seq_len // 2` tokens are read in again and generation goes on.
+    **The context** holds `max_seq_len` tokens. The model reads only the last `max_seq_len` tokens of a longer prompt.
+    When the context is full, generation continues with the last `max_seq_len // 2` tokens as a new context.
 
     Args:
         model: the model.
-        tok: the tokenizer it was trained with.
-        end_token: the special token that ends a text; "auto" means as above, None that nothing does.
-        weights: "auto" reads the model's float32 weights where they are. "float32", "bfloat16" and "int8" make a copy
-            when the generator is made, packed for speed, which later changes of the model do not reach; what a token
-            costs falls with the bytes of the copy. "float32" gives the text that "auto" gives, up to the order of the
-            sums of the output head. "bfloat16" rounds each weight once (relative error up to 2**-8); "int8" keeps 8
-            bits a weight and one scale an output (error up to 1/254 of the output's largest weight). Before those two,
-            prompts of 16 tokens or more are rounded to bfloat16 as well, which doubles their speed where the processor
-            multiplies bfloat16. Either way sums are float32 and the same on every machine up to rounding.
+        tok: the tokenizer of its training.
+        end_token: the special token that ends a text. "auto" means as above; None means that no token does.
+        weights: "auto" reads the model's float32 weights. "float32", "bfloat16" and "int8" pack a copy of the weights
+            now, which later changes of the model do not change; a smaller copy is faster. "float32" gives the text of
+            "auto", except that the output head sums in another order. "bfloat16" rounds each weight once (relative
+            error up to 2**-8). "int8" keeps 8 bits a weight and one scale an output (error up to 1/254 of the output's
+            largest weight). With these two, inputs of prompts of 16 tokens or more are rounded to bfloat16 too; this
+            doubles the speed on processors that multiply bfloat16. Sums are always float32, and equal on every machine
+            up to rounding.
 
     Raises:
-        ValueError: the tokenizer has more tokens than the model, `end_token` is not in it, or `weights` is none of
-            these.
-        MemoryError: the copy does not fit.
+        ValueError: the tokenizer has more tokens than the model, `end_token` is not in the vocabulary, or `weights` is
+            unknown.
+        MemoryError: the memory is too small for the copy.
     """
 
     def __init__(self, model: Model, tok: Tokenizer, *, end_token: str | None = "auto", weights: str = "auto") -> None:
@@ -90,7 +89,7 @@ class Generator:
         self._weights = None if weights == "auto" else _core.DecodeWeights(model._core, weights)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled and copied with its model and tokenizer; a copy of the weights is made anew of the model's own."""
+        """Pickle and copy with model and tokenizer. Packed weights are packed again from the model's."""
         return _generator_of, (self._model, self._tok, self._end_token, self._weights_form)
 
     def __repr__(self) -> str:
@@ -107,7 +106,7 @@ class Generator:
         return frozenset([found])
 
     def _find_start(self) -> int:
-        """The token that a text without a beginning starts from; it is read, never shown."""
+        """The token before a text without a prompt. The model reads it; the text does not show it."""
         said = [i for i in token_ids(self._model, "bos_token_id") if i < self._tok.vocab_size]
         if said:
             return said[0]
@@ -142,21 +141,22 @@ class Generator:
         """The prompt and its continuation.
 
         Args:
-            prompt: the text to continue; between it and the first word of a word tokenizer comes one space.
+            prompt: the text to continue. A word tokenizer puts one space between the prompt and the first new word.
             max_tokens: most tokens to add; 0 returns the prompt.
-            temperature: divides the logits before the softmax; 0 always takes the likeliest token (greedy).
-            top_k: only the k likeliest tokens are drawn from; 0 or None draws from all.
-            top_p: only the likeliest tokens that together reach this probability are drawn from; 1 or None is all.
-            repetition_penalty: the logit of a token already in the prompt or the text is divided by this where it is
-                positive and multiplied where negative (Keskar et al. 2019); 1 or None is off. "auto" is 1.15 for a
-                word tokenizer, else 1.
-            seed: the same seed gives the same text; None draws a new one from the system.
-            stop: one or several texts; the first to appear in the continuation ends it, and is left out.
+            temperature: divides the logits before the softmax; 0 always takes the most likely token (greedy).
+            top_k: draw from the k most likely tokens; 0 or None draws from all.
+            top_p: draw from the smallest set of the most likely tokens whose probability reaches this; 1 or None draws
+                from all.
+            repetition_penalty: for tokens of the prompt and the text so far, divides positive logits and multiplies
+                negative ones (Keskar et al. 2019); 1 or None is off.
+                "auto" is 1.15 for a word tokenizer, else 1.
+            seed: the same seed gives the same text; None draws a new seed from the system.
+            stop: one or several texts. The first to appear in the continuation ends it and is left out.
             max_new_tokens: another name for `max_tokens`.
-            **unknown: nothing; any other keyword is a TypeError that names the allowed ones.
+            **unknown: any other keyword raises a TypeError that names the allowed ones.
 
         Raises:
-            TypeError: an unknown keyword (`max_length` too: say `max_tokens`), or an argument of the wrong type.
+            TypeError: an unknown keyword (such as `max_length`; use `max_tokens`), or an argument of the wrong type.
             ValueError: an argument outside its range, or a prompt the tokenizer refuses.
 
         >>> import soma_native as soma
@@ -187,10 +187,10 @@ class Generator:
         max_new_tokens: int | None = None,
         **unknown: Any,
     ) -> list[str]:
-        """Each prompt and its continuation, decoded together; arguments and errors as `generate`.
+        """Each prompt and its continuation, decoded together. Arguments and errors as `generate`.
 
-        Every text is the one that `generate` gives for its prompt alone with the same seed, whatever the others are.
-        Without a seed each gets its own.
+        Each text is equal to that of `generate` for this prompt with the same seed. Without a seed each text has its
+        own.
 
         >>> import soma_native as soma
         >>> tok = soma.Tokenizer.train(["the cat sat on the mat"], kind="word")
@@ -226,11 +226,11 @@ class Generator:
         max_new_tokens: int | None = None,
         **unknown: Any,
     ) -> Iterator[str]:
-        """The continuation piece by piece, as soon as each is certain; arguments and errors as `generate`.
+        """The continuation piece by piece. Arguments and errors as `generate`.
 
-        The pieces together are what `generate` returns after the prompt. A piece is never a part of a character, and
-        what may turn out to begin a stop string is held back until it is known not to. Leave the loop whenever you
-        like; arguments are checked at once, not at the first piece.
+        The pieces together are the text that `generate` returns after the prompt. A piece never holds a part of a
+        character. Text that may be the beginning of a stop string is held back until it is certain. You may leave the
+        loop at any time. Arguments are checked by the call itself, not at the first piece.
 
         >>> import soma_native as soma
         >>> tok = soma.Tokenizer.train(["the cat sat on the mat"], kind="char")
@@ -248,7 +248,7 @@ class Generator:
         return (piece for _, piece in run)
 
     def _run(self, prompts: list[str], sampling: Sampling) -> Iterator[tuple[int, str]]:
-        """Check the prompts now and hand out (row, piece) later."""
+        """Encode the prompts now, and return an iterator of (row, piece)."""
         ids = [self._encode(prompt) for prompt in prompts]
         if not ids or sampling.max_tokens == 0:
             return iter(())
@@ -266,7 +266,7 @@ class Generator:
             histories.append(ids[-window:])
             writers.append(TextWriter(self._needs_space(prompts[row]), sampling.stop))
         active = list(range(len(prompts)))
-        logits = list(decoder.logits())  # views: each step writes them anew
+        logits = list(decoder.logits())  # views, which each step overwrites
         for count in range(1, sampling.max_tokens + 1):
             going, rows, ids = [], [], []
             for row in active:
@@ -323,7 +323,7 @@ class Generator:
         return [self._start_id]
 
     def _needs_space(self, prompt: str) -> bool | None:
-        """Whether a space comes before the first word; None for tokens that bring their own spaces."""
+        """Whether a space comes before the first word; None for tokens that hold their own spaces."""
         if self._tok.kind != "word":
             return None
         return bool(prompt) and not prompt[-1].isspace()
@@ -345,4 +345,4 @@ def _generator_of(model: Model, tok: Tokenizer, end_token: str | None, weights: 
     return Generator(model, tok, end_token=end_token, weights=weights)
 
 
-_generator_of.__module__ = "soma_native"  # pickles name it so, wherever this module lies
+_generator_of.__module__ = "soma_native"  # the name in pickles, which stays if this module moves

@@ -1,4 +1,4 @@
-"""The settings of a generation, checked in one place before any work is done."""
+"""The settings of a call of the generator, checked before any work is done."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ WEIGHTS = ("auto", "float32", "bfloat16", "int8")
 
 
 class _Default(int):
-    """A number that its identity tells from the same number given, so that a default and an alias can live together."""
+    """A default value. Its identity shows whether the user gave `max_tokens`, even with the same number."""
 
 
 _MOST = (1 << 31) - 1
-PENALTY = {"least": 1e-37, "most": 1e38}  # what the core can multiply and divide by in single precision
+PENALTY = {"least": 1e-37, "most": 1e38}  # limits of a factor and divisor in single precision
 _HINTS = {
     "max_length": "give max_tokens, the number of tokens to add after the prompt",
     "num_beams": "there is no beam search",
@@ -29,7 +29,7 @@ _HINTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """What `Generator.generate` was asked for, with every alias resolved and every value in its range."""
+    """The settings of a call of `Generator.generate`, with aliases resolved and values checked."""
 
     max_tokens: int = _Default(SAMPLING["max_new_tokens"])
     temperature: float = SAMPLING["temperature"]
@@ -52,7 +52,7 @@ class Sampling:
         max_new_tokens: Any,
         unknown: Mapping[str, Any],
     ) -> Sampling:
-        """Check the arguments as a user gave them; `unknown` holds the keywords that are no parameter's name.
+        """Check the arguments of a user. `unknown` holds the keywords that are no parameter's name.
 
         Raises:
             TypeError: an unknown keyword, two different numbers of tokens, or a value of the wrong type.

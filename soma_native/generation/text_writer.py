@@ -1,4 +1,4 @@
-"""One row's tokens as text that is safe to show: whole characters, and nothing of a stop string."""
+"""Turns the tokens of one row into text, piece by piece."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import codecs
 
 
 class TextWriter:
-    """Turns one row's tokens into text that is safe to show: whole characters, nothing of a stop string.
+    """Turns one row's tokens into text with whole characters only, which never shows a part of a stop string.
 
     Args:
-        space: for words, whether the first one follows a space; None for bytes that are simply joined.
+        space: for words, whether a space comes before the first one; None for tokens that are joined as bytes.
         stops: the stop strings.
     """
 
@@ -22,14 +22,14 @@ class TextWriter:
         self.stopped = False
 
     def write(self, token: bytes) -> str:
-        """Add a token; the text that is certain now, often ""."""
+        """Add a token. Returns the text that is certain now, often ""."""
         if self._words:
             token = b" " + token if self._space else token
             self._space = True
         return self._emit(self._utf8.decode(token))
 
     def finish(self) -> str:
-        """The rest: what was held back, with a replacement character for an unfinished one."""
+        """The text that was held back, with a replacement character for an unfinished character."""
         if self.stopped:
             return ""
         certain = self._emit(self._utf8.decode(b"", final=True))

@@ -1,1 +1,1 @@
-"""From a corpus to a trained model: settings, the run and what it records, checkpoints to go on from."""
+"""Training: settings, the trainer and its run, the history, and checkpoints to resume from."""

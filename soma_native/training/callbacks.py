@@ -1,4 +1,4 @@
-"""What a training run tells others while it runs: events, and the callbacks that hear them."""
+"""Events of a training run, and the callbacks that receive them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EVENT_KINDS: tuple[EventKind, ...] = ("start", "step", "epoch", "evaluate", "che
 
 
 class RunningTrainer(Protocol):
-    """What a callback may ask of the trainer, which is a `Trainer`."""
+    """The part of a `Trainer` that callbacks may use."""
 
     model: Model
     tokenizer: Tokenizer
@@ -30,22 +30,22 @@ class RunningTrainer(Protocol):
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened in a training run.
+    """An event of a training run.
 
     Attributes:
         kind: "start" once before the first step; "step" after each optimizer step; "evaluate" after each new record
             of the history; "epoch" at the end of each epoch, after its record; "checkpoint" after a checkpoint was
             saved; "warning" when the trainer warns; "end" once, unless an error or Ctrl-C ended the run.
         trainer: the trainer; `event.trainer.stop()` ends the training after this step.
-        history: its history so far.
-        step, total_steps: optimizer steps done, and how many there will be.
-        epoch, epochs: the epoch the last step was in (from 1), and in which the last one will be.
+        history: the history so far.
+        step, total_steps: optimizer steps done, and steps in all.
+        epoch, epochs: the epoch of the last step (from 1), and epochs in all.
         loss: training loss of the last step, nats a token; NaN before the first.
         lr, grad_norm: learning rate and gradient norm (before clipping) of the last step; NaN before the first.
         seconds: wall-clock time so far.
         tokens_per_second: pairs trained on per second since the last record; 0 before the first step.
         record: the newest record of the history ("evaluate" and after), or None.
-        message: what a warning says, the folder of a checkpoint, why the training ended; else "".
+        message: the text of a warning, the folder of a checkpoint, the reason of the end; else "".
     """
 
     kind: EventKind
@@ -65,11 +65,11 @@ class Event:
 
 
 class Callback:
-    """Base for callbacks with state: override the hooks you need; the others do nothing.
+    """Base class of callbacks with state. Override the hooks you need; the others do nothing.
 
-    A callback need not derive from this class. Any object with some of these methods will do, and so will a plain
-    function, which is called with every event and looks at `event.kind`. Hooks run in the thread of `Trainer.fit`;
-    an exception in one ends the training and reaches the caller of `fit`.
+    A callback need not derive from this class: any object with some of these methods is a callback. A function is one
+    too; it is called with every event and looks at `event.kind`. Hooks run in the thread of `Trainer.fit`. An exception
+    in a hook ends the training and reaches the caller of `fit`.
 
     >>> class StopAtLoss(Callback):
     ...     def on_step(self, event: Event) -> None:
@@ -96,14 +96,14 @@ class Callback:
         """When the trainer warns of `event.message`."""
 
     def on_end(self, event: Event) -> None:
-        """After the last step; `event.message` says why it was the last."""
+        """After the last step; `event.message` is the reason of the end."""
 
 
 CallbackLike: TypeAlias = "Callable[[Event], object] | object"
 
 
 class Dispatcher:
-    """Finds the hooks of the callbacks once, and calls those of an event in the order the callbacks were given."""
+    """Finds the hooks of the callbacks once. Calls the hooks of an event in the order of the callbacks."""
 
     def __init__(self, callbacks: Iterable[CallbackLike] | CallbackLike, trainer: RunningTrainer) -> None:
         self._trainer = trainer
@@ -124,11 +124,11 @@ class Dispatcher:
                     self._hooks[kind].append(hook)
 
     def wants(self, kind: EventKind) -> bool:
-        """Whether any callback hears events of this kind."""
+        """Whether any callback has a hook for events of this kind."""
         return bool(self._hooks[kind])
 
     def emit(self, kind: EventKind, **facts: Any) -> None:
-        """Call the hooks for an event of these facts."""
+        """Call the hooks with an event that has these fields."""
         event = Event(kind=kind, trainer=self._trainer, history=self._trainer.history, **facts)
         for hook in self._hooks[kind]:
             hook(event)

@@ -1,4 +1,4 @@
-"""The settings of a training run, checked where they are given; the Trainer reads them and changes none."""
+"""The settings of a training run. They are checked when they are given, and never change."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from soma_native.optim.schedule import SCHEDULES
 
 _DEFAULT_EPOCHS = 10
 
-# The least of each setting that is a whole number, and the limits of the others.
+# The smallest value of each integer setting, and the limits of the other numbers.
 _COUNTS = {
     "epochs": 1,
     "steps": 1,
@@ -38,7 +38,7 @@ _NUMBERS: dict[str, dict[str, float]] = {
     "val_fraction": {"least": 0, "below": 1},
 }
 
-# What may differ between a run and its continuation: it decides what is written and when, not what is learned.
+# Settings that may change when a run is resumed: they do not change the weights.
 FREE_TO_CHANGE = frozenset({"checkpoint_dir", "checkpoint_every", "keep_best", "log_every", "resume"})
 
 
@@ -47,11 +47,11 @@ class TrainConfig:
     """Settings of a training run.
 
     Args:
-        epochs: how often to go through the texts. One of `epochs` and `steps` is given; with neither, 10 epochs.
-        steps: number of optimizer steps instead.
+        epochs: number of times through the texts. Give `epochs` or `steps`, not both; with neither, 10 epochs.
+        steps: number of optimizer steps.
         batch_size: windows (short documents, or pieces of long ones) in a micro-batch.
-        seq_len: most next-token pairs in a window; None means the model's `max_seq_len`. Positions beyond it are
-            never trained.
+        seq_len: most next-token pairs in a window; None means the model's `max_seq_len`. Positions beyond `seq_len`
+            are never trained.
         sampling: "epoch" goes through all windows in a shuffled order, each pair once an epoch; "random" draws
             windows at random places with replacement, as nanoGPT does.
         lr: highest learning rate.
@@ -60,24 +60,25 @@ class TrainConfig:
         schedule: "cosine" or "constant", after the warm-up.
         betas, eps, weight_decay, max_grad_norm: of `AdamW`; max_grad_norm=None or 0 does not clip.
         grad_accumulation: micro-batches in a step; the gradient is that of the mean over all their pairs.
-        seed: of the order of the data, at least 0 and below 2**64.
-        val_fraction: part of the data held out for validation, at least 0 and below 1 (`TokenStore.split` says which).
-        eval_every: steps between two records of the history, each with a validation loss where there is validation
-            data; None means the end of each epoch, or ten times in all where `steps` is given.
+        seed: the seed of the order of the data, at least 0 and below 2**64.
+        val_fraction: part of the data held out for validation (see `TokenStore.split`), at least 0 and below 1.
+        eval_every: steps between two records of the history, which have a validation loss if there is validation data.
+            None means one record per epoch, or ten in all if `steps` is given.
         max_eval_windows: most windows in a validation, evenly spread over the data; None means all.
-        patience: stop early after so many evaluations in a row without a better validation loss; None means never.
-        min_delta: by how much, in nats, a validation loss must be lower to be better.
+        patience: number of evaluations in a row without a better validation loss that ends the training; None means
+            that none does.
+        min_delta: a validation loss is better only if it is lower by more than this, in nats.
         checkpoint_dir: folder to save into; None saves nothing.
-        checkpoint_every: steps between two checkpoints; None means at a record of the history when the last one is
-            more than a minute old. The end of the training and Ctrl-C save one in any case.
-        keep_best: True keeps in `checkpoint_dir` the model of the lowest validation loss (the latest one where there
-            is no validation); False keeps the latest. Resuming continues from the latest either way.
+        checkpoint_every: steps between two checkpoints. None means at a record of the history, if the last checkpoint
+            is more than a minute old. The end of the training and Ctrl-C always save one.
+        keep_best: True keeps in `checkpoint_dir` the model with the lowest validation loss (without validation, the
+            latest model); False keeps the latest. Resuming always continues from the latest.
         log_every: steps between two log lines (level INFO); None logs only the records.
         resume: continue the run whose checkpoint is in `checkpoint_dir`, bit for bit as if it had never stopped.
 
     Raises:
         TypeError: an argument has the wrong type, or there is no argument of that name.
-        ValueError: an argument is outside its range; the message names it and what is allowed.
+        ValueError: an argument is outside its range. The message names the argument and its range.
 
     >>> config = TrainConfig(epochs=20, batch_size=8, lr=3e-3)
     >>> config.schedule, config.betas
@@ -130,7 +131,7 @@ class TrainConfig:
         self._set("keep_best", flag)
         self._set("resume", flag)
         if self.max_grad_norm is None:
-            object.__setattr__(self, "max_grad_norm", 0.0)  # the same, and one value in files
+            object.__setattr__(self, "max_grad_norm", 0.0)  # means the same; files hold one value for it
         if self.checkpoint_dir is not None:
             path("checkpoint_dir", self.checkpoint_dir, "folder")
         elif self.resume or self.checkpoint_every:
@@ -138,14 +139,14 @@ class TrainConfig:
             raise ArgumentError(name, "needs checkpoint_dir, the folder of the checkpoint")
 
     def _set(self, name: str, check: Callable[..., Any], *limits: Any, **named: Any) -> None:
-        """Check a setting and keep what the check returns, which JSON can hold; None stays where it is the default."""
+        """Check a setting and store the returned value, which JSON can hold. None is kept where None is allowed."""
         value = getattr(self, name)
         if value is not None or name not in _OPTIONAL:
             object.__setattr__(self, name, check(name, value, *limits, **named))
 
     @property
     def epochs_or_default(self) -> int:
-        """The number of epochs, where `steps` is not given."""
+        """The number of epochs if `steps` is not given."""
         return _DEFAULT_EPOCHS if self.epochs is None else self.epochs
 
     def to_dict(self) -> dict[str, Any]:
@@ -155,7 +156,7 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
-        """The inverse of `to_dict`; a key that is no setting is a ValueError."""
+        """The inverse of `to_dict`. Raises a ValueError for a key that is no setting."""
         unknown = sorted(set(values) - {field.name for field in dataclasses.fields(cls)})
         if unknown:
             raise ValueError(f"{', '.join(unknown)}: not a setting of TrainConfig")

@@ -1,4 +1,4 @@
-"""The loss of a model on data that it is not trained on."""
+"""The mean loss of a model on given data, without training."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from soma_native.model.model import Model
 
 
 def mean_loss(model: Model, windows: Windows, batch_size: int = 8, limit: int | None = None) -> float:
-    """Mean negative log-likelihood over all pairs of `windows`, in nats a token; nothing is trained.
+    """Mean negative log-likelihood over all pairs of `windows`, in nats a token.
 
     Args:
         model: the model.
         windows: the data.
         batch_size: windows in a forward pass.
-        limit: most windows to look at, evenly spread; None means all.
+        limit: most windows to use, evenly spread; None means all.
     """
     total, pairs = 0.0, 0
     for ids, targets in windows.in_order(batch_size, limit):

@@ -1,4 +1,4 @@
-"""What a training run recorded: losses as dicts, as CSV, JSON and a picture, and where over-fitting set in."""
+"""The history of a training run: its records as dicts, CSV, JSON or a plot, and the start of over-fitting."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, TypedDict, cast
 from soma_native.errors import CheckpointError
 
 _FORMAT = 1
-_OVERFIT_MARGIN = 0.01  # of the lowest validation loss; what is less may be noise, as during warm-up
+_OVERFIT_MARGIN = 0.01  # share of the lowest validation loss; a smaller rise may be noise, as during warm-up
 
 
 class Record(TypedDict):
@@ -37,17 +37,18 @@ class History:
 
     Attributes:
         records: a dict for each record, usually one an epoch:
-            `epoch` (from 1) and `step` (optimizer steps done) say where;
-            `train_loss` is the mean over all pairs trained on since the record before, in nats a token;
-            `val_loss` the mean over the validation data then, or None where there is none;
-            `seconds` the wall-clock time spent so far, with validation and saving, over all resumed parts;
-            `tokens_per_second` the pairs trained on per second since the record before, without validation and saving;
-            `lr` the learning rate of the last step.
-        data: counts of the data by part, "train" and "validation": documents, tokens, pairs, windows, what was
-            dropped, unknown tokens, the longest window.
-        warnings: what the trainer warned of, such as over-fitting.
-        stop_reason: why the training ended: "finished", "early stopping", "stopped" (by `Trainer.stop`),
-            "interrupted" (Ctrl-C); None while it runs, or where an error ended it.
+            `epoch`: the epoch, from 1;
+            `step`: optimizer steps done;
+            `train_loss`: the mean over all pairs trained on since the last record, in nats a token;
+            `val_loss`: the mean over the validation data, or None without validation data;
+            `seconds`: wall-clock time of the run, with validation and saving, over all resumed parts;
+            `tokens_per_second`: pairs trained on per second since the last record, without validation and saving;
+            `lr`: the learning rate of the last step.
+        data: counts of the data by part, "train" and "validation": documents, tokens, pairs, windows, dropped
+            documents and tokens, unknown tokens, the longest window.
+        warnings: the warnings of the trainer, such as over-fitting.
+        stop_reason: the reason of the end: "finished", "early stopping", "stopped" (by `Trainer.stop`), "interrupted"
+            (Ctrl-C); None while the training runs, and if an error ended it.
         checkpoint: the folder last saved into, or None.
 
     >>> history = History()
@@ -68,16 +69,16 @@ class History:
 
     @property
     def best(self) -> Record | None:
-        """The record of the lowest validation loss, the first of equals; None where there is no validation."""
+        """The record of the lowest validation loss, the first of equals; None without validation."""
         judged = [record for record in self.records if record["val_loss"] is not None]
         return min(judged, key=_val_loss) if judged else None
 
     @property
     def overfit_from(self) -> Record | None:
-        """The record at which over-fitting set in, or None.
+        """The record at which over-fitting began, or None.
 
-        That is the best record, if two evaluations in a row have followed it in which the validation loss was more
-        than 1% higher than there while the training loss was lower. A validation loss below its lowest takes it back.
+        It is the best record, if two later evaluations in a row had a validation loss more than 1% higher, and a lower
+        training loss. A new lowest validation loss makes another record the best.
         """
         best = self.best
         if best is None:
@@ -88,7 +89,7 @@ class History:
         return best if any(first and second for first, second in itertools.pairwise(turned)) else None
 
     def bad_evaluations(self, min_delta: float = 0.0) -> int:
-        """Evaluations since the validation loss last fell by more than `min_delta` below the lowest before."""
+        """Number of evaluations since the validation loss last fell by more than `min_delta` below the lowest one."""
         lowest, bad = float("inf"), 0
         for record in self.records:
             if record["val_loss"] is None:
@@ -143,7 +144,7 @@ class History:
 
         Raises:
             FileNotFoundError: there is no such file.
-            CheckpointError: the file is not a history; the message says why.
+            CheckpointError: the file is not a history. The message gives the problem.
 
         >>> import tempfile
         >>> history = History()
@@ -154,11 +155,11 @@ class History:
         """
         try:
             return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
-        except ValueError as error:  # json and unicode errors among them
+        except ValueError as error:  # includes errors of JSON and of UTF-8
             raise CheckpointError(f"cannot be read as a history: {error}", path=path) from None
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write the records to a CSV file, at once or not at all; no validation loss is an empty field."""
+        """Write the records to a CSV file, at once or not at all. A missing validation loss is an empty field."""
         text = io.StringIO()
         writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
         writer.writeheader()
@@ -166,7 +167,7 @@ class History:
         _write(path, text.getvalue())
 
     def plot(self, path: str | os.PathLike[str]) -> None:
-        """Draw the loss curves into a PNG file: training, validation, and where over-fitting set in.
+        """Draw the loss curves of training and validation, and the start of over-fitting, into a PNG file.
 
         Raises:
             ImportError: matplotlib is not installed.
@@ -204,7 +205,7 @@ class History:
         _write(path, picture.getvalue())
 
     def plot_if_possible(self, path: str | os.PathLike[str]) -> None:
-        """The same where matplotlib is installed, the file can be written and there is a record; else nothing."""
+        """`plot`, or nothing if matplotlib is missing, the file cannot be written, or there is no record."""
         with contextlib.suppress(ImportError, OSError, ValueError):
             self.plot(path)
 
@@ -219,7 +220,7 @@ def _val_loss(record: Record) -> float:
 
 
 def _write(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Write a file so that a crash leaves the old one or the new one, never a part."""
+    """Write a file. After a crash the old or the new file is there, never a part of the new one."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

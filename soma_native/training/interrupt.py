@@ -1,4 +1,4 @@
-"""How Ctrl-C, and other signals that mean the same, reach a training run between two steps."""
+"""Delays Ctrl-C, and other signals that mean the same, until a training run is between two steps."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import ClassVar
 
 
 def interrupt() -> None:
-    """Do what Ctrl-C does to a training run of the main thread: for handlers of other signals, which run there."""
+    """Interrupt the training run of the main thread as Ctrl-C does. For handlers of other signals."""
     if InterruptGuard.current is None:
         raise KeyboardInterrupt
     InterruptGuard.current.interrupt()
 
 
 class InterruptGuard:
-    """Within its `with` block, Ctrl-C raises KeyboardInterrupt as ever, except that `hold()` puts it off.
+    """In its `with` block, Ctrl-C raises KeyboardInterrupt; inside `hold()`, only at the end of `hold()`.
 
-    It steps in only in the main thread and only where Python's own handler is in place; a program that handles
-    SIGINT itself keeps doing so.
+    It acts only in the main thread, and only if Python's own handler of SIGINT is installed. A handler of the program
+    stays in place.
     """
 
-    current: ClassVar[InterruptGuard | None] = None  # the innermost one of the main thread
+    current: ClassVar[InterruptGuard | None] = None  # the innermost guard of the main thread
 
     def __init__(self) -> None:
         self._installed = False
@@ -58,7 +58,7 @@ class InterruptGuard:
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
-        """Put a Ctrl-C that comes inside this block off to its end, so that what is inside happens as a whole."""
+        """Delay a Ctrl-C inside this block to its end, so that the block runs as a whole."""
         self._holding = True
         try:
             yield

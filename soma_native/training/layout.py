@@ -1,4 +1,4 @@
-"""What is settled before the first step of a training run: data, order, number of steps, schedule, and its identity."""
+"""The plan of a training run, made before its first step: data, order, number of steps, schedule and identity."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ from soma_native.training.config import FREE_TO_CHANGE, TrainConfig
 
 logger = logging.getLogger("soma_native")
 
-_STEPS_FOLLOW = {"batch_size", "grad_accumulation", "sampling", "seq_len", "training texts"}  # for a number of epochs
+# With a number of epochs, these decide the number of steps.
+_STEPS_FOLLOW = {"batch_size", "grad_accumulation", "sampling", "seq_len", "training texts"}
 
 
 class Layout:
     """The data and the settings of a run with every default filled in.
 
     Attributes:
-        model, tokenizer, config: what it was made from.
+        model, tokenizer, config: the arguments.
         sampler: gives the batches of each step.
-        validation: the windows the validation loss is computed on, or None.
+        validation: the windows of the validation data, or None.
         total_steps, eval_every: optimizer steps in all, and between two records of the history.
         schedule: the learning rate of each step.
         data: counts of the data by part, for the history.
-        identity: what must not differ between a run and its continuation, under the names an error message uses.
+        identity: the settings and data that must be equal in a resumed run, under their names in error messages.
 
     Raises:
-        TypeError, ValueError: the data or a setting does not fit; the message names it.
+        TypeError, ValueError: the data or a setting does not fit. The message names it.
     """
 
     def __init__(
@@ -83,13 +84,13 @@ class Layout:
             "training texts": train.fingerprint(),
             "validation texts": None if held_out is None else held_out.fingerprint(),
         }
-        if config.schedule != "constant":  # a longer run at a constant rate begins with the shorter one
+        if config.schedule != "constant":  # at a constant rate, a longer run begins like a shorter one
             settings[NUMBER_OF_STEPS] = self.total_steps
-        identity: dict[str, Any] = json.loads(json.dumps(settings))  # as it will come back from the file
+        identity: dict[str, Any] = json.loads(json.dumps(settings))  # with the types of one that was read from a file
         return identity
 
     def differences(self, identity: dict[str, Any]) -> list[Difference]:
-        """In what `identity`, that of another run, differs from this one."""
+        """The differences between another run's `identity` and this one, without those that follow from others."""
         keys = [k for k in sorted(self.identity.keys() | identity.keys()) if identity.get(k) != self.identity.get(k)]
         derived = {key for key in ("eval_every", "warmup_steps") if getattr(self.config, key) is None}
         if self.config.steps is None and _STEPS_FOLLOW & set(keys):

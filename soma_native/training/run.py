@@ -1,4 +1,4 @@
-"""One run of the training loop: where it stands, and what is due when. `Trainer` is its public face."""
+"""One run of the training loop: steps, records, checkpoints, resuming. `Trainer` is its public interface."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from soma_native.training.state import STATE_FILE, TrainingState, load_arrays, r
 
 logger = logging.getLogger("soma_native")
 
-_INTERRUPTED = {"interrupted": True}  # marks a log record for a program that says this in words of its own
+_INTERRUPTED = {"interrupted": True}  # marks a log record, so that the command can print words of its own instead
 
-_SECONDS_BETWEEN_CHECKPOINTS = 60.0  # where checkpoint_every leaves it to us: flushing files to disk takes a while
+_SECONDS_BETWEEN_CHECKPOINTS = 60.0  # for checkpoint_every=None: flushing files to disk takes a while
 
 
 def _overfit_warning(history: History) -> str | None:
@@ -44,7 +44,7 @@ def _overfit_warning(history: History) -> str | None:
 
 
 class _Snapshot:
-    """A copy of a model's weights, with what saving a model asks for."""
+    """A copy of a model's weights that `save` accepts in place of a model."""
 
     def __init__(self, model: Model) -> None:
         self.config = model.config
@@ -57,7 +57,7 @@ class _Snapshot:
 
 
 class TrainingRun:
-    """One call of `Trainer.fit`: the data, the optimizer, and where the run stands."""
+    """One call of `Trainer.fit`: the data, the optimizer, and the state of the run."""
 
     def __init__(self, layout: Layout, history: History, callbacks: Dispatcher, stop: threading.Event) -> None:
         self.layout = layout
@@ -82,7 +82,7 @@ class TrainingRun:
         self.earlier_seconds = 0.0
         self.began = time.perf_counter()
         self.saved_step, self.saved_at = 0, self.began
-        self.overfit_warning: str | None = None  # the one that stands in history.warnings
+        self.overfit_warning: str | None = None  # the current one, which is in history.warnings
         self.best: _Snapshot | None = None  # the weights of the lowest validation loss, until they are saved
         directory = self.config.checkpoint_dir
         self.folder = None if directory is None else Path(directory)
@@ -95,7 +95,7 @@ class TrainingRun:
         self.model.zero_grad()
 
     def _resume(self) -> None:
-        assert self.folder is not None  # TrainConfig sees to it
+        assert self.folder is not None  # TrainConfig requires it
         state, optimizer_steps = read_state(self.folder)
         differences = self.layout.differences(state.identity)
         if differences:
@@ -122,7 +122,7 @@ class TrainingRun:
     # --- the loop
 
     def loop(self, guard: InterruptGuard) -> History:
-        """Train until there is a reason to end; record, evaluate and save where it is due."""
+        """Train until there is a reason to end. Record, evaluate and save when due."""
         self._emit("start")
         last_epoch_end = self.step
         while True:
@@ -142,7 +142,7 @@ class TrainingRun:
                 logger.info("step %d: loss %.4f, lr %.3g, norm %.3g", self.step, self.loss, self.lr, self.grad_norm)
         self.history.stop_reason = reason
         if self.folder is not None and (self.step or not model_files(self.folder)):
-            self._checkpoint()  # but no untrained model is put in the place of another
+            self._checkpoint()  # an untrained model never replaces another one
         logger.info("training ended after step %d of %d: %s", self.step, self.layout.total_steps, reason)
         self._emit("end", reason)
         return self.history
@@ -251,9 +251,9 @@ class TrainingRun:
                 raise self._not_finite(f"{name} has values that are not finite", self.step)
 
     def _checkpoint(self) -> None:
-        """Save the model, unless the folder has a better one already, then the state.
+        """Save the model, unless the folder has a better one, and then the state.
 
-        In this order, because after a crash between the two the older state leads to the same model once more.
+        After a crash between the two, a resumed run continues from the older state and makes the same model again.
         """
         assert self.folder is not None
         self._require_finite_weights()
@@ -276,13 +276,13 @@ class TrainingRun:
         self._emit("checkpoint", str(self.folder))
 
     def interrupted(self) -> None:
-        """Save after a Ctrl-C, where there is a folder and the run stands between two steps."""
+        """Save after a Ctrl-C, if there is a folder and the run is between two steps."""
         self.history.stop_reason = "interrupted"
-        if self.folder is None or self.step == 0:  # an untrained model is not worth replacing what the folder holds
+        if self.folder is None or self.step == 0:  # an untrained model must not replace the folder's model
             why = "there is no checkpoint_dir" if self.folder is None else "nothing was trained yet"
             logger.warning("interrupted after step %d; %s, so nothing was saved", self.step, why, extra=_INTERRUPTED)
             return
-        if self.optimizer.step_count != self.step:  # the interrupt came from a handler of somebody else's
+        if self.optimizer.step_count != self.step:  # a handler of the program raised inside hold()
             logger.warning(
                 "interrupted inside step %d; the checkpoint in %s is an earlier one", self.step + 1, self.folder,
                 extra=_INTERRUPTED,
@@ -294,7 +294,7 @@ class TrainingRun:
             self.step, self.layout.total_steps, self.folder, extra=_INTERRUPTED,
         )  # fmt: skip
 
-    # --- what others see
+    # --- events
 
     @property
     def _epoch(self) -> int:

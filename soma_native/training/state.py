@@ -1,7 +1,7 @@
-"""The file that lets a training run continue bit for bit: weights, moments and position, `training_state.safetensors`.
+"""`training_state.safetensors`, from which a training run resumes bit for bit: weights, moments and position.
 
-It lies beside the model's files and needs none of them, so that whatever a crash leaves behind, what is resumed is one
-moment of one run. Generating never reads it.
+The file depends on no other file of the folder, so that after any crash it holds a single moment of a single run.
+Generation never reads it.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ _FORMAT = 1
 
 @dataclass
 class TrainingState:
-    """Where a run stands, without its arrays.
+    """The state of a run without its arrays.
 
     Attributes:
-        step: optimizer steps done; with the seed, it fixes which data comes next.
-        identity: what must be the same for the run to be continued: settings, model, fingerprints of the data.
+        step: optimizer steps done. With the seed, it decides the next data.
+        identity: settings, model and fingerprints of the data, which must be equal in a resumed run.
         config: the `TrainConfig` as a dict.
-        isa: the instruction set level it ran on; another one rounds differently.
+        isa: the instruction set level of the run; another level rounds differently.
         history: the `History` as a dict.
-        loss_sum, pairs: of the steps since the last record: training loss times pairs, and pairs.
-        step_seconds, seconds: time in those steps; wall-clock time of the whole run.
+        loss_sum, pairs: sums over the steps since the last record: training loss times pairs, and pairs.
+        step_seconds, seconds: time of the steps since the last record; wall-clock time of the whole run.
     """
 
     step: int
@@ -53,7 +53,7 @@ class TrainingState:
 
 
 def _arrays(model: Model, optimizer: AdamW) -> Iterator[tuple[str, NDArray[Any]]]:
-    """The live arrays of a run under the names they have in the file."""
+    """The arrays of a run, not copied, with their names in the file."""
     groups = {
         "parameter": model.parameters(),
         "first_moment": optimizer.first_moments(),
@@ -65,7 +65,7 @@ def _arrays(model: Model, optimizer: AdamW) -> Iterator[tuple[str, NDArray[Any]]
 
 
 def write_state(path: Path, state: TrainingState, model: Model, optimizer: AdamW) -> None:
-    """Write the state file to `path`, a place nobody reads yet; checksums of everything go into its header."""
+    """Write the state file to `path`, inside `replace_files`. Its header holds checksums of everything."""
     arrays = dict(_arrays(model, optimizer))
     content = json.dumps({"format": _FORMAT, "optimizer_steps": optimizer.step_count, **asdict(state)}, allow_nan=False)
     sums = {name: crc32_of_array(array) for name, array in arrays.items()}
@@ -83,11 +83,11 @@ def _state_path(folder: str | os.PathLike[str]) -> Path:
 
 
 def read_state(folder: str | os.PathLike[str]) -> tuple[TrainingState, int]:
-    """Read where the run in `folder` stands, and how many steps its optimizer had done.
+    """Read the state of the run in `folder`, and the number of steps of its optimizer.
 
     Raises:
         FileNotFoundError: there is no state in the folder.
-        CheckpointError: the file is damaged, or of a version that is not known.
+        CheckpointError: the file is damaged, or of an unknown version.
     """
     path = _state_path(folder)
     with TensorFile(path) as file:
@@ -97,13 +97,13 @@ def read_state(folder: str | os.PathLike[str]) -> tuple[TrainingState, int]:
         raise CheckpointError("is damaged: the checksum of its header does not fit", path=path)
     values = json.loads(content)
     if values.pop("format", None) != _FORMAT:
-        raise CheckpointError("was written by another version, whose format is not known here", path=path)
+        raise CheckpointError("was written by another version in an unknown format", path=path)
     steps = values.pop("optimizer_steps")
     return TrainingState(**values), steps
 
 
 def load_arrays(folder: str | os.PathLike[str], model: Model, optimizer: AdamW) -> None:
-    """Copy weights and moments of the run in `folder` into `model` and `optimizer`: all of them, or none on an error.
+    """Copy weights and moments of the run in `folder` into `model` and `optimizer`. On an error nothing is changed.
 
     Raises:
         FileNotFoundError: there is no state in the folder.
@@ -115,7 +115,7 @@ def load_arrays(folder: str | os.PathLike[str], model: Model, optimizer: AdamW) 
         sums = json.loads(file.metadata.get("tensor_crc32", "{}"))
         for name in file.entries.keys() - targets.keys():
             raise CheckpointError("belongs to no parameter of this model", path=path, tensor=name)
-        for name, target in targets.items():  # everything is read and checked before anything is changed
+        for name, target in targets.items():  # check all arrays before any is changed
             entry = file.entries.get(name)
             if entry is None:
                 raise CheckpointError("is missing", path=path, tensor=name)

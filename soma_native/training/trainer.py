@@ -1,4 +1,4 @@
-"""The training loop: batches in, a trained model and its history out, with checkpoints from which it can go on."""
+"""The public Trainer: trains a model on texts, records a history, saves checkpoints and resumes from them."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class Trainer:
 
     Args:
         model: the model, trained in place.
-        tokenizer: turns the texts into token ids; its vocabulary must not be larger than the model's.
+        tokenizer: encodes the texts; its vocabulary must not be larger than the model's.
         config: the settings; None means the defaults of `TrainConfig`.
 
     Attributes:
         history: the `History` of the last `fit`, also when an error or Ctrl-C ended it.
 
     Raises:
-        TypeError, ValueError: an argument does not fit; the message names it.
+        TypeError, ValueError: an argument does not fit. The message names it.
 
     >>> import soma_native as soma
     >>> texts = ["the cat sat on the mat", "the dog sat on the log"]
@@ -75,8 +75,8 @@ class Trainer:
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError(
-            "a Trainer cannot be copied or pickled, for its run belongs to one process: copy trainer.model, or go on "
-            "elsewhere with Trainer.resume(checkpoint_dir)"
+            "a Trainer cannot be copied or pickled, because its run belongs to one process: copy trainer.model, or "
+            "continue in another process with Trainer.resume(checkpoint_dir)"
         )
 
     def __repr__(self) -> str:
@@ -84,12 +84,12 @@ class Trainer:
 
     @classmethod
     def resume(cls, folder: str | os.PathLike[str], **changes: Any) -> Trainer:
-        """A trainer that will continue the run whose checkpoint is in `folder`: call `fit` with the same texts.
+        """A trainer that continues the run in `folder`. Call `fit` with the same texts.
 
         Args:
             folder: the `checkpoint_dir` of that run.
-            changes: settings of `TrainConfig` to change. Only those that do not change what is learned may differ
-                (`checkpoint_every`, `log_every`); `fit` names any other and refuses.
+            changes: settings of `TrainConfig` to change. Only settings that do not change the weights may differ, such
+                as `checkpoint_every` and `log_every`. For any other, `fit` raises and names it.
 
         Raises:
             FileNotFoundError: there is nothing to resume in the folder.
@@ -101,14 +101,14 @@ class Trainer:
         model._evaluate_in(state.identity.get("evaluation_precision", precision))
         given = dict(state.config)
         if {"epochs", "steps"} & changes.keys():
-            given |= {"epochs": None, "steps": None}  # the one of them that the run had may not be the one given now
+            given |= {"epochs": None, "steps": None}  # the run may have had the other of the two
         config = TrainConfig.from_dict({**given, "checkpoint_dir": folder, "resume": True, **changes})
         return cls(model, tokenizer, config)
 
     def stop(self) -> None:
-        """Let `fit` return after the current step, with a checkpoint; from a callback or from another thread.
+        """Make `fit` save a checkpoint and return after the current step. Callbacks and other threads may call this.
 
-        Before `fit` has begun, it lets the next `fit` return without a step.
+        If `fit` does not run, the next `fit` returns without a step.
         """
         self._stop.set()
 
@@ -121,24 +121,24 @@ class Trainer:
         """Train the model and return the history.
 
         Args:
-            texts: the documents, as `iter_documents` understands them: an iterable of str, each a document, or paths
-                of UTF-8 text files, each a document; or a `TokenStore` already encoded.
-            validation: documents to compute the validation loss on, likewise; None holds out
-                `config.val_fraction` of `texts`, which by default is nothing.
+            texts: the documents: an iterable of documents (`str`) and of UTF-8 text files with one document each
+                (`os.PathLike`), the path of one such file, or a `TokenStore`.
+            validation: the documents of the validation loss, in the same forms. None holds out `config.val_fraction`
+                of `texts`, by default 0.
             callbacks: functions of an `Event`, or objects with the hooks of `Callback`.
 
         Returns:
-            The history. After early stopping or `stop` it is shorter than asked for, and `stop_reason` says so.
-            The model then has its latest weights; those of the lowest validation loss are in `checkpoint_dir`.
+            The history. Early stopping and `stop` make it shorter; `stop_reason` tells them apart. The model has its
+            latest weights. The weights of the lowest validation loss are in `checkpoint_dir`.
 
         Raises:
-            ValueError: there is no pair to train on, a setting does not fit the data, or the run to resume was
-                another one; the message names what and how.
-            FloatingPointError: a loss, gradient or weight is not finite. The message says in which step; the
-                checkpoint on disk stays the last good one.
+            ValueError: there is no pair to train on, a setting does not fit the data, or the run to resume had other
+                texts or settings. The message names the problem.
+            FloatingPointError: a loss, gradient or weight is not finite. The message names the step. The checkpoint on
+                disk stays the last good one.
             CheckpointError: a checkpoint could not be saved, the one to resume from is damaged, or another run works in
                 `checkpoint_dir`.
-            KeyboardInterrupt: Ctrl-C. A checkpoint was saved, `history.checkpoint` says where.
+            KeyboardInterrupt: Ctrl-C. A checkpoint was saved in the folder `history.checkpoint`, if it is not None.
         """
         self.history = History()
         dispatcher = Dispatcher(callbacks, self)
