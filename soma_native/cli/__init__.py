@@ -1,1 +1,1 @@
-"""The command `soma-native`: reads its arguments, calls the library, prints. One module a subcommand."""
+"""The command `soma-native`: reads its arguments, calls the library, prints. Each subcommand has a module."""

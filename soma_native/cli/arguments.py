@@ -1,4 +1,4 @@
-"""Arguments that several subcommands have, and types that name their limits."""
+"""Shared parts of the subcommands' parsers: the parser class, argument types with limits, the names of options."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _Value = TypeVar("_Value")
 
 
 class Parser(argparse.ArgumentParser):
-    """An argparse parser whose complaint is one line, like every other of ours; its subparsers are the same."""
+    """An argparse parser that prints an error as one line. Its subparsers are of this class too."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong with the usage, and end with status 2."""
+        """Print the error, and exit with status 2."""
         self.exit(2, f"{PROGRAM}: error: {one_line(message)}; see {self.prog} --help\n")
 
 
 def add_command(
     commands: Any, name: str, run: Callable[[argparse.Namespace], int | None], help: str, example: str, notes: str = ""
 ) -> argparse.ArgumentParser:
-    """A subcommand with a one-line help and, below its options, an example."""
+    """Add a subcommand with a one-line help, --json, and an example below its options."""
     epilog = f"{notes}\n\n" if notes else ""
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
@@ -39,7 +39,7 @@ def add_command(
 
 
 def integer(least: int, most: int | None = None) -> Callable[[str], int]:
-    """An argparse type: whole numbers from `least` to `most`."""
+    """An argparse type: integers from `least` to `most`."""
     return _type("a whole number", int, lambda value: _checks.integer("", value, least, most))
 
 
@@ -64,14 +64,14 @@ seed_type = integer(0, 2**64 - 1)
 fraction_type = number(least=0, below=1)
 positive_type = number(above=0)
 
-# What the library calls otherwise than the command.
+# Arguments of the library whose option has another name.
 _OPTIONS = {"max_seq_len": "seq_len", "special_tokens": "special_token"}
 _POSITIONALS = {"folder": "DIR", "path": "PATH"}
 
 
 def option_of(arguments: argparse.Namespace, name: str) -> str | None:
-    """The option of the command line that gives the library's argument `name`; None where there is none."""
-    name = name.partition("[")[0]  # one of several, such as betas[0]
+    """The option of the command line for the library's argument `name`; None if there is none."""
+    name = name.partition("[")[0]  # an item of a pair or a list, such as betas[0]
     option = _OPTIONS.get(name, name)
     if hasattr(arguments, option) and option in _POSITIONALS:
         return _POSITIONALS[option]

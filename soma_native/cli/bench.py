@@ -1,4 +1,4 @@
-"""`soma-native bench`: how fast a training step is, and with --profile what it spends its time on."""
+"""`soma-native bench`: times training steps; with --profile, times each operation of a step."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from soma_native.profiling.workloads import WORKLOADS
 from soma_native.system import active_isa, get_num_threads, set_num_threads
 
 _NOTES = """\
-A step is forward, backward, clipping and AdamW on a batch of synthetic text, in tokens/s and ms. Stop everything else
-first. With --profile, each op is held against what this machine can do with the instruction set and threads in force,
-measured before and after: multiply-adds in single precision (FMA) and in bfloat16, in registers alone, and streaming
-over as many bytes as the op's operands have. "ceiling" is the share of the limit that binds, "bound" names it. Letters
-after matmul say which operand is transposed: nn is forward, nt the gradient of the data, tn that of the weights (nt, nn
-and tn for the output head); the shape is rows x columns x depth, that of attention batch x length x heads x size. Times
-are means of the faster half of the steps."""
+A step is forward, backward, clipping and AdamW on a batch of synthetic text. Stop all other programs first.
+
+With --profile, each op is compared with the limits of this machine, for the instruction set and threads in use. They
+are measured before and after: multiply-adds in registers, in single precision (FMA) and in bfloat16, and streaming over
+memory of the size of the op's operands. "bound" names the limit that the op meets first, "ceiling" is the share of this
+limit that it reaches. Letters after matmul name the transposed operands: nn is forward, nt the gradient of the data, tn
+the gradient of the weights (for the output head nt, nn and tn). The shape of a matmul is rows x columns x depth, the
+shape of attention batch x length x heads x size. Times are means over the faster half of the steps."""
 
 
 def add_parser(commands: Any) -> None:
@@ -32,15 +33,15 @@ def add_parser(commands: Any) -> None:
         commands,
         "bench",
         run,
-        "time a training step, or take it apart with --profile",
+        "time a training step, or with --profile each of its operations",
         "bench --profile nano-cpu --precision bfloat16 --threads 2",
         _NOTES,
     )
     parser.add_argument("workload", metavar="WORKLOAD", choices=list(WORKLOADS), help=", ".join(WORKLOADS))
     parser.add_argument("--profile", action="store_true", help="time, rate and share of this machine's limits per op")
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of matrix products (default: auto)")
-    parser.add_argument("--threads", type=integer(1, 1024), metavar="N", help="threads (default: as the library's)")
-    parser.add_argument("--steps", type=integer(1), metavar="N", help="steps to time (default: some seconds' worth)")
+    parser.add_argument("--threads", type=integer(1, 1024), metavar="N", help="threads (default: the library's)")
+    parser.add_argument("--steps", type=integer(1), metavar="N", help="steps to time (default: some seconds of steps)")
 
 
 @contextmanager
@@ -55,7 +56,7 @@ def _threads(count: int | None) -> Iterator[None]:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Time or profile, and print."""
+    """Time or profile the workload, and print the result."""
     with _threads(arguments.threads):
         stepper = Stepper(WORKLOADS[arguments.workload], arguments.precision)
         if arguments.profile:

@@ -1,4 +1,4 @@
-"""The argument CORPUS...: the files it names, and standard input."""
+"""The argument CORPUS... and its files; reads standard input."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SUFFIXES = (".txt", ".md")
 
 
 def add_corpus(parser: argparse.ArgumentParser) -> None:
-    """The arguments CORPUS... and --split."""
+    """Add the arguments CORPUS... and --split."""
     parser.add_argument(
         "corpus",
         metavar="CORPUS",
@@ -32,9 +32,9 @@ def add_corpus(parser: argparse.ArgumentParser) -> None:
 
 
 def corpus_files(paths: Sequence[str]) -> list[Path]:
-    """The files that CORPUS... names: files as given, folders as their text files in sorted order, nothing twice.
+    """The files of CORPUS..., each once: the given files, and the text files of given folders in sorted order.
 
-    Links are followed. Hidden files and folders inside a folder are left out; what is left out is said.
+    Links are followed. Hidden files and folders inside a folder are left out. A message names all that is left out.
 
     Raises:
         CommandError: a path does not exist, or a folder holds no text file.
@@ -65,14 +65,14 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 def _text_files(folder: Path, left_out: dict[str, list[Path]]) -> Iterator[Path]:
-    """The text files in a folder and in those below it, also through links, each folder once."""
+    """The text files in a folder and its subfolders. Links are followed; each folder is searched once."""
 
     def leave_out(why: str, path: Path) -> None:
         left_out.setdefault(why, []).append(path)
 
     searched = set()
     for name, below, names in os.walk(
-        folder, onerror=lambda error: leave_out("not to be read", Path(error.filename)), followlinks=True
+        folder, onerror=lambda error: leave_out("not readable", Path(error.filename)), followlinks=True
     ):
         here = Path(name)
         if (identity := _identity(here)) in searched:
@@ -96,7 +96,7 @@ def _text_files(folder: Path, left_out: dict[str, list[Path]]) -> Iterator[Path]
 
 
 def _is_hidden(name: str) -> bool:
-    return name.startswith(".")  # such as the ._ files that macOS leaves on other systems' disks
+    return name.startswith(".")  # such as the ._ files of macOS on other systems' disks
 
 
 def _say_what_is_left_out(left_out: dict[str, list[Path]]) -> None:
@@ -106,10 +106,10 @@ def _say_what_is_left_out(left_out: dict[str, list[Path]]) -> None:
 
 
 def check_not_empty(files: Sequence[Path]) -> None:
-    """See that there is a byte in the files of CORPUS...
+    """Check that the files of CORPUS... are not all empty.
 
     Raises:
-        CommandError: there is none; it names the first.
+        CommandError: all files are empty. Names the first.
     """
     if not any(file.stat().st_size or not file.is_file() for file in files):
         more = f", like the other {len(files) - 1}" if len(files) > 1 else ""
@@ -122,15 +122,15 @@ def named(files: Sequence[Path | str]) -> str:
 
 
 def read_stdin() -> str:
-    """All of standard input; a byte order mark at its start is no part of it.
+    """All of standard input, without a byte order mark at its start.
 
     Raises:
-        CommandError: it is not UTF-8.
+        CommandError: standard input is closed, not UTF-8, or a file of a known kind that is no text.
     """
     if sys.stdin is None:
         raise CommandError("standard input is closed")
     stream = getattr(sys.stdin, "buffer", None)
-    if stream is None:  # replaced by a program that calls the command
+    if stream is None:  # a program that calls main() replaced sys.stdin
         return sys.stdin.read().removeprefix("\ufeff")
     data = stream.read()
     try:

@@ -1,4 +1,4 @@
-"""What a user can cause and mend, and how it is said in one line."""
+"""Errors of the command that a user can mend, and how a message is made one line."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ PROGRAM = "soma-native"
 
 
 class CommandError(Exception):
-    """Something a user can cause and mend; its text is the one line they see."""
+    """An error that a user can mend. The command prints its text as one line; exit status 1."""
 
 
 class UsageError(Exception):
-    """Arguments that do not go together; shown with the usage, exit status 2."""
+    """Arguments that do not go together. The command prints its text with a hint at --help; exit status 2."""
 
 
 def one_line(text: str) -> str:

@@ -1,4 +1,4 @@
-"""`soma-native evaluate`: how well a saved model predicts texts."""
+"""`soma-native evaluate`: loss, perplexity and bits per byte of a saved model on texts."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from soma_native.model.config import PRECISIONS
 from soma_native.training.evaluate import mean_loss
 
 _NOTES = """\
-Loss is the mean over all next-token pairs inside documents, in nats; longer documents are cut into windows of the
-model's context (--seq-len). Perplexity is its exponential. Bits per byte is the loss of all pairs together in bits,
-divided by the UTF-8 bytes of the documents without their first tokens, which nothing predicts. It compares models with
-different tokenizers as long as these lose nothing, and is "-" (null with --json) where they do: the word tokenizer
-loses case and punctuation, and an unknown token what it stands for."""
+Loss is the mean over all next-token pairs inside documents, in nats. Longer documents are cut into windows of the
+model's context (--seq-len). Perplexity is the exponential of the loss. Bits per byte is the sum of all losses in bits,
+divided by the UTF-8 bytes of the documents without their first tokens, which the model does not predict. Bits per byte
+compares models with different tokenizers, if these keep all of the text. Otherwise it is "-" (null with --json): the
+word tokenizer loses case and punctuation, and an unknown token loses its text."""
 
 
 def add_parser(commands: Any) -> None:
@@ -44,7 +44,7 @@ def add_parser(commands: Any) -> None:
         "--precision",
         choices=PRECISIONS,
         default="auto",
-        help="of matrix products: float32 (which is what auto takes here) or bfloat16",
+        help="of matrix products: float32 or bfloat16; auto (the default) means float32 here",
     )
 
 
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
         ],
     )
     if bits is None:
-        print("\nbits per byte: not comparable, for the tokenizer does not keep all of the text")
+        print("\nbits per byte: not comparable, because the tokenizer does not keep all of the text")
 
 
 def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     loss = mean_loss(model, Windows(store, arguments.seq_len or longest), arguments.batch_size)
     counts = store.counts()
     lossless = tok.kind != "word" and not counts["unknown_tokens"]
-    if lossless:  # the bytes of what is predicted: without first tokens, and without documents of one token
+    if lossless:  # only bytes that are predicted: without first tokens, and without documents of one token
         spans = zip(store.starts + 1, store.stops, strict=True)
         size = sum(len(tok.decode_bytes(store.tokens[start:stop])) for start, stop in spans)
     return {

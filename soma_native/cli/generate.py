@@ -1,4 +1,4 @@
-"""`soma-native generate`: text from a saved model, shown while it is made."""
+"""`soma-native generate`: continues a text with a saved model, and prints it piece by piece."""
 
 from __future__ import annotations
 
@@ -36,30 +36,31 @@ def add_parser(commands: Any) -> None:
         type=number(least=0),
         default=DEFAULTS.temperature,
         metavar="X",
-        help="higher is more varied, 0 always takes the likeliest (default: %(default)s)",
+        help="higher is more varied, 0 always takes the most likely token (default: %(default)s)",
     )
-    likeliest = "draw from the N likeliest; 0 from all (default: %(default)s)"
+    likeliest = "draw from the N most likely tokens; 0 means all (default: %(default)s)"
     parser.add_argument("--top-k", **count, default=DEFAULTS.top_k, help=likeliest)
     parser.add_argument(
         "--top-p",
         type=number(above=0, most=1),
         default=DEFAULTS.top_p,
         metavar="X",
-        help="draw from the likeliest that together reach this probability; 1 from all (default: %(default)s)",
+        help="draw from the most likely tokens that together reach this probability; 1 is all (default: %(default)s)",
     )
     parser.add_argument(
         "--repetition-penalty",
         type=lambda text: text if text == "auto" else number(**PENALTY)(text),
         default=DEFAULTS.repetition_penalty,
         metavar="X",
-        help="1 is off; auto is 1.15 for words, else 1 (default: %(default)s)",
+        help="divides the logits of tokens that are in the text already; 1 is off, auto is 1.15 for words, else 1 "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--weights",
         choices=WEIGHTS,
         default="auto",
-        help="how the weights are kept while generating: bfloat16 and int8 are faster and less exact, float32 is a "
-        "copy of the model's own packed for speed (default: auto, the model's own)",
+        help="form of the weights while generating: bfloat16 and int8 are faster and less exact, float32 is an exact "
+        "copy packed for speed, auto uses the model's weights without a copy (default: auto)",
     )
     parser.add_argument("--seed", type=seed_type, metavar="N", help="the same seed gives the same text")
     parser.add_argument("--stop", action="append", metavar="TEXT", help="end before this text; may be repeated")
@@ -76,7 +77,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise UsageError("PROMPT is not UTF-8") from None
     if "" in (arguments.stop or []):
         raise UsageError("--stop: the text must not be empty")
-    seed = secrets.randbits(53) if arguments.seed is None else arguments.seed  # 53: what every reader of JSON can hold
+    seed = secrets.randbits(53) if arguments.seed is None else arguments.seed  # 53 bits: exact in every JSON reader
     model, tok = load(arguments.folder)
     began = time.perf_counter()
     pieces = Generator(model, tok, weights=arguments.weights).stream(

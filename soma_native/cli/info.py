@@ -37,7 +37,7 @@ def collect() -> dict[str, Any]:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Print them."""
+    """Print the facts."""
     facts = collect()
     if arguments.json:
         print_json(facts)
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
     rows = [
         ("version", facts["version"]),
         ("instruction sets here", " < ".join(facts["isas"])),
-        ("in use (SOMA_ISA caps it)", facts["isa"]),
+        ("in use (SOMA_ISA limits it)", facts["isa"]),
         ("threads (SOMA_NUM_THREADS sets it)", facts["threads"]),
         ('"auto" trains in (SOMA_PRECISION sets it)', facts["precision"]),
         ('"auto" evaluates in', facts["evaluation_precision"]),

@@ -1,4 +1,4 @@
-"""`soma-native tokenizer inspect`: a text in coloured tokens, and what a vocabulary holds, uses and wastes."""
+"""`soma-native tokenizer inspect`: shows a text in coloured tokens, and the tokens that a corpus uses or never uses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _STYLES = ("black on bright_cyan", "black on bright_yellow", "black on bright_gr
 
 
 def inspect_tokenizer(arguments: argparse.Namespace) -> None:
-    """Print what there is to know."""
+    """Print the tokenizer's facts, the tokens of TEXT, and the use of tokens by --corpus."""
     tok = load_tokenizer(arguments)
     found = {
         "kind": tok.kind,
@@ -60,7 +60,7 @@ def _vocabulary(tok: Tokenizer, count: int) -> dict[str, Any]:
 
 
 def _usage(tok: Tokenizer, paths: list[str], count: int) -> dict[str, Any]:
-    """How well the vocabulary fits files, and which of its tokens they use least and never."""
+    """Counts of tokens in files: bytes per token, the rarest tokens, and tokens that are never used."""
     files = corpus_files(paths)
     check_not_empty(files)
     counts = np.zeros(tok.vocab_size, np.int64)
@@ -74,7 +74,7 @@ def _usage(tok: Tokenizer, paths: list[str], count: int) -> dict[str, Any]:
     rarest = used[np.argsort(counts[used], kind="stable")][:count]
     unused = ordinary[counts[ordinary] == 0]
     single = np.array([len(tok.decode_bytes([int(i)])) == 1 for i in unused], np.bool_)
-    unused = unused[np.argsort(single, kind="stable")]  # bytes, which a vocabulary cannot do without, last
+    unused = unused[np.argsort(single, kind="stable")]  # single bytes last: a vocabulary needs them
     return {
         "files": len(files),
         "bytes": size,
@@ -88,7 +88,7 @@ def _usage(tok: Tokenizer, paths: list[str], count: int) -> dict[str, Any]:
 
 
 def _ids(tok: Tokenizer) -> list[int]:
-    """The ids that are a token's."""
+    """The ids that have a token."""
     found = []
     for i in range(tok.vocab_size):
         with contextlib.suppress(ValueError):
@@ -98,7 +98,7 @@ def _ids(tok: Tokenizer) -> list[int]:
 
 
 def _shown(tok: Tokenizer, i: int) -> str:
-    """What a token stands for in signs that every terminal shows: what is not printed is escaped."""
+    """The text of a token with unprintable characters escaped."""
     byte_level = tok.kind in ("byte", "bpe")
     text = tok.decode_bytes([i]).decode("utf-8", "backslashreplace") if byte_level else tok.id_to_token(i)
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

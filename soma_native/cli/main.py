@@ -1,7 +1,7 @@
-"""The command `soma-native`: reads its arguments, calls the library, prints. One file per subcommand.
+"""The main function of the command `soma-native`: parses the arguments, runs the subcommand, reports errors.
 
-Exit status: 0 success; 1 something went wrong that is told in one line; 2 bad usage; 130 Ctrl-C; 141 the reader of our
-output went away; 128 and the number of the signal for SIGTERM (143) and SIGHUP (129) while training.
+Exit status: 0 success; 1 an error, printed as one line; 2 bad usage; 130 Ctrl-C; 141 the reader of the output closed
+it; 143 SIGTERM and 129 SIGHUP while training (128 + the number of the signal).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PIPE_CLOSED = 141
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
-    """With the subcommand that `argv` names, or all: what another one imports would slow this one's start."""
+    """The parser with the subcommand of `argv`, or with all. Imports of the others would slow the start."""
     parser = Parser(
         prog=PROGRAM,
         description="Train small language models from your own text on an ordinary CPU, and generate with them.",
@@ -44,7 +44,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line `argv` (without the program's name; None means the process's own) and return the status.
+    """Run the command line `argv` (without the program's name; None means sys.argv) and return the exit status.
 
     Raises:
         SystemExit: from argparse, for --help (0) and bad usage (2).
@@ -110,14 +110,14 @@ def _run(argv: Sequence[str] | None, output: Stream) -> int:
 
 
 def _check_environment() -> None:
-    """Raise a ValueError that names SOMA_NUM_THREADS, SOMA_ISA or SOMA_PRECISION, where its value is none."""
+    """Raise a ValueError if SOMA_NUM_THREADS, SOMA_ISA or SOMA_PRECISION has a bad value. It names the variable."""
     get_num_threads()
     active_isa()
     resolve_precision("auto")
 
 
 def _refuse(arguments: argparse.Namespace, error: ArgumentError | ArgumentTypeError) -> int:
-    """Say what is wrong with an argument of the library by the option that gave it: bad usage, where there is one."""
+    """Report a bad argument of the library. If an option gave it, name the option, and the usage is bad (status 2)."""
     if error.argument == "texts" and hasattr(arguments, "corpus"):
         return _fail(f"{named(arguments.corpus)}: {error.problem}", 1)
     option = option_of(arguments, error.argument)
@@ -132,15 +132,15 @@ def _fail(message: str, status: int) -> int:
 
 
 class _StderrHandler(logging.Handler):
-    """Prints to what sys.stderr is at that moment, so that a live display can put the line above itself."""
+    """Prints to the current sys.stderr, which a live display replaces to put lines above itself."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not getattr(record, "interrupted", False):  # the command says this itself
+        if not getattr(record, "interrupted", False):  # the command reports an interrupt itself
             print(self.format(record), file=sys.stderr)
 
 
 def _log_to_stderr() -> logging.Handler:
-    """Show the library's warnings as lines of ours."""
+    """Print the library's warnings as lines of the command."""
     handler = _StderrHandler(logging.WARNING)
     handler.setFormatter(logging.Formatter(f"{PROGRAM}: %(message)s"))
     logging.getLogger("soma_native").addHandler(handler)

@@ -1,4 +1,4 @@
-"""Results for people and for machines, the streams they are printed to, and the folder they go into."""
+"""Output of the command: tables and JSON, the standard streams, and the output folder."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from soma_native.files.held_folder import hold_folder
 
 @contextlib.contextmanager
 def output_folder(out: str) -> Iterator[Path]:
-    """Make the folder, see that files can be made in it before any work is done for it, and hold it meanwhile.
+    """Make the folder, check before any work that files can be written into it, and hold it in this block.
 
     Raises:
-        CheckpointError: they cannot, or another run works in it.
+        CheckpointError: files cannot be written, or another run works in the folder.
     """
     folder = _checks.path("out", out, "folder")
     with hold_folder(folder):
@@ -30,10 +30,10 @@ def output_folder(out: str) -> Iterator[Path]:
 
 
 class Stream:
-    """A standard stream of the command: a message that cannot be written is dropped, a result is an error.
+    """A standard stream of the command. A message that cannot be written is dropped; for a result it is an error.
 
     Attributes:
-        failed: the error of a result that could not be written, also where somebody caught it.
+        failed: the error of a result that could not be written, also if the error was caught.
     """
 
     def __init__(self, stream: TextIO | None, *, messages: bool) -> None:
@@ -42,16 +42,16 @@ class Stream:
         self.failed: OSError | None = None
 
     def write(self, text: str) -> int:
-        """Write what the stream takes."""
+        """Write text."""
         self._do("write", text)
         return len(text)
 
     def flush(self) -> None:
-        """Hand on what was written."""
+        """Flush the stream."""
         self._do("flush")
 
     def isatty(self) -> bool:
-        """Whether it is a terminal."""
+        """Whether the stream is a terminal."""
         return self._stream is not None and self._stream.isatty()
 
     def _do(self, what: str, *arguments: str) -> None:
@@ -70,7 +70,7 @@ class Stream:
 
 @contextlib.contextmanager
 def usable_streams() -> Iterator[Stream]:
-    """Within this block both standard streams take any text, also where they are closed; gives standard output."""
+    """In this block both standard streams accept any text, also if they are closed. Yields standard output."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
@@ -80,13 +80,13 @@ def usable_streams() -> Iterator[Stream]:
 
 
 def drop_output() -> None:
-    """Let what standard output still holds go nowhere: Python would complain once more when it flushes on exit."""
+    """Discard the rest of standard output. Else Python would print another error when it flushes at exit."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def print_json(document: Any) -> None:
-    """Print a result for machines; where standard output cannot hold a character of it, such are escaped."""
+    """Print a result as JSON. If standard output cannot encode a character, all non-ASCII ones are escaped."""
     text = json.dumps(document, indent=2, ensure_ascii=False)
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
@@ -96,7 +96,7 @@ def print_json(document: Any) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table: drawn in a terminal (unless NO_COLOR asks for none of that), plain columns elsewhere."""
+    """Print a table: with lines and colours in a terminal, unless NO_COLOR is set; else in plain columns."""
     cells = [[str(cell) for cell in row] for row in rows]
     if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
         from rich.console import Console

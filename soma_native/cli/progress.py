@@ -1,4 +1,4 @@
-"""Shows a training run while it runs: a live bar in a terminal, plain lines elsewhere. Used by the command only."""
+"""Shows the progress of training a model or a tokenizer: a live bar in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from soma_native.training.history import Record
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-_QUIET_SECONDS = 30.0  # without a terminal, a line appears at least so often
+_QUIET_SECONDS = 30.0  # longest time between two lines without a terminal
 
 
 class ProgressDisplay(Callback):
-    """A callback that prints a line for each record, and in a terminal a live bar below them.
+    """A callback that prints a line for each record, and in a terminal a live bar below the lines.
 
-    Without a terminal a long wait for the next record is broken by a short line every half minute. Warnings are not
-    shown here: the trainer logs them.
+    Without a terminal it prints a short line every half minute between two records. It does not print warnings: the
+    trainer logs them.
 
     The bar shows epoch, step, the loss smoothed over about the last 20 steps, the last validation loss, tokens per
-    second and the time left. It is a context manager, so that the terminal is left in order whatever ends the run:
-    `with ProgressDisplay() as progress: trainer.fit(texts, callbacks=[progress])`.
+    second and the time left. Use the display as a context manager, which restores the terminal after any end of the
+    run: `with ProgressDisplay() as progress: trainer.fit(texts, callbacks=[progress])`.
 
     Args:
-        stream: where to print; None means standard error.
-        live: whether to draw the bar; None means where `stream` is a terminal.
+        stream: the stream to print to; None means standard error.
+        live: whether to draw the bar; None means only if `stream` is a terminal.
     """
 
     def __init__(self, stream: TextIO | None = None, live: bool | None = None) -> None:
@@ -46,13 +46,13 @@ class ProgressDisplay(Callback):
         self.close()
 
     def close(self) -> None:
-        """Take the bar away, if there is one."""
+        """Remove the bar, if there is one."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
 
     def on_start(self, event: Event) -> None:
-        """Say what there is to train on, and draw the bar."""
+        """Print the sizes of the data, and draw the bar."""
         for name, counts in event.history.data.items():
             self._line(
                 f"{name}: {counts['documents']:,} documents, {counts['tokens']:,} tokens, {counts['pairs']:,} pairs"
@@ -84,7 +84,7 @@ class ProgressDisplay(Callback):
             TimeRemainingColumn(elapsed_when_finished=True),
             console=Console(file=self._stream, force_terminal=True),
             expand=True,
-            refresh_per_second=4,  # drawing takes a core's time from the training
+            refresh_per_second=4,  # drawing takes time from the training
         )
         self._task = self._progress.add_task(
             "", total=event.total_steps, completed=event.step, epoch=event.epoch, epochs=event.epochs,
@@ -122,7 +122,7 @@ class ProgressDisplay(Callback):
         self._line(record_line(event.record, epochs, event.total_steps) + ("  best" if best else ""))
 
     def on_end(self, event: Event) -> None:
-        """Take the bar away, and say why the training ended if it did so early."""
+        """Remove the bar, and print the reason of an early end."""
         self.close()
         if event.message != "finished":
             self._line(f"ended after step {event.step:,} of {event.total_steps:,}: {event.message}")
@@ -160,11 +160,11 @@ def _time(seconds: float) -> str:
 
 
 class TokenizerProgress:
-    """Shows the training of a tokenizer: call it as the `progress` of `Tokenizer.train`; a context manager.
+    """Shows the training of a tokenizer: a context manager, to pass as `progress` to `Tokenizer.train`.
 
     Args:
-        size: the bytes of the texts, where known.
-        stream: where to draw; None means standard error. Nothing is shown where that is no terminal.
+        size: the bytes of the texts, or None if unknown.
+        stream: the stream to draw on; None means standard error. Nothing is drawn if it is no terminal.
     """
 
     def __init__(self, size: int | None, stream: TextIO | None = None) -> None:

@@ -1,4 +1,4 @@
-"""`soma-native showcase`: the whole way once, beside the reference's own figures."""
+"""`soma-native showcase`: trains, saves, loads and samples a small model, and compares it with the reference."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def add_parser(commands: Any) -> None:
         commands,
         "showcase",
         run,
-        "train the showcase model, save it, load it, and let it speak",
+        "train the showcase model, save it, load it, and generate samples",
         f"showcase --out {OUT} --seed 0",
-        "Writes the model, report.json, history.csv, history.json and, where matplotlib is, loss.png into DIR, in the\n"
-        "place of those of an earlier showcase.",
+        "Writes the model, report.json, history.csv, history.json and, if matplotlib is installed, loss.png into DIR.\n"
+        "They replace the files of an earlier showcase.",
     )
     parser.add_argument("--out", default=OUT, metavar="DIR", help=f"the folder to write to ({OUT})")
     parser.add_argument("--seed", type=seed_type, default=0, metavar="N", help="of weights, order and samples (0)")
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Train, and print the table and the samples."""
     with output_folder(arguments.out) as out, signals_as_ctrl_c(), ProgressDisplay(sys.stderr) as progress:
         if not (out / REPORT).exists() and (found := model_files(out)):
-            raise CommandError(f"{out}: holds a model that is no showcase's ({found[0]}): give another folder")
+            raise CommandError(f"{out}: holds a model of no showcase ({found[0]}): give another folder")
         report = run_showcase(
             arguments.out,
             seed=arguments.seed,
@@ -76,8 +76,8 @@ def run(arguments: argparse.Namespace) -> None:
     for sample in report["samples"]:
         print(f"  {sample['prompt']!r}: {sample['text']}")
     print(
-        "\nA loss this low means that the model knows its sentences by heart. What it makes of others, --val-fraction"
-        "\nshows: it keeps a tenth of the sentences from the training and reports the loss on them."
+        "\nA loss this low means that the model knows its sentences by heart. For the loss on other sentences, use"
+        "\n--val-fraction, which holds a tenth of the sentences out of the training."
     )
     print(
         f"\nThe model, report.json and the loss curve are in {arguments.out}; more text:"

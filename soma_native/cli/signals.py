@@ -1,4 +1,4 @@
-"""SIGTERM and SIGHUP as Ctrl-C, so that a training that is told to end saves what it has."""
+"""Handles SIGTERM and SIGHUP like Ctrl-C, so that a training run saves a checkpoint before it ends."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from soma_native.training.interrupt import interrupt
 
 _SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
-ended_by: list[int] = []  # the signal, where it was one of these and not Ctrl-C, that ended the command
+ended_by: list[int] = []  # the signal that ended the command, if it was one of these
 
 
 @contextlib.contextmanager
 def signals_as_ctrl_c() -> Iterator[None]:
-    """Within this block these signals do what Ctrl-C does, also where that is ignored as in a script's background jobs.
+    """In this block these signals act like Ctrl-C, also where Ctrl-C is ignored, as in background jobs of a shell.
 
-    Only the first does: a terminal that closes sends more than one, and the saving is to get to its end. What was
-    ignored when the program started, as `nohup` has it, stays ignored.
+    Only the first signal acts, because a closing terminal sends several, and saving must not be interrupted. A signal
+    that was ignored at the start of the program, as by `nohup`, stays ignored.
     """
 
     def terminate(number: int, frame: object) -> None:

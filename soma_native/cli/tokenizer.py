@@ -1,4 +1,4 @@
-"""`soma-native tokenizer train|encode|decode`, and the arguments of `inspect` (inspect_tokenizer.py)."""
+"""`soma-native tokenizer train|encode|decode`, and the parser of `inspect` (inspect_tokenizer.py)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from soma_native.tokenizer.train import KINDS
 
 
 def add_parser(commands: Any) -> None:
-    """Add the subcommand and its own."""
+    """Add the subcommand and its actions."""
     parser = commands.add_parser(
         "tokenizer",
         help="train a tokenizer, turn text into ids and back",
@@ -59,7 +59,7 @@ def add_parser(commands: Any) -> None:
         "--special-token",
         action="append",
         metavar="TEXT",
-        help="a special token; may be given again, and replaces those that the kind has by default",
+        help="a special token, in place of the kind's default ones; may be repeated",
     )
 
     encode = add_command(
@@ -67,7 +67,7 @@ def add_parser(commands: Any) -> None:
     )
     _add_path(encode)
     encode.add_argument("text", metavar="TEXT", nargs="?", default="-", help='"-" (the default) reads standard input')
-    encode.add_argument("--special", action="store_true", help="take the text of a special token for that token")
+    encode.add_argument("--special", action="store_true", help="encode the text of a special token as this token")
 
     decode = add_command(
         actions, "decode", decode_ids, "print the text of ids", "tokenizer decode runs/showcase 6 9 12"
@@ -79,9 +79,9 @@ def add_parser(commands: Any) -> None:
         actions,
         "inspect",
         inspect_tokenizer,
-        "show how a text falls into tokens, and which tokens there are",
+        "show the tokens of a text and of a vocabulary",
         'tokenizer inspect runs/mine "Hello, world!" --corpus my_texts/',
-        "With --corpus: bytes per token on these files, and which tokens they use least and never.",
+        "With --corpus: bytes per token of these files, their rarest tokens, and the tokens that they never use.",
     )
     _add_path(inspect)
     inspect.add_argument("text", metavar="TEXT", nargs="?", help='a text to show in tokens; "-" reads standard input')
@@ -102,7 +102,7 @@ def _add_path(parser: argparse.ArgumentParser) -> None:
     others = parser.add_mutually_exclusive_group()
     others.add_argument("--merges", metavar="FILE", help="PATH is GPT-2's vocab.json, and FILE its merges.txt")
     others.add_argument(
-        "--pattern", choices=PATTERNS, help="PATH is a rank file of tiktoken, whose texts are split by this"
+        "--pattern", choices=PATTERNS, help="PATH is a rank file of tiktoken, and this is its rule for splitting texts"
     )
     parser.add_argument(
         "--special-token",
@@ -110,7 +110,7 @@ def _add_path(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=_special_token,
         metavar="TEXT=ID",
-        help="a special token of a rank file, such as '<|endoftext|>=100257'; may be given again",
+        help="a special token of a rank file, such as '<|endoftext|>=100257'; may be repeated",
     )
 
 
@@ -122,7 +122,7 @@ def _special_token(argument: str) -> tuple[str, int]:
 
 
 def train_tokenizer(arguments: argparse.Namespace) -> None:
-    """Train and write."""
+    """Train a tokenizer and write its file."""
     _checks.path("out", arguments.out)
     files = corpus_files(arguments.corpus)
     check_not_empty(files)
@@ -139,7 +139,7 @@ def train_tokenizer(arguments: argparse.Namespace) -> None:
 
 
 def train_on_files(files: Sequence[Path], split: Any, kind: str, vocab_size: int | None, **options: Any) -> Tokenizer:
-    """Train a tokenizer; for bpe with a progress bar, and whole files are read piece by piece, whatever their size."""
+    """Train a tokenizer. For bpe, show a progress bar, and read whole files piece by piece."""
     if kind != "bpe":
         return Tokenizer.train(read_documents(files, split), kind, vocab_size, **options)
     texts = files if split == "file" else read_documents(files, split)

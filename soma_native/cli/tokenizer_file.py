@@ -1,4 +1,4 @@
-"""The argument PATH of the tokenizer's subcommands: a tokenizer in any of the formats that are read."""
+"""Loads the tokenizer of the argument PATH, in any of the formats that can be read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`soma-native train`: a model from one's own text."""
+"""`soma-native train`: trains a model on the user's texts."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ DEFAULT_PRESET = "showcase"
 _AT: tuple[Literal["epoch", "step", "train_loss", "val_loss"], ...] = ("epoch", "step", "train_loss", "val_loss")
 
 _NOTES = """\
-Texts are documents: windows never reach from one into the next. While training, Ctrl-C saves and says where; the same
-command with --resume goes on from there, bit for bit. DIR gets the model (the best by validation loss, where there is
-any validation), its tokenizer, history.csv, history.json, the state to resume from, loss.png where matplotlib is."""
+A window never holds text of two documents. While training, Ctrl-C saves a checkpoint and prints its place; the same
+command with --resume continues from it, bit for bit. DIR gets the model (with validation, the one of the lowest loss),
+its tokenizer, history.csv, history.json, the state to resume from and, if matplotlib is installed, loss.png."""
 
 
 def add_parser(commands: Any) -> None:
@@ -52,7 +52,7 @@ def add_parser(commands: Any) -> None:
     add_corpus(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder to save into")
     parser.add_argument("--preset", choices=tuple(RECIPES), help=f"size of the model (default: {DEFAULT_PRESET})")
-    parser.add_argument("--tokenizer", choices=KINDS, help="default: what suits the preset")
+    parser.add_argument("--tokenizer", choices=KINDS, help="kind of tokenizer (default: by preset)")
     parser.add_argument("--vocab-size", type=integer(2), metavar="N", help="most tokens (default: by preset)")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=integer(1), metavar="N", help="times through the texts (default: by preset)")
@@ -71,29 +71,29 @@ def add_parser(commands: Any) -> None:
         "--val-fraction",
         type=fraction_type,
         metavar="X",
-        help=f"part held out to validate on (default: {VAL_FRACTION}, or 0 where the texts are too short for that)",
+        help=f"part held out to validate on (default: {VAL_FRACTION}, or 0 if the texts are too short)",
     )
     parser.add_argument(
         "--max-eval-windows",
         type=integer(1),
         metavar="N",
-        help="most windows in a validation, evenly spread over what is held out (default: all, which with few --steps "
+        help="most windows in a validation, evenly spread over the held-out part (default: all, which with few --steps "
         "can take longer than the training)",
     )
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
-        help="of matrix products: float32, bfloat16, or auto, which takes bfloat16 for training steps where the "
-        "processor multiplies it faster, and float32 to validate (default: auto)",
+        help="of matrix products: float32, bfloat16, or auto: bfloat16 for training steps if the processor multiplies "
+        "it faster, and float32 to validate (default: auto)",
     )
     parser.add_argument("--seed", type=seed_type, metavar="N", help="of weights and order (default: 0)")
     existing = parser.add_mutually_exclusive_group()
-    existing.add_argument("--resume", action="store_true", help="go on with the run in DIR")
-    existing.add_argument("--overwrite", action="store_true", help="replace the model or the run that DIR holds")
+    existing.add_argument("--resume", action="store_true", help="continue the run in DIR")
+    existing.add_argument("--overwrite", action="store_true", help="replace the model or the run in DIR")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Train, and print what came out."""
+    """Train, and print the result."""
     files = corpus_files(arguments.corpus)
     check_not_empty(files)
     for file in files:
@@ -104,7 +104,7 @@ def run(arguments: argparse.Namespace) -> None:
             _refuse_to_replace(out)
         trainer, store = _resumed(arguments, files) if arguments.resume else _fresh(arguments, files)
         history = _fit(trainer, store)
-        history.plot_if_possible(out / "loss.png")  # a picture is never worth failing for
+        history.plot_if_possible(out / "loss.png")  # without matplotlib the training still succeeds
     result = _result(trainer, history, arguments.out)
     if arguments.json:
         print_json(result)
@@ -178,18 +178,18 @@ def _config(arguments: argparse.Namespace, preset: str, vocab_size: int) -> Mode
 def _val_fraction(asked: float | None, store: TokenStore) -> float:
     if asked is not None:
         if asked:
-            store.split(asked)  # says what is wrong before a model is made
+            store.split(asked)  # raises for a bad fraction before a model is made
         return asked
     try:
         store.split(VAL_FRACTION)
     except ValueError:
-        print("too little text to hold out a part of: no validation", file=sys.stderr)
+        print("too little text to hold out a part: no validation", file=sys.stderr)
         return 0.0
     return VAL_FRACTION
 
 
 def _resumed(arguments: argparse.Namespace, files: Sequence[Path]) -> tuple[Trainer, TokenStore]:
-    """The trainer of the run in DIR; what the command line says must be what that run was started with."""
+    """The trainer of the run in DIR. The options given must be those of the run's start."""
     names = ("epochs", "steps", "batch_size", "lr", "val_fraction", "max_eval_windows", "seed")
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     trainer = Trainer.resume(arguments.out, **given)

@@ -1,1 +1,1 @@
-"""Training steps that are measured, and a step taken apart."""
+"""Workloads to measure training steps with, and a profile of the operations of a step."""

@@ -1,8 +1,8 @@
-"""A training step taken apart: what each operation costs, and how near it comes to what this machine can do.
+"""Profiles a training step: the time of each operation, and its share of the machine's limits.
 
-The share of a ceiling is that of a roofline (Williams, Waterman and Patterson 2009): the least time that an operation's
-arithmetic or its bytes take at the measured ceilings, whichever is longer, by the time it took. Bytes are compared with
-a loop that streams over as many of them again and again, so what may stay in a cache is held against that cache.
+The share is that of a roofline model (Williams, Waterman and Patterson 2009). An operation's arithmetic and its bytes
+each take a least time at the measured ceilings; the share is the longer of the two divided by the time it took. The
+bandwidth is measured by a loop over the same number of bytes, so operands that fit a cache are compared with the cache.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from soma_native.model.model import Model
 from soma_native.optim.adamw import AdamW
 from soma_native.profiling.workloads import Workload, training_batches
 
-WARM_UP = 3  # steps until every buffer exists and every page has been touched
+WARM_UP = 3  # steps until every buffer is allocated and every page touched
 LEAST_STEPS = 5
 
 
@@ -33,7 +33,7 @@ class Stepper:
         self._done = 0
 
     def step(self) -> float:
-        """Take one step; its seconds."""
+        """Take one step. Returns its seconds."""
         ids, targets = self._batches[self._done % len(self._batches)]
         self._done += 1
         begin = time.perf_counter()
@@ -42,20 +42,20 @@ class Stepper:
         return time.perf_counter() - begin
 
     def warm_up(self, seconds: float) -> int:
-        """Take the first steps; how many more fit into `seconds`."""
+        """Take the first steps. Returns the number of further steps that fit into `seconds`."""
         probe = [self.step() for _ in range(WARM_UP)][-1]
         return max(LEAST_STEPS, round(seconds / probe))
 
 
 def time_steps(stepper: Stepper, steps: int | None = None, seconds: float = 3.0) -> list[float]:
-    """Seconds of each of `steps` steps (None: as many as fit into `seconds`), after some to warm up."""
+    """Seconds of each of `steps` steps (None: as many as fit into `seconds`), after a warm-up."""
     fitting = stepper.warm_up(seconds)
     return [stepper.step() for _ in range(steps or fitting)]
 
 
 @dataclass(frozen=True)
 class Bandwidth:
-    """Bytes per second of a loop that reads, or updates, `bytes` of memory again and again."""
+    """Bytes per second of a loop that reads, or updates, the same `bytes` of memory again and again."""
 
     bytes: int
     read: float
@@ -64,39 +64,39 @@ class Bandwidth:
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What this machine can do with the instruction set and threads in force, a second."""
+    """The limits of this machine with the instruction set and threads in use."""
 
-    fma: float  # floating-point operations in single precision
-    bf16: float  # of products of bfloat16, summed in single precision
+    fma: float  # floating-point operations per second in single precision
+    bf16: float  # the same for products of bfloat16, summed in single precision
     bandwidths: tuple[Bandwidth, ...]  # by rising size
 
     @classmethod
     def measure(cls) -> Ceilings:
-        """Measure them, which takes about a second and 256 MB."""
+        """Measure the ceilings. Takes about a second and 256 MB."""
         found = _core.measure_ceilings()
         return cls(found.fma, found.bf16, tuple(Bandwidth(b.bytes, b.read, b.update) for b in found.bandwidths))
 
     def best(self, other: Ceilings) -> Ceilings:
-        """The higher of each figure: what other programs take away only lowers one."""
+        """The higher of each figure, because other programs can only lower a figure."""
         pairs = zip(self.bandwidths, other.bandwidths, strict=True)
         bandwidths = tuple(Bandwidth(a.bytes, max(a.read, b.read), max(a.update, b.update)) for a, b in pairs)
         return Ceilings(max(self.fma, other.fma), max(self.bf16, other.bf16), bandwidths)
 
     def products(self, precision: str) -> tuple[str, float]:
-        """The ceiling of matrix products: bfloat16 may as well be multiplied in single precision."""
+        """Name and value of the ceiling of matrix products. bfloat16 may be multiplied in single precision too."""
         if precision == "bfloat16" and self.bf16 > self.fma:
             return "bf16", self.bf16
         return "FMA", self.fma
 
     def traffic(self, size: float, written: bool) -> tuple[str, float]:
-        """The ceiling of an operation whose operands have `size` bytes."""
+        """Name and value of the bandwidth of an operation whose operands have `size` bytes."""
         at = min(self.bandwidths, key=lambda b: abs(math.log(b.bytes / size)))
         return "memory" if at is self.bandwidths[-1] else "cache", at.update if written else at.read
 
 
 @dataclass
 class Op:
-    """One operation of one shape in a mean step; the amounts are those of ops/profiled_ops.h."""
+    """One operation of one shape in a mean step. ops/profiled_ops.h defines the amounts."""
 
     op: str
     group: str
@@ -116,7 +116,7 @@ class Op:
             setattr(self, name, getattr(self, name) + weight * getattr(record, name))
 
     def hold_against(self, ceilings: Ceilings, precision: str) -> None:
-        """Find the least time and what binds it."""
+        """Compute the least time, and the ceiling that sets it."""
         fast, rate = ceilings.products(precision)
         arithmetic = self.products / rate + self.flops / ceilings.fma
         moved = self.read + self.written
@@ -139,7 +139,7 @@ class Group:
 
 @dataclass
 class Profile:
-    """The mean of the faster half of some steps: those that other programs disturbed least."""
+    """The mean over the faster half of the steps, which other programs disturbed least."""
 
     workload: Workload
     precision: str
@@ -152,7 +152,7 @@ class Profile:
 
     @property
     def outside(self) -> float:
-        """Seconds of a step in no operation."""
+        """Seconds of a step outside operations."""
         return self.seconds - sum(op.seconds for op in self.ops)
 
     def groups(self) -> list[Group]:
@@ -169,7 +169,7 @@ class Profile:
 
 
 def profile_steps(stepper: Stepper, steps: int | None = None, seconds: float = 4.0) -> Profile:
-    """Take `steps` steps (None: as many as fit into `seconds`) op by op, between two measurements of the ceilings."""
+    """Profile `steps` steps (None: as many as fit into `seconds`). Measures the ceilings before and after."""
     model = stepper.model
     fitting = stepper.warm_up(seconds)
     before = Ceilings.measure()
@@ -208,7 +208,7 @@ def mean_ops(steps: Sequence[Iterable[_core.OpRecord]], ceilings: Ceilings, prec
 
 
 def verdict(profile: Profile) -> str:
-    """One sentence on what bounds the step."""
+    """One sentence with each group's share of the step and of its ceiling."""
     parts = []
     for group in profile.groups():
         if group.seconds >= 0.02 * profile.seconds:

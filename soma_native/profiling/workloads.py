@@ -1,4 +1,4 @@
-"""Training steps that are measured: a preset with its batch, on a text that can be learned."""
+"""The workloads of benchmarks: a preset, the size of its batch, and a synthetic text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from soma_native.model.config import ModelConfig
 
 @dataclass(frozen=True)
 class Workload:
-    """One model shape and batch; `block` is the block we train, `tied_head` whether head and embedding are one."""
+    """The sizes of a model and of its batch. The fields of the model are those of `ModelConfig`."""
 
     name: str
     vocab_size: int
@@ -33,11 +33,11 @@ class Workload:
 
     @property
     def config(self) -> ModelConfig:
-        """The model."""
+        """The configuration of the model."""
         return ModelConfig(**{field.name: getattr(self, field.name) for field in fields(ModelConfig)})
 
     def as_block(self, block: str) -> Workload:
-        """The same sizes in another block, with that block's own head."""
+        """The same sizes with another block, and with the default head of this block."""
         return (
             self
             if block == self.block
@@ -51,7 +51,7 @@ class Workload:
 
     @property
     def flops_per_token(self) -> float:
-        """Of forward and backward: 6 a weight of every matrix product, and causal attention's two products."""
+        """Floating-point operations of forward and backward: 6 per weight of a matrix product, and causal attention."""
         d, layers = self.d_model, self.n_layers
         weights = layers * (4 * d * d + 2 * d * self.d_ff) + self.vocab_size * d
         return 6.0 * weights + 6.0 * layers * self.seq_len * d
@@ -63,7 +63,7 @@ WORKLOADS = {
         #               preset       T     B
         Workload.preset("showcase", 64, 8),
         Workload.preset("nano-cpu", 64, 12),
-        Workload.preset("improved", 256, 16).as_block("gpt2"),  # as its peers are measured
+        Workload.preset("improved", 256, 16).as_block("gpt2"),  # the block of the peers it is compared with
         Workload.preset("full", 1024, 1),
         Workload.preset("baby", 256, 16),
         Workload.preset("gpt2-124m", 256, 4),
@@ -74,7 +74,7 @@ WORKLOADS = {
 def training_batches(w: Workload, count: int = 32) -> list[tuple[Any, Any]]:
     """Ids and targets, int32 (batch, seq_len) each, of `count` steps.
 
-    Text of a noisy Markov chain: learnable, so that a step that computes nothing useful shows in the loss.
+    The text is a noisy Markov chain, which can be learned: the loss shows whether the steps compute anything useful.
     """
     rng = np.random.default_rng(7)
     follows = rng.permutation(w.vocab_size)

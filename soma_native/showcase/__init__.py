@@ -1,1 +1,1 @@
-"""The whole way once, on 400 sentences of our own."""
+"""The showcase: a model trained, saved, loaded and sampled on a corpus of 400 sentences."""

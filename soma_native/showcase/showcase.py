@@ -1,4 +1,4 @@
-"""The whole way once: train the showcase model on our 400 sentences, save it, load it, let it speak, report."""
+"""The showcase: trains a model on its 400 sentences, saves it, loads it, generates samples and writes a report."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from soma_native.version import __version__
 PROMPTS = ("SOMA is", "SOMA tokenization", "SOMA Cognitive", "What is SOMA?")
 RECIPE = RECIPES["showcase"]
 REPORT = "report.json"
-SAMPLE_TOKENS = 64  # most tokens of a sample where the tokenizer does not end at words
-# The sentences of the corpus have 13 words (14 of them 3 or 4), and a window is a sentence, so the model never saw what
-# comes after the thirteenth word: a sample ends there, 13 words with those of the prompt.
+SAMPLE_TOKENS = 64  # most tokens of a sample with a tokenizer of parts of words
+# The sentences of the corpus have 13 words (14 of them have 3 or 4), and a window is one sentence. The model never
+# learned a fourteenth word, so a sample ends after 13 words, prompt included.
 SENTENCE_WORDS = 13
-TEMPERATURE = 0.4  # at the generator's 0.7 one sample in four runs from one sentence of the corpus into another
+TEMPERATURE = 0.4  # at the generator's 0.7, one sample in four changes from one sentence of the corpus into another
 
-# What the reference reports of the same corpus size, model and prompts. It names only these two losses.
+# The reference's report on a corpus of the same size, the same model and prompts. It names only these two losses.
 REFERENCE: dict[str, Any] = {
     "vocab_size": 576,
     "parameters": 771_968,
@@ -43,7 +43,7 @@ REFERENCE: dict[str, Any] = {
 
 
 def corpus() -> list[str]:
-    """The 400 sentences, each a document."""
+    """The 400 sentences; each is a document."""
     text = resources.files("soma_native.showcase").joinpath("corpus.txt").read_text(encoding="utf-8")
     return [line for line in text.splitlines() if line.strip()]
 
@@ -57,14 +57,14 @@ def run_showcase(
     tokenizer: str = "word",
     precision: str = "auto",
 ) -> dict[str, Any]:
-    """Train, save, load and sample; write `report.json` into `out`, and return what is in it.
+    """Train, save, load and sample; write `report.json` into `out`, and return its content.
 
-    The history is written beside it, as `history.json`, `history.csv` and, where matplotlib is installed, `loss.png`.
+    Also writes the history, as `history.json`, `history.csv` and, if matplotlib is installed, `loss.png`.
 
     Args:
         out: the folder of the model and the report.
-        seed: of the weights, the order of the sentences, and the samples.
-        val_fraction: part of the sentences kept from training, whose loss is reported.
+        seed: the seed of the weights, the order of the sentences, and the samples.
+        val_fraction: part of the sentences held out of the training, whose loss is reported.
         callbacks: as for `Trainer.fit`.
         tokenizer: "word", as the reference's, or "bpe".
         precision: as for `Model`.
@@ -85,7 +85,7 @@ def run_showcase(
     train_seconds = time.perf_counter() - began
     save(out, model, tok)
 
-    loaded, loaded_tok = load(out)  # from here on, only what is on the disk
+    loaded, loaded_tok = load(out)  # from here on only the saved model is used
     generator = Generator(loaded, loaded_tok)
     samples = [{"prompt": prompt, "text": _sample(generator, loaded_tok, prompt, seed)} for prompt in PROMPTS]
     pairs = history.data["train"]["pairs"]

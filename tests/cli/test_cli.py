@@ -1,4 +1,4 @@
-"""The command soma-native, in this process where that will do and as a program where signals and pipes matter."""
+"""The command soma-native: called in this process, or run as a program for signals and pipes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that `train` made."""
+    """The folder of a model that `train` made."""
     out = tmp_path_factory.mktemp("runs") / "model"
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         assert main(["train", str(corpus), "--out", str(out), "--steps", "6", *SMALL]) == 0
@@ -93,7 +93,7 @@ def test_bad_usage_is_status_2_and_one_line(run: Any, arguments: tuple[str, ...]
 
 
 def failed(result: Result, *wanted: str) -> None:
-    """Status 1, and the last line of standard error is one of ours that says all of `wanted`."""
+    """Status 1, and the last line of standard error is an error of the command that holds all of `wanted`."""
     assert result.status == 1
     assert "Traceback" not in result.err
     last = result.err.rstrip("\n").split("\n")[-1]
@@ -125,7 +125,7 @@ def test_train_generate_evaluate(run: Any, corpus: Path, tmp_path: Path) -> None
     assert report["parameters"] == model.num_parameters
     assert report["vocab_size"] == tok.vocab_size == model.config.vocab_size
     assert model.config.max_seq_len == 16 and model.config.block == "gpt2"
-    assert report["val_loss"] is not None, "a tenth is held out unless said otherwise"
+    assert report["val_loss"] is not None, "a tenth is held out by default"
     assert report["epochs"][-1]["step"] == 4
     assert (out / "history.csv").exists()
 
@@ -166,7 +166,7 @@ def test_a_validation_may_look_at_a_part(run: Any, corpus: Path, tmp_path: Path)
 
 
 def test_training_in_bfloat16(run: Any, corpus: Path, tmp_path: Path) -> None:
-    """It is what was asked for, another run than float32's, and what a resumed run goes on with."""
+    """The run has the precision of the option, differs from a float32 run, and keeps it when resumed."""
     losses = {}
     for precision in ("float32", "bfloat16"):
         flags = ("train", corpus, "--out", tmp_path / precision, "--precision", precision, "--json", *SMALL)
@@ -274,7 +274,7 @@ def test_resume_with_other_settings(
 def test_ctrl_c_in_training_saves_and_says_where(
     corpus: Path, tmp_path: Path, number: signal.Signals, background: bool
 ) -> None:
-    """`background`: Ctrl-C is ignored, as a shell script has it for the commands that it starts with `&`."""
+    """`background`: Ctrl-C is ignored, as in a command that a shell script starts with `&`."""
     out = tmp_path / "model"
     command = [*PROGRAM, "train", str(corpus), "--out", str(out), "--epochs", "100000", *SMALL]
     before = signal.signal(signal.SIGINT, signal.SIG_IGN) if background else None

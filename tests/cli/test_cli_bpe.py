@@ -1,4 +1,4 @@
-"""The command soma-native with byte-level BPE: training and looking at vocabularies, models of every preset on them."""
+"""The command soma-native with byte-level BPE: training, inspecting, and models of every preset."""
 
 # ruff: noqa: F811 -- fixtures of test_cli are arguments here
 
@@ -96,7 +96,7 @@ def test_inspect_shows_tokens_and_what_a_corpus_uses(run: Any, corpus: Path, tmp
     path = tok.save(tmp_path)
     ids = tok.encode("the cät\n")
     shown = run("tokenizer", "inspect", path, "the cät\n")
-    assert r"\xc3|\xa4" in shown.out and r"|\n" in shown.out  # halves of a character, and a line end, are written out
+    assert r"\xc3|\xa4" in shown.out and r"|\n" in shown.out  # bytes of a cut character and line ends are escaped
     assert " ".join(map(str, ids)) in shown.out
     assert f"{len(ids)} tokens, {9 / len(ids):.2f} bytes per token" in shown.out
     found = run("tokenizer", "inspect", path, "the cät\n", "--corpus", corpus, "--tokens", 4, "--json").json
@@ -132,7 +132,7 @@ def test_inspect_colours_tokens_in_a_terminal(
     monkeypatch.delenv("NO_COLOR")
     coloured = run("tokenizer", "inspect", path, "the \x1b[31mcat").out
     assert "\x1b[30;10" in coloured
-    assert r"\x1b" in coloured and "\x1b[31m" not in coloured  # what a text holds never reaches the terminal
+    assert r"\x1b" in coloured and "\x1b[31m" not in coloured  # escape codes of a text never reach the terminal
 
 
 def test_train_and_evaluate_with_bpe(run: Any, corpus: Path, tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_streamed_pieces_of_bpe_are_whole_characters(tmp_path: Path) -> None:
 def test_every_preset_takes_bpe(
     run: Any, preset: str, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Up to the model, which is small here: what it is given is the preset's own."""
+    """The preset's settings are passed to the model, which is replaced by a small one here."""
     made: list[Any] = []
     preset_of = soma_native.ModelConfig.preset
 

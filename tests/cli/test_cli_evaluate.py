@@ -1,4 +1,4 @@
-"""The command soma-native evaluate: what it measures, in which precision, and what it says of texts without pairs."""
+"""The command soma-native evaluate: its measures, precisions, and errors for texts without pairs."""
 
 # ruff: noqa: F811 -- fixtures of test_cli are arguments here
 

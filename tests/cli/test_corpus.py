@@ -1,4 +1,4 @@
-"""Which files CORPUS... stands for, and what is said of those that it does not."""
+"""The files of CORPUS..., and the messages about files that are left out."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_hidden_files_and_folders_are_left_out(tmp_path: Path, capsys: pytest.Ca
     assert capsys.readouterr().err == (
         f"soma-native: left out, hidden: {tmp_path / '.git'}, {tmp_path / '._a.txt'}, {tmp_path / '.b.md'}\n"
     )
-    assert corpus_files([str(hidden[1]), str(tmp_path / ".git")]) == [hidden[1], hidden[2]], "given is given"
+    assert corpus_files([str(hidden[1]), str(tmp_path / ".git")]) == [hidden[1], hidden[2]], "given paths may be hidden"
     assert capsys.readouterr().err == ""
 
 
@@ -66,10 +66,10 @@ def test_what_cannot_be_read_is_said(tmp_path: Path, capsys: pytest.CaptureFixtu
     write(tmp_path / "sub" / ".a.txt")
     with pytest.raises(CommandError, match=r"sub: no \.txt or .md file in this folder"):
         corpus_files([str(tmp_path / "sub")])
-    assert "left out, hidden" in capsys.readouterr().err, "why there is none"
+    assert "left out, hidden" in capsys.readouterr().err, "the message says why there is no file"
     if os.geteuid() != 0:
         locked = write(tmp_path / "locked" / "c.txt").parent
         locked.chmod(0)
         assert corpus_files([str(tmp_path)]) == [seen]
         locked.chmod(0o700)
-        assert f"left out, not to be read: {locked}" in capsys.readouterr().err
+        assert f"left out, not readable: {locked}" in capsys.readouterr().err

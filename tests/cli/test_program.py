@@ -1,4 +1,4 @@
-"""The command as a program: signals, a folder that is taken, standard streams that are closed, full or hold little."""
+"""The command as a program: signals, a folder in use, standard streams that are closed, full or of few characters."""
 
 # ruff: noqa: F811 -- fixtures of test_cli are arguments here
 
@@ -18,7 +18,7 @@ from test_cli import PROGRAM, SMALL, corpus, trained  # noqa: F401
 
 import soma_native
 
-# Ctrl-C at the moment when a module is about to be imported.
+# Sends Ctrl-C just before a module is imported.
 STARTS = """
 import runpy, signal, sys
 
@@ -66,7 +66,7 @@ def test_an_empty_name_is_never_the_working_folder(run: Any, corpus: Path) -> No
 
 
 def begin(corpus: Path, out: Path, *ignored: signal.Signals) -> subprocess.Popen[str]:
-    """An endless training that has come to its first record; the other signals are as a shell starts a program."""
+    """Start an endless training and wait for its first record. Signals that are not `ignored` have their defaults."""
     command = [*PROGRAM, "train", str(corpus), "--out", str(out), "--epochs", "100000", *SMALL]
     numbers = (signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
@@ -82,7 +82,7 @@ def begin(corpus: Path, out: Path, *ignored: signal.Signals) -> subprocess.Popen
 
 
 def end(process: subprocess.Popen[str], *numbers: signal.Signals) -> tuple[int, str]:
-    """The exit status, and the last line of standard error, of a training that gets these signals."""
+    """Send these signals to a training. Returns its exit status and the last line of standard error."""
     for number in numbers:
         process.send_signal(number)
     err = process.communicate(timeout=120)[1]
@@ -114,7 +114,7 @@ def test_a_second_training_is_refused_while_the_first_lives(run: Any, corpus: Pa
         assert refused.err.count("\n") == 1
     first.kill()
     first.communicate()
-    assert run(*train, "--overwrite").status == 0, "a run that is dead holds nothing"
+    assert run(*train, "--overwrite").status == 0, "an ended run holds no folder"
     assert not (out / ".soma-training").exists()
 
 
@@ -122,7 +122,7 @@ def test_what_a_folder_holds_is_replaced_only_when_asked_for(run: Any, corpus: P
     out, train = tmp_path / "model", ("train", corpus, "--steps", 2, *SMALL, "--out")
     out.mkdir()
     (out / "notes.txt").write_text("mine")
-    assert run(*train, out).status == 0, "other files are in nobody's way"
+    assert run(*train, out).status == 0, "other files do not count"
     files = {path: path.read_bytes() for path in out.iterdir()}
     refused = run(*train, out)
     assert refused.status == 1 and "holds a training run: --resume goes on with it, --overwrite" in refused.err
@@ -148,7 +148,7 @@ def test_what_a_folder_holds_is_replaced_only_when_asked_for(run: Any, corpus: P
 def test_a_showcase_replaces_a_showcase_alone(run: Any, trained: Path) -> None:
     before = (trained / "model.safetensors").read_bytes()
     refused = run("showcase", "--out", trained)
-    assert refused.status == 1 and f"{trained}: holds a model that is no showcase's (config.json)" in refused.err
+    assert refused.status == 1 and f"{trained}: holds a model of no showcase (config.json)" in refused.err
     assert (trained / "model.safetensors").read_bytes() == before
 
 
