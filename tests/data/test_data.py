@@ -1,4 +1,4 @@
-"""Documents, token stores, windows and batches: an epoch has every pair once, and no pair crosses documents."""
+"""Documents, token stores, windows and samplers: every pair once, and no pair across two documents."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from soma_native.files import text_files
 
 
 def store_of(lengths: list[int], first: int = 0) -> TokenStore:
-    """Documents of these lengths, in which token number i is i. So a pair (i, i + 1) shows its place."""
+    """Documents of these lengths. Token number i has the id i, so a pair (i, i + 1) gives its own place."""
     stops = np.cumsum(lengths, dtype=np.int64)
     tokens = np.arange(first, first + int(stops[-1]), dtype=np.uint32)
     return TokenStore(tokens, stops - np.array(lengths), stops)
 
 
 def pairs_in(batches: list[tuple[NDArray[np.int32], NDArray[np.int32]]]) -> list[int]:
-    """The first tokens of all pairs in the batches. Checks the pairs and the padding."""
+    """The first tokens of the pairs in the batches. Checks that everything else is padding."""
     found: list[int] = []
     for ids, targets in batches:
         assert ids.dtype == targets.dtype == np.int32
@@ -104,7 +104,7 @@ def test_random_windows_stay_inside_documents(lengths: list[int], seq_len: int) 
 
 
 def test_random_windows_start_where_nanogpt_draws_them() -> None:
-    # nanoGPT: torch.randint(len(data) - block_size, ...). Each of len - block_size places is equally likely.
+    # nanoGPT draws torch.randint(len(data) - block_size, ...): len - block_size places, equally likely
     length, seq_len, draws = 30, 8, 4400
     sampler = RandomSampler(store_of([length]), seq_len, draws, 0)
     ids, targets = sampler.batches(0)[0]
@@ -267,7 +267,7 @@ def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path: Path) -> None:
     path = tmp_path / "marked.txt"
     path.write_bytes("\ufeffabc \ufeff".encode())
     assert list(iter_documents(path)) == list(read_documents(path)) == ["abc \ufeff"]
-    assert list(iter_documents(["\ufeffabc"])) == ["\ufeffabc"]  # a str stays unchanged
+    assert list(iter_documents(["\ufeffabc"])) == ["\ufeffabc"]  # a text is never changed
     for texts in (path, str(path), [path]):
         assert soma.Tokenizer.train(texts, kind="char", special_tokens=()).decode(range(5)) == " abc\ufeff"
     path.write_bytes("\ufeffaabb".encode())

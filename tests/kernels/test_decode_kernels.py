@@ -1,4 +1,4 @@
-"""What generation computes with, on every ISA: products with weights in each format, and attention to a cache."""
+"""The kernels of generation on every ISA: products with weights in each format, and attention to a cache."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from oracles.reference import Array
 from soma_native._core import _ops as ops
 
 FORMATS = ["live", "float32", "bfloat16", "int8"]
-# One less, one more and exactly the rows of tiles and remainders; half a panel (32), a panel (64) and odd ends of both.
+# Around the rows of tiles and remainders, and around half a panel (32), a panel (64) and odd ends of both.
 ROWS = [1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 25]
 SHAPES = [(1, 1), (7, 31), (8, 64), (9, 65), (17, 33), (385, 130), (33, 97), (5, 192), (1100, 300)]
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def kept(w: Array, form: str) -> tuple[Array, Array]:
-    """The weights w (k, n) as a format keeps them, and the scales (n) that the sums are multiplied by."""
+    """The weights w (k, n) after rounding to a format, and the scales (n) of the sums."""
     ones = np.ones(w.shape[1], np.float32)
     if form == "bfloat16":
         return ref.round_bfloat16(w), ones
@@ -40,7 +40,7 @@ def operands(rows: int, k: int, n: int) -> tuple[Array, Array, Array, Array]:
 
 
 def check_product(got: Array, x: Array, w: Array, form: str, bias: Array | None, residual: Array | None) -> None:
-    """Within the bound of a dot product of what is kept, and of what is added to it."""
+    """The result is within the error bound of a dot product with the rounded weights, and of the added terms."""
     weights, scales = kept(w, form)
     want = x.astype(np.float64) @ weights.astype(np.float64) * scales
     added = [part for part in (bias, residual) if part is not None]
@@ -55,7 +55,7 @@ def check_product(got: Array, x: Array, w: Array, form: str, bias: Array | None,
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize(("k", "n"), SHAPES)
 def test_products(form: str, k: int, n: int) -> None:
-    """Against float64; and a row's bits do not depend on the rows beside it."""
+    """Against float64. The bits of a row do not depend on the other rows."""
     x, w, bias, residual = operands(25, k, n)
     for some in ({}, {"bias": bias}, {"bias": bias, "residual": residual}):
         whole = ops.decode_linear(x, w, weights=form, **some)
@@ -69,7 +69,7 @@ def test_products(form: str, k: int, n: int) -> None:
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize(("k", "n"), SHAPES)
 def test_products_of_a_prompt(form: str, k: int, n: int) -> None:
-    """float32: the bits of single rows; else rows are rounded to bfloat16, then as exact as any product."""
+    """float32 gives the bits of single rows. In other formats the rows are rounded to bfloat16 first."""
     x, w, bias, residual = operands(45, k, n)
     for rows in (1, 13, 45):
         some: dict[str, Any] = {"bias": bias, "residual": residual[:rows]}
@@ -89,7 +89,7 @@ def test_products_of_a_prompt(form: str, k: int, n: int) -> None:
 @pytest.mark.parametrize("form", ["live", "float32"])
 @pytest.mark.parametrize(("k", "n"), SHAPES)
 def test_float32_products_are_matmul_bit_for_bit(form: str, k: int, n: int) -> None:
-    """What is generated from is what was trained: same weights, same order of the sums."""
+    """Generation has the weights and the order of sums of training."""
     x, w, bias, residual = operands(13, k, n)
     some = {"bias": bias, "residual": residual}
     want = ops.matmul(x, w, relu=True, **some)
@@ -101,7 +101,7 @@ def test_float32_products_are_matmul_bit_for_bit(form: str, k: int, n: int) -> N
 
 @pytest.mark.usefixtures("isa")
 def test_heads_of_odd_sizes() -> None:
-    """Weights that lie (out, in), as embeddings do."""
+    """Weights of shape (out, in), as embeddings have."""
     rng = np.random.default_rng(2)
     for k, n in itertools.product([1, 3, 4, 5, 15, 16, 17, 31, 33, 63, 64, 65, 127, 385], [1, 2, 15, 16, 17, 33, 65]):
         w, x = normal(rng, n, k), normal(rng, 3, k)
@@ -200,7 +200,7 @@ def test_wrong_arguments_are_errors_that_name_them() -> None:
 
 @pytest.mark.usefixtures("isa")
 def test_decoding_attends_as_attention_does(threads: int) -> None:
-    """Rows of different lengths; what lies beyond the filled part of a cache is NaN and must not be looked at."""
+    """Rows of different lengths. The unfilled part of a cache is NaN and must not be read."""
     rng = np.random.default_rng(8)
     for heads, size in [(1, 1), (3, 5), (2, 8), (1, 17), (2, 33), (2, 64), (1, 112)]:
         lengths = np.array([0, 1, 15, 16, 17, 63, 64, 78], np.int32)

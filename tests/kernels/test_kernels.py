@@ -1,4 +1,4 @@
-"""Matrix products of the core one by one, on every ISA, in both precisions: odd sizes, block edges, epilogues, NaN."""
+"""Matrix products on every ISA in both precisions: odd sizes, edges of blocks, epilogues, NaN, threads."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from soma_native._core import _ops as ops
 
 LAYOUTS = ["nn", "nt", "tn"]
 PRECISIONS = ["float32", "bfloat16"]
-# One less, one more and exactly the tile rows (4, 6, 12), the rows that remainders are made of (8, 4, 2, 1), the vector
-# widths (4, 8, 16) and the panels (8, 16, 32); and primes.
+# Around the rows of tiles (4, 6, 12), the rows of remainders (8, 4, 2, 1), the widths of vectors (4, 8, 16) and of
+# panels (8, 16, 32): one less, exactly these, and one more. Also primes.
 ROWS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 17, 23, 24, 25]
 COLUMNS = [1, 3, 4, 5, 7, 8, 9, 13, 15, 16, 17, 23, 31, 32, 33, 47, 65]
 DEPTHS = [1, 2, 3, 7, 8, 9, 13, 16, 17, 29]
@@ -28,14 +28,14 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def operands(rng: np.random.Generator, layout: str, m: int, n: int, k: int) -> tuple[Array, Array, Array, Array]:
-    """(a, b) as stored, then as (m, k) and (k, n)."""
+    """(a, b) as stored in the layout, then views of them as (m, k) and (k, n)."""
     a = normal(rng, *((k, m) if layout == "tn" else (m, k)))
     b = normal(rng, *((n, k) if layout == "nt" else (k, n)))
     return a, b, (a.T if layout == "tn" else a), (b.T if layout == "nt" else b)
 
 
 def epilogues(rng: np.random.Generator, m: int, n: int) -> list[dict[str, Any]]:
-    """Every way to finish a product."""
+    """Every combination of what an epilogue adds and applies to a product."""
     choices: list[dict[str, Any]] = [{"onto": normal(rng, m, n)}]
     for bias, residual, relu in itertools.product([False, True], repeat=3):
         choice: dict[str, Any] = {"relu": relu}
@@ -48,8 +48,8 @@ def epilogues(rng: np.random.Generator, m: int, n: int) -> list[dict[str, Any]]:
 
 
 def check_product(got: Array, a: Array, b: Array, epilogue: dict[str, Any], precision: str = "float32") -> None:
-    """Every element within the bound of a dot product; what is added to it counts as terms of the same sum."""
-    if precision == "bfloat16":  # the operands are rounded once; the sums are in single precision all the same
+    """Every element is within the error bound of a dot product. Added operands count as terms of the sum."""
+    if precision == "bfloat16":  # the operands are rounded once; the sums are in single precision
         a, b = round_bfloat16(a), round_bfloat16(b)
     added = [epilogue[name] for name in ("bias", "residual", "onto") if name in epilogue]
     want = a.astype(np.float64) @ b.astype(np.float64) + sum(x.astype(np.float64) for x in added)
@@ -83,7 +83,7 @@ def test_products_of_odd_sizes(precision: str, layout: str) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("k", [383, 384, 385, 769, 4095, 4096, 4097])
 def test_products_as_deep_as_a_block(precision: str, layout: str, k: int) -> None:
-    """Past 384 a tile is visited again, past 4096 the operands are packed again; bias and relu come at the end only."""
+    """Above 384 a tile is summed in parts; above 4096 the operands are packed in parts. Bias and relu come last."""
     rng = np.random.default_rng(k)
     for m, n in [(1, 1), (7, 5), (13, 33)]:
         a, b, left, right = operands(rng, layout, m, n, k)
@@ -96,7 +96,7 @@ def test_products_as_deep_as_a_block(precision: str, layout: str, k: int) -> Non
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_products_larger_than_what_is_packed_at_once(precision: str, layout: str) -> None:
-    """Of an operand 4096 deep, about 1024 rows or columns are packed at once."""
+    """About 1024 rows or columns of an operand that is 4096 deep are packed at once."""
     rng = np.random.default_rng(7)
     for m, n in [(1030, 3), (3, 1030)]:
         a, b, left, right = operands(rng, layout, m, n, 4099)
@@ -106,7 +106,7 @@ def test_products_larger_than_what_is_packed_at_once(precision: str, layout: str
 
 
 def test_a_product_larger_in_both_directions() -> None:
-    """On the fastest level only: there are 4 thousand million terms."""
+    """On the fastest level only, because there are 4 billion terms."""
     rng = np.random.default_rng(8)
     a, b, bias = np.zeros((1030, 4097), np.float32), normal(rng, 4097, 1030), normal(rng, 1030)
     filled = [0, 383, 384, 4095, 4096]  # the other columns are zero, so that the answer is cheap
@@ -123,7 +123,7 @@ def test_products_of_no_rows_or_columns() -> None:
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_small_integers_multiply_exactly(precision: str) -> None:
-    """No rounding, so no tolerance: the same numbers as integers give, whatever the order of the sums."""
+    """No rounding, so no tolerance: the results of integer arithmetic, for any order of the sums."""
     rng = np.random.default_rng(1)
     for m, n, k in [(5, 9, 4096), (37, 41, 400), (97, 131, 89)]:
         a, b = rng.integers(-8, 9, (m, k)), rng.integers(-8, 9, (k, n))
@@ -138,7 +138,7 @@ def test_small_integers_multiply_exactly(precision: str) -> None:
 
 @pytest.mark.usefixtures("isa")
 def test_operands_are_rounded_to_the_nearest_bfloat16() -> None:
-    """Ties to even, on both sides of the product, at every place of a pair; the largest number becomes infinite."""
+    """Ties to even, for both operands and both places of a bf16 pair. The largest number becomes infinite."""
     rng = np.random.default_rng(9)
     exact = round_bfloat16(normal(rng, 1, 4096))
     ulp = np.spacing(np.abs(exact)) * 2**16
@@ -148,7 +148,7 @@ def test_operands_are_rounded_to_the_nearest_bfloat16() -> None:
     assert np.array_equal(ops.matmul(one, x, precision="bfloat16"), round_bfloat16(x))
     column = np.ascontiguousarray(x.T)
     assert np.array_equal(ops.matmul(column, one, precision="bfloat16"), round_bfloat16(column))
-    for n in (1, 2, 3, 16, 17, 31, 33):  # one row of the identity each: every place of a pair and of a vector
+    for n in (1, 2, 3, 16, 17, 31, 33):  # the identity reads every place of a pair and of a vector
         picked = ops.matmul(np.eye(n, dtype=np.float32), column[:n], precision="bfloat16")
         assert np.array_equal(picked, round_bfloat16(column[:n]))
     largest = np.full((1, 1), np.finfo(np.float32).max)
@@ -173,7 +173,7 @@ def test_column_sums_of_odd_sizes() -> None:
 
 @pytest.mark.usefixtures("isa")
 def test_products_are_the_same_bits_on_any_number_of_threads() -> None:
-    """Wide, tall and square ones, so that each way to cut the work among threads is met."""
+    """Wide, tall and square products, which are cut among threads in different ways."""
     rng = np.random.default_rng(4)
     seen: dict[Any, bytes] = {}
     sizes = [(97, 131, 89), (1201, 7, 53), (5, 1501, 53), (61, 67, 801)]

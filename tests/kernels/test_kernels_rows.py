@@ -1,4 +1,4 @@
-"""Norms, activations, attention, embeddings, loss and optimizer one by one, on every ISA, against the reference."""
+"""Norms, activations, attention, embeddings, loss and optimizer on every ISA against the reference."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from oracles import reference as ref
 from oracles.reference import Array
 from soma_native._core import _ops as ops
 
-# One less, one more and exactly the widths of vectors (4, 8, 16) and of two of them; and primes.
+# Around the widths of one vector (4, 8, 16) and of two: one less, exactly these, and one more. Also primes.
 WIDTHS = [1, 2, 3, 4, 5, 7, 8, 9, 13, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 385, 1021]
 
 
@@ -27,7 +27,7 @@ def wide(x: Array) -> Array:
 
 
 def check(got: Array, want: Array, tolerance: float, size: Array | None = None) -> None:
-    """||got - want|| <= tolerance ||size||, where size is what the result comes from if it may cancel, else want."""
+    """||got - want|| <= tolerance ||size||. `size` is the result's terms, if they may cancel; else it is `want`."""
     assert got.shape == want.shape and got.dtype == np.float32
     assert np.linalg.norm(got - want) <= tolerance * np.linalg.norm(want if size is None else size), got.shape
 
@@ -46,7 +46,7 @@ def test_norm(eps: float, affine: bool) -> None:
         weights = [wide(w) for w in options.values()]
         y, mean, rstd = ops.norm(x, eps=eps, **options)
         tolerance = chain_tolerance(width, width, 1)
-        # Centring cancels: an error of x's last digit stays while x - mean gets smaller.
+        # Centring cancels: x - mean gets smaller, but the rounding error of x stays.
         size = wide(x) * rstd[:, None] * (np.abs(options["gamma"]).max() if affine else 1)
         check(y, ref.norm(wide(x), eps, *weights), tolerance, np.append(size, weights[1:]))
         check(mean, wide(x).mean(axis=1), chain_tolerance(width), wide(x))
@@ -56,7 +56,7 @@ def test_norm(eps: float, affine: bool) -> None:
 
 @pytest.mark.usefixtures("isa")
 def test_norm_of_nearly_equal_numbers() -> None:
-    """Two passes: a mean of 1000 must not eat a variance of 1, as it does where squares are summed."""
+    """A mean of 1000 beside a variance of 1 needs two passes: a sum of squares would lose the variance."""
     rng = np.random.default_rng(1)
     for width in (5, 64, 1021):
         x = 1000 + normal(rng, 4, width)
@@ -75,9 +75,9 @@ def test_norm_backward(affine: bool) -> None:
         x, dy, onto = normal(rng, rows, width), normal(rng, rows, width), normal(rng, rows, width)
         gamma = normal(rng, width) if affine else None
         weight = None if gamma is None else wide(gamma)
-        y, mean, rstd = ops.norm(x, eps=1e-2)  # large enough to leave rows of one and two numbers well-conditioned
+        y, mean, rstd = ops.norm(x, eps=1e-2)  # large enough for rows of one and two numbers to be well-conditioned
         want, dgamma, dbeta = ref.norm_backward(wide(dy), wide(x), 1e-2, weight)
-        # The gradient is what is left of dy after two projections.
+        # The gradient is dy minus two projections, which may cancel.
         size = wide(dy) * rstd[:, None] * (1 if gamma is None else gamma)
         tolerance = chain_tolerance(width, width, width, 1)
         got = ops.norm_backward(dy, x, rstd, mean=mean, gamma=gamma)
@@ -86,7 +86,7 @@ def test_norm_backward(affine: bool) -> None:
         if not affine:
             check(ops.norm_backward(dy, y, rstd), want, tolerance, size)  # from the output alone
             check(ops.norm_backward(dy, y, rstd, onto=onto), want + onto, tolerance, np.append(size, onto))
-        else:  # the output once more, by the same roundings
+        else:  # backward recomputes the output with the same roundings
             beta = normal(rng, width)
             y = ops.norm(x, eps=1e-2, gamma=gamma, beta=beta)[0]
             for pairs, same in ((False, y), (True, ref.round_bfloat16(y))):
@@ -117,7 +117,7 @@ def test_gelu() -> None:
 
 @pytest.mark.usefixtures("isa")
 def test_gelu_of_small_and_large_numbers() -> None:
-    """Next to 0, where the exponential is about 1, and far out, where it is clamped."""
+    """Near 0, where the exponential is about 1, and at large numbers, where it is clamped."""
     x = np.concatenate([sign * np.geomspace(1e-38, 3e38, 4001) for sign in (-1, 1)]).astype(np.float32)[None]
     far = np.abs(x) > 20
     want, slope = ref.gelu(np.clip(wide(x), -20, None)), ref.gelu_backward(np.ones(x.shape), np.clip(wide(x), -20, 20))
@@ -126,7 +126,7 @@ def test_gelu_of_small_and_large_numbers() -> None:
     assert np.array_equal(y[far & (x > 0)], x[far & (x > 0)])
     assert np.abs(y - want)[far & (x < 0)].max() <= 1e-20
     assert np.all(np.abs(y - want) <= chain_tolerance(1, 1, 1) * np.abs(x) + np.finfo(np.float32).tiny)
-    # With s = 1 / (1 + e^(-2u)) the slope has a term x s (1 - s) 2u': half a digit of 1 - s times up to 40.
+    # With s = 1 / (1 + e^(-2u)) the slope has a term x s (1 - s) 2u': half an eps of 1 - s times up to 40.
     assert np.abs(dx - slope).max() <= chain_tolerance(1, 1, 1, 1) + 20 * np.finfo(np.float32).eps
     zero = np.zeros((1, 3), np.float32)
     assert np.array_equal(ops.gelu(zero)[1], zero) and np.array_equal(ops.gelu_backward(zero + 1, zero)[0], zero + 0.5)
@@ -154,12 +154,12 @@ ATTENTION = [
 
 
 def attention_sums(length: int, size: int) -> float:
-    """A score, the softmax's sum, and the mixture of the values."""
+    """The error of attention's three sums: a score, the sum of the softmax, and the weighted values."""
     return chain_tolerance(size, length, length, 1, 1)
 
 
 def log_sum_exp(qkv: Array, heads: int) -> Array:
-    """Of the scaled scores of every query, (B, H, T)."""
+    """Log-sum-exp of the scaled scores of every query, (B, H, T)."""
     q, k, _ = ref._split_heads(qkv, heads)
     length = qkv.shape[1]
     scores = q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1])
@@ -190,7 +190,7 @@ def test_attention(spread: float) -> None:
 
 @pytest.mark.usefixtures("isa")
 def test_attention_in_bfloat16() -> None:
-    """Two products forward, five backward on top of them; log-sum-exp comes before the second."""
+    """The errors of two products forward, and of five more backward. Log-sum-exp has the error of the first alone."""
     rng = np.random.default_rng(5)
     for batch, length, heads, size in ATTENTION:
         channels = heads * size
@@ -207,7 +207,7 @@ def test_attention_in_bfloat16() -> None:
 
 @pytest.mark.usefixtures("isa")
 def test_attention_of_extreme_scores() -> None:
-    """Scores of +-1e4 and +-1e8: one position takes everything, and nothing overflows."""
+    """With scores of +-1e4 and +-1e8 one position has all the weight, and nothing overflows."""
     rng = np.random.default_rng(6)
     for scale, length in itertools.product([1e2, 1e4], [5, 33]):
         qkv, dout = normal(rng, 1, length, 3 * 16), normal(rng, 1, length, 16)
@@ -218,7 +218,7 @@ def test_attention_of_extreme_scores() -> None:
         gradient = ops.attention_backward(dout, qkv, lse)
         want = ref.attention_backward(wide(dout), wide(qkv), 2)
         assert np.isfinite(gradient).all()
-        # log-sum-exp has 24 bits, so the probabilities of the backward pass are off by that share of the score.
+        # log-sum-exp has 24 bits; its rounding error is a relative error of the probabilities in backward.
         rounding = np.finfo(np.float32).eps * float(np.abs(lse).max())
         if rounding < 0.01:
             check(gradient, want, 4 * (rounding + attention_sums(length, 8)) * scale, np.append(wide(dout), want))
@@ -226,7 +226,7 @@ def test_attention_of_extreme_scores() -> None:
 
 @pytest.mark.usefixtures("isa")
 def test_attention_of_one_position_is_its_value() -> None:
-    """To the bit, up to scores of 1e12, whose last digit is more than any exponential bears."""
+    """Bit for bit, up to scores of 1e12, whose rounding error alone would overflow an exponential."""
     rng = np.random.default_rng(8)
     for size, factor in itertools.product([1, 8, 33], [1, 1e2, 1e6]):
         qkv = normal(rng, 1, 1, 3 * size)
@@ -260,7 +260,7 @@ def test_embeddings() -> None:
     rng = np.random.default_rng(9)
     for width, batch, length in [(1, 1, 1), (3, 2, 5), (16, 3, 7), (17, 1, 11), (33, 4, 3), (65, 2, 13)]:
         wte, wpe = normal(rng, 7, width), normal(rng, 13, width)
-        ids = rng.integers(0, 7, (batch, length)).astype(np.int32)  # few tokens, so that they come back
+        ids = rng.integers(0, 7, (batch, length)).astype(np.int32)  # few tokens, so that they repeat
         assert np.array_equal(ops.embed(ids, wte, wpe), ref.embedding(ids, wte, wpe))
         assert np.array_equal(ops.embed(ids, wte), wte[ids])
         dout = normal(rng, batch, length, width)
@@ -327,13 +327,13 @@ def test_cross_entropy_of_extreme_logits() -> None:
 
 @pytest.mark.usefixtures("isa")
 def test_sum_of_squares() -> None:
-    """Runs of 256 are summed in single precision, pieces of 32768 by one thread."""
+    """Up to 256 numbers are summed in single precision, and one thread sums 32768."""
     rng = np.random.default_rng(11)
     for count in [0, 1, 3, 15, 16, 17, 33, 255, 256, 257, 511, 32767, 32768, 32769, 65537, 100003]:
         x = normal(rng, count)
         want = float(np.square(wide(x)).sum())
         assert abs(ops.sum_squares(x) - want) <= chain_tolerance(256) * want, count
-    x = np.ones(2**25, np.float32)  # 2^24 is where counting in single precision ends
+    x = np.ones(2**25, np.float32)  # single precision counts only to 2^24
     assert ops.sum_squares(x) == 2**25
     x[-1] = np.nan
     assert np.isnan(ops.sum_squares(x[-5:]))
@@ -348,7 +348,7 @@ def test_adamw(decay: float) -> None:
     for count in [1, 3, 4, 5, 8, 15, 16, 17, 33, 1021, 32767, 32769]:
         p, m, v = normal(rng, count), np.zeros(count, np.float32), np.zeros(count, np.float32)
         oracle = ref.AdamW(betas=(0.875, 0.9375), max_grad_norm=0, **options)
-        want = {"p": wide(p)[None]}  # of two dimensions: it decays
+        want = {"p": wide(p)[None]}  # of two dimensions, so that it decays
         for step in (1, 2, 3):
             g = normal(rng, count)
             oracle.step(want, {"p": wide(g)[None] / 4})
@@ -363,7 +363,7 @@ def test_adamw(decay: float) -> None:
 
 @pytest.mark.usefixtures("isa")
 def test_the_same_bits_on_any_number_of_threads() -> None:
-    """Sizes that are worth three threads, and no multiple of anything."""
+    """Sizes that are large enough for three threads, and multiples of no block."""
     rng = np.random.default_rng(13)
     x, dy, onto, gamma = normal(rng, 201, 211), normal(rng, 201, 211), normal(rng, 201, 211), normal(rng, 211)
     long, dlong = normal(rng, 601, 701), normal(rng, 601, 701)

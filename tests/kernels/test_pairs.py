@@ -1,7 +1,7 @@
-"""Operands kept as pairs of bfloat16: the bits that floats give, in every op, size and number of threads.
+"""Operands stored as bf16 pairs: the bits of float operands, in every op, size and number of threads.
 
-The bindings keep an operand as the core does, with NaN in the memory behind its last row and behind the zeros at the
-end of each row; they refuse a result that does not end in those zeros or that reaches behind its last row.
+The bindings store an operand as the core does, but with NaN in the memory after its last row and after the zeros that
+end each row. They refuse a result without these zeros, and a result that writes after its last row.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def on_threads(*counts: int) -> Iterator[int]:
 
 
 def draw(rng: np.random.Generator, *shape: int) -> Array:
-    """Normal numbers of which a quarter lie midway between two bfloat16."""
+    """Normal numbers, a quarter of them midway between two bfloat16."""
     x = normal(rng, *shape)
     bits = x.view(np.uint32)
     ties = rng.random(shape) < 0.25
@@ -60,13 +60,13 @@ def operands(rng: np.random.Generator, layout: str, m: int, n: int, k: int) -> t
 
 
 def finishes(rng: np.random.Generator, m: int, n: int) -> list[dict[str, Any]]:
-    """Ways to finish a product, of which the last does not go with a result in pairs."""
+    """Epilogues of a product. The last cannot be combined with a result in pairs."""
     bias, residual = normal(rng, n), normal(rng, m, n)
     return [{}, {"bias": bias}, {"bias": bias, "relu": True}, {"bias": bias, "residual": residual}, {"onto": residual}]
 
 
 def check_product(a: Array, b: Array, layout: str, finish: dict[str, Any], *where: Any) -> None:
-    """Every choice of operands in pairs, with the right one packed beforehand or not, against floats."""
+    """Every choice of operands in pairs, with and without packing the right one first, against floats."""
     options = {"layout": layout, "precision": "bfloat16", **finish}
     want = ops.matmul(a, b, **options)
     for pairs in ("", "a", "b", "ab", "c", "abc"):
@@ -93,7 +93,7 @@ def test_products_of_odd_sizes(layout: str) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("k", [767, 768, 769, 2047, 2048, 2049, 2051])
 def test_products_deeper_than_a_tile_and_than_what_is_packed_at_once(layout: str, k: int) -> None:
-    """Those are 384 (on AMX 192) and 1024 pairs; bias and relu come at the end only, rounding after them."""
+    """A tile is 384 pairs deep (192 on AMX), a packed part 1024. Bias and relu come last, then the rounding."""
     rng = np.random.default_rng(k)
     for (m, n), finish in zip([(1, 1), (13, 33), (33, 17)], (2, 3, 4), strict=True):
         a, b = operands(rng, layout, m, n, k)
@@ -102,7 +102,7 @@ def test_products_deeper_than_a_tile_and_than_what_is_packed_at_once(layout: str
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_products_cut_among_threads(layout: str) -> None:
-    """Into rows and into columns; past 192 rows a block, past 1024 columns what is finished before it is rounded."""
+    """Cut by rows and by columns, beyond a block of 192 rows, and beyond 1024 columns that are finished together."""
     rng = np.random.default_rng(1)
     for m, n, k in [(13, 1031, 37), (397, 35, 33), (67, 131, 89)]:
         a, b = operands(rng, layout, m, n, k)
@@ -155,17 +155,17 @@ def test_a_bad_number_in_pairs_reaches_its_row_or_column_and_no_other() -> None:
             assert np.array_equal(np.isfinite(got), want), (layout, bad, pairs, m)
 
 
-# gradients of weights, sums of columns -------------------------------------------------------------------------------
+# gradients of weights and sums of columns ----------------------------------------------------------------------------
 
 
 def summed(x: Array, onto: Array) -> Array:
-    """One after the other in single precision, as bfloat16 products see x."""
+    """`onto` plus the rows of x, one after the other in single precision, after rounding x to bfloat16."""
     return np.add.accumulate(np.concatenate([onto[None], rounded(x)]), axis=0, dtype=np.float32)[-1]
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_gradients_of_several_weights_are_those_of_each(precision: str) -> None:
-    """Three of different shapes, of which one has no sums; in small ones a thread has none of some."""
+    """Three weights of different shapes, one without sums. In small ones some threads have no part."""
     rng = np.random.default_rng(4)
     shapes = [[(1, 1), (3, 2), (2, 5)], [(13, 33), (31, 17), (65, 1)], [(97, 65), (33, 130), (12, 16)]]
     for k, sizes in itertools.product([1, 2, 3, 33, 769, 2051], shapes):
@@ -228,7 +228,7 @@ def test_attention(shape: tuple[int, int, int, int]) -> None:
 
 
 def test_a_bad_number_in_pairs_spoils_what_it_spoils_in_floats() -> None:
-    """No other head, though the next one's numbers lie behind the columns of a tile."""
+    """No other head, although a tile's columns end in numbers of the next head."""
     rng = np.random.default_rng(8)
     soma.set_num_threads(1)
     for (length, heads, size), part, bad in itertools.product([(20, 3, 8), (40, 2, 34)], range(3), (np.nan, np.inf)):
@@ -245,7 +245,7 @@ def test_a_bad_number_in_pairs_spoils_what_it_spoils_in_floats() -> None:
             assert np.array_equal(np.isfinite(got), np.isfinite(want)), (part, bad, size, pairs)
 
 
-# what makes pairs row by row -----------------------------------------------------------------------------------------
+# row-wise ops that store pairs ---------------------------------------------------------------------------------------
 
 
 def test_norms_into_pairs() -> None:
@@ -276,7 +276,7 @@ def test_gradients_of_the_loss_into_pairs() -> None:
     assert ops.widest_job() == 3, "nothing was large enough to be cut"
 
 
-# what does not go together -------------------------------------------------------------------------------------------
+# refused combinations ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

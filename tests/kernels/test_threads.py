@@ -1,4 +1,4 @@
-"""How many threads a call starts: as many as it is told, on machines with fewer cores too."""
+"""The number of threads of a call: as many as set, also on machines with fewer cores."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("settings_restored")
 @pytest.mark.parametrize("job", ["loop", "pool", "region"])
 @pytest.mark.parametrize("threads", THREADS)
 def test_so_many_threads_take_part(job: str, threads: int, tmp_path: Path) -> None:
-    """Each waits for all others, so that a missing one would end the child by its time limit."""
+    """Each thread waits for all others. If one is missing, the child runs into its time limit."""
     code = f"from soma_native._core import _ops; print(*_ops.threads_at_work({job!r}), _ops.widest_job())"
     assert output_of(code, tmp_path, SOMA_NUM_THREADS=str(threads)) == f"{threads} {threads} {threads}"
 
@@ -77,7 +77,7 @@ def test_a_large_op_is_cut_among_all_of_them(name: str) -> None:
         assert ops.widest_job() == threads
 
 
-# The user of this number has no other process; where this process may not become it, the limit leaves no thread at all.
+# No process runs as the user of this number. Without the right to become this user, the limit leaves no further thread.
 REFUSE = """
 import logging, resource
 logging.basicConfig(format="%(levelname)s %(name)s %(message)s", stream=sys.stdout)
@@ -113,7 +113,7 @@ def test_fewer_threads_and_a_warning_where_the_system_refuses_them(limit: int, w
 
 @needs_limits
 def test_a_pool_that_exists_is_kept_and_not_grown(tmp_path: Path) -> None:
-    """The first thread of the program has two threads when the limit comes; the second has none beside it."""
+    """The first Python thread has a pool of two threads before the limit; the second one has no pool."""
     code = f"""{REFUSE}
 import threading
 from soma_native._core import _ops

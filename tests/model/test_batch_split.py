@@ -1,4 +1,4 @@
-"""Small models, of which each thread carries whole sequences through all blocks: the bits of one thread, always."""
+"""Batch splits of small models, where each thread computes whole sequences: always the bits of one thread."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import pytest
 import soma_native as soma
 from oracles.reference import IGNORE, Array
 
-# The number of splits by (sequences, threads), where there is more than one: a split may be an eighth longer than the
-# mean, so that five sequences, and three but on three threads, are no splits. Of nine splits of eight one is empty.
+# The number of splits by (sequences, threads); one for all other pairs. A split may be an eighth longer than the mean,
+# so five sequences are not split, and three only on three threads. Eight sequences on nine threads have an empty split.
 TAKEN = {(12, 2): 2, (12, 3): 3, (12, 4): 4, (3, 3): 3, (8, 9): 9}
 CASES = [(rows, threads) for rows in (12, 5, 3) for threads in (2, 3, 4)] + [(8, 9)]
-LENGTH = 61  # twelve of them are more rows than the head takes at once
+LENGTH = 61  # twelve sequences are more rows than the head computes at once
 
 pytestmark = pytest.mark.usefixtures("settings_restored")
 
 
 def shape(block: str, tied: bool = False, **overrides: int) -> soma.ModelConfig:
-    """Heads of 8: queries, keys and values can be pairs."""
+    """A config with heads of 8 channels, so that queries, keys and values can be stored as bf16 pairs."""
     sizes = {"vocab_size": 53, "d_model": 24, "n_layers": 2, "n_heads": 3, "d_ff": 50, "max_seq_len": 64}
     return soma.ModelConfig(**{**sizes, **overrides}, block=block, tied_head=tied)
 
 
 def batch(config: soma.ModelConfig, rows: int, length: int = LENGTH, seed: int = 0) -> tuple[Array, Array]:
-    """(ids, targets); some targets are ignored, and all of the first sequence."""
+    """(ids, targets). All targets of the first sequence and some of the second are ignored."""
     ids = np.random.default_rng(seed).integers(0, config.vocab_size, (rows, length + 1))
     targets = ids[:, 1:].copy()
     targets[0] = targets[1, ::3] = IGNORE
@@ -36,7 +36,7 @@ def batch(config: soma.ModelConfig, rows: int, length: int = LENGTH, seed: int =
 
 
 def splits(model: soma.Model) -> int:
-    """Calls of `embed` since the last time: one a split."""
+    """Number of splits since the last call: each split calls `embed` once."""
     return sum(r.calls for r in model._core.take_profile() if r.op == "embed")
 
 
@@ -45,7 +45,7 @@ def bits(tensors: dict[str, Array]) -> dict[str, bytes]:
 
 
 def trained(config: soma.ModelConfig, precision: str, rows: int, threads: int, length: int = LENGTH) -> Any:
-    """Everything two training steps of two batches each make, evaluated in single precision beside them."""
+    """All results of two training steps of two batches each, with evaluations in single precision between them."""
     soma.set_num_threads(threads)
     model = soma.Model(config, seed=1, precision=precision)
     model._evaluate_in("float32")
@@ -58,7 +58,7 @@ def trained(config: soma.ModelConfig, precision: str, rows: int, threads: int, l
             ids, targets = batch(config, rows, length, seed=10 * step + part)
             made.append(model.loss(ids, targets))
             made.append(model.forward(ids).tobytes())
-            assert splits(model) == (2 * expected if precision == "float32" else 0)  # else they are other ops'
+            assert splits(model) == (2 * expected if precision == "float32" else 0)  # bfloat16: in other ops
             made.append(model.loss_and_grad(ids, targets))
             ops = model._core.take_profile()
             assert sum(r.calls for r in ops if r.op == "embed") == expected, (rows, threads)
@@ -83,7 +83,7 @@ def test_the_bits_of_one_thread(block: str, tied: bool, precision: str) -> None:
 
 @pytest.mark.usefixtures("isa")
 def test_the_bits_of_one_thread_where_heads_are_odd(block: str) -> None:
-    """Then queries, keys and values are floats beside other operands in pairs."""
+    """Queries, keys and values are then floats, while other operands are bf16 pairs."""
     config = shape(block, d_model=33, d_ff=31)
     alone = trained(config, "bfloat16", 12, threads=1)
     for threads in (2, 3, 4):
@@ -115,7 +115,7 @@ def test_too_little_work_is_not_cut(block: str, precision: str) -> None:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_parameter_that_changes_between_two_calls_is_seen(block: str, tied: bool, precision: str) -> None:
-    """Each of them, written to through its view: a layout is never older than the weights."""
+    """Writes to every parameter through its view: packed weights are never older than the weights."""
     config = shape(block, tied)
     model = soma.Model(config, seed=2, precision=precision)
     model._core.profile(True)
@@ -143,7 +143,7 @@ def test_a_parameter_that_changes_between_two_calls_is_seen(block: str, tied: bo
 
 
 def test_two_models_in_two_threads_give_the_bits_that_each_gives_alone(block: str) -> None:
-    """With four threads, each call has two or four of them, so that every step is cut."""
+    """With four threads, each of the two calls has two or four, so that every step is split."""
     configs = {"float32": shape(block), "bfloat16": shape(block, tied=True, d_model=48)}
     steps, rows = 6, 12
     start = threading.Barrier(2, timeout=60)
@@ -184,7 +184,7 @@ def test_two_models_in_two_threads_give_the_bits_that_each_gives_alone(block: st
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_profile_of_splits_adds_up_to_the_work_of_one_thread(block: str, precision: str) -> None:
-    """Floating-point operations, of products and of all else; what a layout reads and writes has none."""
+    """Compares floating-point operations, of products and of all else. Packing has none."""
     config = shape(block)
     sums: dict[int, Any] = {}
     for threads in (1, 2, 3, 4):

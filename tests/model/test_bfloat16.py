@@ -1,4 +1,4 @@
-"""The bfloat16 precision as a whole: every gradient, on every ISA; what training makes of it."""
+"""Models in bfloat16: every gradient on every ISA, training, and the choice of the precision."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def rounded_model(config: ref.Config, params: ref.Params, precision: str = "bflo
 
 @functools.cache
 def rounded(config: ref.Config, rows: int, length: int) -> tuple[ref.Params, ref.Array, float, ref.Params]:
-    """(parameters, logits, loss, gradients) of the reference with rounded operands; once for all ISA levels."""
+    """(parameters, logits, loss, gradients) of the reference with rounded operands; computed once for all levels."""
     params = expected(config, rows, length)[0]
     ids, targets = draw(config, rows, length)
     with ref.bfloat16_products():
@@ -35,7 +35,7 @@ def rounded(config: ref.Config, rows: int, length: int) -> tuple[ref.Params, ref
 
 
 def products(config: ref.Config) -> int:
-    """Matrix products one after the other on the longest way through forward and backward."""
+    """Number of matrix products in sequence on the longest path through forward and backward."""
     return 2 * (6 * config.n_layers + 1)
 
 
@@ -62,7 +62,7 @@ def test_every_gradient(case: str, block: str, tied: bool) -> None:
 
 @pytest.mark.usefixtures("isa")
 def test_it_is_not_float32(block: str) -> None:
-    """The rounding is there: the error is larger than single precision's by far, on every level."""
+    """The operands are really rounded: on every level the error is far larger than in single precision."""
     config = replace(CASES["odd everything"][0], block=block, tied_head=False)
     params, logits, _, _ = expected(config, 3, 13)
     ids, _ = draw(config, 3, 13)
@@ -89,7 +89,7 @@ def test_the_same_bits_twice_and_on_any_number_of_threads(block: str) -> None:
 
 
 def test_training_follows_single_precision(block: str) -> None:
-    """Half a per cent of the loss, over the fifty steps in which a repeating text is half learned."""
+    """Within half a per cent of the loss, over fifty steps that half learn a repeating text."""
     config = soma.ModelConfig(vocab_size=17, d_model=48, n_layers=2, n_heads=3, d_ff=96, max_seq_len=32, block=block)
     rng = np.random.default_rng(4)
     batches = [(rng.integers(0, 17, (8, 1)) + np.arange(33) * (1 + i % 2)) % 17 for i in range(50)]
@@ -125,7 +125,7 @@ def test_soma_precision_says_what_auto_trains_in(isa: str, precision: str) -> No
     assert os.environ["SOMA_PRECISION"] == precision
     model = soma.Model(SMALLEST)
     assert (model.precision, model.evaluation_precision) == (precision, "float32")
-    for other in ("float32", "bfloat16"):  # what a program says itself stands
+    for other in ("float32", "bfloat16"):  # a given precision is never replaced
         model = soma.Model(SMALLEST, precision=other)
         assert (model.precision, model.evaluation_precision) == (other, other)
 
@@ -139,7 +139,7 @@ def test_an_unknown_soma_precision_is_an_error_that_names_the_known_ones(monkeyp
 
 @pytest.mark.usefixtures("isa")
 def test_evaluation_in_single_precision_beside_training_in_bfloat16(block: str) -> None:
-    """The same bits as a model of that precision alone, in whatever order the two come."""
+    """The same bits as a model of one precision, in any order of training and evaluation."""
     config = replace(CASES["odd everything"][0], block=block, tied_head=False)
     params = expected(config, 3, 13)[0]
     ids, targets = draw(config, 3, 13)

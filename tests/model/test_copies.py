@@ -1,4 +1,4 @@
-"""Copies and pickles of models and of what works on them: equal, and of a life of their own."""
+"""Copies and pickles of models, optimizers and generators: equal to the original, and independent of it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_copied_optimizer_goes_on_as_the_first(make_tiny_model: Any, make_copy
         model.loss_and_grad(IDS, TARGETS)
         optimizer.step()
     model, optimizer = copy.deepcopy([model, optimizer])
-    assert optimizer.model is model, "a pair that is copied together stays one"
+    assert optimizer.model is model, "a copied optimizer works on the copied model"
     other = make_copy(optimizer)
     assert (other.model is model) == (make_copy is copy.copy)
     assert (other.lr, other.step_count) == (0.01, 3)

@@ -1,4 +1,4 @@
-"""Same seed, same bits: twice, on any number of threads; initialisation on any ISA; decoding; and learning at all."""
+"""The same seed gives the same bits, twice and on any number of threads. Also initialisation, decoding and learning."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_fewer_rows_than_threads(rows: int) -> None:
 
 
 def test_same_bits_where_a_thread_has_several_parts(block: str) -> None:
-    """Every op is split, its parts taken in any order: no number of threads here shares 7 sequences evenly."""
+    """Every op is cut into parts, which run in any order: no number of threads here divides 7 sequences."""
     sizes = {"d_model": 96, "d_ff": 384, "max_seq_len": 128}
     soma.set_num_threads(1)
     want = trained_bits(block, rows=7, length=128, **sizes)
@@ -143,7 +143,7 @@ def test_initialisation_is_normal(block: str, seed: int) -> None:
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("prompt", [1, 2, 17, 129])
 def test_cached_decoding_is_the_full_forward(block: str, prompt: int) -> None:
-    """At every position, whatever the length of the prefill; attention tiles are crossed on the way."""
+    """At every position, after prefills of several lengths, across the borders of attention's tiles."""
     length = 130
     config = shape(block, max_seq_len=length)
     oracle = ref.Config(301, 48, 2, 3, 100, length, block, bool(config.tied_head))
@@ -170,7 +170,7 @@ def test_cached_decoding_is_the_full_forward(block: str, prompt: int) -> None:
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("rows", [4, 11])
 def test_rows_of_a_batch_are_single_rows_bit_for_bit(block: str, rows: int) -> None:
-    """With few rows and with so many that a step becomes a matrix product; sums longer than a tile."""
+    """With few rows, with enough rows for a matrix product per step, and with sums longer than a tile."""
     model = soma.Model(shape(block, d_ff=500), seed=4, precision="float32")
     rng = np.random.default_rng(5)
     prompts = [rng.integers(0, 301, n).astype(np.int32) for n in (1, 30, 7, 12, 2, 3, 9, 4, 4, 1, 17)[:rows]]
@@ -209,7 +209,7 @@ def test_decoding_gives_the_same_bits_on_any_number_of_threads(block: str) -> No
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("rows", [1, 9])
 def test_a_broken_weight_shows_in_what_is_decoded(rows: int) -> None:
-    """ReLU must not turn a NaN into 0 on the way of the few rows either: the sampler then refuses to choose."""
+    """ReLU must keep a NaN for few rows too, so that the sampler refuses to choose a token."""
     model = soma.Model(shape("soma"), seed=4, precision="float32")
     decoder = _core.Decoder(model._core, rows)
     for row in range(rows):
@@ -233,7 +233,7 @@ def test_a_broken_weight_shows_in_what_is_decoded(rows: int) -> None:
 
 
 def repeating(rng: np.random.Generator, rows: int = 8, period: int = 4) -> tuple[ref.Array, ref.Array]:
-    """Random patterns said over and over; nothing is asked before the first repetition."""
+    """Repeated random patterns. Targets before the first repetition are ignored."""
     pattern = rng.integers(0, 11, (rows, period)).astype(np.int32)
     text = np.tile(pattern, (1, 5))[:, :17]
     targets = text[:, 1:].copy()
@@ -243,9 +243,9 @@ def repeating(rng: np.random.Generator, rows: int = 8, period: int = 4) -> tuple
 
 @pytest.mark.usefixtures("isa")
 def test_a_toy_task_is_learned(block: str) -> None:
-    """Copying what stood four tokens before, on patterns never seen: only attention to a position can do it."""
+    """Copying the token four positions back, in unseen patterns: only attention to a position can learn it."""
     steps = 300
-    soma.set_num_threads(1)  # on a machine that is busy elsewhere, tiny steps of two threads wait for each other
+    soma.set_num_threads(1)  # on a busy machine the threads of tiny steps wait for each other
     config = shape(block, vocab_size=11, d_model=32, n_heads=2, d_ff=64, max_seq_len=16)
     model = soma.Model(config, seed=0, precision="float32")
     optimizer = soma.AdamW(model, lr=1e-2)

@@ -16,7 +16,7 @@ from soma_native import _core
 from soma_native.model.config import BLOCKS
 
 SMALL = ref.Config(vocab_size=7, d_model=24, n_layers=2, n_heads=3, d_ff=37, max_seq_len=33)
-# (shape, batch, length). Each row has a reason to be here.
+# (shape, batch, length) by the reason of the case.
 CASES = {
     "one token": (SMALL, 1, 1),
     "odd everything": (SMALL, 3, 13),
@@ -38,7 +38,7 @@ def variant(request: pytest.FixtureRequest) -> tuple[str, bool]:
 
 
 def draw(config: ref.Config, rows: int, length: int, seed: int = 2) -> tuple[ref.Array, ref.Array]:
-    """Ids and targets, a fifth of the targets ignored (never all)."""
+    """Ids and targets. A fifth of the targets is ignored, but never all."""
     rng = np.random.default_rng(seed)
     ids = rng.integers(0, config.vocab_size, (rows, length)).astype(np.int32)
     targets = rng.integers(0, config.vocab_size, (rows, length)).astype(np.int32)
@@ -68,7 +68,7 @@ def expected(config: ref.Config, rows: int, length: int) -> tuple[ref.Params, re
 
 
 def assert_gradients(got: dict[str, Any], want: ref.Params, config: ref.Config, tokens: int) -> None:
-    """Each within tolerance of its own norm, or of rounding in the sums it comes from where it nearly cancels."""
+    """Each gradient is within the tolerance of its own norm, or of its terms' norm if the terms nearly cancel."""
     assert got.keys() == want.keys()
     floor = 1e-3 * float(np.sqrt(sum(np.square(g).sum() for g in want.values()) / sum(g.size for g in want.values())))
     errors = {}
@@ -94,11 +94,11 @@ def test_every_parameter(variant: tuple[str, bool], case: str) -> None:
     assert_gradients(model.gradients(), grads, config, rows * length)
 
 
-# Sizes beyond what the matrix product packs, multiplies or keeps in registers at a time.
+# Sizes beyond the blocks of the matrix product: in registers, in tiles, and in packed memory.
 LARGE = {
     "sums deeper than a tile": (replace(SMALL, d_ff=900), 2, 17),
-    "sums deeper than what is packed": (replace(SMALL, d_ff=4500), 1, 9),
-    "more rows and columns than what is packed": (
+    "sums deeper than a packed part": (replace(SMALL, d_ff=4500), 1, 9),
+    "more rows and columns than a packed part": (
         replace(SMALL, vocab_size=40_000, d_model=128, n_heads=4, n_layers=1, max_seq_len=130),
         1,
         111,
@@ -122,7 +122,7 @@ def test_products_larger_than_their_blocks(block: str, case: str) -> None:
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize(("name", "factor"), [("fc", 300.0), ("qkv", 30.0), ("head", 3000.0)])
 def test_large_activations_saturate_as_they_should(variant: tuple[str, bool], name: str, factor: float) -> None:
-    """GELU far out on both sides, attention on one key, a loss of thousands: no overflow, no lost digits."""
+    """Large inputs of GELU on both sides, attention to one key, a loss of thousands: no overflow, no lost digits."""
     config = replace(SMALL, block=variant[0], tied_head=variant[1])
     names = ref.LAYER_NAMES[config.block] | {"w_head": ref.MODEL_NAMES[config.block]["head"]}
     params = ref.random_parameters(config, seed=1)
@@ -133,7 +133,7 @@ def test_large_activations_saturate_as_they_should(variant: tuple[str, bool], na
     loss, grads = ref.loss_and_grad(params, config, ids, targets)
     assert relative_error(model.forward(ids), ref.forward(params, config, ids)) < 1e-4
     assert model.loss_and_grad(ids, targets) == pytest.approx(loss, rel=1e-4)
-    # A large input is off by its own rounding before the function sees it: hence the looser bound.
+    # The rounding of a large input is an error before the function is applied, so the bound is looser.
     largest = max(float(np.linalg.norm(value)) for value in grads.values())
     for target, value in model.gradients().items():
         assert np.linalg.norm(value - grads[target]) < 1e-3 * largest, target
@@ -142,7 +142,7 @@ def test_large_activations_saturate_as_they_should(variant: tuple[str, bool], na
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_what_is_not_finite_is_never_lost(variant: tuple[str, bool], bad: float) -> None:
-    """One bad number in any tensor shows in the loss or in the gradient's norm, and the optimizer then refuses."""
+    """One bad number in any tensor reaches the loss or the gradient's norm, and the optimizer refuses to step."""
     config = replace(SMALL, block=variant[0], tied_head=variant[1])
     params = ref.random_parameters(config, seed=1)
     ids, targets = draw(config, 2, 13)
@@ -164,7 +164,7 @@ def test_what_is_not_finite_is_never_lost(variant: tuple[str, bool], bad: float)
 
 @pytest.mark.usefixtures("isa")
 def test_shorter_and_longer_calls_on_one_model(variant: tuple[str, bool]) -> None:
-    """Buffers sized by an earlier call leave nothing behind in a later one of another shape."""
+    """Buffers that an earlier call of another shape filled do not change a later call."""
     config = replace(SMALL, block=variant[0], tied_head=variant[1])
     model = native(config, expected(config, 3, 13)[0])
     for rows, length in [(3, 13), (1, 1), (1, 33), (3, 13)]:
@@ -191,7 +191,7 @@ def test_gradients_accumulate_until_cleared(variant: tuple[str, bool]) -> None:
 
 
 def test_micro_batches_with_one_normalizer_are_one_batch(variant: tuple[str, bool]) -> None:
-    """Rows with unequal numbers of targets, one call a row, each told the whole batch's number of targets."""
+    """Each row is a call with the whole batch's number of targets; the rows have unequal numbers."""
     config = replace(SMALL, block=variant[0], tied_head=variant[1])
     params, _, loss, grads = expected(config, 3, 13)
     ids, targets = draw(config, 3, 13)
@@ -205,7 +205,7 @@ def test_micro_batches_with_one_normalizer_are_one_batch(variant: tuple[str, boo
 
 
 def test_a_micro_batch_without_targets_adds_nothing(variant: tuple[str, bool]) -> None:
-    """Where documents are cut into micro-batches, one may hold nothing but prompt; the whole batch has its loss."""
+    """A micro-batch may have no target at all, while the whole batch has some."""
     config = replace(SMALL, block=variant[0], tied_head=variant[1])
     ids, targets = draw(config, 3, 13)
     ignored = np.full_like(targets, ref.IGNORE)
@@ -216,7 +216,7 @@ def test_a_micro_batch_without_targets_adds_nothing(variant: tuple[str, bool]) -
     assert model.loss(ids, ignored, normalizer=64) == 0.0
     for name, value in model.gradients().items():
         assert np.array_equal(value, before[name]), name
-    with pytest.raises(ValueError, match="-100"):  # on its own it has none
+    with pytest.raises(ValueError, match="-100"):  # without a normalizer there is no mean
         model.loss_and_grad(ids, ignored)
 
 
@@ -231,7 +231,7 @@ def test_a_row_of_ids_is_a_batch_of_one(variant: tuple[str, bool]) -> None:
 
 
 def test_ignored_targets_change_nothing(variant: tuple[str, bool]) -> None:
-    """What follows the last kept target, in a causal model, has no say in the loss or its gradient."""
+    """In a causal model, ids after the last kept target change neither the loss nor its gradient."""
     config = replace(SMALL, block=variant[0], tied_head=variant[1])
     model = native(config, ref.random_parameters(config, seed=1))
     ids, targets = draw(config, 2, 13)

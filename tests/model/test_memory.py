@@ -1,4 +1,4 @@
-"""Memory: nothing is allocated inside a training step after the first, and a model that generates has no gradients."""
+"""Memory: training steps after the first allocate nothing, and a model that only generates has no gradients."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def test_a_step_allocates_nothing_after_the_first(block: str) -> None:
     for _ in range(STEPS):
         model.loss_and_grad(ids, ids)
         optimizer.step()
-    # A buffer that is made and freed in each step would come from fresh pages: at least the 64 pages of the smallest
-    # activation, (8 * 128, 128) floats being 512 KB, every time. Python's own bookkeeping touches a few.
+    # A buffer that each step makes and frees would fault in new pages: even the smallest activation, of (8 * 128, 128)
+    # floats, has more than 64. Python's own allocations touch a few.
     assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults < 64 * STEPS
     assert bytes_in_use() - in_use < 64 * 1024
 
 
 def test_generating_needs_no_gradients() -> None:
-    """A model of 64 MB of parameters reads and decodes without a second copy of them."""
+    """A model with 64 MB of parameters prefills and decodes without a second copy of them."""
     code = """
 import resource, numpy as np, soma_native as soma
 from soma_native import _core

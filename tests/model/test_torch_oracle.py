@@ -1,4 +1,4 @@
-"""PyTorch as the second oracle: the same models written in torch, its autograd, its AdamW and its clipping."""
+"""PyTorch as the second oracle: the same models in torch, with its autograd, AdamW and clipping."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NAMES = [f"{c.block}-{'tied' if c.tied_head else 'untied'}-V{c.vocab_size}" for 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_torch_thread() -> Iterator[None]:
-    """Tiny tensors on two runtimes' threads would mostly wait for each other."""
+    """With tiny tensors, the threads of two runtimes would mostly wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,4 +1,4 @@
-"""Arguments of the wrong type or value are refused with a message that names them."""
+"""Arguments of a wrong type or value raise errors that name the argument."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark scripts run, check what they time and write records; nothing here looks at a speed."""
+"""The benchmark scripts: they run, check the results of what they time, and write records. No test checks a speed."""
 
 from __future__ import annotations
 
@@ -190,6 +190,6 @@ def test_a_page_needs_records(tmp_path: Path) -> None:
 
 
 def test_flops_count_every_matrix_product() -> None:
-    """Doubling the vocabulary adds the head's 6 V d; nothing else depends on it."""
+    """Doubling the vocabulary adds 6 V d for the head; nothing else depends on the vocabulary."""
     w = common.WORKLOADS["nano-cpu"]
     assert replace(w, vocab_size=2 * w.vocab_size).flops_per_token - w.flops_per_token == 6 * w.vocab_size * w.d_model

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 COMPILER = os.environ.get("CXX") or next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), "c++")
 
-# As a person sets them, or a distribution; what a level must not use, explicitly and in a bundle.
+# Flags that people or distributions set: instruction sets beyond a level, alone or by a -march, and fast math.
 FLAGS = "-march=x86-64-v4 -mtune=skylake-avx512 -mavx512f -mavx512vl -mfma -mbmi2 -mlzcnt -ffast-math"
 UNITS = ("kernels/isa_sse.cpp", "kernels/isa_avx2.cpp", "base/random.cpp")
 
@@ -33,7 +33,7 @@ needs_x86_build = pytest.mark.skipif(not is_x86(), reason="needs cmake, objdump 
 
 
 def configured(folder: Path, flags: str) -> dict[str, list[str]]:
-    """The command that compiles each file of the core, where the environment has these flags."""
+    """The compile command of each file of the core, with these flags in the environment."""
     generator = ["-G", "Ninja"] if shutil.which("ninja", path=PATH) else []
     done = subprocess.run(
         ["cmake", "-S", str(ROOT), "-B", str(folder), *generator, "-DSOMA_BUILD_PYTHON=OFF"],
@@ -77,7 +77,7 @@ def test_flags_of_the_environment_change_no_instruction(tmp_path: Path) -> None:
 
 @needs_x86_build
 def test_the_reset_stands_after_the_environment_and_before_a_level(tmp_path: Path) -> None:
-    """In every command of the core: -march=x86-64 undoes what stands before it."""
+    """In every command of the core: -march=x86-64 resets the flags before it."""
     commands = configured(tmp_path, FLAGS)
     assert len(commands) > len(UNITS)
     for unit, command in commands.items():

@@ -1,4 +1,4 @@
-"""Checks of arguments: what each lets through and as what, and errors that name the argument apart from the problem."""
+"""Checks of arguments: the values they return, and errors that keep the argument and the problem apart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ends or copies the process while another thread computes: Python's end with daemon threads, and fork."""
+"""The end of Python, and fork, while another thread computes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ CALLS = {
 def test_a_program_ends_with_its_own_status_while_a_daemon_thread_computes(
     call: str, threads: str, tmp_path: Path
 ) -> None:
-    """The last object computes while Python ends, with the model of the thread too: meanwhile the thread comes back."""
+    """An object's destructor computes while Python ends, with the thread's model too, so that the thread returns."""
     code = f"""
 class Last:
     def __del__(self, models=(model, other), ids=ids, write=os.write):
@@ -79,7 +79,7 @@ sys.exit(7)
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 
-# A child that hangs ends itself by the alarm.
+# The alarm ends a child that hangs.
 FORKS = """
 def start_child(work):
     pid = os.fork()
@@ -130,7 +130,7 @@ print(*(status_of_child(work) for _ in range(2)))
 
 @needs_fork
 def test_a_child_sees_steps_of_the_optimizer_whole(tmp_path: Path) -> None:
-    """Parameters and moments are those between two steps, although the thread only takes steps."""
+    """A child has parameters and moments of the same step, although the thread steps without a pause."""
     code = """
 wide = soma.ModelConfig(vocab_size=256, d_model=256, n_layers=6, n_heads=4, d_ff=1024, max_seq_len=16)
 def state(model, optimizer):
@@ -186,7 +186,7 @@ print(*(status_of_child(work) for _ in range(4)))
 
 @needs_fork
 def test_a_signal_cuts_a_call_short_in_a_child_of_another_thread(tmp_path: Path) -> None:
-    """The thread that forks is the main thread of the child: it is the one that asks for signals there."""
+    """The forking thread is the main thread of the child, so it must check for signals there."""
     code = """
 deep = soma.ModelConfig(vocab_size=64, d_model=64, n_layers=48, n_heads=4, d_ff=256, max_seq_len=256)
 model = soma.Model(deep)

@@ -1,4 +1,4 @@
-"""The layout of the package, as tools/layout.py measures it."""
+"""The layout of the package, checked by tools/layout.py."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import layout
 
 
 def test_the_package_is_laid_out_as_promised() -> None:
-    """tools/layout.py: one door to the core, imports downwards in no circle, few files outside folders."""
+    """tools/layout.py checks: one import of the core, imports downwards without circles, few files outside folders."""
     found = layout.measure()
     tops, outside = found.pop("files at the package's top"), found.pop("test files outside a folder")
     assert not {promise: broken for promise, broken in found.items() if broken}

@@ -1,4 +1,4 @@
-"""The package as others meet it: metadata, typing, cost of the import, the command, every example in the prose."""
+"""The package as users see it: metadata, typing, the cost of the import, the command, every example of the docs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
 def run_python(code: str, cwd: Path) -> str:
-    """What code prints in a fresh interpreter that starts away from the source tree."""
+    """The output of code in a new interpreter that starts outside the source tree."""
     done = subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -103,7 +103,7 @@ def test_import_brings_nothing_heavy(tmp_path: Path) -> None:
 
 
 def already_loaded(tmp_path: Path) -> set[str]:
-    """What NumPy, which we need, imports by itself."""
+    """The modules that NumPy, a dependency, imports by itself."""
     return set(run_python("import sys, numpy; print(*sorted(m.split('.')[0] for m in sys.modules))", tmp_path).split())
 
 
@@ -119,7 +119,7 @@ def test_import_prints_and_logs_nothing_and_starts_no_thread(tmp_path: Path) -> 
 
 
 def in_a_source_folder(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Python started where the package lies without its compiled module, as in a checkout."""
+    """Run Python in a folder that has the package without its compiled module, as a checkout does."""
     ignored = shutil.ignore_patterns("*.so", "*.pyd", "__pycache__")
     shutil.copytree(PACKAGE, tmp_path / "soma_native", ignore=ignored, dirs_exist_ok=True)
     return subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=120)
@@ -149,7 +149,7 @@ def test_a_core_that_cannot_be_loaded_keeps_the_error_of_the_system(tmp_path: Pa
 
 
 def test_plotting_is_optional() -> None:
-    """matplotlib is imported where it is used, never at the head of a module; the same for the oracles."""
+    """matplotlib and the oracles are imported where they are used, never at the top of a module."""
     optional = {"matplotlib", "torch", "transformers", "tokenizers", "tiktoken", "regex"}
     found = []
     for path in sorted((ROOT / "soma_native").rglob("*.py")):
@@ -164,7 +164,7 @@ def test_plotting_is_optional() -> None:
 
 
 def command(tmp_path: Path) -> Path:
-    """The installed soma-native; from a source tree, a script that does what the installed one does."""
+    """The installed soma-native; in a source tree, a script that does the same."""
     installed = Path(sys.executable).parent / ("soma-native.exe" if os.name == "nt" else "soma-native")
     if installed.exists():
         return installed
@@ -226,14 +226,13 @@ def shell_commands(block: str, language: str) -> list[str]:
 
 
 SHELLS = {"sh", "bash", "shell", "console"}
-# What an example may use besides soma-native, and what is only looked at: it installs, or takes minutes and has its own
-# tests.
+# Programs that run in examples, and programs that are only checked: they install, or take minutes and have tests.
 RUN = {"soma-native", "echo", "cat", "head", "ls", "python", "printf", "wc"}
 LOOKED_AT = {"make", "pip", "python3", "git", "cd", "export"}
 
 
 def check_unrun(line: str) -> None:
-    """A line that is not run must at least name things that exist."""
+    """Check that a line which is not run names things that exist."""
     words = shlex.split(line, comments=True)
     if words[0] == "make":
         targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
@@ -251,13 +250,13 @@ def page_name(page: Path) -> str:
 
 
 def languages_of(page: Path) -> set[str]:
-    """What the examples of a page are for: "python", "shell"."""
+    """The languages of a page's examples: "python", "shell"."""
     languages = {language for language, _, _ in fenced_blocks(page.read_text(encoding="utf-8"))}
     return (languages & {"python"}) | ({"shell"} if languages & SHELLS else set())
 
 
 def jobs_of(page: Path) -> list[tuple[str, list[str]]]:
-    """(where it stands, what to run) for the examples of a page, in order; what is not run is checked meanwhile."""
+    """(place, command to run) of the examples of a page, in order. Checks the lines that are not run."""
     jobs = []
     for language, code, line in fenced_blocks(page.read_text(encoding="utf-8")):
         place = f"{page_name(page)}:{line}"
@@ -275,7 +274,7 @@ def jobs_of(page: Path) -> list[tuple[str, list[str]]]:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if languages_of(page)], ids=page_name)
 def test_the_examples_of_a_page_run(page: Path, tmp_path: Path) -> None:
-    """In order and in one folder, as a reader would, beside a text of one's own: a later one may use an earlier one."""
+    """In order and in one folder, beside a text file. Later examples may use files of earlier ones."""
     sentences = (PACKAGE / "showcase" / "corpus.txt").read_text(encoding="utf-8").splitlines()[:120]
     (tmp_path / "my_text.txt").write_text("\n".join(sentences) + "\n", encoding="utf-8")
     path = f"{command(tmp_path).parent}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -287,7 +286,7 @@ def test_the_examples_of_a_page_run(page: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", GUIDE)
 def test_the_guide_has_examples(name: str) -> None:
-    """In Python and in the shell on every page, so that a fence of another name hides none of them."""
+    """Every page has examples in Python and in the shell: a fence of another name would hide them from the tests."""
     assert languages_of(ROOT / name) == {"python", "shell"}
 
 

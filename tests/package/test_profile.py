@@ -1,4 +1,4 @@
-"""The profiler: counts and amounts against the equations, no bit changed, and the arithmetic of the ceilings."""
+"""The profiler: counts and amounts against the equations, unchanged results, and the arithmetic of the ceilings."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ def test_a_step_has_the_products_that_the_equations_say(make_tiny_model: MakeMod
     sums = Counter[str]()
     for record in records:
         sums[record.group] += int(record.products)
-    # Forward, and backward for operand and weight: 2 a multiply-add. Attention: two products forward, five backward.
+    # A multiply-add is 2. Each product is done forward, and backward for its operand and its weight. Attention has two
+    # products forward and five backward.
     assert sums.pop("products") == 3 * 2 * weights * tokens
     assert sums.pop("attention") == c.n_layers * (2 + 5) * 2 * pairs * head_size
     assert not any(sums.values())
@@ -81,7 +82,7 @@ def test_products_say_layout_shape_and_what_is_done_to_them(make_tiny_model: Mak
     tokens = BATCH * LENGTH
     assert ("matmul nn +bias relu", (tokens, c.d_ff, c.d_model)) in found
     assert ("matmul nt relu'", (tokens, c.d_ff, c.d_model)) in found
-    assert ("matmul tn += +sums", (c.d_model, c.d_ff, tokens)) in found  # and the bias its column sums
+    assert ("matmul tn += +sums", (c.d_model, c.d_ff, tokens)) in found  # with the column sums for the bias
 
 
 # what profiling must not change --------------------------------------------------------------------------------------
@@ -124,7 +125,7 @@ def test_a_profile_is_taken_once_and_only_while_on(make_tiny_model: MakeModel) -
 def test_the_arithmetic_that_is_timed_is_the_arithmetic_that_is_counted(
     isa: str, precision: str, operations: int
 ) -> None:
-    """Sums of ones grow by one a multiply-add, in bfloat16 by one of the two of a pair, whose lower half is zero."""
+    """A multiply-add of ones adds one. In bfloat16 a pair has two multiply-adds, but its lower half is zero."""
     few, many = (_core._ops.multiply_add_registers(precision, rounds) for rounds in (8, 24))
     assert many[0] == 3 * few[0] > 0
     assert many[1] - few[1] == (many[0] - few[0]) / operations

@@ -1,4 +1,4 @@
-"""The showcase corpus keeps the sizes that the showcase reports: sentences, words, vocabulary and training pairs."""
+"""The showcase corpus: its sizes in the reports (sentences, words, vocabulary, training pairs), and its sentences."""
 
 import re
 from collections import Counter
@@ -11,7 +11,7 @@ PROMPTS = ("SOMA is", "SOMA tokenization", "SOMA Cognitive", "What is SOMA?")
 
 
 def words(text: str) -> list[str]:
-    """The words that the word tokenizer sees in ASCII text."""
+    """The words of ASCII text, as the word tokenizer finds them."""
     return re.findall(r"\w+", text.lower())
 
 

@@ -1,4 +1,4 @@
-"""The rules of the house, read off the source: layers, leaf kernels, one home for OpenMP and compile flags, sizes."""
+"""The rules of the source: layers, leaf kernels, one place for OpenMP and for compile flags, sizes, public names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CPP = ROOT / "src" / "cpp"
 BINDINGS = ROOT / "bindings"
 CPP_SUFFIXES = {".cpp", ".h"}
 
-# A layer may include itself and what is named here. The model knows ops and never kernels.
+# A layer may include itself and the layers listed here. The model includes ops and never kernels.
 LAYERS = {
     "base": set(),
     "kernels": {"base"},
@@ -26,7 +26,7 @@ LAYERS = {
     "tokenizer": {"base"},
 }
 
-# Longer than a screenful of screenfuls, each for a reason.
+# The most lines of a file, and longer files with their reasons.
 MAX_LINES = 450
 LONG_FILES = {"src/cpp/tokenizer/unicode_tables.cpp": "generated tables"}
 
@@ -144,9 +144,9 @@ def test_the_core_knows_no_python() -> None:
 
 
 def test_only_the_blocks_know_an_architecture_by_name() -> None:
-    """Whatever depends on the block is a trait of it or a function of it: a third one must not fall into an `else`.
+    """All that depends on the block is a trait or a function of it: a third block must not end in an `else`.
 
-    The tokenizer is left out: a pattern that texts are cut by has the name of a block.
+    The tokenizer is left out: one of its patterns has the name of a block.
     """
     blocks = CPP / "model" / "blocks"
     architectures = {p.stem for p in blocks.glob("*.cpp")} - {"block"}
@@ -183,7 +183,7 @@ def test_only_the_isa_table_says_instruction_set_flags() -> None:
 
 # -------------------------------------------------------------------------------------------------------------- kernels
 
-# Headers that bring no inline function with a body the linker could share between instruction sets.
+# Headers without inline functions, which the linker could share between instruction sets.
 LEAF_HEADERS = {
     "cstddef", "cstdint", "stddef.h", "stdint.h", "float.h", "cfloat", "cmath", "math.h", "cstring", "string.h",
     "immintrin.h", "emmintrin.h", "arm_neon.h", "arm_sve.h", "unistd.h",
@@ -209,7 +209,7 @@ def test_kernels_are_leaves() -> None:
 
 
 def test_a_kernel_has_an_equation_and_few_arguments() -> None:
-    """Above its line in the list of its family, and seven arguments at most: more are a struct."""
+    """The equation stands above the kernel's line in its list. More than seven arguments become a struct."""
     lists = sorted((CPP / "kernels").glob("*_kernels.h"))
     assert lists
     for path in lists:
@@ -221,7 +221,7 @@ def test_a_kernel_has_an_equation_and_few_arguments() -> None:
 
 
 def test_dispatch_units_reach_no_throwing_header() -> None:
-    """What a per-ISA unit may include of base, all the way down, has no STL either."""
+    """Headers of base that a per-ISA unit includes, directly or further on, have no STL either."""
     pending = sorted((CPP / "kernels").glob("isa_*.cpp"))
     assert pending
     seen: set[Path] = set()
@@ -252,7 +252,7 @@ def isa_flags() -> dict[str, list[str]]:
 
 
 def core_flags() -> list[str]:
-    """The flags of the whole core that change what a kernel compiles to, as CMakeLists.txt says them."""
+    """The flags in CMakeLists.txt for the whole core that change the code of a kernel."""
     text = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
     standard = re.search(r"set\(CMAKE_CXX_STANDARD (\d+)\)", text)
     assert standard
@@ -275,9 +275,9 @@ COMPILER = os.environ.get("CXX") or next((c for c in ("c++", "g++", "clang++") i
 @pytest.mark.skipif(os.name == "nt", reason="nm and GCC's flags")
 @pytest.mark.parametrize("optimisation", ["-O3", "-O0"])
 def test_an_isa_unit_exports_one_symbol_and_no_weak_one(optimisation: str, tmp_path: Path) -> None:
-    """Weak symbols are what the linker shares: it may keep the AVX-512 copy and kill an older CPU with it.
+    """The linker shares weak symbols: it may keep the AVX-512 copy, which crashes an older CPU.
 
-    -O3 is what is shipped; -O0 shows what only inlining hid.
+    -O3 is shipped; -O0 shows symbols that inlining hides.
     """
     levels = machine_levels(COMPILER)
     assert "scalar" in levels
@@ -330,14 +330,14 @@ def test_files_are_short() -> None:
 
 
 def test_lines_are_short() -> None:
-    """In C++, comments included: clang-format looks after code only. Ruff looks after Python."""
+    """In C++ with its comments, which clang-format does not check. Ruff checks Python."""
     paths = [p for p in FILES if p.suffix in CPP_SUFFIXES and relative(p) not in LONG_FILES]
     lines = [(p, n, line) for p in paths for n, line in enumerate(p.read_text(encoding="utf-8").splitlines(), 1)]
     assert not [f"{relative(p)}:{n}" for p, n, line in lines if len(line) > 120]
 
 
 def test_nothing_names_this_machine() -> None:
-    """No absolute path of somebody's computer, in any file."""
+    """No file has an absolute path of somebody's computer."""
     pattern = re.compile(r"(?<![\w.~$}])/(?:work|opt|root|home|Users)/\w")
     text_files = [p for p in FILES if p.suffix not in {".png", ".safetensors", ".gz", ".npz"}]
     found = []
@@ -349,7 +349,7 @@ def test_nothing_names_this_machine() -> None:
 
 
 def test_the_package_never_unpickles() -> None:
-    """A checkpoint is somebody else's file: reading one must not be able to run code."""
+    """Anyone may have written a checkpoint, so reading it must not run code."""
     forbidden = {"pickle", "cPickle", "dill", "joblib", "marshal", "shelve"}
     found = []
     for path in (ROOT / "soma_native").rglob("*.py"):

@@ -1,6 +1,6 @@
-"""The package among others on one machine: thread default, instruction sets, Ctrl-C, fork, PyTorch beside us.
+"""The package and its system: default threads, instruction sets, Ctrl-C, fork, PyTorch in the same process.
 
-What changes the process for good happens in a fresh interpreter.
+Tests that change their process for good run in a new interpreter.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LEVELS = ("scalar", "sse", "avx2", "avx512", "avx512_bf16", "amx", "neon")
 
 
 def cgroup_limit() -> int:
-    """CPUs that the cgroups of this process grant, rounded up; a large number where they set no limit."""
+    """CPUs that the cgroups of this process grant, rounded up; a large number if they set no limit."""
     least = 10**6
     membership = Path("/proc/self/cgroup")
     for line in membership.read_text().splitlines() if membership.exists() else []:
@@ -178,7 +178,7 @@ def test_two_models_in_two_threads_do_what_they_do_alone(threads: int) -> None:
 
 
 def test_the_number_of_threads_may_change_while_a_model_computes(tmp_path: Path) -> None:
-    """From another thread, at any moment. The models are new: their buffers have not grown to the largest number."""
+    """Another thread changes it at any moment. The models are new, so their buffers are not yet of the largest size."""
     code = """
 import threading
 config = soma.ModelConfig(vocab_size=64, d_model=64, n_layers=2, n_heads=4, d_ff=64, max_seq_len=64)
@@ -209,7 +209,7 @@ print(together == 100 * [alone], changes > 100)
 
 
 def test_gradients_may_be_asked_for_while_they_are_first_computed(tmp_path: Path) -> None:
-    """They are allocated at the first need, once. Batches of many sizes let the question come at many moments."""
+    """Gradients are allocated once, at the first need. Batches of many sizes vary the moment of the request."""
     code = """
 import threading, time
 config = soma.ModelConfig(vocab_size=4000, d_model=8, n_layers=1, n_heads=1, d_ff=8, max_seq_len=8)
@@ -238,7 +238,7 @@ print(same)
 
 
 def test_openmp_settings_stay_as_the_user_left_them(tmp_path: Path) -> None:
-    """Ours is there while OpenMP is loaded only; another library of the program, or a child, never sees it."""
+    """Our setting is in the environment only while OpenMP is loaded. Other libraries and children never see it."""
     code = "print(os.environ.get('GOMP_SPINCOUNT'), os.environ.get('OMP_WAIT_POLICY'))"
     assert output_of(code, tmp_path) == "None None"
     assert output_of(code, tmp_path, GOMP_SPINCOUNT="77") == "77 None"
@@ -246,7 +246,7 @@ def test_openmp_settings_stay_as_the_user_left_them(tmp_path: Path) -> None:
 
 
 def test_other_threads_run_while_the_core_computes(tmp_path: Path) -> None:
-    """Python never takes the GIL from the main thread here, so the watcher runs only where the core gives it up."""
+    """Python never takes the GIL from the main thread here, so the watcher runs only if the core releases it."""
     code = """
 import threading
 model = soma.Model(soma.ModelConfig(vocab_size=64, d_model=128, n_layers=6, n_heads=4, d_ff=512, max_seq_len=256))
@@ -295,7 +295,7 @@ while True:
 
 
 def interrupted(code: str, cwd: Path) -> tuple[int, str, str]:
-    """Start code, send SIGINT once it prints READY; the exit status and what it printed afterwards."""
+    """Start code and send SIGINT when it prints READY. Returns the exit status and the later output."""
     child = subprocess.Popen(
         [sys.executable, "-u", "-c", PRELUDE + code],
         cwd=cwd,
@@ -429,7 +429,7 @@ print('result', digest(model), losses)
 
 
 def test_torch_imported_before_us_works(tmp_path: Path) -> None:
-    """The prelude imports soma_native; here torch loads its OpenMP runtime before ours is even mapped."""
+    """The prelude imports soma_native, so torch loads its OpenMP runtime before ours."""
     pytest.importorskip("torch")
     done = subprocess.run(
         [sys.executable, "-c", TORCH_WORK + "torch_work()\n" + PRELUDE + OURS],

@@ -1,4 +1,4 @@
-"""What a training run records: the best record, over-fitting, files, the picture, and the lines a person sees."""
+"""The history of a training run: the best record, over-fitting, its files and plot, and the progress display."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def history_of(losses: list[tuple[float, float | None]]) -> soma.History:
 @pytest.mark.parametrize(
     ("losses", "turn"),
     [
-        ([(3, 3.1), (2, 2.5), (1, 2.6), (0.5, 2.7)], 20),  # training falls, validation has turned
-        ([(3, 3.1), (2, 2.5), (1, 2.6), (0.5, 2.7), (0.4, 2.51)], 20),  # it has not fallen below its lowest again
-        ([(6.1, 5.9838), (6.0, 5.9887), (5.9, 5.9945)], None),  # less than 1% is noise, as while warming up
-        ([(3, 3.1), (2, 2.5), (1, 2.6)], None),  # one evaluation is no turn yet
-        ([(3, 3.1), (2, 2.5), (1, 2.6), (0.5, 2.7), (0.4, 2.4)], None),  # it came down again
+        ([(3, 3.1), (2, 2.5), (1, 2.6), (0.5, 2.7)], 20),  # training falls, validation rises
+        ([(3, 3.1), (2, 2.5), (1, 2.6), (0.5, 2.7), (0.4, 2.51)], 20),  # its last value is not below its lowest
+        ([(6.1, 5.9838), (6.0, 5.9887), (5.9, 5.9945)], None),  # a rise below 1% is noise, as during warm-up
+        ([(3, 3.1), (2, 2.5), (1, 2.6)], None),  # one evaluation is not enough
+        ([(3, 3.1), (2, 2.5), (1, 2.6), (0.5, 2.7), (0.4, 2.4)], None),  # a new lowest value follows
         ([(3, 3.1), (2, 2.5), (2.2, 2.6), (2.1, 2.7)], None),  # both rise: not over-fitting, but a bad step size
         ([(3, None), (2, None), (1, None)], None),
         ([], None),

@@ -1,4 +1,4 @@
-"""The learning rate of every step, and the checks on the settings of a training run."""
+"""The learning rate of each step, and the checks of the settings of a training run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from soma_native.optim.schedule import Schedule
 
 
 def nanogpt_lr(step: int, lr: float, warmup: int, decay_steps: int, min_lr: float) -> float:
-    """Written down from the recipe that nanoGPT's README describes: linear warm-up, cosine to min_lr."""
+    """nanoGPT's recipe, from the description in its README: linear warm-up, then a cosine to min_lr."""
     if step < warmup:
         return lr * (step + 1) / (warmup + 1)
     if step > decay_steps:

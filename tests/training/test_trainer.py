@@ -1,4 +1,4 @@
-"""Training: what is learned and recorded, validation, callbacks, and refusals."""
+"""The Trainer: learning, records, validation, callbacks, and refused arguments."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from soma_native.training.evaluate import mean_loss
 
 pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 
-# --- what is learned and recorded
+# --- learning and records
 
 
 @pytest.mark.usefixtures("precision")
@@ -34,9 +34,9 @@ def test_training_learns_the_sentences(block: str) -> None:
 
 
 def test_train_loss_of_an_epoch_is_the_mean_over_its_pairs(precision: str) -> None:
-    """Trained and evaluated in one precision, so that the losses may be compared."""
-    texts = ["the cat", *SENTENCES, "the owl and the fox ran " * 3]  # lengths differ, so a mean of means would not do
-    trainer = make_trainer(lr=1e-30, weight_decay=0.0, batch_size=3, epochs=1)  # weights stay what they are
+    """Training and evaluation have the same precision here, so that their losses compare."""
+    texts = ["the cat", *SENTENCES, "the owl and the fox ran " * 3]  # lengths differ, so a mean of means is wrong
+    trainer = make_trainer(lr=1e-30, weight_decay=0.0, batch_size=3, epochs=1)  # the weights stay the same
     trainer.model._evaluate_in(precision)
     history = trainer.fit(texts)
     total = pairs = 0.0
@@ -236,7 +236,7 @@ def test_a_vocabulary_that_is_too_small_is_warned_of(caplog: pytest.LogCaptureFi
     with caplog.at_level(logging.WARNING, "soma_native"):
         history = make_trainer(epochs=1).fit([*SENTENCES, "zebras and lions and other beasts"])
     assert history.data["train"]["unknown_tokens"] == 4
-    assert "<UNK>" not in caplog.text  # less than a hundredth
+    assert "<UNK>" not in caplog.text  # below a hundredth of the tokens
     with caplog.at_level(logging.WARNING, "soma_native"):
         make_trainer(epochs=1).fit(["zebras and lions and other beasts"])
     assert "66.7% of the tokens of the train data are <UNK>" in caplog.text

@@ -1,4 +1,4 @@
-"""What a training run does to its folder: what it writes there, what it leaves alone, who else may train into it."""
+"""The folder of a training run: its files, files that stay unchanged, and the lock against a second run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from helpers.training import SENTENCES, at_step, losses, make_trainer, weights
 
 pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 
-# --- stop() that comes before the first step, or too late
+# --- stop() before the first step or after the last
 
 
 def test_stop_before_fit_stops_it_without_a_step(tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_stop_before_fit_stops_it_without_a_step(tmp_path: Path) -> None:
     history = trainer.fit(SENTENCES)
     assert (history.stop_reason, history.records, history.checkpoint) == ("stopped", [], None)
     assert weights(trainer.model) == before
-    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files, "no untrained model in another's place"
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files, "an untrained model replaces no other"
     assert losses(trainer.fit(SENTENCES)) == losses(make_trainer().fit(SENTENCES)), "one stop stops one fit"
 
 
@@ -93,7 +93,7 @@ def test_a_run_that_fails_leaves_no_folder_behind(tmp_path: Path) -> None:
 
 
 def test_a_child_of_a_run_may_train_elsewhere_but_not_there(tmp_path: Path) -> None:
-    """A forked child has a copy of what the run holds, and holds nothing itself."""
+    """A forked child has a copy of the parent's list of held folders, but holds none itself."""
     code = """
 texts = ["the cat sat on the mat"] * 4
 tok = soma.Tokenizer.train(texts, kind="word")

@@ -1,4 +1,4 @@
-"""Training that ends early: resumed bit for bit after every kind of end, Ctrl-C, errors that name the step."""
+"""Training that ends early: resuming bit for bit after every kind of end, Ctrl-C, and errors that name the step."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def test_a_run_killed_while_saving_is_resumed_bit_for_bit(tmp_path: Path) -> Non
     script = textwrap.dedent(KILLED.format(tests=str(Path(__file__).parents[1])))
     processes = [
         subprocess.Popen([sys.executable, "-c", script, str(tmp_path / str(calls)), str(calls)])
-        for calls in (8, 10, 15, 18)  # model in force, model and no state, state half in force, state in force
+        for calls in (8, 10, 15, 18)  # killed with: model in force, model but no state, half the state, all of it
     ]
     for process in processes:
         assert process.wait() == -signal.SIGKILL
@@ -257,7 +257,7 @@ def test_ctrl_c_in_a_validation_saves_the_steps_before_it(tmp_path: Path) -> Non
 
     def loss(ids: Any, targets: Any) -> float:
         calls.append(1)
-        if len(calls) == 4:  # of two batches each time
+        if len(calls) == 4:  # each validation has two batches
             interrupt()
         return forward(ids, targets)
 
