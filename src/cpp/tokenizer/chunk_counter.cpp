@@ -138,10 +138,12 @@ void ChunkCounter::count(const std::vector<std::string_view>& pieces, const std:
 
 void ChunkCounter::count_piece(Task& task, std::string_view piece) const {
   const char* const end = piece.data() + piece.size();
-  const auto spill = [&task](const ChunkCount& entry, uint64_t hash) { task.spilled[part_of(hash)].push_back(entry); };
+  const auto spill = [&task](const PackedChunkCount& entry, uint64_t hash) {
+    task.spilled[part_of(hash)].push_back(entry);
+  };
   for_each_chunk(pattern_, piece, [&](std::string_view chunk) {
-    if (chunk.size() <= CountedChunk::kMostBytes) {
-      task.cache.add(CountedChunk(chunk, static_cast<size_t>(end - chunk.data())), spill);
+    if (chunk.size() <= PackedChunk::kMostBytes) {
+      task.cache.add(PackedChunk(chunk, static_cast<size_t>(end - chunk.data())), spill);
     } else {
       task.long_chunks[part_of(hash_ends(chunk))].push_back(chunk);
     }
@@ -150,7 +152,7 @@ void ChunkCounter::count_piece(Task& task, std::string_view piece) const {
 
 void ChunkCounter::collect(size_t part) {
   for (Task& task : tasks_) {
-    for (const ChunkCount& entry : task.spilled[part]) table_[part].add(entry);
+    for (const PackedChunkCount& entry : task.spilled[part]) table_[part].add(entry);
     for (const std::string_view chunk : task.long_chunks[part]) table_[part].add(chunk);
     task.spilled[part].clear();
     task.long_chunks[part].clear();
@@ -159,7 +161,7 @@ void ChunkCounter::collect(size_t part) {
 
 std::vector<CountedChunk> ChunkCounter::chunks() {
   for (Task& task : tasks_) {
-    task.cache.clear([&](const ChunkCount& entry, uint64_t hash) { table_[part_of(hash)].add(entry); });
+    task.cache.clear([&](const PackedChunkCount& entry, uint64_t hash) { table_[part_of(hash)].add(entry); });
   }
   std::vector<CountedChunk> all;
   for (const ChunkTable& part : table_) {

@@ -65,7 +65,7 @@ class ChunkCounter {
 
   struct Task {
     CountCache cache;
-    std::array<std::vector<ChunkCount>, kParts> spilled;
+    std::array<std::vector<PackedChunkCount>, kParts> spilled;
     std::array<std::vector<std::string_view>, kParts> long_chunks;
   };
 

@@ -14,15 +14,15 @@
 namespace soma {
 
 // The bytes of a chunk, then zeros, then its length in the last byte. The length is not 0.
-struct CountedChunk {
+struct PackedChunk {
   static constexpr size_t kMostBytes = 15;
 
   uint64_t words[2] = {0, 0};
 
-  CountedChunk() = default;
+  PackedChunk() = default;
 
   // `readable`: the number of bytes that may be read from chunk.data() on.
-  CountedChunk(std::string_view chunk, size_t readable) {
+  PackedChunk(std::string_view chunk, size_t readable) {
     static constexpr unsigned char kMask[32] = {255, 255, 255, 255, 255, 255, 255, 255,
                                                 255, 255, 255, 255, 255, 255, 255, 255};
     if (readable >= sizeof(words)) {
@@ -42,7 +42,7 @@ struct CountedChunk {
     return word;
   }
 
-  bool operator==(const CountedChunk& other) const {
+  bool operator==(const PackedChunk& other) const {
     return ((words[0] ^ other.words[0]) | (words[1] ^ other.words[1])) == 0;
   }
 
@@ -59,8 +59,8 @@ struct CountedChunk {
   }
 };
 
-struct ChunkCount {
-  CountedChunk chunk;
+struct PackedChunkCount {
+  PackedChunk chunk;
   uint64_t count = 0;  // 0: a free slot
 };
 
@@ -71,9 +71,9 @@ class CountCache {
 
   // Calls spill(entry, hash) for a displaced chunk.
   template <typename Spill>
-  void add(const CountedChunk& chunk, Spill&& spill) {
+  void add(const PackedChunk& chunk, Spill&& spill) {
     const uint64_t hash = chunk.hash();
-    ChunkCount& slot = slots_[hash >> (64 - kBits)];
+    PackedChunkCount& slot = slots_[hash >> (64 - kBits)];
     if (slot.chunk == chunk) {
       ++slot.count;
       return;
@@ -84,7 +84,7 @@ class CountCache {
 
   template <typename Spill>
   void clear(Spill&& spill) {
-    for (ChunkCount& slot : slots_) {
+    for (PackedChunkCount& slot : slots_) {
       if (slot.count != 0) spill(slot, slot.chunk.hash());
       slot = {};
     }
@@ -92,7 +92,7 @@ class CountCache {
 
  private:
   static constexpr int kBits = 14;
-  std::vector<ChunkCount> slots_;
+  std::vector<PackedChunkCount> slots_;
 };
 
 // Counts of all chunks.
@@ -100,8 +100,8 @@ class ChunkTable {
  public:
   ChunkTable() : slots_(16) {}
 
-  void add(const ChunkCount& more) {
-    ChunkCount& slot = slots_[slot_of(more.chunk)];
+  void add(const PackedChunkCount& more) {
+    PackedChunkCount& slot = slots_[slot_of(more.chunk)];
     if (slot.count == 0) slot.chunk = more.chunk;
     const bool is_new = slot.count == 0;
     slot.count += more.count;
@@ -117,7 +117,7 @@ class ChunkTable {
   // Calls visit(chunk, count) for every chunk. The views are valid until the next add().
   template <typename Visit>
   void for_each(Visit&& visit) const {
-    for (const ChunkCount& slot : slots_) {
+    for (const PackedChunkCount& slot : slots_) {
       if (slot.count != 0) visit(slot.chunk.bytes(), slot.count);
     }
     for (uint32_t i = 0; i < long_chunks_.size(); ++i) visit(long_chunks_.key(i), long_counts_[i]);
@@ -126,21 +126,21 @@ class ChunkTable {
  private:
   // The slot of the chunk, or the free slot where it goes. The hash is scaled to any number of slots: the table grows
   // by half.
-  size_t slot_of(const CountedChunk& chunk) const {
+  size_t slot_of(const PackedChunk& chunk) const {
     size_t i = (chunk.hash() & 0xFFFFFFFFu) * slots_.size() >> 32;
     while (slots_[i].count != 0 && !(slots_[i].chunk == chunk)) i = i + 1 == slots_.size() ? 0 : i + 1;
     return i;
   }
 
   void grow() {
-    std::vector<ChunkCount> old(slots_.size() + slots_.size() / 2);
+    std::vector<PackedChunkCount> old(slots_.size() + slots_.size() / 2);
     old.swap(slots_);
-    for (const ChunkCount& slot : old) {
+    for (const PackedChunkCount& slot : old) {
       if (slot.count != 0) slots_[slot_of(slot.chunk)] = slot;
     }
   }
 
-  std::vector<ChunkCount> slots_;  // at most three quarters full
+  std::vector<PackedChunkCount> slots_;  // at most three quarters full
   size_t size_ = 0;
   StringTable long_chunks_;
   std::vector<uint64_t> long_counts_;
