@@ -16,9 +16,20 @@ namespace {
 using soma::check;
 
 soma::ModelConfig make_config(int64_t vocab_size, int64_t d_model, int64_t n_layers, int64_t n_heads, int64_t d_ff,
-                              int64_t max_seq_len, const std::string& block, bool tied_head) {
-  const soma::ModelConfig config{vocab_size, d_model, n_layers, n_heads, d_ff, max_seq_len, &soma::find_block(block),
-                                 tied_head};
+                              int64_t max_seq_len, const std::string& block, bool tied_head,
+                              const std::string& activation, bool scale_attn_weights,
+                              bool scale_attn_by_inverse_layer_idx) {
+  const soma::ModelConfig config{.vocab_size = vocab_size,
+                                 .d_model = d_model,
+                                 .n_layers = n_layers,
+                                 .n_heads = n_heads,
+                                 .d_ff = d_ff,
+                                 .max_seq_len = max_seq_len,
+                                 .block = &soma::find_block(block),
+                                 .tied_head = tied_head,
+                                 .activation = soma::find_activation(activation),
+                                 .scale_attn_weights = scale_attn_weights,
+                                 .scale_attn_by_inverse_layer_idx = scale_attn_by_inverse_layer_idx};
   config.validate();
   return config;
 }
@@ -29,11 +40,14 @@ void def_of_config(py::module_& m, const char* name, F f, const char* doc) {
   m.def(
       name,
       [f](int64_t vocab_size, int64_t d_model, int64_t n_layers, int64_t n_heads, int64_t d_ff, int64_t max_seq_len,
-          const std::string& block, bool tied_head) {
-        return f(make_config(vocab_size, d_model, n_layers, n_heads, d_ff, max_seq_len, block, tied_head));
+          const std::string& block, bool tied_head, const std::string& activation, bool scale_attn_weights,
+          bool scale_attn_by_inverse_layer_idx) {
+        return f(make_config(vocab_size, d_model, n_layers, n_heads, d_ff, max_seq_len, block, tied_head, activation,
+                             scale_attn_weights, scale_attn_by_inverse_layer_idx));
       },
       py::kw_only(), py::arg("vocab_size"), py::arg("d_model"), py::arg("n_layers"), py::arg("n_heads"),
-      py::arg("d_ff"), py::arg("max_seq_len"), py::arg("block"), py::arg("tied_head"), doc);
+      py::arg("d_ff"), py::arg("max_seq_len"), py::arg("block"), py::arg("tied_head"), py::arg("activation"),
+      py::arg("scale_attn_weights"), py::arg("scale_attn_by_inverse_layer_idx"), doc);
 }
 
 using Shape = py::typing::Tuple<py::int_, py::ellipsis>;
@@ -123,6 +137,20 @@ void register_model(py::module_& m) {
       "block_ties_head", [](const std::string& block) { return soma::find_block(block).traits.ties_head; },
       py::arg("block"), "Whether the output head is the token embedding where a config does not say.");
   m.def(
+      "block_activations",
+      [](const std::string& block) {
+        std::vector<std::string> names;
+        for (const soma::Activation a : soma::find_block(block).traits.activations) {
+          names.emplace_back(soma::activation_name(a));
+        }
+        return names;
+      },
+      py::arg("block"), "The activations that a block can have, its own first.");
+  m.def(
+      "block_scales_attention",
+      [](const std::string& block) { return soma::find_block(block).traits.scales_attention; }, py::arg("block"),
+      "Whether a block takes scale_attn_weights and scale_attn_by_inverse_layer_idx.");
+  m.def(
       "model_limits",
       [] {
         py::typing::Dict<py::str, py::typing::Tuple<py::int_, py::int_>> limits;
@@ -146,15 +174,18 @@ void register_model(py::module_& m) {
 
   py::class_<ModelHandle>(m, "Model", "A transformer: parameters, forward, loss, gradients.")
       .def(py::init([](int64_t vocab_size, int64_t d_model, int64_t n_layers, int64_t n_heads, int64_t d_ff,
-                       int64_t max_seq_len, const std::string& block, bool tied_head, uint64_t seed,
+                       int64_t max_seq_len, const std::string& block, bool tied_head, const std::string& activation,
+                       bool scale_attn_weights, bool scale_attn_by_inverse_layer_idx, uint64_t seed,
                        const std::string& precision, bool initialize) {
              const soma::Precision parsed = parse_precision(precision);
              const soma::ModelConfig config =
-                 make_config(vocab_size, d_model, n_layers, n_heads, d_ff, max_seq_len, block, tied_head);
+                 make_config(vocab_size, d_model, n_layers, n_heads, d_ff, max_seq_len, block, tied_head, activation,
+                             scale_attn_weights, scale_attn_by_inverse_layer_idx);
              return without_gil([&] { return std::make_unique<ModelHandle>(config, seed, parsed, initialize); });
            }),
            py::kw_only(), py::arg("vocab_size"), py::arg("d_model"), py::arg("n_layers"), py::arg("n_heads"),
-           py::arg("d_ff"), py::arg("max_seq_len"), py::arg("block"), py::arg("tied_head"), py::arg("seed"),
+           py::arg("d_ff"), py::arg("max_seq_len"), py::arg("block"), py::arg("tied_head"), py::arg("activation"),
+           py::arg("scale_attn_weights"), py::arg("scale_attn_by_inverse_layer_idx"), py::arg("seed"),
            py::arg("precision"), py::arg("initialize") = true)
       .def(
           "set_evaluation_precision",

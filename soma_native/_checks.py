@@ -81,11 +81,11 @@ def pair(argument: str, value: Any, **limits: float) -> tuple[float, float]:
     return number(f"{argument}[0]", value[0], **limits), number(f"{argument}[1]", value[1], **limits)
 
 
-def choice(argument: str, value: Any, allowed: Iterable[str]) -> str:
-    """`value`, which must be one of the strings `allowed`. Else raises an ArgumentError that lists them."""
+def choice(argument: str, value: Any, allowed: Iterable[str], where: str = "") -> str:
+    """`value`, which must be one of the strings `allowed`. Else raises an ArgumentError that lists them, with `where`."""
     allowed = tuple(allowed)
     if not isinstance(value, str) or value not in allowed:
-        raise ArgumentError(argument, f"must be one of {', '.join(allowed)}, got {value!r:.80}")
+        raise ArgumentError(argument, f"must be one of {', '.join(allowed)}{where}, got {value!r:.80}")
     return value
 
 

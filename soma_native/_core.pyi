@@ -27,7 +27,9 @@ __all__: list[str] = [
     "Tokenizer",
     "active_isa",
     "available_isas",
+    "block_activations",
     "block_names",
+    "block_scales_attention",
     "block_ties_head",
     "bpe_chunk_ends",
     "bpe_cuts",
@@ -105,6 +107,9 @@ class Model:
         max_seq_len: typing.SupportsInt | typing.SupportsIndex,
         block: str,
         tied_head: bool,
+        activation: str,
+        scale_attn_weights: bool,
+        scale_attn_by_inverse_layer_idx: bool,
         seed: typing.SupportsInt | typing.SupportsIndex,
         precision: str,
         initialize: bool = True,
@@ -378,9 +383,19 @@ def available_isas() -> tuple[str, ...]:
     Instruction-set levels this machine can run, weakest first.
     """
 
+def block_activations(block: str) -> list[str]:
+    """
+    The activations that a block can have, its own first.
+    """
+
 def block_names() -> list[str]:
     """
     The architectures there are.
+    """
+
+def block_scales_attention(block: str) -> bool:
+    """
+    Whether a block takes scale_attn_weights and scale_attn_by_inverse_layer_idx.
     """
 
 def block_ties_head(block: str) -> bool:
@@ -438,6 +453,9 @@ def num_parameters(
     max_seq_len: typing.SupportsInt | typing.SupportsIndex,
     block: str,
     tied_head: bool,
+    activation: str,
+    scale_attn_weights: bool,
+    scale_attn_by_inverse_layer_idx: bool,
 ) -> int:
     """
     Learned numbers of a model in all, without building it.
@@ -453,6 +471,9 @@ def parameter_shapes(
     max_seq_len: typing.SupportsInt | typing.SupportsIndex,
     block: str,
     tied_head: bool,
+    activation: str,
+    scale_attn_weights: bool,
+    scale_attn_by_inverse_layer_idx: bool,
 ) -> dict[str, tuple[int, ...]]:
     """
     Shapes of a model's parameters by name, without building it.

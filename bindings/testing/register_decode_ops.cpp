@@ -1,8 +1,11 @@
 // The operations of ops/decode.h one by one, for tests, as register_ops.cpp has those of ops/ops.h.
 #include <algorithm>
+#include <cmath>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "model/config.h"
 #include "ops/decode.h"
 #include "testing/ops_arrays.h"
 #include "registers.h"
@@ -32,16 +35,12 @@ Floats decode_linear(const Floats& x, const Floats& w, const std::string& weight
   const Shape shape{x.shape(0), outer};
   expect("bias", bias, {outer});
   expect("residual", residual, shape);
-  check(activation == "none" || activation == "relu" || activation == "gelu",
-        "activation must be 'none', 'relu' or 'gelu', got '", activation, "'");
+  const soma::Activation last = activation == "none" ? soma::Activation::kNone : soma::find_activation(activation);
   const bool live = weights == "live";
   const soma::WeightFormat format = live ? soma::WeightFormat::kFloat32 : parse_weight_format(weights);
   Floats y = unset(shape);
   const soma::Matrix out = rows_of(y), in = rows_of(x), added = residual ? rows_of(*residual) : out;
-  const soma::RowEpilogue epilogue{data(bias), residual ? &added : nullptr,
-                                   activation == "relu"   ? soma::Activation::kRelu
-                                   : activation == "gelu" ? soma::Activation::kGelu
-                                                          : soma::Activation::kNone};
+  const soma::RowEpilogue epilogue{data(bias), residual ? &added : nullptr, last};
   std::vector<float> packed(static_cast<std::size_t>(soma::packed_size(format, inner, outer)) + 16);
   std::vector<float> scales(static_cast<std::size_t>(outer));
   const soma::DecodeMatrix kept =
@@ -67,8 +66,8 @@ void to_cache_layout(Floats& cache, Floats& plain, int64_t heads, bool keys, boo
   }
 }
 
-Triple decode_attention(const Floats& qkv, const Floats& keys, const Floats& values, const Ids& lengths,
-                        int64_t heads) {
+Triple decode_attention(const Floats& qkv, const Floats& keys, const Floats& values, const Ids& lengths, int64_t heads,
+                        std::optional<float> scale) {
   expect_dimensions("qkv", qkv, 2);
   expect_dimensions("keys", keys, 3);
   check(heads >= 1 && qkv.shape(1) % (3 * heads) == 0, "qkv must be 3 * heads * head_size wide");
@@ -88,10 +87,12 @@ Triple decode_attention(const Floats& qkv, const Floats& keys, const Floats& val
     cache.push_back({cached_k.mutable_data() + at, cached_v.mutable_data() + at, lengths.data()[r], capacity});
   }
   const soma::Matrix result = rows_of(out), in = rows_of(qkv);
+  const int64_t head_size = channels / heads;
+  const soma::HeadShape shape{heads, head_size, scale.value_or(1.0f / std::sqrt(static_cast<float>(head_size)))};
   const int64_t threads = soma::call_threads();
   std::vector<float> scores(static_cast<std::size_t>(threads * (capacity + 16)));
   run_region(threads, [&](const soma::ParallelRegion& region) {
-    soma::decode_attention(region, result, in, cache.data(), {heads, channels / heads}, scores.data());
+    soma::decode_attention(region, result, in, cache.data(), shape, scores.data());
   });
   to_cache_layout(cached_k, k, heads, true, true);
   to_cache_layout(cached_v, v, heads, false, true);
@@ -105,7 +106,8 @@ void register_decode_ops(py::module_& m) {
   m.def("decode_linear", &decode_linear, py::arg("x"), py::arg("w"), py::kw_only(), py::arg("weights") = "live",
         py::arg("by_output") = false, py::arg("bias") = none, py::arg("residual") = none,
         py::arg("activation") = "none", py::arg("prompt") = false,
-        "x w + bias + residual, then 'relu' or 'gelu', as generation does it; by_output: w is (out, in).");
+        "x w + bias + residual, then 'relu', 'gelu_tanh' or 'gelu', as generation does it; by_output: w is (out, in).");
   m.def("decode_attention", &decode_attention, py::arg("qkv"), py::arg("keys"), py::arg("values"), py::arg("lengths"),
-        py::arg("heads"), "(out (R, C), keys, values (R, S, C)): one more position of each cached row.");
+        py::arg("heads"), py::arg("scale") = none,
+        "(out (R, C), keys, values (R, S, C)): one more position of each cached row.");
 }

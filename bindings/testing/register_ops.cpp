@@ -1,7 +1,9 @@
 // The operations of ops/ops.h one by one, for tests: a mistake of a kernel shows here by name and at its own size.
 // Every function returns new arrays; those an operation must fill hold NaN before, so that what it forgets is seen.
 #include <atomic>
+#include <cmath>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
 #include <thread>
@@ -71,26 +73,29 @@ Floats matmul(const Floats& a, const Floats& b, const std::string& layout, const
   return c;
 }
 
-// A product whose result goes through gelu, or back through gelu or relu: (c, the output of gelu). "relu'" reads
-// relu's output, "gelu'" gelu's input. y in `pairs` is the output of either.
+// A product whose result goes through a gelu, or back through one or relu: (c, the output of gelu). "relu'" reads
+// relu's output, "gelu'" and "gelu_tanh'" gelu's input. y in `pairs` is the output of either.
 Pair matmul_through(const Floats& a, const Floats& b, const std::string& function, const MaybeFloats& saved,
                     const std::string& precision, const std::string& pairs) {
   expect_dimensions("a", a, 2);
   expect_dimensions("b", b, 2);
   check(a.shape(1) == b.shape(0), "a and b must share their inner size, got ", a.shape(1), " and ", b.shape(0));
-  check(function == "gelu" || function == "gelu'" || function == "relu'", "no such function: '", function, "'");
-  check(saved.has_value() == (function != "gelu"), "saved goes with a function backward");
+  const bool relu = function == "relu'", erf = function.rfind("gelu_tanh", 0) != 0, backward = function.back() == '\'';
+  check(relu || function == "gelu" || function == "gelu'" || function == "gelu_tanh" || function == "gelu_tanh'",
+        "no such function: '", function, "'");
+  check(saved.has_value() == backward, "saved goes with a function backward");
   expect_pairs(pairs, "cy", precision);
   const Shape shape{a.shape(0), b.shape(1)};
   expect("saved", saved, shape);
   Floats c = unset(shape), y = unset(shape);
-  const bool relu = function == "relu'";
   const Operand out = Operand::into(c, has(pairs, 'c'));
   const Operand output = relu ? Operand::of(*saved, has(pairs, 'y')) : Operand::into(y, has(pairs, 'y'));
   const ConstMatrix relu_output = output.get();
-  const soma::Epilogue epilogue{.gelu = function == "gelu" ? &output.get() : nullptr,
-                                .gelu_input = function == "gelu'" ? data(saved) : nullptr,
-                                .gelu_output = function == "gelu'" ? &output.get() : nullptr,
+  const bool through = backward && !relu;
+  const soma::Epilogue epilogue{.gelu = backward ? nullptr : &output.get(),
+                                .gelu_erf = erf,
+                                .gelu_input = through ? data(saved) : nullptr,
+                                .gelu_output = through ? &output.get() : nullptr,
                                 .relu_output = relu ? &relu_output : nullptr};
   run([&](soma::Ops& ops) { ops.matmul(out.get(), matrix(a), matrix(b), epilogue); }, precision);
   out.finish();
@@ -219,9 +224,16 @@ Pair through_epilogue(const Floats& x, const Floats& other, MakeEpilogue&& make_
   return py::make_tuple(y, second);
 }
 
-Pair gelu_backward(const Floats& dy, const Floats& x) {
-  return through_epilogue(dy, x,
-                          [&](const Matrix& y) { return soma::Epilogue{.gelu_input = x.data(), .gelu_output = &y}; });
+bool is_erf(const std::string& activation) {
+  check(activation == "gelu" || activation == "gelu_tanh", "activation must be 'gelu' or 'gelu_tanh', got '",
+        activation, "'");
+  return activation == "gelu";
+}
+
+Pair gelu_backward(const Floats& dy, const Floats& x, const std::string& activation) {
+  return through_epilogue(dy, x, [&](const Matrix& y) {
+    return soma::Epilogue{.gelu_erf = is_erf(activation), .gelu_input = x.data(), .gelu_output = &y};
+  });
 }
 
 Floats relu_backward(const Floats& dy, const Floats& y) {
@@ -230,24 +242,28 @@ Floats relu_backward(const Floats& dy, const Floats& y) {
       .cast<Floats>();
 }
 
-Pair gelu(const Floats& x) {
+Pair gelu(const Floats& x, const std::string& activation) {
   expect_dimensions("x", x, 2);
-  return through_epilogue(x, x, [](const Matrix& gelu) { return soma::Epilogue{.gelu = &gelu}; });
+  return through_epilogue(
+      x, x, [&](const Matrix& gelu) { return soma::Epilogue{.gelu = &gelu, .gelu_erf = is_erf(activation)}; });
 }
 
-soma::AttentionShape attention_shape(const Floats& qkv, int64_t heads) {
+soma::AttentionShape attention_shape(const Floats& qkv, int64_t heads, std::optional<float> scale) {
   expect_dimensions("qkv", qkv, 3);
   check(heads >= 1 && qkv.shape(2) % (3 * heads) == 0, "qkv must be 3 * heads * head_size wide, got ", qkv.shape(2),
         " for ", heads, " heads");
-  return {qkv.shape(0), qkv.shape(1), heads, qkv.shape(2) / 3 / heads};
+  const int64_t head_size = qkv.shape(2) / 3 / heads;
+  return {qkv.shape(0), qkv.shape(1), heads, head_size,
+          scale.value_or(1.0f / std::sqrt(static_cast<float>(head_size)))};
 }
 
 void expect_even_heads(const std::string& pairs, const soma::AttentionShape& shape) {
   check(pairs.empty() || shape.head_size % 2 == 0, "pairs need heads of an even size, got ", shape.head_size);
 }
 
-Pair attention(const Floats& qkv, int64_t heads, const std::string& precision, const std::string& pairs) {
-  const soma::AttentionShape shape = attention_shape(qkv, heads);
+Pair attention(const Floats& qkv, int64_t heads, const std::string& precision, const std::string& pairs,
+               std::optional<float> scale) {
+  const soma::AttentionShape shape = attention_shape(qkv, heads, scale);
   expect_pairs(pairs, "a", precision);
   expect_even_heads(pairs, shape);
   const Operand in = Operand::of(qkv, has(pairs, 'a'));
@@ -259,9 +275,9 @@ Pair attention(const Floats& qkv, int64_t heads, const std::string& precision, c
 }
 
 Floats attention_backward(const Floats& dout, const Floats& qkv, const Floats& lse, const std::string& precision,
-                          const std::string& pairs) {
+                          const std::string& pairs, std::optional<float> scale) {
   expect_dimensions("lse", lse, 3);
-  const soma::AttentionShape shape = attention_shape(qkv, lse.shape(1));
+  const soma::AttentionShape shape = attention_shape(qkv, lse.shape(1), scale);
   expect_pairs(pairs, "ac", precision);
   expect_even_heads(pairs, shape);
   expect("lse", lse, {shape.batch, shape.heads, shape.length});
@@ -375,10 +391,10 @@ void register_ops(py::module_& parent) {
         py::arg("pairs") = "", py::arg("prepacked") = false,
         "op(a) op(b) with what 't' in the layout transposes; then + bias + residual, then relu. Or onto + op(a) op(b). "
         "pairs: which of a, b and c are kept as pairs of bfloat16; prepacked: b is packed beforehand.");
-  m.def(
-      "matmul_through", &matmul_through, py::arg("a"), py::arg("b"), py::kw_only(), py::arg("function"),
-      py::arg("saved") = none, py::arg("precision") = "float32", py::arg("pairs") = "",
-      "(f(a b), gelu's output) for f 'gelu' (which leaves a b as it is), \"gelu'\" or \"relu'\" with what they saved.");
+  m.def("matmul_through", &matmul_through, py::arg("a"), py::arg("b"), py::kw_only(), py::arg("function"),
+        py::arg("saved") = none, py::arg("precision") = "float32", py::arg("pairs") = "",
+        "(f(a b), gelu's output) for f 'gelu' or 'gelu_tanh' (which leave a b as it is), \"gelu'\", \"gelu_tanh'\" or "
+        "\"relu'\" with what they saved.");
   m.def("weight_gradients", &weight_gradients, py::arg("operands"), py::arg("onto"), py::kw_only(),
         py::arg("precision") = "float32", py::arg("pairs") = "",
         "(dw + a^T b, sums + sum of the rows of b) of every (a, b) with its (dw, sums or None), all at once.");
@@ -392,14 +408,18 @@ void register_ops(py::module_& parent) {
         "dx, or onto + dx; without mean, x is the normalised output itself. With beta, (dx, the output again).");
   m.def("norm_grad", &norm_grad, py::arg("dy"), py::arg("x"), py::arg("mean"), py::arg("rstd"), py::arg("dgamma"),
         py::arg("dbeta"), "(dgamma, dbeta) with what this batch adds.");
-  m.def("gelu", &gelu, py::arg("x"), "(x, gelu(x)) in the tanh form, as a matrix product stores both.");
-  m.def("gelu_backward", &gelu_backward, py::arg("dy"), py::arg("x"), "(dy gelu'(x), gelu(x)).");
+  m.def("gelu", &gelu, py::arg("x"), py::arg("activation") = "gelu_tanh",
+        "(x, y) as a matrix product stores both: y is x Phi(x) for 'gelu', for 'gelu_tanh' its tanh form.");
+  m.def("gelu_backward", &gelu_backward, py::arg("dy"), py::arg("x"), py::arg("activation") = "gelu_tanh",
+        "(dy y', y) for the y of gelu.");
   m.def("relu_backward", &relu_backward, py::arg("dy"), py::arg("y"), "dy where y > 0, else 0.");
   m.def("attention", &attention, py::arg("qkv"), py::arg("heads"), py::arg("precision") = "float32",
-        py::arg("pairs") = "",
-        "(out (B, T, C), log-sum-exp of the scaled scores (B, H, T)) of causal attention over qkv (B, T, 3C).");
+        py::arg("pairs") = "", py::arg("scale") = none,
+        "(out (B, T, C), log-sum-exp of the scaled scores (B, H, T)) of causal attention over qkv (B, T, 3C); scale is "
+        "1 / sqrt(head size) where it is not given.");
   m.def("attention_backward", &attention_backward, py::arg("dout"), py::arg("qkv"), py::arg("lse"),
-        py::arg("precision") = "float32", py::arg("pairs") = "", "dqkv, from what attention returned.");
+        py::arg("precision") = "float32", py::arg("pairs") = "", py::arg("scale") = none,
+        "dqkv, from what attention returned.");
   m.def("embed", &embed, py::arg("ids"), py::arg("wte"), py::arg("wpe") = none, "wte[ids] + wpe[position], (B, T, C).");
   m.def("embed_backward", &embed_backward, py::arg("dout"), py::arg("ids"), py::arg("dwte"), py::arg("dwpe") = none,
         "(dwte, dwpe) with what this batch adds.");

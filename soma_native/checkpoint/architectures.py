@@ -13,8 +13,10 @@ class Architecture(NamedTuple):
         class_name: what `transformers` calls the model's class, for `architectures` in config.json.
         sizes: for each field of a ModelConfig its key in config.json. Of several keys the first one found is read, and
             all are written.
+        choices: for each other field of a ModelConfig its key, and for each of its values the words of config.json that
+            mean it; the first word is written. The first value is the default where there is no such key.
         settings: settings that change the mathematics, each with the values that our block computes; the first is
-            written. Dropout is missing on purpose: it is always off here.
+            written. Dropout is missing on purpose: it is off in everything that a loaded model is used for here.
         written: settings that are only written.
         tied_head: whether the head is the embedding, if config.json does not say.
         d_ff_factor: d_ff / d_model if config.json has no d_ff; None if config.json must have it.
@@ -26,6 +28,7 @@ class Architecture(NamedTuple):
     block: str
     class_name: str
     sizes: dict[str, tuple[str, ...]]
+    choices: dict[str, tuple[str, dict[object, tuple[object, ...]]]]
     settings: dict[str, tuple[object, ...]]
     written: dict[str, object]
     tied_head: bool
@@ -47,6 +50,7 @@ ARCHITECTURES: dict[str, Architecture] = {  # by model_type
         block="soma",
         class_name="SomaForCausalLM",
         sizes=_keys(),
+        choices={},
         settings={},
         written={},
         tied_head=False,
@@ -60,13 +64,19 @@ ARCHITECTURES: dict[str, Architecture] = {  # by model_type
         sizes=_keys(
             max_seq_len="n_positions n_ctx", d_model="n_embd", n_layers="n_layer", n_heads="n_head", d_ff="n_inner"
         ),
-        settings={
-            "activation_function": ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate"),
-            "layer_norm_epsilon": (1e-5,),
-            "scale_attn_weights": (True,),
-            "scale_attn_by_inverse_layer_idx": (False,),
-            "add_cross_attention": (False,),
+        choices={
+            "activation": (
+                "activation_function",
+                {
+                    "gelu_tanh": ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate"),
+                    "gelu": ("gelu", "gelu_python"),
+                    "relu": ("relu",),
+                },
+            ),
+            "scale_attn_weights": ("scale_attn_weights", {True: (True,), False: (False,)}),
+            "scale_attn_by_inverse_layer_idx": ("scale_attn_by_inverse_layer_idx", {False: (False,), True: (True,)}),
         },
+        settings={"layer_norm_epsilon": (1e-5,), "add_cross_attention": (False,)},
         written={"initializer_range": 0.02, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0},
         tied_head=True,
         d_ff_factor=4,

@@ -76,7 +76,8 @@ def config_to_json(config: ModelConfig, tok: Tokenizer | None, kept: Mapping[str
         "model_type": model_type,
         "architectures": [entry.class_name],
         **{key: getattr(config, name) for name, keys in entry.sizes.items() for key in keys},
-        **{key: kept.get(key, values[0]) for key, values in entry.settings.items()},
+        **{key: _word(kept, key, words[getattr(config, name)]) for name, (key, words) in entry.choices.items()},
+        **{key: _word(kept, key, words) for key, words in entry.settings.items()},
         "tie_word_embeddings": config.tied_head,
         "torch_dtype": "float32",
     }
@@ -137,15 +138,29 @@ def json_to_config(document: Any, path: Path) -> ModelConfig:
 
 
 def _config(document: Mapping[str, Any], entry: Architecture) -> ModelConfig:
-    for name, allowed in entry.settings.items():
-        if name in document and document[name] not in allowed:
-            allowed_text = " or ".join(repr(value) for value in allowed)
-            raise ValueError(f"{name} is {document[name]!r:.60}; our {entry.block} block computes {allowed_text}")
+    for key, words in entry.settings.items():
+        _meant(document, key, {None: words}, entry.block)
     keys = {name: next((key for key in keys if key in document), keys[-1]) for name, keys in entry.sizes.items()}
     if entry.d_ff_factor is not None and document.get(keys["d_ff"]) is None:
         document = {**document, keys["d_ff"]: entry.d_ff_factor * _size(document, keys["d_model"])}
-    sizes = {name: _size(document, key) for name, key in keys.items()}
-    return ModelConfig(block=entry.block, tied_head=_flag(document, "tie_word_embeddings", entry.tied_head), **sizes)
+    fields: dict[str, Any] = {name: _size(document, key) for name, key in keys.items()}
+    for name, (key, meanings) in entry.choices.items():
+        fields[name] = _meant(document, key, meanings, entry.block)
+    return ModelConfig(block=entry.block, tied_head=_flag(document, "tie_word_embeddings", entry.tied_head), **fields)
+
+
+def _meant(document: Mapping[str, Any], key: str, meanings: Mapping[Any, tuple[object, ...]], block: str) -> Any:
+    """The value of which document[key] is one of the words; the first where there is no such key."""
+    for value, words in meanings.items():
+        if document.get(key, words[0]) in words:
+            return value
+    known = " or ".join(repr(word) for words in meanings.values() for word in words)
+    raise ValueError(f"{key} is {document[key]!r:.60}; our {block} block computes {known}")
+
+
+def _word(kept: Mapping[str, Any], key: str, words: tuple[object, ...]) -> object:
+    """What to write: the word of them that the folder had, or else the first."""
+    return kept[key] if kept.get(key) in words else words[0]
 
 
 def _size(document: Mapping[str, Any], name: str) -> int:

@@ -30,6 +30,11 @@ class ModelConfig:
         block: ``"soma"`` (post-norm without affine, ReLU, attention without biases, untied head) or ``"gpt2"``
             (pre-norm with affine, GELU, biases, tied head: Radford et al. 2019).
         tied_head: whether the output head is the token embedding; ``None`` takes the block's own way.
+        activation: of the feed-forward network: ``"relu"``, ``"gelu_tanh"`` (GPT-2's) or ``"gelu"`` (x Phi(x) itself);
+            ``None`` takes the block's own. ``gpt2`` can have each, ``soma`` has ReLU.
+        scale_attn_weights: whether the scores of attention are divided by the root of a head's size; ``gpt2`` can do
+            without.
+        scale_attn_by_inverse_layer_idx: whether those of the n-th layer are divided by n as well; ``gpt2`` alone.
 
     Raises:
         TypeError: a size is not an integer.
@@ -47,6 +52,9 @@ class ModelConfig:
     max_seq_len: int
     block: str = "soma"
     tied_head: bool | None = None
+    activation: str | None = None
+    scale_attn_weights: bool = True
+    scale_attn_by_inverse_layer_idx: bool = False
 
     def __post_init__(self) -> None:
         for name, (low, high) in _core.model_limits().items():
@@ -57,6 +65,13 @@ class ModelConfig:
         if self.tied_head is None:
             object.__setattr__(self, "tied_head", _core.block_ties_head(self.block))
         flag("tied_head", self.tied_head)
+        activations = _core.block_activations(self.block)
+        if self.activation is None:
+            object.__setattr__(self, "activation", activations[0])
+        choice("activation", self.activation, activations, f" in the {self.block} block")
+        for name, usual in (("scale_attn_weights", True), ("scale_attn_by_inverse_layer_idx", False)):
+            if flag(name, getattr(self, name)) is not usual and not _core.block_scales_attention(self.block):
+                raise ArgumentError(name, f"must be {usual} in the {self.block} block, got {not usual}")
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> ModelConfig:

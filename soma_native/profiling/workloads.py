@@ -25,6 +25,9 @@ class Workload:
     max_seq_len: int
     block: str = "gpt2"
     tied_head: bool = True
+    activation: str | None = None
+    scale_attn_weights: bool = True
+    scale_attn_by_inverse_layer_idx: bool = False
 
     @classmethod
     def preset(cls, name: str, seq_len: int, batch: int) -> Workload:
@@ -41,7 +44,7 @@ class Workload:
         return (
             self
             if block == self.block
-            else replace(self, **replace(self.config, block=block, tied_head=None).to_dict())
+            else replace(self, **replace(self.config, block=block, tied_head=None, activation=None).to_dict())
         )
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from typing import Any
@@ -12,6 +13,7 @@ from soma_native.data.samplers import EpochSampler, RandomSampler, Sampler
 from soma_native.data.token_store import TokenStore
 from soma_native.data.windows import Windows
 from soma_native.errors import NUMBER_OF_STEPS, ArgumentError, Difference
+from soma_native.model.config import ModelConfig
 from soma_native.model.model import Model
 from soma_native.optim.schedule import Schedule
 from soma_native.tokenizer.tokenizer import Tokenizer
@@ -91,6 +93,8 @@ class Layout:
 
     def differences(self, identity: dict[str, Any]) -> list[Difference]:
         """The differences between another run's `identity` and this one, without those that follow from others."""
+        with contextlib.suppress(LookupError, TypeError, ValueError):  # older runs lack the later fields of a model
+            identity = {**identity, "model": ModelConfig(**identity["model"]).to_dict()}
         keys = [k for k in sorted(self.identity.keys() | identity.keys()) if identity.get(k) != self.identity.get(k)]
         derived = {key for key in ("eval_every", "warmup_steps") if getattr(self.config, key) is None}
         if self.config.steps is None and _STEPS_FOLLOW & set(keys):

@@ -30,8 +30,8 @@ def quiet() -> Any:
         yield
 
 
-def ours(tied: bool) -> soma_native.Model:
-    config = soma_native.ModelConfig(**SHAPE, block="gpt2", tied_head=tied)
+def ours(tied: bool, **fields: Any) -> soma_native.Model:
+    config = soma_native.ModelConfig(**SHAPE, block="gpt2", tied_head=tied, **fields)
     model = soma_native.Model(config, seed=0)
     rng = np.random.default_rng(2)
     for array in model.parameters().values():
@@ -94,16 +94,60 @@ def test_there_and_back_again(tmp_path: Path) -> None:
         assert np.array_equal(back.parameters()[name], array), name
 
 
-@pytest.mark.parametrize("name", ["gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate"])
-def test_names_of_our_activation(tmp_path: Path, name: str) -> None:
-    model = theirs(activation_function=name)
+ACTIVATIONS = {  # our name by theirs
+    "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh", "gelu_accurate": "gelu_tanh",
+    "gelu": "gelu", "gelu_python": "gelu", "relu": "relu",
+}  # fmt: skip
+OTHER_GPT2: list[dict[str, Any]] = [
+    *({"activation_function": name} for name in ACTIVATIONS),
+    {"scale_attn_by_inverse_layer_idx": True},
+    {"scale_attn_weights": False},
+    {"activation_function": "gelu", "scale_attn_by_inverse_layer_idx": True, "scale_attn_weights": False},
+]
+
+
+def in_our_words(changes: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a ModelConfig for settings of theirs."""
+    fields = {key: value for key, value in changes.items() if key != "activation_function"}
+    name = changes.get("activation_function")
+    return fields if name is None else {**fields, "activation": ACTIVATIONS[name]}
+
+
+@pytest.mark.parametrize("changes", OTHER_GPT2, ids=str)
+def test_other_mathematics_of_gpt2_there_and_back(tmp_path: Path, changes: dict[str, Any]) -> None:
+    model = theirs(**changes)
     model.save_pretrained(tmp_path / "theirs")
     loaded = load_model(tmp_path / "theirs")
+    assert loaded.config == soma_native.ModelConfig(**{**SHAPE, "d_ff": 96}, block="gpt2", **in_our_words(changes))
     same(loaded.forward(IDS), their_logits(model))
     soma_native.save(tmp_path / "ours", loaded, None)
+    assert load_model(tmp_path / "ours").config == loaded.config
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours").eval()
-    assert again.config.activation_function == name
+    assert {key: getattr(again.config, key) for key in changes} == changes
     same(their_logits(again), their_logits(model))
+
+
+@pytest.mark.parametrize("changes", OTHER_GPT2, ids=str)
+def test_other_mathematics_of_ours_reaches_transformers(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """Each setting changes the logits, so none of them can be lost on the way."""
+    usual, model = ours(True), ours(True, **in_our_words(changes))
+    logits = model.forward(IDS)
+    if model.config != usual.config:
+        assert np.abs(logits - usual.forward(IDS)).max() > TOLERANCE, "too little to tell"
+    soma_native.save(tmp_path, model, None)
+    same(logits, their_logits(transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()))
+    assert np.array_equal(load_model(tmp_path).forward(IDS), logits)
+
+
+@pytest.mark.parametrize("name", ["silu", "gelu_10", "quick_gelu", "mish", "relu2", "tanh", "GELU", None, ["gelu"]])
+def test_other_activations_are_refused_by_name(tmp_path: Path, name: object) -> None:
+    soma_native.save(tmp_path, ours(True), None)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "activation_function": name}))
+    with pytest.raises(CheckpointError) as caught:
+        load_model(tmp_path, verify=False)
+    known = " or ".join(map(repr, ACTIVATIONS))
+    assert f"activation_function is {name!r}; our gpt2 block computes {known}" in str(caught.value)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -149,11 +193,9 @@ def test_files_of_the_original_gpt2(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"activation_function": "relu"}, "activation_function is 'relu'; our gpt2 block computes 'gelu_new'"),
-        ({"activation_function": "gelu"}, "activation_function is 'gelu'; our gpt2 block computes 'gelu_new'"),
         ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon is 1e-06"),
-        ({"scale_attn_weights": False}, "scale_attn_weights is False"),
-        ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True"),
+        ({"scale_attn_weights": "no"}, "scale_attn_weights is 'no'; our gpt2 block computes True or False"),
+        ({"scale_attn_by_inverse_layer_idx": None}, "scale_attn_by_inverse_layer_idx is None"),
         ({"add_cross_attention": True}, "add_cross_attention is True"),
     ],
 )

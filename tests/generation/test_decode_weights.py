@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -17,9 +19,9 @@ SIZES = {"vocab_size": 301, "d_model": 128, "n_layers": 2, "n_heads": 4, "d_ff":
 pytestmark = pytest.mark.usefixtures("settings_restored")
 
 
-def make(block: str) -> tuple[soma.Model, ref.Config]:
-    model = soma.Model(soma.ModelConfig(**SIZES, block=block), precision="float32")
-    oracle = ref.Config(*SIZES.values(), block, bool(model.config.tied_head))
+def make(block: str, **fields: Any) -> tuple[soma.Model, ref.Config]:
+    model = soma.Model(soma.ModelConfig(**SIZES, block=block, **fields), precision="float32")
+    oracle = ref.Config(*SIZES.values(), block, bool(model.config.tied_head), **fields)
     params = ref.random_parameters(oracle, seed=1)
     for name, view in model.parameters().items():
         view[...] = params[name]
@@ -47,13 +49,26 @@ def with_kept_weights(model: soma.Model, form: str) -> soma.Model:
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("prompt", [1, 6, 290])
 def test_decoding_is_the_forward_of_the_kept_weights(block: str, form: str, prompt: int) -> None:
-    model, oracle = make(block)
+    check_decoding(*make(block), form, prompt)
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("form", ["live", *FORMATS])
+@pytest.mark.parametrize("other", ref.OTHER_GPT2)
+def test_so_it_is_with_other_mathematics(other: str, form: str) -> None:
+    for prompt in (6, 40):
+        check_decoding(*make("gpt2", **ref.OTHER_GPT2[other]), form, prompt)
+
+
+def check_decoding(model: soma.Model, oracle: ref.Config, form: str, prompt: int) -> None:
     ids = np.random.default_rng(2).integers(0, 301, prompt + 9).astype(np.int32)
-    want = with_kept_weights(model, form).forward(ids)
+    want = with_kept_weights(model, "float32" if form == "live" else form).forward(ids)
     tolerance = model_tolerance(oracle, len(ids))
-    if form != "float32" and prompt >= MATRIX_ROWS:
-        tolerance += rounding_tolerance(4 * oracle.n_layers)
-    decoder = _core.Decoder(model._core, 1, _core.DecodeWeights(model._core, form))
+    if form in ("bfloat16", "int8") and prompt >= MATRIX_ROWS:
+        larger = oracle.attention_scale(0) * float(np.sqrt(oracle.d_model / oracle.n_heads))  # scores, and their errors
+        tolerance += rounding_tolerance(4 * oracle.n_layers) * larger
+    weights = None if form == "live" else _core.DecodeWeights(model._core, form)
+    decoder = _core.Decoder(model._core, 1, weights)
     decoder.prefill(0, ids[:prompt])
     for position in range(prompt, len(ids)):
         assert relative_error(decoder.logits()[0], want[position - 1]) < tolerance, position

@@ -73,7 +73,7 @@ def test_products_of_a_prompt(form: str, k: int, n: int) -> None:
     x, w, bias, residual = operands(45, k, n)
     for rows in (1, 13, 45):
         some: dict[str, Any] = {"bias": bias, "residual": residual[:rows]}
-        for activation in ("none", "relu", "gelu"):
+        for activation in ("none", "relu", "gelu_tanh", "gelu"):
             some["activation"] = activation
             got = ops.decode_linear(x[:rows], w, weights=form, prompt=True, **some)
             soma.set_num_threads(3)
@@ -95,8 +95,9 @@ def test_float32_products_are_matmul_bit_for_bit(form: str, k: int, n: int) -> N
     want = ops.matmul(x, w, relu=True, **some)
     assert ops.decode_linear(x, w, weights=form, activation="relu", **some).tobytes() == want.tobytes()
     assert ops.decode_linear(x[:1], w, weights=form, bias=bias).tobytes() == ops.matmul(x[:1], w, bias=bias).tobytes()
-    want = ops.gelu(ops.matmul(x, w, bias=bias))[1]
-    assert ops.decode_linear(x, w, weights=form, activation="gelu", bias=bias).tobytes() == want.tobytes()
+    for activation in ("gelu_tanh", "gelu"):
+        want = ops.gelu(ops.matmul(x, w, bias=bias), activation)[1]
+        assert ops.decode_linear(x, w, weights=form, activation=activation, bias=bias).tobytes() == want.tobytes()
 
 
 @pytest.mark.usefixtures("isa")
@@ -187,6 +188,7 @@ def test_wrong_arguments_are_errors_that_name_them() -> None:
         ("inner size", lambda: ops.decode_linear(x, x)),
         ("residual", lambda: ops.decode_linear(x, square, residual=square)),
         ("bias", lambda: ops.decode_linear(x, square, bias=np.ones(3, np.float32))),
+        ("'silu'", lambda: ops.decode_linear(x, square, activation="silu")),
         ("'int4'", lambda: ops.decode_linear(x, square, weights="int4")),
         ("lengths", lambda: ops.decode_attention(np.ones((3, 12), np.float32), cache, cache, full, 1)),
         ("multiple of 16", lambda: ops.decode_attention(np.ones((3, 12), np.float32), cache[:, 1:], cache, full, 1)),
@@ -210,9 +212,10 @@ def test_decoding_attends_as_attention_does(threads: int) -> None:
         for row, length in enumerate(lengths):
             keys[row, length:] = values[row, length:] = np.nan
         last = qkv[np.arange(rows), lengths]
-        out, new_keys, new_values = ops.decode_attention(last, keys, values, lengths, heads)
+        scale = size**-0.5 * (0.7 if heads == 2 else 1.0)
+        out, new_keys, new_values = ops.decode_attention(last, keys, values, lengths, heads, scale)
         wide = qkv.astype(np.float64)
-        want = np.stack([ref.attention(wide[r : r + 1, : n + 1], heads)[0, -1] for r, n in enumerate(lengths)])
+        want = np.stack([ref.attention(wide[r : r + 1, : n + 1], heads, scale)[0, -1] for r, n in enumerate(lengths)])
         tolerance = chain_tolerance(size, capacity, capacity, 1, 1) * (1 + np.sqrt(size))
         assert np.linalg.norm(out - want) <= tolerance * np.linalg.norm(last[:, 2 * channels :]), threads
         keys[np.arange(rows), lengths] = last[:, channels : 2 * channels]

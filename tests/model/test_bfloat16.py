@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -17,8 +17,7 @@ from soma_native import _core
 
 
 def rounded_model(config: ref.Config, params: ref.Params, precision: str = "bfloat16") -> soma.Model:
-    names = ("vocab_size", "d_model", "n_layers", "n_heads", "d_ff", "max_seq_len", "block", "tied_head")
-    model = soma.Model(soma.ModelConfig(**{name: getattr(config, name) for name in names}), precision=precision)
+    model = soma.Model(soma.ModelConfig(**asdict(config)), precision=precision)
     for name, view in model.parameters().items():
         view[...] = params[name]
     return model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -49,8 +49,7 @@ def draw(config: ref.Config, rows: int, length: int, seed: int = 2) -> tuple[ref
 
 
 def native(config: ref.Config, params: ref.Params) -> soma.Model:
-    names = ("vocab_size", "d_model", "n_layers", "n_heads", "d_ff", "max_seq_len", "block", "tied_head")
-    model = soma.Model(soma.ModelConfig(**{name: getattr(config, name) for name in names}), precision="float32")
+    model = soma.Model(soma.ModelConfig(**asdict(config)), precision="float32")
     views = model.parameters()
     assert {name: view.shape for name, view in views.items()} == ref.parameter_shapes(config)
     for name, view in views.items():

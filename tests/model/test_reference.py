@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from helpers.numerics import complex_step, relative_error
 from oracles import reference as ref
+from oracles.activations import ACTIVATIONS
 
 EXACT = 1e-10
 
@@ -23,7 +25,7 @@ def check(forward: Callable[[ref.Array], Any], x: ref.Array, gradient: ref.Array
     assert relative_error(gradient, complex_step(lambda z: (weights * forward(z)).sum(), x)) < EXACT
 
 
-@pytest.mark.parametrize("activation", ["none", "relu", "gelu"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_linear(activation: str, with_bias: bool) -> None:
     x, w, b, r, dy = random(2, 3, 5), random(5, 4, seed=1), random(4, seed=2), random(2, 3, 4), random(2, 3, 4, seed=3)
@@ -36,9 +38,9 @@ def test_linear(activation: str, with_bias: bool) -> None:
         check(lambda z: ref.linear(x, w, z, activation, r), b, db, dy)
 
 
-@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS.keys() - {"none"}))
 def test_activation(activation: str) -> None:
-    forward, backward = ref.ACTIVATIONS[activation]
+    forward, backward = ACTIVATIONS[activation]
     x = np.concatenate([np.linspace(-30, 30, 41) + 0.01, [-1e-6, 1e-6]])
     dy = random(x.size)
     check(forward, x, backward(dy, x), dy)
@@ -62,10 +64,11 @@ def test_norm(eps: float, affine: bool) -> None:
 
 
 @pytest.mark.parametrize(("batch", "length", "heads", "size"), [(1, 1, 1, 3), (2, 5, 3, 2), (1, 6, 2, 1)])
-def test_attention(batch: int, length: int, heads: int, size: int) -> None:
+@pytest.mark.parametrize("scale", [None, 0.3])
+def test_attention(batch: int, length: int, heads: int, size: int, scale: float | None) -> None:
     width = heads * size
     qkv, dy = random(batch, length, 3 * width), random(batch, length, width, seed=1)
-    check(lambda z: ref.attention(z, heads), qkv, ref.attention_backward(dy, qkv, heads), dy)
+    check(lambda z: ref.attention(z, heads, scale), qkv, ref.attention_backward(dy, qkv, heads, scale), dy)
 
 
 def test_attention_is_the_textbook_sum() -> None:
@@ -110,9 +113,19 @@ def test_embedding() -> None:
 
 @pytest.mark.parametrize("tied_head", [False, True])
 def test_every_parameter_of_the_model(block: str, tied_head: bool) -> None:
-    config = ref.Config(
-        vocab_size=7, d_model=6, n_layers=2, n_heads=3, d_ff=5, max_seq_len=6, block=block, tied_head=tied_head
-    )
+    check_parameters(TINY, block=block, tied_head=tied_head)
+
+
+@pytest.mark.parametrize("other", ref.OTHER_GPT2)
+def test_every_parameter_of_other_gpt2(other: str) -> None:
+    check_parameters(TINY, block="gpt2", tied_head=True, **ref.OTHER_GPT2[other])
+
+
+TINY = ref.Config(vocab_size=7, d_model=6, n_layers=2, n_heads=3, d_ff=5, max_seq_len=6)
+
+
+def check_parameters(tiny: ref.Config, **changes: Any) -> None:
+    config = replace(tiny, **changes)
     params = ref.random_parameters(config, seed=3)
     rng = np.random.default_rng(4)
     ids, targets = rng.integers(0, 7, (2, 5)), rng.integers(0, 7, (2, 5))

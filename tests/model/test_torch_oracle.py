@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,8 +24,12 @@ MODELS = [
     ref.Config(61, 48, 3, 4, 96, 40, "gpt2", False),
     ref.Config(301, 72, 2, 3, 37, 130, "gpt2", True),
     ref.Config(301, 72, 2, 3, 37, 130, "soma", False),
+    ref.Config(61, 48, 3, 4, 96, 40, "gpt2", True, "gelu", scale_attn_by_inverse_layer_idx=True),
+    ref.Config(61, 48, 3, 4, 96, 40, "gpt2", True, "relu", scale_attn_weights=False),
 ]
-NAMES = [f"{c.block}-{'tied' if c.tied_head else 'untied'}-V{c.vocab_size}" for c in MODELS]
+NAMES = [f"{c.block}-{'tied' if c.tied_head else 'untied'}-V{c.vocab_size}-{c.activation}" for c in MODELS]
+
+GELU = {"gelu_tanh": "tanh", "gelu": "none"}  # torch's words
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -48,24 +53,28 @@ def torch_logits(params: dict[str, Any], config: ref.Config, ids: Any) -> Any:
     def product(x: Any, w: Any, b: Any) -> Any:
         return x @ w if b is None else x @ w + b
 
-    def attend(x: Any, p: dict[str, Any]) -> Any:
+    def attend(x: Any, p: dict[str, Any], layer: int) -> Any:
         qkv = product(x, p["w_qkv"], p.get("b_qkv"))
         q, k, v = (part.unflatten(-1, (heads, d // heads)).transpose(1, 2) for part in qkv.split(d, dim=-1))
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+        scale = (d // heads) ** -0.5 if config.scale_attn_weights else 1.0
+        scale /= layer + 1 if config.scale_attn_by_inverse_layer_idx else 1
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale).transpose(1, 2).flatten(2)
         return product(y, p["w_proj"], p.get("b_proj"))
 
     def mlp(x: Any, p: dict[str, Any]) -> Any:
         hidden = product(x, p["w_fc"], p["b_fc"])
-        return product(F.relu(hidden) if post else F.gelu(hidden, approximate="tanh"), p["w_out"], p["b_out"])
+        name = config.activation or ("relu" if post else "gelu_tanh")
+        activated = F.relu(hidden) if name == "relu" else F.gelu(hidden, approximate=GELU[name])
+        return product(activated, p["w_out"], p["b_out"])
 
     h = F.embedding(ids, params[names["wte"]]) + params[names["wpe"]][: ids.shape[1]]
     for layer in range(config.n_layers):
         p = {role: params[name.format(layer)] for role, name in ref.LAYER_NAMES[config.block].items()}
         if post:
-            h = norm(h + attend(h, p))
+            h = norm(h + attend(h, p, layer))
             h = norm(h + mlp(h, p))
         else:
-            h = h + attend(norm(h, p["norm1_w"], p["norm1_b"]), p)
+            h = h + attend(norm(h, p["norm1_w"], p["norm1_b"]), p, layer)
             h = h + mlp(norm(h, p["norm2_w"], p["norm2_b"]), p)
     if not post:
         h = norm(h, params[names["norm_w"]], params[names["norm_b"]])
@@ -90,19 +99,7 @@ def batch(config: ref.Config, rows: int, length: int, seed: int) -> tuple[ref.Ar
 
 
 def native(config: ref.Config, params: ref.Params) -> soma.Model:
-    model = soma.Model(
-        soma.ModelConfig(
-            vocab_size=config.vocab_size,
-            d_model=config.d_model,
-            n_layers=config.n_layers,
-            n_heads=config.n_heads,
-            d_ff=config.d_ff,
-            max_seq_len=config.max_seq_len,
-            block=config.block,
-            tied_head=config.tied_head,
-        ),
-        precision="float32",
-    )
+    model = soma.Model(soma.ModelConfig(**dataclasses.asdict(config)), precision="float32")
     for name, view in model.parameters().items():
         view[...] = params[name]
     return model

@@ -8,19 +8,29 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from oracles.activations import ACTIVATIONS
+
 Array = NDArray[Any]  # float64, or complex128 while a complex step runs
 Params = dict[str, Array]
 
 IGNORE = -100
 NORM_EPS = {"soma": 1e-6, "gpt2": 1e-5}
-GELU_SCALE = float(np.sqrt(2.0 / np.pi))
+
+# Fields of the other mathematics that the gpt2 block can have.
+OTHER_GPT2: dict[str, dict[str, Any]] = {
+    "relu": {"activation": "relu"},
+    "gelu": {"activation": "gelu"},
+    "divided by the layer": {"scale_attn_by_inverse_layer_idx": True},
+    "not scaled": {"scale_attn_weights": False},
+    "all at once": {"activation": "gelu", "scale_attn_weights": False, "scale_attn_by_inverse_layer_idx": True},
+}
 
 LAYER_NAMES = {
     "soma": {
@@ -70,6 +80,14 @@ class Config:
     max_seq_len: int
     block: str = "soma"
     tied_head: bool = False
+    activation: str | None = None
+    scale_attn_weights: bool = True
+    scale_attn_by_inverse_layer_idx: bool = False
+
+    def attention_scale(self, layer: int) -> float:
+        """What the scores of attention are multiplied by."""
+        scale = (self.d_model / self.n_heads) ** -0.5 if self.scale_attn_weights else 1.0
+        return scale / (layer + 1) if self.scale_attn_by_inverse_layer_idx else scale
 
 
 def parameter_shapes(config: Config) -> dict[str, tuple[int, ...]]:
@@ -103,34 +121,6 @@ def random_parameters(config: Config, seed: int, std: float = 0.15) -> Params:
 
 
 # ops ------------------------------------------------------------------------------------------------------------
-
-
-def relu(x: Array) -> Array:
-    """max(x, 0), by the real part."""
-    return x * (x.real > 0)
-
-
-def relu_backward(dy: Array, x: Array) -> Array:
-    """Gradient dx of y = relu(x); 0 at x = 0."""
-    return dy * (x.real > 0)
-
-
-def gelu(x: Array) -> Array:
-    """GPT-2's GELU: 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."""
-    return 0.5 * x * (1.0 + np.tanh(GELU_SCALE * (x + 0.044715 * x**3)))
-
-
-def gelu_backward(dy: Array, x: Array) -> Array:
-    """Gradient dx of y = gelu(x)."""
-    t = np.tanh(GELU_SCALE * (x + 0.044715 * x**3))
-    return dy * (0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * GELU_SCALE * (1.0 + 3 * 0.044715 * x * x))
-
-
-ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array, Array], Array]]] = {
-    "none": (lambda x: x, lambda dy, x: dy),
-    "relu": (relu, relu_backward),
-    "gelu": (gelu, gelu_backward),
-}
 
 
 _round_operands = contextvars.ContextVar("round_operands", default=False)
@@ -218,31 +208,39 @@ def _merge_heads(x: Array) -> Array:
     return x.transpose(0, 2, 1, 3).reshape(batch, length, heads * size)
 
 
-def _attention_weights(q: Array, k: Array) -> tuple[Array, Array]:
+def _attention_weights(q: Array, k: Array, scale: float) -> tuple[Array, Array]:
     """exp(scores - their maximum) of every query, 0 for what it does not see, and the sums of these."""
     length = q.shape[-2]
-    scores = product(q, k.swapaxes(-1, -2)) / q.shape[-1] ** 0.5
+    scores = product(q, k.swapaxes(-1, -2)) * scale
     scores = np.where(np.tril(np.ones((length, length), dtype=bool)), scores, -1e30)
     e = np.exp(scores - scores.real.max(axis=-1, keepdims=True))
     return e, e.sum(axis=-1, keepdims=True)
 
 
-def attention(qkv: Array, n_heads: int) -> Array:
-    """Causal softmax(q k^T / sqrt(head size)) v; qkv (B, T, 3d) = [q | k | v], each d wide and cut into heads."""
+def _scale(scale: float | None, head_size: int) -> float:
+    return float(head_size**-0.5) if scale is None else scale
+
+
+def attention(qkv: Array, n_heads: int, scale: float | None = None) -> Array:
+    """Causal softmax(scale q k^T) v; qkv (B, T, 3d) = [q | k | v], each d wide and cut into heads.
+
+    The scale is 1 / sqrt(head size) where none is given.
+    """
     q, k, v = _split_heads(qkv, n_heads)
-    e, total = _attention_weights(q, k)
+    e, total = _attention_weights(q, k, _scale(scale, q.shape[-1]))
     return _merge_heads(product(e, v) / total)
 
 
-def attention_backward(dy: Array, qkv: Array, n_heads: int) -> Array:
-    """Gradient dqkv (B, T, 3d) of y = attention(qkv, n_heads)."""
+def attention_backward(dy: Array, qkv: Array, n_heads: int, scale: float | None = None) -> Array:
+    """Gradient dqkv (B, T, 3d) of y = attention(qkv, n_heads, scale)."""
     q, k, v = _split_heads(qkv, n_heads)
-    e, total = _attention_weights(q, k)
+    scale = _scale(scale, q.shape[-1])
+    e, total = _attention_weights(q, k, scale)
     p = e / total
     batch, length, width = dy.shape
     do = dy.reshape(batch, length, n_heads, width // n_heads).transpose(0, 2, 1, 3)
     dp = product(do, v.swapaxes(-1, -2))
-    ds = p * (dp - (p * dp).sum(axis=-1, keepdims=True)) / q.shape[-1] ** 0.5
+    ds = p * (dp - (p * dp).sum(axis=-1, keepdims=True)) * scale
     parts = (product(ds, k), product(ds.swapaxes(-1, -2), q), product(p.swapaxes(-1, -2), do))
     return np.concatenate([_merge_heads(part) for part in parts], axis=-1)
 
@@ -290,15 +288,15 @@ def _layer(params: Params, config: Config, layer: int) -> dict[str, Array | None
 
 
 def _activation(config: Config) -> str:
-    return "relu" if config.block == "soma" else "gelu"
+    return config.activation or ("relu" if config.block == "soma" else "gelu_tanh")
 
 
-def block_forward(x: Array, w: dict[str, Any], config: Config) -> tuple[Array, dict[str, Array]]:
+def block_forward(x: Array, w: dict[str, Any], config: Config, layer: int) -> tuple[Array, dict[str, Array]]:
     """One layer: (its output, what block_backward needs)."""
     eps, post = NORM_EPS[config.block], config.block == "soma"
     a_in = x if post else norm(x, eps, w["norm1_w"], w["norm1_b"])
     qkv = linear(a_in, w["w_qkv"], w["b_qkv"])
-    att = attention(qkv, config.n_heads)
+    att = attention(qkv, config.n_heads, config.attention_scale(layer))
     r1 = linear(att, w["w_proj"], w["b_proj"], residual=x)
     m_in = norm(r1, eps) if post else norm(r1, eps, w["norm2_w"], w["norm2_b"])
     hidden = linear(m_in, w["w_fc"], w["b_fc"], _activation(config))
@@ -307,7 +305,9 @@ def block_forward(x: Array, w: dict[str, Any], config: Config) -> tuple[Array, d
     return (norm(r2, eps) if post else r2), saved
 
 
-def block_backward(dy: Array, w: dict[str, Any], saved: dict[str, Array], config: Config) -> tuple[Array, Params]:
+def block_backward(
+    dy: Array, w: dict[str, Any], saved: dict[str, Array], config: Config, layer: int
+) -> tuple[Array, Params]:
     """(dx, gradients by role) of block_forward."""
     eps, post = NORM_EPS[config.block], config.block == "soma"
     g: Params = {}
@@ -320,7 +320,7 @@ def block_backward(dy: Array, w: dict[str, Any], saved: dict[str, Array], config
         dr1, g["norm2_w"], g["norm2_b"] = norm_backward(dm_in, saved["r1"], eps, w["norm2_w"])
         dr1 = dr1 + dr2
     datt, g["w_proj"], g["b_proj"] = linear_backward(dr1, saved["att"], w["w_proj"])
-    dqkv = attention_backward(datt, saved["qkv"], config.n_heads)
+    dqkv = attention_backward(datt, saved["qkv"], config.n_heads, config.attention_scale(layer))
     da_in, g["w_qkv"], g["b_qkv"] = linear_backward(dqkv, saved["a_in"], w["w_qkv"])
     if post:
         return da_in + dr1, g
@@ -333,7 +333,7 @@ def _run(params: Params, config: Config, ids: Array) -> tuple[Array, Array, list
     h = embedding(ids, params[names["wte"]], params[names["wpe"]])
     saved = []
     for layer in range(config.n_layers):
-        h, kept = block_forward(h, _layer(params, config, layer), config)
+        h, kept = block_forward(h, _layer(params, config, layer), config, layer)
         saved.append(kept)
     final = h if config.block == "soma" else norm(h, NORM_EPS["gpt2"], params[names["norm_w"]], params[names["norm_b"]])
     return h, final, saved
@@ -370,7 +370,7 @@ def loss_and_grad(
             dh, h, NORM_EPS["gpt2"], params[names["norm_w"]]
         )
     for layer in reversed(range(config.n_layers)):
-        dh, by_role = block_backward(dh, _layer(params, config, layer), saved[layer], config)
+        dh, by_role = block_backward(dh, _layer(params, config, layer), saved[layer], config, layer)
         for role, name in LAYER_NAMES[config.block].items():
             grads[name.format(layer)] = by_role[role]
     dwte, dwpe = embedding_backward(dh, ids, config.vocab_size, config.max_seq_len)

@@ -85,6 +85,22 @@ def test_products_say_layout_shape_and_what_is_done_to_them(make_tiny_model: Mak
     assert ("matmul tn += +sums", (c.d_model, c.d_ff, tokens)) in found  # with the column sums for the bias
 
 
+@pytest.mark.parametrize(
+    ("activation", "ends"),
+    [("gelu_tanh", (" gelu", " gelu'")), ("gelu", (" gelu_erf", " gelu_erf'")), ("relu", (" relu", " relu'"))],
+)
+def test_products_say_and_count_their_activation(
+    make_tiny_model: MakeModel, activation: str, ends: tuple[str, str]
+) -> None:
+    model = make_tiny_model(block="gpt2", activation=activation)
+    elements = BATCH * LENGTH * model.config.d_ff * model.config.n_layers
+    found = {end: r for r in profiled_step(model) for end in ends if r.op.endswith(end)}
+    assert found.keys() == set(ends)
+    costs = [found[end].flops / elements for end in ends]  # of an element, beside the bias
+    least, most = {"relu": (1, 2), "gelu_tanh": (20, 50), "gelu": (51, 90)}[activation]
+    assert all(least <= cost <= most for cost in costs)
+
+
 # what profiling must not change --------------------------------------------------------------------------------------
 
 

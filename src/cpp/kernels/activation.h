@@ -5,6 +5,6 @@
 
 namespace soma {
 
-enum class Activation : int32_t { kNone, kRelu, kGelu };
+enum class Activation : int32_t { kNone, kRelu, kGeluTanh, kGeluErf };
 
 }  // namespace soma

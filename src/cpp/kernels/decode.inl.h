@@ -42,8 +42,14 @@ inline void store_product(const RowsProduct& p, Vec sum, int64_t r, int64_t j, i
   if (p.bias != nullptr) sum = add(sum, load_tail(p.bias + j, n));
   if (p.residual != nullptr) sum = add(sum, load_tail(p.residual + r * p.ld_residual + j, n));
   if (p.activation == Activation::kRelu) sum = max(set1(0.0f), sum);  // keeps a NaN
-  if (p.activation == Activation::kGelu) sum = gelu(sum);
+  if (p.activation == Activation::kGeluTanh) sum = gelu(sum);
   store_tail(p.y + r * p.ldy + j, sum, n);
+}
+
+// Applies an activation that is too long for the end of every tile, to all rows once they are stored.
+inline void activate_rows(const RowsProduct& p) {
+  if (p.activation != Activation::kGeluErf) return;
+  for (int64_t r = 0; r < p.m; ++r) gelu_erf_forward(p.y + r * p.ldy, p.y + r * p.ldy, p.n);
 }
 
 // kRows rows from `row`, kPairs pairs of vectors from pair `pair`, counted over all panels.
@@ -116,11 +122,11 @@ inline void product(const RowsProduct& p) {
   for (int64_t pair = 0; pair < full; pair += 2 * kGroups) {
     product_rows<Weights, kGemmRows>(p, 0, pair, full - pair < 2 * kGroups ? full : pair + 2 * kGroups);
   }
-  if (p.n % 32 == 0) return;
-  for (int64_t pair = full; pair < full + kGroups; ++pair) {
+  for (int64_t pair = full; p.n % 32 != 0 && pair < full + kGroups; ++pair) {
     if (pair / kGroups * 32 + pair % kGroups * kWidth >= p.n) break;
     for (int64_t row = 0; row < p.m; ++row) product_tile<Weights, 1, 1, false>(p, row, pair);
   }
+  activate_rows(p);
 }
 
 // Float32 weights stay in the model's own (k, n). Short pieces of rows are the slowest way to read memory. So some rows
@@ -148,6 +154,7 @@ void finish_product(const RowsProduct* p) {
   for (int64_t r = 0; r < p->m; ++r) {
     each(p->n, [&](int64_t j, int64_t n) { store_product(*p, load_tail(p->y + r * p->ldy + j, n), r, j, n); });
   }
+  activate_rows(*p);
 }
 
 void stream_float32(const RowsProduct& p) {

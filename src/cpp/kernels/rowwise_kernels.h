@@ -55,6 +55,10 @@ struct AdamWStep {
   X(void, gelu_forward, (float* y, const float* x, int64_t n))                                                \
   /* y = gelu(x), dx = dy gelu'(x); dx may be dy */                                                           \
   X(void, gelu_backward, (float* dx, float* y, const float* dy, const float* x, int64_t n))                   \
+  /* y = x Phi(x) = x/2 (1 + erf(x / sqrt(2))) */                                                             \
+  X(void, gelu_erf_forward, (float* y, const float* x, int64_t n))                                            \
+  /* the same y, dx = dy (Phi(x) + x Phi'(x)); dx may be dy */                                                \
+  X(void, gelu_erf_backward, (float* dx, float* y, const float* dy, const float* x, int64_t n))               \
   /* dx = y > 0 ? dy : 0; dx may be dy */                                                                     \
   X(void, relu_backward, (float* dx, const float* dy, const float* y, int64_t n))                             \
   /* y = a + b */                                                                                             \

@@ -1,10 +1,37 @@
 // Limits of a model's sizes, and what its block decides.
 #include "model/config.h"
 
+#include <algorithm>
+#include <cmath>
+
 #include "base/check.h"
 #include "model/blocks/block.h"
 
 namespace soma {
+namespace {
+
+struct NamedActivation {
+  const char* name;
+  Activation activation;
+};
+constexpr NamedActivation kActivations[] = {
+    {"relu", Activation::kRelu}, {"gelu_tanh", Activation::kGeluTanh}, {"gelu", Activation::kGeluErf}};
+
+}  // namespace
+
+const char* activation_name(Activation activation) {
+  for (const NamedActivation& a : kActivations) {
+    if (a.activation == activation) return a.name;
+  }
+  return "none";
+}
+
+Activation find_activation(std::string_view name) {
+  for (const NamedActivation& a : kActivations) {
+    if (a.name == name) return a.activation;
+  }
+  fail("activation must be 'relu', 'gelu_tanh' or 'gelu', got '", name, "'");
+}
 
 const std::array<SizeLimit, 6>& size_limits() {
   static constexpr std::array<SizeLimit, 6> limits{{
@@ -20,6 +47,11 @@ const std::array<SizeLimit, 6>& size_limits() {
 
 const BlockTraits& ModelConfig::traits() const { return block->traits; }
 
+float ModelConfig::attention_scale(int64_t layer) const {
+  const float scale = scale_attn_weights ? 1.0f / std::sqrt(static_cast<float>(head_size())) : 1.0f;
+  return scale_attn_by_inverse_layer_idx ? scale / static_cast<float>(layer + 1) : scale;
+}
+
 void ModelConfig::validate() const {
   for (const SizeLimit& limit : size_limits()) {
     const int64_t value = this->*limit.size;
@@ -28,6 +60,11 @@ void ModelConfig::validate() const {
   }
   check(d_model % n_heads == 0, "d_model must be a multiple of n_heads, got d_model=", d_model,
         " and n_heads=", n_heads);
+  const std::span<const Activation> allowed = traits().activations;
+  check(std::find(allowed.begin(), allowed.end(), activation) != allowed.end(), "activation of the ", traits().name,
+        " block cannot be '", activation_name(activation), "'");
+  check(traits().scales_attention || (scale_attn_weights && !scale_attn_by_inverse_layer_idx), "the ", traits().name,
+        " block takes neither scale_attn_weights=False nor scale_attn_by_inverse_layer_idx=True");
 }
 
 }  // namespace soma

@@ -4,6 +4,10 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "ops/decode.h"
 
 namespace soma {
 
@@ -37,12 +41,20 @@ struct BlockTraits {
   bool ties_head;  // the output head is the token embedding, unless the user says otherwise
   float norm_eps;
   TensorNames tensors;
+  std::span<const Activation> activations;  // those its mlp can have, its own first
+  bool scales_attention = false;            // takes the settings of ModelConfig that attention_scale reads
 };
+
+// Throws std::invalid_argument naming those there are for a name that is none of theirs.
+Activation find_activation(std::string_view name);
+const char* activation_name(Activation activation);
 
 struct ModelConfig {
   int64_t vocab_size, d_model, n_layers, n_heads, d_ff, max_seq_len;
   const Block* block;
   bool tied_head;
+  Activation activation;
+  bool scale_attn_weights, scale_attn_by_inverse_layer_idx;
 
   int64_t head_size() const { return d_model / n_heads; }
   int64_t kv_heads() const { return n_heads; }  // every head of queries has keys and values of its own
@@ -54,6 +66,8 @@ struct ModelConfig {
   NormTraits final_norm() const { return traits().final_norm; }
   bool learned_positions() const { return traits().positions == Positions::kLearned; }
   float norm_eps() const { return traits().norm_eps; }
+  // What a layer's scores of attention are multiplied by: 1 / sqrt(D), and 1 / (layer + 1), each where it is asked for.
+  float attention_scale(int64_t layer) const;
 
   // Throws std::invalid_argument naming the field and its limits.
   void validate() const;

@@ -146,9 +146,10 @@ void Decoder::advance(const Place* places, const int32_t* ids, int64_t count, fl
     check_interrupt();
     const std::size_t last = std::min(layers, first + group);
     parallel_region(threads, [&](const ParallelRegion& region) {
-      const BlockDecodeContext ctx{region, config};
+      BlockDecodeContext ctx{region, config};
       Matrix own = stream;
       for (std::size_t l = first; l < last; ++l) {
+        ctx.layer = static_cast<int64_t>(l);
         own = config.block->decode(ctx, weights_.blocks[l], d, own,
                                    layer_cache_.data() + l * static_cast<std::size_t>(count));
       }

@@ -156,7 +156,7 @@ void Transformer::run_blocks(const Plan& plan, const int32_t* ids, bool for_back
   work_->activations.carve(config_, operands, plan.batch, length, for_backward, work_->activation_arena.data());
 
   plan.ops.run(plan.splits, plan.batch, [&](Ops& ops, int64_t begin, int64_t end) {
-    const BlockContext ctx{ops, config_, end - begin, length};
+    BlockContext ctx{ops, config_, end - begin, length};
     const int64_t row = begin * length, m = ctx.rows();
     const std::vector<BlockActivations>& blocks = work_->activations.blocks;
     const BufferPlan from(config_, operands, for_backward, row);
@@ -166,6 +166,7 @@ void Transformer::run_blocks(const Plan& plan, const int32_t* ids, bool for_back
               config_.learned_positions() ? &wpe : nullptr, length);
     for (std::size_t l = 0; l < blocks.size(); ++l) {
       check_interrupt();
+      ctx.layer = static_cast<int64_t>(l);
       float* output = l + 1 < blocks.size() ? blocks[l + 1].input : work_->activations.output;
       config_.block->forward(ctx, plan.weights.blocks[l], activations_from(blocks[l], from), scratch, output + row * c);
     }
@@ -253,7 +254,7 @@ void Transformer::run_backward(const Plan& plan, const int32_t* ids, const float
     const bool top = l + 1 == blocks.size();
     const float* output = top ? work_->activations.output : blocks[l + 1].input;
     plan.ops.run(plan.splits, plan.batch, [&](Ops& ops, int64_t begin, int64_t end) {
-      const BlockContext ctx{ops, config_, end - begin, plan.length};
+      const BlockContext ctx{ops, config_, end - begin, plan.length, false, static_cast<int64_t>(l)};
       const int64_t row = begin * plan.length, rows = ctx.rows();
       const BufferPlan from(config_, operands, true, row);
       const Scratch mine = scratch_from(s, from);

@@ -57,6 +57,7 @@ struct CacheRow {
 
 struct HeadShape {
   int64_t heads, head_size;
+  float scale;  // as in AttentionShape
   int64_t channels() const { return heads * head_size; }
 };
 

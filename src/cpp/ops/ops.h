@@ -76,6 +76,7 @@ struct Epilogue {
   const float* residual = nullptr;  // (rows, cols): added; not the result's own memory
   bool relu = false;
   const Matrix* gelu = nullptr;  // (rows, cols): = gelu(C)
+  bool gelu_erf = false;         // every gelu here is x Phi(x); else its tanh form
   // The gradient through gelu or relu, all (rows, cols):
   const float* gelu_input = nullptr;         // C = C gelu'(gelu_input), and
   const Matrix* gelu_output = nullptr;       //   = gelu(gelu_input), computed again on the way
@@ -111,6 +112,7 @@ struct NormStats {  // saved by norm for its backward; (M) each
 // Causal attention over packed queries, keys and values: qkv is (B*T, 3C), a row is q | k | v, each H heads of D.
 struct AttentionShape {
   int64_t batch, length, heads, head_size;
+  float scale;  // above 0: what the scores are multiplied by, as a rule 1 / sqrt(D)
   int64_t channels() const { return heads * head_size; }
 };
 
@@ -152,7 +154,7 @@ class Ops {
   virtual void norm_grad(float* dgamma, float* dbeta, ConstMatrix dy, ConstMatrix x, NormStats saved) = 0;
 
   // qkv and dqkv may be pairs where D is even.
-  // out(B*T, C) = softmax(q k^T / sqrt(D), causal) v per head; lse(B*H*T) = log sum exp of the scaled scores, for
+  // out(B*T, C) = softmax(scale q k^T, causal) v per head; lse(B*H*T) = log sum exp of the scaled scores, for
   // backward. No more than one tile of query rows of scores exists per thread.
   virtual void attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionShape& shape) = 0;
   // dqkv = gradient; the probabilities are computed again from lse.

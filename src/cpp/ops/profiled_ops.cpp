@@ -11,6 +11,7 @@ namespace {
 
 // Floating-point operations of one element, from the equations in kernels/*_kernels.h and the polynomial of exp.
 constexpr double kExp = 22, kSoftmax = kExp + 6, kGelu = kExp + 7, kGeluBackward = kGelu + 9;
+constexpr double kGeluErf = kExp + 44, kGeluErfBackward = kGeluErf + 4;
 constexpr double kNorm = 8, kNormBackward = 14, kNormGrad = 5, kAdamW = 18;
 constexpr double kFloat = sizeof(float), kId = sizeof(int32_t);
 
@@ -36,13 +37,15 @@ OpCost product_cost(const Matrix& c, const ConstMatrix& a, const ConstMatrix& b,
     cost.written += kFloat * written;
   };
   // By name and all of them: with a field more or less this does not compile.
-  const auto& [bias, residual, relu, gelu, gelu_input, gelu_output, relu_output, accumulate, column_sums] = e;
+  const auto& [bias, residual, relu, gelu, gelu_erf, gelu_input, gelu_output, relu_output, accumulate, column_sums] = e;
   part(accumulate, " +=", n, n, 0);
   part(bias != nullptr, " +bias", n, cols, 0);
   part(residual != nullptr, " +residual", n, n, 0);
   part(relu, " relu", n, 0, 0);
-  part(gelu != nullptr, " gelu", n * kGelu, 0, gelu != nullptr ? bytes(*gelu) / kFloat : 0);
-  part(gelu_input != nullptr, " gelu'", n * kGeluBackward, n, 0);
+  part(gelu != nullptr, gelu_erf ? " gelu_erf" : " gelu", n * (gelu_erf ? kGeluErf : kGelu), 0,
+       gelu != nullptr ? bytes(*gelu) / kFloat : 0);
+  part(gelu_input != nullptr, gelu_erf ? " gelu_erf'" : " gelu'", n * (gelu_erf ? kGeluErfBackward : kGeluBackward), n,
+       0);
   part(gelu_output != nullptr, "", 0, 0, gelu_output != nullptr ? bytes(*gelu_output) / kFloat : 0);
   part(relu_output != nullptr, " relu'", n, relu_output != nullptr ? bytes(*relu_output) / kFloat : 0, 0);
   part(column_sums != nullptr, " +sums", size(b), cols, cols);

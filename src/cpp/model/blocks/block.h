@@ -25,11 +25,14 @@ struct BlockContext {
   const ModelConfig& config;
   int64_t batch, length;
   bool together = false;  // gradients of weights are one job, see Transformer's Plan
+  int64_t layer = 0;      // that is being run
 
   int64_t rows() const { return batch * length; }
   Matrix operand(float* data, int64_t cols) const { return ops.operands().matrix(data, rows(), cols); }
   Matrix qkv(float* data) const { return qkv_operands(config, ops.operands()).matrix(data, rows(), config.qkv_dim()); }
-  AttentionShape attention_shape() const { return {batch, length, config.n_heads, config.head_size()}; }
+  AttentionShape attention_shape() const {
+    return {batch, length, config.n_heads, config.head_size(), config.attention_scale(layer)};
+  }
   void weight_gradients(std::initializer_list<WeightGradient> list) const {
     if (together) return ops.weight_gradients(list.begin(), static_cast<int64_t>(list.size()));
     for (const WeightGradient& g : list) {
@@ -41,8 +44,9 @@ struct BlockContext {
 struct BlockDecodeContext {
   const ParallelRegion& region;
   const ModelConfig& config;
+  int64_t layer = 0;
 
-  HeadShape heads() const { return {config.n_heads, config.head_size()}; }
+  HeadShape heads() const { return {config.n_heads, config.head_size(), config.attention_scale(layer)}; }
 };
 
 class Block {

@@ -1,17 +1,29 @@
 // The gpt2 block: h = x + attention(norm(x)); y = h + gelu(norm(h) W1 + b1) W2 + b2. Pre-norm with affine, biases
-// everywhere (Radford et al. 2019). Norm and GELU outputs are computed again in backward instead of being kept.
+// everywhere (Radford et al. 2019). Norm and GELU outputs are computed again in backward instead of being kept. Where
+// relu stands for gelu, its output is kept, which tells backward enough.
 #include "model/blocks/block.h"
 
 namespace soma {
 namespace {
 
+constexpr Activation kActivations[] = {Activation::kGeluTanh, Activation::kGeluErf, Activation::kRelu};
 constexpr BlockTraits kTraits{.name = "gpt2",
                               .final_norm = {NormKind::kLayerNorm, /*affine=*/true},
                               .positions = Positions::kLearned,
                               .ties_head = true,
                               .norm_eps = 1e-5f,
                               .tensors = {"transformer.wte.weight", "transformer.wpe.weight", "transformer.h.",
-                                          "transformer.ln_f", "lm_head.weight"}};
+                                          "transformer.ln_f", "lm_head.weight"},
+                              .activations = kActivations,
+                              .scales_attention = true};
+
+bool has_relu(const ModelConfig& config) { return config.activation == Activation::kRelu; }
+bool has_erf(const ModelConfig& config) { return config.activation == Activation::kGeluErf; }
+
+// What the activation makes.
+Matrix activated_rows(const BlockContext& ctx, const BlockActivations& a, const Scratch& s) {
+  return ctx.operand(has_relu(ctx.config) ? a.hidden : s.activated, ctx.config.d_ff);
+}
 
 class Gpt2Block final : public Block {
  public:
@@ -39,7 +51,8 @@ class Gpt2Block final : public Block {
     plan.rows(a.attention, config.q_dim());
     plan.rows(a.lse, config.n_heads);
     plan.rows(a.middle, config.d_model);  // input + attention
-    plan.rows(a.hidden, config.d_ff);     // before GELU
+    // After ReLU, but before GELU.
+    has_relu(config) ? plan.operand(a.hidden, config.d_ff) : plan.rows(a.hidden, config.d_ff);
     for (float** statistics : {&a.mean1, &a.rstd1, &a.mean2, &a.rstd2}) plan.rows(*statistics, 1);
   }
 
@@ -47,7 +60,7 @@ class Gpt2Block final : public Block {
     const int64_t c = plan.config.d_model, f = plan.config.d_ff;
     plan.operand(s.normed1, c);
     if (plan.for_backward) plan.operand(s.normed2, c);
-    plan.operand(s.activated, f);
+    if (!has_relu(plan.config)) plan.operand(s.activated, f);
     if (!plan.for_backward) return;
     for (float** gradient : {&s.d_output, &s.d_input, &s.d_middle}) plan.rows(*gradient, c);
     plan.rows(s.d_branch1, c);  // of the norms' outputs
@@ -62,8 +75,7 @@ class Gpt2Block final : public Block {
     const int64_t m = ctx.rows(), c = ctx.config.d_model, f = ctx.config.d_ff;
     const float eps = ctx.config.norm_eps();
     const Matrix input{a.input, m, c}, heads{a.attention, m, c}, middle{a.middle, m, c}, out{output, m, c};
-    const Matrix hidden{a.hidden, m, f};
-    const Matrix normed = ctx.operand(s.normed1, c), qkv = ctx.qkv(a.qkv), activated = ctx.operand(s.activated, f);
+    const Matrix normed = ctx.operand(s.normed1, c), qkv = ctx.qkv(a.qkv), activated = activated_rows(ctx, a, s);
 
     ops.norm(normed, {a.mean1, a.rstd1}, input, w.norm1_w.data, w.norm1_b.data, eps);
     ops.matmul(qkv, normed, w.w_qkv, {.bias = w.b_qkv.data});
@@ -71,7 +83,12 @@ class Gpt2Block final : public Block {
     ops.matmul(middle, heads, w.w_proj, {.bias = w.b_proj.data, .residual = a.input});
 
     ops.norm(normed, {a.mean2, a.rstd2}, middle, w.norm2_w.data, w.norm2_b.data, eps);
-    ops.matmul(hidden, normed, w.w_fc, {.bias = w.b_fc.data, .gelu = &activated});
+    if (has_relu(ctx.config)) {
+      ops.matmul(activated, normed, w.w_fc, {.bias = w.b_fc.data, .relu = true});
+    } else {
+      ops.matmul({a.hidden, m, f}, normed, w.w_fc,
+                 {.bias = w.b_fc.data, .gelu = &activated, .gelu_erf = has_erf(ctx.config)});
+    }
     ops.matmul(out, activated, w.w_out, {.bias = w.b_out.data, .residual = a.middle});
   }
 
@@ -82,12 +99,16 @@ class Gpt2Block final : public Block {
     const ConstMatrix input{a.input, m, c}, middle{a.middle, m, c}, qkv = ctx.qkv(a.qkv);
     const NormOutput normed1{ctx.operand(s.normed1, c), w.norm1_b.data},
         normed2{ctx.operand(s.normed2, c), w.norm2_b.data};
-    const Matrix activated = ctx.operand(s.activated, f);
+    const Matrix activated = activated_rows(ctx, a, s);
+    const ConstMatrix relu_output = activated;
     const Matrix d_output{s.d_output, m, c}, d_middle{s.d_middle, m, c}, d_input{s.d_input, m, c};
     const Matrix d_normed1{s.d_branch1, m, c}, d_normed2{s.d_branch2, m, c};
     const Matrix d_heads{s.d_branch1, m, c}, d_qkv = ctx.qkv(s.d_qkv), d_hidden = ctx.operand(s.d_hidden, f);
 
-    ops.matmul(d_hidden, d_output, ConstMatrix(w.w_out).t(), {.gelu_input = a.hidden, .gelu_output = &activated});
+    ops.matmul(d_hidden, d_output, ConstMatrix(w.w_out).t(),
+               has_relu(ctx.config)
+                   ? Epilogue{.relu_output = &relu_output}
+                   : Epilogue{.gelu_erf = has_erf(ctx.config), .gelu_input = a.hidden, .gelu_output = &activated});
     ops.matmul(d_normed2, d_hidden, ConstMatrix(w.w_fc).t());
     ops.norm_backward(d_middle, d_normed2, middle, {a.mean2, a.rstd2}, w.norm2_w.data, s.d_output, &normed2);
 
@@ -104,7 +125,7 @@ class Gpt2Block final : public Block {
     ctx.weight_gradients({{dw.w_qkv, ctx.operand(s.normed1, c), ctx.qkv(s.d_qkv), dw.b_qkv.data},
                           {dw.w_proj, heads, {s.d_middle, m, c}, dw.b_proj.data},
                           {dw.w_fc, ctx.operand(s.normed2, c), ctx.operand(s.d_hidden, f), dw.b_fc.data},
-                          {dw.w_out, ctx.operand(s.activated, f), {s.d_output, m, c}, dw.b_out.data}});
+                          {dw.w_out, activated_rows(ctx, a, s), {s.d_output, m, c}, dw.b_out.data}});
     ctx.ops.norm_grad(dw.norm1_w.data, dw.norm1_b.data, {s.d_branch1, m, c}, {a.input, m, c}, {a.mean1, a.rstd1});
     ctx.ops.norm_grad(dw.norm2_w.data, dw.norm2_b.data, {s.d_branch2, m, c}, {a.middle, m, c}, {a.mean2, a.rstd2});
   }
@@ -122,7 +143,7 @@ class Gpt2Block final : public Block {
     region.wait();
 
     normed = decode_norm(region, d.normed2, d.middle, w.norm2_w, w.norm2_b, eps);
-    decode_linear(region, d.hidden, normed, w.w_fc, {.bias = w.b_fc, .activation = Activation::kGelu}, d.prompt);
+    decode_linear(region, d.hidden, normed, w.w_fc, {.bias = w.b_fc, .activation = ctx.config.activation}, d.prompt);
     region.wait();
     decode_linear(region, d.stream, d.hidden, w.w_out, {.bias = w.b_out, .residual = &d.middle}, d.prompt);
     region.wait();

@@ -5,12 +5,14 @@
 namespace soma {
 namespace {
 
+constexpr Activation kActivations[] = {Activation::kRelu};
 constexpr BlockTraits kTraits{.name = "soma",
                               .final_norm = {},
                               .positions = Positions::kLearned,
                               .ties_head = false,
                               .norm_eps = 1e-6f,
-                              .tensors = {"wte", "wpe", "h.", nullptr, "lm_head"}};
+                              .tensors = {"wte", "wpe", "h.", nullptr, "lm_head"},
+                              .activations = kActivations};
 
 class SomaBlock final : public Block {
  public:

@@ -61,7 +61,6 @@ void CpuOps::attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionS
   const Gemm g(t, precision_);
   const int64_t len = s.length, d = s.head_size, c = s.channels(), depth = g.units(d), all = g.units(len);
   const int64_t ld = row_of_keys(len);
-  const float scale = 1.0f / std::sqrt(static_cast<float>(d));
 
   struct Buffers {
     float *kt, *v, *q, *scores, *pairs, *max, *sum;
@@ -102,7 +101,7 @@ void CpuOps::attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionS
                                           .m = m,
                                           .n = i + 1,
                                           .width = deep * g.per_unit(),
-                                          .scale = scale,
+                                          .scale = s.scale,
                                           .max = x.max,
                                           .sum = x.sum};
       t.attention_weights(&tile);
@@ -121,7 +120,6 @@ void CpuOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, 
   const int64_t len = s.length, d = s.head_size, c = s.channels(), depth = g.units(d), all = g.units(len);
   const int64_t block = std::min(8 * g.rows, round_up(len, g.rows));  // query rows whose probabilities exist at once
   const int64_t ld = row_of_keys(len), ld_grad = round_up(d, 16) + 16;
-  const float scale = 1.0f / std::sqrt(static_cast<float>(d));
   // In float32 a block of rows of p and ds, in bfloat16 a tile of them and a block of units.
   const int64_t kept = g.bf16 ? g.rows : block, block_units = g.units(block);
 
@@ -182,7 +180,7 @@ void CpuOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, 
                                           .m = m,
                                           .n = q0 + i + 1,
                                           .width = deep * g.per_unit(),
-                                          .scale = scale,
+                                          .scale = s.scale,
                                           .lse = lse + task * len + q0 + i,
                                           .ds_rows = x.ds_rows,
                                           .p_units = x.p_units + unit * ld,

@@ -244,7 +244,6 @@ void decode_attention(const ParallelRegion& region, const Matrix& out, const Mat
                       const HeadShape& s, float* scores) {
   const Table& t = active_kernels();
   const int64_t d = s.head_size, c = s.channels();
-  const float scale = 1.0f / std::sqrt(static_cast<float>(d));
   scores += region.rank * (cache[0].capacity + kBlock);
   // Head by head, all rows of each, so that a thread whose heads are its own appends all that it reads.
   const auto each_task = [&](auto&& f) {
@@ -268,7 +267,7 @@ void decode_attention(const ParallelRegion& region, const Matrix& out, const Mat
                                    .values = values,
                                    .n = position + 1,
                                    .head_size = d,
-                                   .scale = scale,
+                                   .scale = s.scale,
                                    .scores = scores};
     t.attend(&head);
   });

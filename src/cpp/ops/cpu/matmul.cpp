@@ -106,13 +106,14 @@ class Finish {
   void row(float* c, int64_t i, int64_t col, int64_t n) const {
     if (e_.gelu != nullptr) {
       float* const y = place(*e_.gelu, i, col);
-      t_.gelu_forward(y, c, n);
+      (e_.gelu_erf ? t_.gelu_erf_forward : t_.gelu_forward)(y, c, n);
       keep(*e_.gelu, y, i, col, n);
     }
     if (e_.gelu_input != nullptr) {
       const Matrix& output = *e_.gelu_output;
       float* const y = place(output, i, col);
-      t_.gelu_backward(c, y, c, e_.gelu_input + i * output.cols + col, n);
+      const auto backward = e_.gelu_erf ? t_.gelu_erf_backward : t_.gelu_backward;
+      backward(c, y, c, e_.gelu_input + i * output.cols + col, n);
       keep(output, y, i, col, n);
     }
     if (e_.relu_output != nullptr) {
