@@ -81,7 +81,8 @@ stub: $(DEV_STAMP) $(PACKAGE_STAMP) ## write soma_native/_core.pyi anew from the
 # sanitizer knows, and any use of tiles that a real processor would refuse ends the process. Whole models in bfloat16
 # (tests/model/test_bfloat16.py) take minutes more and call no kernel that is not here.
 SANITIZE_TESTS ?= tests/kernels tests/generation tests/model/test_gradients.py tests/tokenizer/test_tokenizer.py \
-  tests/tokenizer/test_tokenizer_errors.py tests/tokenizer/test_bpe_encode.py tests/tokenizer/test_bpe_training.py
+  tests/tokenizer/test_tokenizer_errors.py tests/tokenizer/test_bpe_encode.py tests/tokenizer/test_bpe_training.py \
+  tests/analysis/test_ngram.py
 sanitize: $(DEV_STAMP) $(PACKAGE_STAMP) $(TEST_STAMP) ## run the kernel and tokenizer tests under ASan and UBSan
 	@$(MAKE) in-tree PRESET=sanitize
 	rm -rf build/sanitize/package && mkdir -p build/sanitize/package

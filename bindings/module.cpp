@@ -9,6 +9,7 @@ PYBIND11_MODULE(_core, m) {
   register_profile(m);
   register_model(m);
   register_generation(m);
+  register_ngram(m);
   register_tokenizer(m);
   register_tokenizer_rules(m);
   register_tokenizer_training(m);

@@ -31,23 +31,7 @@
 
 namespace {
 
-using TextsOrBytes = py::typing::List<py::typing::Union<py::str, py::bytes>>;
 using BytesList = py::typing::List<py::bytes>;
-
-// Texts as str, files as bytes that were found to be valid UTF-8. Errors call them texts[first], texts[first + 1], ...
-std::vector<std::string_view> views_of(const TextsOrBytes& texts, size_t first) {
-  std::vector<std::string_view> views;
-  views.reserve(texts.size());
-  for (size_t i = 0; i < texts.size(); ++i) {
-    const py::object text = texts[i];
-    if (PyBytes_Check(text.ptr())) {
-      views.emplace_back(PyBytes_AS_STRING(text.ptr()), static_cast<size_t>(PyBytes_GET_SIZE(text.ptr())));
-    } else {
-      views.push_back(utf8_of(text, "texts[" + std::to_string(first + i) + "]"));
-    }
-  }
-  return views;
-}
 
 template <typename Counter>
 void add(Counter& counter, const TextsOrBytes& texts, size_t first) {

@@ -7,6 +7,7 @@ void register_system(pybind11::module_& m);
 void register_profile(pybind11::module_& m);
 void register_model(pybind11::module_& m);
 void register_generation(pybind11::module_& m);
+void register_ngram(pybind11::module_& m);
 void register_tokenizer(pybind11::module_& m);
 void register_tokenizer_rules(pybind11::module_& m);
 void register_tokenizer_training(pybind11::module_& m);

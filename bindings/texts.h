@@ -1,4 +1,4 @@
-// Python strings as UTF-8 and back, for the parts of the tokenizer's bindings.
+// Python strings as UTF-8 and back, for whatever takes texts.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -7,10 +7,12 @@
 #include <cstdio>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace py = pybind11;
 
 using Texts = py::typing::List<py::str>;
+using TextsOrBytes = py::typing::List<py::typing::Union<py::str, py::bytes>>;
 
 // The UTF-8 of a Python str, which keeps it; `name` is what an error calls the text.
 inline std::string_view utf8_of(py::handle text, const std::string& name) {
@@ -33,3 +35,18 @@ inline std::string_view utf8_of(py::handle text, const std::string& name) {
 }
 
 inline py::str to_str(std::string_view text) { return py::str(text.data(), text.size()); }
+
+// Texts as str, files as bytes that were found to be valid UTF-8. Errors call them texts[first], texts[first + 1], ...
+inline std::vector<std::string_view> views_of(const TextsOrBytes& texts, size_t first) {
+  std::vector<std::string_view> views;
+  views.reserve(texts.size());
+  for (size_t i = 0; i < texts.size(); ++i) {
+    const py::object text = texts[i];
+    if (PyBytes_Check(text.ptr())) {
+      views.emplace_back(PyBytes_AS_STRING(text.ptr()), static_cast<size_t>(PyBytes_GET_SIZE(text.ptr())));
+    } else {
+      views.push_back(utf8_of(text, "texts[" + std::to_string(first + i) + "]"));
+    }
+  }
+  return views;
+}

@@ -18,8 +18,10 @@ __all__: list[str] = [
     "ChunkCounter",
     "DecodeWeights",
     "Decoder",
+    "KneserNey",
     "MAX_TOKEN_IDS",
     "Model",
+    "NgramCounter",
     "OpRecord",
     "Sampler",
     "TextReader",
@@ -213,6 +215,50 @@ class Sampler:
     ) -> None: ...
     def observe(self, ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32]) -> None: ...
     def sample(self, logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]) -> int: ...
+
+class NgramCounter:
+    """
+    Counts the n-grams of characters in documents, in parallel.
+    """
+    def __init__(self) -> None: ...
+    def add(self, texts: list[str | bytes], first: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Add documents (str, or bytes of valid UTF-8); an error calls them texts[first], texts[first + 1], ...
+        """
+    @property
+    def bytes(self) -> int:
+        """
+        Of all that was added
+        """
+
+class KneserNey:
+    """
+    A character 5-gram, interpolated with modified Kneser-Ney smoothing.
+    """
+    def __init__(self, counter: NgramCounter) -> None:
+        """
+        From what was counted; the counter is empty afterwards
+        """
+    def bits_of(self, texts: list[str | bytes]) -> list[numpy.typing.NDArray[numpy.float64]]:
+        """
+        -log2 of the probability of every character, an array for each document
+        """
+    def score(
+        self,
+        texts: list[str | bytes],
+        first: typing.SupportsInt | typing.SupportsIndex,
+        skipped: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+    ) -> tuple[float, float, int, int]:
+        """
+        (bits, bits of single characters, characters, bytes) of documents. Of document i, skipped[i] bytes are context alone; an empty list skips none
+        """
+    @property
+    def different_characters(self) -> int: ...
+    @property
+    def discounts(self) -> typing.Annotated[list[typing.Annotated[list[float], "FixedSize(3)"]], "FixedSize(5)"]:
+        """
+        D1, D2, D3 of each order, from 1 on
+        """
 
 class Tokenizer:
     """

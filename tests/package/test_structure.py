@@ -23,6 +23,7 @@ LAYERS = {
     "kernels": {"base"},
     "ops": {"base", "kernels"},
     "model": {"base", "ops"},
+    "ngram": {"base"},
     "tokenizer": {"base"},
 }
 

@@ -7,6 +7,8 @@
 #include <string>
 #include <string_view>
 
+#include "base/utf8.h"
+
 namespace soma {
 
 enum class CharClass : uint8_t {
@@ -52,19 +54,6 @@ inline bool is_word_char(uint32_t code_point) {
 // Lower case, without context. For kDottedCapitalI, the first of its two code points.
 inline uint32_t lower_case(uint32_t code_point) {
   return static_cast<uint32_t>(static_cast<int32_t>(code_point) + code_point_record(code_point).lower_delta);
-}
-
-// Bytes of the character that starts with this byte of valid UTF-8.
-inline size_t utf8_length(unsigned char lead) { return lead < 0x80 ? 1 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4; }
-
-inline bool is_utf8_continuation(unsigned char byte) { return (byte & 0xC0) == 0x80; }
-
-// The code point that starts at `p`, in valid UTF-8.
-inline uint32_t decode_utf8(const unsigned char* p) {
-  if (p[0] < 0x80) return p[0];
-  if (p[0] < 0xE0) return (p[0] & 0x1Fu) << 6 | (p[1] & 0x3Fu);
-  if (p[0] < 0xF0) return (p[0] & 0x0Fu) << 12 | (p[1] & 0x3Fu) << 6 | (p[2] & 0x3Fu);
-  return (p[0] & 0x07u) << 18 | (p[1] & 0x3Fu) << 12 | (p[2] & 0x3Fu) << 6 | (p[3] & 0x3Fu);
 }
 
 void append_utf8(std::string& out, uint32_t code_point);
