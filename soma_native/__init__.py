@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from typing import Any as _Any
 
 if TYPE_CHECKING:
+    from soma_native.analysis.floor import Floor, text_floor
     from soma_native.checkpoint import load, load_model, save
     from soma_native.data.documents import read_documents
     from soma_native.data.token_store import TokenStore
@@ -29,6 +30,7 @@ _LAZY = {
     "Callback": "training.callbacks",
     "CheckpointError": "errors",
     "Event": "training.callbacks",
+    "Floor": "analysis.floor",
     "Generator": "generation.generator",
     "History": "training.history",
     "Model": "model.model",
@@ -46,6 +48,7 @@ _LAZY = {
     "read_documents": "data.documents",
     "save": "checkpoint",
     "set_num_threads": "system",
+    "text_floor": "analysis.floor",
     "_core": "core",
     "_adamw_of": "optim.adamw",  # pickles name this function and the three below
     "_generator_of": "generation.generator",
@@ -58,6 +61,7 @@ __all__ = [
     "Callback",
     "CheckpointError",
     "Event",
+    "Floor",
     "Generator",
     "History",
     "Model",
@@ -75,6 +79,7 @@ __all__ = [
     "read_documents",
     "save",
     "set_num_threads",
+    "text_floor",
 ]
 
 

@@ -21,6 +21,7 @@ LEVELS = (
     ("cli",),
     ("showcase", "profiling"),
     ("training",),
+    ("analysis",),
     ("generation",),
     ("checkpoint", "data"),
     ("tokenizer", "optim"),

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from typing import Any
 
+from soma_native.analysis.floor import text_floor
 from soma_native.checkpoint import load
 from soma_native.cli.arguments import add_command, integer
 from soma_native.cli.corpus import add_corpus, check_not_empty, corpus_files, named
-from soma_native.cli.errors import UsageError
+from soma_native.cli.errors import PROGRAM, UsageError
 from soma_native.cli.output import print_json, print_table
 from soma_native.data.documents import read_documents
 from soma_native.data.token_store import TokenStore
@@ -23,7 +26,18 @@ Loss is the mean over all next-token pairs inside documents, in nats. Longer doc
 model's context (--seq-len). Perplexity is the exponential of the loss. Bits per byte is the sum of all losses in bits,
 divided by the UTF-8 bytes of the documents without their first tokens, which the model does not predict. Bits per byte
 compares models with different tokenizers, if these keep all of the text. Otherwise it is "-" (null with --json): the
-word tokenizer loses case and punctuation, and an unknown token loses its text."""
+word tokenizer loses case and punctuation, and an unknown token loses its text.
+
+--floor TEXT... names the texts that the model was trained on. It measures predictors that need no training, on the
+same bytes: a character 5-gram (modified Kneser-Ney), single tokens, single characters, and xz -9e. xz takes about two
+seconds for each megabyte. --split cuts these texts too."""
+
+_FLOOR = {
+    "ngram": "character 5-gram",
+    "tokens": "single tokens",
+    "characters": "single characters",
+    "xz": "xz -9e",
+}
 
 
 def add_parser(commands: Any) -> None:
@@ -33,11 +47,12 @@ def add_parser(commands: Any) -> None:
         "evaluate",
         run,
         "measure loss, perplexity and bits per byte of a saved model on texts",
-        "evaluate runs/mine held_out.txt --json",
+        "evaluate runs/mine held_out.txt --floor training.txt",
         _NOTES,
     )
     parser.add_argument("folder", metavar="DIR", help="the folder of the model")
     add_corpus(parser)
+    parser.add_argument("--floor", metavar="TEXT", nargs="+", help="compare with simple models of these training texts")
     parser.add_argument("--seq-len", type=integer(1), metavar="N", help="most pairs in a window (default: the context)")
     parser.add_argument("--batch-size", type=integer(1), default=8, metavar="N", help="windows at a time (default: 8)")
     parser.add_argument(
@@ -68,6 +83,15 @@ def run(arguments: argparse.Namespace) -> None:
             ("unknown tokens", f"{result['unknown_tokens']:,}"),
         ],
     )
+    if floor := result.get("floor"):
+        print()
+        print_table(
+            "",
+            ("floor", "bits per byte"),
+            [(name, "-" if floor[key] is None else f"{floor[key]:.4f}") for key, name in _FLOOR.items()],
+        )
+        if floor["sentence"]:
+            print(f"\n{floor['sentence']}")
     if bits is None:
         print("\nbits per byte: not comparable, because the tokenizer does not keep all of the text")
 
@@ -76,15 +100,24 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     """The measures by name."""
     files = corpus_files(arguments.corpus)
     check_not_empty(files)
+    known = corpus_files(arguments.floor or ())
+    if known:
+        check_not_empty(known)
+        seconds = min(sum(file.stat().st_size for file in known), 1 << 26) >> 19
+        if seconds > 20:
+            print(f"{PROGRAM}: xz -9e will take about {seconds} seconds", file=sys.stderr)
     model, tok = load(arguments.folder, precision=arguments.precision)
     longest = model.config.max_seq_len
     if arguments.seq_len is not None and arguments.seq_len > longest:
         raise UsageError(f"--seq-len {arguments.seq_len}: the model's context is {longest}")
+    texts: Iterable[str] = read_documents(files, arguments.split)
+    if known:
+        texts = list(texts)
     size = 0
 
     def documents() -> Iterator[str]:
         nonlocal size
-        for text in read_documents(files, arguments.split):
+        for text in texts:
             size += len(text.encode())
             yield text
 
@@ -96,12 +129,17 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     if lossless:  # only bytes that are predicted: without first tokens, and without documents of one token
         spans = zip(store.starts + 1, store.stops, strict=True)
         size = sum(len(tok.decode_bytes(store.tokens[start:stop])) for start, stop in spans)
-    return {
+    bits = loss * counts["pairs"] / math.log(2) / size if lossless else None
+    result: dict[str, Any] = {
         "loss": loss,
         "perplexity": math.exp(min(loss, 700.0)),
-        "bits_per_byte": loss * counts["pairs"] / math.log(2) / size if lossless else None,
+        "bits_per_byte": bits,
         "pairs": counts["pairs"],
         "documents": counts["documents"],
         "bytes": size,
         "unknown_tokens": counts["unknown_tokens"],
     }
+    if known:
+        floor = text_floor(read_documents(known, arguments.split), texts, tok)
+        result["floor"] = {**asdict(floor), "sentence": None if bits is None else floor.sentence(bits)}
+    return result

@@ -39,3 +39,30 @@ def test_texts_that_cannot_be_evaluated_are_named(run: Any, trained: Path, tmp_p
     failed(run("evaluate", trained, empty), "empty.txt: is empty")
     failed(run("evaluate", trained, single), f"no next-token pair in {single}: all 1 document(s)")
     failed(run("evaluate", trained, single, empty), f"no next-token pair in {single} and the other files")
+
+
+def test_evaluate_beside_a_floor(run: Any, corpus: Path, tmp_path: Path) -> None:
+    out, held_out = tmp_path / "model", tmp_path / "held_out.txt"
+    small = ["--preset", "nano-cpu", "--tokenizer", "byte", "--seq-len", "16", "--batch-size", "4"]
+    assert run("train", corpus, "--out", out, "--steps", 2, *small).status == 0
+    held_out.write_text(TEXT[: len(TEXT) // 3])
+    measured = run("evaluate", out, held_out, "--json", "--floor", corpus).json
+    floor = measured["floor"]
+    assert floor["bytes"] == measured["bytes"] == len(TEXT) // 3 - 1
+    assert floor["ngram"] < floor["characters"]
+    assert floor["tokens"] > floor["ngram"]
+    assert floor["sentence"].startswith("this text is too small: the 5-gram wins by ")
+    table = run("evaluate", out, held_out, "--floor", corpus)
+    assert table.status == 0
+    assert f"character 5-gram   {floor['ngram']:.4f}" in table.out
+    assert floor["sentence"] in table.out
+    assert "floor" not in run("evaluate", out, held_out, "--json").json
+    failed(run("evaluate", out, held_out, "--floor", tmp_path / "none.txt"), "none.txt: no such file or folder")
+
+
+def test_a_floor_of_words_is_not_compared(run: Any, corpus: Path, trained: Path) -> None:
+    floor = run("evaluate", trained, corpus, "--json", "--floor", corpus).json["floor"]
+    assert floor["tokens"] is floor["sentence"] is None
+    assert floor["bytes"] == len(TEXT.encode())
+    table = run("evaluate", trained, corpus, "--floor", corpus).out
+    assert "single tokens      -" in table

@@ -1,0 +1,231 @@
+"""The floor: how well a text is predicted by what needs no training, in bits per byte, beside a model's own figure."""
+
+from __future__ import annotations
+
+import logging
+import lzma
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soma_native._checks import flag, instance, number
+from soma_native.core import _core
+from soma_native.data.documents import Texts
+from soma_native.data.token_store import TokenStore
+from soma_native.errors import ArgumentError
+from soma_native.files.text_files import batches, iter_texts
+from soma_native.tokenizer.tokenizer import Tokenizer
+
+_XZ_REACH = 1 << 26  # bytes that xz -9 looks back: what stands before them is left out
+_XZ_PIECE = 1 << 18  # bytes between two questions whether to stop
+_SMALL = 500_000  # bytes of a training text that a 5-gram has learned sooner than a model does
+
+_log = logging.getLogger("soma_native")
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What simple models of the training text reach on the validation text, in bits per UTF-8 byte; lower is better.
+
+    Attributes:
+        ngram: a character 5-gram with interpolated modified Kneser-Ney smoothing.
+        characters: single characters, each with its frequency in the training text.
+        tokens: single tokens of the tokenizer, likewise; None without one, or where it loses a part of the text.
+        xz: what `xz -9e` needs for both texts beyond what it needs for the first; None where it was not asked for.
+        bytes: of the validation text that `ngram`, `characters` and `tokens` predict.
+        training_bytes: of the training text.
+    """
+
+    ngram: float
+    characters: float
+    tokens: float | None
+    xz: float | None
+    bytes: int
+    training_bytes: int
+
+    def sentence(self, bits_per_byte: float) -> str:
+        """How a model with this figure on the same bytes compares.
+
+        >>> Floor(2.0, 4.5, 3.9, 2.5, bytes=100_000, training_bytes=900_000).sentence(1.72)
+        '14% below a 5-gram, 31% below xz -9e'
+        >>> Floor(2.0, 4.5, 3.9, 2.5, bytes=2_000, training_bytes=18_000).sentence(2.1)
+        'this text is too small: the 5-gram wins by 5%'
+        """
+        bits = number("bits_per_byte", bits_per_byte, least=0)
+        share = round(100 * (1 - bits / self.ngram))
+        if share < 0:
+            small = self.training_bytes < _SMALL
+            return f"{'this text is too small: ' if small else ''}the 5-gram wins by {-share}%"
+        said = f"{share}% below a 5-gram" if share else "level with a 5-gram"
+        if self.xz:
+            share = round(100 * (1 - bits / self.xz))
+            said += f", {abs(share)}% {'below' if share >= 0 else 'above'} xz -9e"
+        return said
+
+
+def text_floor(
+    train: Texts | TokenStore, validation: Texts | TokenStore, tokenizer: Tokenizer | None = None, *, xz: bool = True
+) -> Floor:
+    """Measure the floor of a validation text.
+
+    Contexts end with their document. With a tokenizer that loses nothing, the first token of each document is left out
+    of `bytes` and of all but `xz`, since no model predicts it: the figures compare with `soma-native evaluate`. A
+    character that the training text lacks has its share of one "unknown" character's probability.
+
+    The 5-gram takes up to 32 bytes of memory for each different 5-gram and 53 for each shorter one: some 60 MB for 100
+    MB of English, 25 MB for each MB of Chinese. xz takes about two seconds for each MB, on two threads, and twenty
+    times the size of the text in memory. Of a training text it reads the last 64 MB, which is as far as it looks back,
+    and of a validation text the first 64 MB.
+
+    Args:
+        train: what may be learned from: documents, as everywhere; or a store, with the tokenizer that made it.
+        validation: what is predicted, likewise.
+        tokenizer: whose single tokens to measure.
+        xz: whether to measure xz.
+
+    Raises:
+        TypeError, FileNotFoundError, ValueError: as for other texts; or there is no character in one of them.
+        KeyboardInterrupt: Ctrl-C.
+
+    >>> floor = text_floor(["the cat sat on the mat"] * 3, ["the cat sat on the hat"])
+    >>> floor.ngram < floor.characters, floor.bytes
+    (True, 22)
+    """
+    flag("xz", xz)
+    tokens, skipped = None, np.zeros(0, np.int64)
+    if tokenizer is not None:
+        instance("tokenizer", tokenizer, Tokenizer)
+        train, validation = _again(train), _again(validation)
+        known, new = TokenStore.encode(train, tokenizer), TokenStore.encode(validation, tokenizer)
+        if tokenizer.kind != "word" and not known.unknown_tokens and not new.unknown_tokens:
+            train, validation = known, new
+            tokens, skipped = _single_tokens(known, new, tokenizer)
+    texts = [_documents("train", train, tokenizer), _documents("validation", validation, tokenizer)]
+    counter = _core.NgramCounter()
+    ends = _End(last=True), _End(last=False)
+    for first, batch in batches(texts[0]):
+        counter.add(batch, first)
+        if xz:
+            ends[0].add(batch)
+    if not counter.bytes:
+        raise _nothing("train", tokenizer)
+    training_bytes = counter.bytes
+    model = _core.KneserNey(counter)
+    bits, character_bits, size = 0.0, 0.0, 0
+    for first, batch in batches(texts[1]):
+        scored = model.score(batch, first, skipped[first : first + len(batch)].tolist())
+        bits, character_bits, size = bits + scored[0], character_bits + scored[1], size + scored[3]
+        if xz:
+            ends[1].add(batch)
+    if not size:
+        raise _nothing("validation", tokenizer)
+    return Floor(
+        ngram=bits / size,
+        characters=character_bits / size,
+        tokens=tokens,
+        xz=_xz_bits(*ends) if xz else None,
+        bytes=size,
+        training_bytes=training_bytes,
+    )
+
+
+def _documents(name: str, texts: Texts | TokenStore, tokenizer: Tokenizer | None) -> Iterator[str | bytes]:
+    """The documents; of a store what its ids spell, U+FFFD where it was cut inside a character."""
+    if not isinstance(texts, TokenStore):
+        yield from iter_texts(texts)
+        return
+    if tokenizer is None or tokenizer.kind == "word" or texts.unknown_tokens:
+        raise ArgumentError(name, "is a TokenStore, which needs the tokenizer that made it, one that loses nothing")
+    for start, stop in zip(texts.starts, texts.stops, strict=True):
+        data = tokenizer.decode_bytes(texts.tokens[start:stop])
+        yield data if _core.find_invalid_utf8(data) < 0 else data.decode("utf-8", "replace")
+
+
+def _nothing(name: str, tokenizer: Tokenizer | None) -> ArgumentError:
+    least = "a character" if tokenizer is None else "a document of two tokens"
+    return ArgumentError(name, f"must have at least {least}, and has none: give more text")
+
+
+def _again(texts: Texts | TokenStore) -> Texts | TokenStore:
+    """The texts in a form that can be read twice."""
+    return list(texts) if isinstance(texts, Iterator) else texts
+
+
+def _single_tokens(train: TokenStore, validation: TokenStore, tokenizer: Tokenizer) -> tuple[float, NDArray[np.int64]]:
+    """Bits per byte of single tokens by add-one counts, and the bytes of each document's first token."""
+    size = tokenizer.vocab_size
+    new, predicted = _count(validation, validation.starts, size), _count(validation, validation.starts + 1, size)
+    spelled = np.zeros(size, np.int64)
+    for i in np.flatnonzero(new):
+        spelled[i] = len(tokenizer.decode_bytes([int(i)]))
+    counts = _count(train, train.starts, size) + 1.0
+    bits = predicted @ (np.log2(counts.sum()) - np.log2(counts))
+    return float(bits / max(1, predicted @ spelled)), spelled[validation.tokens[validation.starts]]
+
+
+def _count(store: TokenStore, starts: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """How often each id stands in the documents from `starts` on."""
+    inside = np.zeros(len(store.tokens) + 1, np.int8)
+    inside[starts] += 1
+    inside[store.stops] -= 1
+    np.cumsum(inside, dtype=np.int8, out=inside)
+    counts = np.zeros(size, np.int64)
+    for at in range(0, len(store.tokens), 1 << 20):
+        ids = store.tokens[at : at + (1 << 20)]
+        counts += np.bincount(ids[inside[at : at + len(ids)] > 0], minlength=size)
+    return counts
+
+
+class _End:
+    """The last bytes of some texts, or the first: as many as xz looks back."""
+
+    def __init__(self, *, last: bool) -> None:
+        self._last = last
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def add(self, texts: Iterable[str | bytes]) -> None:
+        for text in texts:
+            if not self._last and self._size >= _XZ_REACH:
+                return
+            data = text.encode() if isinstance(text, str) else text
+            self._parts.append(data[-_XZ_REACH:] if self._last else data[:_XZ_REACH])
+            self._size += len(self._parts[-1])
+            while self._last and self._size - len(self._parts[0]) >= _XZ_REACH:
+                self._size -= len(self._parts.pop(0))
+
+    def joined(self) -> bytes:
+        data = b"".join(self._parts)
+        return data[-_XZ_REACH:] if self._last else data[:_XZ_REACH]
+
+
+def _xz_bits(train: _End, validation: _End) -> float:
+    """Bits per byte of the validation text in xz -9e, after the training text; both sizes are made at one time."""
+    known, new = train.joined(), validation.joined()
+    size = len(known) + len(new)
+    reach = 1 << max(12, (size - 1).bit_length())  # more memory than for the text is of no use
+    options = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": min(reach, _XZ_REACH)}
+    stop = threading.Event()
+
+    def compressed_size(*texts: bytes) -> int:
+        compressor = lzma.LZMACompressor(filters=[options])
+        made = 0
+        for text in texts:
+            for at in range(0, len(text), _XZ_PIECE):
+                if stop.is_set():
+                    return 0
+                made += len(compressor.compress(text[at : at + _XZ_PIECE]))
+        return made + len(compressor.flush())
+
+    if size > 1 << 22:
+        _log.info("xz -9e of %d MB takes about %d seconds", size >> 20, size >> 19)
+    with ThreadPoolExecutor(2) as pool:
+        sizes = [pool.submit(compressed_size, known), pool.submit(compressed_size, known, new)]
+        try:
+            return (sizes[1].result() - sizes[0].result()) * 8 / len(new)
+        finally:
+            stop.set()
