@@ -134,15 +134,25 @@ def text_floor(
 
 
 def _documents(name: str, texts: Texts | TokenStore, tokenizer: Tokenizer | None) -> Iterator[str | bytes]:
-    """The documents; of a store what its ids spell, U+FFFD where it was cut inside a character."""
+    """The documents; of a store what its ids spell, with U+FFFD where it was cut inside a character."""
     if not isinstance(texts, TokenStore):
         yield from iter_texts(texts)
         return
     if tokenizer is None or tokenizer.kind == "word" or texts.unknown_tokens:
         raise ArgumentError(name, "is a TokenStore, which needs the tokenizer that made it, one that loses nothing")
+    ordinary = _ordinary(tokenizer)
     for start, stop in zip(texts.starts, texts.stops, strict=True):
-        data = tokenizer.decode_bytes(texts.tokens[start:stop])
+        ids = texts.tokens[start:stop]
+        data = tokenizer.decode_bytes(ids[ordinary[ids]])
         yield data if _core.find_invalid_utf8(data) < 0 else data.decode("utf-8", "replace")
+
+
+def _ordinary(tokenizer: Tokenizer) -> NDArray[np.bool_]:
+    """Which ids spell text; special ones, such as the end of a document, spell none."""
+    ordinary = np.ones(tokenizer.vocab_size, bool)
+    for token in tokenizer.special_tokens:
+        ordinary[tokenizer.token_to_id(token)] = False
+    return ordinary
 
 
 def _nothing(name: str, tokenizer: Tokenizer | None) -> ArgumentError:
@@ -160,7 +170,7 @@ def _single_tokens(train: TokenStore, validation: TokenStore, tokenizer: Tokeniz
     size = tokenizer.vocab_size
     new, predicted = _count(validation, validation.starts, size), _count(validation, validation.starts + 1, size)
     spelled = np.zeros(size, np.int64)
-    for i in np.flatnonzero(new):
+    for i in np.flatnonzero(new * _ordinary(tokenizer)):
         spelled[i] = len(tokenizer.decode_bytes([int(i)]))
     counts = _count(train, train.starts, size) + 1.0
     bits = predicted @ (np.log2(counts.sum()) - np.log2(counts))

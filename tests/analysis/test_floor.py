@@ -72,6 +72,23 @@ def test_stores_give_what_their_texts_give() -> None:
     assert soma.text_floor(*stores, tok) == soma.text_floor(TRAIN, VALIDATION, tok)
 
 
+def test_the_end_of_a_document_is_no_text() -> None:
+    """Special tokens of a store are predicted by the tokens alone, and have no bytes."""
+    tok = soma.Tokenizer.train(TRAIN, kind="byte", special_tokens=("<|endoftext|>",))
+    end = tok.token_to_id("<|endoftext|>")
+    stores, bare = [], [soma.TokenStore.encode(texts, tok) for texts in (TRAIN, VALIDATION)]
+    for store in bare:
+        spans = zip(store.starts, store.stops, strict=True)
+        tokens = np.concatenate([np.append(store.tokens[start:stop], np.uint16(end)) for start, stop in spans])
+        stops = store.stops + np.arange(1, len(store.stops) + 1)
+        stores.append(soma.TokenStore(tokens.astype(np.uint16), np.append(0, stops[:-1]), stops))
+    floor, expected = soma.text_floor(*stores, tok), soma.text_floor(*bare, tok)
+    assert (floor.ngram, floor.xz, floor.bytes) == (expected.ngram, expected.xz, expected.bytes)
+    assert floor.tokens is not None
+    assert expected.tokens is not None
+    assert floor.tokens > expected.tokens
+
+
 def test_a_store_that_is_cut_inside_a_character_is_measured() -> None:
     tok = soma.Tokenizer.train(["漢"], kind="byte")
     train, validation = soma.TokenStore.encode(["漢字" * 50], tok).split(0.243)
