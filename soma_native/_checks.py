@@ -82,7 +82,7 @@ def pair(argument: str, value: Any, **limits: float) -> tuple[float, float]:
 
 
 def choice(argument: str, value: Any, allowed: Iterable[str], where: str = "") -> str:
-    """`value`, which must be one of the strings `allowed`. Else raises an ArgumentError that lists them, with `where`."""
+    """`value`, which must be one of the strings `allowed`. Else raises an ArgumentError with these and `where`."""
     allowed = tuple(allowed)
     if not isinstance(value, str) or value not in allowed:
         raise ArgumentError(argument, f"must be one of {', '.join(allowed)}{where}, got {value!r:.80}")
