@@ -66,11 +66,8 @@ def _rebuild(problem: str, path: str | None, tensor: str | None) -> CheckpointEr
     return CheckpointError(problem, path=path, tensor=tensor)
 
 
-NUMBER_OF_STEPS = "number of steps (epochs or steps)"  # a difference of runs; either option sets the number
-
-
 class Difference(NamedTuple):
-    """A setting that differs in another run; or the name is "training texts" or "validation texts"."""
+    """An argument of a run, and what the run in the folder has in its place."""
 
     name: str
     there: Any
@@ -78,11 +75,11 @@ class Difference(NamedTuple):
 
 
 class OtherRunError(ValueError):
-    """The run to resume had other texts or settings than those given now.
+    """The run in the folder was begun with other arguments than those of the call that resumes it.
 
     Args:
         folder: the folder of that run.
-        differences: the settings and texts that differ.
+        differences: every argument that differs.
     """
 
     def __init__(self, folder: Path, differences: list[Difference]) -> None:
@@ -90,18 +87,20 @@ class OtherRunError(ValueError):
         self.folder, self.differences = folder, differences
 
     def __str__(self) -> str:
-        return self.said(str)
-
-    def said(self, call: Callable[[str], str]) -> str:
-        """The message; `call` turns the name of a setting into the name to print."""
-        parts = []
-        for name, there, here in self.differences:
-            if name.endswith("texts"):
-                parts.append(name)
-                continue
-            called = f"number of steps ({call('epochs')} or {call('steps')})" if name == NUMBER_OF_STEPS else call(name)
-            parts.append(f"{called} ({there} there, {here} here)")
-        return (
-            f"cannot resume the run in {self.folder}, which differs in: {'; '.join(parts)}. Give the same texts and "
-            f"settings, or begin a new run without {call('resume')}"
+        return self.said(
+            lambda name, value: name if name in _WITHOUT_VALUE else f"{name}={value!r}",
+            "Trainer.resume takes what this run has; to begin a new run, give another checkpoint_dir, or resume=False "
+            "to replace this one",
         )
+
+    def said(self, call: Callable[[str, Any], str], mend: str) -> str:
+        """The message: `call` says how an argument is given, `mend` what can be done."""
+        parts = [f"{call(name, here)}: this run has {_word(there)}" for name, there, here in self.differences]
+        return f"cannot resume the run in {self.folder}: {'; '.join(parts)}. {mend}"
+
+
+_WITHOUT_VALUE = {"texts", "validation", "tokenizer"}  # arguments that are too long for a message
+
+
+def _word(value: Any) -> str:
+    return "none" if value is None else str(value)

@@ -17,7 +17,7 @@ from soma_native.cli.corpus import named
 from soma_native.cli.errors import PROGRAM, CommandError, UsageError, one_line
 from soma_native.cli.output import Stream, drop_output, usable_streams
 from soma_native.cli.signals import ended_by
-from soma_native.errors import ArgumentError, ArgumentTypeError, OtherRunError
+from soma_native.errors import ArgumentError, ArgumentTypeError
 from soma_native.model.model import resolve_precision
 from soma_native.system import active_isa, get_num_threads
 
@@ -91,8 +91,6 @@ def _run(argv: Sequence[str] | None, output: Stream) -> int:
         return 2
     except (ArgumentError, ArgumentTypeError) as error:
         return _refuse(arguments, error)
-    except OtherRunError as error:
-        return _fail(error.said(lambda name: option_of(arguments, name) or name), 1)
     except KeyboardInterrupt as error:
         print(f"{PROGRAM}: {str(error) or 'interrupted'}", file=sys.stderr)
         return 128 + ended_by[0] if ended_by else INTERRUPTED

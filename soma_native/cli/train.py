@@ -12,17 +12,18 @@ from typing import Any, Literal
 from soma_native.checkpoint.folder import model_files
 from soma_native.cli.arguments import add_command, fraction_type, integer, positive_type, seed_type
 from soma_native.cli.corpus import add_corpus, check_not_empty, corpus_files, named
-from soma_native.cli.errors import CommandError, UsageError
+from soma_native.cli.errors import CommandError
 from soma_native.cli.output import output_folder, print_json
 from soma_native.cli.progress import ProgressDisplay
+from soma_native.cli.resume import as_usage, resumed
 from soma_native.cli.signals import signals_as_ctrl_c
 from soma_native.cli.tokenizer import train_on_files
 from soma_native.data.documents import read_documents
 from soma_native.data.token_store import TokenStore
+from soma_native.errors import OtherRunError
 from soma_native.files.atomic_folder import FolderView
 from soma_native.model.config import PRECISIONS, ModelConfig
-from soma_native.model.model import Model, resolve_precision
-from soma_native.tokenizer.tokenizer import Tokenizer
+from soma_native.model.model import Model
 from soma_native.tokenizer.train import KINDS
 from soma_native.training.config import TrainConfig
 from soma_native.training.history import History, Record
@@ -102,8 +103,11 @@ def run(arguments: argparse.Namespace) -> None:
     with output_folder(arguments.out) as out, signals_as_ctrl_c():
         if not (arguments.resume or arguments.overwrite):
             _refuse_to_replace(out)
-        trainer, store = _resumed(arguments, files) if arguments.resume else _fresh(arguments, files)
-        history = _fit(trainer, store)
+        try:
+            trainer, store = resumed(arguments, files) if arguments.resume else _fresh(arguments, files)
+            history = _fit(trainer, store)
+        except OtherRunError as error:
+            raise as_usage(arguments, files, error) from None
         history.plot_if_possible(out / "loss.png")  # without matplotlib the training still succeeds
     result = _result(trainer, history, arguments.out)
     if arguments.json:
@@ -186,33 +190,6 @@ def _val_fraction(asked: float | None, store: TokenStore) -> float:
         print("too little text to hold out a part: no validation", file=sys.stderr)
         return 0.0
     return VAL_FRACTION
-
-
-def _resumed(arguments: argparse.Namespace, files: Sequence[Path]) -> tuple[Trainer, TokenStore]:
-    """The trainer of the run in DIR. The options given must be those of the run's start."""
-    names = ("epochs", "steps", "batch_size", "lr", "val_fraction", "max_eval_windows", "seed")
-    given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
-    trainer = Trainer.resume(arguments.out, **given)
-    config, tok = trainer.model.config, trainer.tokenizer
-    if arguments.preset is not None and _config(arguments, arguments.preset, config.vocab_size) != config:
-        raise UsageError(f"--resume: the model in {arguments.out} is not of --preset {arguments.preset}")
-    if arguments.seq_len not in (None, config.max_seq_len):
-        raise UsageError(f"--resume: the model in {arguments.out} has a context of {config.max_seq_len}")
-    begun = (trainer.model.precision, trainer.model.evaluation_precision)
-    if arguments.precision is not None and resolve_precision(arguments.precision) != begun:
-        raise UsageError(
-            f"--resume: the run in {arguments.out} trains in {begun[0]} and validates in {begun[1]}: "
-            "leave out --precision"
-        )
-    _same_tokenizer(arguments, tok)
-    return trainer, TokenStore.encode(read_documents(files, arguments.split), tok)
-
-
-def _same_tokenizer(arguments: argparse.Namespace, tok: Tokenizer) -> None:
-    if arguments.tokenizer not in (None, tok.kind):
-        raise UsageError(f"--resume: the tokenizer in {arguments.out} is of kind {tok.kind}")
-    if arguments.vocab_size is not None and tok.vocab_size > arguments.vocab_size:
-        raise UsageError(f"--resume: the tokenizer in {arguments.out} has {tok.vocab_size} tokens")
 
 
 def _when(record: Record, trainer: Trainer) -> str:

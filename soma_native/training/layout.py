@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 from typing import Any
@@ -12,8 +11,7 @@ from soma_native.data.documents import Texts
 from soma_native.data.samplers import EpochSampler, RandomSampler, Sampler
 from soma_native.data.token_store import TokenStore
 from soma_native.data.windows import Windows
-from soma_native.errors import NUMBER_OF_STEPS, ArgumentError, Difference
-from soma_native.model.config import ModelConfig
+from soma_native.errors import ArgumentError
 from soma_native.model.model import Model
 from soma_native.optim.schedule import Schedule
 from soma_native.tokenizer.tokenizer import Tokenizer
@@ -21,8 +19,7 @@ from soma_native.training.config import FREE_TO_CHANGE, TrainConfig
 
 logger = logging.getLogger("soma_native")
 
-# With a number of epochs, these decide the number of steps.
-_STEPS_FOLLOW = {"batch_size", "grad_accumulation", "sampling", "seq_len", "training texts"}
+NUMBER_OF_STEPS = "number of steps (epochs or steps)"  # the key in an identity, and so in files
 
 
 class Layout:
@@ -30,12 +27,13 @@ class Layout:
 
     Attributes:
         model, tokenizer, config: the arguments.
+        store: all texts, before a part of them is held out.
         sampler: gives the batches of each step.
         validation: the windows of the validation data, or None.
         total_steps, eval_every: optimizer steps in all, and between two records of the history.
         schedule: the learning rate of each step.
         data: counts of the data by part, for the history.
-        identity: the settings and data that must be equal in a resumed run, under their names in error messages.
+        identity: the settings and data that must be equal in a resumed run; `differences` compares two of them.
 
     Raises:
         TypeError, ValueError: the data or a setting does not fit. The message names it.
@@ -51,7 +49,8 @@ class Layout:
     ) -> None:
         self.model, self.tokenizer, self.config = model, tokenizer, config
         self._seq_len = model.config.max_seq_len if config.seq_len is None else config.seq_len
-        train, held_out = _encode(tokenizer, config, texts, validation)
+        self.store = TokenStore.encode(texts, tokenizer)
+        train, held_out = _parts(self.store, tokenizer, config, validation)
         self.sampler: Sampler
         windows = Windows(train, self._seq_len)
         if config.sampling == "random":
@@ -91,20 +90,9 @@ class Layout:
         identity: dict[str, Any] = json.loads(json.dumps(settings))  # with the types of one that was read from a file
         return identity
 
-    def differences(self, identity: dict[str, Any]) -> list[Difference]:
-        """The differences between another run's `identity` and this one, without those that follow from others."""
-        with contextlib.suppress(LookupError, TypeError, ValueError):  # older runs lack the later fields of a model
-            identity = {**identity, "model": ModelConfig(**identity["model"]).to_dict()}
-        keys = [k for k in sorted(self.identity.keys() | identity.keys()) if identity.get(k) != self.identity.get(k)]
-        derived = {key for key in ("eval_every", "warmup_steps") if getattr(self.config, key) is None}
-        if self.config.steps is None and _STEPS_FOLLOW & set(keys):
-            derived.add(NUMBER_OF_STEPS)
-        given = [key for key in keys if key not in derived]
-        return [Difference(key, identity.get(key), self.identity.get(key)) for key in given or keys]
 
-
-def _encode(
-    tokenizer: Tokenizer, config: TrainConfig, texts: Texts | TokenStore, validation: Texts | TokenStore | None
+def _parts(
+    store: TokenStore, tokenizer: Tokenizer, config: TrainConfig, validation: Texts | TokenStore | None
 ) -> tuple[TokenStore, TokenStore | None]:
     if validation is not None and config.val_fraction > 0:
         raise ArgumentError(
@@ -112,13 +100,12 @@ def _encode(
         )
     if validation is None and config.val_fraction == 0 and config.patience is not None:
         raise ArgumentError("patience", "needs validation data: give validation or val_fraction")
-    train = TokenStore.encode(texts, tokenizer)
-    train.require_pairs("texts")
+    store.require_pairs("texts")
     if validation is not None:
         held_out = TokenStore.encode(validation, tokenizer)
         held_out.require_pairs("validation")
-        return train, held_out
-    return train.split(config.val_fraction) if config.val_fraction > 0 else (train, None)
+        return store, held_out
+    return store.split(config.val_fraction) if config.val_fraction > 0 else (store, None)
 
 
 def _count(name: str, windows: Windows) -> dict[str, int]:

@@ -20,6 +20,7 @@ from soma_native.files.atomic_folder import replace_files
 from soma_native.model.model import Model
 from soma_native.optim.adamw import AdamW
 from soma_native.training.callbacks import Dispatcher, EventKind
+from soma_native.training.differences import differences
 from soma_native.training.evaluate import mean_loss
 from soma_native.training.history import History, Record
 from soma_native.training.interrupt import InterruptGuard
@@ -97,14 +98,9 @@ class TrainingRun:
     def _resume(self) -> None:
         assert self.folder is not None  # TrainConfig requires it
         state, optimizer_steps = read_state(self.folder)
-        differences = self.layout.differences(state.identity)
-        if differences:
-            raise OtherRunError(self.folder, differences)
-        if state.step > self.layout.total_steps:
-            raise ValueError(
-                f"cannot resume the run in {self.folder}: it has already done {state.step} steps, more than the "
-                f"{self.layout.total_steps} asked for"
-            )
+        found = differences(self.layout, self.folder, state)
+        if found:
+            raise OtherRunError(self.folder, found)
         load_arrays(self.folder, self.model, self.optimizer)
         self.optimizer.step_count = optimizer_steps
         self.history.__dict__.update(History.from_dict(state.history).__dict__)
