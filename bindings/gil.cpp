@@ -7,7 +7,7 @@
 
 namespace {
 
-thread_local GilRelease* innermost = nullptr;  // null: this thread has the GIL, or never knew of it
+thread_local GilRelease* innermost = nullptr;  // null: this thread has the GIL, or Python does not know it
 
 bool python_ends() {
 #if PY_VERSION_HEX >= 0x030D0000
@@ -35,7 +35,7 @@ void GilRelease::take_back() {
   if (!ends_python_ && python_ends()) stop_for_ever();
   try {
     PyEval_RestoreThread(state_);
-  } catch (...) {  // the end came while this thread waited: it is being unwound, and must not leave this handler
+  } catch (...) {  // Python ended while this thread waited, and unwinds the thread: it must not leave this handler
     stop_for_ever();
   }
 }

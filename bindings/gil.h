@@ -1,6 +1,6 @@
-// Calls into the core without the GIL. Python may end meanwhile: then a thread never takes the GIL back and stops
-// for ever, as Python's own do since 3.14. Before, Python ends such a thread by unwinding it, which destructors turn
-// into an abort of the program.
+// Calls into the core without the GIL. Where Python ends meanwhile, the thread never takes the GIL back and stops for
+// ever. Python 3.14 stops its own threads in the same way. Earlier versions unwind the thread, and destructors then
+// abort the program.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -22,13 +22,13 @@ class GilRelease {
   void give_up();
 
  private:
-  const bool ends_python_;  // this thread does
+  const bool ends_python_;  // whether this thread ends Python
   GilRelease* const outer_;
   PyThreadState* state_;
 };
 
-// Takes the GIL back for as long as it lives, on a thread inside a GilRelease; on others, which have it, does nothing.
-// Where no lock is held: the thread may stop here.
+// On a thread inside a GilRelease, takes the GIL back for as long as it lives. Other threads have the GIL: no effect.
+// Hold no lock here, because the thread may stop.
 class GilAgain {
  public:
   GilAgain();
@@ -40,11 +40,11 @@ class GilAgain {
   GilRelease* const release_;
 };
 
-// Logs that the system refused to start threads, where it just did.
+// Logs a warning where the system has just refused to start threads.
 void warn_of_refused_threads();
 
-// Runs f without the GIL, as one call that shares the threads with the others under way. Where the poll stopped it,
-// raises what the signal handler raised (KeyboardInterrupt, as a rule).
+// Runs f without the GIL. All calls under way share the threads. Where the poll stopped f, raises the exception of the
+// signal handler, usually KeyboardInterrupt.
 template <typename F>
 auto without_gil(F&& f) {
   const auto run = [&f] {

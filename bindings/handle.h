@@ -31,12 +31,12 @@ struct ModelHandle {
   soma::Transformer transformer;
   std::mutex mutex;
   std::atomic<std::thread::id> owner{};  // the thread that computes, while one does
-  int forks = soma::forks();             // when the lock was last known to be of this process
+  int forks = soma::forks();             // the count of forks when this process last made the lock
 
   ModelHandle(const soma::ModelConfig& config, uint64_t seed, soma::Precision precision, bool initialize)
       : transformer(config, seed, precision, initialize) {}
 
-  // In the child of a fork: frees the model of a thread that computed with it in the parent. With the GIL held.
+  // In the child of a fork: makes the lock and the buffers anew if a thread of the parent held them. Needs the GIL.
   void after_fork() {
     if (forks == soma::forks()) return;
     const bool interrupted = soma::this_thread_forked() && owner.load() == std::this_thread::get_id();

@@ -1,4 +1,4 @@
-// Making and reading lists of ids costs more than finding the ids: ints are kept, and read without a call.
+// Lists of ids cost more than finding the ids. So ints are made once and kept, and are read without a call.
 #include "ids.h"
 
 #include <algorithm>
@@ -9,11 +9,11 @@ namespace {
 
 using soma::TokenId;
 
-// The ints of ids below 2^18, each made when it is first wanted: making and freeing one for every token of a text takes
-// five times as long as finding the token. 10 MB at most; they outlive the interpreter. Used under the GIL.
+// The ints of ids below 2^18, each made at first use. Making and freeing an int for every token takes five times as
+// long as finding the token. At most 10 MB, which outlive the interpreter. Use it with the GIL.
 class KeptInts {
  public:
-  // A new reference to the int of an id, nullptr with an exception set where there is no memory.
+  // A new reference to the int of an id. Without memory: nullptr, with an exception set.
   PyObject* get(TokenId id) {
     if (id < ints_.size() && ints_[id] != nullptr) {
       Py_INCREF(ints_[id]);
@@ -38,7 +38,7 @@ class KeptInts {
 };
 KeptInts& kept_ints = *new KeptInts();
 
-// The value of an int that has one digit; false for others.
+// Reads an int of one digit; returns false for any other int.
 bool read_small(PyObject* number, int64_t& value) {
 #if PY_VERSION_HEX >= 0x030C0000
   const auto* const compact = reinterpret_cast<const PyLongObject*>(number);

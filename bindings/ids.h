@@ -19,8 +19,8 @@ using AnyList = py::typing::List<py::object>;
 // A new list of `count` ids.
 IdList to_list(const soma::TokenId* ids, size_t count);
 
-// The numbers of a list; none where something else than an int of 64 bits is in it.
+// The numbers of a list; nothing if an item is not an int of 64 bits.
 std::optional<std::vector<int64_t>> numbers_of(const AnyList& list);
 
-// An array that owns the ids, without a copy of them.
+// An array that owns the ids; nothing is copied.
 py::array_t<uint32_t> to_array(soma::IdVector&& ids);

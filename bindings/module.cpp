@@ -1,5 +1,5 @@
-// soma_native._core: the C++ core as Python sees it. Arrays and exceptions in and out, no arithmetic, the GIL released
-// around compute.
+// soma_native._core: the C++ core as Python sees it. Arrays and exceptions go in and out, and the GIL is released while
+// the core computes. There is no arithmetic here.
 #include "registers.h"
 
 PYBIND11_MODULE(_core, m) {

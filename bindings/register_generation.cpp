@@ -29,7 +29,7 @@ struct DecodeWeightsHandle {
 
 struct DecoderHandle {
   ModelHandle& model;
-  std::unique_ptr<soma::DecodeWeights> live;  // where none were given
+  std::unique_ptr<soma::DecodeWeights> live;  // made here if the caller gave none
   soma::Decoder decoder;
 
   DecoderHandle(ModelHandle& handle, int64_t rows, const DecodeWeightsHandle* given)

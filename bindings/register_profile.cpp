@@ -1,4 +1,4 @@
-// What a profile is made of: the record of an op, and the ceilings of this machine.
+// The parts of a profile: the record of an op, and the limits of this machine.
 #include <pybind11/stl.h>
 
 #include "gil.h"

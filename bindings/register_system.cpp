@@ -16,10 +16,10 @@ namespace py = pybind11;
 
 namespace {
 
-unsigned long main_thread = 0;  // of the process that loaded the core; in a child it is the thread that forked
+unsigned long main_thread = 0;  // of the process that loaded the core; in the child of a fork, the thread that forked
 
-// Handlers run in Python's main thread. The others do not ask: one that waited for the GIL when Python ends would keep
-// its model for ever.
+// Python runs signal handlers in its main thread, so only this thread asks. Another thread would wait for the GIL, and
+// if Python ended meanwhile, it would keep its model for ever.
 bool python_signal_pending() {
   const bool is_main = soma::forks() == 0 ? PyThread_get_thread_ident() == main_thread : soma::this_thread_forked();
   if (!is_main) return false;

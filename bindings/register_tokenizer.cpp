@@ -1,5 +1,5 @@
-// Python's view of the tokenizer: strings and arrays in, lists and arrays out; only types are turned here. The public
-// face is soma_native/tokenizer/tokenizer.py.
+// Python's view of the tokenizer: strings and arrays in, lists and arrays out. Only types are converted here. The
+// public class is in soma_native/tokenizer/tokenizer.py.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -28,7 +28,7 @@ using soma::TokenId;
 using Offsets = py::typing::List<py::typing::Tuple<py::int_, py::int_>>;
 using Allowed = std::vector<TokenId>;
 
-// Errors call them texts[first], texts[first + 1], ...
+// UTF-8 of the texts. Errors name them texts[first], texts[first + 1], ...
 std::vector<std::string_view> utf8_of_list(const Texts& texts, size_t first = 0) {
   std::vector<std::string_view> views;
   views.reserve(texts.size());
@@ -40,14 +40,13 @@ std::vector<std::string_view> utf8_of_list(const Texts& texts, size_t first = 0)
       views.emplace_back(bytes, static_cast<size_t>(size));
     } else {
       PyErr_Clear();
-      views.push_back(utf8_of(text, "texts[" + std::to_string(first + i) + "]"));  // which raises
+      views.push_back(utf8_of(text, "texts[" + std::to_string(first + i) + "]"));  // raises with this name
     }
   }
   return views;
 }
 
-// Thousands of new lists or tuples would set off the garbage collector again and again, to no avail: none of them is
-// garbage.
+// Pauses the garbage collector. Thousands of new lists would start it again and again, and none of them is garbage.
 struct CollectorPause {
   int was_on = PyGC_Disable();
   ~CollectorPause() {
@@ -114,7 +113,7 @@ py::typing::List<IdList> encode_batch(const soma::Tokenizer& tokenizer, const Te
   return lists;
 }
 
-// The ids of all texts in a row, and how many each text has.
+// The ids of all texts, one text after the other, and the number of ids of each text.
 py::typing::Tuple<py::array_t<uint32_t>, py::array_t<int64_t>> encode_joined(const soma::Tokenizer& tokenizer,
                                                                              const Texts& texts, size_t first) {
   const auto views = utf8_of_list(texts, first);
@@ -171,7 +170,7 @@ std::string decoded(const soma::Tokenizer& tokenizer, const Int* values, size_t 
   });
 }
 
-// The bytes of the ids in a list of int; none where something else is in it.
+// The bytes of the ids in a list of int; nothing if an item is not an int.
 std::optional<std::string> decoded_list(const soma::Tokenizer& tokenizer, const AnyList& ids) {
   const auto numbers = numbers_of(ids);
   if (!numbers) return std::nullopt;

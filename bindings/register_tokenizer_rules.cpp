@@ -1,4 +1,4 @@
-// The rules that texts are read by, for Python's part of the tokenizer.
+// The rules for reading texts, for the Python part of the tokenizer.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

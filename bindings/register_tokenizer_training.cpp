@@ -1,5 +1,5 @@
-// Python's view of how vocabularies are made: counting words and chunks, learning merges.
-// soma_native/tokenizer/train.py calls it.
+// Python's view of tokenizer training: counting words and chunks, learning merges. soma_native/tokenizer/train.py calls
+// it.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -39,7 +39,7 @@ void add(Counter& counter, const TextsOrBytes& texts, size_t first) {
   without_gil([&] { counter.add(views); });
 }
 
-// The `limit` first of the ranked tokens, and how many there are.
+// The first `limit` tokens by rank, and the number of all tokens.
 py::typing::Tuple<Texts, py::int_> ranked(const soma::TokenCounter& counter, size_t limit) {
   const auto all = without_gil([&] { return counter.ranked(); });
   Texts tokens;
@@ -47,8 +47,7 @@ py::typing::Tuple<Texts, py::int_> ranked(const soma::TokenCounter& counter, siz
   return py::make_tuple(tokens, all.size());
 }
 
-// Reads from a file descriptor, which Python opened and closes. A pipe may keep us waiting: Ctrl-C is looked for
-// meanwhile.
+// Reads from a file descriptor that Python opens and closes. A pipe may have no data yet: the wait polls for Ctrl-C.
 size_t read_some(int file, char* to, size_t size) {
   const auto most = static_cast<unsigned>(std::min(size, size_t{1} << 30));
 #ifdef _WIN32

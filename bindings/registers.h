@@ -1,4 +1,4 @@
-// What each file of the bindings adds to the module.
+// One function for each file of the bindings: it adds its names to the module.
 #pragma once
 
 #include <pybind11/pybind11.h>

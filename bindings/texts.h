@@ -14,7 +14,7 @@ namespace py = pybind11;
 using Texts = py::typing::List<py::str>;
 using TextsOrBytes = py::typing::List<py::typing::Union<py::str, py::bytes>>;
 
-// The UTF-8 of a Python str, which keeps it; `name` is what an error calls the text.
+// The UTF-8 of a Python str, in memory of the str. An error calls the text `name`.
 inline std::string_view utf8_of(py::handle text, const std::string& name) {
   if (!PyUnicode_Check(text.ptr())) {
     throw py::type_error(name + " must be a str, got " + Py_TYPE(text.ptr())->tp_name);

@@ -1,4 +1,4 @@
-// Turns Python's lists of tokens into vocabularies, and back.
+// Converts Python's lists of tokens to vocabularies, and back.
 #include "tokenizer_vocabulary.h"
 
 #include "base/check.h"

@@ -20,7 +20,7 @@ using TokenList = py::typing::List<py::typing::Optional<py::bytes>>;
 using SpecialList = py::typing::List<py::typing::Tuple<py::str, py::int_>>;
 using VocabularyParts = py::typing::Tuple<py::str, TokenList, py::typing::Optional<Pairs>, SpecialList, py::bool_>;
 
-// A tokenizer of any kind but bpe, of the texts of its tokens by id.
+// A tokenizer of any kind but bpe, from the texts of its tokens by id.
 std::unique_ptr<soma::Tokenizer> make_tokenizer(const std::string& kind, const Texts& tokens,
                                                 const std::vector<soma::TokenId>& special_ids);
 

@@ -1,4 +1,4 @@
-// What the bindings of single operations share: arrays as matrices of the core, with their shapes checked.
+// Shared by the bindings of single operations: arrays as matrices of the core, with checked shapes.
 #pragma once
 
 #include <pybind11/stl.h>
@@ -83,7 +83,7 @@ inline void expect_ids(const char* name, const Ids& ids, int64_t limit, bool may
   }
 }
 
-// f(ops) without the GIL, with operations of its own: no call sees what another left in the packing buffers.
+// f(ops) without the GIL. Each call has operations of its own, so the packing buffers hold nothing of another call.
 template <typename F>
 auto run(F&& f, const std::string& precision = "float32") {
   const auto ops = soma::make_cpu_ops(parse_precision(precision));

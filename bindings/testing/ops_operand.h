@@ -1,6 +1,6 @@
-// An operand of a single operation, as models keep it: floats, or rows of pairs of bfloat16 whose memory holds NaN
-// wherever no operation may look: behind the last row, behind the zeros of a row and, before a result is written, in
-// all of it. Rounding and widening are written out here, so that they are none of the kernels under test.
+// An operand of a single operation, kept as models keep it: floats, or rows of bfloat16 pairs. Memory that no operation
+// may read holds NaN: behind the last row, behind the zeros of a row, and a result before it is written. Rounding and
+// widening are written out here, because the kernels' own are under test.
 #pragma once
 
 #include <algorithm>
@@ -18,7 +18,7 @@ class Operand {
  public:
   Operand(Operand&&) = default;
 
-  // Of an array that is only read.
+  // An operand of an array that operations only read.
   static Operand of(const Floats& x, bool pairs) {
     Operand operand(matrix(x), pairs);
     if (!pairs) return operand;
@@ -29,15 +29,15 @@ class Operand {
     }
     return operand;
   }
-  // Of an array that finish() fills, where it is not the operation itself that does.
+  // An operand whose array finish() fills, or the operation itself.
   static Operand into(Floats& x, bool pairs) {
-    x.mutable_data();  // refuses an array that is not to be written to
+    x.mutable_data();  // raises for a read-only array
     return Operand(matrix(std::as_const(x)), pairs);
   }
 
   const Matrix& get() const { return matrix_; }
 
-  // Pairs as floats; an error where a row does not end in zeros, or memory behind the last row was written to.
+  // Widens pairs to floats. Raises if a row does not end in zeros, or if an operation wrote behind the last row.
   void finish() const {
     if (!matrix_.pairs) return;
     for (int64_t r = 0; r < matrix_.rows; ++r) {
@@ -59,16 +59,16 @@ class Operand {
   static constexpr uint32_t kNan = 0x7fc07fc0;  // both halves
 
   Operand(const ConstMatrix& x, bool pairs)
-      : floats_(const_cast<float*>(x.data)), matrix_(floats_, x.rows, x.cols) {  // of(): operations only read it
+      : floats_(const_cast<float*>(x.data)), matrix_(floats_, x.rows, x.cols) {  // of(): operations only read the array
     if (!pairs) return;
     const soma::Operands kept{true};
     memory_.assign(static_cast<std::size_t>(kept.floats(x.rows, x.cols)), std::bit_cast<float>(kNan));
     matrix_ = kept.matrix(memory_.data(), x.rows, x.cols);
   }
 
-  // Floats of a row that hold its pairs and zeros.
+  // Number of floats that hold the pairs and zeros of a row.
   static int64_t zeroed(int64_t cols) { return (cols + 31) / 32 * 16; }
-  // To nearest, ties to even; a NaN stays one.
+  // Rounds to nearest, ties to even; NaN stays NaN.
   static uint16_t rounded(float x) {
     const auto bits = std::bit_cast<uint32_t>(x);
     if (std::isnan(x)) return static_cast<uint16_t>(bits >> 16 | 0x40);

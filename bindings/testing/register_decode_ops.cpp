@@ -1,4 +1,4 @@
-// The operations of ops/decode.h one by one, for tests, as register_ops.cpp has those of ops/ops.h.
+// The operations of ops/decode.h, one function each, for tests. register_ops.cpp has those of ops/ops.h.
 #include <algorithm>
 #include <cmath>
 #include <optional>
@@ -18,7 +18,7 @@ soma::Matrix rows_of(const Floats& x) {
   return {const_cast<float*>(x.data()), x.shape(0), x.shape(1), x.shape(1)};  // inputs are only read
 }
 
-// f() on every thread of a region of at most `most`, without the GIL.
+// Runs f() on every thread of a region of at most `most` threads, without the GIL.
 template <typename F>
 void run_region(int64_t most, F&& f) {
   without_gil([&] { soma::parallel_region(most, f); });
@@ -55,7 +55,7 @@ Floats decode_linear(const Floats& x, const Floats& w, const std::string& weight
   return y;
 }
 
-// keys and values (R, capacity, C) as the cache has them, or back.
+// Converts keys and values (R, capacity, C) to the layout of the cache, or back.
 void to_cache_layout(Floats& cache, Floats& plain, int64_t heads, bool keys, bool back) {
   const int64_t rows = plain.shape(0), capacity = plain.shape(1), channels = plain.shape(2), d = channels / heads;
   for (int64_t i = 0; i < rows * capacity * channels; ++i) {

@@ -1,5 +1,5 @@
-// The operations of ops/ops.h one by one, for tests: a mistake of a kernel shows here by name and at its own size.
-// Every function returns new arrays; those an operation must fill hold NaN before, so that what it forgets is seen.
+// The operations of ops/ops.h, one function each, so that a test finds a mistake of a kernel by name and size.
+// Every function returns new arrays. They hold NaN until the operation fills them, so a forgotten element is seen.
 #include <atomic>
 #include <cmath>
 #include <mutex>
@@ -20,7 +20,7 @@ namespace {
 
 using namespace arrays;
 
-// Which of `letters` name operands that are kept as pairs.
+// Checks `pairs`: its letters name the operands that are kept as pairs.
 void expect_pairs(const std::string& pairs, const char* letters, const std::string& precision) {
   check(pairs.find_first_not_of(letters) == std::string::npos, "pairs must be some of '", letters, "', got '", pairs,
         "'");
@@ -56,7 +56,7 @@ Floats matmul(const Floats& a, const Floats& b, const std::string& layout, const
   std::vector<float> panels[2];
   run(
       [&](soma::Ops& ops) {
-        if (prepacked) {  // both ways, as a model that trains needs it
+        if (prepacked) {  // in both layouts, as a training model packs it
           for (auto& p : panels) {
             const ConstMatrix m = &p == panels ? stored_b : stored_b.t();
             p.assign(static_cast<std::size_t>(ops.packed_floats(m.height(), m.width())), kNotANumber);
@@ -73,8 +73,8 @@ Floats matmul(const Floats& a, const Floats& b, const std::string& layout, const
   return c;
 }
 
-// A product whose result goes through a gelu, or back through one or relu: (c, the output of gelu). "relu'" reads
-// relu's output, "gelu'" and "gelu_tanh'" gelu's input. y in `pairs` is the output of either.
+// A product with a function applied to its result: a gelu, or the gradient of a gelu or relu. Returns (c, the output of
+// gelu). "relu'" reads relu's output; "gelu'" and "gelu_tanh'" read gelu's input. `y` in `pairs` is the output of either.
 Pair matmul_through(const Floats& a, const Floats& b, const std::string& function, const MaybeFloats& saved,
                     const std::string& precision, const std::string& pairs) {
   expect_dimensions("a", a, 2);
@@ -105,7 +105,7 @@ Pair matmul_through(const Floats& a, const Floats& b, const std::string& functio
 
 using Gradients = std::vector<std::pair<Floats, MaybeFloats>>;
 
-// Of every (x, dy): onto + x^T dy, and, where there are sums, those plus the sum over the rows of dy.
+// For every (x, dy): onto + x^T dy. Where sums are given: sums + the sum over the rows of dy.
 Gradients weight_gradients(const std::vector<std::pair<Floats, Floats>>& operands, const Gradients& onto,
                            const std::string& precision, const std::string& pairs) {
   check(!operands.empty() && operands.size() == onto.size(), "as many operands as results are needed, and at least 1");
@@ -132,7 +132,7 @@ Gradients weight_gradients(const std::vector<std::pair<Floats, Floats>>& operand
   return results;
 }
 
-// The sums that a product takes of its second operand on the way: x(M, N) stands second in an (1, M) (M, N) product.
+// The column sums that a product takes while it packs its second operand: here x(M, N) in a (1, M) (M, N) product.
 Floats column_sum(const Floats& x, const Floats& onto, const std::string& precision, bool pairs) {
   expect_dimensions("x", x, 2);
   check(x.shape(0) >= 1, "x has no rows: a matrix product sums at least one term");
@@ -165,7 +165,7 @@ Triple norm(const Floats& x, float eps, const MaybeFloats& gamma, const MaybeFlo
   return py::make_tuple(y, mean, rstd);
 }
 
-// NormStats has no const; the operations that read it write nothing.
+// NormStats has no const version; the operations that read it write nothing.
 soma::NormStats stats(const float* mean, const float* rstd) {
   return {const_cast<float*>(mean), const_cast<float*>(rstd)};
 }
@@ -210,7 +210,7 @@ Pair norm_grad(const Floats& dy, const Floats& x, const Floats& mean, const Floa
   return py::make_tuple(gamma, beta);
 }
 
-// What a matrix product does to its result: the product here is one row, 1 * x. `epilogue` gets the place of a second
+// Applies an epilogue of a matrix product to x: the product is 1 * x, one row. `epilogue` gets the place of a second
 // result.
 template <typename MakeEpilogue>
 Pair through_epilogue(const Floats& x, const Floats& other, MakeEpilogue&& make_epilogue) {
@@ -358,8 +358,8 @@ Four adamw(const Floats& p, const Floats& g, const Floats& m, const Floats& v, f
 
 namespace {
 
-// (threads that a call gets, different threads that each took a part of one of its jobs). No part ends before all have
-// begun, so that none of them takes two.
+// Returns (threads of a call, different threads that took a part of one of its jobs). No part ends before all parts
+// have begun, so no thread takes two.
 std::pair<int, std::size_t> threads_at_work(const std::string& job) {
   check(job == "loop" || job == "pool" || job == "region", "job must be 'loop', 'pool' or 'region', got '", job, "'");
   return run([&](soma::Ops&) {

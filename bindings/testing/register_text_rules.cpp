@@ -1,4 +1,4 @@
-// How texts are cut and characters classed, for tests against other implementations of the same rules.
+// How texts are cut and characters are classified, for tests against other implementations of the same rules.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
