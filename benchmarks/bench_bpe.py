@@ -3,10 +3,10 @@
     python benchmarks/bench_bpe.py --vocab cl100k_base.tiktoken --text book.txt more.txt --rounds 7 --json out.json
     python benchmarks/bench_bpe.py --vocab my_bpe/tokenizer.json --text book.txt --tasks lines documents --threads 2
 
-Contenders alternate in one run, and their ids are compared before anything is timed: other ids end the run. "first" is
-the first call on a text that the tokenizer has not met; the others are later calls. "lines" and "documents" (4,096
-characters) are batches, which give lists of ids. Peers that are not installed are left out. A tokenizer.json has one,
-`tokenizers`: its encode_batch_fast, which makes no offsets, and reading .ids of what that gives.
+Contenders alternate in one run. Their ids are compared before anything is timed, and other ids end the run. "first" is
+the first call on a text that is new to the tokenizer; all others are later calls. "lines" and "documents" (4,096
+characters) are batches and give lists of ids. Peers that are not installed are left out. A tokenizer.json has the one
+peer `tokenizers`: its encode_batch_fast, which makes no offsets, then .ids of each result.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vocab", required=True, help="a rank file, such as cl100k_base.tiktoken, or a tokenizer.json")
-    parser.add_argument("--pattern", choices=["gpt2", "cl100k", "o200k"], help="default: as the file is called")
+    parser.add_argument("--pattern", choices=["gpt2", "cl100k", "o200k"], help="default: by the name of the file")
     parser.add_argument("--text", nargs="+", required=True, help="UTF-8 files; each is a workload of its own")
     parser.add_argument("--tasks", nargs="+", default=["first", "array", "list", "lines", "documents", "decode"])
     parser.add_argument("--rounds", type=int, default=7)
@@ -48,7 +48,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def hugging_face(pattern: str, ranks: dict[bytes, int]) -> Any:
-    """The same vocabulary for `tokenizers`: all ways to make a token of two are its merges."""
+    """The same vocabulary for `tokenizers`: every way to make a token of two tokens is a merge."""
     import tokenizers
 
     from soma_native import _core
@@ -73,7 +73,7 @@ def hugging_face(pattern: str, ranks: dict[bytes, int]) -> Any:
 
 
 class Contenders:
-    """The tokenizers, made anew for each text; tasks are asked for by name."""
+    """The tokenizers, made anew for each text, and the calls of each task."""
 
     def __init__(self, args: argparse.Namespace, pattern: str) -> None:
         self.args, self.pattern = args, pattern
@@ -86,7 +86,7 @@ class Contenders:
         self.names = ["soma_native"] + [n for n in peers if importlib.util.find_spec(modules.get(n, n))]
 
     def make(self, name: str) -> Any:
-        """A tokenizer that has met no text."""
+        """A tokenizer that has encoded no text."""
         if name == "soma_native":
             import soma_native
 
@@ -114,7 +114,7 @@ class Contenders:
         return hugging_face(self.pattern, self.ranks)
 
     def tasks(self, text: str) -> dict[str, dict[str, Work]]:
-        """Task -> who -> the call to time."""
+        """Task -> contender -> the call to time."""
         batches = {
             "lines": text.splitlines(keepends=True),
             "documents": [text[i : i + 4096] for i in range(0, len(text), 4096)],
@@ -159,7 +159,7 @@ class Contenders:
         return calls
 
     def first(self, text: str) -> dict[str, Work]:
-        """The first call on a text, by those who remember; each work is called once."""
+        """The first call on a text, for each contender with a cache; each is called once."""
         fresh = {name: self.make(name) for name in self.names if name in ("soma_native", "gigatoken")}
         for one in fresh.values():
             one.encode("warm")
@@ -170,14 +170,14 @@ class Contenders:
 
 
 def check(name: str, ids: list[int], expected: list[int]) -> None:
-    """End the run where a peer gives other ids."""
+    """End the run if a peer gives other ids."""
     if ids != expected:
         at = next((i for i, (a, b) in enumerate(zip(ids, expected, strict=False)) if a != b), len(expected))
         raise SystemExit(f"bench_bpe: {name} gives {ids[at : at + 5]} at token {at}, ours are {expected[at : at + 5]}")
 
 
 def seconds(work: Work) -> float:
-    """Of one call."""
+    """Seconds of one call."""
     begin = time.perf_counter()
     work()
     return time.perf_counter() - begin

@@ -1,11 +1,12 @@
-"""Generation of one sequence: prefill and decoding of 128 tokens, in tokens/s; llama.cpp beside it where installed,
-compared with ours at the same bytes a weight.
+"""Generation of one sequence: prefill and decoding of 128 tokens, in tokens/s, beside llama.cpp if installed.
+
+Contenders with the same bytes for each weight are compared.
 
     python benchmarks/bench_generate.py --workloads showcase gpt2-124m --rounds 7 --json out.json
 
-llama.cpp (pip install llama-cpp-python gguf) runs a GPT-2 of the same sizes: it has no soma block. Its logits and those
-of our gpt2 block, same weights, are compared before anything is timed. As in llama-bench, tokens are given and every
-step ends with logits; our `sample` also chooses each token with top-k, top-p and repetition penalty.
+llama.cpp (pip install llama-cpp-python gguf) has no soma block, so it runs a GPT-2 of the same sizes. Its logits are
+compared with those of our gpt2 block with the same weights before anything is timed. As in llama-bench, tokens are
+given and every step ends with logits. Our `sample` also chooses each token with top-k, top-p and repetition penalty.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from common import (
 )
 
 TASKS = ("prefill", "decode", "sample")
-# Norm-wise relative, against our float32; llama.cpp keeps its cache in F16 and rounds activations as it does weights.
+# Norm-wise relative difference to our float32. llama.cpp keeps its cache in F16 and rounds activations like weights.
 LOGIT_TOLERANCE = {"F32": 1e-3, "F16": 1e-2, "BF16": 2e-2, "Q8_0": 3e-2, "float32": 1e-5, "bfloat16": 1e-2}
 LOGIT_TOLERANCE |= {"int8": 3e-2}
 BYTES = {"live": 4, "float32": 4, "F32": 4, "bfloat16": 2, "F16": 2, "BF16": 2, "int8": 1, "Q8_0": 1}  # a weight
@@ -49,7 +50,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of one contender's turn")
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of one contender's turn")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--isa", help="hold us to this instruction set")
     parser.add_argument("--json", help="write the record here")
@@ -63,7 +64,7 @@ def difference(got: list[float], want: list[float]) -> float:
 
 
 def check(workers: dict[str, Worker], plans: dict[str, tuple[str, str, Workload]], ids: list[int]) -> dict[str, float]:
-    """Same weights, same tokens: logits of everybody's gpt2 block agree with those of ours at 4 bytes a weight."""
+    """Compare the logits of every gpt2 block with our float32, on the same weights and tokens."""
     logits = {
         label: workers[label].call(do="logits", ids=ids)["logits"]
         for label, plan in plans.items()
@@ -80,7 +81,7 @@ def check(workers: dict[str, Worker], plans: dict[str, tuple[str, str, Workload]
 
 
 def measure(args: argparse.Namespace, w: Workload, formats: list[str]) -> list[dict[str, Any]]:
-    """All contenders on one workload, each task alternating; a result for each contender and task."""
+    """Run all contenders on one workload in turns, task by task; return a result for each contender and task."""
     gpt2 = w.as_block("gpt2")
     plans: dict[str, tuple[str, str, Workload]] = {}
     for weights in args.weights:

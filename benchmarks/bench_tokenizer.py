@@ -2,7 +2,7 @@
 
     python benchmarks/bench_tokenizer.py --text book.txt --rounds 7 --json out.json
 
-The peer loads the tokenizer.json that ours saved, so both do the same work; their ids are compared before timing.
+The peer loads the tokenizer.json that ours saved, so both do the same work. Their ids are compared before timing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ KINDS = ("word", "char", "byte")
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--text", help="a UTF-8 file; without it the showcase corpus repeated to 1 MB")
+    parser.add_argument("--text", help="a UTF-8 file (default: the showcase corpus, repeated to 1 MB)")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--vocab-size", type=int, default=8000, help="of the word tokenizer")
     parser.add_argument("--rounds", type=int, default=7)
@@ -36,14 +36,14 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    """Of one call."""
+    """Seconds of one call."""
     begin = time.perf_counter()
     work()
     return time.perf_counter() - begin
 
 
 def contenders(kind: str, text: str, vocab_size: int) -> dict[str, dict[str, Callable[[], Any]]]:
-    """Task -> who -> the call to time, once both were seen to give the same ids."""
+    """Task -> contender -> the call to time. Both must give the same ids first."""
     import soma_native as soma
 
     options = {"vocab_size": vocab_size} if kind == "word" else {}

@@ -2,10 +2,10 @@
 
     python benchmarks/bench_tokenizer_training.py book.txt other.txt --vocab-size 8192 32768 --rounds 5 --json out.json
 
-Every run is a process of its own that reads the files itself; the contenders take turns. All learn byte-level merges
-within the chunks of GPT-2's pattern, but for sentencepiece, which has its own units. Those that are not installed are
-left out. Time is that of the training call; memory is the highest of the whole process. Our tokens are compared with
-those of rustbpe, whose tie rule is ours.
+Every run is a process of its own and reads the files itself. The contenders take turns. All learn byte-level
+merges within the chunks of GPT-2's pattern; only sentencepiece has units of its own. Contenders that are not installed
+are left out. Time is the time of the training call. Memory is the peak of the whole process. Our tokens are compared
+with those of rustbpe, which breaks ties in the same way.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
 SPECIAL = "<|endoftext|>"
 
 
-# What a training gives: how many ids, and where the tie rule is ours the bytes of the tokens in order.
+# The result of a training: the number of ids, and the bytes of the tokens in order if ties are broken in our way.
 Learned = tuple[int, list[bytes] | None]
 
 
 def train_soma_native(files: list[str], size: int) -> Callable[[], Learned]:
-    """Ours: files by path."""
+    """Our trainer: it takes files by path."""
     import soma_native as soma
     from soma_native.tokenizer.bpe_vocabulary import BpeVocabulary
 
@@ -53,7 +53,7 @@ def train_gigatoken(files: list[str], size: int) -> Callable[[], Learned]:
 
 
 def train_rustbpe(files: list[str], size: int) -> Callable[[], Learned]:
-    """Takes texts alone: one at a time is read. It has no special tokens here."""
+    """It takes texts, not files, so one file at a time is read. It has no special tokens here."""
     import rustbpe
 
     tokenizer = rustbpe.Tokenizer()
@@ -82,7 +82,7 @@ def train_tokenizers(files: list[str], size: int) -> Callable[[], Learned]:
 
 
 def train_sentencepiece(files: list[str], size: int) -> Callable[[], Learned]:
-    """Files by path; characters instead of bytes, with the bytes as fallback."""
+    """It takes files by path. Its units are characters, with bytes as a fallback."""
     import sentencepiece
 
     with tempfile.TemporaryDirectory() as folder:
@@ -125,7 +125,7 @@ def run_here(name: str, files: list[str], size: int) -> None:
 
 
 def run_there(name: str, files: list[str], size: int, threads: int) -> dict[str, Any]:
-    """The same in a new process."""
+    """Run one training in a new process and return its result."""
     command = [sys.executable, __file__, *files, "--run", name, "--vocab-size", str(size)]
     environment = {**os.environ, **thread_environment(threads)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -31,7 +31,7 @@ from soma_native.model.config import BLOCKS
 MODES = ("fp32-eager", "fp32-compile", "bf16-eager", "bf16-compile")
 CHECKED_STEPS = 5
 LOSS_TOLERANCE = {"float32": 2e-4, "bfloat16": 2e-2}  # relative, over the checked steps, from the same weights
-CURVE_TOLERANCE = 0.05  # relative, mean loss over the steps that two contenders on the same model both took
+CURVE_TOLERANCE = 0.05  # relative, of the mean loss over the steps that two contenders of one model have in common
 TOGETHER_BELOW = 50_000_000  # parameters up to which all contenders of a workload fit in memory at once
 
 
@@ -44,7 +44,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--block", choices=BLOCKS, help="train this block instead of the workload's own")
     parser.add_argument("--same-block", action="store_true", help="PyTorch trains our block too, not always gpt2")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of one contender's turn")
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of one contender's turn")
     parser.add_argument("--steps", type=int, help="steps of one turn, instead of --seconds")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--isa", help="hold both to this instruction set (avx2)")
@@ -61,7 +61,7 @@ def start(args: argparse.Namespace, w: Workload, contender: str, mode: str) -> W
 
 
 def check_losses(label: str, got: list[float], want: list[float], tolerance: float) -> float:
-    """Largest relative difference; an error where it is too large: what computes something else is not timed."""
+    """The largest relative difference of losses; too large a difference raises, and nothing is timed."""
     worst = max(abs(a - b) / abs(b) for a, b in zip(got, want, strict=True))
     if not worst <= tolerance:
         raise WorkerError(f"{label}: losses {got} differ from the reference's {want} by {worst:.2e} > {tolerance:.0e}")
@@ -69,14 +69,14 @@ def check_losses(label: str, got: list[float], want: list[float], tolerance: flo
 
 
 def check_curve(label: str, losses: list[float]) -> None:
-    """The timed steps learned something and stayed finite."""
+    """Raise if the timed steps did not learn, or a loss is not finite."""
     edge = max(1, min(10, len(losses) // 3))
     if not all(map(math.isfinite, losses)) or not statistics.mean(losses[-edge:]) < statistics.mean(losses[:edge]):
         raise WorkerError(f"{label}: the timed steps do not learn: {losses[:edge]} ... {losses[-edge:]}")
 
 
 def measure(args: argparse.Namespace, ours: Workload, theirs: Workload, modes: list[str]) -> list[dict[str, Any]]:
-    """Alternate our precisions and PyTorch's modes on one workload; a result for each contender."""
+    """Run our precisions and PyTorch's modes on one workload in turns; return a result for each contender."""
     workers: list[Worker] = []
     try:
         plans = [("native", p, ours) for p in args.precision] + [("torch", mode, theirs) for mode in modes]
@@ -106,7 +106,7 @@ def measure(args: argparse.Namespace, ours: Workload, theirs: Workload, modes: l
             except WorkerError as error:
                 if contender == "native":
                     raise
-                print(f"left out, what computes nonsense is no peer: {error}", file=sys.stderr)
+                print(f"left out, because its losses are wrong: {error}", file=sys.stderr)
                 continue
             rates = [w.tokens * len(answer["losses"]) / answer["seconds"] for answer in answers[label]]
             results.append(
@@ -141,7 +141,7 @@ def measure(args: argparse.Namespace, ours: Workload, theirs: Workload, modes: l
 
 
 def check_first_steps(args: argparse.Namespace, ours: Workload, contenders: dict[str, Any]) -> dict[str, Any]:
-    """Our losses of the first steps against PyTorch's fp32 eager on the same model, weights and batches."""
+    """Compare our first losses with those of PyTorch's fp32 eager on the same model, weights and batches."""
     referee = contenders.get("torch fp32-eager")
     if referee is not None and referee[2] == ours:
         want = referee[4]["losses"]
@@ -166,8 +166,8 @@ def check_first_steps(args: argparse.Namespace, ours: Workload, contenders: dict
 def compare_curves(results: list[dict[str, Any]]) -> None:
     """Contenders that train the same model must have the same mean loss over the same steps.
 
-    The mean of all steps, not the last ones: the batches repeat, and once they are learned by heart a loss of 0.02 says
-    more about rounding than about the training.
+    All steps count, not only the last ones. The batches repeat, and a model that knows them by heart has a loss near
+    0.02, which depends on rounding more than on training.
     """
     first = results[0]
     for other in results[1:]:
@@ -179,7 +179,7 @@ def compare_curves(results: list[dict[str, Any]]) -> None:
 
 
 def report(results: list[dict[str, Any]]) -> None:
-    """The table of one workload, then the line that counts."""
+    """Print the table of one workload, then the ratio to the best peer."""
     mine = [r for r in results if r["contender"] == "native"]
     shape = mine[0]["shape"]
     sizes = ("vocab_size", "seq_len", "n_layers", "n_heads", "d_model", "d_ff", "batch")

@@ -1,4 +1,4 @@
-"""What the benchmarks share: workloads, workers in processes of their own, alternation, the record, the tables."""
+"""Shared by the benchmarks: workloads, one process for each contender, alternation, records, tables."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ def initial_parameters(w: Workload) -> dict[str, np.ndarray]:
 
 
 class Worker:
-    """A contender in a process of its own, told over a pipe to run one chunk at a time.
+    """A contender in a process of its own. A pipe tells it to run one chunk at a time.
 
-    Separate processes, so that no OpenMP runtime's waiting threads spin beside the contender whose turn it is.
+    Separate processes keep the waiting threads of an OpenMP runtime away from the contender whose turn it is.
     """
 
     def __init__(self, kind: str, label: str, options: dict[str, Any], threads: int, isa: str | None = None) -> None:
@@ -119,7 +119,7 @@ def thread_environment(threads: int) -> dict[str, str]:
 
 
 def isa_environment(isa: str | None) -> dict[str, str]:
-    """Variables that hold us, and PyTorch where it can be held, to one instruction set."""
+    """Variables that hold us to one instruction set, and PyTorch too where that is possible."""
     if isa is None:
         return {}
     held = {"SOMA_ISA": isa}
@@ -129,7 +129,7 @@ def isa_environment(isa: str | None) -> dict[str, str]:
 
 
 def alternate(workers: Sequence[Worker], rounds: int, commands: dict[str, dict[str, Any]]) -> dict[str, list[Any]]:
-    """Each worker's answers, one a round; the order turns from round to round so that nobody is always first."""
+    """The answers of each worker, one for each round. The order changes, so that no worker is always first."""
     answers: dict[str, list[Any]] = {worker.label: [] for worker in workers}
     for turn in range(rounds):
         shift = turn % len(workers)
@@ -139,7 +139,7 @@ def alternate(workers: Sequence[Worker], rounds: int, commands: dict[str, dict[s
 
 
 def pairwise(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
-    """Ratios of figures taken in the same round: how many times as fast we are."""
+    """Ratios of figures of the same round: how many times as fast we are."""
     ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
     return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios), "rounds": ratios}
 
@@ -148,7 +148,7 @@ def pairwise(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
 
 
 def machine_record(threads: int, isa: str | None) -> dict[str, Any]:
-    """Where and with what the figures were taken."""
+    """Machine, instruction set, threads, commit and versions of a measurement."""
     import soma_native
 
     return {
@@ -167,7 +167,7 @@ def machine_record(threads: int, isa: str | None) -> dict[str, Any]:
 
 
 def cpu_model() -> str:
-    """The processor's name for itself, else the architecture's."""
+    """The name of the processor, or else of the architecture."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -178,7 +178,7 @@ def cpu_model() -> str:
 
 
 def cpu_flags() -> list[str]:
-    """Those of the CPU's features that decide how fast a matrix product can be."""
+    """The features of the CPU that decide how fast a matrix product can be."""
     wanted = ("avx2", "fma", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8")
     try:
         present = set(Path("/proc/cpuinfo").read_text().split())
@@ -188,7 +188,7 @@ def cpu_flags() -> list[str]:
 
 
 def commit() -> str:
-    """The commit the benchmarks stand at, marked where the tree was changed; 'unknown' outside a repository."""
+    """The commit of the source tree, with "-dirty" if the tree was changed; "unknown" outside a repository."""
     done = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -196,7 +196,7 @@ def commit() -> str:
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Package -> version, of those that are installed."""
+    """Package -> version, for each installed package."""
     found = {}
     for package in packages:
         try:
@@ -207,7 +207,7 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def write_record(path: str | None, benchmark: str, machine: dict[str, Any], results: Iterable[dict[str, Any]]) -> None:
-    """Write the record as JSON where a path was given."""
+    """Write the record as JSON if a path was given."""
     if path is None:
         return
     record = {"benchmark": benchmark, "machine": machine, "results": list(results)}
@@ -236,6 +236,6 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
 
 
 def describe(workload: Workload) -> dict[str, Any]:
-    """The workload for the record, with what it counts."""
+    """The workload as the record has it, with its counts."""
     parameters = sum(int(np.prod(shape)) for shape in parameter_shapes(workload).values())
     return {**asdict(workload), "parameters": parameters, "flops_per_token": workload.flops_per_token}

@@ -17,7 +17,7 @@ from common import print_table
 RATES = ("tokens_per_second", "megabytes_per_second")
 KEYS = ("workload", "task", "label")
 MACHINE = ("cpu", "cores", "threads", "isa", "commit")
-# Columns of a page: title, and what a result says there; a column that no result of a record fills is left out.
+# Columns of a page: the title, and the text for a result. A column without any text is left out.
 COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
     "workload": lambda r: r["workload"],
     "task": lambda r: r["task"],
@@ -36,19 +36,19 @@ COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
 
 
 def short(figure: float) -> str:
-    """Three digits, all of those before the point."""
+    """A figure with three digits, or with all digits before the point if they are more."""
     return f"{figure:,.0f}" if figure >= 100 else f"{figure:.3g}"
 
 
 def rate(result: dict[str, Any]) -> float | None:
-    """The figure of a result that is better when larger, if it has one."""
+    """The figure of a result for which larger is better, if there is one."""
     if "seconds" in result:
         return float(result["megabytes"] / result["seconds"])
     return next((float(result[name]) for name in RATES if name in result), None)
 
 
 def ratios(result: dict[str, Any]) -> str:
-    """How many times as fast as a peer each of ours is, with the range of the rounds."""
+    """How many times as fast as a peer our contenders are, with the range over the rounds."""
     if result["label"].startswith("soma_native"):
         return "-"
     over = result["ours_over_this"]
@@ -56,7 +56,7 @@ def ratios(result: dict[str, Any]) -> str:
 
 
 def read(path: str) -> dict[str, Any]:
-    """A record, or an exit that says what is wrong with the file."""
+    """Read a record; if the file is no record, exit with the reason."""
     try:
         record: dict[str, Any] = json.loads(Path(path).read_text())
     except (OSError, ValueError) as error:
@@ -99,7 +99,7 @@ def page(records: Sequence[dict[str, Any]]) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Print a page, or rates of two records and their ratio, for what both measured."""
+    """Print a page, or the rates of two records and their ratios."""
     if argv[:1] == ["--markdown"] and len(argv) > 1:
         print(page([read(path) for path in argv[1:]]))
         return 0

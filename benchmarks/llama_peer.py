@@ -17,7 +17,7 @@ PARTS |= {"ln_2": "ffn_norm", "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down"}
 
 
 def write_gguf(path: Path, w: Workload, params: dict[str, Any], form: str) -> None:
-    """The weights of a gpt2 workload as llama.cpp wants them: matrices (out, in), in `form`, no vocabulary."""
+    """Write the weights of a gpt2 workload for llama.cpp: matrices (out, in), in `form`, without a vocabulary."""
     kind = gguf.GGMLQuantizationType[form]
     writer = gguf.GGUFWriter(path, "gpt2")
     writer.add_context_length(w.max_seq_len)
@@ -87,18 +87,18 @@ class LlamaDecoder:
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.context), True)
 
     def prefill(self, ids: list[int]) -> None:
-        """Read a prompt into an empty cache; logits after its last token."""
+        """Read a prompt into an empty cache and compute the logits after its last token."""
         self._clear()
         self._feed(ids, 0)
 
     def decode(self, ids: list[int]) -> None:
-        """Feed given tokens one at a time, logits after each."""
+        """Feed the given tokens one at a time and compute the logits after each."""
         self._clear()
         for i, token in enumerate(ids):
             self._feed([token], i)
 
     def logits(self, ids: list[int]) -> list[float]:
-        """After the last of ids."""
+        """The logits after the last of ids."""
         self.prefill(ids)
         row = llama_cpp.llama_get_logits_ith(self.context, -1)
         return [float(row[i]) for i in range(self.vocab_size)]

@@ -41,18 +41,18 @@ class NativeTrainer:
         self.isa = soma.active_isa()
 
     def batch(self, ids: Any, targets: Any) -> tuple[Any, Any]:
-        """Ours takes the arrays as they are."""
+        """A batch as our model takes it: the arrays themselves."""
         return ids, targets
 
     def step(self, batch: tuple[Any, Any]) -> float:
-        """Forward, backward, clip, AdamW; the loss before the update."""
+        """Forward, backward, clip, AdamW; return the loss before the update."""
         loss = self.model.loss_and_grad(*batch)
         self.optimizer.step()
         return loss
 
 
 class NativeDecoder:
-    """Our cached decoding of one sequence, driven from Python as soma_native.Generator drives it.
+    """Our cached decoding of one sequence, called from Python as soma_native.Generator calls it.
 
     Modes: live (Generator's weights="auto"), float32, bfloat16, int8.
     """
@@ -66,11 +66,11 @@ class NativeDecoder:
         self.vocab_size = w.vocab_size
 
     def prefill(self, ids: list[int]) -> None:
-        """Read a prompt into an empty cache; logits after its last token."""
+        """Read a prompt into an empty cache and compute the logits after its last token."""
         self.decoder.prefill(0, np.array(ids, np.int32))
 
     def decode(self, ids: list[int]) -> None:
-        """Feed given tokens one at a time, logits after each: what llama-bench calls tg."""
+        """Feed the given tokens one at a time and compute the logits after each, like tg of llama-bench."""
         tokens = np.array(ids, np.int32)
         self.decoder.prefill(0, tokens[:1])
         for i in range(1, len(tokens)):
@@ -95,7 +95,7 @@ class NativeDecoder:
             self.decoder.step(self.row, token)
 
     def logits(self, ids: list[int]) -> list[float]:
-        """After the last of ids, half of them prefilled and half decoded."""
+        """The logits after the last of ids. The first half is a prompt, the second half is decoded."""
         half = max(1, len(ids) // 2)
         tokens = np.array(ids, np.int32)
         self.decoder.prefill(0, tokens[:half])

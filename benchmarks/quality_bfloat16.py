@@ -2,8 +2,8 @@
 
     python benchmarks/quality_bfloat16.py tinyshakespeare.txt --workloads nano-cpu baby --steps 500
 
-Characters of the first 90% of the text; AdamW and schedule as in quality_shakespeare.py. Ends with 1 where the mean
-loss of any 20 steps in a row differs by more than 0.5%.
+It trains on the first 90% of the text, by characters. AdamW and schedule are those of quality_shakespeare.py. The exit
+status is 1 if the mean loss of any 20 steps in a row differs by more than 0.5%.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from quality_shakespeare import learning_rate
 
 import soma_native as soma
 
-SMOOTHED = 20  # steps whose mean loss is compared: a single step differs by chance as well
+SMOOTHED = 20  # steps whose mean loss is compared, because a single step also differs by chance
 ALLOWED = 0.005  # relative
 
 
@@ -50,13 +50,13 @@ def train(w: Workload, ids: np.ndarray, precision: str, args: argparse.Namespace
 
 
 def smooth(losses: np.ndarray) -> np.ndarray:
-    """Mean of every run of SMOOTHED steps, or of all where there are fewer."""
+    """The mean of every SMOOTHED steps in a row, or of all steps if they are fewer."""
     n = min(SMOOTHED, len(losses))
     return np.convolve(losses, np.full(n, 1 / n), mode="valid")
 
 
 def compare(w: Workload, ids: np.ndarray, args: argparse.Namespace) -> dict[str, Any]:
-    """Both curves and how far they part."""
+    """Both curves, and their differences."""
     exact, rounded = (train(w, ids, precision, args) for precision in ("float32", "bfloat16"))
     apart = np.abs(smooth(rounded) - smooth(exact)) / smooth(exact)
     return {
@@ -72,7 +72,7 @@ def compare(w: Workload, ids: np.ndarray, args: argparse.Namespace) -> dict[str,
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train in both, compare, print."""
+    """Train in both precisions, compare, print."""
     args = arguments(argv)
     soma.set_num_threads(args.threads)
     machine = machine_record(args.threads, None)

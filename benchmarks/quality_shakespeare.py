@@ -47,7 +47,7 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
 
 
 def windows(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Consecutive windows that cover ids but for the last incomplete one: (N, 64) inputs and targets."""
+    """Consecutive windows over ids, without the last incomplete one: (N, 64) inputs and targets."""
     count = (len(ids) - 1) // LENGTH
     inputs, targets = ids[: count * LENGTH], ids[1 : count * LENGTH + 1]
     return inputs.reshape(count, LENGTH), targets.reshape(count, LENGTH)

@@ -1,7 +1,7 @@
-"""PyTorch as people train with it: a GPT-2 written the usual way (and the soma block, for checking ours).
+"""PyTorch as people train with it: a GPT-2 written the usual way, and the soma block to check ours.
 
-scaled_dot_product_attention(is_causal=True), fused AdamW with two groups, clip_grad_norm_; eager or torch.compile,
-float32 or bfloat16 autocast.
+It uses scaled_dot_product_attention(is_causal=True), fused AdamW with two groups and clip_grad_norm_. It runs eager or
+with torch.compile, in float32 or with bfloat16 autocast.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Transformer(nn.Module):
 
 
 def load(model: Transformer, w: Workload, params: dict[str, Any]) -> None:
-    """Copy weights given under soma_native's names, stored (in, out)."""
+    """Copy weights that have the names of soma_native and the shape (in, out)."""
     parts = {"ln_1": "ln_1", "ln_2": "ln_2", "attn.c_attn": "c_attn", "attn.c_proj": "c_proj"}
     parts |= {"mlp.c_fc": "c_fc", "mlp.c_proj": "c_out"}
     ours = {"attn.c_attn.weight": "attn.w_qkv", "attn.c_proj.weight": "attn.w_proj", "mlp.c_fc.weight": "mlp.w_fc"}
@@ -115,11 +115,11 @@ class TorchTrainer:
         self.parameters = sum(p.numel() for p in self.weights)
 
     def batch(self, ids: Any, targets: Any) -> tuple[Tensor, Tensor]:
-        """A batch in the type torch wants, made before the clock starts."""
+        """A batch as tensors of the type that PyTorch needs, made before the clock starts."""
         return torch.from_numpy(ids).long(), torch.from_numpy(targets).long()
 
     def step(self, batch: tuple[Tensor, Tensor]) -> float:
-        """Forward, backward, clip, AdamW; the loss before the update."""
+        """Forward, backward, clip, AdamW; return the loss before the update."""
         cast: Any = torch.autocast("cpu", torch.bfloat16) if self.autocast else contextlib.nullcontext()
         with cast:
             loss = self.loss(*batch)

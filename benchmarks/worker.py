@@ -1,4 +1,4 @@
-"""One contender in one process: reads commands as JSON lines, answers with seconds and results. See common.Worker."""
+"""One contender in one process: it reads commands as JSON lines and answers with results (common.Worker)."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def decoder(options: dict[str, Any]) -> tuple[dict[str, Any], Callable[..., dict
 def main() -> None:
     """Serve commands until the pipe closes."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints goes to standard error, not into the protocol
+    os.dup2(2, 1)  # output of a library goes to standard error, because standard output carries the answers
 
     def answer(message: dict[str, Any]) -> None:
         message["peak_rss_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
