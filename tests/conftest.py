@@ -17,25 +17,25 @@ from hypothesis import HealthCheck, settings
 if TYPE_CHECKING:
     import soma_native
 
-# A derandomised run is the same on every machine and for every retry. Shared CI machines stall, so no deadlines; the
-# isa and threads fixtures hold for all examples of a test alike, so a function-scoped fixture is no mistake.
+# In CI a derandomised run is the same on every machine and at every retry. Shared machines stall, so there are no
+# deadlines. The fixtures isa and threads hold for all examples of a test, so a function-scoped fixture is right.
 settings.register_profile("local", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 settings.register_profile("ci", parent=settings.get_profile("local"), derandomize=True, database=None, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
-# A shell script has Ctrl-C ignored for what it starts with `&`, and children inherit that; tests send it all the same.
+# A shell script ignores Ctrl-C for programs that it starts with `&`, and children inherit that. Tests need Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Children find the package where this process does, wherever they start.
+# A child process finds the package where this process does, in whatever folder it starts.
 if os.environ.get("PYTHONPATH"):
     os.environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, os.environ["PYTHONPATH"].split(os.pathsep)))
 
 
 @pytest.fixture(scope="session", autouse=True)
 def away_from_the_source_tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Tests run in a folder of their own: beside the source tree, a child would import the package without its core."""
+    """Runs tests in a folder of their own. In the source tree, a child would import the package without its core."""
     before = os.getcwd()
     os.chdir(tmp_path_factory.mktemp("cwd"))
     yield
@@ -43,7 +43,7 @@ def away_from_the_source_tree(tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 def available_isas() -> tuple[str, ...]:
-    """The levels of this machine; a made-up one without the compiled module, so that tests are still collected."""
+    """The levels of this machine. Without the compiled module: one made-up level, so that tests are still collected."""
     try:
         from soma_native import _core
     except ImportError:
@@ -53,7 +53,7 @@ def available_isas() -> tuple[str, ...]:
 
 @pytest.fixture
 def settings_restored() -> Iterator[None]:
-    """Puts back the instruction set and the number of threads that the test changes."""
+    """Restores the instruction set and the number of threads after the test."""
     from soma_native import _core
 
     isa, threads = _core.active_isa(), _core.get_num_threads()
@@ -90,13 +90,13 @@ def one_thread(settings_restored: None) -> None:
 
 @pytest.fixture(params=["float32", "bfloat16"])
 def precision(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Runs the test in both precisions: each in its turn is what "auto" trains in."""
+    """Runs the test twice: "auto" trains in float32, then in bfloat16."""
     monkeypatch.setenv("SOMA_PRECISION", request.param)
     return str(request.param)
 
 
 def block_names() -> tuple[str, ...]:
-    """The blocks that the core has; a made-up one without the compiled module."""
+    """The blocks of the core. Without the compiled module: one made-up block."""
     try:
         from soma_native.model.config import BLOCKS
     except ImportError:
@@ -106,7 +106,7 @@ def block_names() -> tuple[str, ...]:
 
 @pytest.fixture(params=block_names())
 def block(request: pytest.FixtureRequest) -> str:
-    """Every block there is, so that a new one is tested everywhere at once."""
+    """Runs the test with every block, so that a new block is tested everywhere at once."""
     return str(request.param)
 
 
@@ -115,7 +115,7 @@ TINY = {"vocab_size": 29, "d_model": 24, "n_layers": 2, "n_heads": 3, "d_ff": 40
 
 @pytest.fixture
 def make_tiny_model() -> Callable[..., soma_native.Model]:
-    """A maker of models of awkward small sizes; what is given by keyword replaces the default."""
+    """Makes models of awkward small sizes; a keyword replaces a default."""
     import soma_native
 
     def make(block: str = "soma", seed: int = 0, precision: str = "auto", **overrides: Any) -> soma_native.Model:
@@ -141,9 +141,9 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
 
 @pytest.fixture
 def find_losses(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Gives the validations of a training the losses that they find, one after the other.
+    """Gives each validation of a training its loss, one after the other.
 
-    When a real one turns is a matter of rounding; what is decided on given losses holds for every rounding.
+    Rounding decides when real losses turn. A decision on given losses holds for every rounding.
     """
 
     def give(*losses: float) -> None:
@@ -155,12 +155,12 @@ def find_losses(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 @pytest.fixture
 def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing here pulls the plug of the machine, and flushing takes longer than the training of such models."""
+    """Skips fsync. No test cuts the power, and flushing takes longer than training a tiny model."""
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
 
 
-# What a training does depends on how products are rounded, so `make levels` runs all tests that train once more in
-# bfloat16 and once more on a low level. Which these are is read off their source, so that a new one is never left out.
+# Training depends on the rounding of products. So `make levels` runs all tests that train twice more: in bfloat16, and
+# on a low level. They are found by their source, so that a new test is never left out.
 
 TRAINS = re.compile(
     r"\bsoma(_native)?\.(AdamW|Trainer|cli)\b|\bimport .*\b(AdamW|Trainer|run_showcase)\b|"
@@ -171,7 +171,7 @@ HERE = Path(__file__).parent
 
 @functools.cache
 def trains(path: Path) -> bool:
-    """Whether a file of the tests, or one of them that it imports, trains models or calls the command."""
+    """Whether a test file, or a test file that it imports, trains models or calls the command."""
     text = path.read_text(encoding="utf-8")
     imported = (sys.modules.get(name) for name in re.findall(r"^(?:from|import) (\w+)", text, flags=re.MULTILINE))
     files = (Path(file) for module in imported if (file := getattr(module, "__file__", None)))
@@ -179,18 +179,18 @@ def trains(path: Path) -> bool:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests that train; not those that go through all levels in every run."""
+    """Marks the tests that train, but no test that runs on all levels anyway."""
     for item in items:
         if trains(item.path) and "isa" not in getattr(item, "fixturenames", ()):
             item.add_marker("trains")
 
 
-# Where everything must run (SOMA_TESTS_NO_SKIP=1, as .ci/run says), a skipped test is a failure: a missing oracle would
-# otherwise look like a green run.
+# With SOMA_TESTS_NO_SKIP=1, as .ci/run sets it, a skipped test is a failure. Otherwise a run without an oracle would
+# look green.
 
 
 def skipped(config: pytest.Config) -> list[Any]:
-    """Reports of skipped tests, where they count."""
+    """Reports of skipped tests, if they count as failures."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     if reporter is None or not os.environ.get("SOMA_TESTS_NO_SKIP"):
         return []
@@ -199,7 +199,7 @@ def skipped(config: pytest.Config) -> list[Any]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Turns a run with skipped tests into a failed one where they count."""
+    """Turns a run with skipped tests into a failed run, if they count as failures."""
     if skipped(session.config):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

@@ -1,1 +1,1 @@
-"""What several tests share, and no test itself."""
+"""Code that several tests share; there is no test here."""

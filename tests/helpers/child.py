@@ -1,4 +1,4 @@
-"""Code in a fresh interpreter: for what changes the process for good, or could bring it down."""
+"""Runs code in a fresh interpreter: code that changes its process for good, or may end it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-# What every child needs: a small model and batch, and the bits of what it computes.
+# For every child: a small model and batch, and a digest of the parameters.
 PRELUDE = """
 import hashlib, os, sys
 import numpy as np

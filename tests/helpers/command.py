@@ -1,4 +1,4 @@
-"""The command soma-native run in this process; conftest.py's fixture `run` gives it to tests."""
+"""Runs the command soma-native in this process; the fixture `run` of conftest.py gives it to tests."""
 
 from __future__ import annotations
 

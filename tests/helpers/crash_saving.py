@@ -1,4 +1,4 @@
-"""Saves that are killed: run as a program by test_checkpoint_crash.py, so that a real SIGKILL can hit at every step.
+"""Saves that are killed. test_checkpoint_crash.py runs this as a program, so that a real SIGKILL can hit at every step.
 
 crash_saving.py steps SCENARIO FOLDER   kill a save before each thing it does to the file system, and load after each
 crash_saving.py forever FOLDER          save states 1, 2, 3, ... until killed, saying each number when it is saved
@@ -41,7 +41,7 @@ def save_state(folder: Path, number: int, width: int = 8) -> None:
 
 
 def loaded_state(folder: Path, with_extra: bool = True) -> str:
-    """The number of the state in the folder, "none", or what is wrong with it.
+    """The number of the state in the folder, "none", or the error of loading it.
 
     The extra file is read after the rest, so leave it out while another process may be saving.
     """
@@ -63,7 +63,7 @@ def loaded_state(folder: Path, with_extra: bool = True) -> str:
 
 
 def killed_save(folder: Path, number: int, step: int) -> bool:
-    """In a child process: save, but SIGKILL before the file system is touched for the `step`-th time; was it killed?"""
+    """Save in a child that kills itself before its `step`-th change of the file system; return whether it did."""
     child = os.fork()
     if child == 0:
         left = step
@@ -88,7 +88,7 @@ def killed_save(folder: Path, number: int, step: int) -> bool:
 
 
 def steps(scenario: str, folder: Path) -> dict[str, Any]:
-    """Kill the save of the last state of the scenario at every step; what was loaded after each, and what stayed."""
+    """Kill the save of the scenario's last state at every step; return the states loaded, and the files left."""
     prepared = folder.with_name("prepared")
     if scenario != "first":
         save_state(prepared, 1)
@@ -96,7 +96,7 @@ def steps(scenario: str, folder: Path) -> dict[str, Any]:
         (prepared / "best").mkdir()
         (prepared / "best" / "model.safetensors").write_text("mine too")
     wanted = 2
-    if scenario == "after-a-crash":  # leave a change in force whose moves were cut off, then crash the next save
+    if scenario == "after-a-crash":  # leave a committed save with unfinished moves, then crash the next save
         step = 0
         while True:
             trial = folder.with_name("trial")
@@ -120,7 +120,7 @@ def steps(scenario: str, folder: Path) -> dict[str, Any]:
             kept &= (folder / "best" / "model.safetensors").read_text() == "mine too"
         if not killed:
             break
-        save_state(folder, 4)  # the next save finds its way and tidies up
+        save_state(folder, 4)  # the next save finishes the moves and removes leftovers
         assert loaded_state(folder) == "4"
         leftovers |= {name for name in os.listdir(folder) if name.startswith(".")}
         step += 1
@@ -130,9 +130,7 @@ def steps(scenario: str, folder: Path) -> dict[str, Any]:
 def main() -> None:
     """Dispatch on the first argument."""
     if sys.argv[1] == "steps":
-        os.fsync = lambda descriptor: (
-            None
-        )  # a killed process loses nothing the system already has; only a power cut does
+        os.fsync = lambda descriptor: None  # the system keeps what a killed process wrote; only a power cut loses it
         print(json.dumps(steps(sys.argv[2], Path(sys.argv[3]))))
     elif sys.argv[1] == "forever":
         number = 1

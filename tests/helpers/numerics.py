@@ -1,4 +1,4 @@
-"""How close is close: error bounds every comparison of the suite takes from here, and the complex-step derivative."""
+"""Error bounds for every comparison of the tests, and the complex-step derivative."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ BFLOAT16_EPS = 2.0**-8  # distance from 1 to the next bfloat16; rounding is off 
 
 
 def bfloat16_tolerance(products: int, dtype: Any = np.float32) -> float:
-    """Norm-wise relative error after so many bfloat16 matrix products in a row, against one with the same roundings.
+    """Norm-wise relative error between two ways to do so many bfloat16 products in a row, with the same roundings.
 
-    Where two ways of computing an operand differ by a relative e, a share e / eps16 of its elements falls on the other
-    side of a tie and is off by a whole eps16: the root of the mean square is sqrt(e eps16), which is the e of the next
-    product. It starts with the last digit of float32 and tends to eps16. Twice the expectation.
+    Let an operand differ by a relative e. Then a share e / eps16 of its elements rounds to the other side of a tie, and
+    differs by eps16. The root of the mean square is sqrt(e eps16): the e of the next product. The first e is the last
+    digit of float32, and e tends to eps16. The bound is twice the expected error.
     """
     error = float(np.finfo(dtype).eps)
     for _ in range(products):
@@ -27,9 +27,10 @@ def bfloat16_tolerance(products: int, dtype: Any = np.float32) -> float:
 
 
 def rounding_tolerance(products: int) -> float:
-    """Norm-wise relative error after so many products in a row of which each rounds one operand to bfloat16.
+    """Norm-wise relative error after so many products in a row, each with one operand rounded to bfloat16.
 
-    A rounding is off by at most half of eps16; independent ones add up like the root of their number. Twice that.
+    One rounding is off by at most half of eps16. Independent roundings add up like the root of their number. The bound
+    is twice that sum.
     """
     return BFLOAT16_EPS * float(np.sqrt(products))
 
@@ -47,9 +48,9 @@ def dot_tolerance(k: int, a: Array, b: Array, dtype: Any = np.float32) -> float:
 def model_tolerance(config: Config, tokens: int, dtype: Any = np.float32) -> float:
     """Norm-wise relative error to expect of a gradient of the whole model, never above the promised 1e-5.
 
-    Rounding errors behave like independent ones (Higham & Mary 2019): a k-term sum is off by about eps sqrt(k), and the
-    2 (6 L + 1) sums on the longest way through forward and backward (two norms and four products a layer, one head)
-    add up.
+    Rounding errors behave like independent errors (Higham & Mary 2019): a sum of k terms is off by about eps sqrt(k).
+    The longest way through forward and backward has 2 (6 L + 1) sums: two norms and four products a layer, and one
+    head. Their errors add up.
     """
     longest = max(config.d_ff, config.vocab_size, config.d_model, tokens)
     bound = float(np.finfo(dtype).eps) * float(np.sqrt(longest + 1)) * 2 * (6 * config.n_layers + 1)
@@ -59,13 +60,13 @@ def model_tolerance(config: Config, tokens: int, dtype: Any = np.float32) -> flo
 def chain_tolerance(*lengths: int, dtype: Any = np.float32) -> float:
     """Norm-wise relative error of one sum of each of these lengths after another: 2 eps sqrt(k + 1) for each.
 
-    The bound of model_tolerance for a single operation; what has no sum (an exponential, a division) is a sum of one.
+    It is the bound of model_tolerance for a single operation. An exponential or a division counts as a sum of one term.
     """
     return float(np.finfo(dtype).eps) * 2 * sum(float(np.sqrt(k + 1)) for k in lengths)
 
 
 def relative_error(got: Array, want: Array) -> float:
-    """||got - want|| / ||want||, both in float64; the plain norm of got where want is zero."""
+    """||got - want|| / ||want||, both in float64; the norm of got if want is zero."""
     difference = float(np.linalg.norm(np.asarray(got, np.float64) - np.asarray(want, np.float64)))
     size = float(np.linalg.norm(np.asarray(want, np.float64)))
     return difference / size if size > 0 else difference

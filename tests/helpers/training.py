@@ -1,4 +1,4 @@
-"""What the tests of training share: a corpus of little sentences, a tiny model, ways to compare two runs."""
+"""Shared by the tests of training: a corpus of short sentences, a tiny model, ways to compare two runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def weights(model: soma.Model) -> dict[str, bytes]:
 
 
 def losses(history: soma.History) -> list[tuple[Any, ...]]:
-    """The records without what a clock decides."""
+    """The records without times and rates."""
     return [(r["epoch"], r["step"], r["train_loss"], r["val_loss"], r["lr"]) for r in history.records]
 
 

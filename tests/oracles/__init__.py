@@ -1,1 +1,1 @@
-"""What the tests compare with: the mathematics once more, slowly and in float64."""
+"""References for the tests: the mathematics once more, slowly and in float64."""

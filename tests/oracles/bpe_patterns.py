@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-# Of tiktoken_ext.openai_public in tiktoken 0.14, and of the tokenizer.json of Llama-3 and Qwen-2.
+# From tiktoken_ext.openai_public of tiktoken 0.14, and from the tokenizer.json of Llama-3 and Qwen-2.
 PATTERNS = {
     "gpt2": r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s""",
     "cl100k": r"""'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$"""
@@ -26,7 +26,7 @@ PATTERNS = {
     ),
 }
 
-# One or two of every class and of everything that a rule names.
+# One or two characters of every class, and of every set that a rule names.
 CHARACTERS = [
     *" \t\n\r\v'aAzZsStTdDmMlLvVrReE019.,!/-_\"(<\0", "ſ", "\u00a0", "\u3000", "\u2028", "\x85", "é", "É", "中", "ⅷ",
     "²", "٣", "\u0301", "\u0903", "ǅ", "ʰ", "ª", "😀", "\u200d", "İ", "ß", "\u212a", "’", "Я", "न",
@@ -37,7 +37,7 @@ ALL_CHARACTERS = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
 
 
 def random_text(source: random.Random) -> str:
-    """Of pieces that rules are about, of any characters, and of both within ordinary English."""
+    """Texts of pieces that the rules name, of any characters, and of both within ordinary English."""
     kind = source.randrange(4)
     if kind == 0:
         return "".join(source.choices(PIECES, k=source.randrange(1, 12)))

@@ -1,6 +1,6 @@
-"""Byte-level BPE training as it is defined, in plain Python: what the C++ trainer is held against.
+"""Byte-level BPE training by its definition, in plain Python: the reference for the C++ trainer.
 
-All pairs are counted anew for every merge, so nothing incremental can go wrong here.
+All pairs are counted anew for every merge, so there is no incremental state to go wrong.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ Pair = tuple[int, int]
 
 
 def count_chunks(texts: Iterable[str], pattern: str) -> Counter[bytes]:
-    """How often each chunk of the texts stands in them."""
+    """The count of each chunk in the texts."""
     compiled = regex.compile(PATTERNS[pattern])
     return Counter(chunk.encode() for text in texts for chunk in compiled.findall(text))
 
 
 def join(word: tuple[int, ...], pair: Pair, token: int) -> tuple[int, ...]:
-    """The word with the pair replaced by the token wherever it stands, from left to right."""
+    """The word with every occurrence of the pair replaced by the token, from left to right."""
     joined: list[int] = []
     at = 0
     while at < len(word):
@@ -36,7 +36,7 @@ def join(word: tuple[int, ...], pair: Pair, token: int) -> tuple[int, ...]:
 def train(
     chunks: Counter[bytes], merges: int, min_frequency: int = 1, reserved: Collection[bytes] = ()
 ) -> tuple[list[bytes], list[Pair]]:
-    """The bytes of all tokens by id, and the pairs that were merged: the most frequent, then the one of smaller ids."""
+    """The bytes of all tokens by id, and the merged pairs. The most frequent pair is merged; ties go to smaller ids."""
     tokens = [bytes([byte]) for byte in range(256)]
     made: list[Pair] = []
     words = {tuple(chunk): count for chunk, count in chunks.items()}

@@ -1,7 +1,7 @@
 """NumPy oracle of both blocks in float64: forward, loss, hand-written backward, AdamW and global-norm clipping.
 
-Every forward function is complex-safe (comparisons look at the real part, no abs), so that the derivative of a real
-function f along a parameter is Im f(x + ih) / h without cancellation, which is what proves the backward functions.
+Every forward function takes complex numbers: comparisons look at the real part, and there is no abs. So Im f(x + ih)
+/ h is the derivative of a real function f without cancellation. This proves the backward functions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from oracles.activations import ACTIVATIONS
 
-Array = NDArray[Any]  # float64, or complex128 while a complex step runs
+Array = NDArray[Any]  # float64, or complex128 during a complex step
 Params = dict[str, Array]
 
 IGNORE = -100
@@ -110,7 +110,7 @@ def parameter_shapes(config: Config) -> dict[str, tuple[int, ...]]:
 
 
 def random_parameters(config: Config, seed: int, std: float = 0.15) -> Params:
-    """Float64 parameters that float32 holds exactly, far enough from the initialisation to exercise every term."""
+    """Float64 parameters that float32 holds exactly. They differ from initial values, so that every term counts."""
     rng = np.random.default_rng(seed)
     params: Params = {}
     for name, shape in parameter_shapes(config).items():
@@ -128,7 +128,7 @@ _round_operands = contextvars.ContextVar("round_operands", default=False)
 
 @contextlib.contextmanager
 def bfloat16_products() -> Iterator[None]:
-    """Within it, both operands of every matrix product are rounded to bfloat16; everything else stays float64."""
+    """A context in which both operands of every matrix product are rounded to bfloat16. All else stays float64."""
     token = _round_operands.set(True)
     yield
     _round_operands.reset(token)
@@ -143,7 +143,7 @@ def round_bfloat16(x: Array) -> Array:
 
 
 def product(a: Array, b: Array) -> Array:
-    """a @ b, with rounded operands where bfloat16_products says so."""
+    """a @ b, with rounded operands within bfloat16_products."""
     if _round_operands.get():
         a, b = round_bfloat16(a).astype(np.float64), round_bfloat16(b).astype(np.float64)
     return np.asarray(a @ b)
@@ -209,7 +209,7 @@ def _merge_heads(x: Array) -> Array:
 
 
 def _attention_weights(q: Array, k: Array, scale: float) -> tuple[Array, Array]:
-    """exp(scores - their maximum) of every query, 0 for what it does not see, and the sums of these."""
+    """exp(score - maximum) for every query, 0 for later positions, and the sums over the positions."""
     length = q.shape[-2]
     scores = product(q, k.swapaxes(-1, -2)) * scale
     scores = np.where(np.tril(np.ones((length, length), dtype=bool)), scores, -1e30)
@@ -292,7 +292,7 @@ def _activation(config: Config) -> str:
 
 
 def block_forward(x: Array, w: dict[str, Any], config: Config, layer: int) -> tuple[Array, dict[str, Array]]:
-    """One layer: (its output, what block_backward needs)."""
+    """One layer: (its output, the saved values for block_backward)."""
     eps, post = NORM_EPS[config.block], config.block == "soma"
     a_in = x if post else norm(x, eps, w["norm1_w"], w["norm1_b"])
     qkv = linear(a_in, w["w_qkv"], w["b_qkv"])
@@ -407,7 +407,7 @@ class AdamW:
         self.v: Params = {}
 
     def step(self, params: Params, grads: Params, lr: float | None = None) -> float:
-        """Update params in place; the norm before clipping."""
+        """Update params in place and return the norm before clipping."""
         rate = self.lr if lr is None else lr
         total, scale = clip_scale(grads, self.max_grad_norm)
         self.steps += 1
@@ -428,7 +428,7 @@ class AdamW:
 
 
 def quantize_int8(w: Array) -> tuple[Array, Array]:
-    """w(in, out) as whole numbers from -127 to 127 and one scale an output: w is about weights * scales."""
+    """w(in, out) as whole numbers from -127 to 127 and one scale for each output: w is about weights * scales."""
     scales = np.abs(w).max(axis=0) / np.float32(127)
     with np.errstate(divide="ignore", over="ignore"):
         inverse = np.where(scales > 0, np.float32(1) / scales, 0).astype(np.float32)
