@@ -1,22 +1,22 @@
-# The commands of the house. `make showcase` and `make test` need Python >= 3.10, a C++20 compiler and make, nothing more:
-# each makes its own virtual environment where there is none and installs what changed since the last call.
+# The commands for building and testing. `make showcase` and `make test` need Python >= 3.10, a C++20 compiler and make.
+# Each makes a virtual environment if there is none, and installs what changed since the last call.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
-# The first Python that runs and is new enough; looked for only when the virtual environment is made.
+# The first Python that runs and is new enough. It is needed only when the virtual environment is made.
 PYTHON ?= $(or $(shell for python in python3.11 python3.12 python3.13 python3.14 python3.10 python3 python; do \
   "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2> /dev/null && command -v "$$python" && break; \
   done),python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# What CI adds to the compilation, for instance SOMA_CMAKE="-C cmake.define.SOMA_WERROR=ON".
+# More options for the compilation, for instance SOMA_CMAKE="-C cmake.define.SOMA_WERROR=ON" in CI.
 SOMA_CMAKE ?=
-# What is installed: this folder, or a wheel that was built from it.
+# The package to install: this folder, or a wheel that was built from it.
 SOMA_PACKAGE ?= .
 PYTEST_ARGS ?=
-# Tests side by side, one a core: most keep one core busy. Four at most, since oracles are large in memory.
+# One test process for each core, because most tests keep one core busy. At most four, because oracles need much memory.
 WORKERS := -n auto --maxprocesses 4
 OUT ?= runs/showcase
 RECORDS ?= runs/records
@@ -35,7 +35,7 @@ PLOT_STAMP := $(VENV)/.stamp-plot
 TEST_STAMP := $(VENV)/.stamp-test
 DEV_STAMP := $(VENV)/.stamp-dev
 
-.PHONY: help showcase test levels install dev lint format types stub sanitize bench wheel clean distclean
+.PHONY: help showcase test levels install dev lint format types stub sanitize bench wheel release clean distclean
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,9 +46,9 @@ showcase: $(PACKAGE_STAMP) $(PLOT_STAMP) ## train the showcase model, save it, l
 test: $(PACKAGE_STAMP) $(PLOT_STAMP) $(TEST_STAMP) ## run the whole test suite, with PyTorch and others as oracles
 	$(BIN)/pytest $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
-# Twice more what trains, where CI runs `test` with SOMA_PRECISION=float32. A processor without instructions for bfloat16
-# widens its operands, so that all of it runs everywhere.
-levels: $(PACKAGE_STAMP) $(PLOT_STAMP) $(TEST_STAMP) ## run the tests that train twice more: in bfloat16, and on sse in float32
+# CI runs `test` with SOMA_PRECISION=float32, then these. A processor without instructions for bfloat16 widens the
+# operands, so the tests run everywhere.
+levels: $(PACKAGE_STAMP) $(PLOT_STAMP) $(TEST_STAMP) ## run the tests that train, in bfloat16 and then on sse in float32
 	SOMA_PRECISION=bfloat16 $(BIN)/pytest $(WORKERS) --dist loadfile -m trains $(PYTEST_ARGS)
 	SOMA_ISA=sse SOMA_PRECISION=float32 $(BIN)/pytest $(WORKERS) --dist loadfile -m trains $(PYTEST_ARGS)
 
@@ -64,7 +64,7 @@ lint: $(DEV_STAMP) ## ruff and clang-format, changing nothing
 	@echo "clang-format --dry-run of $(words $(CXX_FILES)) files"
 	@$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
 
-format: $(DEV_STAMP) ## let ruff and clang-format mend what they can
+format: $(DEV_STAMP) ## let ruff and clang-format correct the layout
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_FILES)
@@ -72,14 +72,13 @@ format: $(DEV_STAMP) ## let ruff and clang-format mend what they can
 types: $(DEV_STAMP) $(PACKAGE_STAMP) ## mypy --strict
 	$(BIN)/mypy
 
-stub: $(DEV_STAMP) $(PACKAGE_STAMP) ## write soma_native/_core.pyi anew from the installed module
+stub: $(DEV_STAMP) $(PACKAGE_STAMP) ## write soma_native/_core.pyi from the installed module
 	$(BIN)/python tools/generate_stub.py
 
-# The sanitized module stands in a package of its own, so that it never gets into the source tree. libstdc++ is loaded
-# first as well: the address sanitizer must find __cxa_throw when it starts, before Python has loaded any C++. Leaks are
-# not looked for: CPython keeps memory until the process ends. AMX is emulated: its level runs, within the bounds that the
-# sanitizer knows, and any use of tiles that a real processor would refuse ends the process. Whole models in bfloat16
-# (tests/model/test_bfloat16.py) take minutes more and call no kernel that is not here.
+# The sanitized module goes into a package of its own and never into the source tree. libstdc++ is loaded first, because
+# the address sanitizer looks for __cxa_throw when it starts, before Python loads any C++. There is no check for leaks,
+# because CPython keeps memory until the process ends. AMX is emulated: a use of tiles that a processor would refuse
+# ends the process. tests/model/test_bfloat16.py is left out: it takes minutes and calls no other kernel.
 SANITIZE_TESTS ?= tests/kernels tests/generation tests/model/test_gradients.py tests/tokenizer/test_tokenizer.py \
   tests/tokenizer/test_tokenizer_errors.py tests/tokenizer/test_bpe_encode.py tests/tokenizer/test_bpe_training.py \
   tests/analysis/test_ngram.py
@@ -100,6 +99,12 @@ bench: $(PACKAGE_STAMP) $(TEST_STAMP) ## run the benchmarks and write their reco
 
 wheel: $(DEV_STAMP) ## build the wheel and the source distribution into dist/
 	rm -rf dist && $(BIN)/python -m build --outdir dist .
+
+# PYTHONS names those to build for, where not all that are found shall be.
+PYTHONS ?=
+release: $(DEV_STAMP) ## build and try the source distribution and a manylinux wheel for each Python here, into dist/
+	$(BIN)/python tools/extras.py release | $(PIP) install --quiet --requirement /dev/stdin
+	$(BIN)/python tools/release.py $(addprefix --python ,$(PYTHONS))
 
 clean: ## remove what was built
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis soma_native/_core*.so
