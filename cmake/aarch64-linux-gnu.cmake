@@ -1,4 +1,4 @@
-# Toolchain file: cross-compile the core for aarch64 Linux with Debian's g++-aarch64-linux-gnu; qemu-user runs the result.
+# Toolchain file: cross-compiles the core for aarch64 Linux with Debian's g++-aarch64-linux-gnu. qemu-user runs it.
 set(CMAKE_SYSTEM_NAME Linux)
 set(CMAKE_SYSTEM_PROCESSOR aarch64)
 set(CMAKE_CXX_COMPILER aarch64-linux-gnu-g++)

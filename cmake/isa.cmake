@@ -1,6 +1,6 @@
-# The one table that says which compile flags an ISA level gets. Nowhere else says -mavx...
-# A level is src/cpp/kernels/isa_<level>.cpp; levels whose instruction set the target lacks are left out, and the
-# dispatcher learns which were built from the SOMA_HAVE_<LEVEL> definitions.
+# The table of compile flags of each ISA level; no other file has flags such as -mavx2.
+# A level is src/cpp/kernels/isa_<level>.cpp. Levels that the target cannot run are left out. The definitions
+# SOMA_HAVE_<LEVEL> tell the dispatcher which levels were built.
 
 set(SOMA_ISA_FLAGS_scalar "")
 set(SOMA_ISA_FLAGS_sse "-msse2")
@@ -14,8 +14,8 @@ if(MSVC)
   set(SOMA_ISA_FLAGS_avx512 "/arch:AVX512")
 endif()
 
-# What the environment's flags (-march=native) and the compiler's defaults bring is taken back first, explicit -mavx512f
-# and the like too: without SSE3 there is nothing that builds on it. Every build runs on every x86-64 processor then.
+# First the flags of the environment (-march=native) and the compiler's defaults are undone. -mno-sse3 also undoes
+# explicit -mavx512f and the like, which need SSE3. So every build runs on every x86-64 processor.
 set(SOMA_X86_RESET -march=x86-64 -mtune=generic -mprefer-vector-width=none -mno-sse3 -mno-popcnt -mno-lzcnt -mno-bmi
   -mno-bmi2 -mno-tbm -mno-movbe -mno-adx -mno-prfchw)
 
@@ -25,16 +25,16 @@ function(soma_reset_isa target)
   endif()
 endfunction()
 
-option(SOMA_EMULATE_AMX "The amx level on tiles in memory instead of AMX's, to test it on the machine that builds it" OFF)
+option(SOMA_EMULATE_AMX "Emulate the tiles of AMX in memory, to test the amx level on any processor" OFF)
 
 function(soma_add_isa_kernels target)
-  soma_reset_isa(${target})  # a level's own flags follow
+  soma_reset_isa(${target})  # the flags of a level follow
   set(levels scalar)
   if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
     list(APPEND levels sse avx2 avx512)
     if(NOT MSVC)
       list(APPEND levels avx512_bf16)
-      if(CMAKE_SYSTEM_NAME STREQUAL "Linux")  # elsewhere nobody has tried how the system gives leave to use tiles
+      if(CMAKE_SYSTEM_NAME STREQUAL "Linux")  # on other systems, the permission to use tiles has not been tried
         list(APPEND levels amx)
       endif()
     endif()
@@ -49,7 +49,7 @@ function(soma_add_isa_kernels target)
     set(SOMA_ISA_FLAGS_amx "${SOMA_ISA_FLAGS_${below}}")
     target_compile_definitions(${target} PRIVATE SOMA_EMULATE_AMX=1)
   endif()
-  # GCC 12's own AVX-512 headers read a variable before it is set, on purpose (GCC bug 105593): not our warning.
+  # The AVX-512 headers of GCC 12 read a variable before it is set, on purpose (GCC bug 105593).
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     list(APPEND SOMA_ISA_FLAGS_avx512 -Wno-uninitialized -Wno-maybe-uninitialized)
     list(APPEND SOMA_ISA_FLAGS_avx512_bf16 -Wno-uninitialized -Wno-maybe-uninitialized)

@@ -1,4 +1,4 @@
-"""Prints the requirements of extras of pyproject.toml, one a line, so that they can be installed without a build."""
+"""Prints the requirements of extras of pyproject.toml, one on each line. They can be installed without a build then."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Writes src/cpp/tokenizer/unicode_tables.cpp: the class and the lower case of every code point.
 
-The tables must say what Hugging Face `tokenizers` does, or a saved tokenizer would give other ids there than here.
-So they are read from it, by asking it about every code point: the classes from its regular expressions (Oniguruma),
-the lower case from its Lowercase normalizer (Rust's char::to_lowercase). The two follow different Unicode versions;
-which ones is found by code points that are new in a version, and stated in the file.
+The tables must agree with Hugging Face `tokenizers`, or a saved tokenizer would give other ids there than here. So this
+program asks `tokenizers` about every code point. Its regular expressions (Oniguruma) give the classes, its Lowercase
+normalizer (Rust's char::to_lowercase) gives the lower case. The two follow different Unicode versions. Code points that
+are new in a version show which, and the file says so.
 
     python tools/generate_unicode_tables.py            # write
     python tools/generate_unicode_tables.py --check    # exit 1 where the file differs from what would be written
@@ -20,11 +20,11 @@ from tokenizers import Regex, normalizers
 TARGET = Path(__file__).resolve().parent.parent / "src" / "cpp" / "tokenizer" / "unicode_tables.cpp"
 CODE_POINTS = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]
 
-# Numbered as enum CharClass in unicode.h; a code point in none of them is kOther = 0.
+# The numbers of enum CharClass in unicode.h; a code point in no class is kOther = 0.
 CLASSES = [r"\p{Lu}", r"\p{Ll}", r"\p{Lt}", r"\p{Lm}", r"\p{Lo}", r"\p{M}", r"\p{N}", r"\s"]
 DOTTED_CAPITAL_I = 0x130  # the one code point whose lower case is two: "i" and U+0307
 
-# A letter, and a capital letter, that the version brought.
+# A letter, and a capital letter, that are new in the version.
 NEW_LETTERS = [("15.0", 0x11F04), ("15.1", 0x2EBF0), ("16.0", 0x1C89), ("17.0", 0xA7CE)]
 NEW_CAPITALS = [("14.0", 0x2C2F), ("16.0", 0x1C89), ("17.0", 0xA7CE)]
 
@@ -46,7 +46,7 @@ def members(pattern: str) -> set[int]:
 
 
 def lower_deltas() -> dict[int, int]:
-    """Lower case minus code point, where they differ."""
+    """Lower case minus code point, for each code point with another lower case."""
     normalizer = normalizers.Lowercase()
     deltas = {}
     for c in CODE_POINTS:
@@ -59,7 +59,7 @@ def lower_deltas() -> dict[int, int]:
 
 
 def newest(probes: list[tuple[str, int]], known: set[int]) -> str:
-    """The newest version whose probe is known."""
+    """The newest version whose new code point is known."""
     versions = [version for version, c in probes if c in known]
     if not versions:
         raise SystemExit("older than every Unicode version this script can tell")

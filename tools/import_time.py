@@ -1,6 +1,6 @@
 """Measures how long `import soma_native` takes in a fresh process, several times.
 
-The fastest is judged: whatever else the machine does only adds to it. The median is reported beside it.
+The fastest time is judged, because other programs only add to it. The median is printed beside it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ AIM = 0.15
 
 
 def main() -> int:
-    """Print the times, warn where the fastest is over the aim, and return 1 where it is over --limit."""
+    """Print the times, warn if the fastest is over the aim, and return 1 if it is over --limit."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--limit", type=float, default=AIM, help=f"seconds above which to fail (default {AIM})")
     parser.add_argument("--repeat", type=int, default=9, help="processes to start (default 9)")

@@ -1,8 +1,8 @@
-"""Counts what the layout of the package promises, and says where it is broken.
+"""Checks the promises of the package's layout, and says where one is broken.
 
-The promises: no module imports the package's own `__init__`; only core.py imports `_core`; imports run downwards
-through LEVELS, in no circle; few files lie at the top of the package; tests lie in folders. Imports under TYPE_CHECKING
-and inside functions count. tests/package/test_layout.py runs the same.
+The promises: no module imports the package's own `__init__`. Only core.py imports `_core`. Imports run downwards
+through LEVELS, without a circle. Few files lie at the top of the package. Tests lie in folders. Imports under
+TYPE_CHECKING and inside functions count. tests/package/test_layout.py runs the same checks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ PACKAGE = ROOT / "soma_native"
 MOST_FILES_AT_THE_TOP = 12
 MOST_TESTS_OUTSIDE = 6
 
-# A package or module of the top may import those of the lines below its own, and itself.
+# A package or module at the top may import from the lines below its own line, and from itself.
 LEVELS = (
     ("__init__", "__main__"),
     ("cli",),
@@ -39,7 +39,7 @@ def name_of(path: Path) -> str:
 
 
 def imports_of(path: Path, modules: set[str]) -> set[str]:
-    """What a module imports of this package, wherever in its code; "" is the package's own `__init__`."""
+    """The modules of this package that a module imports anywhere in its code; "" is the package's own `__init__`."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -54,7 +54,7 @@ def imports_of(path: Path, modules: set[str]) -> set[str]:
 
 
 def circles(imports: dict[str, set[str]]) -> list[str]:
-    """Each way that leads from a module back to itself, once."""
+    """Each circle of imports, once."""
     found: dict[frozenset[str], str] = {}
 
     def walk(way: list[str]) -> None:
@@ -73,7 +73,7 @@ def circles(imports: dict[str, set[str]]) -> list[str]:
 
 
 def measure() -> dict[str, list[str]]:
-    """What breaks each promise, by promise; the last two list the files that are counted."""
+    """The breaches of each promise. The last two entries list the files that are counted."""
     paths = {name_of(path): path for path in PACKAGE.rglob("*.py")}
     imports = {name: imports_of(path, {*paths, "_core"}) for name, path in paths.items()}
     level = {top: number for number, tops in enumerate(LEVELS) for top in tops}
@@ -95,7 +95,7 @@ def measure() -> dict[str, list[str]]:
 
 
 def main() -> int:
-    """Print the counts, and 1 where a promise is broken."""
+    """Print the counts; return 1 if a promise is broken."""
     most = {"files at the package's top": MOST_FILES_AT_THE_TOP, "test files outside a folder": MOST_TESTS_OUTSIDE}
     broken = False
     for promise, found in measure().items():

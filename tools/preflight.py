@@ -1,4 +1,4 @@
-"""Says what this machine lacks to build soma_native, before anything is half done. Needs nothing but Python."""
+"""Says, before a build begins, what this machine lacks for it. Needs nothing but Python."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def problems() -> list[str]:
-    """Return one line per thing that is missing, each saying how to mend it."""
+    """Return a line for each missing thing, with the way to mend it."""
     found: list[str] = []
     running = f"{sys.executable} (Python {sys.version.split()[0]})"
     python = f"python{sys.version_info[0]}.{sys.version_info[1]}"

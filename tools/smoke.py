@@ -1,6 +1,6 @@
 """Proves that an installed soma_native works: trains a tiny model, saves it, loads it and generates with it.
 
-Used on every built wheel, in an environment that holds nothing but what the wheel declares.
+It runs on every built wheel, in an environment with the wheel and its dependencies alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ TEXTS = ["the cat sits on the mat", "the dog sits on the rug", "a bird sings in 
 
 
 def main() -> int:
-    """Run the whole way once and return the exit status."""
+    """Train, save, load and generate once; return the exit status."""
     tokenizer = soma.Tokenizer.train(TEXTS, kind="word", vocab_size=64)
     config = soma.ModelConfig(
         vocab_size=tokenizer.vocab_size, d_model=32, n_layers=2, n_heads=2, d_ff=64, max_seq_len=16, block="soma"
