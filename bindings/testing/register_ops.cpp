@@ -74,7 +74,7 @@ Floats matmul(const Floats& a, const Floats& b, const std::string& layout, const
 }
 
 // A product with a function applied to its result: a gelu, or the gradient of a gelu or relu. Returns (c, the output of
-// gelu). "relu'" reads relu's output; "gelu'" and "gelu_tanh'" read gelu's input. `y` in `pairs` is the output of either.
+// gelu). "relu'" reads relu's output; "gelu'" and "gelu_tanh'" read gelu's input. `y` in `pairs` is either's output.
 Pair matmul_through(const Floats& a, const Floats& b, const std::string& function, const MaybeFloats& saved,
                     const std::string& precision, const std::string& pairs) {
   expect_dimensions("a", a, 2);

@@ -18,6 +18,8 @@ from helpers.numerics import bfloat16_tolerance, model_tolerance, relative_error
 from oracles import reference as ref
 from soma_native import _core
 from soma_native.errors import ArgumentError
+from soma_native.training.differences import complete
+from soma_native.training.layout import Layout
 
 SHAPES = {
     "odd everything": (replace(SMALL, n_layers=3), 3, 13),
@@ -143,15 +145,12 @@ def test_the_core_refuses_it_too(block: str, changes: dict[str, Any], message: s
 LATER = ("activation", "scale_attn_weights", "scale_attn_by_inverse_layer_idx")
 
 
-def test_a_run_of_an_older_version_can_go_on(tmp_path: Any) -> None:
-    """Its model lacked the fields that came later, and computed what they now say by default."""
-    from soma_native.training.layout import Layout
-
+def test_a_run_of_an_older_version_can_go_on() -> None:
+    """Its model lacked the later fields and computed their defaults."""
     tok = soma.Tokenizer.train(["a b c d e f"], kind="word")
     model = soma.Model(soma.ModelConfig(**{**SIZES, "vocab_size": tok.vocab_size}, block="gpt2"))
-    layout = Layout(model, tok, soma.TrainConfig(epochs=1, batch_size=1), ["a b c d e f"], None)
-    older = {key: value for key, value in layout.identity["model"].items() if key not in LATER}
-    assert len(older) == len(layout.identity["model"]) - len(LATER)
-    assert layout.differences({**layout.identity, "model": older}) == []
-    (difference,) = layout.differences({**layout.identity, "model": {**older, "activation": "relu"}})
-    assert difference.name == "model"
+    identity = Layout(model, tok, soma.TrainConfig(epochs=1, batch_size=1), ["a b c d e f"], None).identity
+    older = {key: value for key, value in identity["model"].items() if key not in LATER}
+    assert len(older) == len(identity["model"]) - len(LATER)
+    assert complete({**identity, "model": older}) == identity
+    assert complete({**identity, "model": {**older, "activation": "relu"}}) != identity

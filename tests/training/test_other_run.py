@@ -49,6 +49,13 @@ SHAPE: dict[str, tuple[Any, str]] = {
     "tied_head": (True, "False"),
 }
 
+# Fields that one block alone has: the block, another value, and what the error says the run has.
+OF_ONE_BLOCK: dict[str, tuple[str, Any, str]] = {
+    "activation": ("gpt2", "relu", "gelu_tanh"),
+    "scale_attn_weights": ("gpt2", False, "True"),
+    "scale_attn_by_inverse_layer_idx": ("gpt2", True, "False"),
+}
+
 
 def refused(trainer: soma.Trainer, folder: Path, texts: list[str] = SENTENCES, **data: Any) -> str:
     """What the error says differs; model and folder are as before."""
@@ -72,7 +79,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_argument_is_tested_here() -> None:
     assert {field.name for field in dataclasses.fields(soma.TrainConfig)} - FREE_TO_CHANGE == SETTINGS.keys()
-    assert {field.name for field in dataclasses.fields(soma.ModelConfig)} - {"block"} == SHAPE.keys()
+    assert {field.name for field in dataclasses.fields(soma.ModelConfig)} - {
+        "block"
+    } == SHAPE.keys() | OF_ONE_BLOCK.keys()
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -90,6 +99,15 @@ def test_another_shape_of_the_model_is_named(folder: Path, name: str) -> None:
     config = soma.TrainConfig(epochs=3, lr=1e-2, val_fraction=0.2, checkpoint_dir=folder, resume=True)
     trainer = soma.Trainer(make_model(**{name: value}), WORDS, config)
     assert refused(trainer, folder) == f"{name}={value!r}: this run has {there}"
+
+
+@pytest.mark.parametrize("name", OF_ONE_BLOCK)
+def test_another_shape_of_one_block_is_named(tmp_path: Path, name: str) -> None:
+    block, value, there = OF_ONE_BLOCK[name]
+    config = soma.TrainConfig(epochs=1, checkpoint_dir=tmp_path)
+    soma.Trainer(make_model(block=block), WORDS, config).fit(SENTENCES)
+    trainer = soma.Trainer(make_model(block=block, **{name: value}), WORDS, dataclasses.replace(config, resume=True))
+    assert refused(trainer, tmp_path) == f"{name}={value!r}: this run has {there}"
 
 
 def test_another_block_is_named(folder: Path, block: str) -> None:
