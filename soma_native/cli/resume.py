@@ -28,6 +28,7 @@ from soma_native.training.trainer import Trainer
 
 # The options that are settings of a run; --seq-len is the model's context.
 _SETTINGS = [f.name for f in dataclasses.fields(TrainConfig) if f.name not in FREE_TO_CHANGE | {"seq_len"}]
+_SETTINGS.append("checkpoint_minutes")  # free to change
 
 
 def resumed(arguments: argparse.Namespace, files: Sequence[Path]) -> tuple[Trainer, TokenStore]:

@@ -87,6 +87,9 @@ def add_parser(commands: Any) -> None:
         help="of matrix products: float32, bfloat16, or auto: bfloat16 for training steps if the processor multiplies "
         "it faster, and float32 to validate (default: auto)",
     )
+    parser.add_argument(
+        "--checkpoint-minutes", type=positive_type, metavar="M", help="minutes between two saves (default: 5)"
+    )
     parser.add_argument("--seed", type=seed_type, metavar="N", help="of weights and order (default: 0)")
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="continue the run in DIR")
@@ -170,6 +173,7 @@ def _fresh(arguments: argparse.Namespace, files: Sequence[Path]) -> tuple[Traine
         val_fraction=_val_fraction(arguments.val_fraction, store),
         max_eval_windows=arguments.max_eval_windows,
         checkpoint_dir=arguments.out,
+        checkpoint_minutes=arguments.checkpoint_minutes or TrainConfig.checkpoint_minutes,
     )
     return Trainer(Model(config, seed=seed, precision=arguments.precision or "auto"), tok, settings), store
 

@@ -35,11 +35,14 @@ _NUMBERS: dict[str, dict[str, float]] = {
     "weight_decay": {"least": 0},
     "max_grad_norm": {"least": 0},
     "min_delta": {"least": 0},
+    "checkpoint_minutes": {"above": 0},
     "val_fraction": {"least": 0, "below": 1},
 }
 
 # Settings that may change when a run is resumed: they do not change the weights.
-FREE_TO_CHANGE = frozenset({"checkpoint_dir", "checkpoint_every", "keep_best", "log_every", "resume"})
+FREE_TO_CHANGE = frozenset(
+    {"checkpoint_dir", "checkpoint_minutes", "checkpoint_every", "keep_best", "log_every", "resume"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +72,9 @@ class TrainConfig:
             that none does.
         min_delta: a validation loss is better only if it is lower by more than this, in nats.
         checkpoint_dir: folder to save into; None saves nothing.
-        checkpoint_every: steps between two checkpoints. None means at a record of the history, if the last checkpoint
-            is more than a minute old. The end of the training and Ctrl-C always save one.
+        checkpoint_minutes: minutes between two checkpoints, within an epoch too. The end of the training and Ctrl-C
+            always save one.
+        checkpoint_every: steps between two checkpoints, in the place of minutes.
         keep_best: True keeps in `checkpoint_dir` the model with the lowest validation loss (without validation, the
             latest model); False keeps the latest. Resuming always continues from the latest.
         log_every: steps between two log lines (level INFO); None logs only the records.
@@ -110,6 +114,7 @@ class TrainConfig:
     patience: int | None = None
     min_delta: float = 0.0
     checkpoint_dir: str | os.PathLike[str] | None = None
+    checkpoint_minutes: float = 5.0
     checkpoint_every: int | None = None
     keep_best: bool = True
     log_every: int | None = None

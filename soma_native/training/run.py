@@ -31,8 +31,6 @@ logger = logging.getLogger("soma_native")
 
 _INTERRUPTED = {"interrupted": True}  # marks a log record, so that the command can print words of its own instead
 
-_SECONDS_BETWEEN_CHECKPOINTS = 60.0  # for checkpoint_every=None: flushing files to disk takes a while
-
 
 def _overfit_warning(history: History) -> str | None:
     turn = history.overfit_from
@@ -238,8 +236,7 @@ class TrainingRun:
             return False
         if self.config.checkpoint_every is not None:
             return self.step % self.config.checkpoint_every == 0
-        recorded = self.history.records[-1]["step"] if self.history.records else 0
-        return self.step == recorded and time.perf_counter() - self.saved_at >= _SECONDS_BETWEEN_CHECKPOINTS
+        return time.perf_counter() - self.saved_at >= 60 * self.config.checkpoint_minutes
 
     def _require_finite_weights(self) -> None:
         for name, array in self.model.parameters().items():

@@ -36,7 +36,14 @@ OTHERWISE = {
     "precision": ("bfloat16", "--precision bfloat16: this run has float32"),
     "seed": (4, "--seed 4: this run has 3"),
 }
-ANY_RUN = {"help", "json", "out", "resume", "overwrite"}  # options that say nothing of what is trained
+ANY_RUN = {
+    "help",
+    "json",
+    "out",
+    "resume",
+    "overwrite",
+    "checkpoint_minutes",
+}  # options that say nothing of what is trained
 
 
 def flags(options: dict[str, Any]) -> list[Any]:

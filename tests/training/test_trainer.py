@@ -268,6 +268,16 @@ def test_events_come_in_order(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(("minutes", "saved"), [(1e-9, [1, 2, 3, 4]), (1e9, [4])])
+def test_checkpoints_by_time_come_within_an_epoch_too(tmp_path: Path, minutes: float, saved: list[int]) -> None:
+    """Each minute is over after every step, or none is before the end."""
+    steps: list[int] = []
+    trainer = make_trainer(epochs=2, batch_size=32, checkpoint_dir=tmp_path, checkpoint_minutes=minutes)
+    trainer.fit(SENTENCES, callbacks=lambda event: steps.append(event.step) if event.kind == "checkpoint" else None)
+    assert steps == saved
+    assert {"model.safetensors", "training_state.safetensors"} <= {path.name for path in tmp_path.iterdir()}
+
+
 def test_events_carry_what_happened() -> None:
     events: list[soma.Event] = []
     trainer = make_trainer(epochs=1, batch_size=32)
