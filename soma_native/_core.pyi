@@ -35,10 +35,13 @@ __all__: list[str] = [
     "block_ties_head",
     "bpe_chunk_ends",
     "bpe_cuts",
+    "bpe_pattern_name",
+    "bpe_pattern_rules",
     "bpe_patterns",
     "byte_alphabet",
     "find_invalid_utf8",
     "get_num_threads",
+    "last_chunk_end",
     "measure_ceilings",
     "model_limits",
     "num_parameters",
@@ -459,6 +462,16 @@ def bpe_cuts(pattern: str, text: typing.Any, target: typing.SupportsInt | typing
     Bytes of the pieces of about `target` bytes that a long text is cut into, without changing its chunks
     """
 
+def bpe_pattern_name(pattern: str) -> str:
+    """
+    The name of a pattern, or its rules where it has none
+    """
+
+def bpe_pattern_rules(pattern: str) -> str:
+    """
+    The words of a pattern's rules; the pattern is a name, or such words
+    """
+
 def bpe_patterns() -> list[str]:
     """
     The patterns that byte-level BPE cuts text by.
@@ -477,6 +490,11 @@ def find_invalid_utf8(data: bytes) -> int:
 def get_num_threads() -> int:
     """
     Threads that compute.
+    """
+
+def last_chunk_end(data: bytes, from_: typing.SupportsInt | typing.SupportsIndex) -> int:
+    """
+    The last place behind `from_` where valid UTF-8 may be cut without changing how any kind of tokenizer splits it; 0 where there is none
     """
 
 def measure_ceilings() -> Ceilings:

@@ -2,8 +2,9 @@
 
 The tables must agree with Hugging Face `tokenizers`, or a saved tokenizer would give other ids there than here. So this
 program asks `tokenizers` about every code point. Its regular expressions (Oniguruma) give the classes, its Lowercase
-normalizer (Rust's char::to_lowercase) gives the lower case. The two follow different Unicode versions. Code points that
-are new in a version show which, and the file says so.
+normalizer (Rust's char::to_lowercase) gives the lower case, its step Digits (Rust's char::is_numeric) gives the numbers
+that the expressions do not have. The two follow different Unicode versions. Code points that are new in a version show
+which, and the file says so.
 
     python tools/generate_unicode_tables.py            # write
     python tools/generate_unicode_tables.py --check    # exit 1 where the file differs from what would be written
@@ -15,13 +16,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from tokenizers import Regex, normalizers
+from tokenizers import Regex, normalizers, pre_tokenizers
 
 TARGET = Path(__file__).resolve().parent.parent / "src" / "cpp" / "tokenizer" / "unicode_tables.cpp"
 CODE_POINTS = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]
 
 # The numbers of enum CharClass in unicode.h; a code point in no class is kOther = 0.
 CLASSES = [r"\p{Lu}", r"\p{Ll}", r"\p{Lt}", r"\p{Lm}", r"\p{Lo}", r"\p{M}", r"\p{N}", r"\s"]
+NUMBER, NEW_NUMBER = 7, 9
 DOTTED_CAPITAL_I = 0x130  # the one code point whose lower case is two: "i" and U+0307
 
 # A letter, and a capital letter, that are new in the version.
@@ -58,6 +60,16 @@ def lower_deltas() -> dict[int, int]:
     return deltas
 
 
+def digits() -> set[int]:
+    """The code points that the step Digits cuts out."""
+    split = pre_tokenizers.Digits(individual_digits=True).pre_tokenize_str
+    found: set[int] = set()
+    for start in range(0, len(CODE_POINTS), 4096):  # each behind a letter: what is cut out stands at an odd place
+        pieces = split("".join(f"a{chr(c)}" for c in CODE_POINTS[start : start + 4096]))
+        found.update(ord(piece) for piece, (begin, end) in pieces if end - begin == 1 and begin % 2)
+    return found
+
+
 def newest(probes: list[tuple[str, int]], known: set[int]) -> str:
     """The newest version whose new code point is known."""
     versions = [version for version, c in probes if c in known]
@@ -81,6 +93,10 @@ def generate() -> str:
             if classes[c]:
                 raise SystemExit(f"U+{c:04X} is in two classes")
             classes[c] = number
+    for c in digits():
+        if classes[c] not in (0, NUMBER):
+            raise SystemExit(f"U+{c:04X} is a number to Digits and in another class")
+        classes[c] = classes[c] or NEW_NUMBER
     deltas = lower_deltas()
     letters = {c for c in CODE_POINTS if 1 <= classes[c] <= 5}
 

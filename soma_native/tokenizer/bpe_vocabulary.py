@@ -19,9 +19,10 @@ class BpeVocabulary:
     r"""Everything that the ids of a text depend on.
 
     Args:
-        pattern: the name of the rule that splits text into chunks, one of `PATTERNS`. "cl100k" and "o200k" are as in
-            tiktoken. "llama3" (the first version of cl100k: whitespace at the end of a text is cut after its last
-            newline) and "qwen2" (the same with single digits) are as in the `tokenizer.json` of these models.
+        pattern: the rule that splits text into chunks: a name of `PATTERNS`, or the words of the core's rules
+            (src/cpp/tokenizer/bpe_pattern.h). "cl100k" and "o200k" are as in tiktoken. "llama3" (the first version of
+            cl100k: whitespace at the end of a text is cut after its last newline), "qwen2" (the same with single
+            digits) and others are as in the `tokenizer.json` of these models.
         tokens: the bytes of the ordinary tokens by id, all different; None for the id of a special token and for an
             unused id. Without `merges` it has all 256 single bytes. With `merges` some may be missing: a text that
             needs a missing byte cannot be encoded.

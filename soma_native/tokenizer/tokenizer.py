@@ -75,7 +75,7 @@ class Tokenizer:
         min_frequency: SupportsIndex | None = None,
         progress: TrainingProgress | None = None,
     ) -> Tokenizer:
-        """Train a vocabulary on texts.
+        r"""Train a vocabulary on texts.
 
         The result depends on the texts and their order alone, not on the number of threads.
 
@@ -95,8 +95,10 @@ class Tokenizer:
                 and "bpe": the last). Default: <PAD> <UNK> <START> <END> <BOS> <EOS> for "word", <UNK> for "char", none
                 for "byte", <|endoftext|> for "bpe". Text that is not in the vocabulary encodes as <UNK>; without <UNK>,
                 `encode` raises. With "bpe" no merge makes the text of a special token.
-            pattern: for "bpe", the rule that splits text into chunks; merges stay within a chunk. "gpt2" (the default),
-                "cl100k", "o200k", "llama3" or "qwen2".
+            pattern: for "bpe", the rule that splits text into chunks; merges stay within a chunk. A name: "gpt2" (the
+                default), "cl100k", "o200k", "llama3", "qwen2", "qwen3.5", "nanochat", "starcoder" (which SmolLM has
+                too) or "tekken". Or a regular expression as in tiktoken, made of the alternatives of these patterns,
+                such as nanochat's with ``\p{N}{1,2}``.
             min_frequency: for "bpe", the lowest count in the texts of a pair that is merged. Default: 1.
             progress: for "bpe", called from time to time as ``progress(stage, done, total)``: first with "counting",
                 the bytes counted so far, and None; then with "merging", the merges made and the merges wanted.
@@ -150,7 +152,7 @@ class Tokenizer:
         Args:
             path: the file, such as `cl100k_base.tiktoken`: lines of a token in base64 and its rank.
             pattern: the rule that splits text into chunks, which the file does not hold: "gpt2" (also for r50k_base and
-                p50k_base), "cl100k" or "o200k".
+                p50k_base), "cl100k" or "o200k"; or a regular expression as in `train`.
             special_tokens: text to id, which the file does not hold either, such as ``{"<|endoftext|>": 100257}``.
 
         Raises:

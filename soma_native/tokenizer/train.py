@@ -11,7 +11,7 @@ from soma_native._checks import choice, integer
 from soma_native.core import _core
 from soma_native.errors import ArgumentError, ArgumentTypeError
 from soma_native.files.text_files import batches, iter_texts
-from soma_native.tokenizer.bpe_vocabulary import PATTERNS
+from soma_native.tokenizer.formats.split_patterns import pattern_argument
 from soma_native.tokenizer.formats.tiktoken_gpt2 import MAX_IDS
 from soma_native.tokenizer.formats.tokenizer_json import UNKNOWN
 from soma_native.tokenizer.train_bpe import TrainingProgress, require_bytes, train_bpe
@@ -42,7 +42,7 @@ def train_tokenizer(
     special = _check_special_tokens(special_tokens, kind)
     limit = _check_vocab_size(vocab_size, kind, special)
     if kind == "bpe":
-        pattern = choice("pattern", "gpt2" if pattern is None else pattern, PATTERNS)
+        pattern = pattern_argument("gpt2" if pattern is None else pattern)
         frequency = 1 if min_frequency is None else integer("min_frequency", min_frequency, 1)
         vocabulary = train_bpe(texts, limit - 256, special, pattern, min(frequency, 1 << 63), progress or _ignore)
         missing = limit - len(vocabulary.tokens)

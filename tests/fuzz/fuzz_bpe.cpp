@@ -20,8 +20,15 @@ using soma::BpePattern;
 using soma::TokenId;
 using Chunks = std::vector<std::string_view>;
 
-constexpr BpePattern kPatterns[] = {BpePattern::kGpt2, BpePattern::kCl100k, BpePattern::kLlama3, BpePattern::kQwen2,
-                                    BpePattern::kO200k};
+// Those that have a name, and two of those that have none.
+std::vector<BpePattern> all_patterns() {
+  std::vector<BpePattern> patterns;
+  for (const soma::NamedBpePattern& known : soma::kBpePatterns) patterns.push_back(known.pattern);
+  patterns.push_back(soma::parse_bpe_pattern("contractions-ascii words-prefixed digits-4 digits-split newlines"));
+  patterns.push_back(soma::parse_bpe_pattern("digits-2 digits-spaced tail-slashes newlines space-at-end"));
+  return patterns;
+}
+const std::vector<BpePattern> kPatterns = all_patterns();
 
 void require(bool holds, const char* what) {
   if (holds) return;
@@ -41,14 +48,14 @@ std::string valid_text(std::string_view bytes) {
   return text;
 }
 
-Chunks chunks_of(BpePattern pattern, std::string_view text) {
+Chunks chunks_of(const BpePattern& pattern, std::string_view text) {
   Chunks chunks;
   soma::for_each_chunk(pattern, text, [&](std::string_view chunk) { chunks.push_back(chunk); });
   return chunks;
 }
 
 // A vocabulary in which the fuzzer's bytes merge often, in ways that overlap.
-soma::BpeVocabulary vocabulary_of(BpePattern pattern, bool ranks, bool ignore_merges) {
+soma::BpeVocabulary vocabulary_of(const BpePattern& pattern, bool ranks, bool ignore_merges) {
   soma::BpeVocabulary vocabulary;
   vocabulary.pattern = pattern;
   vocabulary.ignore_merges = ignore_merges;
@@ -108,7 +115,7 @@ std::vector<TokenId> slowly(const soma::BpeVocabulary& vocabulary, std::string_v
   }
 }
 
-void check_splitter(BpePattern pattern, std::string_view text, size_t target) {
+void check_splitter(const BpePattern& pattern, std::string_view text, size_t target) {
   const Chunks chunks = chunks_of(pattern, text);
   size_t end = 0;
   for (const std::string_view chunk : chunks) {
@@ -159,7 +166,7 @@ struct Case {
 const std::vector<Case>& cases() {
   static const auto* const made = [] {
     auto* all = new std::vector<Case>;
-    for (const BpePattern pattern : kPatterns) {
+    for (const BpePattern& pattern : kPatterns) {
       for (const int kind : {0, 1, 2}) {
         const auto vocabulary = vocabulary_of(pattern, kind == 2, kind == 1);
         all->push_back({vocabulary, soma::make_bpe_tokenizer(vocabulary)});
@@ -175,7 +182,7 @@ const std::vector<Case>& cases() {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size < 2) return 0;
   const std::string text = valid_text({reinterpret_cast<const char*>(data) + 2, size - 2});
-  for (const BpePattern pattern : kPatterns) check_splitter(pattern, text, 1 + data[0]);
+  for (const BpePattern& pattern : kPatterns) check_splitter(pattern, text, 1 + data[0]);
   const Case& chosen = cases()[data[1] % cases().size()];
   if (text.size() < 512) check_encoder(chosen.vocabulary, *chosen.tokenizer, text);
   return 0;

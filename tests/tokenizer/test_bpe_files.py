@@ -127,7 +127,7 @@ def test_a_damaged_rank_file_names_line_and_fault(
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"pattern": "gpt5"}, ValueError, "pattern must be one of gpt2, cl100k, llama3, qwen2, o200k, got 'gpt5'"),
+        ({"pattern": "gpt5"}, ValueError, "pattern must be one of gpt2, cl100k, llama3, qwen2, o200k, nanochat"),
         ({"pattern": "gpt2", "special_tokens": {"<e>": 7}}, ValueError, "line 8 of"),
         ({"pattern": "gpt2", "special_tokens": {"<e>": -1}}, ValueError, "'<e>'] must be from 0"),
         ({"pattern": "gpt2", "special_tokens": {"<e>": 1 << 24}}, ValueError, "'<e>'] must be from 0"),

@@ -139,5 +139,26 @@ def test_a_long_text_is_cut() -> None:
 
 
 def test_an_unknown_pattern_is_named() -> None:
-    with pytest.raises(ValueError, match="pattern must be 'gpt2', 'cl100k', 'llama3', 'qwen2' or 'o200k', got 'p50k'"):
+    with pytest.raises(ValueError, match=r"pattern must be 'gpt2', 'cl100k', .*'tekken' or 'qwen3\.5', got 'p50k'"):
         _core.bpe_chunk_ends("p50k", "text")
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        "",
+        "\0",
+        "digits-0",
+        "digits-10",
+        "newlines  newlines",
+        "digits-2 digits-3",
+        "space-at-end",
+        "words-prefixed words-cased",
+        "newlines space-at-end digits-apart",
+        "digits-apart digits-2",
+        "digits-split digits-spaced",
+    ],
+)
+def test_rules_that_contradict_are_refused(rules: str) -> None:
+    with pytest.raises(ValueError, match="pattern must be 'gpt2'"):
+        _core.bpe_pattern_rules(rules)

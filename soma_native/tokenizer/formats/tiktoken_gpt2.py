@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from soma_native import _checks
-from soma_native._checks import choice, integer
+from soma_native._checks import integer
 from soma_native.core import _core
 from soma_native.errors import ArgumentError, ArgumentTypeError, CheckpointError
 from soma_native.files.untrusted import Problem, parse_json, read_regular, short
-from soma_native.tokenizer.bpe_vocabulary import PATTERNS, BpeVocabulary
+from soma_native.tokenizer.bpe_vocabulary import BpeVocabulary
+from soma_native.tokenizer.formats.split_patterns import pattern_argument
 
 MAX_BYTES = 64 << 20  # the largest published vocabularies are below 40 MiB
 MAX_IDS = _core.MAX_TOKEN_IDS
@@ -33,7 +34,7 @@ def read_tiktoken(
     path: str | os.PathLike[str], pattern: str, special_tokens: Mapping[str, int] | None
 ) -> BpeVocabulary:
     """The vocabulary of `Tokenizer.from_tiktoken`, which documents the arguments and errors."""
-    choice("pattern", pattern, PATTERNS)
+    pattern = pattern_argument(pattern)
     special = _check_special_tokens(special_tokens)
     path = _existing(path)
     ids: dict[bytes, int] = {}

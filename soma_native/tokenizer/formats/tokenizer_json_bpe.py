@@ -1,4 +1,4 @@
-"""`tokenizer.json` for byte-level BPE: the files of GPT-2, Llama-3, Qwen-2 and GPT-4o, their relatives, and our own.
+"""`tokenizer.json` for byte-level BPE: the files of GPT-2, Llama-3, Qwen, GPT-4o, SmolLM and relatives, and our own.
 
 A file encodes as in Hugging Face `tokenizers`, or is refused with the name of the unsupported setting. `tokenizers`
 finds special tokens in any text; here they are plain text unless `allowed_special` names them. Its default is our
@@ -7,12 +7,14 @@ finds special tokens in any text; here they are plain text unless `allowed_speci
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from soma_native.files.untrusted import Problem, same, short
 from soma_native.tokenizer.added_tokens import AddedToken, TextRules
-from soma_native.tokenizer.bpe_vocabulary import BpeVocabulary
+from soma_native.tokenizer.bpe_vocabulary import PATTERNS, BpeVocabulary
+from soma_native.tokenizer.formats.split_patterns import numbers_apart, pattern_of, regex_of, with_numbers_apart
 from soma_native.tokenizer.formats.tiktoken_gpt2 import (
     BYTES_OF,
     TEXT_OF,
@@ -35,32 +37,6 @@ PLAIN_BPE = {
     "byte_fallback": False,
 }
 
-_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_POSSESSIVE = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}"
-_UPPER = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
-_LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-_SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
-
-
-def _words_digits_signs(digits: str, end: str = "") -> str:
-    return rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{end}{_SPACES}"
-
-
-# The regular expressions (Oniguruma's) of the patterns; the first of a pattern is the one written.
-_REGEXES = {
-    "llama3": [
-        _words_digits_signs(r"\p{N}{1,3}"),
-        _POSSESSIVE + r"+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
-    ],
-    "qwen2": [_words_digits_signs(r"\p{N}")],
-    "cl100k": [_words_digits_signs(r"\p{N}{1,3}", r"\s++\z|")],
-    "o200k": [
-        rf"{_UPPER}*{_LOWER}+{_CONTRACTIONS}?|{_UPPER}+{_LOWER}*{_CONTRACTIONS}?|\p{{N}}{{1,3}}"
-        rf"| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_SPACES}"
-    ],
-    "gpt2": [r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"],
-}
-_PATTERN_OF = {regex: pattern for pattern, regexes in _REGEXES.items() for regex in regexes}
 _SECTIONS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 _LISTS = {
     "normalizer": "normalizers",
@@ -147,37 +123,70 @@ def _normalizer(section: object) -> bool:
 
 
 def _pre_tokenizer(section: object) -> tuple[str, bool]:
-    """The name of the pattern, and whether text gets a space in front."""
-    steps = _steps("pre_tokenizer", section)
-    _all_of("pre_tokenizer", section, {"Split", "ByteLevel"})
+    """The pattern, and whether text gets a space in front."""
+    steps = list(_steps("pre_tokenizer", section))
+    _all_of("pre_tokenizer", section, {"Digits", "Split", "ByteLevel"})
     kinds = [step["type"] for step in steps]
-    if kinds not in (["ByteLevel"], ["Split", "ByteLevel"]):
-        raise Problem(f"has the pre_tokenizer {short(section)}; only ByteLevel, alone or after one Split, can be read")
-    byte_level = steps[-1]
+    if not kinds or kinds[-1] != "ByteLevel" or "ByteLevel" in kinds[:-1]:
+        raise Problem(f"has the pre_tokenizer {short(section)}; only a ByteLevel that comes last can be read")
+    byte_level = steps.pop()
     prefix_space, use_regex = byte_level.get("add_prefix_space"), byte_level.get("use_regex", True)
     strange = set(byte_level) - {"type", "add_prefix_space", "trim_offsets", "use_regex"}
     if strange or not isinstance(prefix_space, bool) or not isinstance(use_regex, bool):
         raise Problem(f"has the pre_tokenizer {short(byte_level)}, which is not as ByteLevel is")
-    if len(steps) == 1:
-        if not use_regex:
-            raise Problem(f"has the pre_tokenizer {short(byte_level)}, which does not split the text")
-        return "gpt2", prefix_space
-    if use_regex or prefix_space:
-        name = "use_regex" if use_regex else "add_prefix_space"
-        raise Problem(f"has the pre_tokenizer ByteLevel with {name} after a Split, which is not supported")
-    split = steps[0]
+    if steps and prefix_space:
+        raise Problem("has the pre_tokenizer ByteLevel with add_prefix_space after others, which is not supported")
+    if use_regex:
+        pattern = "gpt2"
+    elif not steps or steps[-1]["type"] != "Split":
+        raise Problem(f"has the pre_tokenizer {short(byte_level)}, which does not split the text")
+    else:
+        expression = _expression(steps.pop())
+        found = pattern_of(expression)
+        if found is None:
+            raise Problem(
+                f"splits text by the pattern {expression[:1000]!a}, which is not supported; only the patterns of "
+                f"{_names(PATTERNS)}, and patterns of the same alternatives, can be read"
+            )
+        pattern = found
+    for step in reversed(steps):
+        apart = with_numbers_apart(pattern, *_digits(step)) if len(steps) == 1 else None
+        if apart is None:
+            raise Problem(
+                f"has the pre_tokenizer {short(step)} before others, which is not supported; only numbers can be cut "
+                "out first, once, and as the next pattern cuts them"
+            )
+        pattern = apart
+    return pattern, prefix_space
+
+
+def _expression(split: dict[str, Any]) -> str:
+    """The regular expression of a Split that keeps what it finds."""
     pattern, how = split.get("pattern"), (split.get("behavior"), split.get("invert"))
     if set(split) != {"type", "pattern", "behavior", "invert"} or how not in (("Isolated", False), ("Removed", True)):
         raise Problem(
             f"has the pre_tokenizer {short(split)}; only a Split that keeps what its pattern finds can be read"
         )
     regex = pattern.get("Regex") if isinstance(pattern, dict) and len(pattern) == 1 else None
-    if not isinstance(regex, str) or regex not in _PATTERN_OF:
-        raise Problem(
-            f"splits text by the pattern {short(pattern if regex is None else regex)}, which is not supported; "
-            f"only the patterns of {_names(_REGEXES)} are"
-        )
-    return _PATTERN_OF[regex], False
+    if not isinstance(regex, str):
+        raise Problem(f"splits text by the pattern {short(pattern)}, which is no regular expression")
+    return regex
+
+
+def _digits(step: dict[str, Any]) -> tuple[str, int]:
+    """What a step is that cuts numbers out, and how many digits it leaves together; 0: all."""
+    if step["type"] == "Digits":
+        individual = step.get("individual_digits", False)
+        if set(step) - {"type", "individual_digits"} or not isinstance(individual, bool):
+            raise Problem(f"has the pre_tokenizer {short(step)}, which is not as Digits is")
+        return "digits-apart", int(individual)
+    expression = _expression(step)
+    if step["behavior"] == "Isolated" and (match := re.fullmatch(r"\\p\{N\}(?:\{1,([1-9])\}|(\+?))", expression)):
+        return "digits-split", int(match[1]) if match[1] else 1 - len(match[2])
+    raise Problem(
+        f"splits text by the pattern {expression[:1000]!a} before another, which is not supported; only "
+        "\\p{N}, \\p{N}{1,3} and their like can come first"
+    )
 
 
 def _merges(merges: object, vocab: Mapping[str, int]) -> list[tuple[int, int]]:
@@ -275,15 +284,24 @@ _ALPHABET = dict(enumerate(TEXT_OF))
 
 def _sections(pattern: str) -> dict[str, Any]:
     """The sections in the file of a tokenizer that was made here."""
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": pattern == "gpt2"}
-    split = {"type": "Split", "pattern": {"Regex": _REGEXES[pattern][0]}, "behavior": "Isolated", "invert": False}
-    split_first = {"type": "Sequence", "pretokenizers": [split, byte_level]}
+    between, step, digits = numbers_apart(pattern)
+    own_regex = between == "gpt2"
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": own_regex}
+    steps = [byte_level] if own_regex else [_split(regex_of(between)), byte_level]
+    if step == "digits-apart":
+        steps.insert(0, {"type": "Digits", "individual_digits": digits == 1})
+    elif step == "digits-split":
+        steps.insert(0, _split(rf"\p{{N}}{{1,{digits}}}" if digits else r"\p{N}+"))
     return {
         "normalizer": None,
-        "pre_tokenizer": byte_level if pattern == "gpt2" else split_first,
+        "pre_tokenizer": byte_level if len(steps) == 1 else {"type": "Sequence", "pretokenizers": steps},
         "post_processor": None,
         "decoder": byte_level,
     }
+
+
+def _split(regex: str) -> dict[str, Any]:
+    return {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}
 
 
 def _merges_of_ranks(tokens: Any) -> list[tuple[int, int]]:

@@ -14,7 +14,7 @@
 namespace soma {
 
 struct BpeVocabulary {
-  BpePattern pattern = BpePattern::kGpt2;
+  BpePattern pattern = kBpePatterns[0].pattern;
 
   // Bytes of the ordinary tokens by id; nullopt for the id of a special token and for an unused id. All tokens differ.
   // Without `merges`, each of the 256 bytes must be a token. With `merges`, a text that needs a missing byte cannot be

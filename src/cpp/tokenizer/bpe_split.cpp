@@ -7,8 +7,8 @@
 #include <bit>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
-#include "base/check.h"
 #include "tokenizer/bpe_split_ascii.h"
 #include "tokenizer/unicode.h"
 
@@ -25,10 +25,11 @@ constexpr uint32_t kLetter = kCased | kUncased | bit(CharClass::kLower);
 constexpr uint32_t kMark = bit(CharClass::kMark);
 constexpr uint32_t kNumber = bit(CharClass::kNumber);
 constexpr uint32_t kSpace = bit(CharClass::kSpace);
-constexpr uint32_t kPunctuation = bit(CharClass::kOther) | kMark;    // [^\s\p{L}\p{N}]
-constexpr uint32_t kBothCases = kUncased | kMark;                    // U and W at once
-constexpr uint32_t kUpperSet = kCased | kBothCases;                  // U
-constexpr uint32_t kLowerSet = bit(CharClass::kLower) | kBothCases;  // W
+constexpr uint32_t kNewNumber = bit(CharClass::kNewNumber);
+constexpr uint32_t kPunctuation = bit(CharClass::kOther) | kNewNumber | kMark;  // [^\s\p{L}\p{N}]
+constexpr uint32_t kBothCases = kUncased | kMark;                               // U and W at once
+constexpr uint32_t kUpperSet = kCased | kBothCases;                             // U
+constexpr uint32_t kLowerSet = bit(CharClass::kLower) | kBothCases;             // W
 
 constexpr std::array<uint16_t, 128> make_ascii_classes() {
   std::array<uint16_t, 128> table{};
@@ -59,14 +60,15 @@ struct Cursor {
   void skip(uint32_t classes) {
     while (is(classes)) step();
   }
-  // Up to `most` characters of the classes.
+  // Up to `most` characters of the classes; 0: all.
   void skip(uint32_t classes, size_t most) {
+    if (most == 0) return skip(classes);
     for (; most > 0 && is(classes); --most) step();
   }
 };
 
 // \s+$ where `whole_at_end`, \s*[\r\n]+ where `newlines`, \s+(?!\S), \s+: the end of a chunk that starts at whitespace.
-const Byte* end_of_space(Cursor at, bool newlines, bool whole_at_end) {
+const Byte* end_of_space(const BpePattern& pattern, Cursor at) {
   const Byte* const begin = at.p;
   const Byte* last = begin;             // the last whitespace character
   const Byte* after_newline = nullptr;  // behind the last newline
@@ -74,51 +76,31 @@ const Byte* end_of_space(Cursor at, bool newlines, bool whole_at_end) {
     last = at.p;
     if (is_newline(*at.p)) after_newline = at.p + 1;
   }
-  if (at.done() && (whole_at_end || !newlines)) return at.p;
-  if (newlines && after_newline != nullptr) return after_newline;
-  return at.done() || last == begin ? at.p : last;
+  const uint32_t apart = pattern.apart == Apart::kNo       ? 0
+                         : pattern.apart == Apart::kDigits ? kNumber | kNewNumber
+                                                           : kNumber;
+  const bool at_end = at.done() || at.is(apart);
+  if (at_end && (pattern.whole_at_end || !pattern.newlines)) return at.p;
+  if (pattern.newlines && after_newline != nullptr) return after_newline;
+  return at_end || last == begin ? at.p : last;
 }
 
-const Byte* end_of_gpt2(Cursor at) {
-  if (const size_t size = contraction(at.p, at.end, false)) return at.p + size;
-  Cursor word = at;
-  if (*at.p == ' ') ++word.p;
-  for (const uint32_t classes : {kLetter, kNumber, kPunctuation}) {
-    if (!word.is(classes)) continue;
-    word.skip(classes);
-    return word.p;
-  }
-  return end_of_space(at, false, false);
-}
-
-//  ?[^\s\p{L}\p{N}]+[\r\n]*, or [\r\n/]*; nullptr where that is not what stands here.
-const Byte* end_of_punctuation(Cursor at, bool slashes) {
+//  ?[^\s\p{L}\p{N}]+ and the tail; nullptr where that is not what stands here.
+const Byte* end_of_punctuation(const BpePattern& pattern, Cursor at) {
+  uint32_t classes = kPunctuation;
+  if (pattern.words == Words::kMarked) classes &= ~kMark;
+  if (pattern.apart == Apart::kDigits) classes &= ~kNewNumber;
   if (*at.p == ' ') ++at.p;
-  if (!at.is(kPunctuation)) return nullptr;
-  at.skip(kPunctuation);
-  while (!at.done() && (is_newline(*at.p) || (slashes && *at.p == '/'))) ++at.p;
+  if (!at.is(classes)) return nullptr;
+  at.skip(classes);
+  if (pattern.tail == Tail::kNone) return at.p;
+  while (!at.done() && (is_newline(*at.p) || (pattern.tail == Tail::kSlashes && *at.p == '/'))) ++at.p;
   return at.p;
-}
-
-const Byte* end_of_cl100k(Cursor at, size_t digits, bool whole_at_end) {
-  if (const size_t size = contraction(at.p, at.end, true)) return at.p + size;
-  Cursor word = at;
-  if (at.is(kNumber)) {
-    word.skip(kNumber, digits);
-    return word.p;
-  }
-  if (!at.is(kLetter) && !is_newline(*at.p)) word.step();
-  if (word.is(kLetter)) {
-    word.skip(kLetter);
-    return word.p;
-  }
-  if (const Byte* const end = end_of_punctuation(at, false)) return end;
-  return end_of_space(at, true, whole_at_end);
 }
 
 // U*W+ at the cursor, backing off where W+ finds nothing behind U*: then it is the last character of U* that is in W
 // too. nullptr where there is none. `upper_end` becomes the end of U*.
-const Byte* end_of_word(Cursor at, const Byte** upper_end) {
+const Byte* end_of_cased(Cursor at, const Byte** upper_end) {
   const Byte* after_both = nullptr;
   while (at.is(kUpperSet)) {
     const bool both = (at.char_class() & kBothCases) != 0;
@@ -131,40 +113,54 @@ const Byte* end_of_word(Cursor at, const Byte** upper_end) {
   return at.p;
 }
 
-const Byte* end_of_o200k(Cursor at) {
+// [^\r\n\p{L}\p{N}]?U*W+|[^\r\n\p{L}\p{N}]?U+W*; nullptr where that is not what stands here.
+const Byte* end_of_cased_word(Cursor at) {
   Cursor behind = at;  // the optional character in front
   const bool prefix = !at.is(kLetter | kNumber) && !is_newline(*at.p);
   if (prefix) behind.step();
   const Byte* upper_behind = nullptr;
   const Byte* upper = nullptr;
-  const Byte* word = prefix ? end_of_word(behind, &upper_behind) : nullptr;
-  if (word == nullptr) word = end_of_word(at, &upper);
+  const Byte* word = prefix ? end_of_cased(behind, &upper_behind) : nullptr;
+  if (word == nullptr) word = end_of_cased(at, &upper);
   // U+W*: neither place had a W, so W* is empty.
   if (word == nullptr && prefix && upper_behind > behind.p) word = upper_behind;
   if (word == nullptr && upper > at.p) word = upper;
-  if (word != nullptr) return word + contraction(word, at.end, true);
-  if (at.is(kNumber)) {
-    at.skip(kNumber, 3);
-    return at.p;
-  }
-  if (const Byte* const end = end_of_punctuation(at, true)) return end;
-  return end_of_space(at, true, false);
+  return word;
+}
+
+// Letters, and what may stand in front of them; nullptr where that is not what stands here.
+const Byte* end_of_plain_word(Words words, Cursor at) {
+  const uint32_t classes = words == Words::kMarked ? kLetter | kMark : kLetter;
+  if (words == Words::kSpaced ? *at.p == ' ' : !at.is(classes) && !is_newline(*at.p)) at.step();
+  if (!at.is(classes)) return nullptr;
+  at.skip(classes);
+  return at.p;
 }
 
 // The end of the chunk that starts at the cursor, which is not at the end of the text.
-template <BpeRules kRules>
-const Byte* end_of_chunk(Cursor at) {
-  if constexpr (kRules.cased) return end_of_o200k(at);
-  if constexpr (kRules.newlines) return end_of_cl100k(at, kRules.digits, kRules.whole_at_end);
-  return end_of_gpt2(at);
+template <typename Rules>
+const Byte* end_of_chunk(Rules rules, Cursor at) {
+  const auto end_of_number = [&](uint32_t numbers) {
+    Cursor behind = at;
+    behind.skip(numbers, rules().digits);
+    return behind.p;
+  };
+  if (rules().apart == Apart::kDigits && at.is(kNewNumber)) return end_of_number(kNewNumber);
+  if (rules().words == Words::kCased) {
+    if (const Byte* const end = end_of_cased_word(at)) return end + contraction(end, at.end, rules().contractions);
+  } else {
+    if (const size_t size = contraction(at.p, at.end, rules().contractions)) return at.p + size;
+    if (rules().words != Words::kSpaced && at.is(kNumber)) return end_of_number(kNumber);  // it is no prefix
+    if (const Byte* const end = end_of_plain_word(rules().words, at)) return end;
+  }
+  if (at.is(kNumber)) return end_of_number(kNumber);
+  if (rules().spaced_digits && *at.p == ' ' && Cursor{at.p + 1, at.end}.is(kNumber)) {
+    ++at.p;
+    return end_of_number(kNumber);
+  }
+  if (const Byte* const end = end_of_punctuation(rules(), at)) return end;
+  return end_of_space(rules(), at);
 }
-
-//                               newlines prefix spaced digits whole cased
-constexpr BpeRules kGpt2Rules = {false, false, true, 0, false, false};
-constexpr BpeRules kCl100kRules = {true, true, false, 3, true, false};
-constexpr BpeRules kLlama3Rules = {true, true, false, 3, false, false};
-constexpr BpeRules kQwen2Rules = {true, true, false, 1, false, false};
-constexpr BpeRules kO200kRules = {true, true, false, 3, false, true};
 
 bool ascii16(const Byte* p) {
   uint64_t words[2];
@@ -173,8 +169,8 @@ bool ascii16(const Byte* p) {
 }
 
 // Chunks from text[at] on: writes their ends and returns their number. `at` becomes the last end.
-template <BpeRules kRules>
-size_t split(const Byte* text, size_t size, size_t readable, size_t& at, size_t* ends, size_t capacity) {
+template <typename Rules>
+size_t split(Rules rules, const Byte* text, size_t size, size_t readable, size_t& at, size_t* ends, size_t capacity) {
   size_t count = 0;
   Byte copy[64];
   while (at < size && capacity - count >= 64) {
@@ -182,7 +178,7 @@ size_t split(const Byte* text, size_t size, size_t readable, size_t& at, size_t*
     const bool last = size - at <= 64;
     const Byte* block = text + at;
     if (readable - at < 64) block = static_cast<const Byte*>(std::memcpy(copy, block, n));
-    uint64_t starts = ascii_chunk_starts<kRules>(block, n, last);
+    uint64_t starts = ascii_chunk_starts(rules, block, n, last);
     const size_t base = at;
     for (; starts != 0; starts &= starts - 1) ends[count++] = at = base + static_cast<size_t>(std::countr_zero(starts));
     if (last && (ByteBlock(block).high() & low_bits(n)) == 0) {
@@ -192,37 +188,72 @@ size_t split(const Byte* text, size_t size, size_t readable, size_t& at, size_t*
     if (at != base && !last) continue;
     // Character by character, as long as there is something else than ASCII nearby.
     do {
-      at = static_cast<size_t>(end_of_chunk<kRules>({text + at, text + size}) - text);
+      at = static_cast<size_t>(end_of_chunk(rules, {text + at, text + size}) - text);
       ends[count++] = at;
     } while (at < size && count < capacity && (size - at < 16 || !ascii16(text + at)));
   }
   return count;
 }
 
-}  // namespace
+// The rules of a pattern that has a name are constants, and so the branches on them are taken when this is compiled.
+template <size_t kIndex>
+struct Named {
+  static constexpr BpePattern kPattern = kBpePatterns[kIndex].pattern;
+  constexpr const BpePattern& operator()() const { return kPattern; }
+};
+struct Given {
+  BpePattern pattern;
+  const BpePattern& operator()() const { return pattern; }
+};
 
-BpePattern parse_bpe_pattern(std::string_view name) {
-  for (size_t i = 0; i < kBpePatternNames.size(); ++i) {
-    if (name == kBpePatternNames[i]) return static_cast<BpePattern>(i);
-  }
-  fail("pattern must be 'gpt2', 'cl100k', 'llama3', 'qwen2' or 'o200k', got '", name, "'");
+// Called by pointer: all in one function would be too much for a compiler to inline what they call.
+using Split = size_t (*)(const Byte* text, size_t size, size_t readable, size_t& at, size_t* ends, size_t capacity);
+
+template <size_t kIndex>
+size_t split_named(const Byte* text, size_t size, size_t readable, size_t& at, size_t* ends, size_t capacity) {
+  return split(Named<kIndex>{}, text, size, readable, at, ends, capacity);
 }
 
-const char* bpe_pattern_name(BpePattern pattern) { return kBpePatternNames[static_cast<size_t>(pattern)]; }
+template <size_t... kIndices>
+constexpr std::array<Split, sizeof...(kIndices)> splits_of_names(std::index_sequence<kIndices...>) {
+  return {&split_named<kIndices>...};
+}
+constexpr auto kSplits = splits_of_names(std::make_index_sequence<kBpePatterns.size()>());
+
+}  // namespace
 
 size_t BpeSplitter::next(size_t* ends, size_t capacity) {
   const auto* const text = reinterpret_cast<const Byte*>(text_.data());
-  switch (pattern_) {
-    case BpePattern::kGpt2:
-      return split<kGpt2Rules>(text, text_.size(), readable_, at_, ends, capacity);
-    case BpePattern::kCl100k:
-      return split<kCl100kRules>(text, text_.size(), readable_, at_, ends, capacity);
-    case BpePattern::kLlama3:
-      return split<kLlama3Rules>(text, text_.size(), readable_, at_, ends, capacity);
-    case BpePattern::kQwen2:
-      return split<kQwen2Rules>(text, text_.size(), readable_, at_, ends, capacity);
-    case BpePattern::kO200k:
-      return split<kO200kRules>(text, text_.size(), readable_, at_, ends, capacity);
+  const auto key = std::bit_cast<uint64_t>(pattern_);
+  for (size_t i = 0; i < kSplits.size(); ++i) {
+    if (key != std::bit_cast<uint64_t>(kBpePatterns[i].pattern)) continue;
+    return kSplits[i](text, text_.size(), readable_, at_, ends, capacity);
+  }
+  return split(Given{pattern_}, text, text_.size(), readable_, at_, ends, capacity);
+}
+
+namespace {
+// Whether a chunk ends between two characters, the second at `p`; classes as bits.
+bool is_chunk_end(uint32_t before, uint32_t here, const Byte* p) {
+  return (before & (kLetter | kNumber)) != 0 && (here & (kSpace | bit(CharClass::kOther))) != 0 && *p != '\'';
+}
+}  // namespace
+
+size_t last_chunk_end(std::string_view text, size_t from) {
+  const auto* const begin = reinterpret_cast<const Byte*>(text.data());
+  Cursor at{begin + text.size(), begin + text.size()};
+  const auto step_back = [&at, begin] {
+    do --at.p;
+    while (at.p > begin && is_utf8_continuation(*at.p));
+  };
+  if (text.empty()) return 0;
+  step_back();
+  for (uint32_t here = at.char_class(); at.p > begin + from;) {
+    const Byte* const place = at.p;
+    step_back();
+    const uint32_t before = at.char_class();
+    if (*place != '_' && is_chunk_end(before, here, place)) return static_cast<size_t>(place - begin);
+    here = before;
   }
   return 0;
 }
@@ -237,8 +268,7 @@ std::vector<std::string_view> cut_at_chunk_ends(std::string_view text, size_t ta
     uint32_t before = 0;  // class of the character in front; unknown at first
     while (!at.done()) {
       const uint32_t here = at.char_class();
-      const bool ends_word = (here & (kSpace | bit(CharClass::kOther))) != 0 && *at.p != '\'';
-      if (ends_word && (before & (kLetter | kNumber)) != 0) break;
+      if (is_chunk_end(before, here, at.p)) break;
       before = here;
       at.step();
     }

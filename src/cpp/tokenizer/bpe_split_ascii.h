@@ -7,39 +7,33 @@
 #include <bit>
 #include <cstdint>
 
+#include "tokenizer/bpe_pattern.h"
 #include "tokenizer/byte_block.h"
 
 namespace soma {
 
-// How the patterns differ, for ASCII.
-struct BpeRules {
-  bool newlines;       // \s*[\r\n]+ is a chunk, and newlines belong to punctuation in front of them
-  bool any_prefix;     // any character but newline, letter, digit belongs to the letters behind it; else only a space
-  bool spaced_digits;  // as does a space to digits
-  size_t digits;       // most of them in a chunk; 0: any number
-  bool whole_at_end;   // \s+$ is a chunk
-  bool cased;          // a capital letter begins a chunk behind a small one, and contractions belong to their word
-};
-
-// Bytes of '(?:[sdmt]|ll|ve|re) at the apostrophe `p`, or 0. Without regard to case, U+017F (C5 BF) is an s.
-inline size_t contraction(const unsigned char* p, const unsigned char* end, bool any_case) {
-  if (end - p < 2 || *p != '\'') return 0;
-  const unsigned char fold = any_case ? 0x20 : 0;
+// Bytes of a contraction at the apostrophe `p`, or 0. Without regard to case, U+017F (C5 BF) is an s.
+inline size_t contraction(const unsigned char* p, const unsigned char* end, Contractions which) {
+  if (which == Contractions::kNone || end - p < 2 || *p != '\'') return 0;
+  const unsigned char fold = which == Contractions::kLower ? 0 : 0x20;
   const unsigned char first = p[1] | fold;
   if (first == 's' || first == 'd' || first == 'm' || first == 't') return 2;
   if (end - p < 3) return 0;
   const unsigned char second = p[2] | fold;
   if ((first == 'l' && second == 'l') || ((first == 'v' || first == 'r') && second == 'e')) return 3;
-  return any_case && p[1] == 0xC5 && p[2] == 0xBF ? 3 : 0;
+  return which == Contractions::kAny && p[1] == 0xC5 && p[2] == 0xBF ? 3 : 0;
 }
 
 // The bits of n < 64 bytes, all 64 for more.
 inline uint64_t low_bits(unsigned n) { return n < 64 ? (uint64_t{1} << n) - 1 : ~uint64_t{0}; }
 
 // Where chunks begin in p[1, n), n <= 64, where one begins at p[0]; at least 64 bytes can be read. Only those that the
-// bytes up to the first that is not ASCII decide; with `last`, the text ends at p[n].
-template <BpeRules kRules>
-uint64_t ascii_chunk_starts(const unsigned char* p, unsigned n, bool last) {
+// bytes up to the first that is not ASCII decide; with `last`, the text ends at p[n]. `rules()` is the rules(). Where
+// it is a constant, so is every choice below.
+template <typename Rules>
+uint64_t ascii_chunk_starts(Rules rules, const unsigned char* p, unsigned n, bool last) {
+  const bool cased = rules().words == Words::kCased;
+  const bool any_prefix = rules().words != Words::kSpaced;
   const ByteBlock block(p);
   const uint64_t high = block.high() & low_bits(n);
   const unsigned known = high != 0 ? static_cast<unsigned>(std::countr_zero(high)) : n;
@@ -50,14 +44,16 @@ uint64_t ascii_chunk_starts(const unsigned char* p, unsigned n, bool last) {
   const uint64_t digit = block.between('0', '9') & valid;
   const uint64_t space = block.equal(' ') & valid;
   const uint64_t white = (block.between('\t', '\r') & valid) | space;
-  const uint64_t newline = kRules.newlines ? (block.equal('\n') | block.equal('\r')) & valid : 0;
+  const bool lines = any_prefix || rules().newlines || rules().tail != Tail::kNone;
+  const uint64_t newline = lines ? (block.equal('\n') | block.equal('\r')) & valid : 0;
+  const uint64_t ends_chunk = rules().newlines ? newline : 0;
   uint64_t other = valid & ~(letter | digit | white);
 
-  // Newlines (and then slashes too, with `cased`) that belong to the punctuation in front of them: a flood through the
-  // runs of such bytes from where it begins.
+  // Newlines (and then slashes too) that belong to the punctuation in front of them: a flood through the runs of such
+  // bytes from where it begins.
   uint64_t absorbed = 0;
-  if (const uint64_t seeds = newline & (other << 1); kRules.newlines && seeds != 0) {
-    const uint64_t through = kRules.cased ? newline | (block.equal('/') & valid) : newline;
+  if (const uint64_t seeds = newline & (other << 1); rules().tail != Tail::kNone && seeds != 0) {
+    const uint64_t through = rules().tail == Tail::kSlashes ? newline | (block.equal('/') & valid) : newline;
     absorbed = through & (((through + seeds) ^ through) | seeds);
     other &= ~absorbed;
   }
@@ -66,8 +62,8 @@ uint64_t ascii_chunk_starts(const unsigned char* p, unsigned n, bool last) {
 
   // A whitespace run begins a chunk, and so does its last byte where something follows, unless that is a newline.
   uint64_t starts = free_white & ~(free_white << 1);
-  starts |= free_white & ~newline & ((letter | digit | other) >> 1);
-  if constexpr (kRules.newlines) {
+  starts |= free_white & ~ends_chunk & ((letter | (rules().apart == Apart::kNo ? digit : 0) | other) >> 1);
+  if (rules().newlines) {
     // And what is behind its last newline: bytes behind newlines, but for those from which the run gets to another.
     const uint64_t blank = free_white & ~newline;
     uint64_t behind = ((newline & free_white) << 1) & blank;
@@ -80,36 +76,39 @@ uint64_t ascii_chunk_starts(const unsigned char* p, unsigned n, bool last) {
     }
   }
 
-  const uint64_t prefix = kRules.any_prefix ? (white & ~newline) | single : space;
+  const uint64_t prefix = any_prefix ? (white & ~newline) | single : space;
   starts |= letter & ~(letter << 1) & ~(prefix << 1);
   starts |= other & ~(other << 1) & ~(space << 1);
   const uint64_t digits = digit & ~(digit << 1);
-  if constexpr (kRules.digits == 0) {
-    starts |= digits & ~(kRules.spaced_digits ? space << 1 : 0);
-  } else if constexpr (kRules.digits == 1) {
+  if (rules().digits == 1) {
     starts |= digit;
   } else {
-    static_assert(kRules.digits == 3);
     starts |= digits;
-    const uint64_t fourth = digit & (digit << 1) & (digit << 2) & (digit << 3);
-    for (uint64_t more = (digits << 3) & fourth; more != 0; more = (more << 3) & fourth) starts |= more;
+    if (rules().digits != 0) {  // and every so many of a longer run
+      uint64_t beyond = digit;
+      for (unsigned i = 1; i <= rules().digits; ++i) beyond &= digit << i;
+      for (uint64_t more = (digits << rules().digits) & beyond; more != 0; more = (more << rules().digits) & beyond) {
+        starts |= more;
+      }
+    }
   }
+  if (rules().spaced_digits) starts &= ~(digits & (space << 1));
 
   // Apostrophes: with `cased` behind a letter that is not of a contraction, else those that begin a chunk.
-  if constexpr (kRules.cased) {
+  if (cased) {
     const uint64_t capital = block.between('A', 'Z') & valid;
     starts |= capital & ((letter & ~capital) << 1);
   }
-  uint64_t apostrophe = block.equal('\'') & single & (letter >> 1);
-  if constexpr (kRules.cased) apostrophe &= letter << 1;
+  uint64_t apostrophe = rules().contractions == Contractions::kNone ? 0 : block.equal('\'') & single & (letter >> 1);
+  if (cased) apostrophe &= letter << 1;
   unsigned behind_last = 64;
   for (; apostrophe != 0; apostrophe &= apostrophe - 1) {
     const auto at = static_cast<unsigned>(std::countr_zero(apostrophe));
-    const auto size = static_cast<unsigned>(contraction(p + at, p + known, kRules.any_prefix));
-    if (size == 0 || (kRules.cased && at == behind_last)) continue;
+    const auto size = static_cast<unsigned>(contraction(p + at, p + known, rules().contractions));
+    if (size == 0 || (cased && at == behind_last)) continue;
     behind_last = at + size;
     const uint64_t inside = low_bits(size) << at;
-    starts &= kRules.cased ? ~inside : ~(inside & (inside << 1));
+    starts &= cased ? ~inside : ~(inside & (inside << 1));
     if (behind_last < 64) starts |= letter & (uint64_t{1} << behind_last);
   }
 
@@ -119,7 +118,7 @@ uint64_t ascii_chunk_starts(const unsigned char* p, unsigned n, bool last) {
   if (!at_end) {
     if (known < 4) return 0;
     limit = std::min(known - 4, known - trailing(white)) + 1;
-  } else if constexpr (kRules.whole_at_end) {
+  } else if (rules().whole_at_end) {
     const unsigned run = trailing(free_white);
     limit = run > 0 ? known - run + 1 : known;
   }

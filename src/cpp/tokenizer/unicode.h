@@ -21,6 +21,7 @@ enum class CharClass : uint8_t {
   kMark,            // Mn Mc Me
   kNumber,          // Nd Nl No
   kSpace,           // White_Space
+  kNewNumber,       // kOther here, but a number to the step Digits of `tokenizers`, whose Unicode is newer
 };
 
 struct CodePointRecord {
