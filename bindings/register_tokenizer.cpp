@@ -28,8 +28,8 @@ using soma::TokenId;
 using Offsets = py::typing::List<py::typing::Tuple<py::int_, py::int_>>;
 using Allowed = std::vector<TokenId>;
 
-// UTF-8 of the texts. Errors name them texts[first], texts[first + 1], ...
-std::vector<std::string_view> utf8_of_list(const Texts& texts, size_t first = 0) {
+// UTF-8 of the texts. Errors name them texts[0], texts[1], ...
+std::vector<std::string_view> utf8_of_list(const Texts& texts) {
   std::vector<std::string_view> views;
   views.reserve(texts.size());
   for (size_t i = 0; i < texts.size(); ++i) {
@@ -40,7 +40,7 @@ std::vector<std::string_view> utf8_of_list(const Texts& texts, size_t first = 0)
       views.emplace_back(bytes, static_cast<size_t>(size));
     } else {
       PyErr_Clear();
-      views.push_back(utf8_of(text, "texts[" + std::to_string(first + i) + "]"));  // raises with this name
+      views.push_back(utf8_of(text, "texts[" + std::to_string(i) + "]"));  // raises with this name
     }
   }
   return views;
@@ -115,11 +115,17 @@ py::typing::List<IdList> encode_batch(const soma::Tokenizer& tokenizer, const Te
 
 // The ids of all texts, one text after the other, and the number of ids of each text.
 py::typing::Tuple<py::array_t<uint32_t>, py::array_t<int64_t>> encode_joined(const soma::Tokenizer& tokenizer,
-                                                                             const Texts& texts, size_t first) {
-  const auto views = utf8_of_list(texts, first);
+                                                                             const TextsOrBytes& texts, size_t first) {
+  const Utf8OfTexts utf8(texts, first);
+  const auto& views = utf8.views;
   py::array_t<int64_t> lengths(static_cast<py::ssize_t>(views.size()));
   int64_t* length = lengths.mutable_data();
   soma::IdVector all;
+  if (views.size() > 1) {  // no text has more ids than bytes; what is not written to takes no memory
+    size_t bytes = 0;
+    for (const std::string_view view : views) bytes += view.size();
+    all.reserve(bytes);
+  }
   const auto join = [&](Parts parts) {
     for (soma::EncodedTexts& part : parts) {
       size_t begin = 0;
@@ -214,8 +220,9 @@ void register_tokenizer(py::module_& m) {
            "(list[int], list[tuple[int, int]]), in characters")
       .def("encode_batch", &encode_batch, py::arg("texts"), py::arg("allowed_special"), "list[list[int]]")
       .def("encode_joined", &encode_joined, py::arg("texts"), py::arg("first"),
-           "(uint32 (n,), the ids of all texts in a row; int64 (texts,), how many each has); an error calls the texts "
-           "texts[first], texts[first + 1], ...")
+           "(uint32 (n,), the ids of all texts in a row; int64 (texts,), how many each has) of str, or bytes of valid "
+           "UTF-8; "
+           "an error calls the texts texts[first], texts[first + 1], ...")
       .def("decode_bytes", &decode_bytes<int64_t>, py::arg("ids").noconvert(), "The bytes of ids (n,)")
       .def("decode_bytes", &decode_bytes<uint32_t>, py::arg("ids").noconvert())
       .def("decode", &decode<int64_t>, py::arg("ids").noconvert(), "The text of ids (n,), with U+FFFD for what is none")

@@ -16,7 +16,6 @@
 #include <cerrno>
 #include <memory>
 #include <string>
-#include <string_view>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -28,6 +27,7 @@
 #include "tokenizer/bpe_train.h"
 #include "tokenizer/chunk_counter.h"
 #include "tokenizer/token_counter.h"
+#include "tokenizer/word_losses.h"
 
 namespace {
 
@@ -35,16 +35,23 @@ using BytesList = py::typing::List<py::bytes>;
 
 template <typename Counter>
 void add(Counter& counter, const TextsOrBytes& texts, size_t first) {
-  const auto views = views_of(texts, first);
-  without_gil([&] { counter.add(views); });
+  const Utf8OfTexts utf8(texts, first);
+  without_gil([&] { counter.add(utf8.views); });
 }
 
-// The first `limit` tokens by rank, and the number of all tokens.
-py::typing::Tuple<Texts, py::int_> ranked(const soma::TokenCounter& counter, size_t limit) {
+// The first `limit` tokens by rank, the number of all tokens, and the total count of the tokens beyond the limit.
+py::typing::Tuple<Texts, py::int_, py::int_> ranked(const soma::TokenCounter& counter, size_t limit) {
   const auto all = without_gil([&] { return counter.ranked(); });
   Texts tokens;
-  for (size_t i = 0; i < all.size() && i < limit; ++i) tokens.append(to_str(all[i].token));
-  return py::make_tuple(tokens, all.size());
+  uint64_t left_out = 0;
+  for (size_t i = 0; i < all.size(); ++i) {
+    if (i < limit) {
+      tokens.append(to_str(all[i].token));
+    } else {
+      left_out += all[i].count;
+    }
+  }
+  return py::make_tuple(tokens, all.size(), left_out);
 }
 
 // Reads from a file descriptor that Python opens and closes. A pipe may have no data yet: the wait polls for Ctrl-C.
@@ -112,7 +119,19 @@ void register_tokenizer_training(py::module_& m) {
            py::arg("kind"))
       .def("add", &add<soma::TokenCounter>, py::arg("texts"), py::arg("first"), kAdd)
       .def("total", &soma::TokenCounter::total)
-      .def("ranked", &ranked, py::arg("limit"), "(the most frequent tokens, number of different tokens)");
+      .def(
+          "ranked", &ranked, py::arg("limit"),
+          "(the most frequent tokens, number of different tokens, occurrences of those that are not among the former)");
+
+  py::class_<soma::WordLosses>(m, "WordLosses", "Counts what kind word does not keep of texts.")
+      .def(py::init())
+      .def("add", &add<soma::WordLosses>, py::arg("texts"), py::arg("first"), kAdd)
+      .def_readonly("letters", &soma::WordLosses::letters)
+      .def_readonly("marks", &soma::WordLosses::marks, "Behind letters: a word ends there")
+      .def_readonly("unspaced", &soma::WordLosses::unspaced, "Letters of scripts without spaces between words")
+      .def_readonly("broken", &soma::WordLosses::broken, "The beginning of a word with a mark")
+      .def_readonly("read", &soma::WordLosses::read, "The words that it becomes")
+      .def_readonly("clause", &soma::WordLosses::clause, "The beginning of a stretch without spaces");
 
   py::class_<soma::TextReader>(m, "TextReader", "A text that is read from a file descriptor, piece by piece.")
       .def(py::init([](int file) {

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace py = pybind11;
@@ -33,6 +34,37 @@ inline std::string_view utf8_of(py::handle text, const std::string& name) {
                         ", which no valid text holds; replace it, for example with "
                         "text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')");
 }
+
+using TextsOrBytes = py::typing::List<py::typing::Union<py::str, py::bytes>>;
+
+// The UTF-8 of texts: str, or bytes that were found to be valid. A str that is not ASCII would keep what it was asked
+// for as long as it lives; here it is kept as long as this.
+class Utf8OfTexts {
+ public:
+  // Errors call them texts[first], texts[first + 1], ...
+  Utf8OfTexts(const TextsOrBytes& texts, size_t first) {
+    views.reserve(texts.size());
+    for (size_t i = 0; i < texts.size(); ++i) {
+      PyObject* const text = PyList_GET_ITEM(texts.ptr(), static_cast<Py_ssize_t>(i));
+      PyObject* bytes = PyBytes_Check(text) ? text : nullptr;
+      if (bytes == nullptr && PyUnicode_Check(text) && !PyUnicode_IS_COMPACT_ASCII(text)) {
+        bytes = PyUnicode_AsUTF8String(text);
+        if (bytes == nullptr) PyErr_Clear();  // what is wrong is said below
+        kept_.push_back(py::reinterpret_steal<py::object>(bytes));
+      }
+      if (bytes != nullptr) {
+        views.emplace_back(PyBytes_AS_STRING(bytes), static_cast<size_t>(PyBytes_GET_SIZE(bytes)));
+      } else {
+        views.push_back(utf8_of(text, "texts[" + std::to_string(first + i) + "]"));
+      }
+    }
+  }
+
+  std::vector<std::string_view> views;
+
+ private:
+  std::vector<py::object> kept_;
+};
 
 inline py::str to_str(std::string_view text) { return py::str(text.data(), text.size()); }
 

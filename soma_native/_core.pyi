@@ -27,6 +27,7 @@ __all__: list[str] = [
     "TextReader",
     "TokenCounter",
     "Tokenizer",
+    "WordLosses",
     "active_isa",
     "available_isas",
     "block_activations",
@@ -331,10 +332,10 @@ class Tokenizer:
         list[list[int]]
         """
     def encode_joined(
-        self, texts: list[str], first: typing.SupportsInt | typing.SupportsIndex
+        self, texts: list[str | bytes], first: typing.SupportsInt | typing.SupportsIndex
     ) -> tuple[numpy.typing.NDArray[numpy.uint32], numpy.typing.NDArray[numpy.int64]]:
         """
-        (uint32 (n,), the ids of all texts in a row; int64 (texts,), how many each has); an error calls the texts texts[first], texts[first + 1], ...
+        (uint32 (n,), the ids of all texts in a row; int64 (texts,), how many each has) of str, or bytes of valid UTF-8; an error calls the texts texts[first], texts[first + 1], ...
         """
     def encode_with_offsets(
         self, text: typing.Any, allowed_special: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]
@@ -366,11 +367,48 @@ class TokenCounter:
         """
         Add texts (str, or bytes of valid UTF-8); an error calls them texts[first], texts[first + 1], ...
         """
-    def ranked(self, limit: typing.SupportsInt | typing.SupportsIndex) -> tuple[list[str], int]:
+    def ranked(self, limit: typing.SupportsInt | typing.SupportsIndex) -> tuple[list[str], int, int]:
         """
-        (the most frequent tokens, number of different tokens)
+        (the most frequent tokens, number of different tokens, occurrences of those that are not among the former)
         """
     def total(self) -> int: ...
+
+class WordLosses:
+    """
+    Counts what kind word does not keep of texts.
+    """
+    def __init__(self) -> None: ...
+    def add(self, texts: list[str | bytes], first: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Add texts (str, or bytes of valid UTF-8); an error calls them texts[first], texts[first + 1], ...
+        """
+    @property
+    def broken(self) -> str:
+        """
+        The beginning of a word with a mark
+        """
+    @property
+    def clause(self) -> str:
+        """
+        The beginning of a stretch without spaces
+        """
+    @property
+    def letters(self) -> int: ...
+    @property
+    def marks(self) -> int:
+        """
+        Behind letters: a word ends there
+        """
+    @property
+    def read(self) -> str:
+        """
+        The words that it becomes
+        """
+    @property
+    def unspaced(self) -> int:
+        """
+        Letters of scripts without spaces between words
+        """
 
 class TextReader:
     """

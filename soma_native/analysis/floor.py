@@ -17,12 +17,13 @@ from soma_native.core import _core
 from soma_native.data.documents import Texts
 from soma_native.data.token_store import TokenStore
 from soma_native.errors import ArgumentError
-from soma_native.files.text_files import batches, iter_texts
+from soma_native.files.text_files import iter_texts
 from soma_native.tokenizer.tokenizer import Tokenizer
 
 _XZ_REACH = 1 << 26  # bytes that xz -9 looks back: what stands before them is left out
 _XZ_PIECE = 1 << 18  # bytes between two questions whether to stop
 _SMALL = 500_000  # bytes of a training text that a 5-gram has learned sooner than a model does
+_BATCH = 1 << 24  # characters of documents that are handed to the core at once
 
 _log = logging.getLogger("soma_native")
 
@@ -107,7 +108,7 @@ def text_floor(
     texts = [_documents("train", train, tokenizer), _documents("validation", validation, tokenizer)]
     counter = _core.NgramCounter()
     ends = _End(last=True), _End(last=False)
-    for first, batch in batches(texts[0]):
+    for first, batch in _batches(texts[0]):
         counter.add(batch, first)
         if xz:
             ends[0].add(batch)
@@ -116,7 +117,7 @@ def text_floor(
     training_bytes = counter.bytes
     model = _core.KneserNey(counter)
     bits, character_bits, size = 0.0, 0.0, 0
-    for first, batch in batches(texts[1]):
+    for first, batch in _batches(texts[1]):
         scored = model.score(batch, first, skipped[first : first + len(batch)].tolist())
         bits, character_bits, size = bits + scored[0], character_bits + scored[1], size + scored[3]
         if xz:
@@ -145,6 +146,20 @@ def _documents(name: str, texts: Texts | TokenStore, tokenizer: Tokenizer | None
         ids = texts.tokens[start:stop]
         data = tokenizer.decode_bytes(ids[ordinary[ids]])
         yield data if _core.find_invalid_utf8(data) < 0 else data.decode("utf-8", "replace")
+
+
+def _batches(documents: Iterable[str | bytes]) -> Iterator[tuple[int, list[str | bytes]]]:
+    """Lists of whole documents for the core's threads, each with the index of its first document."""
+    batch: list[str | bytes] = []
+    size = count = 0
+    for document in documents:
+        batch.append(document)
+        size += len(document) + 64
+        if size > _BATCH:
+            yield count, batch
+            count, batch, size = count + len(batch), [], 0
+    if batch:
+        yield count, batch
 
 
 def _ordinary(tokenizer: Tokenizer) -> NDArray[np.bool_]:

@@ -13,7 +13,7 @@ from soma_native.cli.arguments import option_of
 from soma_native.cli.corpus import named
 from soma_native.cli.errors import UsageError
 from soma_native.cli.tokenizer import train_on_files
-from soma_native.data.documents import SPLITS, read_documents
+from soma_native.data.documents import SPLITS, documents_of
 from soma_native.data.token_store import TokenStore
 from soma_native.errors import Difference, OtherRunError
 from soma_native.model.config import ModelConfig
@@ -39,7 +39,7 @@ def resumed(arguments: argparse.Namespace, files: Sequence[Path]) -> tuple[Train
     """
     given = {name: value for name in _SETTINGS if (value := getattr(arguments, name, None)) is not None}
     trainer = Trainer.resume(arguments.out, **given)
-    store = TokenStore.encode(read_documents(files, arguments.split), trainer.tokenizer)
+    store = TokenStore.encode(documents_of(files, arguments.split), trainer.tokenizer)
     state, _ = read_state(arguments.out)
     identity = complete(state.identity)
     found = [*_of_the_model(arguments, trainer.model.config, identity)]
@@ -104,6 +104,6 @@ def _split_of_the_run(arguments: argparse.Namespace, files: Sequence[Path]) -> s
     """Another --split with which the files give the texts of the run."""
     tok, identity = Tokenizer.load(arguments.out), complete(read_state(arguments.out)[0].identity)
     for split in SPLITS:
-        if trained_on(TokenStore.encode(read_documents(files, split), tok), identity):
+        if trained_on(TokenStore.encode(documents_of(files, split), tok), identity):
             return split
     return None

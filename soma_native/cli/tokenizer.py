@@ -15,7 +15,7 @@ from soma_native.cli.inspect_tokenizer import inspect_tokenizer
 from soma_native.cli.output import print_json
 from soma_native.cli.progress import TokenizerProgress
 from soma_native.cli.tokenizer_file import load_tokenizer
-from soma_native.data.documents import read_documents
+from soma_native.data.documents import documents_of
 from soma_native.tokenizer.bpe_vocabulary import PATTERNS
 from soma_native.tokenizer.tokenizer import Tokenizer
 from soma_native.tokenizer.train import KINDS
@@ -139,12 +139,11 @@ def train_tokenizer(arguments: argparse.Namespace) -> None:
 
 
 def train_on_files(files: Sequence[Path], split: Any, kind: str, vocab_size: int | None, **options: Any) -> Tokenizer:
-    """Train a tokenizer. For bpe, show a progress bar, and read whole files piece by piece."""
+    """Train a tokenizer. For bpe, show a progress bar."""
     if kind != "bpe":
-        return Tokenizer.train(read_documents(files, split), kind, vocab_size, **options)
-    texts = files if split == "file" else read_documents(files, split)
+        return Tokenizer.train(documents_of(files, split), kind, vocab_size, **options)
     with TokenizerProgress(sum(file.stat().st_size for file in files)) as progress:
-        return Tokenizer.train(texts, kind, vocab_size, progress=progress, **options)
+        return Tokenizer.train(documents_of(files, split), kind, vocab_size, progress=progress, **options)
 
 
 def encode_text(arguments: argparse.Namespace) -> None:

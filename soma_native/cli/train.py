@@ -18,7 +18,7 @@ from soma_native.cli.progress import ProgressDisplay
 from soma_native.cli.resume import as_usage, resumed
 from soma_native.cli.signals import signals_as_ctrl_c
 from soma_native.cli.tokenizer import train_on_files
-from soma_native.data.documents import read_documents
+from soma_native.data.documents import documents_of
 from soma_native.data.token_store import TokenStore
 from soma_native.errors import OtherRunError
 from soma_native.files.atomic_folder import FolderView
@@ -161,7 +161,7 @@ def _fresh(arguments: argparse.Namespace, files: Sequence[Path]) -> tuple[Traine
     vocab_size = arguments.vocab_size or recipe.vocab_size(kind)
     tok = train_on_files(files, arguments.split, kind, vocab_size)
     config = _config(arguments, preset, tok.vocab_size)
-    store = TokenStore.encode(read_documents(files, arguments.split), tok)
+    store = TokenStore.encode(documents_of(files, arguments.split), tok)
     store.require_pairs(named(files))
     seed = arguments.seed or 0
     settings = TrainConfig(

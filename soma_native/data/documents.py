@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 from soma_native._checks import choice
-from soma_native.files.text_files import iter_texts, read_utf8
+from soma_native.files.text_files import iter_lines, iter_texts, read_utf8
 
 Texts: TypeAlias = "str | os.PathLike[str] | Iterable[str | os.PathLike[str]]"
 Split: TypeAlias = Literal["file", "line", "blank-line"]
@@ -38,14 +39,11 @@ def read_documents(paths: Texts, split: Split = "file") -> Iterator[str]:
     """
     choice("split", split, SPLITS)
     for path in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
-        text = read_utf8(path).decode("utf-8")
         if split == "file":
-            yield text
+            yield read_utf8(path).decode("utf-8")
             continue
-        lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-        del text
         block: list[str] = []
-        for line in lines:
+        for line in iter_lines(path):
             if line.strip():
                 block.append(line)
             if block and (split == "line" or not line.strip()):
@@ -53,6 +51,11 @@ def read_documents(paths: Texts, split: Split = "file") -> Iterator[str]:
                 block = []
         if block:
             yield "\n".join(block)
+
+
+def documents_of(files: Sequence[Path], split: Split) -> Iterable[str | Path]:
+    """The documents of `files`, as functions that take texts want them: whole files are read piece by piece there."""
+    return files if split == "file" else read_documents(files, split)
 
 
 def iter_documents(texts: Texts) -> Iterator[str]:

@@ -10,26 +10,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soma_native._checks import shown
-from soma_native.data.documents import Texts, iter_documents
+from soma_native.core import _core
+from soma_native.data.documents import Texts
 from soma_native.data.random_words import Stream, random_words
 from soma_native.errors import ArgumentError
-from soma_native.files.text_files import batches
+from soma_native.files.text_files import batches, iter_sources
 from soma_native.tokenizer.tokenizer import Tokenizer
+
+_PIECE = 1 << 18  # tokens that are looked at together
 
 
 class _Grower:
-    """An array that grows at its end, in amortised constant time and without a copy at the end."""
+    """An array that grows at its end, in amortised constant time and without a copy at the end.
+
+    Its first size is more than malloc keeps in a heap, so it grows by moving pages. Unwritten pages take no memory.
+    """
+
+    _ROOM = 64 << 20
 
     def __init__(self, dtype: type[np.generic]) -> None:
-        self._array: NDArray[Any] = np.empty(1024, dtype)
+        self._array: NDArray[Any] = np.empty(self._ROOM // np.dtype(dtype).itemsize, dtype)
         self._size = 0
 
-    def extend(self, values: NDArray[Any]) -> None:
+    def extend(self, values: NDArray[Any]) -> int:
         end = self._size + len(values)
         if end > len(self._array):
-            self._array.resize(max(end, len(self._array) * 3 // 2), refcheck=False)
+            self._array.resize(max(end, len(self._array) * 9 // 8), refcheck=False)  # which writes to all of it
         self._array[self._size : end] = values
         self._size = end
+        return len(values)
+
+    def cut(self, size: int) -> None:
+        self._size = size
 
     def finish(self) -> NDArray[Any]:
         self._array.resize(self._size, refcheck=False)
@@ -38,10 +50,10 @@ class _Grower:
 
 @dataclass(frozen=True, eq=False)
 class TokenStore:
-    """The token ids of many documents in one array. A token takes 2 bytes, or 4 with a vocabulary above 65,536.
+    """The token ids of many documents in one array: 1 byte a token up to 256 ids, 2 up to 65,536, else 4.
 
     Attributes:
-        tokens: all ids, (N,) uint16 or uint32.
+        tokens: all ids, (N,) uint8, uint16 or uint32.
         starts, stops: document d is `tokens[starts[d]:stops[d]]`, at least 2 tokens; (D,) int64.
         dropped_documents, dropped_tokens: documents that were left out because they had fewer than 2 tokens, and so no
             next-token pair; their number, and the number of their tokens.
@@ -70,24 +82,29 @@ class TokenStore:
         """
         if isinstance(texts, TokenStore):
             return texts
-        tokens = _Grower(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
-        stops = _Grower(np.int64)
+        tokens = _Grower(np.min_scalar_type(tokenizer.vocab_size - 1).type)
+        bounds = _Grower(np.int64)
+        bounds.extend(np.zeros(1, np.int64))
         total = dropped_documents = dropped_tokens = 0
-        for first, batch in batches(iter_documents(texts)):
-            ids, lengths = tokenizer._encode_joined(batch, first)
-            short = lengths < 2
-            if short.any():
-                dropped_documents += int(short.sum())
-                dropped_tokens += int(lengths[short].sum())
-                ids = ids[np.repeat(~short, lengths)]
-                lengths = lengths[~short]
-            tokens.extend(ids)
-            stops.extend(total + np.cumsum(lengths))
-            total += len(ids)
-        ends = stops.finish()
-        starts = np.concatenate([np.zeros(1, np.int64), ends[:-1]])[: len(ends)]
+        losses = _core.WordLosses()
+        for first, batch in batches(iter_sources(texts)):
+            if isinstance(batch, list):
+                ids, lengths = tokenizer._encode_joined(batch, first, losses)
+                short = lengths < 2
+                tokens.extend(ids[np.repeat(~short, lengths)] if short.any() else ids)
+            else:
+                sizes = [tokens.extend(ids) for ids in tokenizer._encode_pieces(batch, first, losses)]
+                lengths = np.array([sum(sizes)])
+                short = lengths < 2
+            dropped_documents += int(short.sum())
+            dropped_tokens += int(lengths[short].sum())
+            bounds.extend(total + np.cumsum(lengths[~short]))
+            total += int(lengths[~short].sum())
+            tokens.cut(total)
+        tokenizer._warn_of_losses(losses)
+        ends = bounds.finish()
         unknown_id = tokenizer.token_to_id("<UNK>")
-        return cls(tokens.finish(), starts, ends, dropped_documents, dropped_tokens, unknown_id)
+        return cls(tokens.finish(), ends[:-1], ends[1:], dropped_documents, dropped_tokens, unknown_id)
 
     @property
     def pairs(self) -> int:
@@ -99,8 +116,13 @@ class TokenStore:
         """Number of tokens that are <UNK>."""
         if self.unknown_id is None:
             return 0
-        found = np.flatnonzero(self.tokens == self.unknown_id)
-        return int((np.searchsorted(found, self.stops) - np.searchsorted(found, self.starts)).sum())
+        count = 0
+        for at in range(0, len(self.tokens), _PIECE):
+            found = at + np.flatnonzero(self.tokens[at : at + _PIECE] == self.unknown_id)
+            document = np.searchsorted(self.stops, found, side="right")  # if any, it is this one
+            inside = document < len(self.stops)
+            count += int((self.starts[document[inside]] <= found[inside]).sum())
+        return count
 
     def counts(self) -> dict[str, int]:
         """The numbers of documents, tokens and pairs, and of what was left out, by name."""
@@ -122,8 +144,8 @@ class TokenStore:
             end = at
             while end + 1 < len(self.starts) and self.starts[end + 1] == self.stops[end]:
                 end += 1
-            for piece in range(int(self.starts[at]), int(self.stops[end]), 1 << 20):
-                span = self.tokens[piece : min(piece + (1 << 20), int(self.stops[end]))]
+            for piece in range(int(self.starts[at]), int(self.stops[end]), _PIECE):
+                span = self.tokens[piece : min(piece + _PIECE, int(self.stops[end]))]
                 digest.update(span.astype("<u4").tobytes())
             at = end + 1
         return digest.hexdigest()

@@ -36,9 +36,14 @@ class Windows:
         pairs = store.stops - store.starts - 1
         per_document = -(-pairs // seq_len)
         first = np.cumsum(per_document) - per_document
-        within = np.arange(int(per_document.sum()), dtype=np.int64) - np.repeat(first, per_document)
-        self.starts: NDArray[np.int64] = np.repeat(store.starts, per_document) + within * seq_len
-        self.lengths: NDArray[np.int64] = np.minimum(seq_len, np.repeat(pairs, per_document) - within * seq_len)
+        within = np.arange(int(per_document.sum()), dtype=np.int64)  # a document; in place, for there may be many
+        within -= np.repeat(first, per_document)
+        within *= seq_len
+        self.lengths: NDArray[np.int64] = np.repeat(pairs, per_document)
+        self.lengths -= within
+        np.minimum(self.lengths, seq_len, out=self.lengths)
+        self.starts: NDArray[np.int64] = within
+        self.starts += np.repeat(store.starts, per_document)
 
     def __len__(self) -> int:
         return len(self.starts)

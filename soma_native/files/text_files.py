@@ -6,19 +6,17 @@ import logging
 import os
 import re
 import shlex
-from collections.abc import Iterable, Iterator
-from io import FileIO
+from collections.abc import Callable, Iterable, Iterator
+from io import BufferedReader, FileIO
 from pathlib import Path
-from typing import TypeVar
 
 from soma_native.core import _core
 from soma_native.errors import ArgumentTypeError
 from soma_native.files.file_kinds import HEAD_BYTES, recognise
 
-_BATCH_CHARACTERS = 1 << 24  # of texts handed to the core at once; limits the memory that a stream of texts needs
+_BATCH_CHARACTERS = 1 << 20  # of texts handed to the core at once; limits the memory that a stream of texts needs
+_PIECE = 1 << 20  # characters of a long text, or bytes of a file, handed to the core at once
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-
-_Text = TypeVar("_Text", str, str | bytes)
 
 _log = logging.getLogger("soma_native")
 
@@ -71,11 +69,20 @@ def iter_sources(texts: object) -> Iterator[str | Path]:
             raise ArgumentTypeError(f"texts[{index}]", f"must be a str or an os.PathLike, got {type(item).__name__}")
 
 
-def batches(texts: Iterable[_Text]) -> Iterator[tuple[int, list[_Text]]]:
-    """Lists of texts for the core's threads, each with the index of its first text."""
-    batch: list[_Text] = []
+def batches(texts: Iterable[str | Path]) -> Iterator[tuple[int, list[str | bytes] | str | Path]]:
+    """Lists of texts for the core's threads, each with the index of its first text. Long texts and files come alone.
+
+    `pieces_of` cuts a long text or a file.
+    """
+    batch: list[str | bytes] = []
     first = size = 0
     for i, text in enumerate(texts):
+        if not isinstance(text, str) or len(text) > _PIECE:
+            if batch:
+                yield first, batch
+            yield i, text
+            batch, first, size = [], i + 1, 0
+            continue
         batch.append(text)
         size += len(text) + 64
         if size > _BATCH_CHARACTERS:
@@ -83,6 +90,106 @@ def batches(texts: Iterable[_Text]) -> Iterator[tuple[int, list[_Text]]]:
             batch, first, size = [], i + 1, 0
     if batch:
         yield first, batch
+
+
+def parts(texts: Iterable[str | Path]) -> Iterator[tuple[int, list[str | bytes]]]:
+    """The texts for the core's counters, as `batches` gives them, long ones and files piece by piece."""
+    for first, batch in batches(texts):
+        if isinstance(batch, list):
+            yield first, batch
+        else:
+            for piece in pieces_of(batch, first):
+                yield first, [piece]
+
+
+def pieces_of(text: str | Path, index: int) -> Iterator[bytes]:
+    """The UTF-8 of a long text, or of a file, in pieces that any kind of tokenizer splits as it does the whole.
+
+    Raises:
+        ValueError: a lone surrogate in the text, which is called texts[index].
+        FileNotFoundError, ValueError: as `read_utf8`.
+    """
+    if isinstance(text, Path):
+        with BufferedReader(open_text(text)) as file:
+            yield from _cut(_Utf8File(file, text).read)
+        return
+    at = 0
+
+    def read(size: int) -> bytes:
+        nonlocal at
+        at += size
+        try:
+            return text[at - size : at].encode()
+        except UnicodeEncodeError:
+            _core.WordLosses().add([text], index)  # which raises, and says where
+            raise
+
+    yield from _cut(read)
+
+
+def _cut(read: Callable[[int], bytes]) -> Iterator[bytes]:
+    kept = b""
+    while block := read(max(_PIECE, len(kept))):  # at least as much again: linear time where there is no place to cut
+        text = kept + block
+        end = _core.last_chunk_end(text, len(kept))
+        if end:
+            yield text[:end]
+        kept = text[end:]
+    if kept:
+        yield kept
+
+
+class _Utf8File:
+    """A file that is read as whole characters of UTF-8; a byte order mark at its start is no part of it."""
+
+    def __init__(self, file: BufferedReader[FileIO], path: Path) -> None:
+        self._file, self._path = file, path
+        self._at = 0  # bytes that were returned
+        self._rest, self._head = b"", b""
+
+    def read(self, size: int) -> bytes:
+        """About so many bytes more, b"" at the end; ValueError as `read_utf8`."""
+        while True:
+            block = self._file.read(size)
+            data, begin = self._rest + block, self._at
+            self._head = self._head or data[:HEAD_BYTES]
+            at, nul = _core.find_invalid_utf8(data), data.find(b"\0")
+            if nul >= 0 and (at < 0 or nul < at):
+                raise self._no_text(f"a NUL at byte {begin + nul}")
+            if at >= 0 and (not block or len(data) - at > 3):
+                raise self._no_text(f"not UTF-8 at byte {begin + at} (0x{data[at]:02x})")
+            whole = data if at < 0 else data[:at]
+            self._rest = data[len(whole) :]
+            self._at += len(whole)
+            if begin == 0:
+                whole = whole.removeprefix(_BYTE_ORDER_MARK)
+            if whole or not block:
+                return whole
+
+    def _no_text(self, what: str) -> ValueError:
+        return no_text(self._path, what, head_of(self._file.raw) or self._head)
+
+
+def iter_lines(path: str | os.PathLike[str]) -> Iterator[str]:
+    """The lines of a text file without their ends, which are those of any system, read piece by piece.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_utf8`.
+    """
+    path = Path(path)
+    with BufferedReader(open_text(path)) as opened:
+        file, kept = _Utf8File(opened, path), ""
+        while block := file.read(max(_PIECE, len(kept))):
+            text = kept + block.decode()
+            held = "\r" if text.endswith("\r") else ""  # a newline may follow
+            *lines, kept = _split_lines(text.removesuffix(held))
+            kept += held
+            yield from lines
+    yield from _split_lines(kept)
+
+
+def _split_lines(text: str) -> list[str]:
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
 def read_utf8(path: str | os.PathLike[str]) -> bytes:

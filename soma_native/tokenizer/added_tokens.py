@@ -175,10 +175,15 @@ class RuledCore:
             ids, lengths = self._joined(texts, allowed_special)
         return [part.tolist() for part in np.split(ids, np.cumsum(lengths)[:-1])] if texts else []
 
-    def encode_joined(self, texts: list[str], first: int) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    @property
+    def works_in_pieces(self) -> bool:
+        """Whether a text encodes as its pieces do, where these are cut at the end of a chunk."""
+        return not self.rules.prefix_space and all(t.special for t in self.rules.added)
+
+    def encode_joined(self, texts: list[str | bytes], first: int) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
         """As `_core.Tokenizer.encode_joined`."""
         with _complaints_from(self.core.encode_joined, texts, first):
-            return self._joined(texts, ())
+            return self._joined([text if isinstance(text, str) else text.decode() for text in texts], ())
 
     def encode_with_offsets(self, text: str, allowed_special: Sequence[int]) -> tuple[list[int], list[tuple[int, int]]]:
         """As `_core.Tokenizer.encode_with_offsets`. A normalized character has the place of all its sources."""

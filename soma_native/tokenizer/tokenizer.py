@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, SupportsIndex
@@ -15,6 +16,7 @@ from soma_native import _checks
 from soma_native.core import _core
 from soma_native.errors import ArgumentError, ArgumentTypeError
 from soma_native.files.atomic_folder import FolderView, replace_files
+from soma_native.files.text_files import pieces_of, read_utf8
 from soma_native.tokenizer.added_tokens import RuledCore
 from soma_native.tokenizer.formats.gpt2_folder import is_gpt2_folder, read_gpt2_folder
 from soma_native.tokenizer.formats.tiktoken_gpt2 import read_gpt2, read_tiktoken
@@ -27,6 +29,9 @@ from soma_native.tokenizer.formats.tokenizer_json import (
 )
 from soma_native.tokenizer.train import train_tokenizer
 from soma_native.tokenizer.train_bpe import TrainingProgress
+from soma_native.tokenizer.word_losses import loss_warning
+
+_log = logging.getLogger("soma_native")
 
 
 class Tokenizer:
@@ -35,7 +40,8 @@ class Tokenizer:
     Four kinds:
 
     - ``word``: the text is lower-cased character by character (Unicode's mapping without context: "İ" becomes "i" and a
-      combining dot, "Σ" always "σ"). Its tokens are the runs of ``[\p{L}\p{N}_]``; all other characters are lost.
+      combining dot, "Σ" always "σ"). Its tokens are the runs of ``[\p{L}\p{N}_]``; all other characters are lost, and
+      so are combining marks, such as the vowel signs of Hindi. A warning says so where they are many.
     - ``char``: every character (code point) is a token.
     - ``byte``: every byte of the text's UTF-8 is a token.
     - ``bpe``: byte-level byte-pair encoding. The rules of GPT-2, cl100k, o200k or others split the text into chunks
@@ -54,7 +60,7 @@ class Tokenizer:
     Tokenizer(kind='word', vocab_size=10)
     """
 
-    __slots__ = ("_beside", "_core", "_settings", "_special")
+    __slots__ = ("_beside", "_core", "_loss_said", "_settings", "_special")
 
     def __init__(self, core: _core.Tokenizer | RuledCore, settings: Mapping[str, Any] | None = None) -> None:
         if not isinstance(core, (_core.Tokenizer, RuledCore)):
@@ -63,6 +69,7 @@ class Tokenizer:
         self._settings = dict(settings or {})  # settings of its file that change no id
         self._beside: dict[str, bytes] = {}  # files beside it in a model's folder, which `save` writes again
         self._special = {core.token(i): i for i in core.special_ids}
+        self._loss_said = False  # whether the log has that texts do not suit the kind: once is enough
 
     @staticmethod
     def train(
@@ -115,7 +122,10 @@ class Tokenizer:
         >>> [tok.id_to_token(i) for i in range(tok.vocab_size)]
         [' ', 'd', 'e', 'h', 'l', 'o', 'r', 'w']
         """
-        return Tokenizer(train_tokenizer(texts, kind, vocab_size, special_tokens, pattern, min_frequency, progress))
+        core, loss_said = train_tokenizer(texts, kind, vocab_size, special_tokens, pattern, min_frequency, progress)
+        tok = Tokenizer(core)
+        tok._loss_said = loss_said
+        return tok
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Tokenizer:
@@ -265,10 +275,38 @@ class Tokenizer:
             raise ArgumentTypeError("texts", f"must be a list of str, got {type(texts).__name__}")
         return self._core.encode_batch(list(texts), self._allowed(allowed_special))
 
-    def _encode_joined(self, texts: list[str], first: int) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-        """The ids of all texts in one array, and the number of ids of each text. Errors number texts from `first`."""
+    def _encode_joined(
+        self, texts: list[str | bytes], first: int, losses: _core.WordLosses | None = None
+    ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        """The ids of all texts in one array, and the number of ids of each text. Errors number texts from `first`.
+
+        The losses of kind "word" are added to `losses`.
+        """
         ids, lengths = self._core.encode_joined(texts, first)
+        if losses is not None and self.kind == "word":
+            losses.add(texts, first)
         return ids, lengths
+
+    def _encode_pieces(
+        self, text: str | Path, index: int, losses: _core.WordLosses | None = None
+    ) -> Iterator[NDArray[np.uint32]]:
+        """The ids of a long text, or of a file, some at a time; otherwise as `_encode_joined`."""
+        try:
+            if isinstance(self._core, _core.Tokenizer) or self._core.works_in_pieces:
+                for piece in pieces_of(text, index):
+                    yield self._encode_joined([piece], index, losses)[0]
+                return
+        except ValueError:  # is about a piece: that of the whole says where in it
+            self._encode_joined([text if isinstance(text, str) else read_utf8(text)], index)
+            raise
+        yield self._encode_joined([text if isinstance(text, str) else read_utf8(text)], index)[0]
+
+    def _warn_of_losses(self, losses: _core.WordLosses) -> None:
+        """Say once that texts do not suit kind "word", where they do not."""
+        warning = None if self._loss_said else loss_warning(losses)
+        if warning is not None:
+            self._loss_said = True
+            _log.warning("%s", warning)
 
     def decode(self, ids: Iterable[SupportsIndex] | NDArray[Any]) -> str:
         """The text of ids.

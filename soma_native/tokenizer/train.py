@@ -10,11 +10,12 @@ from typing import SupportsIndex
 from soma_native._checks import choice, integer
 from soma_native.core import _core
 from soma_native.errors import ArgumentError, ArgumentTypeError
-from soma_native.files.text_files import batches, iter_texts
+from soma_native.files.text_files import iter_sources, parts
 from soma_native.tokenizer.formats.split_patterns import pattern_argument
 from soma_native.tokenizer.formats.tiktoken_gpt2 import MAX_IDS
 from soma_native.tokenizer.formats.tokenizer_json import UNKNOWN
 from soma_native.tokenizer.train_bpe import TrainingProgress, require_bytes, train_bpe
+from soma_native.tokenizer.word_losses import loss_warning
 
 _log = logging.getLogger("soma_native")
 
@@ -36,8 +37,8 @@ def train_tokenizer(
     pattern: str | None = None,
     min_frequency: SupportsIndex | None = None,
     progress: TrainingProgress | None = None,
-) -> _core.Tokenizer:
-    """The core tokenizer of `Tokenizer.train`, which documents the arguments and errors."""
+) -> tuple[_core.Tokenizer, bool]:
+    """The core tokenizer of `Tokenizer.train`, which documents the arguments; and whether a warning named losses."""
     choice("kind", kind, KINDS)
     special = _check_special_tokens(special_tokens, kind)
     limit = _check_vocab_size(vocab_size, kind, special)
@@ -52,26 +53,31 @@ def train_tokenizer(
                 len(vocabulary.tokens) + len(special), missing,
                 "" if frequency == 1 else f" seen {frequency} times",
             )  # fmt: skip
-        return vocabulary.make()
+        return vocabulary.make(), False
     for name, value in (("pattern", pattern), ("min_frequency", min_frequency), ("progress", progress)):
         if value is not None:
             raise ArgumentError(name, f"is for kind bpe alone, and the kind is {kind}")
-    counter = _core.TokenCounter(kind)
-    for first, batch in batches(iter_texts(texts)):
+    counter, losses = _core.TokenCounter(kind), _core.WordLosses()
+    for first, batch in parts(iter_sources(texts)):
         counter.add(batch, first)
+        if kind == "word":
+            losses.add(batch, first)
     if kind == "byte":
         require_bytes(counter.total())
         tokens = [*_core.byte_alphabet(), *special]
-        return _core.Tokenizer(kind, tokens, range(256, len(tokens)))
+        return _core.Tokenizer(kind, tokens, range(256, len(tokens))), False
     what = "words" if kind == "word" else "characters"
-    ordinary, different = counter.ranked(limit)
+    ordinary, different, left_out = counter.ranked(limit)
     if different < 2:
         found = "none" if different == 0 else f"only {ordinary[0]!r}"
         raise ArgumentError("texts", f"must have at least two different {what}, and have {found}")
     if kind == "char":
         ordinary.sort()
     _log.info("vocabulary: %d of %d different %s", len(ordinary), different, what)
-    return _core.Tokenizer(kind, [*special, *ordinary], range(len(special)))
+    warning = loss_warning(losses, left_out / counter.total() if UNKNOWN in special else 0.0)
+    if warning is not None:
+        _log.warning("%s", warning)
+    return _core.Tokenizer(kind, [*special, *ordinary], range(len(special))), warning is not None
 
 
 def _ignore(stage: str, done: int, total: int | None) -> None:
@@ -108,7 +114,7 @@ def _check_special_tokens(special_tokens: Iterable[str] | None, kind: str) -> tu
 def _is_word(token: str) -> bool:
     counter = _core.TokenCounter("word")
     counter.add([token], 0)
-    return counter.ranked(1) == ([token], 1) and counter.total() == 1
+    return counter.ranked(1)[0] == [token] and counter.total() == 1
 
 
 def _check_vocab_size(vocab_size: SupportsIndex | None, kind: str, special: tuple[str, ...]) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from soma_native.core import _core
 from soma_native.errors import ArgumentError
-from soma_native.files.text_files import batches, head_of, iter_sources, no_text, open_text
+from soma_native.files.text_files import head_of, iter_sources, no_text, open_text, parts
 from soma_native.tokenizer.bpe_vocabulary import BpeVocabulary
 
 # Called as progress(stage, done, total). The stage is "counting" (in bytes of texts; the total is None) or "merging"
@@ -25,7 +25,7 @@ def train_bpe(
 ) -> BpeVocabulary:
     """The 256 bytes, up to `merges` merged tokens and the special ones, in this order. The arguments are checked."""
     counter = _core.ChunkCounter(pattern)
-    for first, batch in batches(_count_files(counter, texts, progress)):
+    for first, batch in parts(_count_files(counter, texts, progress)):
         counter.add(batch, first)
         progress("counting", counter.bytes, None)
     require_bytes(counter.bytes)
@@ -46,7 +46,7 @@ def require_bytes(count: int) -> None:
         raise ArgumentError("texts", f"must have at least two bytes, and have {'only one' if count else 'none'}")
 
 
-def _count_files(counter: _core.ChunkCounter, texts: object, progress: TrainingProgress) -> Iterator[str | bytes]:
+def _count_files(counter: _core.ChunkCounter, texts: object, progress: TrainingProgress) -> Iterator[str]:
     """Yield the texts. A file is counted here piece by piece, and an empty text is yielded in its place."""
     for source in iter_sources(texts):
         if isinstance(source, str):

@@ -114,5 +114,8 @@ def _count(name: str, windows: Windows) -> dict[str, int]:
     logger.info("%s data: %s", name, listed)
     if counts["unknown_tokens"] * 100 > counts["tokens"]:
         share = 100 * counts["unknown_tokens"] / counts["tokens"]
-        logger.warning("%.1f%% of the tokens of the %s data are <UNK>: a larger vocabulary would help", share, name)
+        logger.warning(
+            "%.1f%% of the tokens of the %s data are <UNK>, for what is not in the vocabulary: a larger vocabulary has "
+            "fewer of them, a tokenizer of kind bpe none", share, name,
+        )  # fmt: skip
     return counts

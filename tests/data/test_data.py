@@ -139,12 +139,13 @@ def test_encoding_counts_what_is_there_and_what_is_dropped() -> None:
     assert [store.tokens[a:b].tolist() for a, b in zip(store.starts, store.stops, strict=True)] == expected
 
 
-def test_tokens_take_two_bytes_where_they_fit() -> None:
-    text = "the quick brown fox " * 2000
-    tok = soma.Tokenizer.train([text], kind="char")
+@pytest.mark.parametrize(("different", "size"), [(255, 1), (256, 2)])
+def test_tokens_take_as_few_bytes_as_they_fit_in(different: int, size: int) -> None:
+    text = "".join(map(chr, range(32, 32 + different))) * 20
+    tok = soma.Tokenizer.train([text], kind="char")  # and <UNK>
     store = TokenStore.encode([text] * 5, tok)
-    assert store.tokens.dtype == np.uint16
-    assert store.tokens.nbytes == 2 * 5 * len(text)
+    assert store.tokens.dtype.itemsize == size
+    assert store.tokens.nbytes == size * 5 * len(text)
     assert store.tokens.tolist() == tok.encode(text) * 5
 
 
@@ -200,7 +201,7 @@ def test_batches_and_threads_change_no_token(kind: str, batch_characters: int, m
     assert [store.tokens[a:b].tolist() for a, b in zip(store.starts, store.stops, strict=True)] == long
     assert store.dropped_documents == len(expected) - len(long) > 0
     assert store.dropped_tokens == sum(len(ids) for ids in expected if len(ids) < 2)
-    assert len(store.tokens) == sum(map(len, long)) and store.tokens.dtype == np.uint16
+    assert len(store.tokens) == sum(map(len, long)) and store.tokens.dtype == np.uint8
 
 
 def test_fingerprint_is_that_of_the_documents() -> None:

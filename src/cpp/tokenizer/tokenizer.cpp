@@ -159,6 +159,11 @@ void Tokenizer::encode_stretch(std::string_view text, Span span, bool with_spans
         failures[i] = std::current_exception();
       }
     });
+    if (out.ids.empty()) {
+      size_t found = 0;
+      for (size_t i = 0; i < count; ++i) found += parts[i].ids.size();
+      out.ids.reserve(found);
+    }
     for (size_t i = 0; i < count; ++i) {
       if (failures[i]) std::rethrow_exception(failures[i]);
       out.ids.insert(out.ids.end(), parts[i].ids.begin(), parts[i].ids.end());
