@@ -8,6 +8,7 @@ PYBIND11_MODULE(_core, m) {
   register_system(m);
   register_profile(m);
   register_model(m);
+  register_optimizers(m);
   register_generation(m);
   register_ngram(m);
   register_tokenizer(m);

@@ -1,4 +1,4 @@
-// Model and AdamW: shapes checked, arrays as views of the core's arenas.
+// Model: shapes checked, arrays as views of the core's arenas.
 #include <pybind11/stl.h>
 #include <pybind11/typing.h>
 
@@ -8,8 +8,8 @@
 #include "base/check.h"
 #include "handle.h"
 #include "model/blocks/block.h"
-#include "model/optimizer.h"
 #include "registers.h"
+#include "views.h"
 
 namespace {
 
@@ -50,24 +50,6 @@ void def_of_config(py::module_& m, const char* name, F f, const char* doc) {
       py::arg("scale_attn_weights"), py::arg("scale_attn_by_inverse_layer_idx"), doc);
 }
 
-using Shape = py::typing::Tuple<py::int_, py::ellipsis>;
-
-Shape shape_of(const soma::ParameterInfo& info) {
-  if (info.is_vector) return py::make_tuple(info.cols);
-  return py::make_tuple(info.rows, info.cols);
-}
-
-// Views of one arena by tensor name; they keep `owner` alive.
-using Views = py::typing::Dict<py::str, py::array_t<float>>;  // the stub says what is in it
-Views views(const soma::Transformer& model, float* arena, const py::object& owner) {
-  Views dict;
-  for (const soma::ParameterInfo& info : model.parameter_infos()) {
-    const auto shape = shape_of(info).cast<std::vector<py::ssize_t>>();
-    dict[py::str(info.name)] = py::array_t<float>(shape, arena + info.offset, owner);
-  }
-  return dict;
-}
-
 struct Batch {
   const int32_t *ids, *targets;
   int64_t rows, length;
@@ -102,25 +84,6 @@ double loss_and_grad(ModelHandle& model, const Ids& ids, const Ids& targets, int
   return compute(model,
                  [&] { return model.transformer.loss_and_grad(b.ids, b.targets, b.rows, b.length, normalizer); });
 }
-
-struct OptimizerHandle {
-  ModelHandle& model;
-  soma::AdamW optimizer;
-
-  OptimizerHandle(ModelHandle& handle, const soma::AdamWConfig& config)
-      : model(handle), optimizer(handle.transformer, config) {}
-
-  double step(double lr) {
-    try {
-      return compute(model, [&] { return optimizer.step(lr); });
-    } catch (const soma::NonFiniteGradient& error) {
-      const std::string message = "the gradient is not finite (its norm is " + std::to_string(error.norm) +
-                                  "): nothing was updated. Lower the learning rate, or look for NaN in the parameters";
-      PyErr_SetString(PyExc_FloatingPointError, message.c_str());
-      throw py::error_already_set();
-    }
-  }
-};
 
 }  // namespace
 
@@ -216,30 +179,4 @@ void register_model(py::module_& m) {
           "take_profile", [](ModelHandle& h) { return compute(h, [&] { return h.transformer.take_profile(); }); },
           "What was measured since the last call, an OpRecord for each op and shape.")
       .def("zero_grad", [](ModelHandle& h) { compute(h, [&] { h.transformer.zero_grad(); }); });
-
-  py::class_<OptimizerHandle>(m, "AdamW", "AdamW over a model's parameters.")
-      .def(py::init([](ModelHandle& model, double lr, double beta1, double beta2, double eps, double weight_decay,
-                       double max_grad_norm) {
-             return std::make_unique<OptimizerHandle>(
-                 model, soma::AdamWConfig{lr, beta1, beta2, eps, weight_decay, max_grad_norm});
-           }),
-           py::keep_alive<1, 2>(), py::arg("model"), py::kw_only(), py::arg("lr"), py::arg("beta1"), py::arg("beta2"),
-           py::arg("eps"), py::arg("weight_decay"), py::arg("max_grad_norm"))
-      .def("step", &OptimizerHandle::step, py::arg("lr"))
-      .def("first_moments",
-           [](const py::object& self) {
-             auto& handle = self.cast<OptimizerHandle&>();
-             return views(handle.model.transformer, handle.optimizer.first_moments(), self);
-           })
-      .def("second_moments",
-           [](const py::object& self) {
-             auto& handle = self.cast<OptimizerHandle&>();
-             return views(handle.model.transformer, handle.optimizer.second_moments(), self);
-           })
-      .def_property(
-          "step_count", [](const OptimizerHandle& h) { return h.optimizer.steps; },
-          [](OptimizerHandle& h, int64_t steps) {
-            check(steps >= 0, "step_count must be >= 0, got ", steps);
-            h.optimizer.steps = steps;
-          });
 }

@@ -6,6 +6,7 @@
 void register_system(pybind11::module_& m);
 void register_profile(pybind11::module_& m);
 void register_model(pybind11::module_& m);
+void register_optimizers(pybind11::module_& m);
 void register_generation(pybind11::module_& m);
 void register_ngram(pybind11::module_& m);
 void register_tokenizer(pybind11::module_& m);
@@ -15,4 +16,5 @@ void register_tokenizer_training(pybind11::module_& m);
 // bindings/testing: what only tests call.
 void register_text_rules(pybind11::module_& m);
 void register_ops(pybind11::module_& m);
-void register_decode_ops(pybind11::module_& ops);  // into the submodule of register_ops
+void register_decode_ops(pybind11::module_& ops);  // this and the next into the submodule of register_ops
+void register_optimizer_ops(pybind11::module_& ops);

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from soma_native.model.config import ModelConfig
     from soma_native.model.model import Model
     from soma_native.optim.adamw import AdamW
+    from soma_native.optim.average import WeightAverage
+    from soma_native.optim.muon import Muon
     from soma_native.system import active_isa, available_isas, get_num_threads, set_num_threads
     from soma_native.tokenizer.tokenizer import Tokenizer
     from soma_native.training.callbacks import Callback, Event
@@ -35,10 +37,12 @@ _LAZY = {
     "History": "training.history",
     "Model": "model.model",
     "ModelConfig": "model.config",
+    "Muon": "optim.muon",
     "Tokenizer": "tokenizer.tokenizer",
     "TokenStore": "data.token_store",
     "TrainConfig": "training.config",
     "Trainer": "training.trainer",
+    "WeightAverage": "optim.average",
     "__version__": "version",
     "active_isa": "system",
     "available_isas": "system",
@@ -53,6 +57,7 @@ _LAZY = {
     "_adamw_of": "optim.adamw",  # pickles name this function and the three below
     "_generator_of": "generation.generator",
     "_model_of": "model.model",
+    "_muon_of": "optim.muon",
     "_tokenizer_of": "tokenizer.tokenizer",
 }
 
@@ -66,10 +71,12 @@ __all__ = [
     "History",
     "Model",
     "ModelConfig",
+    "Muon",
     "TokenStore",
     "Tokenizer",
     "TrainConfig",
     "Trainer",
+    "WeightAverage",
     "__version__",
     "active_isa",
     "available_isas",

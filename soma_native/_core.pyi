@@ -11,7 +11,6 @@ import typing
 import types
 
 __all__: list[str] = [
-    "AdamW",
     "Bandwidth",
     "BpeTrainer",
     "Ceilings",
@@ -23,12 +22,15 @@ __all__: list[str] = [
     "Model",
     "NgramCounter",
     "OpRecord",
+    "Optimizer",
     "Sampler",
     "TextReader",
     "TokenCounter",
     "Tokenizer",
     "WordLosses",
+    "WeightAverage",
     "active_isa",
+    "adamw",
     "available_isas",
     "block_activations",
     "block_names",
@@ -45,6 +47,7 @@ __all__: list[str] = [
     "last_chunk_end",
     "measure_ceilings",
     "model_limits",
+    "muon",
     "num_parameters",
     "parameter_shapes",
     "set_isa",
@@ -153,28 +156,41 @@ class Model:
     @property
     def num_parameters(self) -> int: ...
 
-class AdamW:
+class Optimizer:
     """
-    AdamW over a model's parameters.
+    What updates a model's parameters.
     """
-    def __init__(
+    def state(self, kind: str) -> dict[str, numpy.typing.NDArray[numpy.float32]]:
+        """
+        Views of its arrays of one kind (first_moment, second_moment, momentum), by parameter.
+        """
+    def step(
         self,
-        model: Model,
-        *,
         lr: typing.SupportsFloat | typing.SupportsIndex,
-        beta1: typing.SupportsFloat | typing.SupportsIndex,
-        beta2: typing.SupportsFloat | typing.SupportsIndex,
-        eps: typing.SupportsFloat | typing.SupportsIndex,
         weight_decay: typing.SupportsFloat | typing.SupportsIndex,
-        max_grad_norm: typing.SupportsFloat | typing.SupportsIndex,
-    ) -> None: ...
-    def first_moments(self) -> dict[str, numpy.typing.NDArray[numpy.float32]]: ...
-    def second_moments(self) -> dict[str, numpy.typing.NDArray[numpy.float32]]: ...
-    def step(self, lr: typing.SupportsFloat | typing.SupportsIndex) -> float: ...
+        momentum: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+    ) -> float: ...
     @property
     def step_count(self) -> int: ...
     @step_count.setter
     def step_count(self, arg1: typing.SupportsInt | typing.SupportsIndex) -> None: ...
+
+class WeightAverage:
+    """
+    A running average of a model's parameters.
+    """
+    def __init__(self, model: Model) -> None: ...
+    def apply(self, on: bool) -> None:
+        """
+        Whether the parameters and the average have changed places from now on.
+        """
+    def update(self, rate: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        """
+        average += rate (parameters - average); where rate is 1, a copy.
+        """
+    def values(self) -> dict[str, numpy.typing.NDArray[numpy.float32]]: ...
+    @property
+    def is_applied(self) -> bool: ...
 
 class DecodeWeights:
     """
@@ -465,6 +481,21 @@ def active_isa() -> str:
     The level in force: the highest available, capped by SOMA_ISA.
     """
 
+def adamw(
+    model: Model,
+    *,
+    lr: typing.SupportsFloat | typing.SupportsIndex,
+    beta1: typing.SupportsFloat | typing.SupportsIndex,
+    beta2: typing.SupportsFloat | typing.SupportsIndex,
+    eps: typing.SupportsFloat | typing.SupportsIndex,
+    weight_decay: typing.SupportsFloat | typing.SupportsIndex,
+    max_grad_norm: typing.SupportsFloat | typing.SupportsIndex,
+    cautious: bool,
+) -> Optimizer:
+    """
+    AdamW over a model's parameters.
+    """
+
 def available_isas() -> tuple[str, ...]:
     """
     Instruction-set levels this machine can run, weakest first.
@@ -543,6 +574,24 @@ def measure_ceilings() -> Ceilings:
 def model_limits() -> dict[str, tuple[int, int]]:
     """
     The least and the most that each size of a model may be.
+    """
+
+def muon(
+    model: Model,
+    *,
+    lr: typing.SupportsFloat | typing.SupportsIndex,
+    beta1: typing.SupportsFloat | typing.SupportsIndex,
+    beta2: typing.SupportsFloat | typing.SupportsIndex,
+    eps: typing.SupportsFloat | typing.SupportsIndex,
+    weight_decay: typing.SupportsFloat | typing.SupportsIndex,
+    max_grad_norm: typing.SupportsFloat | typing.SupportsIndex,
+    cautious: bool,
+    adamw_weight_decay: typing.SupportsFloat | typing.SupportsIndex,
+    classic: bool,
+    head_blocks: typing.SupportsInt | typing.SupportsIndex,
+) -> Optimizer:
+    """
+    Muon over a model's hidden matrices, AdamW over its other parameters.
     """
 
 def num_parameters(

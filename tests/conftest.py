@@ -163,7 +163,7 @@ def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 # on a low level. They are found by their source, so that a new test is never left out.
 
 TRAINS = re.compile(
-    r"\bsoma(_native)?\.(AdamW|Trainer|cli)\b|\bimport .*\b(AdamW|Trainer|run_showcase)\b|"
+    r"\bsoma(_native)?\.(AdamW|Muon|Trainer|cli)\b|\bimport .*\b(AdamW|Muon|Trainer|run_showcase)\b|"
     r"(?<!ref)\.loss_and_grad\(|\bsoma-native |-m.{1,4}soma_native|\bbench_train\b"
 )
 HERE = Path(__file__).parent

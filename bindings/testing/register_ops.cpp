@@ -335,25 +335,6 @@ Pair cross_entropy(const Floats& logits, const Ids& targets, float grad_scale, b
   return py::make_tuple(losses, gradient);
 }
 
-double sum_squares(const Floats& x) {
-  return run([&](soma::Ops& ops) { return ops.sum_squares(x.data(), x.size()); });
-}
-
-Four adamw(const Floats& p, const Floats& g, const Floats& m, const Floats& v, float lr, float beta1, float beta2,
-           float eps, float weight_decay, float grad_scale, int64_t step) {
-  expect("g", g, shape_of(p));
-  expect("m", m, shape_of(p));
-  expect("v", v, shape_of(p));
-  check(step >= 1, "step must be at least 1, got ", step);
-  Floats new_p = copy(p), new_g = copy(g), new_m = copy(m), new_v = copy(v);
-  float *p_out = new_p.mutable_data(), *g_out = new_g.mutable_data();
-  float *m_out = new_m.mutable_data(), *v_out = new_v.mutable_data();
-  const soma::AdamWOptions options{lr, beta1, beta2, eps, grad_scale, step};
-  const soma::AdamWRange range{0, new_p.size(), weight_decay};
-  run([&](soma::Ops& ops) { ops.adamw(p_out, g_out, m_out, v_out, &range, 1, options); });
-  return py::make_tuple(new_p, new_g, new_m, new_v);
-}
-
 }  // namespace
 
 namespace {
@@ -385,6 +366,7 @@ std::pair<int, std::size_t> threads_at_work(const std::string& job) {
 void register_ops(py::module_& parent) {
   py::module_ m = parent.def_submodule("_ops", "Single operations of the core on float32 arrays, for its tests.");
   register_decode_ops(m);
+  register_optimizer_ops(m);
   const auto none = py::none();
   m.def("matmul", &matmul, py::arg("a"), py::arg("b"), py::kw_only(), py::arg("layout") = "nn", py::arg("bias") = none,
         py::arg("residual") = none, py::arg("relu") = false, py::arg("onto") = none, py::arg("precision") = "float32",
@@ -434,10 +416,6 @@ void register_ops(py::module_& parent) {
         return std::make_pair(operations, values[2]);
       },
       py::arg("precision"), py::arg("rounds"), "(floating-point operations, what all sums add up to) for ones.");
-  m.def("sum_squares", &sum_squares, py::arg("x"), "The sum of the squares.");
-  m.def("adamw", &adamw, py::arg("p"), py::arg("g"), py::arg("m"), py::arg("v"), py::kw_only(), py::arg("lr"),
-        py::arg("beta1"), py::arg("beta2"), py::arg("eps"), py::arg("weight_decay"), py::arg("grad_scale"),
-        py::arg("step"), "(p, g, m, v) after one step.");
   m.def("threads_at_work", &threads_at_work, py::arg("job"),
         "(threads that a call gets, different threads that work on a 'loop', in a 'pool' or in a 'region').");
   m.def("widest_job", &soma::widest_job, "Threads of the largest parallel job since this was last asked.");

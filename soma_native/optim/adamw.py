@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from soma_native._checks import FLOAT32_LEAST, FLOAT32_MAX, instance, number, pair
 from soma_native.core import _core
 from soma_native.model.model import Model
+from soma_native.optim.optimizer import Optimizer
 
 
-class AdamW:
+class AdamW(Optimizer):
     """AdamW (Loshchilov and Hutter 2019, "Decoupled weight decay regularization", algorithm 2).
 
     Args:
@@ -23,6 +22,7 @@ class AdamW:
         eps: added to the denominator; above 0, because the rest is 0 for a parameter that never had a gradient.
         weight_decay: the decay of matrices and embeddings; norms and biases do not decay.
         max_grad_norm: gradients are scaled by ``min(1, max_grad_norm / (norm + 1e-6))``; ``None`` or 0 turns it off.
+        cautious: a parameter does not decay where its update has the other sign (arXiv 2510.12402).
 
     Raises:
         TypeError: an option is not a number. The message names it.
@@ -37,6 +37,8 @@ class AdamW:
     True
     """
 
+    _kinds = ("first_moment", "second_moment")
+
     def __init__(
         self,
         model: Model,
@@ -45,60 +47,25 @@ class AdamW:
         eps: float = 1e-8,
         weight_decay: float = 0.1,
         max_grad_norm: float | None = 1.0,
+        cautious: bool = False,
     ) -> None:
-        instance("model", model, Model)
-        beta1, beta2 = pair("betas", betas, least=0, below=1)
-        self.model = model
-        self.lr = number("lr", lr, least=0, most=FLOAT32_MAX)
-        self._options = betas, eps, weight_decay, max_grad_norm
-        self._core = _core.AdamW(
-            model._core,
-            lr=self.lr,
-            beta1=beta1,
-            beta2=beta2,
-            eps=number("eps", eps, least=FLOAT32_LEAST, most=FLOAT32_MAX),
-            weight_decay=number("weight_decay", weight_decay, least=0, most=FLOAT32_MAX),
-            max_grad_norm=0.0 if max_grad_norm in (None, math.inf) else number("max_grad_norm", max_grad_norm, least=0),
-        )
+        super().__init__(model, lr, weight_decay)
+        self._core = _core.adamw(model._core, **self._common(betas, eps, max_grad_norm, cautious))
+        self._options = betas, eps, max_grad_norm, cautious
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle and copy with the model: a deep copy of both keeps the copied optimizer on the copied model."""
-        moments = self.first_moments(), self.second_moments()
-        return _adamw_of, (self.model, self.lr, self._options, self.step_count, *moments)
-
-    def __repr__(self) -> str:
-        return f"AdamW(lr={self.lr:g}, step_count={self.step_count}, model={self.model!r})"
-
-    def step(self, lr: float | None = None) -> float:
-        """Clip the gradients, update the parameters, and set the gradients to zero.
-
-        Args:
-            lr: learning rate of this step; ``None`` takes ``self.lr``.
-
-        Returns:
-            The global gradient norm before clipping.
-
-        Raises:
-            FloatingPointError: the norm is not finite. Nothing was updated.
-        """
-        return self._core.step(self.lr if lr is None else number("lr", lr))
-
-    @property
-    def step_count(self) -> int:
-        """Steps taken so far; bias correction depends on it."""
-        return self._core.step_count
-
-    @step_count.setter
-    def step_count(self, value: int) -> None:
-        self._core.step_count = value
+        """Pickled with its model, and copied likewise: a deep copy of both together is a pair again."""
+        betas, *others = self._options
+        options = betas, others[0], self.weight_decay, *others[1:]
+        return _adamw_of, (self.model, self.lr, options, self.step_count, self.first_moments(), self.second_moments())
 
     def first_moments(self) -> dict[str, npt.NDArray[np.float32]]:
         """Running means of the gradients, as writable views by parameter name."""
-        return self._core.first_moments()
+        return self._core.state("first_moment")
 
     def second_moments(self) -> dict[str, npt.NDArray[np.float32]]:
         """Running means of the squared gradients, as writable views by parameter name."""
-        return self._core.second_moments()
+        return self._core.state("second_moment")
 
 
 def _adamw_of(
@@ -110,10 +77,8 @@ def _adamw_of(
     second: dict[str, npt.NDArray[np.float32]],
 ) -> AdamW:
     optimizer = AdamW(model, lr, *options)
-    optimizer.step_count = steps
-    for mine, theirs in ((optimizer.first_moments(), first), (optimizer.second_moments(), second)):
-        for name, array in theirs.items():
-            mine[name][...] = array
+    optimizer._restore(steps, {f"first_moment.{name}": array for name, array in first.items()})
+    optimizer._restore(steps, {f"second_moment.{name}": array for name, array in second.items()})
     return optimizer
 
 

@@ -15,7 +15,7 @@
 #include "base/parallel.h"
 #include "model/blocks/block.h"
 #include "model/decoder.h"
-#include "model/optimizer.h"
+#include "model/optimizers/adamw.h"
 #include "model/transformer.h"
 #include "ops/ops.h"
 
@@ -132,7 +132,7 @@ std::vector<double> train(Transformer& model, const Batch& batch, int steps) {
   std::vector<double> losses;
   for (int i = 0; i < steps; ++i) {
     losses.push_back(loss_and_grad(model, batch));
-    optimizer.step(1e-2);
+    optimizer.step({.lr = 1e-2, .weight_decay = 0.01});
   }
   return losses;
 }

@@ -35,6 +35,19 @@ def rounding_tolerance(products: int) -> float:
     return BFLOAT16_EPS * float(np.sqrt(products))
 
 
+def muon_tolerance(precision: str) -> float:
+    """Norm-wise relative error of what steps of Muon add to a matrix.
+
+    In bfloat16 terms of the polynomials cancel near a singular value of 1: the sizes of all five polynomials' terms add
+    up to 72 there, and a rounding is off by at most half of eps16 of each. In float32 it is the last three, which are
+    multiplied with each other first: what rounding adds to an eigenvalue of X X^T, the square of a singular value,
+    grows by the squares of the slopes at zero of two. Twice that.
+    """
+    if precision == "bfloat16":
+        return BFLOAT16_EPS / 2 * 72
+    return 2 * float(np.finfo(np.float32).eps) * (3.8916678022926607 * 3.285753657755655) ** 2
+
+
 def normal(rng: np.random.Generator, *shape: int) -> Array:
     """Standard normal float32 numbers."""
     return rng.standard_normal(shape).astype(np.float32)

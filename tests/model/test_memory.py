@@ -35,20 +35,21 @@ def bytes_in_use() -> int:
     return int(info.uordblks + info.hblkhd)
 
 
-def test_a_step_allocates_nothing_after_the_first(block: str) -> None:
+@pytest.mark.parametrize("optimizer", ["AdamW", "Muon"])
+def test_a_step_allocates_nothing_after_the_first(block: str, optimizer: str) -> None:
     config = soma.ModelConfig(
         vocab_size=3000, d_model=128, n_layers=2, n_heads=4, d_ff=512, max_seq_len=128, block=block
     )
     model = soma.Model(config)
-    optimizer = soma.AdamW(model)
+    step = getattr(soma, optimizer)(model).step
     ids = np.random.default_rng(0).integers(0, 3000, (8, 128)).astype(np.int32)
     for _ in range(3):
         model.loss_and_grad(ids, ids)
-        optimizer.step()
+        step()
     faults, in_use = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, bytes_in_use()
     for _ in range(STEPS):
         model.loss_and_grad(ids, ids)
-        optimizer.step()
+        step()
     # A buffer that each step makes and frees would fault in new pages: even the smallest activation, of (8 * 128, 128)
     # floats, has more than 64. Python's own allocations touch a few.
     assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults < 64 * STEPS

@@ -399,6 +399,7 @@ class AdamW:
     eps: float = 1e-8
     weight_decay: float = 0.1
     max_grad_norm: float = 1.0
+    cautious: bool = False
 
     def __post_init__(self) -> None:
         """Start with no moments and no steps."""
@@ -418,9 +419,10 @@ class AdamW:
             self.v[name] = b2 * self.v.get(name, 0.0) + (1 - b2) * g * g
             m_hat = self.m[name] / (1 - b1**self.steps)
             v_hat = self.v[name] / (1 - b2**self.steps)
+            update = m_hat / (np.sqrt(v_hat) + self.eps)
             if p.ndim >= 2:
-                p *= 1 - rate * self.weight_decay
-            p -= rate * m_hat / (np.sqrt(v_hat) + self.eps)
+                p -= rate * self.weight_decay * p * (update * p >= 0 if self.cautious else 1)
+            p -= rate * update
         return total
 
 

@@ -129,17 +129,18 @@ print(*(status_of_child(work) for _ in range(2)))
 
 
 @needs_fork
-def test_a_child_sees_steps_of_the_optimizer_whole(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["AdamW", "Muon"])
+def test_a_child_sees_steps_of_the_optimizer_whole(kind: str, tmp_path: Path) -> None:
     """A child has parameters and moments of the same step, although the thread steps without a pause."""
     code = """
 wide = soma.ModelConfig(vocab_size=256, d_model=256, n_layers=6, n_heads=4, d_ff=1024, max_seq_len=16)
 def state(model, optimizer):
-    parts = [model.parameters(), optimizer._core.first_moments(), optimizer._core.second_moments()]
+    parts = [model.parameters(), optimizer.state()]
     return hash(b"".join(value.tobytes() for part in parts for value in part.values()))
 def begin():
     model = soma.Model(wide, seed=3)
     model.loss_and_grad(*batch(2, 8, 256))
-    return model, soma.AdamW(model)
+    return model, getattr(soma, KIND)(model)
 STEPS = 6
 model, optimizer = begin()
 whole = {state(model, optimizer)}
@@ -168,7 +169,7 @@ for _ in range(STEPS):
 thread.join()
 print(len(statuses) > 0, set(statuses))
 """
-    assert output_of(SETUP + FORKS + code, tmp_path, SOMA_NUM_THREADS="1") == "True {0}"
+    assert output_of(f"{SETUP}{FORKS}KIND = {kind!r}\n{code}", tmp_path, SOMA_NUM_THREADS="1") == "True {0}"
 
 
 @needs_fork

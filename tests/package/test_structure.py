@@ -33,8 +33,8 @@ LONG_FILES = {"src/cpp/tokenizer/unicode_tables.cpp": "generated tables"}
 
 # Names of the public surface. Removing one breaks other people's programs.
 PUBLIC = (
-    "AdamW CheckpointError Floor Generator Model ModelConfig Tokenizer TrainConfig Trainer __version__ active_isa "
-    "available_isas get_num_threads load save set_num_threads text_floor"
+    "AdamW CheckpointError Floor Generator Model ModelConfig Muon Tokenizer TrainConfig Trainer __version__ "
+    "active_isa available_isas get_num_threads load save set_num_threads text_floor"
 )
 PUBLIC_MEMBERS = {
     "Tokenizer": "train encode encode_with_offsets encode_array encode_batch decode decode_bytes vocab_size kind "
@@ -42,6 +42,7 @@ PUBLIC_MEMBERS = {
     "ModelConfig": "preset",
     "Model": "config precision num_parameters parameters gradients forward loss loss_and_grad zero_grad",
     "AdamW": "step",
+    "Muon": "step",
     "Trainer": "fit",
     "Generator": "generate generate_batch stream",
 }

@@ -14,4 +14,13 @@ void set_interrupt_poll(bool (*poll)());
 // call per block.
 void check_interrupt();
 
+// While one lives, nobody asks on this thread: for updates that must be whole.
+class Uninterrupted {
+ public:
+  Uninterrupted();
+  ~Uninterrupted();
+  Uninterrupted(const Uninterrupted&) = delete;
+  Uninterrupted& operator=(const Uninterrupted&) = delete;
+};
+
 }  // namespace soma

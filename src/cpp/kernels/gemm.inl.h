@@ -32,6 +32,16 @@ void transpose(float* dst, int64_t ld_dst, const float* src, int64_t ld, int64_t
   transpose_by_fours(dst + whole_n, ld_dst, src + whole_n * ld, ld, k, n - whole_n);
 }
 
+void mirror(float* c, int64_t ld, int64_t first, int64_t last, int64_t n) {
+  for (int64_t i = first; i < last; i += kBlock) {
+    const int64_t end = last - i < kBlock ? last : i + kBlock;
+    for (int64_t row = i; row < end; ++row) {
+      for (int64_t j = row + 1; j < end; ++j) c[j * ld + row] = c[row * ld + j];
+    }
+    transpose(c + end * ld + i, ld, c + i * ld + end, ld, n - end, end - i);
+  }
+}
+
 // Writes zeros to columns [n, width) of k rows.
 inline void clear_columns(float* dst, int64_t width, int64_t k, int64_t n) {
   for (int64_t i = 0; i < k && n < width; ++i) {

@@ -78,6 +78,8 @@ struct Interleaving {
   X(void, pair_sums, (float* out, const float* x, int64_t ld, int64_t units, int64_t n))                               \
   /* y = n elements of a row of pairs x */                                                                             \
   X(void, widen_row, (float* y, const float* x, int64_t n))                                                            \
+  /* c[j*ld + i] = c[i*ld + j], first <= i < last, i < j < n: below the diagonal what stands above it */               \
+  X(void, mirror, (float* c, int64_t ld, int64_t first, int64_t last, int64_t n))                                      \
   /* called before and after this thread's calls of gemm_rows_bf16; they do not nest */                                \
   X(void, enter_bf16, ())                                                                                              \
   X(void, leave_bf16, ())                                                                                              \

@@ -8,6 +8,7 @@
 #include "kernels/attention_kernels.h"
 #include "kernels/decode_kernels.h"
 #include "kernels/gemm_kernels.h"
+#include "kernels/optimizer_kernels.h"
 #include "kernels/rowwise_kernels.h"
 
 namespace soma {
@@ -16,6 +17,7 @@ namespace kernels {
 #define SOMA_KERNELS(X)     \
   SOMA_GEMM_KERNELS(X)      \
   SOMA_ROWWISE_KERNELS(X)   \
+  SOMA_OPTIMIZER_KERNELS(X) \
   SOMA_ATTENTION_KERNELS(X) \
   SOMA_DECODE_KERNELS(X)
 

@@ -1,4 +1,4 @@
-// Norms, activations, softmax, cross entropy and AdamW, over the Vec of the level that includes this file.
+// Norms, activations, softmax and cross entropy, over the Vec of the level that includes this file.
 
 // Sums term(i, n) over the n elements at each i: as one vector, and as its total.
 template <typename Term>
@@ -406,23 +406,4 @@ double sum_squares(const float* x, int64_t n) {
     });
   }
   return total;
-}
-
-void adamw(float* p, float* g, float* m, float* v, int64_t n, const AdamWStep* s) {
-  const Vec beta1 = set1(s->beta1), beta2 = set1(s->beta2), rest1 = set1(1.0f - s->beta1),
-            rest2 = set1(1.0f - s->beta2);
-  const Vec kept = set1(1.0f - s->lr * s->weight_decay), rate = set1(s->lr / s->bias_correction1);
-  const Vec correction = set1(1.0f / s->bias_correction2_sqrt), eps = set1(s->eps), grad_scale = set1(s->grad_scale);
-  const Vec zero = set1(0.0f);
-  each(n, [&](int64_t i, int64_t k) {
-    const Vec grad = mul(load_tail(g + i, k), grad_scale);
-    const Vec first = fma(rest1, grad, mul(beta1, load_tail(m + i, k)));
-    const Vec second = fma(rest2, mul(grad, grad), mul(beta2, load_tail(v + i, k)));
-    const Vec denominator = fma(sqrt(second), correction, eps);
-    const Vec value = sub(mul(load_tail(p + i, k), kept), mul(rate, div(first, denominator)));
-    store_tail(p + i, value, k);
-    store_tail(m + i, first, k);
-    store_tail(v + i, second, k);
-    store_tail(g + i, zero, k);
-  });
 }

@@ -1,4 +1,4 @@
-// The kernels of rows: norms, activations, softmax and cross entropy, sums, AdamW.
+// The kernels of rows: norms, activations, softmax and cross entropy, sums.
 #pragma once
 
 #include <stdint.h>
@@ -33,13 +33,6 @@ struct NormGrad {
   int64_t ld, rows, n;
 };
 
-// Decoupled weight decay, then Adam (Loshchilov & Hutter, 2019, algorithm 2).
-struct AdamWStep {
-  float lr, beta1, beta2, eps, weight_decay;
-  float grad_scale;                               // every gradient is multiplied by it first (clipping)
-  float bias_correction1, bias_correction2_sqrt;  // 1 - beta1^t and sqrt(1 - beta2^t)
-};
-
 // X(result, name, (arguments))
 #define SOMA_ROWWISE_KERNELS(X)                                                                               \
   /* y = (x - mean) rstd gamma + beta, rstd = 1/sqrt(var + eps) */                                            \
@@ -72,9 +65,7 @@ struct AdamWStep {
   /* sum a b */                                                                                               \
   X(float, dot, (const float* a, const float* b, int64_t n))                                                  \
   /* sum x^2, in double */                                                                                    \
-  X(double, sum_squares, (const float* x, int64_t n))                                                         \
-  /* p -= lr weight_decay p; m, v = Adam's moments of grad_scale g; p -= lr m^ / (sqrt(v^) + eps); g = 0 */   \
-  X(void, adamw, (float* p, float* g, float* m, float* v, int64_t n, const AdamWStep* step))
+  X(double, sum_squares, (const float* x, int64_t n))
 
 }  // namespace kernels
 }  // namespace soma

@@ -14,8 +14,8 @@ void Parameters::visit(const ModelConfig& config, const Declare::Visit& visit) {
   const TensorNames& names = config.traits().tensors;
   const int64_t c = config.d_model;
   const Declare declare("", visit);
-  declare.matrix(names.wte, wte, config.vocab_size, c);
-  if (config.learned_positions()) declare.matrix(names.wpe, wpe, config.max_seq_len, c);
+  declare.table(names.wte, wte, config.vocab_size, c);
+  if (config.learned_positions()) declare.table(names.wpe, wpe, config.max_seq_len, c);
   blocks.resize(static_cast<std::size_t>(config.n_layers));
   for (std::size_t l = 0; l < blocks.size(); ++l) {
     config.block->declare(Declare(names.block + std::to_string(l) + ".", visit), config, blocks[l]);
@@ -25,7 +25,7 @@ void Parameters::visit(const ModelConfig& config, const Declare::Visit& visit) {
     norm.vector(".weight", norm_w, c, Init::kOne);
     norm.vector(".bias", norm_b, c, Init::kZero);
   }
-  if (!config.tied_head) declare.matrix(names.head, head, config.vocab_size, c);
+  if (!config.tied_head) declare.table(names.head, head, config.vocab_size, c);
 }
 
 int64_t Parameters::carve(const ModelConfig& config, float* base) {
@@ -40,7 +40,7 @@ std::vector<ParameterInfo> describe_parameters(const ModelConfig& config) {
   std::vector<ParameterInfo> infos;
   int64_t offset = 0;
   plan.visit(config, [&](const std::string& name, Tensor& t, Init init) {
-    infos.push_back({name, offset, t.rows, t.cols, t.is_vector, init});
+    infos.push_back({name, offset, t.rows, t.cols, t.is_vector, t.is_hidden, t.parts, init});
     offset += Arena::padded(t.size());
   });
   return infos;

@@ -14,10 +14,20 @@
 
 namespace soma {
 
+// How a hidden matrix falls into those that an optimizer takes for themselves: columns of each, which stand side by
+// side; along rows or columns, the heads of attention stand in each one behind the other.
+enum class Heads { kNone, kRows, kColumns };
+struct MatrixParts {
+  std::vector<int64_t> widths{};  // none: it is one
+  Heads heads = Heads::kNone;
+};
+
 struct Tensor {
   float* data = nullptr;
   int64_t rows = 0, cols = 0;  // a vector has rows == 1 and is_vector
   bool is_vector = false;
+  bool is_hidden = false;  // a matrix between hidden activations: no vector, no table of embeddings, no head
+  MatrixParts parts;
   float *panels = nullptr, *panels_transposed = nullptr;  // see ConstMatrix
 
   int64_t size() const { return rows * cols; }
@@ -43,17 +53,28 @@ class Declare {
   using Visit = std::function<void(const std::string& name, Tensor& t, Init init)>;
   Declare(std::string prefix, const Visit& visit) : prefix_(std::move(prefix)), visit_(visit) {}
 
-  void matrix(const char* name, Tensor& t, int64_t rows, int64_t cols, Init init = Init::kNormal) const {
+  void matrix(const char* name, Tensor& t, int64_t rows, int64_t cols, Init init = Init::kNormal,
+              const MatrixParts& parts = {}) const {
+    t.is_hidden = true;
+    t.parts = parts;
+    declare(name, t, rows, cols, init);
+  }
+  // A row a token or position: embeddings, and the head.
+  void table(const char* name, Tensor& t, int64_t rows, int64_t cols) const {
+    declare(name, t, rows, cols, Init::kNormal);
+  }
+  void vector(const char* name, Tensor& t, int64_t size, Init init) const {
+    t.is_vector = true;
+    declare(name, t, 1, size, init);
+  }
+
+ private:
+  void declare(const char* name, Tensor& t, int64_t rows, int64_t cols, Init init) const {
     t.rows = rows;
     t.cols = cols;
     visit_(prefix_ + name, t, init);
   }
-  void vector(const char* name, Tensor& t, int64_t size, Init init) const {
-    t.is_vector = true;
-    matrix(name, t, 1, size, init);
-  }
 
- private:
   const std::string prefix_;  // of every name
   const Visit& visit_;
 };
@@ -77,7 +98,8 @@ struct ParameterInfo {
   std::string name;
   int64_t offset;  // floats from the start of the arena
   int64_t rows, cols;
-  bool is_vector;
+  bool is_vector, is_hidden;
+  MatrixParts parts;
   Init init;
   int64_t size() const { return rows * cols; }
   bool decays() const { return !is_vector; }  // weight decay is for matrices and embeddings only

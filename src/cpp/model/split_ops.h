@@ -2,9 +2,11 @@
 // of the batch, which a thread carries through op after op alone.
 #pragma once
 
+#include <algorithm>
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <thread>
 #include <vector>
 
 #include "base/parallel.h"
@@ -34,6 +36,39 @@ class SplitOps {
         const std::lock_guard<std::mutex> guard(lock);
         error = std::current_exception();
       }
+    });
+    if (error) std::rethrow_exception(error);
+  }
+
+  // f(ops, number, i) for every i of [0, count), side by side. Ops and their number, which is below call_threads(),
+  // serve one call at a time.
+  template <typename F>
+  void each(int64_t count, F&& f) {
+    std::vector<int64_t> idle;
+    for (int64_t i = std::min<int64_t>(count, call_threads()); i-- > 0;) idle.push_back(i);
+    make(static_cast<int64_t>(idle.size()));
+    std::mutex lock;
+    std::exception_ptr error;
+    const auto take = [&] {  // there may be more threads than numbers, where other calls have ended meanwhile
+      for (;; std::this_thread::yield()) {
+        const std::lock_guard<std::mutex> guard(lock);
+        if (idle.empty()) continue;
+        const int64_t number = idle.back();
+        idle.pop_back();
+        return number;
+      }
+    };
+    parallel_for(count, [&](int64_t i) {
+      const int64_t number = take();
+      std::exception_ptr thrown;
+      try {
+        f(split(number), number, i);
+      } catch (...) {
+        thrown = std::current_exception();
+      }
+      const std::lock_guard<std::mutex> guard(lock);
+      idle.push_back(number);
+      if (thrown) error = thrown;
     });
     if (error) std::rethrow_exception(error);
   }

@@ -35,6 +35,7 @@ class Transformer {
   float* gradients();  // made at the first call: a model that only generates has none
   int64_t arena_size() const { return values_.size(); }
   Ops& ops() { return work_->ops.whole(); }
+  SplitOps& split_ops() { return work_->ops; }
   // See SplitOps; what is measured are training steps.
   void profile(bool on) { work_->ops.profile(on); }
   std::vector<OpRecord> take_profile() { return work_->ops.take_profile(); }

@@ -70,6 +70,12 @@ struct Operands {
   }
 };
 
+// A polynomial of the symmetric matrix x, whose square is a product's result.
+struct Quadratic {
+  float constant, linear, square;
+  const Matrix* x;
+};
+
 // What a matrix product does to its result before it is stored.
 struct Epilogue {
   const float* bias = nullptr;      // (cols): added to every row
@@ -83,6 +89,10 @@ struct Epilogue {
   const ConstMatrix* relu_output = nullptr;  // C = relu_output > 0 ? C : 0
   bool accumulate = false;                   // C += instead of C =; not together with the others, nor with C in pairs
   float* column_sums = nullptr;  // (cols): += the sum over the rows of b, as products see it; b is not packed before
+  // C is square and symmetric, not in pairs: the half above the diagonal is computed, the other mirrored. It goes with
+  // `quadratic` alone.
+  bool symmetric = false;
+  const Quadratic* quadratic = nullptr;  // C = constant I + linear x + square C
 };
 
 // dw += x^T dy; column_sums (null: none) += the sum over the rows of dy.
@@ -119,13 +129,22 @@ struct AttentionShape {
 // A stretch of the parameters with one weight decay.
 struct AdamWRange {
   int64_t offset, size;
-  float weight_decay;
+  bool decays;
 };
 
 struct AdamWOptions {
   float lr, beta1, beta2, eps;
-  float grad_scale;  // clipping: every gradient is multiplied by it first
-  int64_t step;      // 1 for the first step
+  float grad_scale;    // clipping: every gradient is multiplied by it first
+  int64_t step;        // 1 for the first step
+  float weight_decay;  // of the stretches that decay
+  bool cautious;       // no decay where the update's sign is not the parameter's
+};
+
+struct MuonOptions {
+  float lr;
+  float scale;  // of the orthogonal factor
+  float weight_decay;
+  bool cautious;  // decay only where factor and parameter have one sign, or one of them is zero
 };
 
 class Ops {
@@ -175,9 +194,19 @@ class Ops {
 
   // sum x^2 over n floats
   virtual double sum_squares(const float* x, int64_t n) = 0;
-  // One pass over the parameters of `ranges`, which follow one another: decoupled weight decay, Adam; g = 0 afterwards.
+  // One pass over the parameters of `ranges`: decoupled weight decay, Adam; g = 0 afterwards. p, g and m are arenas; v
+  // has the second moments of these ranges alone, one behind the other.
   virtual void adamw(float* p, float* g, float* m, float* v, const AdamWRange* ranges, int64_t count,
                      const AdamWOptions& options) = 0;
+
+  // g = scale g; m = momentum m + (1 - momentum) g; g = (1 - momentum) g + momentum m. Returns sum g^2.
+  virtual double muon_momentum(Matrix g, Matrix m, float momentum, float scale) = 0;
+  // y = s x; y may be pairs
+  virtual void scale(Matrix y, ConstMatrix x, float s) = 0;
+  // p -= lr (scale o + weight_decay p); o = 0
+  virtual void muon(Matrix p, Matrix o, const MuonOptions& options) = 0;
+  // y += rate (x - y) over n floats; where rate is 1, y = x
+  virtual void average(float* y, const float* x, float rate, int64_t n) = 0;
 };
 
 constexpr int32_t kIgnoredTarget = -100;

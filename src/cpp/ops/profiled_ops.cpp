@@ -12,7 +12,7 @@ namespace {
 // Floating-point operations of one element, from the equations in kernels/*_kernels.h and the polynomial of exp.
 constexpr double kExp = 22, kSoftmax = kExp + 6, kGelu = kExp + 7, kGeluBackward = kGelu + 9;
 constexpr double kGeluErf = kExp + 44, kGeluErfBackward = kGeluErf + 4;
-constexpr double kNorm = 8, kNormBackward = 14, kNormGrad = 5, kAdamW = 18;
+constexpr double kNorm = 8, kNormBackward = 14, kNormGrad = 5, kAdamW = 18, kMomentum = 8, kMuon = 4;
 constexpr double kFloat = sizeof(float), kId = sizeof(int32_t);
 
 double size(const ConstMatrix& x) { return static_cast<double>(x.rows) * static_cast<double>(x.cols); }
@@ -27,7 +27,8 @@ double causal_pairs(const AttentionShape& s) {
 // What a product costs, and the name that its epilogue gives it.
 OpCost product_cost(const Matrix& c, const ConstMatrix& a, const ConstMatrix& b, const Epilogue& e, std::string* name) {
   const double n = size(c), cols = static_cast<double>(c.cols);
-  OpCost cost{.products = 2 * n * static_cast<double>(a.width()), .read = bytes(a) + bytes(b)};
+  const double computed = e.symmetric ? (n + cols) / 2 : n;
+  OpCost cost{.products = 2 * computed * static_cast<double>(a.width()), .read = bytes(a) + bytes(b)};
   cost.written = bytes(c);
   const auto part = [&](bool present, const char* label, double flops, double read, double written) {
     if (!present) return;
@@ -37,7 +38,8 @@ OpCost product_cost(const Matrix& c, const ConstMatrix& a, const ConstMatrix& b,
     cost.written += kFloat * written;
   };
   // By name and all of them: with a field more or less this does not compile.
-  const auto& [bias, residual, relu, gelu, gelu_erf, gelu_input, gelu_output, relu_output, accumulate, column_sums] = e;
+  const auto& [bias, residual, relu, gelu, gelu_erf, gelu_input, gelu_output, relu_output, accumulate, column_sums,
+               symmetric, quadratic] = e;
   part(accumulate, " +=", n, n, 0);
   part(bias != nullptr, " +bias", n, cols, 0);
   part(residual != nullptr, " +residual", n, n, 0);
@@ -49,6 +51,8 @@ OpCost product_cost(const Matrix& c, const ConstMatrix& a, const ConstMatrix& b,
   part(gelu_output != nullptr, "", 0, 0, gelu_output != nullptr ? bytes(*gelu_output) / kFloat : 0);
   part(relu_output != nullptr, " relu'", n, relu_output != nullptr ? bytes(*relu_output) / kFloat : 0, 0);
   part(column_sums != nullptr, " +sums", size(b), cols, cols);
+  part(symmetric, " symmetric", 0, 0, 0);
+  part(quadratic != nullptr, " quadratic", 3 * computed, computed, 0);
   return cost;
 }
 
@@ -196,6 +200,30 @@ void ProfiledOps::adamw(float* p, float* g, float* m, float* v, const AdamWRange
   const auto n = static_cast<double>(size);
   const OpCost cost{.flops = kAdamW * n, .read = kFloat * 4 * n, .written = kFloat * 4 * n};
   timed("adamw", "optimizer", {size}, cost, [&] { inner_.adamw(p, g, m, v, ranges, count, options); });
+}
+
+double ProfiledOps::muon_momentum(Matrix g, Matrix m, float momentum, float scale) {
+  const double n = size(g);
+  return timed("muon_momentum", "optimizer", {g.rows, g.cols},
+               {.flops = kMomentum * n, .read = kFloat * 2 * n, .written = kFloat * 2 * n},
+               [&] { return inner_.muon_momentum(g, m, momentum, scale); });
+}
+
+void ProfiledOps::scale(Matrix y, ConstMatrix x, float s) {
+  const OpCost cost{.flops = size(x), .read = bytes(x), .written = bytes(y)};
+  timed("scale", "optimizer", {x.rows, x.cols}, cost, [&] { inner_.scale(y, x, s); });
+}
+
+void ProfiledOps::muon(Matrix p, Matrix o, const MuonOptions& options) {
+  const double n = size(p);
+  const OpCost cost{.flops = kMuon * n, .read = kFloat * 2 * n, .written = kFloat * 2 * n};
+  timed("muon", "optimizer", {p.rows, p.cols}, cost, [&] { inner_.muon(p, o, options); });
+}
+
+void ProfiledOps::average(float* y, const float* x, float rate, int64_t n) {
+  const auto count = static_cast<double>(n);
+  const OpCost cost{.flops = 3 * count, .read = kFloat * 2 * count, .written = kFloat * count};
+  timed("average", "optimizer", {n}, cost, [&] { inner_.average(y, x, rate, n); });
 }
 
 }  // namespace soma

@@ -64,6 +64,10 @@ class ProfiledOps final : public Ops {
   double sum_squares(const float* x, int64_t n) override;
   void adamw(float* p, float* g, float* m, float* v, const AdamWRange* ranges, int64_t count,
              const AdamWOptions& options) override;
+  double muon_momentum(Matrix g, Matrix m, float momentum, float scale) override;
+  void scale(Matrix y, ConstMatrix x, float s) override;
+  void muon(Matrix p, Matrix o, const MuonOptions& options) override;
+  void average(float* y, const float* x, float rate, int64_t n) override;
 
  private:
   // Runs `call` and adds it to the record of this op and shape.

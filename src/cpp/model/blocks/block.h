@@ -19,6 +19,11 @@ namespace soma {
 
 using BlockDecodeWeights = BlockWeights<const float*, DecodeMatrix>;
 
+// Of the matrix q | k | v.
+inline MatrixParts qkv_parts(const ModelConfig& config) {
+  return {{config.q_dim(), config.kv_dim(), config.kv_dim()}, Heads::kColumns};
+}
+
 // Some sequences of a batch, or all of it.
 struct BlockContext {
   Ops& ops;

@@ -33,9 +33,9 @@ class Gpt2Block final : public Block {
     const int64_t c = config.d_model, f = config.d_ff;
     declare.vector("ln_1.weight", w.norm1_w, c, Init::kOne);
     declare.vector("ln_1.bias", w.norm1_b, c, Init::kZero);
-    declare.matrix("attn.c_attn.weight", w.w_qkv, c, config.qkv_dim());
+    declare.matrix("attn.c_attn.weight", w.w_qkv, c, config.qkv_dim(), Init::kNormal, qkv_parts(config));
     declare.vector("attn.c_attn.bias", w.b_qkv, config.qkv_dim(), Init::kZero);
-    declare.matrix("attn.c_proj.weight", w.w_proj, config.q_dim(), c, Init::kResidual);
+    declare.matrix("attn.c_proj.weight", w.w_proj, config.q_dim(), c, Init::kResidual, {.heads = Heads::kRows});
     declare.vector("attn.c_proj.bias", w.b_proj, c, Init::kZero);
     declare.vector("ln_2.weight", w.norm2_w, c, Init::kOne);
     declare.vector("ln_2.bias", w.norm2_b, c, Init::kZero);

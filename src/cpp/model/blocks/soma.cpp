@@ -20,8 +20,8 @@ class SomaBlock final : public Block {
 
   void declare(const Declare& declare, const ModelConfig& config, BlockParameters& w) const override {
     const int64_t c = config.d_model, f = config.d_ff;
-    declare.matrix("attn.w_qkv", w.w_qkv, c, config.qkv_dim());
-    declare.matrix("attn.w_proj", w.w_proj, config.q_dim(), c);
+    declare.matrix("attn.w_qkv", w.w_qkv, c, config.qkv_dim(), Init::kNormal, qkv_parts(config));
+    declare.matrix("attn.w_proj", w.w_proj, config.q_dim(), c, Init::kNormal, {.heads = Heads::kRows});
     declare.matrix("mlp.w_fc", w.w_fc, c, f);
     declare.vector("mlp.b_fc", w.b_fc, f, Init::kZero);
     declare.matrix("mlp.w_proj", w.w_out, f, c);

@@ -53,7 +53,8 @@ struct Part {
   const float* panels;  // the first is that of column `col`
   int64_t col, first_panel, last_panel;
   int64_t first_row, last_row;
-  int64_t unit, depth;  // of the whole depth of A, where the panels begin and how deep they are
+  int64_t unit, depth;     // of the whole depth of A, where the panels begin and how deep they are
+  bool symmetric = false;  // panels that lie below the diagonal are left out
 };
 
 // Panels begin.. to end of B behind each other at `to`: its depth from k0 on, k of it. Rows across the panels are taken
@@ -188,12 +189,26 @@ void compute(const Table& t, const Gemm& g, const Part& p, const Epilogue& e, fl
       for (int64_t j0 = p.first_panel; j0 < p.last_panel; j0 += group) {
         const int64_t j1 = std::min(p.last_panel, j0 + group);
         for (int64_t row = r0; row < r1; row += g.rows) {
-          tiles(p.c.data + row * ld + p.col + j0 * g.cols, ld, from.at(row - r0, 0), row, std::min(g.rows, r1 - row),
-                j0, j1, u, units);
+          const int64_t j = p.symmetric ? std::max(j0, (row - p.col) / g.cols) : j0;
+          if (j >= j1) break;
+          tiles(p.c.data + row * ld + p.col + j * g.cols, ld, from.at(row - r0, 0), row, std::min(g.rows, r1 - row), j,
+                j1, u, units);
         }
       }
     }
   }
+}
+
+// The polynomial above the diagonal, and what lies below.
+void complete_symmetric(const Table& t, const Matrix& c, const Quadratic* q) {
+  constexpr int64_t kRows = 16;
+  for_ranges(c.rows, c.cols, kRows, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end && q != nullptr; ++i) {
+      t.combine(c.row(i) + i, q->x->row(i) + i, q->linear, q->square, c.cols - i);
+      c.row(i)[i] += q->constant;
+    }
+    t.mirror(c.data, c.ld, begin, end, c.rows);
+  });
 }
 
 }  // namespace
@@ -244,12 +259,14 @@ void CpuOps::matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e) {
                      .first_row = panels_a * gr / grid_rows * g.rows,
                      .last_row = std::min(m, panels_a * (gr + 1) / grid_rows * g.rows),
                      .unit = u0,
-                     .depth = block_depth};
+                     .depth = block_depth,
+                     .symmetric = e.symmetric};
         compute(t, g, p, e, scratch(task));
       };
       parallel_for_then(packers, pack, grid_rows * grid_cols, rectangle);
     }
   }
+  if (e.symmetric) complete_symmetric(t, c, e.quadratic);
 }
 
 // All operands dy are packed, then the rows of all results are cut into equal parts, as if they were one product.

@@ -1,4 +1,4 @@
-// Norms, embeddings, loss and optimizer: every row, or every column, belongs to one thread.
+// Norms, embeddings and loss: every row, or every column, belongs to one thread.
 #include <algorithm>
 #include <cmath>
 
@@ -8,8 +8,7 @@
 namespace soma {
 namespace {
 
-constexpr int64_t kColumns = 16;          // columns a thread takes at least: a cache line
-constexpr int64_t kOptimizerRun = 32768;  // floats of one piece of an optimizer pass
+constexpr int64_t kColumns = 16;  // columns a thread takes at least: a cache line
 
 }  // namespace
 
@@ -131,45 +130,6 @@ void CpuOps::cross_entropy(float* losses, Matrix logits, const int32_t* targets,
         t.max_sum_exp(row, v, &max, &sum);
       }
       losses[r] = (max - chosen) + std::log(sum);
-    }
-  });
-}
-
-double CpuOps::sum_squares(const float* x, int64_t n) {
-  const auto& t = active_kernels();
-  const int64_t runs = ceil_div(n, kOptimizerRun);
-  partial_sums_.resize(static_cast<std::size_t>(runs));
-  for_ranges(runs, kOptimizerRun, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t at = i * kOptimizerRun;
-      partial_sums_[static_cast<std::size_t>(i)] = t.sum_squares(x + at, std::min(kOptimizerRun, n - at));
-    }
-  });
-  double total = 0;
-  for (const double sum : partial_sums_) total += sum;
-  return total;
-}
-
-void CpuOps::adamw(float* p, float* g, float* m, float* v, const AdamWRange* ranges, int64_t count,
-                   const AdamWOptions& o) {
-  const auto& t = active_kernels();
-  kernels::AdamWStep step{};
-  step.lr = o.lr;
-  step.beta1 = o.beta1;
-  step.beta2 = o.beta2;
-  step.eps = o.eps;
-  step.grad_scale = o.grad_scale;
-  step.bias_correction1 = static_cast<float>(1.0 - std::pow(static_cast<double>(o.beta1), static_cast<double>(o.step)));
-  step.bias_correction2_sqrt =
-      static_cast<float>(std::sqrt(1.0 - std::pow(static_cast<double>(o.beta2), static_cast<double>(o.step))));
-  const int64_t start = ranges[0].offset, n = ranges[count - 1].offset + ranges[count - 1].size - start;
-  for_ranges(n, 4, Arena::kGranule, [&](int64_t begin, int64_t end) {
-    kernels::AdamWStep mine = step;
-    for (const AdamWRange* r = ranges; r < ranges + count; ++r) {
-      const int64_t from = std::max(start + begin, r->offset), to = std::min(start + end, r->offset + r->size);
-      if (from >= to) continue;
-      mine.weight_decay = r->weight_decay;
-      t.adamw(p + from, g + from, m + from, v + from, to - from, &mine);
     }
   });
 }

@@ -1,0 +1,70 @@
+// One pass over the parameters that are AdamW's.
+#include "model/optimizers/adamw.h"
+
+#include <utility>
+
+namespace soma {
+namespace {
+
+std::vector<const ParameterInfo*> all_of(const Transformer& model) {
+  std::vector<const ParameterInfo*> parameters;
+  for (const ParameterInfo& info : model.parameter_infos()) parameters.push_back(&info);
+  return parameters;
+}
+
+}  // namespace
+
+AdamWPass::AdamWPass(std::vector<const ParameterInfo*> parameters) : parameters_(std::move(parameters)) {
+  int64_t floats = 0;
+  for (const ParameterInfo* info : parameters_) {
+    const int64_t size = Arena::padded(info->size());  // the padding is zero and stays zero
+    AdamWRange* const last = ranges_.empty() ? nullptr : &ranges_.back();
+    if (last != nullptr && last->decays == info->decays() && last->offset + last->size == info->offset) {
+      last->size += size;
+    } else {
+      ranges_.push_back({info->offset, size, info->decays()});
+    }
+    floats += size;
+  }
+  second_.reserve(floats);
+}
+
+void AdamWPass::run(Transformer& model, float* first, const AdamWConfig& config, const StepOptions& options,
+                    float grad_scale, int64_t step) {
+  if (ranges_.empty()) return;
+  model.ops().adamw(model.values(), model.gradients(), first, second_.data(), ranges_.data(),
+                    static_cast<int64_t>(ranges_.size()),
+                    {.lr = static_cast<float>(options.lr),
+                     .beta1 = static_cast<float>(config.beta1),
+                     .beta2 = static_cast<float>(config.beta2),
+                     .eps = static_cast<float>(config.eps),
+                     .grad_scale = grad_scale,
+                     .step = step,
+                     .weight_decay = static_cast<float>(options.weight_decay),
+                     .cautious = config.cautious});
+}
+
+void AdamWPass::add_state(std::vector<StateArray>* state, float* first) {
+  int64_t second = 0;
+  for (const ParameterInfo* info : parameters_) {
+    state->push_back({"first_moment", info, first + info->offset});
+    state->push_back({"second_moment", info, second_.data() + second});
+    second += Arena::padded(info->size());
+  }
+}
+
+AdamW::AdamW(Transformer& model, const AdamWConfig& config) : Optimizer(model, config), pass_(all_of(model)) {
+  first_.reserve(model.arena_size());
+}
+
+void AdamW::update(const StepOptions& options, float grad_scale) {
+  pass_.run(model_, first_.data(), config_, options, grad_scale, steps);
+}
+
+std::vector<StateArray> AdamW::state() {
+  std::vector<StateArray> arrays;
+  pass_.add_state(&arrays, first_.data());
+  return arrays;
+}
+
+}  // namespace soma

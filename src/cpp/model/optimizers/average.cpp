@@ -1,0 +1,31 @@
+// Updates and exchange of an average of weights.
+#include "model/optimizers/average.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "base/check.h"
+#include "base/fork.h"
+
+namespace soma {
+
+WeightAverage::WeightAverage(Transformer& model) : model_(model) {
+  values_.reserve(model.arena_size());
+  std::copy_n(model.values(), model.arena_size(), values_.data());
+}
+
+void WeightAverage::update(double rate) {
+  check(rate >= 0 && rate <= 1, "rate must be from 0 to 1, got ", rate);
+  if (applied_) throw std::logic_error("the average stands in the place of the parameters, so it cannot be updated");
+  const NoFork whole_updates_only;
+  model_.ops().average(values_.data(), model_.values(), static_cast<float>(rate), model_.arena_size());
+}
+
+void WeightAverage::apply(bool on) {
+  if (on == applied_) return;
+  const NoFork all_or_nothing;
+  applied_ = on;
+  std::swap_ranges(values_.data(), values_.data() + values_.size(), model_.values());
+}
+
+}  // namespace soma

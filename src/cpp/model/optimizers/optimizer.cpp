@@ -1,0 +1,50 @@
+// Limits of the options, and the frame of a step.
+#include "model/optimizers/optimizer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "base/check.h"
+#include "base/fork.h"
+
+namespace soma {
+namespace {
+
+void check_from_zero(const char* name, double value) {
+  check(std::isfinite(static_cast<float>(value)) && value >= 0, name,
+        " must be a finite single-precision number >= 0, got ", value);
+}
+
+}  // namespace
+
+void AdamWConfig::validate() const {
+  check_from_zero("lr", lr);
+  // The arithmetic is in single precision: what counts is what arrives there.
+  check(eps >= std::numeric_limits<float>::min() && eps <= std::numeric_limits<float>::max(),
+        "eps must be a finite number > 0 (in single precision: from 1.2e-38), got ", eps);
+  check_from_zero("weight_decay", weight_decay);
+  check(beta1 >= 0 && static_cast<float>(beta1) < 1, "betas[0] must be in [0, 1), in single precision, got ", beta1);
+  check(beta2 >= 0 && static_cast<float>(beta2) < 1, "betas[1] must be in [0, 1), in single precision, got ", beta2);
+  check(!std::isnan(max_grad_norm), "max_grad_norm must be a number, got nan");
+}
+
+Optimizer::Optimizer(Transformer& model, const AdamWConfig& config) : model_(model), config_(config) {
+  config_.validate();
+}
+
+double Optimizer::step(const StepOptions& options) {
+  check_from_zero("weight_decay", options.weight_decay);
+  const float decay = std::max(1.0f, static_cast<float>(options.weight_decay));
+  check(options.lr >= 0 && std::isfinite(static_cast<float>(options.lr) * decay),
+        "lr must be a finite number >= 0, also after multiplication by weight_decay, got ", options.lr);
+  const double norm = std::sqrt(model_.ops().sum_squares(model_.gradients(), model_.arena_size()));
+  if (!std::isfinite(norm)) throw NonFiniteGradient{norm};
+  const double scale = config_.max_grad_norm > 0 ? std::min(1.0, config_.max_grad_norm / (norm + 1e-6)) : 1.0;
+  const NoFork whole_steps_only;
+  ++steps;
+  update(options, static_cast<float>(scale));
+  return norm;
+}
+
+}  // namespace soma
