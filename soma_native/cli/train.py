@@ -24,8 +24,9 @@ from soma_native.errors import OtherRunError
 from soma_native.files.atomic_folder import FolderView
 from soma_native.model.config import PRECISIONS, ModelConfig
 from soma_native.model.model import Model
+from soma_native.optim.schedule import SCHEDULES
 from soma_native.tokenizer.train import KINDS
-from soma_native.training.config import TrainConfig
+from soma_native.training.config import OPTIMIZERS, TrainConfig
 from soma_native.training.history import History, Record
 from soma_native.training.recipes import RECIPES, VAL_FRACTION
 from soma_native.training.state import STATE_FILE
@@ -67,7 +68,16 @@ def add_parser(commands: Any) -> None:
         metavar="N",
         help="tokens in a window, and the model's context (default: by preset)",
     )
-    parser.add_argument("--lr", type=positive_type, metavar="X", help="highest learning rate (default: by preset)")
+    parser.add_argument(
+        "--lr",
+        type=positive_type,
+        metavar="X",
+        help="highest learning rate (default: by preset; 0.003 with --optimizer muon)",
+    )
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, help="muon moves matrices by Muon (default: adamw)")
+    parser.add_argument(
+        "--schedule", choices=SCHEDULES, help="of the learning rate after its warm-up (default: cosine)"
+    )
     parser.add_argument(
         "--val-fraction",
         type=fraction_type,
@@ -164,16 +174,18 @@ def _fresh(arguments: argparse.Namespace, files: Sequence[Path]) -> tuple[Traine
     store = TokenStore.encode(documents_of(files, arguments.split), tok)
     store.require_pairs(named(files))
     seed = arguments.seed or 0
+    lr = arguments.lr or (recipe.lr if arguments.optimizer in (None, "adamw") else None)  # presets' are AdamW's
+    chosen: dict[str, Any] = {"lr": lr, "optimizer": arguments.optimizer, "schedule": arguments.schedule}
     settings = TrainConfig(
         epochs=None if arguments.steps else arguments.epochs or recipe.epochs,
         steps=arguments.steps,
         batch_size=arguments.batch_size or recipe.batch_size,
-        lr=arguments.lr or recipe.lr,
         seed=seed,
         val_fraction=_val_fraction(arguments.val_fraction, store),
         max_eval_windows=arguments.max_eval_windows,
         checkpoint_dir=arguments.out,
         checkpoint_minutes=arguments.checkpoint_minutes or TrainConfig.checkpoint_minutes,
+        **{name: value for name, value in chosen.items() if value is not None},
     )
     return Trainer(Model(config, seed=seed, precision=arguments.precision or "auto"), tok, settings), store
 

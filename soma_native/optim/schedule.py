@@ -1,31 +1,37 @@
-"""The learning rate of each step: a linear warm-up, then a cosine decay or a constant."""
+"""The learning rate of each step: a linear warm-up, then a cosine, a line, a constant, or a constant and a line."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-from soma_native._checks import choice
+from soma_native._checks import choice, number
 from soma_native.errors import ArgumentError
 
-SCHEDULES = ("cosine", "constant")
+SCHEDULES = ("cosine", "wsd", "linear", "constant")
 
 
 @dataclass(frozen=True)
 class Schedule:
     """The learning rate as a function of the step.
 
-    Step s (from 0) of a warm-up of w steps has `lr * (s + 1) / (w + 1)`. After it, "constant" stays at `lr`, and
-    "cosine" follows half a period of the cosine from `lr` to `min_lr` (Loshchilov and Hutter, "SGDR: Stochastic
-    Gradient Descent with Warm Restarts", 2016, equation 5, without restarts):
-    `min_lr + (lr - min_lr) (1 + cos(pi (s - w) / (total_steps - w))) / 2`.
+    Step s (from 0) of a warm-up of w steps has `lr * (s + 1) / (w + 1)`. After it:
+
+    - "cosine" follows half a period of the cosine from `lr` to `min_lr` (Loshchilov and Hutter, "SGDR: Stochastic
+      Gradient Descent with Warm Restarts", 2016, equation 5, without restarts):
+      `min_lr + (lr - min_lr) (1 + cos(pi (s - w) / (total_steps - w))) / 2`.
+    - "wsd" (warm-up, stable, decay) stays at `lr`, then falls in a line to `min_lr` over the last `decay_fraction` of
+      all steps, or over what the warm-up leaves of them.
+    - "linear" falls in a line from the end of the warm-up on.
+    - "constant" stays at `lr`.
 
     Args:
         lr: the highest learning rate.
         total_steps: number of steps of the training; later steps have the rate of the end.
         warmup_steps: number of steps of the warm-up, below `total_steps`.
-        min_lr: the learning rate at the end of the cosine; None means lr / 10.
-        kind: "cosine" or "constant".
+        min_lr: the learning rate at the end of cosine and lines; None means lr / 10 for the cosine and 0 for lines.
+        kind: "cosine", "wsd", "linear" or "constant".
+        decay_fraction: the part of all steps in which "wsd" falls, above 0 and at most 1.
 
     Raises:
         ValueError: an argument is outside its range.
@@ -33,6 +39,9 @@ class Schedule:
     >>> schedule = Schedule(lr=1e-3, total_steps=100, warmup_steps=9)
     >>> [round(schedule(step), 6) for step in (0, 8, 9, 100)]
     [0.0001, 0.0009, 0.001, 0.0001]
+    >>> schedule = Schedule(lr=1e-3, total_steps=100, kind="wsd", decay_fraction=0.4)
+    >>> [round(schedule(step), 6) for step in (0, 60, 80, 100)]
+    [0.001, 0.001, 0.0005, 0.0]
     """
 
     lr: float
@@ -40,9 +49,11 @@ class Schedule:
     warmup_steps: int = 0
     min_lr: float | None = None
     kind: str = "cosine"
+    decay_fraction: float = 0.5
 
     def __post_init__(self) -> None:
         choice("schedule", self.kind, SCHEDULES)
+        number("decay_fraction", self.decay_fraction, above=0, most=1)
         if not 0 <= self.warmup_steps < self.total_steps:
             problem = f"must be at least 0 and below the {self.total_steps} steps of the training"
             raise ArgumentError("warmup_steps", f"{problem}, got {self.warmup_steps}")
@@ -53,6 +64,13 @@ class Schedule:
             return self.lr * (step + 1) / (self.warmup_steps + 1)
         if self.kind == "constant":
             return self.lr
-        floor = self.lr / 10 if self.min_lr is None else self.min_lr
-        done = min(1.0, (step - self.warmup_steps) / (self.total_steps - self.warmup_steps))
-        return floor + (self.lr - floor) * 0.5 * (1.0 + math.cos(math.pi * done))
+        start = self.warmup_steps
+        if self.kind == "wsd":
+            start = max(start, self.total_steps - max(1, round(self.decay_fraction * self.total_steps)))
+        done = min(1.0, max(0, step - start) / (self.total_steps - start))
+        if self.kind == "cosine":
+            floor, left = self.lr / 10, 0.5 * (1.0 + math.cos(math.pi * done))
+        else:
+            floor, left = 0.0, 1.0 - done
+        floor = floor if self.min_lr is None else self.min_lr
+        return floor + (self.lr - floor) * left

@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from soma_native._checks import FLOAT32_LEAST, FLOAT32_MAX, choice, flag, integer, number, pair, path, shown
 from soma_native.errors import ArgumentError
@@ -32,12 +32,23 @@ _NUMBERS: dict[str, dict[str, float]] = {
     "lr": {"above": 0, "most": FLOAT32_MAX},
     "min_lr": {"least": 0},
     "eps": {"least": FLOAT32_LEAST, "most": FLOAT32_MAX},
+    "decay_fraction": {"above": 0, "most": 1},
     "weight_decay": {"least": 0},
+    "ema": {"least": 0, "below": 1},
+    "tail_average": {"above": 0, "most": 1},
     "max_grad_norm": {"least": 0},
     "min_delta": {"least": 0},
     "checkpoint_minutes": {"above": 0},
     "val_fraction": {"least": 0, "below": 1},
 }
+
+# Defaults that depend on the optimizer.
+_DEFAULTS_OF: dict[str, dict[str, Any]] = {
+    "adamw": {"lr": 1e-3, "betas": (0.9, 0.95)},
+    "muon": {"lr": 3e-3, "betas": (0.9, 0.99)},
+}
+
+OPTIMIZERS = tuple(_DEFAULTS_OF)
 
 # Settings that may change when a run is resumed: they do not change the weights.
 FREE_TO_CHANGE = frozenset(
@@ -57,11 +68,19 @@ class TrainConfig:
             are never trained.
         sampling: "epoch" goes through all windows in a shuffled order, each pair once an epoch; "random" draws
             windows at random places with replacement, as nanoGPT does.
-        lr: highest learning rate.
-        min_lr: learning rate at the end of the cosine; None means lr / 10.
+        optimizer: "adamw", or "muon" for the matrices between hidden activations (`AdamW` for everything else). The
+            momentum of `Muon` rises from 0.85 to 0.95 over a tenth of the steps, at most 200.
+        lr: highest learning rate; left out, 1e-3, and 3e-3 with "muon".
+        min_lr: learning rate at the end of the cosine or line; None means lr / 10 for the cosine and 0 for lines.
         warmup_steps: steps of linear warm-up; None means a tenth of the steps, at most 100.
-        schedule: "cosine" or "constant", after the warm-up.
-        betas, eps, weight_decay, max_grad_norm: of `AdamW`; max_grad_norm=None or 0 does not clip.
+        schedule: after the warm-up "cosine", "linear" (down to the end), "wsd" (stable, then linear), or "constant".
+        decay_fraction: part of all steps in which "wsd" falls, above 0 and at most 1.
+        betas: of `AdamW`; left out, (0.9, 0.95), and (0.9, 0.99) with "muon".
+        eps, weight_decay, max_grad_norm: of the optimizer; max_grad_norm=None or 0 does not clip.
+        cautious_decay: no decay of a parameter where it would push against the update.
+        ema: decay of an exponential average of the weights, below 1. The averaged weights are validated and saved as
+            the model, and the model has them when `fit` returns. None means no average.
+        tail_average: likewise with the mean of the weights over this last part of all steps, above 0 and at most 1.
         grad_accumulation: micro-batches in a step; the gradient is that of the mean over all their pairs.
         seed: the seed of the order of the data, at least 0 and below 2**64.
         val_fraction: part of the data held out for validation (see `TokenStore.split`), at least 0 and below 1.
@@ -98,14 +117,19 @@ class TrainConfig:
     batch_size: int = 8
     seq_len: int | None = None
     sampling: str = "epoch"
-    lr: float = 1e-3
+    optimizer: str = "adamw"
+    lr: float = cast(float, None)
     min_lr: float | None = None
     warmup_steps: int | None = None
     schedule: str = "cosine"
-    betas: tuple[float, float] = (0.9, 0.95)
+    decay_fraction: float = 0.5
+    betas: tuple[float, float] = cast("tuple[float, float]", None)
     eps: float = 1e-8
     weight_decay: float = 0.1
     max_grad_norm: float | None = 1.0
+    cautious_decay: bool = False
+    ema: float | None = None
+    tail_average: float | None = None
     grad_accumulation: int = 1
     seed: int = 0
     val_fraction: float = 0.0
@@ -126,6 +150,10 @@ class TrainConfig:
         for name, least in _COUNTS.items():
             self._set(name, integer, least)
         self._set("seed", integer, 0, 2**64 - 1)
+        self._set("optimizer", choice, OPTIMIZERS)
+        for name, default in _DEFAULTS_OF[self.optimizer].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, default)
         for name, limits in _NUMBERS.items():
             self._set(name, number, **limits)
         if self.min_lr is not None and self.min_lr > self.lr:
@@ -133,6 +161,9 @@ class TrainConfig:
         self._set("sampling", choice, ("epoch", "random"))
         self._set("schedule", choice, SCHEDULES)
         self._set("betas", pair, least=0, below=1)
+        if self.ema is not None and self.tail_average is not None:
+            raise ArgumentError("tail_average", "and ema cannot both be given")
+        self._set("cautious_decay", flag)
         self._set("keep_best", flag)
         self._set("resume", flag)
         if self.max_grad_norm is None:

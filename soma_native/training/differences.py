@@ -15,7 +15,7 @@ from soma_native.training.config import FREE_TO_CHANGE, TrainConfig
 from soma_native.training.layout import NUMBER_OF_STEPS, Layout
 from soma_native.training.state import TrainingState
 
-_FOLLOW_LENGTH = {NUMBER_OF_STEPS, "eval_every", "warmup_steps"}
+_FOLLOW_LENGTH = {NUMBER_OF_STEPS, "eval_every", "warmup_steps", "momentum_steps", "averaged_from"}
 
 
 def differences(layout: Layout, folder: str | os.PathLike[str], state: TrainingState) -> list[Difference]:

@@ -20,6 +20,7 @@ from soma_native.training.config import FREE_TO_CHANGE, TrainConfig
 logger = logging.getLogger("soma_native")
 
 NUMBER_OF_STEPS = "number of steps (epochs or steps)"  # the key in an identity, and so in files
+_MOMENTUM, _MOMENTUM_STEPS = (0.85, 0.95), 200
 
 
 class Layout:
@@ -32,6 +33,8 @@ class Layout:
         validation: the windows of the validation data, or None.
         total_steps, eval_every: optimizer steps in all, and between two records of the history.
         schedule: the learning rate of each step.
+        momentum_steps: over which Muon's momentum rises.
+        averaged_from: steps before the first whose weights are in the average, where there is one.
         data: counts of the data by part, for the history.
         identity: the settings and data that must be equal in a resumed run; `differences` compares two of them.
 
@@ -67,7 +70,12 @@ class Layout:
         default_eval_every = per_epoch if config.steps is None else -(-self.total_steps // 10)
         self.eval_every = default_eval_every if config.eval_every is None else config.eval_every
         warmup = min(100, self.total_steps // 10) if config.warmup_steps is None else config.warmup_steps
-        self.schedule = Schedule(config.lr, self.total_steps, warmup, config.min_lr, config.schedule)
+        self.schedule = Schedule(
+            config.lr, self.total_steps, warmup, config.min_lr, config.schedule, config.decay_fraction
+        )
+        self.momentum_steps = min(_MOMENTUM_STEPS, self.total_steps // 10)
+        tail = 1.0 if config.tail_average is None else config.tail_average
+        self.averaged_from = self.total_steps - max(1, round(tail * self.total_steps))
         self.identity = self._identity(model, config, train, held_out)
 
     def _identity(
@@ -85,10 +93,19 @@ class Layout:
             "training texts": train.fingerprint(),
             "validation texts": None if held_out is None else held_out.fingerprint(),
         }
+        if config.optimizer == "muon":
+            settings["momentum_steps"] = self.momentum_steps
+        if config.tail_average is not None:
+            settings["averaged_from"] = self.averaged_from
         if config.schedule != "constant":  # at a constant rate, a longer run begins like a shorter one
             settings[NUMBER_OF_STEPS] = self.total_steps
         identity: dict[str, Any] = json.loads(json.dumps(settings))  # with the types of one that was read from a file
         return identity
+
+    def momentum(self, step: int) -> float:
+        """Muon's momentum in step `step`, counted from 0."""
+        low, high = _MOMENTUM
+        return high if step >= self.momentum_steps else low + (high - low) * step / self.momentum_steps
 
 
 def _parts(

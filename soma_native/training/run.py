@@ -6,6 +6,7 @@ import logging
 import math
 import threading
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import cast
 
@@ -18,13 +19,14 @@ from soma_native.core import _core
 from soma_native.errors import OtherRunError
 from soma_native.files.atomic_folder import replace_files
 from soma_native.model.model import Model
-from soma_native.optim.adamw import AdamW
+from soma_native.optim.muon import Muon
 from soma_native.training.callbacks import Dispatcher, EventKind
 from soma_native.training.differences import differences
 from soma_native.training.evaluate import mean_loss
 from soma_native.training.history import History, Record
 from soma_native.training.interrupt import InterruptGuard
 from soma_native.training.layout import Layout
+from soma_native.training.optimize import make_average, make_optimizer
 from soma_native.training.state import STATE_FILE, TrainingState, load_arrays, read_state, write_state
 
 logger = logging.getLogger("soma_native")
@@ -65,14 +67,8 @@ class TrainingRun:
         self.history.data = layout.data
         self.callbacks = callbacks
         self._stop = stop
-        self.optimizer = AdamW(
-            self.model,
-            lr=self.config.lr,
-            betas=self.config.betas,
-            eps=self.config.eps,
-            weight_decay=self.config.weight_decay,
-            max_grad_norm=self.config.max_grad_norm,
-        )
+        self.optimizer = make_optimizer(self.model, self.config)
+        self.average = make_average(self.model, self.config)
         self.step = 0
         self.loss = self.lr = self.grad_norm = math.nan
         self.loss_sum = 0.0  # of the steps since the last record: loss times pairs, pairs, and time
@@ -99,7 +95,9 @@ class TrainingRun:
         found = differences(self.layout, self.folder, state)
         if found:
             raise OtherRunError(self.folder, found)
-        load_arrays(self.folder, self.model, self.optimizer)
+        load_arrays(self.folder, self.model, self.optimizer, self.average)
+        if self.average is not None:
+            self.average.updates = max(0, state.step - self.layout.averaged_from)
         self.optimizer.step_count = optimizer_steps
         self.history.__dict__.update(History.from_dict(state.history).__dict__)
         self.overfit_warning = _overfit_warning(self.history)
@@ -151,16 +149,31 @@ class TrainingRun:
         if not math.isfinite(loss):
             raise self._not_finite(f"the loss is {loss}")
         lr = self.layout.schedule(self.step)
+        if isinstance(self.optimizer, Muon):
+            self.optimizer.momentum = self.layout.momentum(self.step)
         with guard.hold():
             try:
                 grad_norm = self.optimizer.step(lr)
             except FloatingPointError as error:
                 raise self._not_finite(str(error)) from error
             self.step += 1
+            if self.average is not None and self.step > self.layout.averaged_from:
+                self.average.update()
             self.loss, self.lr, self.grad_norm = loss, lr, grad_norm
             self.loss_sum += loss * pairs
             self.pairs += pairs
             self.step_seconds += time.perf_counter() - began
+
+    def _averaged(self) -> AbstractContextManager[Model]:
+        """The model with the weights that are validated and saved: averaged ones, where there are any yet."""
+        if self.average is None or self.average.updates == 0:
+            return nullcontext(self.model)
+        return self.average.applied()
+
+    def keep_average(self) -> None:
+        """Leave the model with the weights that were validated: nothing is trained any more."""
+        if self.average is not None and self.average.updates > 0:
+            self.average.apply()
 
     def _not_finite(self, what: str, step: int | None = None) -> FloatingPointError:
         step = self.step + 1 if step is None else step
@@ -178,9 +191,10 @@ class TrainingRun:
     def _record(self, guard: InterruptGuard) -> None:
         val_loss = None
         if self.layout.validation is not None:
-            val_loss = mean_loss(
-                self.model, self.layout.validation, self.config.batch_size, self.config.max_eval_windows
-            )
+            with self._averaged() as model:
+                val_loss = mean_loss(
+                    model, self.layout.validation, self.config.batch_size, self.config.max_eval_windows
+                )
             if not math.isfinite(val_loss):
                 raise self._not_finite(f"the validation loss is {val_loss}", self.step)
         record: Record = {
@@ -197,7 +211,8 @@ class TrainingRun:
         if self.folder is not None and self.config.keep_best and val_loss is not None:
             self._require_finite_weights()
             if lowest is None or lowest["val_loss"] is None or val_loss < lowest["val_loss"]:
-                snapshot = _Snapshot(self.model)
+                with self._averaged() as model:
+                    snapshot = _Snapshot(model)
         with guard.hold():
             self.history.records.append(record)
             self.loss_sum, self.pairs, self.step_seconds = 0.0, 0, 0.0
@@ -251,7 +266,8 @@ class TrainingRun:
         assert self.folder is not None
         self._require_finite_weights()
         if not self.config.keep_best or self.history.best is None:
-            save(self.folder, self.model, self.layout.tokenizer)
+            with self._averaged() as model:
+                save(self.folder, model, self.layout.tokenizer)
         elif self.best is not None:
             save(self.folder, cast(Model, self.best), self.layout.tokenizer)
             self.best = None
@@ -261,7 +277,7 @@ class TrainingRun:
             self.loss_sum, self.pairs, self.step_seconds, self._seconds,
         )  # fmt: skip
         with replace_files(self.folder) as staging:
-            write_state(staging.path / STATE_FILE, state, self.model, self.optimizer)
+            write_state(staging.path / STATE_FILE, state, self.model, self.optimizer, self.average)
             self.history.to_json(staging.path / "history.json")
             self.history.to_csv(staging.path / "history.csv")
         self.saved_step, self.saved_at = self.step, time.perf_counter()
@@ -271,6 +287,8 @@ class TrainingRun:
     def interrupted(self) -> None:
         """Save after a Ctrl-C, if there is a folder and the run is between two steps."""
         self.history.stop_reason = "interrupted"
+        if self.average is not None:
+            self.average.apply(False)  # the signal may have come between the two ends of a validation
         if self.folder is None or self.step == 0:  # an untrained model must not replace the folder's model
             why = "there is no checkpoint_dir" if self.folder is None else "nothing was trained yet"
             logger.warning("interrupted after step %d; %s, so nothing was saved", self.step, why, extra=_INTERRUPTED)

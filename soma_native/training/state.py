@@ -1,5 +1,8 @@
 """`training_state.safetensors`, from which a training run resumes bit for bit: weights, moments and position.
 
+Its tensors are `parameter.<name>`, `average.<name>` where there is an average, and of the optimizer
+`first_moment.<name>`, `second_moment.<name>` (AdamW) and `momentum.<name>` (matrices of Muon).
+
 The file depends on no other file of the folder, so that after any crash it holds a single moment of a single run.
 Generation never reads it.
 """
@@ -9,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,8 @@ from soma_native.errors import CheckpointError
 from soma_native.files.atomic_folder import FolderView
 from soma_native.files.safetensors_io import TensorFile, crc32_of_array, write_tensors
 from soma_native.model.model import Model
-from soma_native.optim.adamw import AdamW
+from soma_native.optim.average import WeightAverage
+from soma_native.optim.optimizer import Optimizer
 
 STATE_FILE = "training_state.safetensors"
 _FORMAT = 1
@@ -52,21 +55,20 @@ class TrainingState:
     seconds: float
 
 
-def _arrays(model: Model, optimizer: AdamW) -> Iterator[tuple[str, NDArray[Any]]]:
+def _arrays(model: Model, optimizer: Optimizer, average: WeightAverage | None) -> dict[str, NDArray[Any]]:
     """The arrays of a run, not copied, with their names in the file."""
-    groups = {
-        "parameter": model.parameters(),
-        "first_moment": optimizer.first_moments(),
-        "second_moment": optimizer.second_moments(),
-    }
-    for group, arrays in groups.items():
-        for name, array in arrays.items():
-            yield f"{group}.{name}", array
+    arrays = {f"parameter.{name}": array for name, array in model.parameters().items()}
+    arrays |= optimizer.state()
+    if average is not None:
+        arrays |= {f"average.{name}": array for name, array in average.values().items()}
+    return arrays
 
 
-def write_state(path: Path, state: TrainingState, model: Model, optimizer: AdamW) -> None:
+def write_state(
+    path: Path, state: TrainingState, model: Model, optimizer: Optimizer, average: WeightAverage | None = None
+) -> None:
     """Write the state file to `path`, inside `replace_files`. Its header holds checksums of everything."""
-    arrays = dict(_arrays(model, optimizer))
+    arrays = _arrays(model, optimizer, average)
     content = json.dumps({"format": _FORMAT, "optimizer_steps": optimizer.step_count, **asdict(state)}, allow_nan=False)
     sums = {name: crc32_of_array(array) for name, array in arrays.items()}
     metadata = {"state": content, "state_crc32": str(zlib.crc32(content.encode())), "tensor_crc32": json.dumps(sums)}
@@ -102,15 +104,17 @@ def read_state(folder: str | os.PathLike[str]) -> tuple[TrainingState, int]:
     return TrainingState(**values), steps
 
 
-def load_arrays(folder: str | os.PathLike[str], model: Model, optimizer: AdamW) -> None:
-    """Copy weights and moments of the run in `folder` into `model` and `optimizer`. On an error nothing is changed.
+def load_arrays(
+    folder: str | os.PathLike[str], model: Model, optimizer: Optimizer, average: WeightAverage | None = None
+) -> None:
+    """Copy weights, moments and average of the run in `folder` into these. On an error nothing is changed.
 
     Raises:
         FileNotFoundError: there is no state in the folder.
         CheckpointError: a tensor is missing, of another shape, or damaged.
     """
     path = _state_path(folder)
-    targets = dict(_arrays(model, optimizer))
+    targets = _arrays(model, optimizer, average)
     with TensorFile(path) as file:
         sums = json.loads(file.metadata.get("tensor_crc32", "{}"))
         for name in file.entries.keys() - targets.keys():

@@ -129,7 +129,8 @@ class Trainer:
 
         Returns:
             The history. Early stopping and `stop` make it shorter; `stop_reason` tells them apart. The model has its
-            latest weights. The weights of the lowest validation loss are in `checkpoint_dir`.
+            latest weights, or their average if the settings ask for one. The weights of the lowest validation loss are
+            in `checkpoint_dir`.
 
         Raises:
             ValueError: there is no pair to train on, a setting does not fit the data, or the run to resume had other
@@ -159,6 +160,7 @@ class Trainer:
                     run.interrupted()
                     raise
         finally:
+            run.keep_average()
             self.model.zero_grad()
 
     def evaluate(self, texts: Texts | TokenStore) -> float:

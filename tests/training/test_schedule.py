@@ -40,6 +40,35 @@ def test_constant_stays_after_the_warm_up() -> None:
     assert [schedule(step) for step in range(10)] == pytest.approx([0.1, 0.2, 0.3, 0.4] + [0.5] * 6)
 
 
+def test_linear_falls_to_nothing_after_the_warm_up() -> None:
+    schedule = Schedule(lr=0.5, total_steps=9, warmup_steps=4, kind="linear")
+    assert [schedule(step) for step in range(11)] == pytest.approx(
+        [0.1, 0.2, 0.3, 0.4, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0, 0.0]
+    )
+    assert Schedule(lr=0.5, total_steps=9, kind="linear", min_lr=0.1)(9) == 0.1
+
+
+@pytest.mark.parametrize(
+    ("warmup", "fraction", "rates"),
+    [
+        (0, 0.4, [1.0] * 7 + [0.75, 0.5, 0.25]),
+        (2, 0.2, [1 / 3, 2 / 3] + [1.0] * 7 + [0.5]),
+        (2, 1.0, [1 / 3, 2 / 3] + [(10 - step) / 8 for step in range(2, 10)]),  # all that the warm-up leaves
+        (9, 0.01, [(step + 1) / 10 for step in range(9)] + [1.0]),  # the last step alone
+    ],
+)
+def test_wsd_is_stable_and_then_falls(warmup: int, fraction: float, rates: list[float]) -> None:
+    schedule = Schedule(lr=1.0, total_steps=10, warmup_steps=warmup, kind="wsd", decay_fraction=fraction)
+    assert [schedule(step) for step in range(10)] == pytest.approx(rates)
+    assert schedule(10) == schedule(99) == 0.0
+
+
+@pytest.mark.parametrize("fraction", [0.0, -1.0, 1.5, math.nan])
+def test_a_fraction_that_is_none_is_refused(fraction: float) -> None:
+    with pytest.raises(ValueError, match="decay_fraction must be"):
+        Schedule(lr=0.1, total_steps=10, kind="wsd", decay_fraction=fraction)
+
+
 @pytest.mark.parametrize("warmup", [-1, 10, 11])
 def test_warm_up_must_be_shorter_than_the_training(warmup: int) -> None:
     with pytest.raises(ValueError, match="warmup_steps must be at least 0 and below the 10 steps"):
@@ -47,8 +76,8 @@ def test_warm_up_must_be_shorter_than_the_training(warmup: int) -> None:
 
 
 def test_an_unknown_schedule_is_refused() -> None:
-    with pytest.raises(ValueError, match="schedule must be one of cosine, constant, got 'linear'"):
-        Schedule(lr=0.1, total_steps=10, kind="linear")
+    with pytest.raises(ValueError, match="schedule must be one of cosine, wsd, linear, constant, got 'step'"):
+        Schedule(lr=0.1, total_steps=10, kind="step")
 
 
 @pytest.mark.parametrize(
@@ -63,7 +92,14 @@ def test_an_unknown_schedule_is_refused() -> None:
         ({"seed": -1}, ValueError, "seed must be from 0 to"),
         ({"seed": 1 << 64}, ValueError, "seed must be from 0 to"),
         ({"sampling": "shuffle"}, ValueError, "sampling must be one of epoch, random, got 'shuffle'"),
-        ({"schedule": "linear"}, ValueError, "schedule must be one of cosine, constant, got 'linear'"),
+        ({"schedule": "step"}, ValueError, "schedule must be one of cosine, wsd, linear, constant, got 'step'"),
+        ({"decay_fraction": 0}, ValueError, "decay_fraction must be above 0 and at most 1"),
+        ({"optimizer": "sgd"}, ValueError, "optimizer must be one of adamw, muon, got 'sgd'"),
+        ({"optimizer": None}, ValueError, "optimizer must be one of"),
+        ({"cautious_decay": 1}, TypeError, "cautious_decay must be True or False"),
+        ({"ema": 1.0}, ValueError, "ema must be at least 0 and below 1"),
+        ({"tail_average": 0}, ValueError, "tail_average must be above 0 and at most 1"),
+        ({"ema": 0.9, "tail_average": 0.5}, ValueError, "tail_average and ema cannot both be given"),
         ({"lr": 0}, ValueError, "lr must be above 0"),
         ({"lr": math.nan}, ValueError, "lr must be finite"),
         ({"lr": "fast"}, TypeError, "lr must be a number"),
@@ -85,6 +121,14 @@ def test_an_unknown_schedule_is_refused() -> None:
 def test_wrong_settings_are_named(settings: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         soma.TrainConfig(**settings)
+
+
+def test_what_is_left_out_is_the_optimizer_s() -> None:
+    config, muon = soma.TrainConfig(), soma.TrainConfig(optimizer="muon")
+    assert (config.lr, config.betas) == (1e-3, (0.9, 0.95))
+    assert (muon.lr, muon.betas) == (3e-3, (0.9, 0.99))
+    given = soma.TrainConfig(optimizer="muon", lr=0.5, betas=(0.1, 0.2))
+    assert (given.lr, given.betas) == (0.5, (0.1, 0.2))
 
 
 def test_settings_go_through_json_and_back() -> None:
