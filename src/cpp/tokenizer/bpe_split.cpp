@@ -68,7 +68,8 @@ struct Cursor {
 };
 
 // \s+$ where `whole_at_end`, \s*[\r\n]+ where `newlines`, \s+(?!\S), \s+: the end of a chunk that starts at whitespace.
-const Byte* end_of_space(const BpePattern& pattern, Cursor at) {
+template <typename Rules>
+const Byte* end_of_space(Rules rules, Cursor at) {
   const Byte* const begin = at.p;
   const Byte* last = begin;             // the last whitespace character
   const Byte* after_newline = nullptr;  // behind the last newline
@@ -76,25 +77,26 @@ const Byte* end_of_space(const BpePattern& pattern, Cursor at) {
     last = at.p;
     if (is_newline(*at.p)) after_newline = at.p + 1;
   }
-  const uint32_t apart = pattern.apart == Apart::kNo       ? 0
-                         : pattern.apart == Apart::kDigits ? kNumber | kNewNumber
+  const uint32_t apart = rules().apart == Apart::kNo       ? 0
+                         : rules().apart == Apart::kDigits ? kNumber | kNewNumber
                                                            : kNumber;
   const bool at_end = at.done() || at.is(apart);
-  if (at_end && (pattern.whole_at_end || !pattern.newlines)) return at.p;
-  if (pattern.newlines && after_newline != nullptr) return after_newline;
+  if (at_end && (rules().whole_at_end || !rules().newlines)) return at.p;
+  if (rules().newlines && after_newline != nullptr) return after_newline;
   return at_end || last == begin ? at.p : last;
 }
 
 //  ?[^\s\p{L}\p{N}]+ and the tail; nullptr where that is not what stands here.
-const Byte* end_of_punctuation(const BpePattern& pattern, Cursor at) {
+template <typename Rules>
+const Byte* end_of_punctuation(Rules rules, Cursor at) {
   uint32_t classes = kPunctuation;
-  if (pattern.words == Words::kMarked) classes &= ~kMark;
-  if (pattern.apart == Apart::kDigits) classes &= ~kNewNumber;
+  if (rules().words == Words::kMarked) classes &= ~kMark;
+  if (rules().apart == Apart::kDigits) classes &= ~kNewNumber;
   if (*at.p == ' ') ++at.p;
   if (!at.is(classes)) return nullptr;
   at.skip(classes);
-  if (pattern.tail == Tail::kNone) return at.p;
-  while (!at.done() && (is_newline(*at.p) || (pattern.tail == Tail::kSlashes && *at.p == '/'))) ++at.p;
+  if (rules().tail == Tail::kNone) return at.p;
+  while (!at.done() && (is_newline(*at.p) || (rules().tail == Tail::kSlashes && *at.p == '/'))) ++at.p;
   return at.p;
 }
 
@@ -129,9 +131,10 @@ const Byte* end_of_cased_word(Cursor at) {
 }
 
 // Letters, and what may stand in front of them; nullptr where that is not what stands here.
-const Byte* end_of_plain_word(Words words, Cursor at) {
-  const uint32_t classes = words == Words::kMarked ? kLetter | kMark : kLetter;
-  if (words == Words::kSpaced ? *at.p == ' ' : !at.is(classes) && !is_newline(*at.p)) at.step();
+template <typename Rules>
+const Byte* end_of_plain_word(Rules rules, Cursor at) {
+  const uint32_t classes = rules().words == Words::kMarked ? kLetter | kMark : kLetter;
+  if (rules().words == Words::kSpaced ? *at.p == ' ' : !at.is(classes) && !is_newline(*at.p)) at.step();
   if (!at.is(classes)) return nullptr;
   at.skip(classes);
   return at.p;
@@ -151,15 +154,15 @@ const Byte* end_of_chunk(Rules rules, Cursor at) {
   } else {
     if (const size_t size = contraction(at.p, at.end, rules().contractions)) return at.p + size;
     if (rules().words != Words::kSpaced && at.is(kNumber)) return end_of_number(kNumber);  // it is no prefix
-    if (const Byte* const end = end_of_plain_word(rules().words, at)) return end;
+    if (const Byte* const end = end_of_plain_word(rules, at)) return end;
   }
   if (at.is(kNumber)) return end_of_number(kNumber);
   if (rules().spaced_digits && *at.p == ' ' && Cursor{at.p + 1, at.end}.is(kNumber)) {
     ++at.p;
     return end_of_number(kNumber);
   }
-  if (const Byte* const end = end_of_punctuation(rules(), at)) return end;
-  return end_of_space(rules(), at);
+  if (const Byte* const end = end_of_punctuation(rules, at)) return end;
+  return end_of_space(rules, at);
 }
 
 bool ascii16(const Byte* p) {
