@@ -121,7 +121,7 @@ def save(
             ours = tokenizer_config(model.config, tok)
             _write_json(staging.path / TOKENIZER_CONFIG, ours)
             for name, content in tok._beside.items():
-                if name == TOKENIZER_CONFIG and not kept:  # the file was written for another model
+                if name == TOKENIZER_CONFIG and GENERATION not in kept:  # the file was written for another model
                     length = {"model_max_length": ours["model_max_length"]}
                     content = json.dumps({**json.loads(content), **length}, indent=2).encode()
                 (staging.path / name).write_bytes(content)

@@ -45,6 +45,15 @@ def end_token(tok: Tokenizer | None) -> str | None:
     return "<|endoftext|>" if tok is not None and "<|endoftext|>" in tok.special_tokens else None
 
 
+def keep_end(model: Model, end_id: int) -> None:
+    """Let generation from `model` end at this id, now and in every folder that it is saved to."""
+    settings = {file: dict(values) for file, values in model._settings.items()}
+    settings.setdefault(CONFIG, {})["eos_token_id"] = end_id
+    if settings.get(GENERATION, {}).get("eos_token_id") is not None:
+        settings[GENERATION]["eos_token_id"] = end_id
+    model._settings = settings
+
+
 def auto_penalty(tok: Tokenizer | None) -> float:
     """The penalty that "auto" means: 1.15 for words, else none, for a text repeats its letters and word parts."""
     return 1.15 if tok is not None and tok.kind == "word" else 1.0

@@ -39,7 +39,8 @@ def resumed(arguments: argparse.Namespace, files: Sequence[Path]) -> tuple[Train
     """
     given = {name: value for name in _SETTINGS if (value := getattr(arguments, name, None)) is not None}
     trainer = Trainer.resume(arguments.out, **given)
-    store = TokenStore.encode(documents_of(files, arguments.split), trainer.tokenizer)
+    end = trainer.config.end_of_document
+    store = TokenStore.encode(documents_of(files, arguments.split), trainer.tokenizer, end)
     state, _ = read_state(arguments.out)
     identity = complete(state.identity)
     found = [*_of_the_model(arguments, trainer.model.config, identity)]
@@ -104,6 +105,6 @@ def _split_of_the_run(arguments: argparse.Namespace, files: Sequence[Path]) -> s
     """Another --split with which the files give the texts of the run."""
     tok, identity = Tokenizer.load(arguments.out), complete(read_state(arguments.out)[0].identity)
     for split in SPLITS:
-        if trained_on(TokenStore.encode(documents_of(files, split), tok), identity):
+        if trained_on(TokenStore.encode(documents_of(files, split), tok, identity["end_of_document"]), identity):
             return split
     return None

@@ -171,7 +171,7 @@ def _fresh(arguments: argparse.Namespace, files: Sequence[Path]) -> tuple[Traine
     vocab_size = arguments.vocab_size or recipe.vocab_size(kind)
     tok = train_on_files(files, arguments.split, kind, vocab_size)
     config = _config(arguments, preset, tok.vocab_size)
-    store = TokenStore.encode(documents_of(files, arguments.split), tok)
+    store = TokenStore.encode(documents_of(files, arguments.split), tok, "auto")
     store.require_pairs(named(files))
     seed = arguments.seed or 0
     lr = arguments.lr or (recipe.lr if arguments.optimizer in (None, "adamw") else None)  # presets' are AdamW's

@@ -13,7 +13,7 @@ from soma_native._checks import shown
 from soma_native.core import _core
 from soma_native.data.documents import Texts
 from soma_native.data.random_words import Stream, random_words
-from soma_native.errors import ArgumentError
+from soma_native.errors import ArgumentError, ArgumentTypeError
 from soma_native.files.text_files import batches, iter_sources
 from soma_native.tokenizer.tokenizer import Tokenizer
 
@@ -58,6 +58,7 @@ class TokenStore:
         dropped_documents, dropped_tokens: documents that were left out because they had fewer than 2 tokens, and so no
             next-token pair; their number, and the number of their tokens.
         unknown_id: the id of <UNK>, or None if the tokenizer has none.
+        end_id: the id of the token that ends each document, or None if there is none.
 
     >>> store = TokenStore(np.arange(5, dtype=np.uint16), np.array([0]), np.array([5]))
     >>> store.pairs, store.counts()["tokens"]
@@ -70,10 +71,17 @@ class TokenStore:
     dropped_documents: int = 0
     dropped_tokens: int = 0
     unknown_id: int | None = None
+    end_id: int | None = None
 
     @classmethod
-    def encode(cls, texts: Texts | TokenStore, tokenizer: Tokenizer) -> TokenStore:
+    def encode(cls, texts: Texts | TokenStore, tokenizer: Tokenizer, end_of_document: str | None = None) -> TokenStore:
         """Encode every document of `texts`. A store is returned unchanged.
+
+        Args:
+            texts: as for `iter_documents`.
+            tokenizer: the tokenizer.
+            end_of_document: the special token that follows each document; "auto" is <|endoftext|> or <EOS>, if the
+                vocabulary has one; None is no token.
 
         Raises:
             TypeError, ValueError, FileNotFoundError: as `iter_documents`; also a text that the tokenizer refuses, named
@@ -82,6 +90,7 @@ class TokenStore:
         """
         if isinstance(texts, TokenStore):
             return texts
+        end_id = _end_id(tokenizer, end_of_document)
         tokens = _Grower(np.min_scalar_type(tokenizer.vocab_size - 1).type)
         bounds = _Grower(np.int64)
         bounds.extend(np.zeros(1, np.int64))
@@ -90,10 +99,13 @@ class TokenStore:
         for first, batch in batches(iter_sources(texts)):
             if isinstance(batch, list):
                 ids, lengths = tokenizer._encode_joined(batch, first, losses)
+                if end_id is not None:
+                    ids, lengths = np.insert(ids, np.cumsum(lengths), end_id), lengths + 1
                 short = lengths < 2
                 tokens.extend(ids[np.repeat(~short, lengths)] if short.any() else ids)
             else:
                 sizes = [tokens.extend(ids) for ids in tokenizer._encode_pieces(batch, first, losses)]
+                sizes += [] if end_id is None else [tokens.extend(np.array([end_id]))]
                 lengths = np.array([sum(sizes)])
                 short = lengths < 2
             dropped_documents += int(short.sum())
@@ -104,7 +116,7 @@ class TokenStore:
         tokenizer._warn_of_losses(losses)
         ends = bounds.finish()
         unknown_id = tokenizer.token_to_id("<UNK>")
-        return cls(tokens.finish(), ends[:-1], ends[1:], dropped_documents, dropped_tokens, unknown_id)
+        return cls(tokens.finish(), ends[:-1], ends[1:], dropped_documents, dropped_tokens, unknown_id, end_id)
 
     @property
     def pairs(self) -> int:
@@ -176,9 +188,10 @@ class TokenStore:
             if not can.any():
                 raise ArgumentError("val_fraction", self._why_not_split(fraction, cuts))
         train = TokenStore(
-            self.tokens, train_starts, train_stops, self.dropped_documents, self.dropped_tokens, self.unknown_id
-        )
-        return train, TokenStore(self.tokens, val_starts, val_stops, unknown_id=self.unknown_id)
+            self.tokens, train_starts, train_stops, self.dropped_documents, self.dropped_tokens, self.unknown_id,
+            self.end_id,
+        )  # fmt: skip
+        return train, TokenStore(self.tokens, val_starts, val_stops, unknown_id=self.unknown_id, end_id=self.end_id)
 
     def _why_not_split(self, fraction: float, cuts: NDArray[np.int64]) -> str:
         """The problem for a message, if no document has two tokens on each side of its cut."""
@@ -199,3 +212,19 @@ class TokenStore:
             f"there is no next-token pair in {what}: all {self.dropped_documents} document(s) have fewer than 2 tokens "
             f"({self.dropped_tokens} tokens in all); pass longer texts, or join them"
         )
+
+
+def _end_id(tokenizer: Tokenizer, token: str | None) -> int | None:
+    special = tokenizer.special_tokens
+    if token == "auto":
+        token = next((known for known in ("<|endoftext|>", "<EOS>") if known in special), None)
+    if token is None:
+        return None
+    if not isinstance(token, str):
+        raise ArgumentTypeError("end_of_document", f'must be a special token, "auto" or None, got {token!r:.80}')
+    if token not in special:
+        names = ", ".join(special) or "none"
+        raise ArgumentError(
+            "end_of_document", f"must be a special token of the vocabulary ({names}), got {token!r:.80}"
+        )
+    return tokenizer.token_to_id(token)

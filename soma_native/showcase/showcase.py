@@ -77,8 +77,9 @@ def run_showcase(
     tok = Tokenizer.train(sentences, kind=tokenizer, vocab_size=RECIPE.vocab_size(tokenizer))
     model = Model(ModelConfig.preset("showcase", vocab_size=tok.vocab_size), seed=seed, precision=precision)
     settings = TrainConfig(
-        epochs=RECIPE.epochs, batch_size=RECIPE.batch_size, lr=RECIPE.lr, seed=seed, val_fraction=val_fraction
-    )
+        epochs=RECIPE.epochs, batch_size=RECIPE.batch_size, lr=RECIPE.lr, seed=seed, val_fraction=val_fraction,
+        end_of_document=None,  # the reference's pairs
+    )  # fmt: skip
     trainer = Trainer(model, tok, settings)
     began = time.perf_counter()
     history = trainer.fit(sentences, callbacks=callbacks)

@@ -99,9 +99,9 @@ class Tokenizer:
                 all characters for "char". A smaller value keeps the most frequent characters of "char". "bpe" warns
                 if the texts have too few pairs for this size.
             special_tokens: their texts, in the order of their ids. Their ids are the first of the vocabulary ("byte"
-                and "bpe": the last). Default: <PAD> <UNK> <START> <END> <BOS> <EOS> for "word", <UNK> for "char", none
-                for "byte", <|endoftext|> for "bpe". Text that is not in the vocabulary encodes as <UNK>; without <UNK>,
-                `encode` raises. With "bpe" no merge makes the text of a special token.
+                and "bpe": the last). Default: <PAD> <UNK> <START> <END> <BOS> <EOS> for "word", <UNK> <|endoftext|>
+                for "char", none for "byte", <|endoftext|> for "bpe". Text that is not in the vocabulary encodes as
+                <UNK>; without <UNK>, `encode` raises. With "bpe" no merge makes the text of a special token.
             pattern: for "bpe", the rule that splits text into chunks; merges stay within a chunk. A name: "gpt2" (the
                 default), "cl100k", "o200k", "llama3", "qwen2", "qwen3.5", "nanochat", "starcoder" (which SmolLM has
                 too) or "tekken". Or a regular expression as in tiktoken, made of the alternatives of these patterns,

@@ -22,7 +22,7 @@ _log = logging.getLogger("soma_native")
 KINDS = ("word", "char", "byte", "bpe")
 _DEFAULT_SPECIAL_TOKENS: dict[str, tuple[str, ...]] = {
     "word": ("<PAD>", UNKNOWN, "<START>", "<END>", "<BOS>", "<EOS>"),
-    "char": (UNKNOWN,),
+    "char": (UNKNOWN, "<|endoftext|>"),
     "byte": (),
     "bpe": ("<|endoftext|>",),
 }

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from soma_native._checks import FLOAT32_LEAST, FLOAT32_MAX, choice, flag, integer, number, pair, path, shown
-from soma_native.errors import ArgumentError
+from soma_native.errors import ArgumentError, ArgumentTypeError
 from soma_native.optim.schedule import SCHEDULES
 
 _DEFAULT_EPOCHS = 10
@@ -55,6 +55,9 @@ FREE_TO_CHANGE = frozenset(
     {"checkpoint_dir", "checkpoint_minutes", "checkpoint_every", "keep_best", "log_every", "resume"}
 )
 
+# Settings of a run that began before they existed, where the default is another.
+OF_OLDER_RUNS: dict[str, Any] = {"end_of_document": None}
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -90,6 +93,8 @@ class TrainConfig:
         patience: number of evaluations in a row without a better validation loss that ends the training; None means
             that none does.
         min_delta: a validation loss is better only if it is lower by more than this, in nats.
+        end_of_document: the special token that follows each document, and that ends generation: "auto" is
+            <|endoftext|> or <EOS>, if the vocabulary has one; None is no token.
         checkpoint_dir: folder to save into; None saves nothing.
         checkpoint_minutes: minutes between two checkpoints, within an epoch too. The end of the training and Ctrl-C
             always save one.
@@ -132,6 +137,7 @@ class TrainConfig:
     tail_average: float | None = None
     grad_accumulation: int = 1
     seed: int = 0
+    end_of_document: str | None = "auto"
     val_fraction: float = 0.0
     eval_every: int | None = None
     max_eval_windows: int | None = None
@@ -164,6 +170,8 @@ class TrainConfig:
         if self.ema is not None and self.tail_average is not None:
             raise ArgumentError("tail_average", "and ema cannot both be given")
         self._set("cautious_decay", flag)
+        if self.end_of_document is not None and not isinstance(self.end_of_document, str):
+            raise ArgumentTypeError("end_of_document", f"must be a token or None, got {self.end_of_document!r:.80}")
         self._set("keep_best", flag)
         self._set("resume", flag)
         if self.max_grad_norm is None:

@@ -52,7 +52,7 @@ class Layout:
     ) -> None:
         self.model, self.tokenizer, self.config = model, tokenizer, config
         self._seq_len = model.config.max_seq_len if config.seq_len is None else config.seq_len
-        self.store = TokenStore.encode(texts, tokenizer)
+        self.store = TokenStore.encode(texts, tokenizer, config.end_of_document)
         train, held_out = _parts(self.store, tokenizer, config, validation)
         self.sampler: Sampler
         windows = Windows(train, self._seq_len)
@@ -119,7 +119,7 @@ def _parts(
         raise ArgumentError("patience", "needs validation data: give validation or val_fraction")
     store.require_pairs("texts")
     if validation is not None:
-        held_out = TokenStore.encode(validation, tokenizer)
+        held_out = TokenStore.encode(validation, tokenizer, config.end_of_document)
         held_out.require_pairs("validation")
         return store, held_out
     return store.split(config.val_fraction) if config.val_fraction > 0 else (store, None)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from soma_native.checkpoint import save
 from soma_native.checkpoint.folder import model_files
+from soma_native.checkpoint.hf_config import keep_end
 from soma_native.core import _core
 from soma_native.errors import OtherRunError
 from soma_native.files.atomic_folder import replace_files
@@ -50,6 +51,7 @@ class _Snapshot:
     def __init__(self, model: Model) -> None:
         self.config = model.config
         self.num_parameters = model.num_parameters
+        self._settings = model._settings
         self._parameters = {name: array.copy() for name, array in model.parameters().items()}
 
     def parameters(self) -> dict[str, NDArray[np.float32]]:
@@ -87,6 +89,8 @@ class TrainingRun:
             logger.warning("%s holds another training run, which the first checkpoint will replace", self.folder)
         elif self.folder is not None and (found := model_files(self.folder)):
             logger.warning("%s holds a model (%s), which the first checkpoint will replace", self.folder, found[0])
+        if layout.store.end_id is not None:
+            keep_end(self.model, layout.store.end_id)
         self.model.zero_grad()
 
     def _resume(self) -> None:
