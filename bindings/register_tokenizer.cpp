@@ -1,5 +1,5 @@
-// Python's view of the tokenizer: strings and arrays in, lists and arrays out. Only types are converted here. The
-// public class is in soma_native/tokenizer/tokenizer.py.
+// The tokenizer of the core for Python. This file converts types and checks ids; the core does the rest. The public
+// class is in soma_native/tokenizer/tokenizer.py.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -176,7 +176,7 @@ std::string decoded(const soma::Tokenizer& tokenizer, const Int* values, size_t 
   });
 }
 
-// The bytes of the ids in a list of int; nothing if an item is not an int.
+// The bytes of the ids in a list of int; std::nullopt if an item is not an int of 64 bits.
 std::optional<std::string> decoded_list(const soma::Tokenizer& tokenizer, const AnyList& ids) {
   const auto numbers = numbers_of(ids);
   if (!numbers) return std::nullopt;
@@ -206,8 +206,9 @@ void register_tokenizer(py::module_& m) {
       .def(py::init(&make_tokenizer), py::arg("kind"), py::arg("tokens"), py::arg("special_ids"))
       .def_static("bpe", &make_bpe, py::arg("pattern"), py::arg("tokens"), py::arg("merges").none(true),
                   py::arg("special_tokens"), py::arg("ignore_merges"),
-                  "Of kind bpe: tokens are bytes or None by id, merges int64 (n, 2) or None, special tokens (text, id)")
-      .def("bpe_vocabulary", &bpe_vocabulary, "(pattern, tokens, merges, special_tokens, ignore_merges) of kind bpe")
+                  "Makes one of kind bpe. tokens: bytes or None for each id; merges: int64 (n, 2) or None; "
+                  "special_tokens: (text, id)")
+      .def("bpe_vocabulary", &bpe_vocabulary, "The arguments of bpe that make this tokenizer")
       .def(
           "encode",
           [](const soma::Tokenizer& self, const py::object& text, const Allowed& allowed) {
@@ -217,15 +218,14 @@ void register_tokenizer(py::module_& m) {
           py::arg("text"), py::arg("allowed_special"), "list[int]")
       .def("encode_array", &encode_array, py::arg("text"), py::arg("allowed_special"), "uint32 (n,)")
       .def("encode_with_offsets", &encode_with_offsets, py::arg("text"), py::arg("allowed_special"),
-           "(list[int], list[tuple[int, int]]), in characters")
+           "The ids, and (begin, end) of each id in characters")
       .def("encode_batch", &encode_batch, py::arg("texts"), py::arg("allowed_special"), "list[list[int]]")
       .def("encode_joined", &encode_joined, py::arg("texts"), py::arg("first"),
-           "(uint32 (n,), the ids of all texts in a row; int64 (texts,), how many each has) of str, or bytes of valid "
-           "UTF-8; "
-           "an error calls the texts texts[first], texts[first + 1], ...")
+           "The ids of all texts (str, or bytes of valid UTF-8), one text after another, and the number of ids of each "
+           "text. Errors call the texts texts[first], texts[first + 1], ...")
       .def("decode_bytes", &decode_bytes<int64_t>, py::arg("ids").noconvert(), "The bytes of ids (n,)")
       .def("decode_bytes", &decode_bytes<uint32_t>, py::arg("ids").noconvert())
-      .def("decode", &decode<int64_t>, py::arg("ids").noconvert(), "The text of ids (n,), with U+FFFD for what is none")
+      .def("decode", &decode<int64_t>, py::arg("ids").noconvert(), "The text of ids (n,); U+FFFD for invalid UTF-8")
       .def("decode", &decode<uint32_t>, py::arg("ids").noconvert())
       .def(
           "decode_list",
@@ -234,7 +234,7 @@ void register_tokenizer(py::module_& m) {
             if (!bytes) return std::nullopt;
             return utf8_or_replacement(*bytes);
           },
-          py::arg("ids"), "decode of a list of int; None where something else is in it")
+          py::arg("ids"), "decode of a list of int; None if an item is no int")
       .def(
           "decode_list_bytes",
           [](const soma::Tokenizer& self, const AnyList& ids) -> std::optional<py::bytes> {
@@ -242,7 +242,7 @@ void register_tokenizer(py::module_& m) {
             if (!bytes) return std::nullopt;
             return py::bytes(*bytes);
           },
-          py::arg("ids"), "decode_bytes of a list of int; None where something else is in it")
+          py::arg("ids"), "decode_bytes of a list of int; None if an item is no int")
       .def_property_readonly("kind", [](const soma::Tokenizer& self) { return soma::tokenizer_kind_name(self.kind()); })
       .def_property_readonly("vocab_size", &soma::Tokenizer::vocab_size)
       .def_property_readonly("special_ids", &soma::Tokenizer::special_ids)

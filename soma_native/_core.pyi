@@ -27,8 +27,8 @@ __all__: list[str] = [
     "TextReader",
     "TokenCounter",
     "Tokenizer",
-    "WordLosses",
     "WeightAverage",
+    "WordLosses",
     "active_isa",
     "adamw",
     "available_isas",
@@ -293,7 +293,7 @@ class Tokenizer:
         ignore_merges: bool,
     ) -> Tokenizer:
         """
-        Of kind bpe: tokens are bytes or None by id, merges int64 (n, 2) or None, special tokens (text, id)
+        Makes one of kind bpe. tokens: bytes or None for each id; merges: int64 (n, 2) or None; special_tokens: (text, id)
         """
     def __init__(
         self,
@@ -305,12 +305,12 @@ class Tokenizer:
         self,
     ) -> tuple[str, list[bytes | None], numpy.typing.NDArray[numpy.int64] | None, list[tuple[str, int]], bool]:
         """
-        (pattern, tokens, merges, special_tokens, ignore_merges) of kind bpe
+        The arguments of bpe that make this tokenizer
         """
     @typing.overload
     def decode(self, ids: numpy.typing.NDArray[numpy.int64]) -> str:
         """
-        The text of ids (n,), with U+FFFD for what is none
+        The text of ids (n,); U+FFFD for invalid UTF-8
         """
     @typing.overload
     def decode(self, ids: numpy.typing.NDArray[numpy.uint32]) -> str: ...
@@ -323,11 +323,11 @@ class Tokenizer:
     def decode_bytes(self, ids: numpy.typing.NDArray[numpy.uint32]) -> bytes: ...
     def decode_list(self, ids: list[typing.Any]) -> str | None:
         """
-        decode of a list of int; None where something else is in it
+        decode of a list of int; None if an item is no int
         """
     def decode_list_bytes(self, ids: list[typing.Any]) -> bytes | None:
         """
-        decode_bytes of a list of int; None where something else is in it
+        decode_bytes of a list of int; None if an item is no int
         """
     def encode(
         self, text: typing.Any, allowed_special: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]
@@ -351,13 +351,13 @@ class Tokenizer:
         self, texts: list[str | bytes], first: typing.SupportsInt | typing.SupportsIndex
     ) -> tuple[numpy.typing.NDArray[numpy.uint32], numpy.typing.NDArray[numpy.int64]]:
         """
-        (uint32 (n,), the ids of all texts in a row; int64 (texts,), how many each has) of str, or bytes of valid UTF-8; an error calls the texts texts[first], texts[first + 1], ...
+        The ids of all texts (str, or bytes of valid UTF-8), one text after another, and the number of ids of each text. Errors call the texts texts[first], texts[first + 1], ...
         """
     def encode_with_offsets(
         self, text: typing.Any, allowed_special: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]
     ) -> tuple[list[int], list[tuple[int, int]]]:
         """
-        (list[int], list[tuple[int, int]]), in characters
+        The ids, and (begin, end) of each id in characters
         """
     def find(self, token: typing.Any) -> int | None:
         """

@@ -1,4 +1,7 @@
-"""Writes `config.json`, `generation_config.json` and `tokenizer_config.json`, and makes a ModelConfig of the first."""
+"""The content of `config.json`, `generation_config.json` and `tokenizer_config.json`, and a ModelConfig from the first.
+
+`folder.py` writes and reads the files. The defaults of generation stand here too.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ _log = logging.getLogger("soma_native")
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
-_OF_OLD_WEIGHTS = ("dtype", "quantization_config", "compression_config")  # not kept: saved weights are float32
+_OF_OLD_WEIGHTS = ("dtype", "quantization_config", "compression_config")  # describe the loaded weights; we save float32
 
 # The defaults of generation, by their keys in generation_config.json.
 SAMPLING: dict[str, Any] = {
@@ -33,7 +36,7 @@ _LIMIT = 1 << 31  # larger numbers in a config.json are damage or an attack, not
 
 
 def start_token(tok: Tokenizer | None) -> str | None:
-    """The special token before a text without a prompt: the first of <|endoftext|>, <BOS>, <START> that exists."""
+    """The special token that replaces an empty prompt: the first of <|endoftext|>, <BOS>, <START> that exists."""
     return next((token for token in _START_TOKENS if tok is not None and token in tok.special_tokens), None)
 
 
@@ -55,22 +58,25 @@ def keep_end(model: Model, end_id: int) -> None:
 
 
 def auto_penalty(tok: Tokenizer | None) -> float:
-    """The penalty that "auto" means: 1.15 for words, else none, for a text repeats its letters and word parts."""
+    """The repetition penalty that "auto" means: 1.15 for a word tokenizer, else 1.0, which is no penalty.
+
+    Every text must repeat its letters and parts of words.
+    """
     return 1.15 if tok is not None and tok.kind == "word" else 1.0
 
 
 def token_ids(model: Model, name: str) -> list[int]:
-    """The ids of a role, such as `eos_token_id`, in the files of the model's folder: one, several or none.
+    """The ids that the model's folder gives for `name`, such as `eos_token_id`: one, several or none.
 
-    `generation_config.json` counts before `config.json`, as in `transformers`. Ids outside the model's vocabulary are
-    left out with a warning.
+    `generation_config.json` takes precedence over `config.json`, as in `transformers`. Ids outside the model's
+    vocabulary are left out with a warning.
     """
     said = (model._settings.get(file, {}).get(name) for file in (GENERATION, CONFIG))
     value: Any = next((value for value in said if value is not None), [])
     ids = value if isinstance(value, list) else [value]
     known = [i for i in ids if type(i) is int and 0 <= i < model.config.vocab_size]
     if len(known) < len(ids):
-        _log.warning("%s of the model's folder is %.80r: not all of it are ids of the vocabulary", name, value)
+        _log.warning("%s of the model's folder is %.80r; what is no id of the vocabulary is ignored", name, value)
     return known
 
 
@@ -79,7 +85,14 @@ def _id(tok: Tokenizer | None, token: str | None) -> int | None:
 
 
 def config_to_json(config: ModelConfig, tok: Tokenizer | None, kept: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of `config.json`: the settings of the model and its tokenizer, and the other settings of `kept`."""
+    """The content of `config.json`.
+
+    Args:
+        config: the settings of the model. They replace those of `kept`.
+        tok: the tokenizer. It gives the ids of start and end, unless `kept` has them.
+        kept: the `config.json` that the model was loaded with, or empty. Its other settings are written again, except
+            those that describe the loaded weights.
+    """
     model_type, entry = of_block(config.block)
     ours = {
         "model_type": model_type,
@@ -159,7 +172,7 @@ def _config(document: Mapping[str, Any], entry: Architecture) -> ModelConfig:
 
 
 def _meant(document: Mapping[str, Any], key: str, meanings: Mapping[Any, tuple[object, ...]], block: str) -> Any:
-    """The value of which document[key] is one of the words; the first where there is no such key."""
+    """The key of `meanings` whose words include document[key]. Without document[key], the first key."""
     for value, words in meanings.items():
         if document.get(key, words[0]) in words:
             return value
@@ -168,7 +181,7 @@ def _meant(document: Mapping[str, Any], key: str, meanings: Mapping[Any, tuple[o
 
 
 def _word(kept: Mapping[str, Any], key: str, words: tuple[object, ...]) -> object:
-    """What to write: the word of them that the folder had, or else the first."""
+    """The word to write: the one in `kept` if `words` has it, else the first of `words`."""
     return kept[key] if kept.get(key) in words else words[0]
 
 

@@ -1,4 +1,4 @@
-"""What to say of texts that kind "word" does not suit: marks that it drops, scripts without spaces between words."""
+"""The warning about texts that kind "word" does not suit: it drops marks, and some scripts have no spaces."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ _MUCH = 0.01  # of the letters and marks of the texts
 
 
 def loss_warning(losses: _core.WordLosses, unknown: float = 0.0) -> str | None:
-    """What kind "word" loses of texts; None where that is little.
+    """The warning about the losses of kind "word"; None where they are small.
 
     Args:
-        losses: what was counted in the texts.
-        unknown: the share of their words that become <UNK>, where that is known and said nowhere else.
+        losses: the counts of the texts.
+        unknown: the share of their words that become <UNK>, if it is known and no other warning names it.
 
     >>> losses = _core.WordLosses()
     >>> losses.add(["nai\u0308f de\u0301ja\u0300"], 0)
     >>> print(loss_warning(losses).partition(";")[0])
-    kind word does not suit these texts: it drops 25.0% of their letters and marks
+    kind word does not suit these texts: it drops 27.3% of their letters and marks
     """
     letters = max(losses.letters, 1)
     dropped = losses.marks / (letters + losses.marks)

@@ -73,10 +73,11 @@ class TrainingRun:
         self.average = make_average(self.model, self.config)
         self.step = 0
         self.loss = self.lr = self.grad_norm = math.nan
-        self.loss_sum = 0.0  # of the steps since the last record: loss times pairs, pairs, and time
+        # Sums over the steps since the last record: loss times next-token pairs, next-token pairs, seconds.
+        self.loss_sum = 0.0
         self.pairs = 0
         self.step_seconds = 0.0
-        self.earlier_seconds = 0.0
+        self.earlier_seconds = 0.0  # of the run before it was resumed
         self.began = time.perf_counter()
         self.saved_step, self.saved_at = 0, self.began
         self.overfit_warning: str | None = None  # the current one, which is in history.warnings
@@ -112,7 +113,7 @@ class TrainingRun:
         self.loss_sum, self.pairs, self.step_seconds = state.loss_sum, state.pairs, state.step_seconds
         self.earlier_seconds = state.seconds
         if state.isa != _core.active_isa():
-            logger.warning("the run began on %s; on %s it goes on, but not bit for bit", state.isa, _core.active_isa())
+            logger.warning("the run was saved on %s; on %s it rounds differently", state.isa, _core.active_isa())
         logger.info("resumed from %s after step %d of %d", self.folder, self.step, self.layout.total_steps)
 
     # --- the loop
@@ -135,7 +136,8 @@ class TrainingRun:
             self._train_step(guard)
             self._emit("step")
             if self.config.log_every is not None and self.step % self.config.log_every == 0:
-                logger.info("step %d: loss %.4f, lr %.3g, norm %.3g", self.step, self.loss, self.lr, self.grad_norm)
+                message = "step %d: loss %.4f, lr %.3g, gradient norm %.3g"
+                logger.info(message, self.step, self.loss, self.lr, self.grad_norm)
         self.history.stop_reason = reason
         if self.folder is not None and (self.step or not model_files(self.folder)):
             self._checkpoint()  # an untrained model never replaces another one
@@ -236,7 +238,7 @@ class TrainingRun:
         if message is not None:
             self.history.warnings.append(message)
         else:
-            message = "no over-fitting after all: the validation loss has fallen below its lowest again"
+            message = "no over-fitting after all: the validation loss has reached a new lowest value"
         logger.warning("%s", message)
         self._emit("warning", message)
 
@@ -263,7 +265,7 @@ class TrainingRun:
                 raise self._not_finite(f"{name} has values that are not finite", self.step)
 
     def _checkpoint(self) -> None:
-        """Save the model, unless the folder has a better one, and then the state.
+        """Save the model, then the state. `keep_best` saves the best model, if it is not saved yet.
 
         After a crash between the two, a resumed run continues from the older state and makes the same model again.
         """
@@ -297,9 +299,9 @@ class TrainingRun:
             why = "there is no checkpoint_dir" if self.folder is None else "nothing was trained yet"
             logger.warning("interrupted after step %d; %s, so nothing was saved", self.step, why, extra=_INTERRUPTED)
             return
-        if self.optimizer.step_count != self.step:  # a handler of the program raised inside hold()
+        if self.optimizer.step_count != self.step:  # a signal handler of the program raised within the step
             logger.warning(
-                "interrupted inside step %d; the checkpoint in %s is an earlier one", self.step + 1, self.folder,
+                "interrupted inside step %d, so nothing was saved; %s is unchanged", self.step + 1, self.folder,
                 extra=_INTERRUPTED,
             )  # fmt: skip
             return

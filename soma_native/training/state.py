@@ -38,7 +38,7 @@ class TrainingState:
         step: optimizer steps done. With the seed, it decides the next data.
         identity: settings, model and fingerprints of the data, which must be equal in a resumed run.
         config: the `TrainConfig` as a dict.
-        isa: the instruction set level of the run; another level rounds differently.
+        isa: the instruction set level of the process that saved the state; another level rounds differently.
         history: the `History` as a dict.
         loss_sum, pairs: sums over the steps since the last record: training loss times pairs, and pairs.
         step_seconds, seconds: time of the steps since the last record; wall-clock time of the whole run.

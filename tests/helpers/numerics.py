@@ -1,4 +1,4 @@
-"""Error bounds for every comparison of the tests, and the complex-step derivative."""
+"""Error bounds that several tests share, and the complex-step derivative."""
 
 from __future__ import annotations
 
@@ -10,29 +10,30 @@ import numpy as np
 from oracles.reference import Array, Config
 
 COMPLEX_STEP = 1e-30
-BFLOAT16_EPS = 2.0**-8  # distance from 1 to the next bfloat16; rounding is off by at most half of it
+BFLOAT16_ROUNDOFF = 2.0**-8  # largest relative error of one rounding; the next bfloat16 after 1 is 1 + 2**-7
 
 
 def bfloat16_tolerance(products: int, dtype: Any = np.float32) -> float:
-    """Norm-wise relative error between two ways to do so many bfloat16 products in a row, with the same roundings.
+    """Norm-wise relative error between two computations of `products` bfloat16 products in a row.
 
-    Let an operand differ by a relative e. Then a share e / eps16 of its elements rounds to the other side of a tie, and
-    differs by eps16. The root of the mean square is sqrt(e eps16): the e of the next product. The first e is the last
-    digit of float32, and e tends to eps16. The bound is twice the expected error.
+    Both round the same operands to bfloat16, but sum in different orders. Neighbouring bfloat16 numbers differ by about
+    u = 2**-8, relative. Let an operand differ by a relative e between the two. About a share e / u of its elements then
+    rounds to different neighbours. The root mean square of the difference is sqrt(e u), the e of the next product. The
+    first e is the machine epsilon of `dtype`. After many products e tends to u. The bound is twice the last e.
     """
     error = float(np.finfo(dtype).eps)
     for _ in range(products):
-        error = float(np.sqrt(error * BFLOAT16_EPS))
+        error = float(np.sqrt(error * BFLOAT16_ROUNDOFF))
     return 2 * error
 
 
 def rounding_tolerance(products: int) -> float:
-    """Norm-wise relative error after so many products in a row, each with one operand rounded to bfloat16.
+    """Norm-wise relative error after `products` products in a row, each with one operand rounded to bfloat16.
 
-    One rounding is off by at most half of eps16. Independent roundings add up like the root of their number. The bound
-    is twice that sum.
+    One rounding is off by at most u = 2**-8. Its root mean square is about u / 2. Independent roundings add up like the
+    root of their number. The bound is about twice this estimate.
     """
-    return BFLOAT16_EPS * float(np.sqrt(products))
+    return BFLOAT16_ROUNDOFF * float(np.sqrt(products))
 
 
 def muon_tolerance(precision: str) -> float:
@@ -44,7 +45,7 @@ def muon_tolerance(precision: str) -> float:
     grows by the squares of the slopes at zero of two. Twice that.
     """
     if precision == "bfloat16":
-        return BFLOAT16_EPS / 2 * 72
+        return BFLOAT16_ROUNDOFF / 2 * 72
     return 2 * float(np.finfo(np.float32).eps) * (3.8916678022926607 * 3.285753657755655) ** 2
 
 
@@ -54,16 +55,19 @@ def normal(rng: np.random.Generator, *shape: int) -> Array:
 
 
 def dot_tolerance(k: int, a: Array, b: Array, dtype: Any = np.float32) -> float:
-    """Largest error of a k-term dot product of entries of a and b in any summation order: eps (k + 1) max|a| max|b|."""
+    """Error to expect of a dot product of k entries of a and b: eps (k + 1) max|a| max|b|.
+
+    It holds for terms of random sign, in any order of summation. A long sum of terms of one sign can exceed it.
+    """
     return float(np.finfo(dtype).eps) * (k + 1) * float(np.max(np.abs(a))) * float(np.max(np.abs(b)))
 
 
 def model_tolerance(config: Config, tokens: int, dtype: Any = np.float32) -> float:
-    """Norm-wise relative error to expect of a gradient of the whole model, never above the promised 1e-5.
+    """Norm-wise relative error to expect of a gradient of the whole model, at most 1e-5 (as in test_torch_oracle.py).
 
     Rounding errors behave like independent errors (Higham & Mary 2019): a sum of k terms is off by about eps sqrt(k).
-    The longest way through forward and backward has 2 (6 L + 1) sums: two norms and four products a layer, and one
-    head. Their errors add up.
+    Forward and backward count 6 L + 1 sums each: two norms and four products with weights a layer, and one head. Their
+    errors add up. The sums of attention and of a final norm are not counted.
     """
     longest = max(config.d_ff, config.vocab_size, config.d_model, tokens)
     bound = float(np.finfo(dtype).eps) * float(np.sqrt(longest + 1)) * 2 * (6 * config.n_layers + 1)
@@ -71,9 +75,9 @@ def model_tolerance(config: Config, tokens: int, dtype: Any = np.float32) -> flo
 
 
 def chain_tolerance(*lengths: int, dtype: Any = np.float32) -> float:
-    """Norm-wise relative error of one sum of each of these lengths after another: 2 eps sqrt(k + 1) for each.
+    """Norm-wise relative error of a chain of sums. Each length k in `lengths` adds 2 eps sqrt(k + 1).
 
-    It is the bound of model_tolerance for a single operation. An exponential or a division counts as a sum of one term.
+    That is twice what model_tolerance gives one sum. An exponential or a division counts as a sum of one term.
     """
     return float(np.finfo(dtype).eps) * 2 * sum(float(np.sqrt(k + 1)) for k in lengths)
 

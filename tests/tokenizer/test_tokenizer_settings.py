@@ -41,7 +41,7 @@ def test_truncation_and_padding_change_no_id_and_are_kept(kind: str, change: str
         assert one.encode(TEXT) == own.encode(TEXT)
 
 
-def test_a_folder_that_transformers_saved_after_a_call(tmp_path: Path) -> None:
+def test_settings_that_transformers_saved_are_kept(tmp_path: Path) -> None:
     own = Tokenizer.train([TEXT], kind="bpe", special_tokens=["<|endoftext|>", "[PAD]"])
     fast = transformers.PreTrainedTokenizerFast(tokenizer_file=str(own.save(tmp_path)), pad_token="[PAD]")
     fast([TEXT, "the"], padding=True, truncation=True, max_length=4)
@@ -56,10 +56,10 @@ def test_a_folder_that_transformers_saved_after_a_call(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("setting", ["truncation", "padding"])
 @pytest.mark.parametrize("value", [512, True, [], "BatchLongest"])
-def test_settings_that_are_none(setting: str, value: Any, tmp_path: Path) -> None:
+def test_a_setting_of_wrong_type_or_too_deep_is_refused(setting: str, value: Any, tmp_path: Path) -> None:
     path = Tokenizer.train([TEXT], kind="bpe").save(tmp_path)
     document = json.loads(path.read_text())
-    for bad in (value, json.loads('{"a":' * 99 + "1" + "}" * 99)):  # not every JSON library can write so deep nesting
+    for bad in (value, json.loads('{"a":' * 99 + "1" + "}" * 99)):  # too deep: not every JSON library can write it
         path.write_text(json.dumps({**document, setting: bad}))
-        with pytest.raises(CheckpointError, match=f"has the {setting} .* where an object of settings or null is"):
+        with pytest.raises(CheckpointError, match=f"has the {setting} .* where null or an object of at most 32 levels"):
             Tokenizer.load(path)

@@ -154,7 +154,8 @@ def _check(document: object) -> None:
         raise Problem(f"is of version {short(document['version'])}; only '1.0' can be read")
     for key in SETTINGS:
         if not isinstance(document.get(key), dict | None) or not is_shallow(document.get(key)):
-            raise Problem(f"has the {key} {short(document[key])}, where an object of settings or null is expected")
+            expected = "null or an object of at most 32 levels"
+            raise Problem(f"has the {key} {short(document[key])}, where {expected} is expected")
 
 
 def _is_bpe(document: Mapping[str, Any]) -> bool:

@@ -1,6 +1,6 @@
-// The rules of bpe_split.h for up to 64 bytes of ASCII at once: classes of bytes as words of bits, and from them the
-// bits where chunks begin. Runs are followed by the carry of an addition, as simdjson does (Langdale, Lemire 2019,
-// arXiv:1902.08318).
+// Splits up to 64 bytes of ASCII at once by the rules of bpe_split.h. A class of bytes is a 64-bit mask: bit i is byte
+// i. Masks give the mask of the bytes at which chunks begin. The carry of an addition finds the end of a run, as in
+// simdjson (Langdale, Lemire 2019, arXiv:1902.08318).
 #pragma once
 
 #include <algorithm>
@@ -12,7 +12,7 @@
 
 namespace soma {
 
-// Bytes of a contraction at the apostrophe `p`, or 0. Without regard to case, U+017F (C5 BF) is an s.
+// The length in bytes of a contraction at `p`, or 0. With kAny, capitals match too, and U+017F (bytes C5 BF) is an s.
 inline size_t contraction(const unsigned char* p, const unsigned char* end, Contractions which) {
   if (which == Contractions::kNone || end - p < 2 || *p != '\'') return 0;
   const unsigned char fold = which == Contractions::kLower ? 0 : 0x20;
@@ -24,12 +24,12 @@ inline size_t contraction(const unsigned char* p, const unsigned char* end, Cont
   return which == Contractions::kAny && p[1] == 0xC5 && p[2] == 0xBF ? 3 : 0;
 }
 
-// The bits of n < 64 bytes, all 64 for more.
+// A mask of the lowest n bits; of all 64 for n >= 64.
 inline uint64_t low_bits(unsigned n) { return n < 64 ? (uint64_t{1} << n) - 1 : ~uint64_t{0}; }
 
-// Where chunks begin in p[1, n), n <= 64, where one begins at p[0]; at least 64 bytes can be read. Only those that the
-// bytes up to the first that is not ASCII decide; with `last`, the text ends at p[n]. `rules()` is the rules(). Where
-// it is a constant, so is every choice below.
+// The mask of the bytes in p[1, n) at which chunks begin, n <= 64. A chunk must begin at p[0], and p[0, 64) must be
+// readable. With `last`, the text ends at p[n]. Only the bytes before the first one that is not ASCII are used. Starts
+// that later bytes could change are left out. `rules()` returns the rules; a constant makes every choice below constant.
 template <typename Rules>
 uint64_t ascii_chunk_starts(Rules rules, const unsigned char* p, unsigned n, bool last) {
   const bool cased = rules().words == Words::kCased;
@@ -49,8 +49,8 @@ uint64_t ascii_chunk_starts(Rules rules, const unsigned char* p, unsigned n, boo
   const uint64_t ends_chunk = rules().newlines ? newline : 0;
   uint64_t other = valid & ~(letter | digit | white);
 
-  // Newlines (and then slashes too) that belong to the punctuation in front of them: a flood through the runs of such
-  // bytes from where it begins.
+  // Newlines that belong to the punctuation before them, and slashes among and after these. From the first newline, the
+  // carry of an addition runs through all such bytes.
   uint64_t absorbed = 0;
   if (const uint64_t seeds = newline & (other << 1); rules().tail != Tail::kNone && seeds != 0) {
     const uint64_t through = rules().tail == Tail::kSlashes ? newline | (block.equal('/') & valid) : newline;
@@ -58,13 +58,15 @@ uint64_t ascii_chunk_starts(Rules rules, const unsigned char* p, unsigned n, boo
     other &= ~absorbed;
   }
   const uint64_t free_white = white & ~absorbed;
-  const uint64_t single = other & ~(other << 1) & ~(other >> 1) & ~(space << 1);  // punctuation of one byte, no space
+  const uint64_t single = other & ~(other << 1) & ~(other >> 1) & ~(space << 1);  // one byte, and no space before it
 
-  // A whitespace run begins a chunk, and so does its last byte where something follows, unless that is a newline.
+  // A chunk begins at the first byte of a whitespace run. Another begins at its last byte if text follows, but with
+  // `newlines` not at a newline.
   uint64_t starts = free_white & ~(free_white << 1);
   starts |= free_white & ~ends_chunk & ((letter | (rules().apart == Apart::kNo ? digit : 0) | other) >> 1);
   if (rules().newlines) {
-    // And what is behind its last newline: bytes behind newlines, but for those from which the run gets to another.
+    // A chunk also begins after the last newline of a run. `behind` has the blanks that follow a newline. It loses
+    // those whose run of blanks ends at another newline.
     const uint64_t blank = free_white & ~newline;
     uint64_t behind = ((newline & free_white) << 1) & blank;
     if (behind != 0) {
@@ -94,7 +96,7 @@ uint64_t ascii_chunk_starts(Rules rules, const unsigned char* p, unsigned n, boo
   }
   if (rules().spaced_digits) starts &= ~(digits & (space << 1));
 
-  // Apostrophes: with `cased` behind a letter that is not of a contraction, else those that begin a chunk.
+  // Contractions. With `cased`, the apostrophe must follow a letter, but no contraction. Else it must begin a chunk.
   if (cased) {
     const uint64_t capital = block.between('A', 'Z') & valid;
     starts |= capital & ((letter & ~capital) << 1);
@@ -112,7 +114,7 @@ uint64_t ascii_chunk_starts(Rules rules, const unsigned char* p, unsigned n, boo
     if (behind_last < 64) starts |= letter & (uint64_t{1} << behind_last);
   }
 
-  // What later bytes may change: contractions at the end, and the inside of whitespace there.
+  // Later bytes may continue a contraction or a whitespace run at the end. Starts that this may change are left out.
   const auto trailing = [&](uint64_t run) { return static_cast<unsigned>(std::countl_one(run << (64 - known))); };
   unsigned limit = known;
   if (!at_end) {

@@ -48,7 +48,7 @@ uint32_t StringTable::insert(std::string_view key) {
   auto* slot = const_cast<Slot*>(find_slot(key, hash));
   if (slot->number != kAbsent) return slot->number;
   const uint32_t number = size();
-  if (number == kAbsent) throw std::length_error("more than 2^32 - 2 different tokens");
+  if (number == kAbsent) throw std::length_error("more than 2^32 - 1 different tokens");
   slot->tag = static_cast<uint32_t>(hash >> 32);
   slot->number = number;
   arena_.insert(arena_.end(), key.begin(), key.end());

@@ -20,10 +20,10 @@ class StringTable {
   // The number of `key`, or kAbsent.
   uint32_t find(std::string_view key) const;
 
-  // The number of `key`, which is added if it is absent. Throws std::length_error when there are 2^32 - 1 keys.
+  // The number of `key`. Adds an absent key; throws std::length_error if there are 2^32 - 1 keys already.
   uint32_t insert(std::string_view key);
 
-  // Valid until the next insert.
+  // The key with this number. The view is valid until the next insert.
   std::string_view key(uint32_t number) const {
     return {arena_.data() + starts_[number], static_cast<size_t>(starts_[number + 1] - starts_[number])};
   }
@@ -39,7 +39,7 @@ class StringTable {
   const Slot* find_slot(std::string_view key, uint64_t hash) const;
   void grow();
 
-  std::vector<Slot> slots_;  // a power of two, at most half full
+  std::vector<Slot> slots_;  // their number is a power of two; at most half are full
   std::vector<char> arena_;
   std::vector<uint64_t> starts_;
 };

@@ -1,5 +1,5 @@
-// Counts the tokens of a corpus: what a vocabulary is made from. Parallel over pieces of the texts; what it finds does
-// not depend on the number of threads.
+// Counts the tokens of a corpus for the vocabulary of a word, char or byte tokenizer (bpe: chunk_counter.h). It counts
+// pieces of the texts in parallel. The result does not depend on the number of threads.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@ namespace soma {
 struct TokenCount {
   std::string token;
   uint64_t count;
-  uint64_t first;  // where in the corpus it first appeared: bytes of all texts before it
+  uint64_t first;  // byte offset of its first appearance, counted over all texts in a row
 };
 
 class TokenCounter {
@@ -27,11 +27,11 @@ class TokenCounter {
 
   uint64_t total() const;  // tokens seen, repetitions included
 
-  // The most frequent first, among equals the one that appeared first. Bytes are not told apart: none of them here.
+  // The most frequent token first; among equals, the one that appeared first. Empty for kByte, which counts only bytes.
   std::vector<TokenCount> ranked() const;
 
  private:
-  // What one task counted. A task's pieces come in the order of the corpus, so that `first` is set once.
+  // The counts of one task. It gets pieces in the order of the corpus, so the first position it sees is the lowest.
   struct Shard {
     StringTable tokens;
     std::vector<uint64_t> counts;
