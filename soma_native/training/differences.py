@@ -15,7 +15,8 @@ from soma_native.training.config import FREE_TO_CHANGE, OF_OLDER_RUNS, TrainConf
 from soma_native.training.layout import NUMBER_OF_STEPS, Layout
 from soma_native.training.state import TrainingState
 
-_FOLLOW_LENGTH = {NUMBER_OF_STEPS, "eval_every", "warmup_steps", "momentum_steps", "averaged_from"}
+_PARTS_OF_LENGTH = {"momentum_steps", "averaged_from"}
+_FOLLOW_LENGTH = {NUMBER_OF_STEPS, "eval_every", "warmup_steps"} | _PARTS_OF_LENGTH
 
 
 def differences(layout: Layout, folder: str | os.PathLike[str], state: TrainingState) -> list[Difference]:
@@ -38,7 +39,8 @@ def differences(layout: Layout, folder: str | os.PathLike[str], state: TrainingS
         for name, value in asked.items()
         if name in other and name not in FREE_TO_CHANGE and begun[name] != value
     ]
-    if NUMBER_OF_STEPS in here and _FOLLOW_LENGTH & other and length != length_there:
+    fixed = NUMBER_OF_STEPS in here or _PARTS_OF_LENGTH & other
+    if fixed and _FOLLOW_LENGTH & other and length != length_there:
         name, count = length_there
         found.append(Difference(length[0], count if name == length[0] else f"{count} {name}", length[1]))
     found += _of_the_data(layout, folder, there, other)
@@ -79,6 +81,8 @@ def _of_the_data(
     layout: Layout, folder: str | os.PathLike[str], there: dict[str, Any], other: set[str]
 ) -> list[Difference]:
     """Texts are compared as ids, so another tokenizer gives others."""
+    if layout.config.end_of_document != there["end_of_document"]:  # other ids of the same texts
+        return []
     held_out = layout.config.val_fraction or there["val_fraction"]
     names = [] if trained_on(layout.store, there) else ["texts"]
     names += ["validation"] if "validation texts" in other and not held_out else []

@@ -220,7 +220,7 @@ def test_folders_and_several_files(run: Any, tmp_path: Path) -> None:
     out = tmp_path / "tok.json"
     result = run("tokenizer", "train", tmp_path / "texts", tmp_path / "more", "--out", out, "--json").json
     assert result["vocab_size"] == 6 + 13
-    for split, pairs in (("file", 7 + 2 + 1), ("line", 3 + 1 + 1 + 2 + 1), ("blank-line", 5 + 1 + 2 + 1)):
+    for split, pairs in (("file", 8 + 3 + 2), ("line", 4 + 2 + 2 + 3 + 2), ("blank-line", 6 + 2 + 3 + 2)):
         arguments = (tmp_path / "texts", tmp_path / "more", "--out", tmp_path / split, "--steps", 1, "--split", split)
         assert run("train", *arguments, *SMALL, "--val-fraction", 0, "--json").json["pairs"] == pairs
     failed(run("tokenizer", "train", tmp_path / "texts" / "none", "--out", out), "none: no such file or folder")

@@ -17,7 +17,7 @@ LINES = ("the cat sat on the mat", "a dog ate the food of the cat", "the mat sai
 RUN = {
     "--split": "line", "--preset": "nano-cpu", "--tokenizer": "word", "--vocab-size": 15, "--steps": 6,
     "--batch-size": 4, "--seq-len": 16, "--lr": 0.01, "--val-fraction": 0.2, "--max-eval-windows": 3,
-    "--precision": "float32", "--seed": 3,
+    "--precision": "float32", "--seed": 3, "--optimizer": "adamw", "--schedule": "cosine",
 }  # fmt: skip
 # What each option is given otherwise, and what the error says of it.
 OTHERWISE = {
@@ -31,6 +31,8 @@ OTHERWISE = {
     "batch_size": (2, "--batch-size 2: this run has 4"),
     "seq_len": (8, "--seq-len 8: this run has 16"),
     "lr": (0.5, "--lr 0.5: this run has 0.01"),
+    "optimizer": ("muon", "--optimizer muon: this run has adamw"),
+    "schedule": ("wsd", "--schedule wsd: this run has cosine"),
     "val_fraction": (0.5, "--val-fraction 0.5: this run has 0.2"),
     "max_eval_windows": (1, "--max-eval-windows 1: this run has 3"),
     "precision": ("bfloat16", "--precision bfloat16: this run has float32"),

@@ -142,7 +142,7 @@ def test_encoding_counts_what_is_there_and_what_is_dropped() -> None:
 @pytest.mark.parametrize(("different", "size"), [(255, 1), (256, 2)])
 def test_tokens_take_as_few_bytes_as_they_fit_in(different: int, size: int) -> None:
     text = "".join(map(chr, range(32, 32 + different))) * 20
-    tok = soma.Tokenizer.train([text], kind="char")  # and <UNK>
+    tok = soma.Tokenizer.train([text], kind="char", special_tokens=["<UNK>"])
     store = TokenStore.encode([text] * 5, tok)
     assert store.tokens.dtype.itemsize == size
     assert store.tokens.nbytes == size * 5 * len(text)

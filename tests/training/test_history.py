@@ -153,7 +153,7 @@ def test_without_a_terminal_there_are_plain_lines() -> None:
         history = trainer.fit(texts, validation=texts[:2], callbacks=[progress])
     lines = stream.getvalue().splitlines()
     assert "\x1b" not in stream.getvalue()
-    assert lines[0] == "train: 6 documents, 66 tokens, 60 pairs in 6 windows"
+    assert lines[0] == "train: 6 documents, 72 tokens, 66 pairs in 6 windows"
     assert lines[1].startswith("validation: 2 documents")
     assert [line.split("  ")[:2] for line in lines[2:]] == [[f"epoch {n}/3", f"step {3 * n}/9"] for n in (1, 2, 3)]
     for line, record in zip(lines[2:], history.records, strict=True):

@@ -23,10 +23,15 @@ SETTINGS: dict[str, tuple[Any, str]] = {
     "batch_size": (4, "8"),
     "seq_len": (7, "none"),
     "sampling": ("random", "epoch"),
+    "optimizer": ("muon", "adamw"),
     "lr": (0.5, "0.01"),
     "min_lr": (0.001, "none"),
     "warmup_steps": (5, "none"),
     "schedule": ("constant", "cosine"),
+    "decay_fraction": (0.25, "0.5"),
+    "cautious_decay": (True, "False"),
+    "ema": (0.9, "none"),
+    "tail_average": (0.25, "none"),
     "betas": ([0.8, 0.9], "[0.9, 0.95]"),
     "eps": (1e-6, "1e-08"),
     "weight_decay": (0.2, "0.1"),
@@ -38,6 +43,7 @@ SETTINGS: dict[str, tuple[Any, str]] = {
     "max_eval_windows": (2, "none"),
     "patience": (2, "none"),
     "min_delta": (0.5, "0.0"),
+    "end_of_document": ("<END>", "auto"),
 }
 SHAPE: dict[str, tuple[Any, str]] = {
     "vocab_size": (40, str(WORDS.vocab_size)),
@@ -87,7 +93,8 @@ def test_every_argument_is_tested_here() -> None:
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_setting_given_otherwise_is_named(folder: Path, name: str) -> None:
     value, there = SETTINGS[name]
-    settings = {"val_fraction": 0.2, **({"epochs": None} if name == "steps" else {}), name: value}
+    beside = {"steps": {"epochs": None}, "optimizer": {"betas": (0.9, 0.95)}}  # which differ with it where left out
+    settings = {"val_fraction": 0.2, **beside.get(name, {}), name: value}
     trainer = make_trainer(checkpoint_dir=folder, resume=True, **settings)
     assert refused(trainer, folder) == f"{name}={value!r}: this run has {there}"
     assert refused(soma.Trainer.resume(folder, **{name: value}), folder) == f"{name}={value!r}: this run has {there}"
@@ -126,6 +133,14 @@ def test_another_precision_is_named(folder: Path, precision: str) -> None:
     soma.Trainer(soma.Model(shape, precision=precision), WORDS, config).fit(SENTENCES)
     trainer = soma.Trainer(soma.Model(shape, precision=other), WORDS, dataclasses.replace(config, resume=True))
     assert refused(trainer, run) == f"precision='{other}': this run has {precision}"
+
+
+def test_a_length_that_decides_how_momentum_rises_is_named(tmp_path: Path) -> None:
+    """At a constant rate a run can be longer, but not once its first steps are others."""
+    settings = {"schedule": "constant", "optimizer": "muon", "checkpoint_dir": tmp_path}
+    make_trainer(epochs=3, **settings).fit(SENTENCES)
+    trainer = make_trainer(epochs=20, **settings, resume=True)
+    assert refused(trainer, tmp_path) == "epochs=20: this run has 3"
 
 
 def test_other_data_is_named(folder: Path, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def test_training_learns_the_sentences(block: str) -> None:
     assert len(history.records) == 15
     assert math.log(WORDS.vocab_size) + 0.1 > first["train_loss"] > 2 * last["train_loss"]
     assert history.stop_reason == "finished"
-    assert history.data["train"]["pairs"] == sum(len(text.split()) - 1 for text in SENTENCES)
+    assert history.data["train"]["pairs"] == sum(len(text.split()) for text in SENTENCES), "the last pair ends in <EOS>"
 
 
 def test_train_loss_of_an_epoch_is_the_mean_over_its_pairs(precision: str) -> None:
@@ -41,7 +41,7 @@ def test_train_loss_of_an_epoch_is_the_mean_over_its_pairs(precision: str) -> No
     history = trainer.fit(texts)
     total = pairs = 0.0
     for text in texts:
-        ids = np.array([WORDS.encode(text)], np.int32)
+        ids = np.array([[*WORDS.encode(text), WORDS.token_to_id("<EOS>")]], np.int32)
         for at in range(0, ids.shape[1] - 1, 16):
             window = ids[:, at : at + 17]
             count = window.shape[1] - 1
@@ -209,7 +209,7 @@ def test_the_latest_model_is_kept_when_asked_for(tmp_path: Path) -> None:
 
 def test_texts_without_a_pair_are_refused() -> None:
     with pytest.raises(ValueError, match=r"no next-token pair in texts: all 2 document\(s\)"):
-        make_trainer().fit(["cat", "dog"])
+        make_trainer(end_of_document=None).fit(["cat", "dog"])
     with pytest.raises(ValueError, match="no document in validation"):
         make_trainer().fit(SENTENCES, validation=[])
 
@@ -238,7 +238,7 @@ def test_a_vocabulary_that_is_too_small_is_warned_of(caplog: pytest.LogCaptureFi
     assert history.data["train"]["unknown_tokens"] == 4
     assert "<UNK>" not in caplog.text  # below a hundredth of the tokens
     with caplog.at_level(logging.WARNING, "soma_native"):
-        make_trainer(epochs=1).fit(["zebras and lions and other beasts"])
+        make_trainer(epochs=1, end_of_document=None).fit(["zebras and lions and other beasts"])
     assert "66.7% of the tokens of the train data are <UNK>" in caplog.text
 
 

@@ -29,7 +29,8 @@ inline uint64_t low_bits(unsigned n) { return n < 64 ? (uint64_t{1} << n) - 1 : 
 
 // The mask of the bytes in p[1, n) at which chunks begin, n <= 64. A chunk must begin at p[0], and p[0, 64) must be
 // readable. With `last`, the text ends at p[n]. Only the bytes before the first one that is not ASCII are used. Starts
-// that later bytes could change are left out. `rules()` returns the rules; a constant makes every choice below constant.
+// that later bytes could change are left out. `rules()` returns the rules: if it is a
+// constant, the compiler makes every choice below.
 template <typename Rules>
 uint64_t ascii_chunk_starts(Rules rules, const unsigned char* p, unsigned n, bool last) {
   const bool cased = rules().words == Words::kCased;
