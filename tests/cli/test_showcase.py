@@ -61,9 +61,7 @@ def test_train_with_its_preset_is_the_showcase(run: Any, tmp_path: Path, monkeyp
     begun = []
 
     def fit(self: soma_native.Trainer, texts: Any, **others: Any) -> None:
-        store = (
-            texts if isinstance(texts, soma_native.TokenStore) else soma_native.TokenStore.encode(texts, self.tokenizer)
-        )
+        store = soma_native.TokenStore.encode(texts, self.tokenizer)
         ends = 0 if store.end_id is None else len(store.starts)
         data = self.tokenizer.vocab_size, store.pairs - ends
         begun.append((replace(self.config, checkpoint_dir=None, end_of_document=None), self.model.config, data))
