@@ -38,7 +38,10 @@ soma::ModelConfig tiny(const char* block) {
           /*d_ff=*/40,
           /*max_seq_len=*/11,
           &soma::find_block(block),
-          /*tied_head=*/soma::find_block(block).traits.ties_head};
+          /*tied_head=*/soma::find_block(block).traits.ties_head,
+          soma::find_block(block).traits.activations[0],
+          /*scale_attn_weights=*/true,
+          /*scale_attn_by_inverse_layer_idx=*/false};
 }
 
 // The sequence 0, 3, 6, ... modulo the vocabulary, with another start in each row: easy to learn.
