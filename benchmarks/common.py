@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from soma_native import _core
 from soma_native.profiling.workloads import WORKLOADS as WORKLOADS
 from soma_native.profiling.workloads import Workload as Workload
 from soma_native.profiling.workloads import training_batches as training_batches
@@ -30,23 +31,7 @@ ROOT = HERE.parent
 
 def parameter_shapes(w: Workload) -> dict[str, tuple[int, ...]]:
     """Checkpoint name -> shape, as soma_native names them."""
-    d, f = w.d_model, w.d_ff
-    if w.block == "soma":
-        shapes: dict[str, tuple[int, ...]] = {"wte": (w.vocab_size, d), "wpe": (w.max_seq_len, d)}
-        for i in range(w.n_layers):
-            shapes |= {f"h.{i}.attn.w_qkv": (d, 3 * d), f"h.{i}.attn.w_proj": (d, d)}
-            shapes |= {f"h.{i}.mlp.w_fc": (d, f), f"h.{i}.mlp.b_fc": (f,)}
-            shapes |= {f"h.{i}.mlp.w_proj": (f, d), f"h.{i}.mlp.b_proj": (d,)}
-        return shapes if w.tied_head else shapes | {"lm_head": (w.vocab_size, d)}
-    shapes = {"wte.weight": (w.vocab_size, d), "wpe.weight": (w.max_seq_len, d)}
-    for i in range(w.n_layers):
-        widths = {"ln_1": (d,), "attn.c_attn": (d, 3 * d), "attn.c_proj": (d, d)}
-        widths |= {"ln_2": (d,), "mlp.c_fc": (d, f), "mlp.c_proj": (f, d)}
-        for part, shape in widths.items():
-            shapes |= {f"h.{i}.{part}.weight": shape, f"h.{i}.{part}.bias": shape[-1:]}
-    shapes |= {"ln_f.weight": (d,), "ln_f.bias": (d,)}
-    shapes = {f"transformer.{name}": shape for name, shape in shapes.items()}
-    return shapes if w.tied_head else shapes | {"lm_head.weight": (w.vocab_size, d)}
+    return dict(_core.parameter_shapes(w.config.core))
 
 
 def initial_parameters(w: Workload) -> dict[str, np.ndarray]:

@@ -50,22 +50,69 @@ class Layer(nn.Module):
         return x + self.mlp(self.ln_2(x))
 
 
+class LlamaLayer(nn.Module):
+    """One llama block: RMSNorm, rotary positions, SwiGLU, shared heads of keys, norms of heads where asked for."""
+
+    def __init__(self, w: Workload) -> None:
+        super().__init__()
+        config = w.config
+        self.size, self.q, self.kv = config.head_dim, config.n_heads, config.n_kv_heads
+        d, f, eps = config.d_model, config.d_ff, config.norm_eps
+        self.norm1, self.norm2 = nn.RMSNorm(d, eps=eps), nn.RMSNorm(d, eps=eps)
+        self.q_norm = nn.RMSNorm(self.size, eps=eps) if config.qk_norm else nn.Identity()
+        self.k_norm = nn.RMSNorm(self.size, eps=eps) if config.qk_norm else nn.Identity()
+        self.qkv = nn.Linear(d, (self.q + 2 * self.kv) * self.size, bias=False)
+        self.o = nn.Linear(self.q * self.size, d, bias=False)
+        self.gate_up, self.down = nn.Linear(d, 2 * f, bias=False), nn.Linear(f, d, bias=False)
+        frequencies = config.rope_theta ** (-torch.arange(0, self.size, 2, dtype=torch.float64) / self.size)
+        angles = torch.outer(torch.arange(w.seq_len, dtype=torch.float64), frequencies)
+        self.register_buffer("cos", angles.cos().float(), persistent=False)
+        self.register_buffer("sin", angles.sin().float(), persistent=False)
+
+    def rotate(self, x: Tensor) -> Tensor:
+        """Heads (B, H, T, D) with their halves turned."""
+        a, b = x.chunk(2, dim=-1)
+        return torch.cat([a * self.cos - b * self.sin, b * self.cos + a * self.sin], dim=-1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, d) -> (B, T, d)."""
+        heads = self.qkv(self.norm1(x)).unflatten(-1, (-1, self.size)).transpose(1, 2)
+        q, k, v = heads.split([self.q, self.kv, self.kv], dim=1)
+        q, k = self.rotate(self.q_norm(q)), self.rotate(self.k_norm(k))
+        y = F.scaled_dot_product_attention(q, k, v.to(q.dtype), is_causal=True, enable_gqa=self.q != self.kv)
+        x = x + self.o(y.transpose(1, 2).flatten(2))
+        gate, up = self.gate_up(self.norm2(x)).chunk(2, dim=-1)
+        return x + self.down(F.silu(gate) * up)
+
+
+LLAMA_NAMES = {  # ours -> here, of a layer
+    "input_layernorm": "norm1", "post_attention_layernorm": "norm2", "self_attn.qkv_proj": "qkv",
+    "self_attn.o_proj": "o", "self_attn.q_norm": "q_norm", "self_attn.k_norm": "k_norm", "mlp.gate_up_proj": "gate_up",
+    "mlp.down_proj": "down",
+}  # fmt: skip
+
+
 class Transformer(nn.Module):
     """The whole model; forward gives the loss, as training needs it."""
 
     def __init__(self, w: Workload) -> None:
         super().__init__()
         self.wte = nn.Embedding(w.vocab_size, w.d_model)
-        self.wpe = nn.Embedding(w.max_seq_len, w.d_model)
-        self.layers = nn.ModuleList(Layer(w) for _ in range(w.n_layers))
-        self.ln_f = nn.LayerNorm(w.d_model, eps=1e-5) if w.block == "gpt2" else nn.Identity()
+        rotary = w.block == "llama"
+        self.wpe = None if rotary else nn.Embedding(w.max_seq_len, w.d_model)
+        self.layers = nn.ModuleList(LlamaLayer(w) if rotary else Layer(w) for _ in range(w.n_layers))
+        self.ln_f: nn.Module = nn.LayerNorm(w.d_model, eps=1e-5) if w.block == "gpt2" else nn.Identity()
+        if rotary:
+            self.ln_f = nn.RMSNorm(w.d_model, eps=w.config.norm_eps)
         self.lm_head = nn.Linear(w.d_model, w.vocab_size, bias=False)
         if w.tied_head:
             self.lm_head.weight = self.wte.weight
 
     def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
         """Mean negative log-likelihood of targets (B, T)."""
-        x = self.wte(ids) + self.wpe(torch.arange(ids.shape[1]))
+        x = self.wte(ids)
+        if self.wpe is not None:
+            x = x + self.wpe(torch.arange(ids.shape[1]))
         for layer in self.layers:
             x = layer(x)
         logits = self.lm_head(self.ln_f(x))
@@ -84,6 +131,14 @@ def load(model: Transformer, w: Workload, params: dict[str, Any]) -> None:
         names = {"wte.weight": "transformer.wte.weight", "wpe.weight": "transformer.wpe.weight"}
         names |= {"lm_head.weight": "lm_head.weight"}
         names |= {f"ln_f.{kind}": f"transformer.ln_f.{kind}" for kind in ("weight", "bias")}
+    if w.block == "llama":
+        names = {"wte.weight": "model.embed_tokens.weight", "ln_f.weight": "model.norm.weight"}
+        names |= {"lm_head.weight": "lm_head.weight"}
+        for i in range(w.n_layers):
+            names |= {
+                f"layers.{i}.{here}.weight": f"model.layers.{i}.{own}.weight" for own, here in LLAMA_NAMES.items()
+            }
+        parts = {}
     for i in range(w.n_layers):
         for theirs, here in parts.items():
             for kind in ("weight", "bias"):

@@ -2,6 +2,7 @@
 #include <pybind11/stl.h>
 #include <pybind11/typing.h>
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,10 +16,14 @@ namespace {
 
 using soma::check;
 
+template <typename T>
+using Maybe = std::optional<T>;
+
 soma::ModelConfig make_config(int64_t vocab_size, int64_t d_model, int64_t n_layers, int64_t n_heads, int64_t d_ff,
                               int64_t max_seq_len, const std::string& block, bool tied_head,
                               const std::string& activation, bool scale_attn_weights,
-                              bool scale_attn_by_inverse_layer_idx) {
+                              bool scale_attn_by_inverse_layer_idx, Maybe<int64_t> n_kv_heads, Maybe<int64_t> head_dim,
+                              Maybe<bool> qk_norm, Maybe<double> rope_theta, Maybe<double> norm_eps) {
   const soma::ModelConfig config{.vocab_size = vocab_size,
                                  .d_model = d_model,
                                  .n_layers = n_layers,
@@ -29,25 +34,29 @@ soma::ModelConfig make_config(int64_t vocab_size, int64_t d_model, int64_t n_lay
                                  .tied_head = tied_head,
                                  .activation = soma::find_activation(activation),
                                  .scale_attn_weights = scale_attn_weights,
-                                 .scale_attn_by_inverse_layer_idx = scale_attn_by_inverse_layer_idx};
+                                 .scale_attn_by_inverse_layer_idx = scale_attn_by_inverse_layer_idx,
+                                 .n_kv_heads = n_kv_heads.value_or(0),
+                                 .head_dim = head_dim.value_or(0),
+                                 .qk_norm = qk_norm.value_or(false),
+                                 .rope_theta = rope_theta.value_or(0),
+                                 .eps = norm_eps.value_or(0)};
   config.validate();
   return config;
 }
 
-// Adds f(config) to the module, which takes the fields of a config.
-template <typename F>
-void def_of_config(py::module_& m, const char* name, F f, const char* doc) {
-  m.def(
-      name,
-      [f](int64_t vocab_size, int64_t d_model, int64_t n_layers, int64_t n_heads, int64_t d_ff, int64_t max_seq_len,
-          const std::string& block, bool tied_head, const std::string& activation, bool scale_attn_weights,
-          bool scale_attn_by_inverse_layer_idx) {
-        return f(make_config(vocab_size, d_model, n_layers, n_heads, d_ff, max_seq_len, block, tied_head, activation,
-                             scale_attn_weights, scale_attn_by_inverse_layer_idx));
-      },
-      py::kw_only(), py::arg("vocab_size"), py::arg("d_model"), py::arg("n_layers"), py::arg("n_heads"),
-      py::arg("d_ff"), py::arg("max_seq_len"), py::arg("block"), py::arg("tied_head"), py::arg("activation"),
-      py::arg("scale_attn_weights"), py::arg("scale_attn_by_inverse_layer_idx"), doc);
+// The options that a block has, with the default of each. None: the default follows from the sizes.
+py::typing::Dict<py::str, py::object> block_options(const std::string& name) {
+  const soma::BlockTraits& traits = soma::find_block(name).traits;
+  py::typing::Dict<py::str, py::object> options;
+  const auto option = [&](soma::Option which, const py::object& otherwise) {
+    if (traits.has(which)) options[soma::option_name(which)] = otherwise;
+  };
+  option(soma::Option::kKvHeads, py::none());
+  option(soma::Option::kHeadDim, py::none());
+  option(soma::Option::kQkNorm, py::bool_(false));
+  option(soma::Option::kRopeTheta, py::float_(soma::kRopeTheta));
+  option(soma::Option::kNormEps, py::float_(traits.norm_eps));
+  return options;
 }
 
 struct Batch {
@@ -123,8 +132,31 @@ void register_model(py::module_& m) {
         return limits;
       },
       "The least and the most that each size of a model may be.");
-  def_of_config(
-      m, "parameter_shapes",
+  m.def(
+      "option_limits",
+      [] {
+        py::typing::Dict<py::str, py::typing::Tuple<py::object, py::object>> limits;
+        for (const soma::OptionLimit& limit : soma::option_limits()) {
+          const auto as = [&](double value) -> py::object {
+            if (limit.whole) return py::int_(static_cast<int64_t>(value));
+            return py::float_(value);
+          };
+          limits[soma::option_name(limit.option)] = py::make_tuple(as(limit.low), as(limit.high));
+        }
+        return limits;
+      },
+      "The least and the most value of each option that is a number; the bounds of whole numbers are integers.");
+  m.def("block_options", &block_options, py::arg("block"),
+        "The options of a config that a block has, with their defaults.");
+  const auto none = py::none();
+  py::class_<soma::ModelConfig>(m, "Config", "A ModelConfig as the core holds it.")
+      .def(py::init(&make_config), py::kw_only(), py::arg("vocab_size"), py::arg("d_model"), py::arg("n_layers"),
+           py::arg("n_heads"), py::arg("d_ff"), py::arg("max_seq_len"), py::arg("block"), py::arg("tied_head"),
+           py::arg("activation"), py::arg("scale_attn_weights"), py::arg("scale_attn_by_inverse_layer_idx"),
+           py::arg("n_kv_heads") = none, py::arg("head_dim") = none, py::arg("qk_norm") = none,
+           py::arg("rope_theta") = none, py::arg("norm_eps") = none);
+  m.def(
+      "parameter_shapes",
       [](const soma::ModelConfig& config) {
         py::typing::Dict<py::str, Shape> shapes;
         for (const soma::ParameterInfo& info : soma::describe_parameters(config)) {
@@ -132,24 +164,18 @@ void register_model(py::module_& m) {
         }
         return shapes;
       },
-      "Shapes of a model's parameters by name, without building it.");
-  def_of_config(m, "num_parameters", &soma::num_parameters, "Learned numbers of a model in all, without building it.");
+      py::arg("config"), "Shapes of a model's parameters by name, without building it.");
+  m.def("num_parameters", &soma::num_parameters, py::arg("config"),
+        "The number of parameters of a model, without building it.");
+  m.def("multiplied_parameters", &soma::multiplied_parameters, py::arg("config"),
+        "The number of parameters in the matrices that a token is multiplied with.");
 
   py::class_<ModelHandle>(m, "Model", "A transformer: parameters, forward, loss, gradients.")
-      .def(py::init([](int64_t vocab_size, int64_t d_model, int64_t n_layers, int64_t n_heads, int64_t d_ff,
-                       int64_t max_seq_len, const std::string& block, bool tied_head, const std::string& activation,
-                       bool scale_attn_weights, bool scale_attn_by_inverse_layer_idx, uint64_t seed,
-                       const std::string& precision, bool initialize) {
+      .def(py::init([](const soma::ModelConfig& config, uint64_t seed, const std::string& precision, bool initialize) {
              const soma::Precision parsed = parse_precision(precision);
-             const soma::ModelConfig config =
-                 make_config(vocab_size, d_model, n_layers, n_heads, d_ff, max_seq_len, block, tied_head, activation,
-                             scale_attn_weights, scale_attn_by_inverse_layer_idx);
              return without_gil([&] { return std::make_unique<ModelHandle>(config, seed, parsed, initialize); });
            }),
-           py::kw_only(), py::arg("vocab_size"), py::arg("d_model"), py::arg("n_layers"), py::arg("n_heads"),
-           py::arg("d_ff"), py::arg("max_seq_len"), py::arg("block"), py::arg("tied_head"), py::arg("activation"),
-           py::arg("scale_attn_weights"), py::arg("scale_attn_by_inverse_layer_idx"), py::arg("seed"),
-           py::arg("precision"), py::arg("initialize") = true)
+           py::arg("config"), py::kw_only(), py::arg("seed"), py::arg("precision"), py::arg("initialize") = true)
       .def(
           "set_evaluation_precision",
           [](ModelHandle& h, const std::string& precision) {

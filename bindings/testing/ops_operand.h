@@ -7,6 +7,7 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -88,5 +89,13 @@ class Operand {
   float* floats_;
   Matrix matrix_;
 };
+
+// Checks `pairs`: its letters name the operands that are kept as pairs.
+inline void expect_pairs(const std::string& pairs, const char* letters, const std::string& precision) {
+  check(pairs.find_first_not_of(letters) == std::string::npos, "pairs must be some of '", letters, "', got '", pairs,
+        "'");
+  check(pairs.empty() || precision == "bfloat16", "only products in bfloat16 take pairs");
+}
+inline bool has(const std::string& pairs, char letter) { return pairs.find(letter) != std::string::npos; }
 
 }  // namespace arrays

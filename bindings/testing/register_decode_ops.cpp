@@ -36,6 +36,7 @@ Floats decode_linear(const Floats& x, const Floats& w, const std::string& weight
   expect("bias", bias, {outer});
   expect("residual", residual, shape);
   const soma::Activation last = activation == "none" ? soma::Activation::kNone : soma::find_activation(activation);
+  check(last != soma::Activation::kSilu, "no product applies 'silu' alone; use decode_swiglu");
   const bool live = weights == "live";
   const soma::WeightFormat format = live ? soma::WeightFormat::kFloat32 : parse_weight_format(weights);
   Floats y = unset(shape);
@@ -67,36 +68,64 @@ void to_cache_layout(Floats& cache, Floats& plain, int64_t heads, bool keys, boo
 }
 
 Triple decode_attention(const Floats& qkv, const Floats& keys, const Floats& values, const Ids& lengths, int64_t heads,
-                        std::optional<float> scale) {
+                        const std::optional<int64_t>& kv_heads, const MaybeFloats& turns, const MaybeFloats& q_gain,
+                        const MaybeFloats& k_gain, float eps, std::optional<float> scale) {
   expect_dimensions("qkv", qkv, 2);
   expect_dimensions("keys", keys, 3);
-  check(heads >= 1 && qkv.shape(1) % (3 * heads) == 0, "qkv must be 3 * heads * head_size wide");
-  const int64_t rows = qkv.shape(0), channels = qkv.shape(1) / 3, capacity = keys.shape(1);
+  const int64_t shared = kv_heads.value_or(heads);
+  check(shared >= 1 && heads >= 1 && heads % shared == 0, "kv_heads must divide heads");
+  check(qkv.shape(1) % (heads + 2 * shared) == 0, "qkv must be (heads + 2 * kv_heads) * head_size wide");
+  const int64_t rows = qkv.shape(0), capacity = keys.shape(1), head_size = qkv.shape(1) / (heads + 2 * shared);
+  const soma::HeadShape shape{heads, head_size, shared,
+                              scale.value_or(1.0f / std::sqrt(static_cast<float>(head_size)))};
   check(capacity % 16 == 0, "keys must hold a multiple of 16 positions, got ", capacity);
-  expect("keys", keys, {rows, capacity, channels});
+  expect("keys", keys, {rows, capacity, shape.kv_dim()});
   expect("values", values, shape_of(keys));
   expect("lengths", lengths, {rows});
   expect_ids("lengths", lengths, capacity, false);
-  Floats out = unset({rows, channels}), k = copy(keys), v = copy(values);
+  expect("turns", turns, {capacity, shape.head_size});
+  Floats out = unset({rows, shape.q_dim()}), k = copy(keys), v = copy(values), rotated = copy(qkv);
   Floats cached_k = unset(shape_of(k)), cached_v = unset(shape_of(v));
-  to_cache_layout(cached_k, k, heads, true, false);
-  to_cache_layout(cached_v, v, heads, false, false);
+  to_cache_layout(cached_k, k, shared, true, false);
+  to_cache_layout(cached_v, v, shared, false, false);
   std::vector<soma::CacheRow> cache;
   for (int64_t r = 0; r < rows; ++r) {
-    const int64_t at = r * capacity * channels;
+    const int64_t at = r * capacity * shape.kv_dim();
     cache.push_back({cached_k.mutable_data() + at, cached_v.mutable_data() + at, lengths.data()[r], capacity});
   }
-  const soma::Matrix result = rows_of(out), in = rows_of(qkv);
-  const int64_t head_size = channels / heads;
-  const soma::HeadShape shape{heads, head_size, scale.value_or(1.0f / std::sqrt(static_cast<float>(head_size)))};
+  const soma::Matrix result = rows_of(out), in = rows_of(rotated);
+  const soma::Rotation rotation{data(turns), data(q_gain), data(k_gain), eps};
   const int64_t threads = soma::call_threads();
   std::vector<float> scores(static_cast<std::size_t>(threads * (capacity + 16)));
   run_region(threads, [&](const soma::ParallelRegion& region) {
-    soma::decode_attention(region, result, in, cache.data(), shape, scores.data());
+    soma::decode_attention(region, result, in, cache.data(), shape, scores.data(), turns ? &rotation : nullptr);
   });
-  to_cache_layout(cached_k, k, heads, true, true);
-  to_cache_layout(cached_v, v, heads, false, true);
+  to_cache_layout(cached_k, k, shared, true, true);
+  to_cache_layout(cached_v, v, shared, false, true);
   return py::make_tuple(out, k, v);
+}
+
+Floats decode_swiglu(const Floats& x, const Floats& w, const std::string& weights, bool prompt) {
+  expect_dimensions("x", x, 2);
+  expect("w", w, {x.shape(1), w.shape(w.ndim() - 1)});
+  check(w.shape(1) % 2 == 0, "w must have an even number of columns, got ", w.shape(1));
+  const bool live = weights == "live";
+  const soma::WeightFormat format = live ? soma::WeightFormat::kFloat32 : parse_weight_format(weights);
+  const ConstMatrix matrix_w = matrix(w);
+  Floats y = unset({x.shape(0), w.shape(1) / 2}), hidden = unset({x.shape(0), w.shape(1)});
+  const soma::Matrix out = rows_of(y), between = rows_of(hidden), in = rows_of(x);
+  std::vector<float> packed(static_cast<std::size_t>(soma::packed_size(format, w.shape(0), w.shape(1))) + 16);
+  std::vector<float> scales(static_cast<std::size_t>(w.shape(1)));
+  const soma::DecodeMatrix kept =
+      live ? soma::live_weights(matrix_w) : soma::pack_weights(packed.data(), scales.data(), format, matrix_w);
+  const int64_t threads = soma::call_threads();
+  std::vector<float> panels(static_cast<std::size_t>(prompt ? threads * soma::kPromptPanels : 0));
+  std::vector<float> rows(static_cast<std::size_t>(soma::prompt_floats(x.shape(0), w.shape(0))));
+  const soma::PromptMemory memory{panels.data(), rows.data()};
+  run_region(threads, [&](const soma::ParallelRegion& region) {
+    soma::decode_swiglu(region, out, between, in, kept, prompt ? &memory : nullptr);
+  });
+  return y;
 }
 
 }  // namespace
@@ -108,6 +137,9 @@ void register_decode_ops(py::module_& m) {
         py::arg("activation") = "none", py::arg("prompt") = false,
         "x w + bias + residual, then 'relu', 'gelu_tanh' or 'gelu', as generation does it; by_output: w is (out, in).");
   m.def("decode_attention", &decode_attention, py::arg("qkv"), py::arg("keys"), py::arg("values"), py::arg("lengths"),
-        py::arg("heads"), py::arg("scale") = none,
-        "(out (R, C), keys, values (R, S, C)): one more position of each cached row.");
+        py::arg("heads"), py::arg("kv_heads") = none, py::kw_only(), py::arg("turns") = none, py::arg("q_gain") = none,
+        py::arg("k_gain") = none, py::arg("eps") = 0.0f, py::arg("scale") = none,
+        "(out (R, H*D), keys, values (R, S, K*D)): one more position of each cached row, rotated if turns are given.");
+  m.def("decode_swiglu", &decode_swiglu, py::arg("x"), py::arg("w"), py::kw_only(), py::arg("weights") = "live",
+        py::arg("prompt") = false, "silu(gate) up for x w = gate | up, as generation does it.");
 }

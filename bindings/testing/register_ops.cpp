@@ -20,14 +20,6 @@ namespace {
 
 using namespace arrays;
 
-// Checks `pairs`: its letters name the operands that are kept as pairs.
-void expect_pairs(const std::string& pairs, const char* letters, const std::string& precision) {
-  check(pairs.find_first_not_of(letters) == std::string::npos, "pairs must be some of '", letters, "', got '", pairs,
-        "'");
-  check(pairs.empty() || precision == "bfloat16", "only products in bfloat16 take pairs");
-}
-bool has(const std::string& pairs, char letter) { return pairs.find(letter) != std::string::npos; }
-
 Floats matmul(const Floats& a, const Floats& b, const std::string& layout, const MaybeFloats& bias,
               const MaybeFloats& residual, bool relu, const MaybeFloats& onto, const std::string& precision,
               const std::string& pairs, bool prepacked) {
@@ -150,9 +142,14 @@ Floats column_sum(const Floats& x, const Floats& onto, const std::string& precis
   return sums;
 }
 
-Triple norm(const Floats& x, float eps, const MaybeFloats& gamma, const MaybeFloats& beta, bool in_place, bool pairs) {
+soma::NormWeights norm_weights(const MaybeFloats& gamma, const MaybeFloats& beta, bool rms) {
+  return {data(gamma), data(beta), rms ? soma::NormKind::kRmsNorm : soma::NormKind::kLayerNorm};
+}
+
+Triple norm(const Floats& x, float eps, const MaybeFloats& gamma, const MaybeFloats& beta, bool in_place, bool pairs,
+            bool rms) {
   expect_dimensions("x", x, 2);
-  check(gamma.has_value() == beta.has_value(), "gamma and beta go together");
+  check(rms ? !beta : gamma.has_value() == beta.has_value(), "gamma and beta go together; RMSNorm has no beta");
   check(!(in_place && pairs), "pairs are no place for x");
   expect("gamma", gamma, {x.shape(1)});
   expect("beta", beta, {x.shape(1)});
@@ -160,7 +157,7 @@ Triple norm(const Floats& x, float eps, const MaybeFloats& gamma, const MaybeFlo
   const Operand out = Operand::into(y, pairs);
   const soma::NormStats saved{mean.mutable_data(), rstd.mutable_data()};
   const ConstMatrix in = in_place ? ConstMatrix(out.get()) : matrix(x);
-  run([&](soma::Ops& ops) { ops.norm(out.get(), saved, in, data(gamma), data(beta), eps); });
+  run([&](soma::Ops& ops) { ops.norm(out.get(), saved, in, norm_weights(gamma, beta, rms), eps); });
   out.finish();
   return py::make_tuple(y, mean, rstd);
 }
@@ -171,7 +168,8 @@ soma::NormStats stats(const float* mean, const float* rstd) {
 }
 
 py::object norm_backward(const Floats& dy, const Floats& x, const Floats& rstd, const MaybeFloats& mean,
-                         const MaybeFloats& gamma, const MaybeFloats& onto, const MaybeFloats& beta, bool pairs) {
+                         const MaybeFloats& gamma, const MaybeFloats& onto, const MaybeFloats& beta, bool pairs,
+                         bool rms, bool again) {
   expect_dimensions("x", x, 2);
   expect("dy", dy, shape_of(x));
   expect("rstd", rstd, {x.shape(0)});
@@ -179,19 +177,41 @@ py::object norm_backward(const Floats& dy, const Floats& x, const Floats& rstd, 
   expect("gamma", gamma, {x.shape(1)});
   expect("onto", onto, shape_of(x));
   expect("beta", beta, {x.shape(1)});
-  check(!beta || gamma, "beta goes with gamma");
-  check(beta || !pairs, "pairs are of the output that beta asks for");
+  check(rms ? !(mean || beta) : !beta || gamma, "beta goes with gamma; RMSNorm has neither mean nor beta");
+  again = again || beta.has_value();
+  check(again || !pairs, "pairs are of the output that beta asks for");
   Floats dx = onto ? copy(*onto) : unset(shape_of(x)), y = unset(shape_of(x));
   const Matrix out = matrix(dx);
   const Operand made = Operand::into(y, pairs);
-  const soma::NormOutput again{made.get(), data(beta)};
   run([&](soma::Ops& ops) {
-    ops.norm_backward(out, matrix(dy), matrix(x), stats(data(mean), rstd.data()), data(gamma),
-                      onto ? out.data : nullptr, beta ? &again : nullptr);
+    ops.norm_backward(out, matrix(dy), matrix(x), stats(data(mean), rstd.data()), norm_weights(gamma, beta, rms),
+                      onto ? out.data : nullptr, again ? &made.get() : nullptr);
   });
-  if (!beta) return dx;
+  if (!again) return dx;
   made.finish();
   return py::make_tuple(dx, y);
+}
+
+Floats rms_norm_grad(const Floats& dy, const Floats& x, const Floats& rstd, const Floats& dgamma) {
+  expect_dimensions("x", x, 2);
+  expect("dy", dy, shape_of(x));
+  expect("rstd", rstd, {x.shape(0)});
+  expect("dgamma", dgamma, {x.shape(1)});
+  Floats gamma = copy(dgamma);
+  float* out = gamma.mutable_data();
+  run([&](soma::Ops& ops) {
+    ops.norm_grad(out, nullptr, matrix(dy), matrix(x), stats(nullptr, rstd.data()), soma::NormKind::kRmsNorm);
+  });
+  return gamma;
+}
+
+Floats sum_rows(const Floats& x, const Floats& onto) {
+  expect_dimensions("x", x, 2);
+  expect("onto", onto, {x.shape(1)});
+  Floats sums = copy(onto);
+  float* out = sums.mutable_data();
+  run([&](soma::Ops& ops) { ops.sum_rows(out, matrix(x)); });
+  return sums;
 }
 
 Pair norm_grad(const Floats& dy, const Floats& x, const Floats& mean, const Floats& rstd, const Floats& dgamma,
@@ -246,48 +266,6 @@ Pair gelu(const Floats& x, const std::string& activation) {
   expect_dimensions("x", x, 2);
   return through_epilogue(
       x, x, [&](const Matrix& gelu) { return soma::Epilogue{.gelu = &gelu, .gelu_erf = is_erf(activation)}; });
-}
-
-soma::AttentionShape attention_shape(const Floats& qkv, int64_t heads, std::optional<float> scale) {
-  expect_dimensions("qkv", qkv, 3);
-  check(heads >= 1 && qkv.shape(2) % (3 * heads) == 0, "qkv must be 3 * heads * head_size wide, got ", qkv.shape(2),
-        " for ", heads, " heads");
-  const int64_t head_size = qkv.shape(2) / 3 / heads;
-  return {qkv.shape(0), qkv.shape(1), heads, head_size,
-          scale.value_or(1.0f / std::sqrt(static_cast<float>(head_size)))};
-}
-
-void expect_even_heads(const std::string& pairs, const soma::AttentionShape& shape) {
-  check(pairs.empty() || shape.head_size % 2 == 0, "pairs need heads of an even size, got ", shape.head_size);
-}
-
-Pair attention(const Floats& qkv, int64_t heads, const std::string& precision, const std::string& pairs,
-               std::optional<float> scale) {
-  const soma::AttentionShape shape = attention_shape(qkv, heads, scale);
-  expect_pairs(pairs, "a", precision);
-  expect_even_heads(pairs, shape);
-  const Operand in = Operand::of(qkv, has(pairs, 'a'));
-  Floats out = unset({shape.batch, shape.length, shape.channels()}), lse = unset({shape.batch, heads, shape.length});
-  const Matrix result = matrix(out);
-  float* saved = lse.mutable_data();
-  run([&](soma::Ops& ops) { ops.attention(result, saved, in.get(), shape); }, precision);
-  return py::make_tuple(out, lse);
-}
-
-Floats attention_backward(const Floats& dout, const Floats& qkv, const Floats& lse, const std::string& precision,
-                          const std::string& pairs, std::optional<float> scale) {
-  expect_dimensions("lse", lse, 3);
-  const soma::AttentionShape shape = attention_shape(qkv, lse.shape(1), scale);
-  expect_pairs(pairs, "ac", precision);
-  expect_even_heads(pairs, shape);
-  expect("lse", lse, {shape.batch, shape.heads, shape.length});
-  expect("dout", dout, {shape.batch, shape.length, shape.channels()});
-  Floats dqkv = unset(shape_of(qkv));
-  const Operand result = Operand::into(dqkv, has(pairs, 'c')), in = Operand::of(qkv, has(pairs, 'a'));
-  run([&](soma::Ops& ops) { ops.attention_backward(result.get(), matrix(dout), in.get(), lse.data(), shape); },
-      precision);
-  result.finish();
-  return dqkv;
 }
 
 void expect_embedding(const Ids& ids, const Floats& wte, const MaybeFloats& wpe) {
@@ -365,6 +343,7 @@ std::pair<int, std::size_t> threads_at_work(const std::string& job) {
 
 void register_ops(py::module_& parent) {
   py::module_ m = parent.def_submodule("_ops", "Single operations of the core on float32 arrays, for its tests.");
+  register_block_ops(m);
   register_decode_ops(m);
   register_optimizer_ops(m);
   const auto none = py::none();
@@ -383,25 +362,23 @@ void register_ops(py::module_& parent) {
   m.def("column_sum", &column_sum, py::arg("x"), py::arg("onto"), py::arg("precision") = "float32",
         py::arg("pairs") = false, "onto + the sum over the rows of x.");
   m.def("norm", &norm, py::arg("x"), py::kw_only(), py::arg("eps"), py::arg("gamma") = none, py::arg("beta") = none,
-        py::arg("in_place") = false, py::arg("pairs") = false, "(y, mean, rstd) of a norm of every row.");
+        py::arg("in_place") = false, py::arg("pairs") = false, py::arg("rms") = false,
+        "(y, mean, rstd) of a norm of every row; RMSNorm leaves mean.");
   m.def("norm_backward", &norm_backward, py::arg("dy"), py::arg("x"), py::arg("rstd"), py::kw_only(),
         py::arg("mean") = none, py::arg("gamma") = none, py::arg("onto") = none, py::arg("beta") = none,
-        py::arg("pairs") = false,
-        "dx, or onto + dx; without mean, x is the normalised output itself. With beta, (dx, the output again).");
+        py::arg("pairs") = false, py::arg("rms") = false, py::arg("again") = false,
+        "dx, or onto + dx; without mean, x is the normalised output itself. With beta or again, (dx, the output "
+        "again).");
   m.def("norm_grad", &norm_grad, py::arg("dy"), py::arg("x"), py::arg("mean"), py::arg("rstd"), py::arg("dgamma"),
         py::arg("dbeta"), "(dgamma, dbeta) with what this batch adds.");
+  m.def("rms_norm_grad", &rms_norm_grad, py::arg("dy"), py::arg("x"), py::arg("rstd"), py::arg("dgamma"),
+        "dgamma with what this batch adds.");
+  m.def("sum_rows", &sum_rows, py::arg("x"), py::arg("onto"), "onto + the sum of the rows of x.");
   m.def("gelu", &gelu, py::arg("x"), py::arg("activation") = "gelu_tanh",
         "(x, y) as a matrix product stores both: y is x Phi(x) for 'gelu', for 'gelu_tanh' its tanh form.");
   m.def("gelu_backward", &gelu_backward, py::arg("dy"), py::arg("x"), py::arg("activation") = "gelu_tanh",
         "(dy y', y) for the y of gelu.");
   m.def("relu_backward", &relu_backward, py::arg("dy"), py::arg("y"), "dy where y > 0, else 0.");
-  m.def("attention", &attention, py::arg("qkv"), py::arg("heads"), py::arg("precision") = "float32",
-        py::arg("pairs") = "", py::arg("scale") = none,
-        "(out (B, T, C), log-sum-exp of the scaled scores (B, H, T)) of causal attention over qkv (B, T, 3C); scale is "
-        "1 / sqrt(head size) where it is not given.");
-  m.def("attention_backward", &attention_backward, py::arg("dout"), py::arg("qkv"), py::arg("lse"),
-        py::arg("precision") = "float32", py::arg("pairs") = "", py::arg("scale") = none,
-        "dqkv, from what attention returned.");
   m.def("embed", &embed, py::arg("ids"), py::arg("wte"), py::arg("wpe") = none, "wte[ids] + wpe[position], (B, T, C).");
   m.def("embed_backward", &embed_backward, py::arg("dout"), py::arg("ids"), py::arg("dwte"), py::arg("dwpe") = none,
         "(dwte, dwpe) with what this batch adds.");

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from soma_native.model.config import ModelConfig
+
+Part = tuple[str, Callable[[ModelConfig], int]]  # a tensor of a file, and the number of our columns that it fills
 
 
 class Architecture(NamedTuple):
@@ -23,6 +29,13 @@ class Architecture(NamedTuple):
         embedding, head: the names of these tensors.
         prefix: the beginning of the names of all tensors but the head; files of a bare model leave it out.
         no_weights: ends of the names of constant tensors in old files, which are not read.
+        fixed: fields of a ModelConfig that follow from the model_type.
+        options: for each option of a ModelConfig its key in config.json, which may be missing unless in `needed`.
+        needed: options that config.json must have, because their default depends on the version of `transformers`.
+        each: for each setting that is a list, the value that all of its entries must have.
+        rotary: whether config.json has rope_theta, at its top or in rope_parameters.
+        parts: for each matrix of ours that files hold as (out, in), by the end of its name: the tensors of a file that
+            it joins, side by side.
     """
 
     block: str
@@ -37,12 +50,77 @@ class Architecture(NamedTuple):
     head: str
     prefix: str = ""
     no_weights: tuple[str, ...] = ()
+    fixed: Mapping[str, object] = MappingProxyType({})
+    options: Mapping[str, str] = MappingProxyType({})
+    needed: tuple[str, ...] = ()
+    each: Mapping[str, object] = MappingProxyType({})
+    rotary: bool = False
+    parts: Mapping[str, tuple[Part, ...]] = MappingProxyType({})
+
+    def parts_of(self, name: str) -> tuple[Part, ...]:
+        """The tensors of a file that our tensor joins, as (out, in); () if the file holds our tensor itself."""
+        for end, parts in self.parts.items():
+            if name.endswith(end):
+                return tuple((name.removesuffix(end) + part, width) for part, width in parts)
+        return ()
 
 
 def _keys(**others: str) -> dict[str, tuple[str, ...]]:
     """The keys of a config.json: the names of a ModelConfig, except `others`."""
     names = ("vocab_size", "max_seq_len", "d_model", "n_layers", "n_heads", "d_ff")
     return {name: tuple(others.get(name, name).split()) for name in names}
+
+
+def _llama(class_name: str, qk_norm: bool, settings: dict[str, tuple[object, ...]], **others: Any) -> Architecture:
+    """The row of a llama block."""
+
+    def q_dim(config: ModelConfig) -> int:
+        return config.n_heads * (config.head_dim or 0)
+
+    def kv_dim(config: ModelConfig) -> int:
+        return (config.n_kv_heads or 0) * (config.head_dim or 0)
+
+    def d_ff(config: ModelConfig) -> int:
+        return config.d_ff
+
+    def d_model(config: ModelConfig) -> int:
+        return config.d_model
+
+    attention, mlp = ".self_attn.", ".mlp."
+    return Architecture(
+        block="llama",
+        class_name=class_name,
+        sizes=_keys(
+            max_seq_len="max_position_embeddings",
+            d_model="hidden_size",
+            n_layers="num_hidden_layers",
+            n_heads="num_attention_heads",
+            d_ff="intermediate_size",
+        ),
+        choices={"activation": ("hidden_act", {"silu": ("silu", "swish")})},
+        settings={"attention_bias": (False,), **settings},
+        written={"initializer_range": 0.02, "attention_dropout": 0.0},
+        tied_head=False,
+        d_ff_factor=None,
+        embedding="model.embed_tokens.weight",
+        head="lm_head.weight",
+        prefix="model.",
+        no_weights=(".rotary_emb.inv_freq",),
+        fixed={"qk_norm": qk_norm},
+        options={"n_kv_heads": "num_key_value_heads", "head_dim": "head_dim", "norm_eps": "rms_norm_eps"},
+        rotary=True,
+        parts={
+            attention + "qkv_proj.weight": (
+                (attention + "q_proj.weight", q_dim),
+                (attention + "k_proj.weight", kv_dim),
+                (attention + "v_proj.weight", kv_dim),
+            ),
+            attention + "o_proj.weight": ((attention + "o_proj.weight", d_model),),
+            mlp + "gate_up_proj.weight": ((mlp + "gate_proj.weight", d_ff), (mlp + "up_proj.weight", d_ff)),
+            mlp + "down_proj.weight": ((mlp + "down_proj.weight", d_model),),
+        },
+        **others,
+    )
 
 
 ARCHITECTURES: dict[str, Architecture] = {  # by model_type
@@ -85,9 +163,21 @@ ARCHITECTURES: dict[str, Architecture] = {  # by model_type
         prefix="transformer.",
         no_weights=(".attn.bias", ".attn.masked_bias"),
     ),
+    "llama": _llama("LlamaForCausalLM", False, {"mlp_bias": (False,)}),
+    "qwen3": _llama(
+        "Qwen3ForCausalLM",
+        True,
+        {"use_sliding_window": (False,)},
+        needed=("n_kv_heads", "head_dim"),
+        each={"layer_types": "full_attention"},
+    ),
 }
 
 
-def of_block(block: str) -> tuple[str, Architecture]:
-    """The model_type and the entry of a block."""
-    return next((model_type, entry) for model_type, entry in ARCHITECTURES.items() if entry.block == block)
+def of_config(config: ModelConfig) -> tuple[str, Architecture]:
+    """The model_type and the entry of a model."""
+    return next(
+        (model_type, entry)
+        for model_type, entry in ARCHITECTURES.items()
+        if entry.block == config.block and all(getattr(config, name) == value for name, value in entry.fixed.items())
+    )

@@ -1,8 +1,8 @@
 """Saves and loads models as Hugging Face folders.
 
-`transformers` reads and writes the same `gpt2` folders; a `soma` folder has names of its own. All files of one save
-come into force together (`atomic_folder`). The weight file holds checksums of every tensor and file, so that loading
-finds damage. Nothing is ever unpickled.
+`transformers` reads and writes the same `gpt2` and `llama` folders; a `soma` folder has names of its own. All files of
+one save come into force together (`atomic_folder`). The weight file holds checksums of every tensor and file, so that
+loading finds damage. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -26,7 +26,14 @@ from soma_native.checkpoint.hf_config import (
     json_to_config,
     tokenizer_config,
 )
-from soma_native.checkpoint.weights import CHECKSUMS, WEIGHTS, WEIGHTS_INDEX, read_model, saved_checksums
+from soma_native.checkpoint.weights import (
+    CHECKSUMS,
+    WEIGHTS,
+    WEIGHTS_INDEX,
+    read_model,
+    saved_checksums,
+    stored_tensors,
+)
 from soma_native.errors import ArgumentError, CheckpointError
 from soma_native.files.atomic_folder import FolderView, plain_name, replace_files, stamp
 from soma_native.files.safetensors_io import TensorFile, crc32_of_array, write_tensors
@@ -127,17 +134,18 @@ def save(
                 (staging.path / name).write_bytes(content)
         for name, write in extra_files.items():
             write(staging.path / name)
+        tensors = stored_tensors(model.config, parameters)
         checksums = {
-            "tensors": {name: crc32_of_array(array) for name, array in parameters.items()},
+            "tensors": {name: crc32_of_array(array) for name, array in tensors.items()},
             "files": {name: _size_and_crc32(staging.path / name) for name in sorted(os.listdir(staging.path))},
         }
         metadata = {"format": "pt", CHECKSUMS: json.dumps(checksums, separators=(",", ":"))}
-        write_tensors(staging.path / WEIGHTS, parameters, metadata)
+        write_tensors(staging.path / WEIGHTS, tensors, metadata)
     _log.info("saved %d parameters to %s", model.num_parameters, folder)
 
 
 def load(folder: str | os.PathLike[str], precision: str = "auto", *, verify: bool = True) -> tuple[Model, Tokenizer]:
-    """Load what `save` wrote, or a GPT-2 folder that `transformers` wrote.
+    """Load what `save` wrote, or a GPT-2, Llama or Qwen3 folder that `transformers` wrote.
 
     Args:
         folder: the folder.

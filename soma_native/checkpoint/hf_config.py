@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from soma_native.checkpoint.architectures import ARCHITECTURES, Architecture, of_block
+from soma_native.checkpoint.architectures import ARCHITECTURES, Architecture, of_config
 from soma_native.errors import CheckpointError
 from soma_native.model.config import ModelConfig
 from soma_native.model.model import Model
@@ -93,11 +93,13 @@ def config_to_json(config: ModelConfig, tok: Tokenizer | None, kept: Mapping[str
         kept: the `config.json` that the model was loaded with, or empty. Its other settings are written again, except
             those that describe the loaded weights.
     """
-    model_type, entry = of_block(config.block)
+    model_type, entry = of_config(config)
     ours = {
         "model_type": model_type,
         "architectures": [entry.class_name],
         **{key: getattr(config, name) for name, keys in entry.sizes.items() for key in keys},
+        **{key: getattr(config, name) for name, key in entry.options.items()},
+        **_rope(config, entry),
         **{key: _word(kept, key, words[getattr(config, name)]) for name, (key, words) in entry.choices.items()},
         **{key: _word(kept, key, words) for key, words in entry.settings.items()},
         "tie_word_embeddings": config.tied_head,
@@ -106,6 +108,14 @@ def config_to_json(config: ModelConfig, tok: Tokenizer | None, kept: Mapping[str
     more = {**entry.written, "bos_token_id": _id(tok, start_token(tok)), "eos_token_id": _id(tok, end_token(tok))}
     more.update((key, value) for key, value in kept.items() if value is not None or key not in more)
     return {**ours, **{key: value for key, value in more.items() if key not in {*ours, *_OF_OLD_WEIGHTS}}}
+
+
+def _rope(config: ModelConfig, entry: Architecture) -> dict[str, object]:
+    """The base of rotary positions under the keys of earlier and of later versions of `transformers`."""
+    if not entry.rotary:
+        return {}
+    theta = config.rope_theta
+    return {"rope_theta": theta, "rope_parameters": {"rope_type": "default", "rope_theta": theta}}
 
 
 def generation_config(tok: Tokenizer | None, config: Mapping[str, Any]) -> dict[str, object]:
@@ -151,7 +161,7 @@ def json_to_config(document: Any, path: Path) -> ModelConfig:
         raise CheckpointError("is not a JSON object", path=path)
     model_type = document.get("model_type")
     if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
-        known = " and ".join(map(repr, ARCHITECTURES))
+        known = ", ".join(map(repr, ARCHITECTURES))
         raise CheckpointError(f"names the model_type {model_type!r:.60}; {known} can be loaded", path=path)
     try:
         return _config(document, ARCHITECTURES[model_type])
@@ -162,13 +172,24 @@ def json_to_config(document: Any, path: Path) -> ModelConfig:
 def _config(document: Mapping[str, Any], entry: Architecture) -> ModelConfig:
     for key, words in entry.settings.items():
         _meant(document, key, {None: words}, entry.block)
+    for name, wanted in entry.each.items():
+        if document.get(name) is not None and not _all_are(document[name], wanted):
+            raise ValueError(f"{name} is {document[name]!r:.60}; our {entry.block} block computes {wanted!r} alone")
     keys = {name: next((key for key in keys if key in document), keys[-1]) for name, keys in entry.sizes.items()}
     if entry.d_ff_factor is not None and document.get(keys["d_ff"]) is None:
         document = {**document, keys["d_ff"]: entry.d_ff_factor * _size(document, keys["d_model"])}
     fields: dict[str, Any] = {name: _size(document, key) for name, key in keys.items()}
     for name, (key, meanings) in entry.choices.items():
         fields[name] = _meant(document, key, meanings, entry.block)
-    return ModelConfig(block=entry.block, tied_head=_flag(document, "tie_word_embeddings", entry.tied_head), **fields)
+    fields["tied_head"] = _flag(document, "tie_word_embeddings", entry.tied_head)
+    fields.update(entry.fixed)
+    for name, key in entry.options.items():
+        if name in entry.needed and document.get(key) is None:
+            raise ValueError(f"{key} is missing")
+        fields[name] = document.get(key)
+    if entry.rotary:
+        fields["rope_theta"] = _rope_theta(document, entry)
+    return ModelConfig(block=entry.block, **fields)
 
 
 def _meant(document: Mapping[str, Any], key: str, meanings: Mapping[Any, tuple[object, ...]], block: str) -> Any:
@@ -183,6 +204,38 @@ def _meant(document: Mapping[str, Any], key: str, meanings: Mapping[Any, tuple[o
 def _word(kept: Mapping[str, Any], key: str, words: tuple[object, ...]) -> object:
     """The word to write: the one in `kept` if `words` has it, else the first of `words`."""
     return kept[key] if kept.get(key) in words else words[0]
+
+
+def _all_are(values: object, wanted: object) -> bool:
+    return isinstance(values, list) and all(value == wanted for value in values)
+
+
+def _rope_theta(document: Mapping[str, Any], entry: Architecture) -> Any:
+    """The base of rotary positions, or None if config.json has none.
+
+    Raises:
+        ValueError: another setting of rotary positions asks for something that our block does not compute.
+    """
+    theta, turned = document.get("rope_theta"), document.get("partial_rotary_factor", 1)
+    for key in ("rope_scaling", "rope_parameters"):
+        said = document.get(key)
+        if said is None:
+            continue
+        if not isinstance(said, dict):
+            raise ValueError(f"{key} must be an object, not {said!r:.60}")
+        said = {**said, "rope_type": said.get("rope_type", said.get("type", "default"))}
+        if said["rope_type"] != "default":
+            raise ValueError(
+                f"{key} has the type {said['rope_type']!r:.60}; our {entry.block} block computes 'default'"
+            )
+        unknown = sorted(set(said) - {"rope_type", "type", "rope_theta", "partial_rotary_factor"})
+        if unknown:
+            raise ValueError(f"{key} has {unknown[0]!r:.60}, which our {entry.block} block does not compute")
+        theta = said.get("rope_theta", theta)
+        turned = said.get("partial_rotary_factor", turned)
+    if turned != 1:
+        raise ValueError(f"partial_rotary_factor is {turned!r:.60}; our {entry.block} block computes 1")
+    return theta
 
 
 def _size(document: Mapping[str, Any], name: str) -> int:

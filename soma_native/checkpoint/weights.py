@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from soma_native.checkpoint.architectures import Architecture, of_block
+from soma_native.checkpoint.architectures import Architecture, of_config
 from soma_native.core import _core
 from soma_native.errors import CheckpointError
 from soma_native.files.atomic_folder import FolderView
@@ -41,7 +41,7 @@ def read_model(view: FolderView, config: ModelConfig, precision: str, verify: bo
     Raises:
         CheckpointError: a tensor is missing, unknown, damaged or does not fit `config`.
     """
-    _, architecture = of_block(config.block)
+    _, architecture = of_config(config)
     files = _open_weights(view)
     try:
         sources = {}
@@ -53,7 +53,7 @@ def read_model(view: FolderView, config: ModelConfig, precision: str, verify: bo
                 if own in sources:
                     raise CheckpointError(f"stands for {own!r}, which is there already", path=file.path, tensor=name)
                 sources[own] = _Source(file, name)
-        expected = expected_shapes(config, len(sources), files[0].path)
+        expected = stored_shapes(config, len(sources), files[0].path)
         for own, shape in expected.items():
             if own not in sources:
                 raise CheckpointError("is missing", path=files[0].path, tensor=own)
@@ -75,7 +75,8 @@ def read_model(view: FolderView, config: ModelConfig, precision: str, verify: bo
         model = Model._blank(config, precision)
         tensor_checksums = _tensor_checksums(files) if verify else {}
         for own, array in model.parameters().items():
-            _fill(array, sources[own], tensor_checksums)
+            for stored, part in stored_parts(architecture, config, own, array):
+                _fill(part, sources[stored], tensor_checksums)
         if architecture.head in sources and architecture.head not in expected:
             _check_tied(model.parameters()[architecture.embedding], sources[architecture.head])
         return model
@@ -125,8 +126,33 @@ def _own_name(architecture: Architecture, name: str) -> str | None:
     return architecture.prefix + name
 
 
-def expected_shapes(config: ModelConfig, tensors: int, path: Path) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of a model, from its configuration alone.
+def stored_parts(
+    architecture: Architecture, config: ModelConfig, own: str, array: NDArray[np.float32]
+) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """The tensors of a file that make up our tensor `own`, by name: views of `array` with the shapes of the file."""
+    parts = architecture.parts_of(own)
+    if not parts:
+        yield own, array
+    column = 0
+    for name, width in parts:
+        yield name, array[:, column : column + width(config)].T
+        column += width(config)
+
+
+def stored_tensors(
+    config: ModelConfig, parameters: Mapping[str, NDArray[np.float32]]
+) -> dict[str, NDArray[np.float32]]:
+    """The parameters of a model as a file holds them."""
+    _, architecture = of_config(config)
+    return {
+        name: np.ascontiguousarray(part)
+        for own, array in parameters.items()
+        for name, part in stored_parts(architecture, config, own, array)
+    }
+
+
+def stored_shapes(config: ModelConfig, tensors: int, path: Path) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of a model's file, from its configuration alone.
 
     Raises:
         CheckpointError: the file at `path` has fewer than one tensor per layer.
@@ -135,7 +161,12 @@ def expected_shapes(config: ModelConfig, tensors: int, path: Path) -> dict[str, 
         raise CheckpointError(
             f"holds only {tensors} tensors, too few for the {config.n_layers} layers config.json names", path=path
         )
-    return _core.parameter_shapes(**config.to_dict())
+    _, architecture = of_config(config)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for own, shape in _core.parameter_shapes(config.core).items():
+        parts = architecture.parts_of(own)
+        shapes.update({name: (width(config), shape[0]) for name, width in parts} if parts else {own: shape})
+    return shapes
 
 
 def _open_weights(view: FolderView) -> list[TensorFile]:

@@ -60,7 +60,7 @@ def _as_ids(name: str, value: npt.ArrayLike) -> npt.NDArray[np.int32]:
 
 def _make_core(config: ModelConfig, **options: Any) -> _core.Model:
     try:
-        return _core.Model(**config.to_dict(), **options)
+        return _core.Model(config.core, **options)
     except MemoryError:
         count = config.num_parameters
         raise MemoryError(
@@ -74,9 +74,9 @@ class Model:
     Args:
         config: sizes and block style.
         seed: the seed of the initial values. Matrices and embeddings are normal with mean 0 and standard deviation
-            0.02. The two projections into the residual stream of each ``gpt2`` layer have 0.02 / sqrt(2 n_layers), as
-            in GPT-2. Norm weights are 1, biases 0. The same seed gives the same bits on every machine, instruction set
-            and thread count.
+            0.02. The two projections into the residual stream of each ``gpt2`` or ``llama`` layer have
+            0.02 / sqrt(2 n_layers), as in GPT-2. Norm weights are 1, biases 0. The same seed gives the same bits on
+            every machine, instruction set and thread count.
         precision: the precision of matrix products. ``"float32"``, or ``"bfloat16"``: both operands are rounded to the
             nearest bfloat16; sums, weights and everything else stay in single precision. ``"auto"`` uses bfloat16 for
             training steps (:meth:`loss_and_grad`) if this processor multiplies it faster, else float32.
@@ -147,7 +147,9 @@ class Model:
         """Every parameter by name, as a float32 view without a copy. Writing to a view changes the model.
 
         Weights of ``x @ w + b`` have shape (in, out). Embeddings of tokens and the head have shape (V, d_model). Biases
-        and norm weights have one dimension.
+        and norm weights have one dimension. The names are those of a saved file, except for two matrices of a ``llama``
+        layer: ``self_attn.qkv_proj.weight`` joins q, k and v, and ``mlp.gate_up_proj.weight`` joins gate and up. A
+        saved file has the parts.
         """
         return self._core.parameters()
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from soma_native.model.config import ModelConfig
+from soma_native.core import _core
+from soma_native.model.config import OPTIONS, ModelConfig
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,11 @@ class Workload:
     activation: str | None = None
     scale_attn_weights: bool = True
     scale_attn_by_inverse_layer_idx: bool = False
+    n_kv_heads: int | None = None
+    head_dim: int | None = None
+    qk_norm: bool | None = None
+    rope_theta: float | None = None
+    norm_eps: float | None = None
 
     @classmethod
     def preset(cls, name: str, seq_len: int, batch: int) -> Workload:
@@ -40,12 +46,11 @@ class Workload:
         return ModelConfig(**{field.name: getattr(self, field.name) for field in fields(ModelConfig)})
 
     def as_block(self, block: str) -> Workload:
-        """The same sizes with another block, and with the default head of this block."""
-        return (
-            self
-            if block == self.block
-            else replace(self, **replace(self.config, block=block, tied_head=None, activation=None).to_dict())
-        )
+        """The same sizes with another block, and with the default head and options of this block."""
+        if block == self.block:
+            return self
+        own: dict[str, Any] = dict.fromkeys(("activation", *OPTIONS))
+        return replace(self, **own | replace(self.config, block=block, tied_head=None, **own).to_dict())
 
     @property
     def tokens(self) -> int:
@@ -55,9 +60,8 @@ class Workload:
     @property
     def flops_per_token(self) -> float:
         """Floating-point operations of forward and backward: 6 per weight of a matrix product, and causal attention."""
-        d, layers = self.d_model, self.n_layers
-        weights = layers * (4 * d * d + 2 * d * self.d_ff) + self.vocab_size * d
-        return 6.0 * weights + 6.0 * layers * self.seq_len * d
+        heads = self.n_heads * (self.head_dim or self.d_model // self.n_heads)
+        return 6.0 * _core.multiplied_parameters(self.config.core) + 6.0 * self.n_layers * self.seq_len * heads
 
 
 WORKLOADS = {

@@ -30,7 +30,7 @@ def differences(layout: Layout, folder: str | os.PathLike[str], state: TrainingS
     found = [
         Difference(name, there["model"][name], value)
         for name, value in here["model"].items()
-        if there["model"][name] != value
+        if name in there["model"] and there["model"][name] != value  # the rest follows from the block
     ]
     if {"precision", "evaluation_precision"} & other:
         found.append(Difference("precision", precisions(there), precisions(here)))

@@ -255,7 +255,7 @@ def test_any_flipped_bit_of_the_other_files_is_found(folder: Path, name: str) ->
         (b"\xff\xfe{}", "not valid JSON"),
         (b"{}", "model_type None"),
         (b'{"model_type": "soma"}', "vocab_size is missing"),
-        (b'{"model_type": "llama"}', "model_type 'llama'; 'soma' and 'gpt2' can be loaded"),
+        (b'{"model_type": "opt"}', "model_type 'opt'; 'soma', 'gpt2', 'llama', 'qwen3' can be loaded"),
         (b'{"model_type": ["soma"]}', "model_type"),
         (b"[" * 200_000, "nested too deeply"),
         (b'{"a": "' + b"x" * (2 << 20) + b'"}', "larger than"),

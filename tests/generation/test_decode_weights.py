@@ -9,6 +9,7 @@ import pytest
 
 import soma_native as soma
 from helpers.numerics import model_tolerance, relative_error, rounding_tolerance
+from helpers.shapes import options_of
 from oracles import reference as ref
 from soma_native import _core
 
@@ -20,8 +21,9 @@ pytestmark = pytest.mark.usefixtures("settings_restored")
 
 
 def make(block: str, **fields: Any) -> tuple[soma.Model, ref.Config]:
-    model = soma.Model(soma.ModelConfig(**SIZES, block=block, **fields), precision="float32")
-    oracle = ref.Config(*SIZES.values(), block, bool(model.config.tied_head), **fields)
+    options = {**options_of(block, 4, 32, qk_norm=True), **fields}
+    model = soma.Model(soma.ModelConfig(**SIZES, **options, block=block), precision="float32")
+    oracle = ref.Config(**model.config.to_dict())
     params = ref.random_parameters(oracle, seed=1)
     for name, view in model.parameters().items():
         view[...] = params[name]
@@ -34,7 +36,7 @@ def with_kept_weights(model: soma.Model, form: str) -> soma.Model:
     for name, view in other.parameters().items():
         value = model.parameters()[name]
         if value.ndim == 2 and "wpe" not in name:
-            by_output = "wte" in name or "lm_head" in name
+            by_output = any(table in name for table in ("wte", "embed_tokens", "lm_head"))
             w = value.T if by_output else value
             kept = w if form == "float32" else ref.round_bfloat16(w) if form == "bfloat16" else None
             if kept is None:
@@ -82,7 +84,8 @@ def test_a_float32_prompt_is_its_tokens_one_by_one(block: str, form: str, thread
 
     A sum over d_ff = 500 is longer than the depth of a tile.
     """
-    model = soma.Model(soma.ModelConfig(**{**SIZES, "d_ff": 500}, block=block), seed=4, precision="float32")
+    config = soma.ModelConfig(**{**SIZES, "d_ff": 500}, **options_of(block, 4, 32, qk_norm=True), block=block)
+    model = soma.Model(config, seed=4, precision="float32")
     weights = None if form == "live" else _core.DecodeWeights(model._core, form)
     ids = np.random.default_rng(threads).integers(0, 301, 270).astype(np.int32)
     whole, single = _core.Decoder(model._core, 1, weights), _core.Decoder(model._core, 1, weights)

@@ -213,9 +213,11 @@ def test_decoding_attends_as_attention_does(threads: int) -> None:
             keys[row, length:] = values[row, length:] = np.nan
         last = qkv[np.arange(rows), lengths]
         scale = size**-0.5 * (0.7 if heads == 2 else 1.0)
-        out, new_keys, new_values = ops.decode_attention(last, keys, values, lengths, heads, scale)
+        out, new_keys, new_values = ops.decode_attention(last, keys, values, lengths, heads, scale=scale)
         wide = qkv.astype(np.float64)
-        want = np.stack([ref.attention(wide[r : r + 1, : n + 1], heads, scale)[0, -1] for r, n in enumerate(lengths)])
+        want = np.stack(
+            [ref.attention(wide[r : r + 1, : n + 1], heads, scale=scale)[0, -1] for r, n in enumerate(lengths)]
+        )
         tolerance = chain_tolerance(size, capacity, capacity, 1, 1) * (1 + np.sqrt(size))
         assert np.linalg.norm(out - want) <= tolerance * np.linalg.norm(last[:, 2 * channels :]), threads
         keys[np.arange(rows), lengths] = last[:, channels : 2 * channels]

@@ -173,7 +173,7 @@ def scale_of(length: int, size: int) -> float:
 
 def log_sum_exp(qkv: Array, heads: int, scale: float) -> Array:
     """Log-sum-exp of the scaled scores of every query, (B, H, T)."""
-    q, k, _ = ref._split_heads(qkv, heads)
+    q, k, _ = ref.split_heads(qkv, heads)
     length = qkv.shape[1]
     scores = q @ k.swapaxes(-1, -2) * scale
     scores = np.where(np.tril(np.ones((length, length), bool)), scores, -np.inf)
@@ -194,10 +194,10 @@ def test_attention(spread: float) -> None:
         out, lse = ops.attention(qkv, heads, scale=scale)
         # A score's rounding error grows with the score and multiplies the probability.
         amplified = attention_sums(length, size) * (1 + spread**2 * np.sqrt(size))
-        check(out, ref.attention(wide(qkv), heads, scale), amplified, wide(qkv[..., 2 * channels :]))
+        check(out, ref.attention(wide(qkv), heads, scale=scale), amplified, wide(qkv[..., 2 * channels :]))
         want = log_sum_exp(wide(qkv), heads, scale)
         check(lse, want, amplified, want + 1 + spread**2)
-        want = ref.attention_backward(wide(dout), wide(qkv), heads, scale)
+        want = ref.attention_backward(wide(dout), wide(qkv), heads, scale=scale)
         got = ops.attention_backward(dout, qkv, lse, scale=scale)
         check(got, want, 2 * amplified, np.append(wide(dout) * (1 + spread), want))
 
@@ -211,12 +211,12 @@ def test_attention_in_bfloat16() -> None:
         qkv, dout = normal(rng, batch, length, 3 * channels), normal(rng, batch, length, channels)
         scale = scale_of(length, size)
         out, lse = ops.attention(qkv, heads, "bfloat16", scale=scale)
-        want = log_sum_exp(wide(ref.round_bfloat16(qkv)), heads, scale)
+        want = log_sum_exp(wide(ref.round_bfloat16(qkv)), heads, scale=scale)
         check(lse, want, attention_sums(length, size) * (1 + np.sqrt(size)), want + 1)
         got = ops.attention_backward(dout, qkv, lse, "bfloat16", scale=scale)
         with ref.bfloat16_products():
-            check(out, ref.attention(wide(qkv), heads, scale), bfloat16_tolerance(2), wide(qkv))
-            want = ref.attention_backward(wide(dout), wide(qkv), heads, scale)
+            check(out, ref.attention(wide(qkv), heads, scale=scale), bfloat16_tolerance(2), wide(qkv))
+            want = ref.attention_backward(wide(dout), wide(qkv), heads, scale=scale)
         check(got, want, bfloat16_tolerance(7), np.append(wide(dout), want))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import soma_native as soma
+from helpers.shapes import options_of
 from oracles.reference import IGNORE, Array
 
 # The number of splits by (sequences, threads); one for all other pairs. A split may be an eighth longer than the mean,
@@ -23,8 +24,9 @@ pytestmark = pytest.mark.usefixtures("settings_restored")
 
 def shape(block: str, tied: bool = False, **overrides: int) -> soma.ModelConfig:
     """A config with heads of 8 channels, so that queries, keys and values can be stored as bf16 pairs."""
-    sizes = {"vocab_size": 53, "d_model": 24, "n_layers": 2, "n_heads": 3, "d_ff": 50, "max_seq_len": 64}
-    return soma.ModelConfig(**{**sizes, **overrides}, block=block, tied_head=tied)
+    sizes = {"vocab_size": 53, "d_model": 24, "n_layers": 2, "n_heads": 3, "d_ff": 50, "max_seq_len": 64, **overrides}
+    options = options_of(block, sizes["n_heads"], sizes["d_model"] // sizes["n_heads"], qk_norm=tied)
+    return soma.ModelConfig(**sizes, **options, block=block, tied_head=tied)
 
 
 def batch(config: soma.ModelConfig, rows: int, length: int = LENGTH, seed: int = 0) -> tuple[Array, Array]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -12,12 +11,12 @@ from test_gradients import CASES, LARGE, VARIANTS, draw, expected
 
 import soma_native as soma
 from helpers.numerics import bfloat16_tolerance, relative_error
+from helpers.shapes import of_block
 from oracles import reference as ref
-from soma_native import _core
 
 
 def rounded_model(config: ref.Config, params: ref.Params, precision: str = "bfloat16") -> soma.Model:
-    model = soma.Model(soma.ModelConfig(**asdict(config)), precision=precision)
+    model = soma.Model(soma.ModelConfig(**config.to_dict()), precision=precision)
     for name, view in model.parameters().items():
         view[...] = params[name]
     return model
@@ -43,7 +42,7 @@ def products(config: ref.Config) -> int:
 @pytest.mark.parametrize("case", CASES | LARGE)
 def test_every_gradient(case: str, block: str, tied: bool) -> None:
     shape, rows, length = (CASES | LARGE)[case]
-    config = replace(shape, block=block, tied_head=tied)
+    config = of_block(shape, block, tied)
     params, logits, loss, grads = rounded(config, rows, length)
     ids, targets = draw(config, rows, length)
     model = rounded_model(config, params)
@@ -62,7 +61,7 @@ def test_every_gradient(case: str, block: str, tied: bool) -> None:
 @pytest.mark.usefixtures("isa")
 def test_it_is_not_float32(block: str) -> None:
     """The operands are really rounded: on every level the error is far larger than in single precision."""
-    config = replace(CASES["odd everything"][0], block=block, tied_head=False)
+    config = of_block(CASES["odd everything"][0], block, tied=False)
     params, logits, _, _ = expected(config, 3, 13)
     ids, _ = draw(config, 3, 13)
     assert relative_error(rounded_model(config, params).forward(ids), logits) > 1e-4
@@ -71,7 +70,7 @@ def test_it_is_not_float32(block: str) -> None:
 
 @pytest.mark.usefixtures("isa")
 def test_the_same_bits_twice_and_on_any_number_of_threads(block: str) -> None:
-    config = replace(CASES["odd everything"][0], block=block, tied_head=_core.block_ties_head(block))
+    config = of_block(CASES["odd everything"][0], block)
     params = expected(config, 3, 13)[0]
     ids, targets = draw(config, 3, 13)
     seen = set()
@@ -139,7 +138,7 @@ def test_an_unknown_soma_precision_is_an_error_that_names_the_known_ones(monkeyp
 @pytest.mark.usefixtures("isa")
 def test_evaluation_in_single_precision_beside_training_in_bfloat16(block: str) -> None:
     """The same bits as a model of one precision, in any order of training and evaluation."""
-    config = replace(CASES["odd everything"][0], block=block, tied_head=False)
+    config = of_block(CASES["odd everything"][0], block, tied=False)
     params = expected(config, 3, 13)[0]
     ids, targets = draw(config, 3, 13)
     exact, coarse, both = (rounded_model(config, params, p) for p in ("float32", "bfloat16", "bfloat16"))

@@ -99,8 +99,11 @@ def test_a_model_keeps_its_mathematics_in_copies(variant: dict[str, Any]) -> Non
     assert all(f"{key}={value!r}" in repr(config) for key, value in variant.items())
 
 
+USUAL = {"soma": "relu", "gpt2": "gelu_tanh", "llama": "silu"}
+
+
 def test_the_activation_of_each_block(block: str) -> None:
-    assert soma.ModelConfig(**SIZES, block=block).activation == {"soma": "relu", "gpt2": "gelu_tanh"}[block]
+    assert soma.ModelConfig(**SIZES, block=block).activation == USUAL[block]
     for name in _core.block_activations(block):
         assert soma.ModelConfig(**SIZES, block=block, activation=name).activation == name
 
@@ -109,6 +112,8 @@ def test_the_activation_of_each_block(block: str) -> None:
     ("fields", "message"),
     [
         ({"block": "gpt2", "activation": "silu"}, r"one of gelu_tanh, gelu, relu in the gpt2 block, got 'silu'"),
+        ({"block": "llama", "activation": "gelu"}, r"activation must be one of silu in the llama block, got 'gelu'"),
+        ({"block": "llama", "scale_attn_weights": False}, "scale_attn_weights must be True in the llama block"),
         ({"block": "gpt2", "activation": "gelu_new"}, "activation must be one of"),
         ({"block": "soma", "activation": "gelu"}, r"activation must be one of relu in the soma block, got 'gelu'"),
         (
@@ -133,13 +138,14 @@ def test_wrong_types_are_refused() -> None:
     [
         ("gpt2", {"activation": "silu"}, "'silu'"),
         ("soma", {"activation": "gelu"}, "activation of the soma block cannot be 'gelu'"),
+        ("llama", {"activation": "relu"}, "activation of the llama block cannot be 'relu'"),
         ("soma", {"scale_attn_weights": False}, "scale_attn_weights"),
     ],
 )
 def test_the_core_refuses_it_too(block: str, changes: dict[str, Any], message: str) -> None:
     fields = {**soma.ModelConfig(**SIZES, block=block).to_dict(), **changes}
     with pytest.raises(ValueError, match=message):
-        _core.num_parameters(**fields)
+        _core.Config(**fields)
 
 
 LATER = ("activation", "scale_attn_weights", "scale_attn_by_inverse_layer_idx")

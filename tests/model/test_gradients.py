@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,8 @@ import pytest
 
 import soma_native as soma
 from helpers.numerics import model_tolerance, relative_error
+from helpers.shapes import of_block
 from oracles import reference as ref
-from soma_native import _core
 from soma_native.model.config import BLOCKS
 
 SMALL = ref.Config(vocab_size=7, d_model=24, n_layers=2, n_heads=3, d_ff=37, max_seq_len=33)
@@ -49,7 +49,7 @@ def draw(config: ref.Config, rows: int, length: int, seed: int = 2) -> tuple[ref
 
 
 def native(config: ref.Config, params: ref.Params) -> soma.Model:
-    model = soma.Model(soma.ModelConfig(**asdict(config)), precision="float32")
+    model = soma.Model(soma.ModelConfig(**config.to_dict()), precision="float32")
     views = model.parameters()
     assert {name: view.shape for name, view in views.items()} == ref.parameter_shapes(config)
     for name, view in views.items():
@@ -81,7 +81,7 @@ def assert_gradients(got: dict[str, Any], want: ref.Params, config: ref.Config, 
 @pytest.mark.parametrize("case", CASES)
 def test_every_parameter(variant: tuple[str, bool], case: str) -> None:
     shape, rows, length = CASES[case]
-    config = replace(shape, block=variant[0], tied_head=variant[1])
+    config = of_block(shape, *variant)
     params, logits, loss, grads = expected(config, rows, length)
     ids, targets = draw(config, rows, length)
     model = native(config, params)
@@ -109,7 +109,7 @@ LARGE = {
 @pytest.mark.parametrize("case", LARGE)
 def test_products_larger_than_their_blocks(block: str, case: str) -> None:
     shape, rows, length = LARGE[case]
-    config = replace(shape, block=block, tied_head=_core.block_ties_head(block))
+    config = of_block(shape, block)
     params, logits, loss, grads = expected(config, rows, length)
     ids, targets = draw(config, rows, length)
     model = native(config, params)
@@ -122,7 +122,7 @@ def test_products_larger_than_their_blocks(block: str, case: str) -> None:
 @pytest.mark.parametrize(("name", "factor"), [("fc", 300.0), ("qkv", 30.0), ("head", 3000.0)])
 def test_large_activations_saturate_as_they_should(variant: tuple[str, bool], name: str, factor: float) -> None:
     """Large inputs of GELU on both sides, attention to one key, a loss of thousands: no overflow, no lost digits."""
-    config = replace(SMALL, block=variant[0], tied_head=variant[1])
+    config = of_block(SMALL, *variant)
     names = ref.LAYER_NAMES[config.block] | {"w_head": ref.MODEL_NAMES[config.block]["head"]}
     params = ref.random_parameters(config, seed=1)
     for target in {names[f"w_{name}"].format(layer) for layer in range(2)} & params.keys():
@@ -142,7 +142,7 @@ def test_large_activations_saturate_as_they_should(variant: tuple[str, bool], na
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_what_is_not_finite_is_never_lost(variant: tuple[str, bool], bad: float) -> None:
     """One bad number in any tensor reaches the loss or the gradient's norm, and the optimizer refuses to step."""
-    config = replace(SMALL, block=variant[0], tied_head=variant[1])
+    config = of_block(SMALL, *variant)
     params = ref.random_parameters(config, seed=1)
     ids, targets = draw(config, 2, 13)
     for name, value in params.items():
@@ -164,7 +164,7 @@ def test_what_is_not_finite_is_never_lost(variant: tuple[str, bool], bad: float)
 @pytest.mark.usefixtures("isa")
 def test_shorter_and_longer_calls_on_one_model(variant: tuple[str, bool]) -> None:
     """Buffers that an earlier call of another shape filled do not change a later call."""
-    config = replace(SMALL, block=variant[0], tied_head=variant[1])
+    config = of_block(SMALL, *variant)
     model = native(config, expected(config, 3, 13)[0])
     for rows, length in [(3, 13), (1, 1), (1, 33), (3, 13)]:
         _, logits, loss, grads = expected(config, rows, length)
@@ -176,7 +176,7 @@ def test_shorter_and_longer_calls_on_one_model(variant: tuple[str, bool]) -> Non
 
 
 def test_gradients_accumulate_until_cleared(variant: tuple[str, bool]) -> None:
-    config = replace(SMALL, block=variant[0], tied_head=variant[1])
+    config = of_block(SMALL, *variant)
     params, _, _, once = expected(config, 3, 13)
     ids, targets = draw(config, 3, 13)
     model = native(config, params)
@@ -191,7 +191,7 @@ def test_gradients_accumulate_until_cleared(variant: tuple[str, bool]) -> None:
 
 def test_micro_batches_with_one_normalizer_are_one_batch(variant: tuple[str, bool]) -> None:
     """Each row is a call with the whole batch's number of targets; the rows have unequal numbers."""
-    config = replace(SMALL, block=variant[0], tied_head=variant[1])
+    config = of_block(SMALL, *variant)
     params, _, loss, grads = expected(config, 3, 13)
     ids, targets = draw(config, 3, 13)
     total = int((targets != ref.IGNORE).sum())
@@ -205,7 +205,7 @@ def test_micro_batches_with_one_normalizer_are_one_batch(variant: tuple[str, boo
 
 def test_a_micro_batch_without_targets_adds_nothing(variant: tuple[str, bool]) -> None:
     """A micro-batch may have no target at all, while the whole batch has some."""
-    config = replace(SMALL, block=variant[0], tied_head=variant[1])
+    config = of_block(SMALL, *variant)
     ids, targets = draw(config, 3, 13)
     ignored = np.full_like(targets, ref.IGNORE)
     model = native(config, ref.random_parameters(config, seed=1))
@@ -220,7 +220,7 @@ def test_a_micro_batch_without_targets_adds_nothing(variant: tuple[str, bool]) -
 
 
 def test_a_row_of_ids_is_a_batch_of_one(variant: tuple[str, bool]) -> None:
-    config = replace(SMALL, block=variant[0], tied_head=variant[1])
+    config = of_block(SMALL, *variant)
     model = native(config, ref.random_parameters(config, seed=1))
     ids, targets = draw(config, 1, 13)
     assert model.forward(ids[0]).shape == (13, config.vocab_size)
@@ -231,7 +231,7 @@ def test_a_row_of_ids_is_a_batch_of_one(variant: tuple[str, bool]) -> None:
 
 def test_ignored_targets_change_nothing(variant: tuple[str, bool]) -> None:
     """In a causal model, ids after the last kept target change neither the loss nor its gradient."""
-    config = replace(SMALL, block=variant[0], tied_head=variant[1])
+    config = of_block(SMALL, *variant)
     model = native(config, ref.random_parameters(config, seed=1))
     ids, targets = draw(config, 2, 13)
     targets[:, 6:] = ref.IGNORE
@@ -246,7 +246,7 @@ def test_ignored_targets_change_nothing(variant: tuple[str, bool]) -> None:
 
 
 def test_parameter_views_are_the_model(variant: tuple[str, bool]) -> None:
-    config = replace(SMALL, block=variant[0], tied_head=variant[1])
+    config = of_block(SMALL, *variant)
     model = native(config, ref.random_parameters(config, seed=1))
     ids, _ = draw(config, 1, 5)
     before = model.forward(ids)

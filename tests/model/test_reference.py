@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from helpers.numerics import complex_step, relative_error
+from helpers.shapes import of_block
 from oracles import reference as ref
 from oracles.activations import ACTIVATIONS
 
@@ -63,12 +64,51 @@ def test_norm(eps: float, affine: bool) -> None:
     assert np.allclose(plain.var(axis=-1), x.var(axis=-1) / (x.var(axis=-1) + eps))
 
 
+def test_rms_norm() -> None:
+    x, w, dy = random(2, 3, 7), random(7, seed=1), random(2, 3, 7, seed=3)
+    dx, dw = ref.rms_norm_backward(dy, x, 1e-5, w)
+    check(lambda z: ref.rms_norm(z, 1e-5, w), x, dx, dy)
+    check(lambda z: ref.rms_norm(x, 1e-5, z), w, dw, dy)
+    check(lambda z: ref.rms_norm(z, 1e-5), x, ref.rms_norm_backward(dy, x, 1e-5)[0], dy)
+    assert np.allclose(np.square(ref.rms_norm(x, 0.0)).mean(axis=-1), 1)
+
+
+def test_swiglu() -> None:
+    x, dy = 5 * random(3, 8), random(3, 4, seed=1)
+    check(ref.swiglu, x, ref.swiglu_backward(dy, x), dy)
+    assert ref.silu(np.array([40.0]))[0] == pytest.approx(40.0)
+    assert ref.silu(np.array([-40.0]))[0] == pytest.approx(0.0)
+
+
+def test_rotation_depends_on_the_distance_alone() -> None:
+    """The product of a query and a key, whatever their positions; turning back undoes it."""
+    q, k = random(6), random(6, seed=1)
+    turned = [ref.rotate(np.broadcast_to(x, (9, 6)), 100.0) for x in (q, k)]
+    scores = turned[0] @ turned[1].T
+    for distance in range(-8, 9):
+        assert np.ptp(np.diagonal(scores, distance)) < 1e-12
+    assert np.ptp(scores) > 0.1
+    x, dy = random(2, 5, 6), random(2, 5, 6, seed=2)
+    check(lambda z: ref.rotate(z, 10.0), x, ref.rotate(dy, 10.0, -1.0), dy)
+    assert np.allclose(ref.rotate(ref.rotate(x, 10.0), 10.0, -1.0), x)
+
+
+def test_attention_of_shared_keys() -> None:
+    """As if each head of queries had keys and values of its own; their gradients add up."""
+    qkv, dy = random(2, 4, 8 * 3), random(2, 4, 4 * 3, seed=1)
+    gradient = ref.attention_backward(dy, qkv, 4, 2)
+    check(lambda z: ref.attention(z, 4, 2), qkv, gradient, dy)
+    q, k, v = np.split(qkv, [12, 18], axis=-1)
+    k, v = (x.reshape(2, 4, 2, 3).repeat(2, axis=2).reshape(2, 4, 12) for x in (k, v))
+    assert np.allclose(ref.attention(qkv, 4, 2), ref.attention(np.concatenate([q, k, v], axis=-1), 4))
+
+
 @pytest.mark.parametrize(("batch", "length", "heads", "size"), [(1, 1, 1, 3), (2, 5, 3, 2), (1, 6, 2, 1)])
 @pytest.mark.parametrize("scale", [None, 0.3])
 def test_attention(batch: int, length: int, heads: int, size: int, scale: float | None) -> None:
     width = heads * size
     qkv, dy = random(batch, length, 3 * width), random(batch, length, width, seed=1)
-    check(lambda z: ref.attention(z, heads, scale), qkv, ref.attention_backward(dy, qkv, heads, scale), dy)
+    check(lambda z: ref.attention(z, heads, scale=scale), qkv, ref.attention_backward(dy, qkv, heads, scale=scale), dy)
 
 
 def test_attention_is_the_textbook_sum() -> None:
@@ -113,19 +153,18 @@ def test_embedding() -> None:
 
 @pytest.mark.parametrize("tied_head", [False, True])
 def test_every_parameter_of_the_model(block: str, tied_head: bool) -> None:
-    check_parameters(TINY, block=block, tied_head=tied_head)
+    check_parameters(of_block(TINY, block, tied_head))
 
 
 @pytest.mark.parametrize("other", ref.OTHER_GPT2)
 def test_every_parameter_of_other_gpt2(other: str) -> None:
-    check_parameters(TINY, block="gpt2", tied_head=True, **ref.OTHER_GPT2[other])
+    check_parameters(replace(TINY, block="gpt2", tied_head=True, **ref.OTHER_GPT2[other]))
 
 
 TINY = ref.Config(vocab_size=7, d_model=6, n_layers=2, n_heads=3, d_ff=5, max_seq_len=6)
 
 
-def check_parameters(tiny: ref.Config, **changes: Any) -> None:
-    config = replace(tiny, **changes)
+def check_parameters(config: ref.Config) -> None:
     params = ref.random_parameters(config, seed=3)
     rng = np.random.default_rng(4)
     ids, targets = rng.integers(0, 7, (2, 5)), rng.integers(0, 7, (2, 5))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,8 +21,11 @@ MODELS = [
     ref.Config(61, 48, 3, 4, 96, 40, "soma", True),
     ref.Config(61, 48, 3, 4, 96, 40, "gpt2", True),
     ref.Config(61, 48, 3, 4, 96, 40, "gpt2", False),
+    ref.Config(61, 48, 3, 4, 96, 40, "llama", False, n_kv_heads=2, qk_norm=True),
+    ref.Config(61, 48, 3, 4, 96, 40, "llama", True, n_kv_heads=1, head_dim=20, rope_theta=500.0, norm_eps=1e-5),
     ref.Config(301, 72, 2, 3, 37, 130, "gpt2", True),
     ref.Config(301, 72, 2, 3, 37, 130, "soma", False),
+    ref.Config(301, 72, 2, 3, 37, 130, "llama", False, n_kv_heads=1, qk_norm=True),
     ref.Config(61, 48, 3, 4, 96, 40, "gpt2", True, "gelu", scale_attn_by_inverse_layer_idx=True),
     ref.Config(61, 48, 3, 4, 96, 40, "gpt2", True, "relu", scale_attn_weights=False),
 ]
@@ -42,43 +44,76 @@ def one_torch_thread() -> Iterator[None]:
 
 
 def torch_logits(params: dict[str, Any], config: ref.Config, ids: Any) -> Any:
-    """Logits (B, T, V), written with torch's own layer_norm, gelu and scaled_dot_product_attention."""
-    post, eps = config.block == "soma", ref.NORM_EPS[config.block]
+    """Logits (B, T, V), written with torch's own norms, activations and scaled_dot_product_attention."""
     names = ref.MODEL_NAMES[config.block]
-    d, heads = config.d_model, config.n_heads
-
-    def norm(x: Any, weight: Any = None, bias: Any = None) -> Any:
-        return F.layer_norm(x, (d,), weight, bias, eps)
-
-    def product(x: Any, w: Any, b: Any) -> Any:
-        return x @ w if b is None else x @ w + b
-
-    def attend(x: Any, p: dict[str, Any], layer: int) -> Any:
-        qkv = product(x, p["w_qkv"], p.get("b_qkv"))
-        q, k, v = (part.unflatten(-1, (heads, d // heads)).transpose(1, 2) for part in qkv.split(d, dim=-1))
-        scale = (d // heads) ** -0.5 if config.scale_attn_weights else 1.0
-        scale /= layer + 1 if config.scale_attn_by_inverse_layer_idx else 1
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale).transpose(1, 2).flatten(2)
-        return product(y, p["w_proj"], p.get("b_proj"))
-
-    def mlp(x: Any, p: dict[str, Any]) -> Any:
-        hidden = product(x, p["w_fc"], p["b_fc"])
-        name = config.activation or ("relu" if post else "gelu_tanh")
-        activated = F.relu(hidden) if name == "relu" else F.gelu(hidden, approximate=GELU[name])
-        return product(activated, p["w_out"], p["b_out"])
-
-    h = F.embedding(ids, params[names["wte"]]) + params[names["wpe"]][: ids.shape[1]]
+    h = F.embedding(ids, params[names["wte"]])
+    if "wpe" in names:
+        h = h + params[names["wpe"]][: ids.shape[1]]
     for layer in range(config.n_layers):
-        p = {role: params[name.format(layer)] for role, name in ref.LAYER_NAMES[config.block].items()}
-        if post:
-            h = norm(h + attend(h, p, layer))
-            h = norm(h + mlp(h, p))
-        else:
-            h = h + attend(norm(h, p["norm1_w"], p["norm1_b"]), p, layer)
-            h = h + mlp(norm(h, p["norm2_w"], p["norm2_b"]), p)
-    if not post:
-        h = norm(h, params[names["norm_w"]], params[names["norm_b"]])
+        found = {role: params.get(name.format(layer)) for role, name in ref.LAYER_NAMES[config.block].items()}
+        scale = config.head_size**-0.5 if config.scale_attn_weights else 1.0
+        scale /= layer + 1 if config.scale_attn_by_inverse_layer_idx else 1
+        h = TORCH_BLOCKS[config.block](h, found, config, scale)
+    if "norm_b" in names:
+        h = F.layer_norm(h, (config.d_model,), params[names["norm_w"]], params[names["norm_b"]], 1e-5)
+    elif "norm_w" in names:
+        h = F.rms_norm(h, (config.d_model,), params[names["norm_w"]], config.norm_eps or 1e-6)
     return h @ params[names["wte" if config.tied_head else "head"]].T
+
+
+def heads_of(x: Any, config: ref.Config) -> list[Any]:
+    """q, k and v (B, heads, T, D)."""
+    parts = x.split([config.q_dim, config.kv_dim, config.kv_dim], dim=-1)
+    return [part.unflatten(-1, (-1, config.head_size)).transpose(1, 2) for part in parts]
+
+
+def attend(q: Any, k: Any, v: Any, scale: float) -> Any:
+    y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True, scale=scale)
+    return y.transpose(1, 2).flatten(2)
+
+
+def soma_block(x: Any, p: dict[str, Any], config: ref.Config, scale: float) -> Any:
+    def norm(x: Any) -> Any:
+        return F.layer_norm(x, (config.d_model,), eps=1e-6)
+
+    h = norm(x + attend(*heads_of(x @ p["w_qkv"], config), scale) @ p["w_proj"])
+    return norm(h + F.relu(h @ p["w_fc"] + p["b_fc"]) @ p["w_out"] + p["b_out"])
+
+
+def gpt2_block(x: Any, p: dict[str, Any], config: ref.Config, scale: float) -> Any:
+    def norm(x: Any, name: str) -> Any:
+        return F.layer_norm(x, (config.d_model,), p[f"{name}_w"], p[f"{name}_b"], 1e-5)
+
+    qkv = norm(x, "norm1") @ p["w_qkv"] + p["b_qkv"]
+    h = x + attend(*heads_of(qkv, config), scale) @ p["w_proj"] + p["b_proj"]
+    hidden = norm(h, "norm2") @ p["w_fc"] + p["b_fc"]
+    name = config.activation or "gelu_tanh"
+    activated = F.relu(hidden) if name == "relu" else F.gelu(hidden, approximate=GELU[name])
+    return h + activated @ p["w_out"] + p["b_out"]
+
+
+def llama_block(x: Any, p: dict[str, Any], config: ref.Config, scale: float) -> Any:
+    def norm(x: Any, gain: Any) -> Any:
+        return F.rms_norm(x, (x.shape[-1],), gain, config.norm_eps or 1e-6)
+
+    def rotate(x: Any) -> Any:
+        """As complex numbers, whose parts are the halves of a head."""
+        size = x.shape[-1]
+        frequencies = (config.rope_theta or 10000.0) ** (-torch.arange(0, size, 2, dtype=torch.float64) / size)
+        angles = torch.arange(x.shape[-2], dtype=torch.float64)[:, None] * frequencies
+        halves = torch.stack(x.chunk(2, dim=-1), dim=-1).contiguous()
+        turned = torch.view_as_complex(halves) * torch.polar(torch.ones_like(angles), angles).to(x.dtype.to_complex())
+        return torch.cat(torch.view_as_real(turned).unbind(-1), dim=-1)
+
+    q, k, v = heads_of(norm(x, p["norm1_w"]) @ p["w_qkv"], config)
+    if config.qk_norm:
+        q, k = norm(q, p["q_norm"]), norm(k, p["k_norm"])
+    h = x + attend(rotate(q), rotate(k), v, scale) @ p["w_proj"]
+    gate, up = (norm(h, p["norm2_w"]) @ p["w_fc"]).chunk(2, dim=-1)
+    return h + (F.silu(gate) * up) @ p["w_out"]
+
+
+TORCH_BLOCKS = {"soma": soma_block, "gpt2": gpt2_block, "llama": llama_block}
 
 
 def torch_loss(params: dict[str, Any], config: ref.Config, ids: ref.Array, targets: ref.Array) -> Any:
@@ -99,7 +134,7 @@ def batch(config: ref.Config, rows: int, length: int, seed: int) -> tuple[ref.Ar
 
 
 def native(config: ref.Config, params: ref.Params) -> soma.Model:
-    model = soma.Model(soma.ModelConfig(**dataclasses.asdict(config)), precision="float32")
+    model = soma.Model(soma.ModelConfig(**config.to_dict()), precision="float32")
     for name, view in model.parameters().items():
         view[...] = params[name]
     return model
@@ -136,7 +171,7 @@ def test_logits_and_every_gradient(config: ref.Config, std: float) -> None:
     assert max(errors.values()) < PROMISED, errors
 
 
-@pytest.mark.parametrize("config", MODELS[:4], ids=NAMES[:4])
+@pytest.mark.parametrize("config", MODELS[:6], ids=NAMES[:6])
 def test_ten_optimizer_steps(config: ref.Config) -> None:
     """torch.optim.AdamW with two groups and clip_grad_norm_, at a rate where the loss falls and clipping bites."""
     lr, betas, eps, decay, max_norm = 3e-3, (0.9, 0.95), 1e-8, 0.1, 0.5

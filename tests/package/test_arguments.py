@@ -66,7 +66,7 @@ def test_the_argument_is_named(call: Callable[[], object], error: type[Exception
 
 
 def test_a_model_too_large_for_memory_says_how_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(**options: object) -> None:
+    def full(config: object, **options: object) -> None:
         raise MemoryError("std::bad_alloc")
 
     monkeypatch.setattr("soma_native._core.Model", full)

@@ -49,8 +49,7 @@ def record(script: str, path: Path, *arguments: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("name", common.WORKLOADS)
 def test_workloads_are_models_of_ours(name: str, block: str) -> None:
     w = common.WORKLOADS[name].as_block(block)
-    sizes = (w.vocab_size, w.d_model, w.n_layers, w.n_heads, w.d_ff, w.max_seq_len, w.block, w.tied_head)
-    assert common.parameter_shapes(w) == ref.parameter_shapes(ref.Config(*sizes))
+    assert common.parameter_shapes(w) == ref.parameter_shapes(ref.Config(**w.config.to_dict()))
 
 
 def test_training_is_checked_against_torch_and_recorded(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -40,7 +41,8 @@ def test_a_step_has_the_products_that_the_equations_say(make_tiny_model: MakeMod
     c = model.config
     records = profiled_step(model)
     tokens, pairs = BATCH * LENGTH, BATCH * c.n_heads * LENGTH * (LENGTH + 1) // 2
-    weights = c.n_layers * (4 * c.d_model**2 + 2 * c.d_model * c.d_ff) + c.vocab_size * c.d_model
+    matrices = sum(p.size for name, p in model.parameters().items() if p.ndim == 2 and re.search(r"\.\d+\.", name))
+    weights = matrices + c.vocab_size * c.d_model
     head_size = c.d_model // c.n_heads
     sums = Counter[str]()
     for record in records:
@@ -63,7 +65,8 @@ def test_every_op_is_called_as_often_as_the_model_calls_it(make_tiny_model: Make
     assert calls["matmul nn"] == calls["matmul nt"] == products + 1
     assert calls["matmul tn"] == products + 1
     assert calls["attention"] == calls["attention_backward"] == layers
-    assert calls["norm_backward"] == 2 * layers + (block == "gpt2")
+    final_norm = any(re.search(r"(ln_f|model\.norm)\.weight", name) for name in model.parameters())
+    assert calls["norm_backward"] == 2 * layers + final_norm
     assert calls["embed"] == calls["embed_backward"] == calls["cross_entropy"] == calls["sum_squares"] == 1
 
 
@@ -99,6 +102,31 @@ def test_products_say_and_count_their_activation(
     costs = [found[end].flops / elements for end in ends]  # of an element, beside the bias
     least, most = {"relu": (1, 2), "gelu_tanh": (20, 50), "gelu": (51, 90)}[activation]
     assert all(least <= cost <= most for cost in costs)
+
+
+def test_workloads_count_the_operations_that_a_step_has(make_tiny_model: MakeModel, block: str) -> None:
+    model = make_tiny_model(block=block)
+    records = profiled_step(model)
+    w = Workload("tiny", seq_len=LENGTH, batch=BATCH, **model.config.to_dict())
+    products = sum(r.products for r in records if r.group == "products")
+    assert 6 * _core.multiplied_parameters(model.config.core) * w.tokens == products
+    attention = 6 * w.n_layers * LENGTH * w.d_model  # causal, forward and backward, nothing computed twice
+    assert w.flops_per_token * w.tokens == products + attention * w.tokens
+
+
+def test_a_llama_block_is_counted_with_shared_and_wide_heads() -> None:
+    config = soma_native.ModelConfig(
+        29, 24, 2, 4, 40, 13, block="llama", n_kv_heads=2, head_dim=10, qk_norm=True, tied_head=True
+    )
+    records = profiled_step(soma_native.Model(config))
+    tokens, pairs = BATCH * LENGTH, BATCH * 4 * LENGTH * (LENGTH + 1) // 2
+    weights = 2 * (24 * 80 + 40 * 24 + 3 * 24 * 40) + 29 * 24
+    assert sum(r.products for r in records if r.group == "products") == 6 * weights * tokens
+    assert sum(r.products for r in records if r.group == "attention") == 2 * (2 + 5) * 2 * pairs * 10
+    found = {(r.op, tuple(r.shape[:3])): r.calls for r in records if r.group == "products"}
+    assert found["matmul nn norm rotate", (tokens, 80, 24)] == found["matmul nn swiglu", (tokens, 80, 24)] == 2
+    assert found["matmul nt swiglu'", (tokens, 40, 24)] == 2
+    assert sum(r.calls for r in records if r.op == "sum_rows") == 4
 
 
 # what profiling must not change --------------------------------------------------------------------------------------

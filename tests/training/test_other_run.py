@@ -60,6 +60,11 @@ OF_ONE_BLOCK: dict[str, tuple[str, Any, str]] = {
     "activation": ("gpt2", "relu", "gelu_tanh"),
     "scale_attn_weights": ("gpt2", False, "True"),
     "scale_attn_by_inverse_layer_idx": ("gpt2", True, "False"),
+    "n_kv_heads": ("llama", 1, "2"),
+    "head_dim": ("llama", 4, "8"),
+    "qk_norm": ("llama", True, "False"),
+    "rope_theta": ("llama", 100.0, "10000.0"),
+    "norm_eps": ("llama", 1e-5, "1e-06"),
 }
 
 

@@ -5,6 +5,7 @@
 
 namespace soma {
 
-enum class Activation : int32_t { kNone, kRelu, kGeluTanh, kGeluErf };
+// kSilu is the activation of SwiGLU. It needs two results of a product, so no product applies it alone.
+enum class Activation : int32_t { kNone, kRelu, kGeluTanh, kGeluErf, kSilu };
 
 }  // namespace soma

@@ -17,6 +17,7 @@ namespace {
 #include "kernels/transpose_x86.h"
 #include "kernels/tails.inl.h"
 #include "kernels/rowwise.inl.h"
+#include "kernels/norms.inl.h"
 #include "kernels/optimizer.inl.h"
 #include "kernels/attention.inl.h"
 #include "kernels/epilogue.inl.h"

@@ -10,6 +10,7 @@ namespace {
 #include "kernels/vec_scalar.h"
 #include "kernels/tails.inl.h"
 #include "kernels/rowwise.inl.h"
+#include "kernels/norms.inl.h"
 #include "kernels/optimizer.inl.h"
 #include "kernels/attention.inl.h"
 #include "kernels/epilogue.inl.h"

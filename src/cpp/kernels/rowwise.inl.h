@@ -1,4 +1,4 @@
-// Norms, activations, softmax and cross entropy, over the Vec of the level that includes this file.
+// Activations, softmax and cross entropy, over the Vec of the level that includes this file.
 
 // Sums term(i, n) over the n elements at each i: as one vector, and as its total.
 template <typename Term>
@@ -105,63 +105,6 @@ inline float dot_of(const float* a, const float* b, int64_t n, int64_t ahead) {
 
 float dot(const float* a, const float* b, int64_t n) { return dot_of<false>(a, b, n, 0); }
 
-void norm_forward(const NormForward* norm) {
-  float *y = norm->y, *const mean = norm->mean, *const rstd = norm->rstd;
-  const float *x = norm->x, *const gamma = norm->gamma, *const beta = norm->beta;
-  const int64_t rows = norm->rows, c = norm->c;
-  const float eps = norm->eps;
-  for (int64_t r = 0; r < rows; ++r, x += c, y += c) {
-    const float mu = sum_over(c, [&](int64_t i, int64_t n) { return load_tail(x + i, n); }) / static_cast<float>(c);
-    const Vec centre = set1(mu);
-    const float variance = sum_over(c,
-                                    [&](int64_t i, int64_t n) {
-                                      const Vec d = keep(sub(load_tail(x + i, n), centre), n);
-                                      return mul(d, d);
-                                    }) /
-                           static_cast<float>(c);
-    const float scale = 1.0f / __builtin_sqrtf(variance + eps);
-    if (mean != nullptr) mean[r] = mu;
-    if (rstd != nullptr) rstd[r] = scale;
-    const Vec s = set1(scale);
-    each(c, [&](int64_t i, int64_t n) {
-      Vec v = mul(sub(load_tail(x + i, n), centre), s);
-      if (gamma != nullptr) v = fma(v, load_tail(gamma + i, n), load_tail(beta + i, n));
-      store_tail(y + i, v, n);
-    });
-  }
-}
-
-void norm_backward(const NormBackward* norm) {
-  float *dx = norm->dx, *y = norm->y;
-  const float *dy = norm->dy, *x = norm->x, *residual = norm->residual;
-  const float *const mean = norm->mean, *const rstd = norm->rstd;
-  const float *const gamma = norm->gamma, *const beta = norm->beta;
-  const int64_t rows = norm->rows, c = norm->c;
-  const Vec per_element = set1(1.0f / static_cast<float>(c));
-  for (int64_t r = 0; r < rows; ++r, x += c, dy += c, dx += c) {
-    const Vec scale = set1(rstd[r]);
-    const Vec centre = set1(mean != nullptr ? mean[r] : 0.0f);
-    const Vec unit = mean != nullptr ? scale : set1(1.0f);
-    const auto xhat = [&](int64_t i, int64_t n) { return mul(sub(load_tail(x + i, n), centre), unit); };
-    const auto g = [&](int64_t i, int64_t n) {
-      const Vec v = load_tail(dy + i, n);
-      return gamma != nullptr ? mul(v, load_tail(gamma + i, n)) : v;
-    };
-    const Vec mean_g = mul(set1(sum_over(c, g)), per_element);
-    const Vec mean_gx =
-        mul(set1(sum_over(c, [&](int64_t i, int64_t n) { return mul(g(i, n), xhat(i, n)); })), per_element);
-    each(c, [&](int64_t i, int64_t n) {
-      const Vec normed = xhat(i, n);
-      Vec v = mul(scale, sub(sub(g(i, n), mean_g), mul(normed, mean_gx)));
-      if (residual != nullptr) v = add(v, load_tail(residual + i, n));
-      store_tail(dx + i, v, n);
-      if (y != nullptr) store_tail(y + i, fma(normed, load_tail(gamma + i, n), load_tail(beta + i, n)), n);
-    });
-    if (residual != nullptr) residual += c;
-    if (y != nullptr) y += c;
-  }
-}
-
 template <int kCount>
 struct Columns {
   static constexpr int kVectors = kCount;
@@ -175,39 +118,6 @@ inline void each_columns(int64_t count, F f) {
   for (; j + 4 * kWidth <= count; j += 4 * kWidth) f(Columns<4>{}, j, 4 * kWidth);
   for (; j + 2 * kWidth <= count; j += 2 * kWidth) f(Columns<2>{}, j, 2 * kWidth);
   for (; j < count; j += kWidth) f(Columns<1>{}, j, count - j < kWidth ? count - j : kWidth);
-}
-
-// Takes kRows rows of all columns, then the next rows: memory is read from end to end.
-template <int kRows>
-inline void norm_grad_rows(float* dgamma, float* dbeta, const float* dy, const float* x, const float* mean,
-                           const float* rstd, int64_t ld, int64_t n) {
-  Vec centre[kRows], scale[kRows];
-  SOMA_UNROLL for (int r = 0; r < kRows; ++r) {
-    centre[r] = set1(mean[r]);
-    scale[r] = set1(rstd[r]);
-  }
-  each(n, [&](int64_t i, int64_t m) {
-    Vec sum_gamma = load_tail(dgamma + i, m), sum_beta = load_tail(dbeta + i, m);
-    SOMA_UNROLL for (int r = 0; r < kRows; ++r) {
-      const Vec d = load_tail(dy + r * ld + i, m);
-      sum_gamma = fma(d, mul(sub(load_tail(x + r * ld + i, m), centre[r]), scale[r]), sum_gamma);
-      sum_beta = add(sum_beta, d);
-    }
-    store_tail(dgamma + i, sum_gamma, m);
-    store_tail(dbeta + i, sum_beta, m);
-  });
-}
-
-void norm_grad(const NormGrad* norm) {
-  constexpr int kRows = 4;
-  float *const dgamma = norm->dgamma, *const dbeta = norm->dbeta;
-  const float *const dy = norm->dy, *const x = norm->x, *const mean = norm->mean, *const rstd = norm->rstd;
-  const int64_t ld = norm->ld, rows = norm->rows, n = norm->n;
-  int64_t r = 0;
-  for (; r + kRows <= rows; r += kRows) {
-    norm_grad_rows<kRows>(dgamma, dbeta, dy + r * ld, x + r * ld, mean + r, rstd + r, ld, n);
-  }
-  for (; r < rows; ++r) norm_grad_rows<1>(dgamma, dbeta, dy + r * ld, x + r * ld, mean + r, rstd + r, ld, n);
 }
 
 void column_sum(float* out, const float* x, int64_t ld, int64_t rows, int64_t n) {
@@ -343,6 +253,62 @@ void gelu_erf_forward(float* y, const float* x, int64_t n) {
 void gelu_erf_backward(float* dx, float* y, const float* dy, const float* x, int64_t n) {
   map_row_back(dx, y, dy, x, n,
                [](auto* output, const auto& d, const auto& v) { return gelu_erf_gradient(output, d, v); });
+}
+
+// Beyond it silu(x) is x to the last bit, and below its negative no more than 1.5e-36.
+constexpr float kSiluFar = 87.0f;
+
+// *output = silu(x); returns silu'(x) = s + silu(x) (1 - s), s = 1/(1 + e^-x).
+template <typename V>
+SOMA_INLINE V silu_slope(V* output, V x) {
+  const V far = max(all<V>(-kSiluFar), x), v = min(all<V>(kSiluFar), far);  // keeps a NaN
+  const V s = div(all<V>(1.0f), add(all<V>(1.0f), exp_within(sub(all<V>(0.0f), v))));
+  *output = mul(far, s);
+  return fma(mul(v, s), sub(all<V>(1.0f), s), s);
+}
+
+template <typename V>
+SOMA_INLINE V swiglu(V gate, V up) {
+  V activated;
+  silu_slope(&activated, gate);
+  return mul(activated, up);
+}
+
+void swiglu_forward(float* y, const float* gate, const float* up, int64_t n) {
+  int64_t i = 0;
+  for (; i + 4 * kWidth <= n; i += 4 * kWidth) store(y + i, swiglu(load_four(gate + i), load_four(up + i)));
+  for (; i < n; i += kWidth) {
+    store_tail(y + i, swiglu(load_tail(gate + i, n - i), load_tail(up + i, n - i)), n - i);
+  }
+}
+
+template <typename V>
+struct SwigluGradient {
+  V gate, up, y;
+};
+template <typename V>
+SOMA_INLINE SwigluGradient<V> swiglu_gradient(V dy, V gate, V up) {
+  V activated;
+  const V slope = silu_slope(&activated, gate);
+  return {mul(mul(dy, up), slope), mul(dy, activated), mul(activated, up)};
+}
+
+void swiglu_backward(float* dgate, float* dup, float* y, const float* dy, const float* gate, const float* up,
+                     int64_t n) {
+  int64_t i = 0;
+  for (; i + 4 * kWidth <= n; i += 4 * kWidth) {
+    const auto g = swiglu_gradient(load_four(dy + i), load_four(gate + i), load_four(up + i));
+    store(dgate + i, g.gate);
+    store(dup + i, g.up);
+    store(y + i, g.y);
+  }
+  for (; i < n; i += kWidth) {
+    const int64_t m = n - i;
+    const auto g = swiglu_gradient(load_tail(dy + i, m), load_tail(gate + i, m), load_tail(up + i, m));
+    store_tail(dgate + i, g.gate, m);
+    store_tail(dup + i, g.up, m);
+    store_tail(y + i, g.y, m);
+  }
 }
 
 void relu_backward(float* dx, const float* dy, const float* y, int64_t n) {

@@ -13,15 +13,15 @@ void place_block(const BufferPlan& plan, BlockActivations& a) {
 
 }  // namespace
 
-BlockActivations activations_from(const BlockActivations& a, const BufferPlan& row) {
+BlockActivations activations_from(const BlockActivations& a, const BufferPlan& from) {
   BlockActivations moved = a;
-  place_block(row, moved);
+  place_block(from, moved);
   return moved;
 }
 
-Scratch scratch_from(const Scratch& s, const BufferPlan& row) {
+Scratch scratch_from(const Scratch& s, const BufferPlan& from) {
   Scratch moved = s;
-  row.config.block->place_scratch(row, moved);
+  from.config.block->place_scratch(from, moved);
   return moved;
 }
 
@@ -29,7 +29,7 @@ int64_t Activations::carve(const ModelConfig& config, Operands operands, int64_t
                            bool for_backward, float* base) {
   const int64_t m = batch * length, c = config.d_model;
   Carver carver(base);
-  const BufferPlan plan(config, operands, for_backward, m, carver);
+  const BufferPlan plan(config, operands, for_backward, batch, length, carver);
   blocks.assign(static_cast<std::size_t>(config.n_layers), {});
   if (for_backward) {
     for (BlockActivations& b : blocks) place_block(plan, b);
@@ -39,7 +39,7 @@ int64_t Activations::carve(const ModelConfig& config, Operands operands, int64_t
   }
   output = for_backward ? carver.take(m * c) : blocks[0].input;  // in place where nothing is kept
   const bool norm{config.final_norm()};
-  final_mean = norm ? carver.take(m) : nullptr;
+  final_mean = config.final_norm().kind == NormKind::kLayerNorm ? carver.take(m) : nullptr;
   final_rstd = norm ? carver.take(m) : nullptr;
   final_normed = norm ? carver.take(operands.floats(m, c)) : output;
   scratch = {};

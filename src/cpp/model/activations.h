@@ -12,7 +12,7 @@ namespace soma {
 struct Activations {
   std::vector<BlockActivations> blocks;
   float* output;                   // (M, C) after the last block
-  float *final_mean, *final_rstd;  // (M) of the final norm; null without one
+  float *final_mean, *final_rstd;  // (M) of the final norm; null where it has none
   float* final_normed;             // (M, C) what the head reads: the final norm's output, an operand; else `output`
   Scratch scratch;
 
@@ -22,8 +22,8 @@ struct Activations {
                 float* base);
 };
 
-// The same buffers from `row` on, which is the first of a sequence.
-BlockActivations activations_from(const BlockActivations& a, const BufferPlan& row);
-Scratch scratch_from(const Scratch& s, const BufferPlan& row);
+// The same buffers from a sequence on.
+BlockActivations activations_from(const BlockActivations& a, const BufferPlan& from);
+Scratch scratch_from(const Scratch& s, const BufferPlan& from);
 
 }  // namespace soma

@@ -14,8 +14,10 @@ struct NamedActivation {
   const char* name;
   Activation activation;
 };
-constexpr NamedActivation kActivations[] = {
-    {"relu", Activation::kRelu}, {"gelu_tanh", Activation::kGeluTanh}, {"gelu", Activation::kGeluErf}};
+constexpr NamedActivation kActivations[] = {{"relu", Activation::kRelu},
+                                            {"gelu_tanh", Activation::kGeluTanh},
+                                            {"gelu", Activation::kGeluErf},
+                                            {"silu", Activation::kSilu}};
 
 }  // namespace
 
@@ -30,7 +32,7 @@ Activation find_activation(std::string_view name) {
   for (const NamedActivation& a : kActivations) {
     if (a.name == name) return a.activation;
   }
-  fail("activation must be 'relu', 'gelu_tanh' or 'gelu', got '", name, "'");
+  fail("activation must be 'relu', 'gelu_tanh', 'gelu' or 'silu', got '", name, "'");
 }
 
 const std::array<SizeLimit, 6>& size_limits() {
@@ -43,6 +45,22 @@ const std::array<SizeLimit, 6>& size_limits() {
       {"max_seq_len", &ModelConfig::max_seq_len, 1, 1 << 20},
   }};
   return limits;
+}
+
+const std::array<OptionLimit, 4>& option_limits() {
+  static constexpr std::array<OptionLimit, 4> limits{{
+      {Option::kKvHeads, true, 1, 1 << 16},
+      {Option::kHeadDim, true, 1, 1 << 12},
+      {Option::kRopeTheta, false, 1, 1e12},
+      {Option::kNormEps, false, 1e-12, 1},
+  }};
+  return limits;
+}
+
+const char* option_name(Option option) {
+  static constexpr std::array<const char*, kOptions> names{"n_kv_heads", "head_dim", "qk_norm", "rope_theta",
+                                                           "norm_eps"};
+  return names[static_cast<std::size_t>(option)];
 }
 
 const BlockTraits& ModelConfig::traits() const { return block->traits; }
@@ -58,13 +76,29 @@ void ModelConfig::validate() const {
     check(value >= limit.low && value <= limit.high, limit.name, " must be from ", limit.low, " to ", limit.high,
           ", got ", value);
   }
-  check(d_model % n_heads == 0, "d_model must be a multiple of n_heads, got d_model=", d_model,
+  check(head_dim > 0 || d_model % n_heads == 0, "d_model must be a multiple of n_heads, got d_model=", d_model,
         " and n_heads=", n_heads);
   const std::span<const Activation> allowed = traits().activations;
   check(std::find(allowed.begin(), allowed.end(), activation) != allowed.end(), "activation of the ", traits().name,
         " block cannot be '", activation_name(activation), "'");
   check(traits().scales_attention || (scale_attn_weights && !scale_attn_by_inverse_layer_idx), "the ", traits().name,
         " block takes neither scale_attn_weights=False nor scale_attn_by_inverse_layer_idx=True");
+  const double given[kOptions] = {static_cast<double>(n_kv_heads), static_cast<double>(head_dim), qk_norm ? 1.0 : 0.0,
+                                  rope_theta, eps};
+  for (int i = 0; i < kOptions; ++i) {
+    const auto option = static_cast<Option>(i);
+    check(given[i] == 0 || traits().has(option), option_name(option), " is nothing that block '", traits().name,
+          "' has");
+  }
+  for (const OptionLimit& limit : option_limits()) {
+    const double value = given[static_cast<std::size_t>(limit.option)];
+    check(value == 0 || (value >= limit.low && value <= limit.high), option_name(limit.option), " must be from ",
+          limit.low, " to ", limit.high, ", got ", value);
+  }
+  check(n_heads % kv_heads() == 0, "n_heads must be a multiple of n_kv_heads, got n_heads=", n_heads,
+        " and n_kv_heads=", n_kv_heads);
+  check(!rotary_positions() || head_size() % 2 == 0, "head_dim must be even, since halves of heads are turned, got ",
+        head_size());
 }
 
 }  // namespace soma

@@ -3,26 +3,28 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string_view>
 
 #include "ops/decode.h"
 
+#include "ops/ops.h"
+
 namespace soma {
 
 class Block;  // model/blocks/block.h
 
-enum class NormKind { kNone, kLayerNorm };
 struct NormTraits {
   NormKind kind = NormKind::kNone;
-  bool affine = false;  // with a learned gain and shift
+  bool affine = false;  // with a learned gain, and a shift where the norm has one
   explicit operator bool() const { return kind != NormKind::kNone; }
 };
 
 enum class Positions {
   kLearned,  // a row of wpe is added to each token's embedding
-  kInBlock,  // the block brings them in, if anything does
+  kRotary,   // the block turns queries and keys
 };
 
 // Names of the tensors outside the blocks, as checkpoints have them.
@@ -33,16 +35,22 @@ struct TensorNames {
   const char* head;
 };
 
+// Fields of a config that only some blocks have, by the names that users give them.
+enum class Option { kKvHeads, kHeadDim, kQkNorm, kRopeTheta, kNormEps };
+constexpr int kOptions = 5;
+
 // What a block decides about the model around it.
 struct BlockTraits {
   const char* name;
   NormTraits final_norm;  // after the last block
   Positions positions;
   bool ties_head;  // the output head is the token embedding, unless the user says otherwise
-  float norm_eps;
+  double norm_eps;
   TensorNames tensors;
-  std::span<const Activation> activations;  // those its mlp can have, its own first
+  std::span<const Activation> activations;  // activations that its mlp can have, the default first
   bool scales_attention = false;            // takes the settings of ModelConfig that attention_scale reads
+  std::array<bool, kOptions> options{};     // by Option: whether the block has it
+  bool has(Option option) const { return options[static_cast<std::size_t>(option)]; }
 };
 
 // Throws std::invalid_argument naming those there are for a name that is none of theirs.
@@ -56,8 +64,13 @@ struct ModelConfig {
   Activation activation;
   bool scale_attn_weights, scale_attn_by_inverse_layer_idx;
 
-  int64_t head_size() const { return d_model / n_heads; }
-  int64_t kv_heads() const { return n_heads; }  // every head of queries has keys and values of its own
+  // Options; 0 and false: not given.
+  int64_t n_kv_heads = 0, head_dim = 0;
+  bool qk_norm = false;
+  double rope_theta = 0, eps = 0;
+
+  int64_t head_size() const { return head_dim > 0 ? head_dim : d_model / n_heads; }
+  int64_t kv_heads() const { return n_kv_heads > 0 ? n_kv_heads : n_heads; }
   int64_t q_dim() const { return n_heads * head_size(); }
   int64_t kv_dim() const { return kv_heads() * head_size(); }
   int64_t qkv_dim() const { return q_dim() + 2 * kv_dim(); }  // a row is q | k | v
@@ -65,8 +78,9 @@ struct ModelConfig {
   const BlockTraits& traits() const;
   NormTraits final_norm() const { return traits().final_norm; }
   bool learned_positions() const { return traits().positions == Positions::kLearned; }
-  float norm_eps() const { return traits().norm_eps; }
-  // What a layer's scores of attention are multiplied by: 1 / sqrt(D), and 1 / (layer + 1), each where it is asked for.
+  bool rotary_positions() const { return traits().positions == Positions::kRotary; }
+  float norm_eps() const { return static_cast<float>(eps > 0 ? eps : traits().norm_eps); }
+  // The factor of a layer's attention scores: 1 / sqrt(D), and 1 / (layer + 1), each if the config asks for it.
   float attention_scale(int64_t layer) const;
 
   // Throws std::invalid_argument naming the field and its limits.
@@ -79,5 +93,18 @@ struct SizeLimit {
   int64_t low, high;
 };
 const std::array<SizeLimit, 6>& size_limits();
+
+// Of options that are numbers, where they are given.
+struct OptionLimit {
+  Option option;
+  bool whole;  // an integer
+  double low, high;
+};
+const std::array<OptionLimit, 4>& option_limits();
+
+// Where a rotary block's config says nothing.
+constexpr double kRopeTheta = 10000.0;
+
+const char* option_name(Option option);
 
 }  // namespace soma

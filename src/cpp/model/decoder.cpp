@@ -139,6 +139,10 @@ void Decoder::advance(const Place* places, const int32_t* ids, int64_t count, fl
     }
   }
 
+  int64_t longest = 0;
+  for (int64_t i = 0; i < count; ++i) longest = std::max(longest, places[i].position + 1);
+  rotation_.reach(config, longest);
+
   // Threads are woken once for as many layers as may pass between two looks at signals: for all of them, as a rule.
   const auto group = static_cast<std::size_t>(std::max<int64_t>(1, kUninterrupted / work));
   Matrix stream = d.stream;  // where the last block left it for this thread
@@ -146,7 +150,7 @@ void Decoder::advance(const Place* places, const int32_t* ids, int64_t count, fl
     check_interrupt();
     const std::size_t last = std::min(layers, first + group);
     parallel_region(threads, [&](const ParallelRegion& region) {
-      BlockDecodeContext ctx{region, config};
+      BlockDecodeContext ctx{region, config, rotation_.turns()};
       Matrix own = stream;
       for (std::size_t l = first; l < last; ++l) {
         ctx.layer = static_cast<int64_t>(l);
@@ -163,7 +167,8 @@ void Decoder::decode_head(const BlockDecodeContext& ctx, float* logits, const De
                           int64_t count) {
   Matrix last{stream.row(stream.rows - count), count, stream.cols, stream.ld};
   if (ctx.config.final_norm()) {
-    last = decode_norm(ctx.region, d.normed1, last, weights_.norm_w, weights_.norm_b, ctx.config.norm_eps());
+    last = decode_norm(ctx.region, d.normed1, last, {weights_.norm_w, weights_.norm_b, ctx.config.final_norm().kind},
+                       ctx.config.norm_eps());
   }
   decode_linear(ctx.region, {logits, count, vocab_size(), vocab_size()}, last, weights_.head);
 }

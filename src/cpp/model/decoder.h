@@ -7,6 +7,7 @@
 #include "base/arena.h"
 #include "model/blocks/block.h"
 #include "model/decode_weights.h"
+#include "model/rotation_table.h"
 
 namespace soma {
 
@@ -40,6 +41,7 @@ class Decoder {
   int64_t capacity_;  // positions of a cache row: max_seq_len in whole blocks of keys
   std::vector<int64_t> lengths_;
   Arena cache_, logits_, scattered_, buffer_arena_;
+  RotationTable rotation_;
   std::vector<CacheRow> layer_cache_;
   std::vector<Place> places_;
   std::vector<int32_t> rows_, ids_;

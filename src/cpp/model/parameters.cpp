@@ -23,7 +23,7 @@ void Parameters::visit(const ModelConfig& config, const Declare::Visit& visit) {
   if (config.final_norm().affine) {
     const Declare norm(names.final_norm, visit);
     norm.vector(".weight", norm_w, c, Init::kOne);
-    norm.vector(".bias", norm_b, c, Init::kZero);
+    if (config.final_norm().kind == NormKind::kLayerNorm) norm.vector(".bias", norm_b, c, Init::kZero);
   }
   if (!config.tied_head) declare.table(names.head, head, config.vocab_size, c);
 }
@@ -49,6 +49,16 @@ std::vector<ParameterInfo> describe_parameters(const ModelConfig& config) {
 int64_t num_parameters(const ModelConfig& config) {
   int64_t count = 0;
   for (const ParameterInfo& info : describe_parameters(config)) count += info.size();
+  return count;
+}
+
+int64_t multiplied_parameters(const ModelConfig& config) {
+  Parameters plan;
+  plan.carve(config, nullptr);
+  int64_t count = config.vocab_size * config.d_model;
+  for (BlockParameters& block : plan.blocks) {
+    each_weight([&](const Tensor& t) { count += t.is_vector ? 0 : t.size(); }, block);
+  }
   return count;
 }
 

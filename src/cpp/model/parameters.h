@@ -84,7 +84,7 @@ using BlockParameters = BlockWeights<Tensor, Tensor>;
 struct Parameters {
   Tensor wte, wpe;  // (V, C), (max_seq_len, C)
   std::vector<BlockParameters> blocks;
-  Tensor norm_w, norm_b;  // the final norm's gain and shift
+  Tensor norm_w, norm_b;  // the final norm's gain and shift, where it has one
   Tensor head;            // (V, C); the same memory as wte where tied
 
   // Carves the plan out of `base` (null: only shapes). Returns the floats it takes.
@@ -109,6 +109,8 @@ struct ParameterInfo {
 std::vector<ParameterInfo> describe_parameters(const ModelConfig& config);
 
 int64_t num_parameters(const ModelConfig& config);
+// Of them, what a token is multiplied with: the blocks' matrices and the head.
+int64_t multiplied_parameters(const ModelConfig& config);
 
 // Initial values; tensor i draws from stream i of the seed.
 void initialize_parameters(const ModelConfig& config, float* arena, uint64_t seed);

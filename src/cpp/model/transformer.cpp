@@ -151,15 +151,16 @@ void Transformer::lay_out_weights(Ops& ops, bool for_backward) {
 void Transformer::run_blocks(const Plan& plan, const int32_t* ids, bool for_backward) {
   const int64_t length = plan.length, c = config_.d_model;
   const Operands operands = plan.ops.whole().operands();
+  work_->rotation.reach(config_, length);
   work_->activation_arena.reserve(
       work_->activations.carve(config_, operands, plan.batch, length, for_backward, nullptr));
   work_->activations.carve(config_, operands, plan.batch, length, for_backward, work_->activation_arena.data());
 
   plan.ops.run(plan.splits, plan.batch, [&](Ops& ops, int64_t begin, int64_t end) {
-    BlockContext ctx{ops, config_, end - begin, length};
+    BlockContext ctx{ops, config_, end - begin, length, work_->rotation.turns()};
     const int64_t row = begin * length, m = ctx.rows();
     const std::vector<BlockActivations>& blocks = work_->activations.blocks;
-    const BufferPlan from(config_, operands, for_backward, row);
+    const BufferPlan from(config_, operands, for_backward, begin, length);
     const Scratch scratch = scratch_from(work_->activations.scratch, from);
     const ConstMatrix wpe = plan.weights.wpe;
     ops.embed({blocks[0].input + row * c, m, c}, ids + row, plan.weights.wte,
@@ -171,12 +172,19 @@ void Transformer::run_blocks(const Plan& plan, const int32_t* ids, bool for_back
       config_.block->forward(ctx, plan.weights.blocks[l], activations_from(blocks[l], from), scratch, output + row * c);
     }
     if (config_.final_norm()) {
-      ops.norm(operands.matrix(work_->activations.final_normed + row * operands.ld(c), m, c),
-               {work_->activations.final_mean + row, work_->activations.final_rstd + row},
-               {work_->activations.output + row * c, m, c}, weights_.norm_w.data, weights_.norm_b.data,
-               config_.norm_eps());
+      ops.norm(operands.matrix(work_->activations.final_normed + row * operands.ld(c), m, c), final_stats(row),
+               {work_->activations.output + row * c, m, c}, final_norm(), config_.norm_eps());
     }
   });
+}
+
+NormWeights Transformer::final_norm() const {
+  return {weights_.norm_w.data, weights_.norm_b.data, config_.final_norm().kind};
+}
+
+NormStats Transformer::final_stats(int64_t row) const {
+  const Activations& a = work_->activations;
+  return {a.final_mean != nullptr ? a.final_mean + row : nullptr, a.final_rstd + row};
 }
 
 Matrix Transformer::final_rows(Ops& ops, int64_t row, int64_t count) {
@@ -229,7 +237,7 @@ double Transformer::run_head(const Plan& plan, const int32_t* targets, int64_t n
     });
     for (int64_t r = 0; r < n; ++r) total += losses[r];
     if (!backward) continue;
-    const BlockContext whole{plan.ops.whole(), config_, n, 1, plan.splits > 1};
+    const BlockContext whole{plan.ops.whole(), config_, n, 1, nullptr, plan.splits > 1};
     whole.weight_gradients(
         {{grads_.head, operands.matrix(gradient_data, n, v), final_rows(whole.ops, first, n), nullptr}});
   }
@@ -239,28 +247,28 @@ double Transformer::run_head(const Plan& plan, const int32_t* targets, int64_t n
 void Transformer::run_backward(const Plan& plan, const int32_t* ids, const float* d_normed) {
   Ops& whole_ops = plan.ops.whole();
   const Operands operands = whole_ops.operands();
-  const BlockContext whole{whole_ops, config_, plan.batch, plan.length, plan.splits > 1};
+  const float* const turns = work_->rotation.turns();
+  const BlockContext whole{whole_ops, config_, plan.batch, plan.length, turns, plan.splits > 1};
   const int64_t m = plan.rows(), c = config_.d_model;
   const Matrix dwpe = grads_.wpe;
-  const NormStats final_stats{work_->activations.final_mean, work_->activations.final_rstd};
   const std::vector<BlockActivations>& blocks = work_->activations.blocks;
   Scratch& s = work_->activations.scratch;
   if (config_.final_norm().affine) {
     whole_ops.norm_grad(grads_.norm_w.data, grads_.norm_b.data, {d_normed, m, c}, {work_->activations.output, m, c},
-                        final_stats);
+                        final_stats(0), config_.final_norm().kind);
   }
   for (std::size_t l = blocks.size(); l-- > 0;) {
     check_interrupt();
     const bool top = l + 1 == blocks.size();
     const float* output = top ? work_->activations.output : blocks[l + 1].input;
     plan.ops.run(plan.splits, plan.batch, [&](Ops& ops, int64_t begin, int64_t end) {
-      const BlockContext ctx{ops, config_, end - begin, plan.length, false, static_cast<int64_t>(l)};
+      const BlockContext ctx{ops, config_, end - begin, plan.length, turns, false, static_cast<int64_t>(l)};
       const int64_t row = begin * plan.length, rows = ctx.rows();
-      const BufferPlan from(config_, operands, true, row);
+      const BufferPlan from(config_, operands, true, begin, plan.length);
       const Scratch mine = scratch_from(s, from);
       if (top && config_.final_norm()) {
         ops.norm_backward({mine.d_output, rows, c}, {d_normed + row * c, rows, c}, {output + row * c, rows, c},
-                          {final_stats.mean + row, final_stats.rstd + row}, weights_.norm_w.data, nullptr);
+                          final_stats(row), final_norm(), nullptr);
       }
       config_.block->backward(ctx, plan.weights.blocks[l], activations_from(blocks[l], from), mine, output + row * c);
     });

@@ -9,6 +9,7 @@
 #include "model/blocks/block.h"
 #include "model/config.h"
 #include "model/parameters.h"
+#include "model/rotation_table.h"
 #include "model/split_ops.h"
 #include "ops/ops.h"
 
@@ -69,6 +70,8 @@ class Transformer {
   const int32_t* take_targets(const int32_t* targets, int64_t count, int64_t* normalizer);
   // Fills activations_; the result is activations_.final_normed.
   void run_blocks(const Plan& plan, const int32_t* ids, bool for_backward);
+  NormWeights final_norm() const;
+  NormStats final_stats(int64_t row) const;
   Matrix final_rows(Ops& ops, int64_t row, int64_t count);  // of final_normed
   // Loss over the rows of final_normed, in chunks; with `backward` also the head's gradient and `d_normed`.
   double run_head(const Plan& plan, const int32_t* targets, int64_t normalizer, bool backward, float* d_normed);
@@ -92,6 +95,7 @@ class Transformer {
     Parameters prepacked;  // weights_ with the panels of a step; valid within one call
     std::vector<Packing> packings;
     Activations activations;
+    RotationTable rotation;
     std::vector<int32_t> ids, targets;
   };
   std::unique_ptr<Work> work_;

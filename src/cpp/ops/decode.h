@@ -55,10 +55,12 @@ struct CacheRow {
   int64_t length, capacity;
 };
 
+// As AttentionShape has them.
 struct HeadShape {
-  int64_t heads, head_size;
+  int64_t heads, head_size, kv_heads;
   float scale;  // as in AttentionShape
-  int64_t channels() const { return heads * head_size; }
+  int64_t q_dim() const { return heads * head_size; }
+  int64_t kv_dim() const { return kv_heads * head_size; }
 };
 
 // Memory that makes decode_linear a product of many rows, at the speed of training's. Before bfloat16 and int8 weights
@@ -80,20 +82,23 @@ void decode_embed(float* out, const DecodeMatrix& table, int64_t output);
 void decode_linear(const ParallelRegion& region, const Matrix& y, const Matrix& x, const DecodeMatrix& w,
                    const RowEpilogue& e = {}, const PromptMemory* memory = nullptr);
 
-// decode_linear for qkv(R, 3C), cut so that a thread makes what its decode_attention reads; waits where that cannot be.
+// y = silu(gate) up, where x W = gate | up goes to hidden(R, 2 cols). This thread's columns of y only.
+void decode_swiglu(const ParallelRegion& region, const Matrix& y, const Matrix& hidden, const Matrix& x,
+                   const DecodeMatrix& w, const PromptMemory* memory = nullptr);
+
+// decode_linear for qkv = q | k | v, cut so that a thread makes what its decode_attention reads; waits where it cannot.
 void decode_qkv(const ParallelRegion& region, const Matrix& qkv, const Matrix& x, const DecodeMatrix& w,
                 const float* bias, const HeadShape& shape, const PromptMemory* memory = nullptr);
 
-// Appends k and v of every row to its cache at position `length`, then out(R, C) = attention of q over length + 1
+// Appends k and v of every row to its cache at position `length`, then out(R, H*D) = attention of q over length + 1
 // positions. Rows may share a cache at different lengths: a prompt is so many rows. This thread's heads and rows only.
-// scores: (region.size, capacity + 16) floats.
+// scores: (region.size, capacity + 16) floats. With `rotation`, q and k are rotated first, in place.
 void decode_attention(const ParallelRegion& region, const Matrix& out, const Matrix& qkv, const CacheRow* cache,
-                      const HeadShape& shape, float* scores);
+                      const HeadShape& shape, float* scores, const Rotation* rotation = nullptr);
 
 // norm(x), row by row, complete for this thread when it returns. Few rows: each thread makes its own, and none waits.
 // Many: all make one together. `buffer` has norm_rows(R, threads) rows of x.ld floats.
 int64_t norm_rows(int64_t rows, int64_t threads);
-Matrix decode_norm(const ParallelRegion& region, float* buffer, const Matrix& x, const float* gamma, const float* beta,
-                   float eps);
+Matrix decode_norm(const ParallelRegion& region, float* buffer, const Matrix& x, const NormWeights& w, float eps);
 
 }  // namespace soma

@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <memory>
 
+#include "kernels/norm_kind.h"
+
 namespace soma {
 
 // What matrix products compute with. kBfloat16: both operands rounded to nearest even once, sums in single precision.
@@ -76,6 +78,46 @@ struct Quadratic {
   const Matrix* x;
 };
 
+// Causal attention over packed queries, keys and values: a row of qkv is q | k | v, q being H heads of D numbers, k and
+// v being K. H is a multiple of K: H / K heads of queries after each other share a head of keys and values.
+struct AttentionShape {
+  int64_t batch, length, heads, head_size, kv_heads;
+  float scale;  // above 0, as a rule 1 / sqrt(D): the factor of the scores
+  int64_t q_dim() const { return heads * head_size; }
+  int64_t kv_dim() const { return kv_heads * head_size; }
+  int64_t qkv_dim() const { return q_dim() + 2 * kv_dim(); }
+};
+
+// Rotary positions (Su et al. 2021): the two halves of each head of q and k are D/2 points of planes, which are turned
+// by angles that grow with the position. Where there are gains, each head goes through RMSNorm first (QK-norm).
+struct Rotation {
+  const float* turns = nullptr;                      // (positions, D): cosines of D/2 angles, then their sines
+  const float *q_gain = nullptr, *k_gain = nullptr;  // (D) each, or null: no norm
+  float eps = 0.0f;
+};
+
+// Of a product C = q | k | v: qkv = rotated q | rotated k | v. Floats of qkv may be C itself; of pairs D is even.
+struct RotatedHeads {
+  Rotation rotation;
+  AttentionShape shape;
+  Matrix qkv;
+};
+
+// Its gradient, taken where that of attention is made. With gains, `before` is C as it was, floats; q_gain (B*H, D) and
+// k_gain (B*K, D) become the gains' gradients, a row for each head of a sequence.
+struct RotationGradient {
+  Rotation rotation;
+  ConstMatrix before;
+  float *q_gain = nullptr, *k_gain = nullptr;
+};
+
+// The gradient through y = silu(gate) up, of whose hidden = gate | up a product C makes y's gradient. C is not stored
+// and has no memory. Where d_hidden is pairs, gate is an even number of columns.
+struct SwigluGradient {
+  ConstMatrix hidden;       // (rows, 2 cols), floats
+  Matrix d_hidden, output;  // (rows, 2 cols) and y once more, (rows, cols)
+};
+
 // What a matrix product does to its result before it is stored.
 struct Epilogue {
   const float* bias = nullptr;      // (cols): added to every row
@@ -87,7 +129,11 @@ struct Epilogue {
   const float* gelu_input = nullptr;         // C = C gelu'(gelu_input), and
   const Matrix* gelu_output = nullptr;       //   = gelu(gelu_input), computed again on the way
   const ConstMatrix* relu_output = nullptr;  // C = relu_output > 0 ? C : 0
-  bool accumulate = false;                   // C += instead of C =; not together with the others, nor with C in pairs
+  // Of whole rows of C, floats, while they are in cache:
+  const Matrix* swiglu = nullptr;         // (rows, cols/2): = silu(gate) up, where C = gate | up
+  const RotatedHeads* rotated = nullptr;  // see there
+  const SwigluGradient* swiglu_gradient = nullptr;
+  bool accumulate = false;       // C += instead of C =; not together with the others, nor with C in pairs
   float* column_sums = nullptr;  // (cols): += the sum over the rows of b, as products see it; b is not packed before
   // C is square and symmetric, not in pairs: the half above the diagonal is computed, the other mirrored. It goes with
   // `quadratic` alone.
@@ -108,22 +154,15 @@ struct Packing {
   float* panels;
 };
 
-// What norm made of x, to be made again by its backward: y = xhat gamma + beta, where gamma is given.
-struct NormOutput {
-  Matrix y;
-  const float* beta;
+// The learned part of a norm, both null where there is none; RMSNorm has no shift.
+struct NormWeights {
+  const float *gamma = nullptr, *beta = nullptr;
+  NormKind kind = NormKind::kLayerNorm;
 };
 
-struct NormStats {  // saved by norm for its backward; (M) each
+struct NormStats {  // saved by norm for its backward; (M) each; RMSNorm has no mean
   float* mean;
   float* rstd;
-};
-
-// Causal attention over packed queries, keys and values: qkv is (B*T, 3C), a row is q | k | v, each H heads of D.
-struct AttentionShape {
-  int64_t batch, length, heads, head_size;
-  float scale;  // above 0: what the scores are multiplied by, as a rule 1 / sqrt(D)
-  int64_t channels() const { return heads * head_size; }
 };
 
 // A stretch of the parameters with one weight decay.
@@ -163,22 +202,26 @@ class Ops {
   virtual int64_t packed_floats(int64_t k, int64_t n) const = 0;
   virtual void pack(const Packing* list, int64_t count) = 0;
 
-  // y = (x - mean) / sqrt(var + eps) * gamma + beta, row by row; gamma and beta may be null. y may be x, or pairs.
-  virtual void norm(Matrix y, NormStats saved, ConstMatrix x, const float* gamma, const float* beta, float eps) = 0;
-  // dx = residual (null: 0; may be dx) + the gradient through norm. With saved.mean null, x is the normalised output
-  // itself. `again`, if not null, becomes what norm made of x.
-  virtual void norm_backward(Matrix dx, ConstMatrix dy, ConstMatrix x, NormStats saved, const float* gamma,
-                             const float* residual, const NormOutput* again = nullptr) = 0;
-  // dgamma += sum dy xhat, dbeta += sum dy
-  virtual void norm_grad(float* dgamma, float* dbeta, ConstMatrix dy, ConstMatrix x, NormStats saved) = 0;
+  // y = (x - mean) / sqrt(var + eps) * gamma + beta, row by row, or RMSNorm, see NormKind. y may be x, or pairs.
+  virtual void norm(Matrix y, NormStats saved, ConstMatrix x, const NormWeights& w, float eps) = 0;
+  // dx = residual (null: 0; may be dx) + the gradient through norm. Of a layer norm with saved.mean null, x is the
+  // normalised output itself. `again`, if not null, becomes what norm made of x; w then has all that it can have.
+  virtual void norm_backward(Matrix dx, ConstMatrix dy, ConstMatrix x, NormStats saved, const NormWeights& w,
+                             const float* residual, const Matrix* again = nullptr) = 0;
+  // dgamma += sum dy xhat, dbeta += sum dy; RMSNorm has no dbeta
+  virtual void norm_grad(float* dgamma, float* dbeta, ConstMatrix dy, ConstMatrix x, NormStats saved,
+                         NormKind kind = NormKind::kLayerNorm) = 0;
 
   // qkv and dqkv may be pairs where D is even.
-  // out(B*T, C) = softmax(scale q k^T, causal) v per head; lse(B*H*T) = log sum exp of the scaled scores, for
+  // out(B*T, H*D) = softmax(scale q k^T, causal) v per head; lse(B*H*T) = log sum exp of the scaled scores, for
   // backward. No more than one tile of query rows of scores exists per thread.
   virtual void attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionShape& shape) = 0;
-  // dqkv = gradient; the probabilities are computed again from lse.
+  // dqkv = gradient, with `rotated` that of what was rotated; the probabilities are computed again from lse.
   virtual void attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, const float* lse,
-                                  const AttentionShape& shape) = 0;
+                                  const AttentionShape& shape, const RotationGradient* rotated = nullptr) = 0;
+
+  // out[j] += sum of the rows of x, floats, in their order
+  virtual void sum_rows(float* out, ConstMatrix x) = 0;
 
   // out[r] = wte[ids[r]] + wpe[r % T]; without wpe (null), wte[ids[r]] alone
   virtual void embed(Matrix out, const int32_t* ids, ConstMatrix wte, const ConstMatrix* wpe, int64_t length) = 0;

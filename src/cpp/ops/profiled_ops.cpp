@@ -13,6 +13,8 @@ namespace {
 constexpr double kExp = 22, kSoftmax = kExp + 6, kGelu = kExp + 7, kGeluBackward = kGelu + 9;
 constexpr double kGeluErf = kExp + 44, kGeluErfBackward = kGeluErf + 4;
 constexpr double kNorm = 8, kNormBackward = 14, kNormGrad = 5, kAdamW = 18, kMomentum = 8, kMuon = 4;
+constexpr double kRmsNorm = 4, kRmsNormBackward = 10, kRmsNormGrad = 3, kRotation = 3, kRotationNorm = 4;
+constexpr double kSwiglu = kExp + 5, kSwigluBackward = kSwiglu + 8;
 constexpr double kFloat = sizeof(float), kId = sizeof(int32_t);
 
 double size(const ConstMatrix& x) { return static_cast<double>(x.rows) * static_cast<double>(x.cols); }
@@ -24,12 +26,17 @@ double causal_pairs(const AttentionShape& s) {
   return static_cast<double>(s.batch * s.heads) * t * (t + 1) / 2;
 }
 
+// Numbers of q and k.
+double rotated(const AttentionShape& s) {
+  return static_cast<double>(s.batch * s.length) * static_cast<double>(s.q_dim() + s.kv_dim());
+}
+
 // What a product costs, and the name that its epilogue gives it.
 OpCost product_cost(const Matrix& c, const ConstMatrix& a, const ConstMatrix& b, const Epilogue& e, std::string* name) {
   const double n = size(c), cols = static_cast<double>(c.cols);
   const double computed = e.symmetric ? (n + cols) / 2 : n;
   OpCost cost{.products = 2 * computed * static_cast<double>(a.width()), .read = bytes(a) + bytes(b)};
-  cost.written = bytes(c);
+  cost.written = c.data != nullptr ? bytes(c) : 0;
   const auto part = [&](bool present, const char* label, double flops, double read, double written) {
     if (!present) return;
     *name += label;
@@ -38,8 +45,8 @@ OpCost product_cost(const Matrix& c, const ConstMatrix& a, const ConstMatrix& b,
     cost.written += kFloat * written;
   };
   // By name and all of them: with a field more or less this does not compile.
-  const auto& [bias, residual, relu, gelu, gelu_erf, gelu_input, gelu_output, relu_output, accumulate, column_sums,
-               symmetric, quadratic] = e;
+  const auto& [bias, residual, relu, gelu, gelu_erf, gelu_input, gelu_output, relu_output, swiglu, rotation,
+               swiglu_gradient, accumulate, column_sums, symmetric, quadratic] = e;
   part(accumulate, " +=", n, n, 0);
   part(bias != nullptr, " +bias", n, cols, 0);
   part(residual != nullptr, " +residual", n, n, 0);
@@ -50,6 +57,17 @@ OpCost product_cost(const Matrix& c, const ConstMatrix& a, const ConstMatrix& b,
        0);
   part(gelu_output != nullptr, "", 0, 0, gelu_output != nullptr ? bytes(*gelu_output) / kFloat : 0);
   part(relu_output != nullptr, " relu'", n, relu_output != nullptr ? bytes(*relu_output) / kFloat : 0, 0);
+  part(swiglu != nullptr, " swiglu", n / 2 * kSwiglu, 0, swiglu != nullptr ? bytes(*swiglu) / kFloat : 0);
+  if (rotation != nullptr) {
+    const bool norm = rotation->rotation.q_gain != nullptr;
+    const double written = rotation->qkv.data != c.data ? bytes(rotation->qkv) / kFloat : 0;
+    part(true, norm ? " norm rotate" : " rotate", rotated(rotation->shape) * (kRotation + (norm ? kRotationNorm : 0)),
+         0, written);
+  }
+  if (swiglu_gradient != nullptr) {
+    part(true, " swiglu'", n * kSwigluBackward, 2 * n,
+         (bytes(swiglu_gradient->d_hidden) + bytes(swiglu_gradient->output)) / kFloat);
+  }
   part(column_sums != nullptr, " +sums", size(b), cols, cols);
   part(symmetric, " symmetric", 0, 0, 0);
   part(quadratic != nullptr, " quadratic", 3 * computed, computed, 0);
@@ -117,24 +135,35 @@ void ProfiledOps::pack(const Packing* list, int64_t count) {
   timed("pack weights", "pack", {count}, cost, [&] { inner_.pack(list, count); });
 }
 
-void ProfiledOps::norm(Matrix y, NormStats saved, ConstMatrix x, const float* gamma, const float* beta, float eps) {
-  const OpCost cost{.flops = kNorm * size(x), .read = kFloat * size(x), .written = bytes(y)};
-  timed("norm", "norms", {x.rows, x.cols}, cost, [&] { inner_.norm(y, saved, x, gamma, beta, eps); });
+void ProfiledOps::norm(Matrix y, NormStats saved, ConstMatrix x, const NormWeights& w, float eps) {
+  const double flops = w.kind == NormKind::kRmsNorm ? kRmsNorm : kNorm;
+  const OpCost cost{.flops = flops * size(x), .read = kFloat * size(x), .written = bytes(y)};
+  timed("norm", "norms", {x.rows, x.cols}, cost, [&] { inner_.norm(y, saved, x, w, eps); });
 }
 
-void ProfiledOps::norm_backward(Matrix dx, ConstMatrix dy, ConstMatrix x, NormStats saved, const float* gamma,
-                                const float* residual, const NormOutput* again) {
-  const OpCost cost{.flops = (kNormBackward + (again != nullptr ? 2 : 0)) * size(x),
+void ProfiledOps::norm_backward(Matrix dx, ConstMatrix dy, ConstMatrix x, NormStats saved, const NormWeights& w,
+                                const float* residual, const Matrix* again) {
+  const double flops = w.kind == NormKind::kRmsNorm ? kRmsNormBackward : kNormBackward;
+  const OpCost cost{.flops = (flops + (again != nullptr ? 2 : 0)) * size(x),
                     .read = kFloat * size(x) * (residual != nullptr ? 3 : 2),
-                    .written = kFloat * size(dx) + (again != nullptr ? bytes(again->y) : 0)};
+                    .written = kFloat * size(dx) + (again != nullptr ? bytes(*again) : 0)};
   timed("norm_backward", "norms", {x.rows, x.cols}, cost,
-        [&] { inner_.norm_backward(dx, dy, x, saved, gamma, residual, again); });
+        [&] { inner_.norm_backward(dx, dy, x, saved, w, residual, again); });
 }
 
-void ProfiledOps::norm_grad(float* dgamma, float* dbeta, ConstMatrix dy, ConstMatrix x, NormStats saved) {
-  const OpCost cost{
-      .flops = kNormGrad * size(x), .read = kFloat * 2 * size(x), .written = kFloat * 2 * static_cast<double>(x.cols)};
-  timed("norm_grad", "norms", {x.rows, x.cols}, cost, [&] { inner_.norm_grad(dgamma, dbeta, dy, x, saved); });
+void ProfiledOps::norm_grad(float* dgamma, float* dbeta, ConstMatrix dy, ConstMatrix x, NormStats saved,
+                            NormKind kind) {
+  const double flops = kind == NormKind::kRmsNorm ? kRmsNormGrad : kNormGrad, vectors = dbeta != nullptr ? 2 : 1;
+  const OpCost cost{.flops = flops * size(x),
+                    .read = kFloat * 2 * size(x),
+                    .written = kFloat * vectors * static_cast<double>(x.cols)};
+  timed("norm_grad", "norms", {x.rows, x.cols}, cost, [&] { inner_.norm_grad(dgamma, dbeta, dy, x, saved, kind); });
+}
+
+void ProfiledOps::sum_rows(float* out, ConstMatrix x) {
+  const auto cols = static_cast<double>(x.cols);
+  const OpCost cost{.flops = size(x), .read = kFloat * (size(x) + cols), .written = kFloat * cols};
+  timed("sum_rows", "norms", {x.rows, x.cols}, cost, [&] { inner_.sum_rows(out, x); });
 }
 
 // Two products, q k^T and p v.
@@ -150,14 +179,19 @@ void ProfiledOps::attention(Matrix out, float* lse, ConstMatrix qkv, const Atten
 
 // Five: q k^T again, dp = dout v^T, dv = p^T dout, dq = ds k, dk = ds^T q.
 void ProfiledOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, const float* lse,
-                                     const AttentionShape& s) {
+                                     const AttentionShape& s, const RotationGradient* rotation) {
   const double pairs = causal_pairs(s);
-  const OpCost cost{.products = 5 * 2 * pairs * static_cast<double>(s.head_size),
-                    .flops = (kExp + 8) * pairs,
-                    .read = bytes(qkv) + bytes(dout),
-                    .written = bytes(dqkv)};
+  OpCost cost{.products = 5 * 2 * pairs * static_cast<double>(s.head_size),
+              .flops = (kExp + 8) * pairs,
+              .read = bytes(qkv) + bytes(dout),
+              .written = bytes(dqkv)};
+  if (rotation != nullptr) {
+    const bool norm = rotation->rotation.q_gain != nullptr;
+    cost.flops += rotated(s) * (kRotation + (norm ? kRmsNormBackward + kRmsNormGrad : 0));
+    cost.read += norm ? kFloat * rotated(s) : 0;
+  }
   timed("attention_backward", "attention", {s.batch, s.length, s.heads, s.head_size}, cost,
-        [&] { inner_.attention_backward(dqkv, dout, qkv, lse, s); });
+        [&] { inner_.attention_backward(dqkv, dout, qkv, lse, s, rotation); });
 }
 
 void ProfiledOps::embed(Matrix out, const int32_t* ids, ConstMatrix wte, const ConstMatrix* wpe, int64_t length) {

@@ -15,7 +15,7 @@ void Block::place_decode(const DecodePlan& plan, DecodeBuffers& d) const {
 }
 
 const std::vector<const Block*>& blocks() {
-  static const std::vector<const Block*> list{&soma_block(), &gpt2_block()};
+  static const std::vector<const Block*> list{&soma_block(), &gpt2_block(), &llama_block()};
   return list;
 }
 

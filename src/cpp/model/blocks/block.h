@@ -29,14 +29,18 @@ struct BlockContext {
   Ops& ops;
   const ModelConfig& config;
   int64_t batch, length;
-  bool together = false;  // gradients of weights are one job, see Transformer's Plan
-  int64_t layer = 0;      // that is being run
+  const float* turns = nullptr;  // angles of at least `length` positions, see Rotation
+  bool together = false;         // gradients of weights are one job, see Transformer's Plan
+  int64_t layer = 0;             // the layer that runs now
 
   int64_t rows() const { return batch * length; }
   Matrix operand(float* data, int64_t cols) const { return ops.operands().matrix(data, rows(), cols); }
   Matrix qkv(float* data) const { return qkv_operands(config, ops.operands()).matrix(data, rows(), config.qkv_dim()); }
+  Matrix gate_up(float* data) const {
+    return hidden_operands(config, ops.operands()).matrix(data, rows(), 2 * config.d_ff);
+  }
   AttentionShape attention_shape() const {
-    return {batch, length, config.n_heads, config.head_size(), config.attention_scale(layer)};
+    return {batch, length, config.n_heads, config.head_size(), config.kv_heads(), config.attention_scale(layer)};
   }
   void weight_gradients(std::initializer_list<WeightGradient> list) const {
     if (together) return ops.weight_gradients(list.begin(), static_cast<int64_t>(list.size()));
@@ -49,9 +53,12 @@ struct BlockContext {
 struct BlockDecodeContext {
   const ParallelRegion& region;
   const ModelConfig& config;
+  const float* turns;  // see Rotation
   int64_t layer = 0;
 
-  HeadShape heads() const { return {config.n_heads, config.head_size(), config.attention_scale(layer)}; }
+  HeadShape heads() const {
+    return {config.n_heads, config.head_size(), config.kv_heads(), config.attention_scale(layer)};
+  }
 };
 
 class Block {
@@ -93,5 +100,6 @@ const Block& find_block(std::string_view name);
 // One a file.
 const Block& soma_block();
 const Block& gpt2_block();
+const Block& llama_block();
 
 }  // namespace soma

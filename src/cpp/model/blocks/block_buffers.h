@@ -14,14 +14,20 @@ inline Operands qkv_operands(const ModelConfig& config, Operands operands) {
   return {operands.pairs && config.head_size() % 2 == 0};
 }
 
+// Of gate | up, F each: up must begin with a whole pair.
+inline Operands hidden_operands(const ModelConfig& config, Operands operands) {
+  return {operands.pairs && config.d_ff % 2 == 0};
+}
+
 // Saved by one block. A buffer that a block does not place stays null.
 struct BlockActivations {
   float* input = nullptr;      // (M, C) the residual stream on the way in; placed for every block
   float* qkv = nullptr;        // (M, qkv_dim) operand, see qkv_operands
+  float* unrotated = nullptr;  // (M, qkv_dim) q | k | v before heads are normed and rotated
   float* attention = nullptr;  // (M, q_dim) heads side by side
   float* lse = nullptr;        // (B, H, T) log sum exp of the attention scores
   float* middle = nullptr;     // (M, C) between attention and mlp
-  float* hidden = nullptr;     // (M, F) of the mlp
+  float* hidden = nullptr;     // (M, F) of the mlp, or (M, 2F): gate | up
   float *mean1 = nullptr, *rstd1 = nullptr, *mean2 = nullptr, *rstd2 = nullptr;  // (M) norm statistics
 };
 
@@ -29,11 +35,14 @@ struct BlockActivations {
 struct Scratch {
   float *normed1 = nullptr, *normed2 = nullptr;      // (M, C) operands: outputs of the norms
   float* activated = nullptr;                        // (M, F) operand: output of the activation
+  float* unrotated = nullptr;                        // (M, qkv_dim) likewise, where no block keeps it
   float *d_output = nullptr, *d_input = nullptr;     // (M, C) gradient of what the block makes and of what it gets
   float* d_middle = nullptr;                         // (M, C) gradient of `middle`
   float *d_branch1 = nullptr, *d_branch2 = nullptr;  // (M, C) gradients on the attention's and the mlp's way
+  float* d_heads = nullptr;                          // (M, q_dim) gradient of `attention`, where it has a place
   float* d_qkv = nullptr;                            // (M, qkv_dim) operand, see qkv_operands
-  float* d_hidden = nullptr;                         // (M, F) operand
+  float* d_hidden = nullptr;                         // (M, F) operand; of gate | up see hidden_operands
+  float *d_q_gain = nullptr, *d_k_gain = nullptr;    // (B*H, D), (B*K, D) of the gains, a row for each head
 };
 
 // Places the buffers of a block one by one: carves them, or moves each to where a later row begins.
@@ -42,31 +51,42 @@ class BufferPlan {
   const ModelConfig& config;
   const bool for_backward;
 
-  // Of `rows` rows. A null base of the carver only measures.
-  BufferPlan(const ModelConfig& c, Operands operands, bool backward, int64_t rows, Carver& carver)
-      : config(c), for_backward(backward), operands_(operands), rows_(rows), carver_(&carver) {}
-  // From `row` on, which is the first of a sequence.
-  BufferPlan(const ModelConfig& c, Operands operands, bool backward, int64_t row)
-      : config(c), for_backward(backward), operands_(operands), rows_(row), carver_(nullptr) {}
+  // Of `count` sequences of `length` rows. A null base of the carver only measures.
+  BufferPlan(const ModelConfig& c, Operands operands, bool backward, int64_t count, int64_t length, Carver& carver)
+      : BufferPlan(c, operands, backward, count, length, &carver) {}
+  // From sequence `first` on.
+  BufferPlan(const ModelConfig& c, Operands operands, bool backward, int64_t first, int64_t length)
+      : BufferPlan(c, operands, backward, first, length, nullptr) {}
 
-  void rows(float*& buffer, int64_t cols) const { place(buffer, rows_ * cols, cols); }
+  Operands qkv_operands() const { return soma::qkv_operands(config, operands_); }
+  void rows(float*& buffer, int64_t cols) const { place(buffer, rows_ * cols, cols, rows_); }
+  void sequences(float*& buffer, int64_t cols) const { place(buffer, sequences_ * cols, cols, sequences_); }
   void operand(float*& buffer, int64_t cols) const { place(buffer, operands_, cols); }
-  void qkv(float*& buffer) const { place(buffer, qkv_operands(config, operands_), config.qkv_dim()); }
+  void qkv(float*& buffer) const { place(buffer, qkv_operands(), config.qkv_dim()); }
+  void gate_up(float*& buffer) const { place(buffer, hidden_operands(config, operands_), 2 * config.d_ff); }
 
  private:
+  BufferPlan(const ModelConfig& c, Operands operands, bool backward, int64_t count, int64_t length, Carver* carver)
+      : config(c),
+        for_backward(backward),
+        operands_(operands),
+        sequences_(count),
+        rows_(count * length),
+        carver_(carver) {}
+
   void place(float*& buffer, Operands kept, int64_t cols) const {
-    place(buffer, kept.floats(rows_, cols), kept.ld(cols));
+    place(buffer, kept.floats(rows_, cols), kept.ld(cols), rows_);
   }
-  void place(float*& buffer, int64_t floats, int64_t ld) const {
+  void place(float*& buffer, int64_t floats, int64_t ld, int64_t before) const {
     if (carver_ != nullptr) {
       buffer = carver_->take(floats);
     } else if (buffer != nullptr) {
-      buffer += rows_ * ld;
+      buffer += before * ld;
     }
   }
 
   const Operands operands_;
-  const int64_t rows_;
+  const int64_t sequences_, rows_;
   Carver* const carver_;
 };
 
@@ -75,7 +95,8 @@ struct DecodeBuffers {
   Matrix stream;  // (R, C)
   float *normed1 = nullptr, *normed2 = nullptr, *scores = nullptr;
   const PromptMemory* prompt = nullptr;  // null: rows are few
-  Matrix qkv, heads, middle, hidden;     // placed by the block: (R, qkv_dim), (R, q_dim), (R, C), (R, F)
+  Matrix qkv, heads, middle, hidden;     // placed by the block: (R, qkv_dim), (R, q_dim), (R, C), (R, F) or (R, 2F)
+  Matrix activated;                      // (R, F), of gate | up
 };
 
 // Carves matrices of R rows for decoding. A null base of the carver only measures.

@@ -9,10 +9,11 @@ struct BlockWeights {
   Vector norm1_w{}, norm1_b{};
   Matrix w_qkv{};  // attention: C -> q | k | v
   Vector b_qkv{};
-  Matrix w_proj{};  // and its heads back -> C
+  Vector q_norm{}, k_norm{};  // gains of each head's queries and keys
+  Matrix w_proj{};            // and its heads back -> C
   Vector b_proj{};
   Vector norm2_w{}, norm2_b{};
-  Matrix w_fc{};  // mlp: C -> F
+  Matrix w_fc{};  // mlp: C -> F, or C -> gate | up, F each
   Vector b_fc{};
   Matrix w_out{};  // F -> C
   Vector b_out{};
@@ -25,6 +26,8 @@ void each_weight(F&& f, Weights&... weights) {
   f(weights.norm1_b...);
   f(weights.w_qkv...);
   f(weights.b_qkv...);
+  f(weights.q_norm...);
+  f(weights.k_norm...);
   f(weights.w_proj...);
   f(weights.b_proj...);
   f(weights.norm2_w...);

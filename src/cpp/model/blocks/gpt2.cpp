@@ -11,7 +11,7 @@ constexpr BlockTraits kTraits{.name = "gpt2",
                               .final_norm = {NormKind::kLayerNorm, /*affine=*/true},
                               .positions = Positions::kLearned,
                               .ties_head = true,
-                              .norm_eps = 1e-5f,
+                              .norm_eps = 1e-5,
                               .tensors = {"transformer.wte.weight", "transformer.wpe.weight", "transformer.h.",
                                           "transformer.ln_f", "lm_head.weight"},
                               .activations = kActivations,
@@ -77,12 +77,12 @@ class Gpt2Block final : public Block {
     const Matrix input{a.input, m, c}, heads{a.attention, m, c}, middle{a.middle, m, c}, out{output, m, c};
     const Matrix normed = ctx.operand(s.normed1, c), qkv = ctx.qkv(a.qkv), activated = activated_rows(ctx, a, s);
 
-    ops.norm(normed, {a.mean1, a.rstd1}, input, w.norm1_w.data, w.norm1_b.data, eps);
+    ops.norm(normed, {a.mean1, a.rstd1}, input, {w.norm1_w.data, w.norm1_b.data}, eps);
     ops.matmul(qkv, normed, w.w_qkv, {.bias = w.b_qkv.data});
     ops.attention(heads, a.lse, qkv, ctx.attention_shape());
     ops.matmul(middle, heads, w.w_proj, {.bias = w.b_proj.data, .residual = a.input});
 
-    ops.norm(normed, {a.mean2, a.rstd2}, middle, w.norm2_w.data, w.norm2_b.data, eps);
+    ops.norm(normed, {a.mean2, a.rstd2}, middle, {w.norm2_w.data, w.norm2_b.data}, eps);
     if (has_relu(ctx.config)) {
       ops.matmul(activated, normed, w.w_fc, {.bias = w.b_fc.data, .relu = true});
     } else {
@@ -97,8 +97,8 @@ class Gpt2Block final : public Block {
     Ops& ops = ctx.ops;
     const int64_t m = ctx.rows(), c = ctx.config.d_model, f = ctx.config.d_ff;
     const ConstMatrix input{a.input, m, c}, middle{a.middle, m, c}, qkv = ctx.qkv(a.qkv);
-    const NormOutput normed1{ctx.operand(s.normed1, c), w.norm1_b.data},
-        normed2{ctx.operand(s.normed2, c), w.norm2_b.data};
+    const NormWeights norm1{w.norm1_w.data, w.norm1_b.data}, norm2{w.norm2_w.data, w.norm2_b.data};
+    const Matrix normed1 = ctx.operand(s.normed1, c), normed2 = ctx.operand(s.normed2, c);
     const Matrix activated = activated_rows(ctx, a, s);
     const ConstMatrix relu_output = activated;
     const Matrix d_output{s.d_output, m, c}, d_middle{s.d_middle, m, c}, d_input{s.d_input, m, c};
@@ -110,12 +110,12 @@ class Gpt2Block final : public Block {
                    ? Epilogue{.relu_output = &relu_output}
                    : Epilogue{.gelu_erf = has_erf(ctx.config), .gelu_input = a.hidden, .gelu_output = &activated});
     ops.matmul(d_normed2, d_hidden, ConstMatrix(w.w_fc).t());
-    ops.norm_backward(d_middle, d_normed2, middle, {a.mean2, a.rstd2}, w.norm2_w.data, s.d_output, &normed2);
+    ops.norm_backward(d_middle, d_normed2, middle, {a.mean2, a.rstd2}, norm2, s.d_output, &normed2);
 
     ops.matmul(d_heads, d_middle, ConstMatrix(w.w_proj).t());
     ops.attention_backward(d_qkv, d_heads, qkv, a.lse, ctx.attention_shape());
     ops.matmul(d_normed1, d_qkv, ConstMatrix(w.w_qkv).t());
-    ops.norm_backward(d_input, d_normed1, input, {a.mean1, a.rstd1}, w.norm1_w.data, s.d_middle, &normed1);
+    ops.norm_backward(d_input, d_normed1, input, {a.mean1, a.rstd1}, norm1, s.d_middle, &normed1);
   }
 
   void gradients(const BlockContext& ctx, const BlockParameters& dw, const BlockActivations& a,
@@ -135,14 +135,14 @@ class Gpt2Block final : public Block {
     const ParallelRegion& region = ctx.region;
     const float eps = ctx.config.norm_eps();
 
-    Matrix normed = decode_norm(region, d.normed1, stream, w.norm1_w, w.norm1_b, eps);
+    Matrix normed = decode_norm(region, d.normed1, stream, {w.norm1_w, w.norm1_b}, eps);
     decode_qkv(region, d.qkv, normed, w.w_qkv, w.b_qkv, ctx.heads(), d.prompt);
     decode_attention(region, d.heads, d.qkv, cache, ctx.heads(), d.scores);
     region.wait();
     decode_linear(region, d.middle, d.heads, w.w_proj, {.bias = w.b_proj, .residual = &stream}, d.prompt);
     region.wait();
 
-    normed = decode_norm(region, d.normed2, d.middle, w.norm2_w, w.norm2_b, eps);
+    normed = decode_norm(region, d.normed2, d.middle, {w.norm2_w, w.norm2_b}, eps);
     decode_linear(region, d.hidden, normed, w.w_fc, {.bias = w.b_fc, .activation = ctx.config.activation}, d.prompt);
     region.wait();
     decode_linear(region, d.stream, d.hidden, w.w_out, {.bias = w.b_out, .residual = &d.middle}, d.prompt);

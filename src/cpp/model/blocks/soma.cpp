@@ -10,7 +10,7 @@ constexpr BlockTraits kTraits{.name = "soma",
                               .final_norm = {},
                               .positions = Positions::kLearned,
                               .ties_head = false,
-                              .norm_eps = 1e-6f,
+                              .norm_eps = 1e-6,
                               .tensors = {"wte", "wpe", "h.", nullptr, "lm_head"},
                               .activations = kActivations};
 
@@ -62,11 +62,11 @@ class SomaBlock final : public Block {
     ops.matmul(qkv, input, w.w_qkv);
     ops.attention(heads, a.lse, qkv, ctx.attention_shape());
     ops.matmul(middle, heads, w.w_proj, {.residual = a.input});
-    ops.norm(middle, {nullptr, a.rstd1}, middle, nullptr, nullptr, eps);
+    ops.norm(middle, {nullptr, a.rstd1}, middle, {}, eps);
 
     ops.matmul(hidden, middle, w.w_fc, {.bias = w.b_fc.data, .relu = true});
     ops.matmul(out, hidden, w.w_out, {.bias = w.b_out.data, .residual = a.middle});
-    ops.norm(out, {nullptr, a.rstd2}, out, nullptr, nullptr, eps);
+    ops.norm(out, {nullptr, a.rstd2}, out, {}, eps);
   }
 
   void backward(const BlockContext& ctx, const BlockParameters& w, const BlockActivations& a, const Scratch& s,
@@ -79,11 +79,11 @@ class SomaBlock final : public Block {
     const Matrix d_sum1{s.d_branch1, m, c}, d_sum2{s.d_branch2, m, c};
     const Matrix d_heads{s.d_input, m, c}, d_qkv = ctx.qkv(s.d_qkv), d_hidden = ctx.operand(s.d_hidden, f);
 
-    ops.norm_backward(d_sum2, d_output, out, {nullptr, a.rstd2}, nullptr, nullptr);
+    ops.norm_backward(d_sum2, d_output, out, {nullptr, a.rstd2}, {}, nullptr);
     ops.matmul(d_hidden, d_sum2, ConstMatrix(w.w_out).t(), {.relu_output = &hidden});
     ops.matmul(d_middle, d_hidden, ConstMatrix(w.w_fc).t(), {.residual = d_sum2.data});
 
-    ops.norm_backward(d_sum1, d_middle, middle, {nullptr, a.rstd1}, nullptr, nullptr);
+    ops.norm_backward(d_sum1, d_middle, middle, {nullptr, a.rstd1}, {}, nullptr);
     ops.matmul(d_heads, d_sum1, ConstMatrix(w.w_proj).t());
     ops.attention_backward(d_qkv, d_heads, qkv, a.lse, ctx.attention_shape());
     ops.matmul(d_input, d_qkv, ConstMatrix(w.w_qkv).t(), {.residual = d_sum1.data});
@@ -109,13 +109,13 @@ class SomaBlock final : public Block {
     region.wait();
     decode_linear(region, d.middle, d.heads, w.w_proj, {.residual = &stream}, d.prompt);
     region.wait();
-    const Matrix middle = decode_norm(region, d.normed1, d.middle, nullptr, nullptr, eps);
+    const Matrix middle = decode_norm(region, d.normed1, d.middle, {}, eps);
 
     decode_linear(region, d.hidden, middle, w.w_fc, {.bias = w.b_fc, .activation = Activation::kRelu}, d.prompt);
     region.wait();
     decode_linear(region, d.stream, d.hidden, w.w_out, {.bias = w.b_out, .residual = &middle}, d.prompt);
     region.wait();
-    return decode_norm(region, d.normed2, d.stream, nullptr, nullptr, eps);
+    return decode_norm(region, d.normed2, d.stream, {}, eps);
   }
 };
 

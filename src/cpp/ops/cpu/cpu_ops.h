@@ -21,13 +21,14 @@ class CpuOps final : public Ops {
   void weight_gradients(const WeightGradient* list, int64_t count) override;
   int64_t packed_floats(int64_t k, int64_t n) const override;
   void pack(const Packing* list, int64_t count) override;
-  void norm(Matrix y, NormStats saved, ConstMatrix x, const float* gamma, const float* beta, float eps) override;
-  void norm_backward(Matrix dx, ConstMatrix dy, ConstMatrix x, NormStats saved, const float* gamma,
-                     const float* residual, const NormOutput* again) override;
-  void norm_grad(float* dgamma, float* dbeta, ConstMatrix dy, ConstMatrix x, NormStats saved) override;
+  void norm(Matrix y, NormStats saved, ConstMatrix x, const NormWeights& w, float eps) override;
+  void norm_backward(Matrix dx, ConstMatrix dy, ConstMatrix x, NormStats saved, const NormWeights& w,
+                     const float* residual, const Matrix* again) override;
+  void norm_grad(float* dgamma, float* dbeta, ConstMatrix dy, ConstMatrix x, NormStats saved, NormKind kind) override;
   void attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionShape& shape) override;
-  void attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, const float* lse,
-                          const AttentionShape& shape) override;
+  void attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, const float* lse, const AttentionShape& shape,
+                          const RotationGradient* rotated) override;
+  void sum_rows(float* out, ConstMatrix x) override;
   void embed(Matrix out, const int32_t* ids, ConstMatrix wte, const ConstMatrix* wpe, int64_t length) override;
   void embed_backward(Matrix dwte, const Matrix* dwpe, ConstMatrix dout, const int32_t* ids, int64_t length) override;
   void cross_entropy(float* losses, Matrix logits, const int32_t* targets, float grad_scale, Matrix gradient) override;

@@ -162,7 +162,7 @@ class LinearTask {
 
 // Whether each thread can make q, k and v of the very heads that it attends with.
 bool heads_are_own(const ParallelRegion& region, const HeadShape& s) {
-  return s.heads % region.size == 0 && s.channels() / region.size % kPanel == 0;
+  return s.kv_heads % region.size == 0 && s.kv_dim() / region.size % kPanel == 0;
 }
 
 }  // namespace
@@ -232,40 +232,82 @@ void decode_qkv(const ParallelRegion& region, const Matrix& qkv, const Matrix& x
     decode_linear(region, qkv, x, w, e, memory);
     return region.wait();
   }
-  const int64_t c = s.channels();
   const LinearTask task(region, qkv, x, w, e, memory);
-  if (region.size == 1) return task.run(0, 3 * c);
-  for (int64_t part = 0; part < 3 * c; part += c) {
-    task.run(part + c * region.rank / region.size, part + c * (region.rank + 1) / region.size);
+  if (region.size == 1) return task.run(0, w.outer);
+  const auto part = [&](int64_t begin, int64_t width) {
+    task.run(begin + width * region.rank / region.size, begin + width * (region.rank + 1) / region.size);
+  };
+  part(0, s.q_dim());
+  part(s.q_dim(), s.kv_dim());
+  part(s.q_dim() + s.kv_dim(), s.kv_dim());
+}
+
+void decode_swiglu(const ParallelRegion& region, const Matrix& y, const Matrix& hidden, const Matrix& x,
+                   const DecodeMatrix& w, const PromptMemory* memory) {
+  const Table& t = active_kernels();
+  const int64_t f = y.cols;
+  const auto activate = [&](int64_t begin, int64_t end) {
+    for (int64_t r = 0; r < y.rows; ++r) {
+      const float* const gate = hidden.row(r) + begin;
+      t.swiglu_forward(y.row(r) + begin, gate, gate + f, end - begin);
+    }
+  };
+  if (f % kPanel != 0) {  // up begins within a panel
+    decode_linear(region, hidden, x, w, {}, memory);
+    region.wait();
+    return region.share(f, 16, activate);
   }
+  const LinearTask task(region, hidden, x, w, {}, memory);
+  region.share(f, kPanel, [&](int64_t begin, int64_t end) {
+    task.run(begin, end);
+    task.run(f + begin, f + end);
+    activate(begin, end);
+  });
 }
 
 void decode_attention(const ParallelRegion& region, const Matrix& out, const Matrix& qkv, const CacheRow* cache,
-                      const HeadShape& s, float* scores) {
+                      const HeadShape& s, float* scores, const Rotation* rotation) {
   const Table& t = active_kernels();
-  const int64_t d = s.head_size, c = s.channels();
+  const int64_t d = s.head_size, shared = s.heads / s.kv_heads;
   scores += region.rank * (cache[0].capacity + kBlock);
-  // Head by head, all rows of each, so that a thread whose heads are its own appends all that it reads.
-  const auto each_task = [&](auto&& f) {
-    region.share(s.heads * out.rows, 1, [&](int64_t begin, int64_t end) {
+  // Head by head, all rows of each, so that a thread whose heads are its own appends all that it reads. f(its columns
+  // in the row of qkv, head, row).
+  const auto each_head = [&](int64_t heads, int64_t first, auto&& f) {
+    region.share(heads * out.rows, 1, [&](int64_t begin, int64_t end) {
       for (int64_t task = begin; task < end; ++task) {
-        const int64_t h = task / out.rows, r = task % out.rows, head = h * cache[r].capacity * d;
-        f(qkv.row(r) + h * d, cache[r].keys + head, cache[r].values + head, cache[r].length, out.row(r) + h * d);
+        const int64_t head = task / out.rows, r = task % out.rows;
+        f(qkv.row(r) + first + head * d, head, r);
       }
     });
   };
-  each_task([&](const float* row, float* keys, float* values, int64_t position, float*) {
-    float* key = keys + position / kBlock * kBlock * d + position % kBlock;
-    for (int64_t i = 0; i < d; ++i) key[i * kBlock] = row[c + i];
-    std::copy(row + 2 * c, row + 2 * c + d, values + position * d);
+  const auto rotate = [&](float* head, const float* gain, int64_t position) {
+    if (rotation == nullptr) return;
+    const kernels::HeadsForward how{.y = head,
+                                    .x = head,
+                                    .gamma = gain,
+                                    .turn = rotation->turns + position * d,
+                                    .heads = 1,
+                                    .d = d,
+                                    .eps = rotation->eps};
+    t.rotate_heads(&how);
+  };
+  each_head(s.kv_heads, s.q_dim(), [&](float* k, int64_t head, int64_t r) {
+    const int64_t position = cache[r].length, start = head * cache[r].capacity * d;
+    rotate(k, rotation != nullptr ? rotation->k_gain : nullptr, position);
+    float* key = cache[r].keys + start + position / kBlock * kBlock * d + position % kBlock;
+    for (int64_t i = 0; i < d; ++i) key[i * kBlock] = k[i];
+    const float* const v = k + s.kv_dim();
+    std::copy(v, v + d, cache[r].values + start + position * d);
   });
   if (!heads_are_own(region, s)) region.wait();
-  each_task([&](const float* row, const float* keys, const float* values, int64_t position, float* result) {
-    const kernels::CachedHead head{.out = result,
-                                   .q = row,
-                                   .keys = keys,
-                                   .values = values,
-                                   .n = position + 1,
+  each_head(s.heads, 0, [&](float* q, int64_t h, int64_t r) {
+    const int64_t start = h / shared * cache[r].capacity * d;
+    rotate(q, rotation != nullptr ? rotation->q_gain : nullptr, cache[r].length);
+    const kernels::CachedHead head{.out = out.row(r) + h * d,
+                                   .q = q,
+                                   .keys = cache[r].keys + start,
+                                   .values = cache[r].values + start,
+                                   .n = cache[r].length + 1,
                                    .head_size = d,
                                    .scale = s.scale,
                                    .scores = scores};
@@ -275,9 +317,9 @@ void decode_attention(const ParallelRegion& region, const Matrix& out, const Mat
 
 int64_t norm_rows(int64_t rows, int64_t threads) { return rows <= kOwnNorm ? rows * threads : rows; }
 
-Matrix decode_norm(const ParallelRegion& region, float* buffer, const Matrix& x, const float* gamma, const float* beta,
-                   float eps) {
+Matrix decode_norm(const ParallelRegion& region, float* buffer, const Matrix& x, const NormWeights& w, float eps) {
   const Table& t = active_kernels();
+  const auto forward = w.kind == NormKind::kRmsNorm ? t.rms_norm_forward : t.norm_forward;
   Matrix y{buffer, x.rows, x.cols, x.ld};
   const auto norm = [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
@@ -285,12 +327,12 @@ Matrix decode_norm(const ParallelRegion& region, float* buffer, const Matrix& x,
                                      .mean = nullptr,
                                      .rstd = nullptr,
                                      .x = x.row(r),
-                                     .gamma = gamma,
-                                     .beta = beta,
+                                     .gamma = w.gamma,
+                                     .beta = w.beta,
                                      .rows = 1,
                                      .c = x.cols,
                                      .eps = eps};
-      t.norm_forward(&row);
+      forward(&row);
     }
   };
   if (x.rows <= kOwnNorm) {

@@ -46,6 +46,12 @@ TileStore store_of(const Epilogue& e, int64_t row, int64_t col, int64_t n, bool 
   return store;
 }
 
+// C in pairs, or without memory, is finished in a buffer, from its whole depth.
+bool buffered(const Matrix& c) { return c.pairs || c.data == nullptr; }
+
+// What is done to whole rows of C.
+bool takes_rows(const Epilogue& e) { return e.swiglu != nullptr || e.rotated != nullptr; }
+
 // A rectangle of C that one thread computes: its rows, and panels of B as deep as they are packed.
 struct Part {
   Matrix c;
@@ -54,6 +60,7 @@ struct Part {
   int64_t col, first_panel, last_panel;
   int64_t first_row, last_row;
   int64_t unit, depth;     // of the whole depth of A, where the panels begin and how deep they are
+  bool complete = false;   // whole rows of C are done afterwards
   bool symmetric = false;  // panels that lie below the diagonal are left out
 };
 
@@ -83,7 +90,7 @@ int64_t finished_panels(const Gemm& g) { return 4096 / g.rows / g.cols; }
 int64_t finished_ld(const Gemm& g) { return finished_panels(g) * g.cols + 16; }
 
 // Units of depth that a block of A has: all, where C is finished before it is stored.
-int64_t block_depth(const Gemm& g, const Matrix& c, int64_t depth) { return c.pairs ? depth : g.tile_depth(depth); }
+int64_t block_depth(const Gemm& g, const Matrix& c, int64_t depth) { return buffered(c) ? depth : g.tile_depth(depth); }
 
 // A finished piece of a row, at most.
 int64_t piece_floats(const Matrix& c) { return Arena::padded(std::min(c.cols, kGroup)); }
@@ -101,7 +108,9 @@ class Finish {
  public:
   Finish(const Table& t, const Epilogue& e, float* y, float* widened) : t_(t), e_(e), y_(y), widened_(widened) {}
 
-  bool needed() const { return e_.gelu != nullptr || e_.gelu_input != nullptr || e_.relu_output != nullptr; }
+  bool needed() const {
+    return e_.gelu != nullptr || e_.gelu_input != nullptr || e_.relu_output != nullptr || e_.swiglu_gradient != nullptr;
+  }
 
   // c: columns col.. of row i, n of them.
   void row(float* c, int64_t i, int64_t col, int64_t n) const {
@@ -123,6 +132,13 @@ class Finish {
       if (output.pairs) t_.widen_row(widened_, y, n);
       t_.relu_backward(c, c, output.pairs ? widened_ : y, n);
     }
+    if (e_.swiglu_gradient != nullptr) swiglu_gradient(c, *e_.swiglu_gradient, i, col, n);
+  }
+
+  // c: the whole row i, floats.
+  void whole_row(float* c, int64_t i) const {
+    if (e_.swiglu != nullptr) swiglu(c, *e_.swiglu, i);
+    if (e_.rotated != nullptr) rotate(c, *e_.rotated, i);
   }
 
   // Rounds columns col.. of rows i.. , n of them, into pairs, and zeros behind the last column.
@@ -132,6 +148,50 @@ class Finish {
   }
 
  private:
+  void swiglu(const float* c, const Matrix& output, int64_t i) const {
+    for (int64_t col = 0; col < output.cols; col += kGroup) {
+      const int64_t n = std::min(kGroup, output.cols - col);
+      float* const y = place(output, i, col);
+      t_.swiglu_forward(y, c + col, c + output.cols + col, n);
+      keep(output, y, i, col, n);
+    }
+  }
+  void swiglu_gradient(float* c, const SwigluGradient& g, int64_t i, int64_t col, int64_t n) const {
+    const int64_t up = g.output.cols + col;
+    const bool pairs = g.d_hidden.pairs;
+    float* const y = place(g.output, i, col);
+    float *const d_gate = pairs ? c : g.d_hidden.row(i) + col, *const d_up = pairs ? widened_ : g.d_hidden.row(i) + up;
+    t_.swiglu_backward(d_gate, d_up, y, c, g.hidden.at(i, col), g.hidden.at(i, up), n);
+    keep(g.output, y, i, col, n);
+    keep(g.d_hidden, d_gate, i, col, n);
+    keep(g.d_hidden, d_up, i, up, n);
+  }
+  void rotate(const float* c, const RotatedHeads& r, int64_t i) const {
+    const AttentionShape& s = r.shape;
+    const float* const turn = r.rotation.turns + i % s.length * s.head_size;
+    rotate(c, r, i, 0, s.heads, r.rotation.q_gain, turn);
+    rotate(c, r, i, s.q_dim(), s.kv_heads, r.rotation.k_gain, turn);
+    const int64_t v = s.q_dim() + s.kv_dim();
+    if (r.qkv.pairs) {
+      round(r.qkv, c + v, 0, i, 1, v, s.kv_dim());
+    } else if (r.qkv.row(i) != c) {
+      std::copy(c + v, c + s.qkv_dim(), r.qkv.row(i) + v);
+    }
+  }
+  // The heads that begin in column `col`, as many at a time as a piece holds.
+  void rotate(const float* c, const RotatedHeads& r, int64_t i, int64_t col, int64_t heads, const float* gain,
+              const float* turn) const {
+    const int64_t d = r.shape.head_size, most = kGroup / d;
+    for (int64_t h = 0; h < heads; h += most, col += most * d) {
+      const int64_t count = std::min(most, heads - h);
+      float* const y = place(r.qkv, i, col);
+      const kernels::HeadsForward rotation{
+          .y = y, .x = c + col, .gamma = gain, .turn = turn, .heads = count, .d = d, .eps = r.rotation.eps};
+      t_.rotate_heads(&rotation);
+      keep(r.qkv, y, i, col, count * d);
+    }
+  }
+
   float* place(const Matrix& m, int64_t i, int64_t col) const { return m.pairs ? y_ : m.data + i * m.ld + col; }
   void keep(const Matrix& m, const float* y, int64_t i, int64_t col, int64_t n) const {
     if (m.pairs) round(m, y, 0, i, 1, col, n);
@@ -167,7 +227,7 @@ void compute(const Table& t, const Gemm& g, const Part& p, const Epilogue& e, fl
 
   for (int64_t r0 = p.first_row; r0 < p.last_row; r0 += rows) {
     const int64_t r1 = std::min(p.last_row, r0 + rows);
-    if (p.c.pairs) {  // the whole depth at once
+    if (buffered(p.c)) {  // the whole depth at once
       const GemmA from = block(r0, r1, 0, p.depth);
       const int64_t group = std::clamp<int64_t>(kGroup / (p.depth * g.cols), 1, finished_panels(g));
       for (int64_t j0 = p.first_panel; j0 < p.last_panel; j0 += group) {
@@ -177,7 +237,9 @@ void compute(const Table& t, const Gemm& g, const Part& p, const Epilogue& e, fl
           for (int64_t u = 0; u < p.depth; u += tile_depth) {
             tiles(finished, finished_ld(g), from.at(row - r0, u), row, m, j0, j1, u, std::min(tile_depth, p.depth - u));
           }
-          finish.round(p.c, finished, finished_ld(g), row, m, col, std::min(n, p.col + j1 * g.cols) - col);
+          if (p.c.pairs) {
+            finish.round(p.c, finished, finished_ld(g), row, m, col, std::min(n, p.col + j1 * g.cols) - col);
+          }
         }
       }
       continue;
@@ -196,6 +258,7 @@ void compute(const Table& t, const Gemm& g, const Part& p, const Epilogue& e, fl
         }
       }
     }
+    for (int64_t row = r0; p.complete && row < r1; ++row) finish.whole_row(p.c.row(row), row);
   }
 }
 
@@ -222,7 +285,7 @@ void CpuOps::matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e) {
   const int64_t work = m * n * k / 8;
   const int64_t threads = threads_for(work);
   const int64_t panels_a = ceil_div(m, g.rows), all = ceil_div(n, g.cols);
-  const int64_t depth_limit = prepacked != nullptr || c.pairs ? depth : std::min(depth, kMaxDepth);
+  const int64_t depth_limit = prepacked != nullptr || buffered(c) ? depth : std::min(depth, kMaxDepth);
   const int64_t panels_limit =
       prepacked != nullptr ? all : std::min(all, std::max<int64_t>(1, kPackBudget / depth_limit / g.cols));
   if (prepacked == nullptr) packed_b_.reserve(panels_limit * g.cols * depth_limit);
@@ -246,7 +309,11 @@ void CpuOps::matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e) {
       };
 
       int64_t grid_rows = 1, grid_cols = 1;
-      choose_grid(panels_a, panels, threads, &grid_rows, &grid_cols);
+      if (takes_rows(e)) {
+        grid_rows = threads;
+      } else {
+        choose_grid(panels_a, panels, threads, &grid_rows, &grid_cols);
+      }
       grid_rows = std::min(panels_a, grid_rows * parts);
       const auto rectangle = [&](int64_t task) {
         const int64_t gr = task / grid_cols, gc = task % grid_cols;
@@ -260,6 +327,7 @@ void CpuOps::matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e) {
                      .last_row = std::min(m, panels_a * (gr + 1) / grid_rows * g.rows),
                      .unit = u0,
                      .depth = block_depth,
+                     .complete = takes_rows(e) && first + panels == all && u0 + block_depth == depth,
                      .symmetric = e.symmetric};
         compute(t, g, p, e, scratch(task));
       };
@@ -315,7 +383,8 @@ void CpuOps::weight_gradients(const WeightGradient* list, int64_t count) {
                    .first_row = row_at(begin),
                    .last_row = row_at(end),
                    .unit = 0,
-                   .depth = depth};
+                   .depth = depth,
+                   .complete = false};
       if (p.first_row < p.last_row) compute(t, g, p, {.accumulate = true}, scratch(range));
       tiles_before += tiles;
       panels_before += panels;

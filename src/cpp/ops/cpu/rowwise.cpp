@@ -12,8 +12,9 @@ constexpr int64_t kColumns = 16;  // columns a thread takes at least: a cache li
 
 }  // namespace
 
-void CpuOps::norm(Matrix y, NormStats saved, ConstMatrix x, const float* gamma, const float* beta, float eps) {
+void CpuOps::norm(Matrix y, NormStats saved, ConstMatrix x, const NormWeights& w, float eps) {
   const auto& t = active_kernels();
+  const auto forward = w.kind == NormKind::kRmsNorm ? t.rms_norm_forward : t.norm_forward;
   const int64_t ranges = range_count(x.rows, 2 * x.cols, 1);
   if (y.pairs) reserve_scratch(ranges, x.cols);
   for_numbered_ranges(x.rows, ranges, 1, [&](int64_t range, int64_t begin, int64_t end) {
@@ -23,23 +24,24 @@ void CpuOps::norm(Matrix y, NormStats saved, ConstMatrix x, const float* gamma, 
                                       .mean = saved.mean != nullptr ? saved.mean + r : nullptr,
                                       .rstd = saved.rstd != nullptr ? saved.rstd + r : nullptr,
                                       .x = x.at(r, 0),
-                                      .gamma = gamma,
-                                      .beta = beta,
+                                      .gamma = w.gamma,
+                                      .beta = w.beta,
                                       .rows = step,
                                       .c = x.cols,
                                       .eps = eps};
-      t.norm_forward(&norm);
+      forward(&norm);
       if (y.pairs) t.round_rows(y.row(r), 0, norm.y, 0, 1, y.cols, pairs_units(y.cols));
     }
   });
 }
 
 // The output again as pairs goes through a row of floats in scratch.
-void CpuOps::norm_backward(Matrix dx, ConstMatrix dy, ConstMatrix x, NormStats saved, const float* gamma,
-                           const float* residual, const NormOutput* again) {
+void CpuOps::norm_backward(Matrix dx, ConstMatrix dy, ConstMatrix x, NormStats saved, const NormWeights& w,
+                           const float* residual, const Matrix* again) {
   const auto& t = active_kernels();
+  const auto backward = w.kind == NormKind::kRmsNorm ? t.rms_norm_backward : t.norm_backward;
   const int64_t c = x.cols, ranges = range_count(x.rows, 3 * c, 1);
-  const bool pairs = again != nullptr && again->y.pairs;
+  const bool pairs = again != nullptr && again->pairs;
   if (pairs) reserve_scratch(ranges, c);
   for_numbered_ranges(x.rows, ranges, 1, [&](int64_t range, int64_t begin, int64_t end) {
     const int64_t step = pairs ? 1 : end - begin;
@@ -48,27 +50,28 @@ void CpuOps::norm_backward(Matrix dx, ConstMatrix dy, ConstMatrix x, NormStats s
       const kernels::NormBackward norm{.dx = dx.data + at,
                                        .y = again == nullptr ? nullptr
                                             : pairs          ? scratch(range)
-                                                             : again->y.data + at,
+                                                             : again->data + at,
                                        .dy = dy.data + at,
                                        .x = x.data + at,
                                        .mean = saved.mean != nullptr ? saved.mean + r : nullptr,
                                        .rstd = saved.rstd + r,
-                                       .gamma = gamma,
-                                       .beta = again != nullptr ? again->beta : nullptr,
+                                       .gamma = w.gamma,
+                                       .beta = w.beta,
                                        .residual = residual != nullptr ? residual + at : nullptr,
                                        .rows = step,
                                        .c = c};
-      t.norm_backward(&norm);
-      if (pairs) t.round_rows(again->y.row(r), 0, norm.y, 0, 1, c, pairs_units(c));
+      backward(&norm);
+      if (pairs) t.round_rows(again->row(r), 0, norm.y, 0, 1, c, pairs_units(c));
     }
   });
 }
 
-void CpuOps::norm_grad(float* dgamma, float* dbeta, ConstMatrix dy, ConstMatrix x, NormStats saved) {
+void CpuOps::norm_grad(float* dgamma, float* dbeta, ConstMatrix dy, ConstMatrix x, NormStats saved, NormKind kind) {
   const auto& t = active_kernels();
+  const bool rms = kind == NormKind::kRmsNorm;
   for_ranges(x.cols, 2 * x.rows, kColumns, [&](int64_t begin, int64_t end) {
     const kernels::NormGrad norm{.dgamma = dgamma + begin,
-                                 .dbeta = dbeta + begin,
+                                 .dbeta = rms ? nullptr : dbeta + begin,
                                  .dy = dy.data + begin,
                                  .x = x.data + begin,
                                  .mean = saved.mean,
@@ -76,8 +79,14 @@ void CpuOps::norm_grad(float* dgamma, float* dbeta, ConstMatrix dy, ConstMatrix 
                                  .ld = x.ld,
                                  .rows = x.rows,
                                  .n = end - begin};
-    t.norm_grad(&norm);
+    (rms ? t.rms_norm_grad : t.norm_grad)(&norm);
   });
+}
+
+void CpuOps::sum_rows(float* out, ConstMatrix x) {
+  const auto& t = active_kernels();
+  for_ranges(x.cols, x.rows, kColumns,
+             [&](int64_t begin, int64_t end) { t.column_sum(out + begin, x.data + begin, x.ld, x.rows, end - begin); });
 }
 
 void CpuOps::embed(Matrix out, const int32_t* ids, ConstMatrix wte, const ConstMatrix* wpe, int64_t length) {

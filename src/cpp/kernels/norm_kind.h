@@ -1,0 +1,14 @@
+// Which norm of a row: one type for ops and models.
+#pragma once
+
+#include <stdint.h>
+
+namespace soma {
+
+enum class NormKind : int32_t {
+  kNone,
+  kLayerNorm,  // (x - mean) / sqrt(var + eps) gamma + beta
+  kRmsNorm,    // x / sqrt(mean(x^2) + eps) gamma
+};
+
+}  // namespace soma
