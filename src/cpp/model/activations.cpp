@@ -1,4 +1,4 @@
-// Carving of the activation plan.
+// Carves the buffers of the activations.
 #include "model/activations.h"
 
 #include "model/blocks/block.h"
@@ -37,7 +37,7 @@ int64_t Activations::carve(const ModelConfig& config, Operands operands, int64_t
     place_block(plan, blocks[0]);
     for (BlockActivations& b : blocks) b = blocks[0];
   }
-  output = for_backward ? carver.take(m * c) : blocks[0].input;  // in place where nothing is kept
+  output = for_backward ? carver.take(m * c) : blocks[0].input;  // in place if nothing is kept
   const bool norm{config.final_norm()};
   final_mean = config.final_norm().kind == NormKind::kLayerNorm ? carver.take(m) : nullptr;
   final_rstd = norm ? carver.take(m) : nullptr;

@@ -1,4 +1,4 @@
-// Limits of a model's sizes, and what its block decides.
+// The limits of the sizes and options of a model, and their checks.
 #include "model/config.h"
 
 #include <algorithm>

@@ -1,5 +1,5 @@
-// What a model is: its sizes and its block, and what the block decides about the model around it. Glossary as in
-// ops/ops.h; F = d_ff.
+// The configuration of a model: its sizes, its block, its options, and the traits that the block decides. Glossary as
+// in ops/ops.h; F = d_ff.
 #pragma once
 
 #include <array>
@@ -18,28 +18,28 @@ class Block;  // model/blocks/block.h
 
 struct NormTraits {
   NormKind kind = NormKind::kNone;
-  bool affine = false;  // with a learned gain, and a shift where the norm has one
+  bool affine = false;  // with a learned gain, and a shift if the kind of norm has one
   explicit operator bool() const { return kind != NormKind::kNone; }
 };
 
 enum class Positions {
   kLearned,  // a row of wpe is added to each token's embedding
-  kRotary,   // the block turns queries and keys
+  kRotary,   // the block rotates queries and keys
 };
 
-// Names of the tensors outside the blocks, as checkpoints have them.
+// The names of the tensors outside the blocks in checkpoints.
 struct TensorNames {
   const char *wte, *wpe;
-  const char* block;       // of block l: this, l and a dot stand before its tensors' names
+  const char* block;       // the names of the tensors of block l begin with this, l and a dot
   const char* final_norm;  // + ".weight", ".bias"
   const char* head;
 };
 
-// Fields of a config that only some blocks have, by the names that users give them.
+// Fields of a config that only some blocks have.
 enum class Option { kKvHeads, kHeadDim, kQkNorm, kRopeTheta, kNormEps };
 constexpr int kOptions = 5;
 
-// What a block decides about the model around it.
+// The traits of a model that its block decides.
 struct BlockTraits {
   const char* name;
   NormTraits final_norm;  // after the last block
@@ -48,12 +48,12 @@ struct BlockTraits {
   double norm_eps;
   TensorNames tensors;
   std::span<const Activation> activations;  // activations that its mlp can have, the default first
-  bool scales_attention = false;            // takes the settings of ModelConfig that attention_scale reads
+  bool scales_attention = false;            // whether the config may change attention_scale
   std::array<bool, kOptions> options{};     // by Option: whether the block has it
   bool has(Option option) const { return options[static_cast<std::size_t>(option)]; }
 };
 
-// Throws std::invalid_argument naming those there are for a name that is none of theirs.
+// Throws std::invalid_argument with the known names for an unknown name.
 Activation find_activation(std::string_view name);
 const char* activation_name(Activation activation);
 
@@ -64,7 +64,7 @@ struct ModelConfig {
   Activation activation;
   bool scale_attn_weights, scale_attn_by_inverse_layer_idx;
 
-  // Options; 0 and false: not given.
+  // Options; 0 and false stand for the default.
   int64_t n_kv_heads = 0, head_dim = 0;
   bool qk_norm = false;
   double rope_theta = 0, eps = 0;
@@ -94,7 +94,7 @@ struct SizeLimit {
 };
 const std::array<SizeLimit, 6>& size_limits();
 
-// Of options that are numbers, where they are given.
+// The limits of an option that is a number, if it is given.
 struct OptionLimit {
   Option option;
   bool whole;  // an integer
@@ -102,7 +102,7 @@ struct OptionLimit {
 };
 const std::array<OptionLimit, 4>& option_limits();
 
-// Where a rotary block's config says nothing.
+// The default of rope_theta.
 constexpr double kRopeTheta = 10000.0;
 
 const char* option_name(Option option);

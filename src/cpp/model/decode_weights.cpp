@@ -1,4 +1,4 @@
-// Measures, then fills, a snapshot; live weights are addresses only.
+// Fills the weights of a decoder: a snapshot is measured, then packed; live weights are addresses.
 #include "model/decode_weights.h"
 
 #include <algorithm>
@@ -9,9 +9,9 @@
 namespace soma {
 namespace {
 
-constexpr int64_t kCached = int64_t{4} << 20;  // bytes that L2 holds, a core or two
+constexpr int64_t kCached = int64_t{4} << 20;  // bytes in the L2 of one or two cores
 
-// f(matrix) for every matrix of a block.
+// Calls f(matrix) for every matrix of a block.
 template <typename Weights, typename F>
 void each_matrix(Weights& block, F&& f) {
   each_weight(

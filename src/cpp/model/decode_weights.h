@@ -1,4 +1,4 @@
-// A model's weights as generation reads them: in place and live, or as a snapshot in a format of its own.
+// The weights of a model for generation: live in place, or as a snapshot in another format.
 #pragma once
 
 #include <vector>
@@ -13,26 +13,26 @@ namespace soma {
 
 class DecodeWeights {
  public:
-  // Views of the model's float32 memory, which must outlive this: read live.
+  // Live views of the float32 memory of the model, which must outlive this object.
   explicit DecodeWeights(Transformer& model);
-  // A copy of everything that generation reads: matrices, embedding and head in `format`, packed to be streamed;
-  // positions, norms and biases in float32. What happens to the model after that does not reach it.
+  // A snapshot: matrices, embedding and head in `format`, packed for streaming; positions, norms and biases in float32.
+  // Later changes of the model do not affect it.
   DecodeWeights(Transformer& model, WeightFormat format);
   DecodeWeights(const DecodeWeights&) = delete;
   DecodeWeights& operator=(const DecodeWeights&) = delete;
 
   const ModelConfig& config() const { return config_; }
-  int64_t bytes_per_token() const;  // of weights that a decoded token reads
-  int64_t multiply_adds() const;    // of a token's products in one block
-  int64_t widest_input() const;     // the largest inner dimension of those
+  int64_t bytes_per_token() const;  // bytes of the weights that a token reads
+  int64_t multiply_adds() const;    // multiply-adds of a token in one block
+  int64_t widest_input() const;     // the largest inner dimension of its products
 
-  DecodeMatrix wte, head;  // (C, V): a token's embedding is an output of wte
+  DecodeMatrix wte, head;  // (C, V); the embedding of a token is an output of wte
   const float* wpe = nullptr;
   std::vector<BlockDecodeWeights> blocks;
   const float *norm_w = nullptr, *norm_b = nullptr;
 
  private:
-  // Takes addresses of `from`, or, with a format, of copies in `base` (null: only measures); returns their floats.
+  // Takes addresses in `from`, or with a format those of copies in `base` (null: only measures). Returns their floats.
   int64_t carve(const Parameters& from, const WeightFormat* format, float* base);
 
   ModelConfig config_;

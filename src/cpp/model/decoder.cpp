@@ -11,9 +11,9 @@
 namespace soma {
 namespace {
 
-constexpr int64_t kMostRows = 252;                    // of a prompt at once: whole tiles of 12 and of 6 rows
-constexpr int64_t kWorthAThread = 16 * 1024;          // multiply-adds of an op, a microsecond's work: several waits
-constexpr int64_t kUninterrupted = int64_t{1} << 28;  // multiply-adds of all threads between two looks at signals
+constexpr int64_t kMostRows = 252;            // rows of a prompt at a time: whole tiles of 12 and of 6 rows
+constexpr int64_t kWorthAThread = 16 * 1024;  // multiply-adds of an op: a microsecond of work, as long as several waits
+constexpr int64_t kUninterrupted = int64_t{1} << 28;  // multiply-adds between two checks for an interrupt
 
 }  // namespace
 
@@ -50,7 +50,7 @@ void Decoder::prefill(int64_t row, const int32_t* ids, int64_t length) {
   const int64_t limit = weights_.config().max_seq_len;
   check(length >= 1, "ids must hold at least one token, got ", length);
   check(length <= limit, "ids are ", length, " tokens long, but max_seq_len is ", limit);
-  ids_.assign(ids, ids + length);  // a copy: another thread may be writing to the caller's
+  ids_.assign(ids, ids + length);  // a copy, since another thread may write to the array of the caller
   for (const int32_t id : ids_) check_id(id);
   lengths_[static_cast<std::size_t>(row)] = 0;
   places_.resize(static_cast<std::size_t>(length));
@@ -104,7 +104,7 @@ void Decoder::advance(const Place* places, const int32_t* ids, int64_t count, fl
   const int64_t threads = std::clamp<int64_t>(work / 4 / kWorthAThread, 1, call_threads());
   const int64_t normed = std::max(norm_rows(count, threads), norm_rows(heads, threads));
 
-  // Single tokens, however many, stay float32: a row's bits do not depend on the rows beside it.
+  // Single tokens stay float32, so that the bits of a row do not depend on the rows beside it.
   const bool many = prompt && count >= kPromptRows, rounded = many && weights_.head.format != WeightFormat::kFloat32;
   PromptMemory memory{};
 
@@ -143,9 +143,9 @@ void Decoder::advance(const Place* places, const int32_t* ids, int64_t count, fl
   for (int64_t i = 0; i < count; ++i) longest = std::max(longest, places[i].position + 1);
   rotation_.reach(config, longest);
 
-  // Threads are woken once for as many layers as may pass between two looks at signals: for all of them, as a rule.
+  // Threads are woken once for a group of layers: all layers that may pass between two checks for an interrupt.
   const auto group = static_cast<std::size_t>(std::max<int64_t>(1, kUninterrupted / work));
-  Matrix stream = d.stream;  // where the last block left it for this thread
+  Matrix stream = d.stream;  // the result of the last block for this thread
   for (std::size_t first = 0; first < layers; first += group) {
     check_interrupt();
     const std::size_t last = std::min(layers, first + group);

@@ -13,7 +13,7 @@ namespace soma {
 
 class Decoder {
  public:
-  // weights must outlive the decoder.
+  // The weights must outlive the decoder.
   Decoder(const DecodeWeights& weights, int64_t rows);
 
   int64_t rows() const { return static_cast<int64_t>(lengths_.size()); }
@@ -23,11 +23,11 @@ class Decoder {
 
   // Replaces a row by ids, 1 <= length <= max_seq_len. Throws Interrupted when asked to stop; the row is then empty.
   void prefill(int64_t row, const int32_t* ids, int64_t length);
-  // Appends ids[i] to rows[i]. Throws when a row is empty or full, or named twice.
+  // Appends ids[i] to rows[i]. Throws if a row is empty, full or named twice.
   void step(const int32_t* rows, const int32_t* ids, int64_t count);
 
  private:
-  // One token each for `count` places (row, position), through all layers; logits of the last `heads` of them.
+  // Runs `count` tokens, each at a place (row, position), through all layers. Computes the logits of the last `heads`.
   struct Place {
     int64_t row, position;
   };
@@ -38,7 +38,7 @@ class Decoder {
   void check_id(int32_t id) const;
 
   const DecodeWeights& weights_;
-  int64_t capacity_;  // positions of a cache row: max_seq_len in whole blocks of keys
+  int64_t capacity_;  // positions of a cache row: max_seq_len, rounded up to a block of keys
   std::vector<int64_t> lengths_;
   Arena cache_, logits_, scattered_, buffer_arena_;
   RotationTable rotation_;

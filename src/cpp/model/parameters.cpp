@@ -1,4 +1,4 @@
-// Carving and initialisation of the parameter plan.
+// Carves and initialises the parameters.
 #include "model/parameters.h"
 
 #include <algorithm>

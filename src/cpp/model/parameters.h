@@ -1,5 +1,5 @@
-// Every tensor of a model, declared once: visit() drives sizing, carving, initialisation, weight decay, checkpoint
-// names and Python views. Values, gradients and both moments share this plan, each in an arena of its own.
+// The tensors of a model, each declared once. visit() serves sizing, carving, initial values, weight decay, names and
+// Python views. Values, gradients and both moments have the same layout, each in an arena of its own.
 #pragma once
 
 #include <functional>
@@ -14,11 +14,11 @@
 
 namespace soma {
 
-// How a hidden matrix falls into those that an optimizer takes for themselves: columns of each, which stand side by
-// side; along rows or columns, the heads of attention stand in each one behind the other.
+// The parts of a hidden matrix that an optimizer updates separately: the columns of each part, side by side. In a part,
+// heads of attention may follow each other along rows or along columns.
 enum class Heads { kNone, kRows, kColumns };
 struct MatrixParts {
-  std::vector<int64_t> widths{};  // none: it is one
+  std::vector<int64_t> widths{};  // empty: one part
   Heads heads = Heads::kNone;
 };
 
@@ -47,7 +47,7 @@ enum class Init {
   kOne,
 };
 
-// How a model or a block says which tensors it has, one call a tensor.
+// Declares the tensors of a model or block, one call for each.
 class Declare {
  public:
   using Visit = std::function<void(const std::string& name, Tensor& t, Init init)>;
@@ -59,7 +59,7 @@ class Declare {
     t.parts = parts;
     declare(name, t, rows, cols, init);
   }
-  // A row a token or position: embeddings, and the head.
+  // A matrix with a row for each token or position: embeddings, and the head.
   void table(const char* name, Tensor& t, int64_t rows, int64_t cols) const {
     declare(name, t, rows, cols, Init::kNormal);
   }
@@ -75,7 +75,7 @@ class Declare {
     visit_(prefix_ + name, t, init);
   }
 
-  const std::string prefix_;  // of every name
+  const std::string prefix_;  // begins every name
   const Visit& visit_;
 };
 
@@ -84,13 +84,13 @@ using BlockParameters = BlockWeights<Tensor, Tensor>;
 struct Parameters {
   Tensor wte, wpe;  // (V, C), (max_seq_len, C)
   std::vector<BlockParameters> blocks;
-  Tensor norm_w, norm_b;  // the final norm's gain and shift, where it has one
-  Tensor head;            // (V, C); the same memory as wte where tied
+  Tensor norm_w, norm_b;  // gain of the final norm, and shift if it has one
+  Tensor head;            // (V, C); if tied, the memory of wte
 
-  // Carves the plan out of `base` (null: only shapes). Returns the floats it takes.
+  // Carves the tensors out of `base` (null: only shapes). Returns their floats.
   int64_t carve(const ModelConfig& config, float* base);
 
-  // visit(name, tensor, init) for every tensor of its own, in the order of the arena.
+  // Calls visit(name, tensor, init) for every tensor, in the order of the arena.
   void visit(const ModelConfig& config, const Declare::Visit& visit);
 };
 
@@ -105,14 +105,14 @@ struct ParameterInfo {
   bool decays() const { return !is_vector; }  // weight decay is for matrices and embeddings only
 };
 
-// The plan as a list.
+// The tensors as a list.
 std::vector<ParameterInfo> describe_parameters(const ModelConfig& config);
 
 int64_t num_parameters(const ModelConfig& config);
-// Of them, what a token is multiplied with: the blocks' matrices and the head.
+// The parameters in the matrices that a token is multiplied with: those of the blocks, and the head.
 int64_t multiplied_parameters(const ModelConfig& config);
 
-// Initial values; tensor i draws from stream i of the seed.
+// Sets initial values. Tensor i draws from stream i of the seed.
 void initialize_parameters(const ModelConfig& config, float* arena, uint64_t seed);
 
 }  // namespace soma

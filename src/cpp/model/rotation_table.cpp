@@ -1,4 +1,4 @@
-// Position p turns plane i by p theta^(-2i/D) (Su et al. 2021).
+// Computes the angles of rotary positions: position p turns plane i by p theta^(-2i/D) (Su et al. 2021).
 #include "model/rotation_table.h"
 
 #include <algorithm>
@@ -10,7 +10,7 @@ void RotationTable::reach(const ModelConfig& config, int64_t positions) {
   if (!config.rotary_positions()) return;
   const int64_t d = config.head_size(), half = d / 2, before = static_cast<int64_t>(turns_.size()) / d;
   if (positions <= before) return;
-  // By doubling, since generation asks for one more at a time.
+  // The size doubles, since generation asks for one more position at a time.
   const int64_t count = std::max(positions, std::min(2 * before, config.max_seq_len));
   turns_.resize(static_cast<std::size_t>(count * d));
   const double theta = config.rope_theta > 0 ? config.rope_theta : kRopeTheta;

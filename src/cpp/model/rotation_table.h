@@ -1,4 +1,4 @@
-// The angles of rotary positions, as cosines and sines; computed in double precision, kept in single.
+// The cosines and sines of rotary positions, computed in double precision and stored in single.
 #pragma once
 
 #include <cstdint>
@@ -10,9 +10,9 @@ namespace soma {
 
 class RotationTable {
  public:
-  // Has at least so many positions from now on; nothing where the model has no rotary ones. What turns() gave is void.
+  // Extends the table to `positions` positions, if the model has rotary positions. Earlier results of turns() are void.
   void reach(const ModelConfig& config, int64_t positions);
-  // (positions, D), see Rotation; null before reach.
+  // (positions, D), see Rotation; null before the first reach.
   const float* turns() const { return turns_.empty() ? nullptr : turns_.data(); }
 
  private:

@@ -1,4 +1,4 @@
-// Sampling: candidates are cut by top-k, then by top-p (Holtzman et al. 2020), and one uniform number picks among them.
+// Sampling. Candidates are cut by top-k, then by top-p (Holtzman et al. 2020). One uniform number picks among them.
 #include "model/sampler.h"
 
 #include <algorithm>
@@ -14,7 +14,7 @@ void SamplerConfig::validate() const {
   check(std::isfinite(temperature) && temperature >= 0, "temperature must be a finite number >= 0, got ", temperature);
   check(top_k >= 0, "top_k must be >= 0 (0 turns it off), got ", top_k);
   check(top_p > 0 && top_p <= 1, "top_p must be in (0, 1], got ", top_p);
-  const auto penalty = static_cast<float>(repetition_penalty);  // what divides the logits
+  const auto penalty = static_cast<float>(repetition_penalty);  // the divisor of logits
   check(std::isfinite(penalty) && penalty > 0, "repetition_penalty must be a finite single-precision number > 0, got ",
         repetition_penalty);
 }
@@ -53,14 +53,14 @@ bool Sampler::better(const Candidate& a, const Candidate& b) {
   return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
 }
 
-// Candidates: the `kept` best of the ids that are not banned, in no order. Few logits of a vocabulary are above the
-// worst of the best so far: runs of 16 without one are passed over at the speed of reading.
+// Finds the `kept` best ids that are not banned, in no order. Few logits exceed the worst candidate so far, so runs of
+// 16 logits without one are skipped at the speed of reading.
 void Sampler::choose_candidates(int64_t kept) {
   constexpr int64_t kRun = 16;
   const auto room = static_cast<std::size_t>(kept), most = 2 * room + kRun;
   const auto v = static_cast<int64_t>(logits_.size());
   float least = -INFINITY;
-  bool full = false;  // `kept` candidates are at least as good as `least`
+  bool full = false;  // whether `kept` candidates are at least as good as `least`
   candidates_.clear();
   for (int64_t run = 0; run < v; run += kRun) {
     const int64_t end = std::min(v, run + kRun);
@@ -71,7 +71,8 @@ void Sampler::choose_candidates(int64_t kept) {
     }
     for (int64_t i = run; i < end; ++i) {
       const float logit = logits_[static_cast<std::size_t>(i)];
-      if ((full && !(logit > least)) || banned_[static_cast<std::size_t>(i)]) continue;  // of equals the first counts
+      // Of equal logits the first id wins.
+      if ((full && !(logit > least)) || banned_[static_cast<std::size_t>(i)]) continue;
       candidates_.push_back({logit, static_cast<int32_t>(i)});
     }
     if (candidates_.size() >= most) {
@@ -110,7 +111,7 @@ int32_t Sampler::sample(const float* logits) {
   if (config_.temperature == 0) {
     chosen = candidates_[0].id;
   } else {
-    // Sorted where an order matters: for top-p, and so that the draw does not depend on how the best were found.
+    // Sorted for top-p, and so that the draw does not depend on the search for candidates.
     if (config_.top_p < 1 || kept < allowed) std::sort(candidates_.begin(), candidates_.end(), better);
     const float top = std::min_element(candidates_.begin(), candidates_.end(), better)->logit;
     weights_.clear();

@@ -1,4 +1,4 @@
-// Draws the next token from logits: repetition penalty, temperature, top-k, top-p, a seeded counter-based generator.
+// Draws the next token from logits with repetition penalty, temperature, top-k, top-p and a seeded generator.
 #pragma once
 
 #include <cstdint>
@@ -25,12 +25,12 @@ class Sampler {
 
   int64_t vocab_size() const { return config_.vocab_size; }
 
-  // Ids that were seen are penalised from then on (Keskar et al. 2019, CTRL, section 4.1): a positive logit is divided
-  // by the penalty, a negative one multiplied.
+  // Penalises an id from now on (Keskar et al. 2019, CTRL, section 4.1): a positive logit is divided by the penalty, a
+  // negative one multiplied.
   void observe(const int32_t* ids, int64_t count);
 
-  // Draws from logits(V), observes and returns the id. Ties go to the smaller id. Throws std::invalid_argument where a
-  // logit is NaN or +infinity.
+  // Draws an id from logits(V), observes it and returns it. Of equal logits the smaller id wins. Throws
+  // std::invalid_argument if a logit is NaN or +infinity.
   int32_t sample(const float* logits);
 
  private:

@@ -1,4 +1,4 @@
-// Making the ops of splits, and what a profile of them adds up to.
+// Makes the ops of the splits, and adds up their profiles.
 #include "model/split_ops.h"
 
 #include <algorithm>

@@ -1,5 +1,5 @@
-// The ops of one precision: those of the whole batch, which split their work among the threads, and one for each split
-// of the batch, which a thread carries through op after op alone.
+// The ops of one precision. The ops of the whole batch divide their work among the threads. Each batch split has ops of
+// its own, with which one thread runs op after op alone.
 #pragma once
 
 #include <algorithm>
@@ -21,8 +21,7 @@ class SplitOps {
 
   Ops& whole() { return profiled_.empty() ? *whole_ : *profiled_[0]; }
 
-  // f(ops, begin, end) for [0, count) cut into `splits` parts: one call with whole() where that is 1, else side by
-  // side.
+  // Calls f(ops, begin, end) for [0, count) cut into `splits` parts, side by side. A single part runs with whole().
   template <typename F>
   void run(int64_t splits, int64_t count, F&& f) {
     if (splits == 1) return f(whole(), int64_t{0}, count);
@@ -73,10 +72,10 @@ class SplitOps {
     if (error) std::rethrow_exception(error);
   }
 
-  // Whether the ops measure themselves from now on. Turning it off forgets what was not taken.
+  // Turns profiling of the ops on or off. Turning it off drops the records that were not taken.
   void profile(bool on);
-  // What was measured since the last call; empty while profiling is off. Splits run side by side, so an op's time there
-  // is their mean.
+  // The records since the last call; empty while profiling is off. Splits run side by side, so the time of an op is the
+  // mean over the splits.
   std::vector<OpRecord> take_profile();
 
  private:
@@ -89,7 +88,7 @@ class SplitOps {
   Precision precision_;
   std::unique_ptr<Ops> whole_;
   std::vector<std::unique_ptr<Ops>> splits_;
-  std::vector<std::unique_ptr<ProfiledOps>> profiled_;  // while they measure themselves: of the whole, then the splits
+  std::vector<std::unique_ptr<ProfiledOps>> profiled_;  // while profiling: of the whole batch, then of the splits
 };
 
 }  // namespace soma

@@ -12,13 +12,13 @@
 namespace soma {
 namespace {
 
-// Rows of logits that exist at a time: at most 512, and at most 128 MB of them, but never below 16.
+// Rows of logits that exist at a time: at most 512 and at most 128 MB, but at least 16.
 int64_t head_rows(int64_t vocab_size) {
   constexpr int64_t kMaxLogits = int64_t{32} << 20;
   return std::clamp<int64_t>(kMaxLogits / vocab_size, 16, 512);
 }
 
-// f(tensor) for every matrix of a block.
+// Calls f(tensor) for every matrix of a block.
 template <typename F>
 void each_matrix(BlockParameters& block, F&& f) {
   each_weight(
@@ -28,8 +28,8 @@ void each_matrix(BlockParameters& block, F&& f) {
       block);
 }
 
-// Where splits pay: floats of parameters; floats of the gradients that a block's weights take together; and
-// multiply-adds of a pass, from what a thread must have to do to what an interrupt may wait for.
+// Limits within which batch splits are faster: floats of the parameters; floats of the outputs of a block;
+// multiply-adds of a pass, at least for each thread (else threads wait), and at most in all (else an interrupt waits).
 constexpr int64_t kSmallModel = int64_t{2} << 20, kSmallBatch = int64_t{4} << 20;
 constexpr int64_t kLeastWork = int64_t{1} << 19, kMostWork = int64_t{1} << 31;
 
@@ -53,7 +53,7 @@ void Transformer::make_work() {
 }
 
 void Transformer::leave_memory_of_calls() {
-  static_cast<void>(work_.release());  // its vectors may be half resized: not to be freed either
+  static_cast<void>(work_.release());  // its vectors may be half resized, so it must not be freed
   make_work();
 }
 
@@ -114,12 +114,12 @@ Transformer::Plan Transformer::plan(int64_t batch, int64_t length, bool for_back
   SplitOps& ops = for_backward || work_->evaluation_ops == nullptr ? work_->ops : *work_->evaluation_ops;
   const int64_t threads = call_threads(), size = arena_size(), m = batch * length;
   const int64_t largest = (batch + threads - 1) / threads;
-  int64_t outputs = 0;  // columns of a block's matrices
+  int64_t outputs = 0;  // columns of the matrices of a block
   each_matrix(weights_.blocks[0], [&](const Tensor& t) { outputs += t.cols; });
   const bool small = size <= kSmallModel && m * outputs <= kSmallBatch;
   const int64_t work = m * (size + config_.n_layers * length * config_.q_dim());
   const bool worth_it = threads > 1 && work >= kLeastWork * threads && work <= kMostWork;
-  const bool even = 8 * largest * threads <= 9 * batch;  // the longest split takes at most an eighth more than the mean
+  const bool even = 8 * largest * threads <= 9 * batch;  // the longest split is at most an eighth longer than the mean
   if (!(small && worth_it && even)) return {ops, weights_, batch, length, 1};
   lay_out_weights(ops.whole(), for_backward);
   return {ops, work_->prepacked, batch, length, threads};
@@ -130,7 +130,7 @@ void Transformer::lay_out_weights(Ops& ops, bool for_backward) {
   Carver sizes(nullptr);
   const auto each = [&](auto&& f) {
     for (BlockParameters& b : work_->prepacked.blocks) each_matrix(b, [&](Tensor& t) { f(t, true, for_backward); });
-    f(work_->prepacked.head, for_backward, true);  // the head is used the other way round
+    f(work_->prepacked.head, for_backward, true);  // the head is stored transposed
   };
   each([&](Tensor& t, bool stored, bool transposed) {
     if (stored) sizes.take(ops.packed_floats(t.rows, t.cols));
@@ -212,7 +212,7 @@ double Transformer::run_head(const Plan& plan, const int32_t* targets, int64_t n
   const int64_t c = config_.d_model, v = config_.vocab_size, rows = plan.rows(), chunk = std::min(rows, head_rows(v));
   const Operands operands = plan.ops.whole().operands();
   const int64_t gradient_floats =
-      operands.pairs && backward ? operands.floats(chunk, v) : 0;  // else logits' own memory
+      operands.pairs && backward ? operands.floats(chunk, v) : 0;  // else the memory of the logits
   Carver sizes(nullptr);
   for (const int64_t floats : {chunk * v, chunk, gradient_floats}) sizes.take(floats);
   work_->head_arena.reserve(sizes.used());

@@ -1,4 +1,4 @@
-// A decoder-only transformer: embeddings, blocks, a head read in chunks of rows; forward, loss, exact gradients.
+// A decoder-only transformer: embeddings, blocks and a head; forward, loss, exact gradients.
 #pragma once
 
 #include <memory>
@@ -17,15 +17,15 @@ namespace soma {
 
 class Transformer {
  public:
-  // Throws std::invalid_argument on a bad config, std::bad_alloc when the parameters do not fit into memory.
-  // Without `initialize` all parameters are zero, for a caller who sets them.
+  // Throws std::invalid_argument on a bad config, std::bad_alloc if the parameters do not fit into memory. Without
+  // `initialize` all parameters are zero, for a caller who sets them.
   Transformer(const ModelConfig& config, uint64_t seed, Precision precision, bool initialize = true);
 
-  // In the child of a fork, when another thread of the parent was inside a call: what it was writing is left unused.
-  // Parameters are as they were; gradients may be half accumulated, as after an interrupt. Profiling is off.
+  // For the child of a fork, if another thread of the parent was inside a call: replaces the memory of that call.
+  // Parameters are unchanged. Gradients may be half accumulated, as after an interrupt. Profiling is off.
   void leave_memory_of_calls();
 
-  // What forward and loss compute their products in from now on, where no gradient is asked for; at first as training.
+  // Sets the precision of products in forward and loss without gradients; at first it is that of training.
   void set_evaluation_precision(Precision precision);
 
   const ModelConfig& config() const { return config_; }
@@ -33,11 +33,11 @@ class Transformer {
   int64_t num_parameters() const;
 
   float* values() { return values_.data(); }
-  float* gradients();  // made at the first call: a model that only generates has none
+  float* gradients();  // allocated at the first call
   int64_t arena_size() const { return values_.size(); }
   Ops& ops() { return work_->ops.whole(); }
   SplitOps& split_ops() { return work_->ops; }
-  // See SplitOps; what is measured are training steps.
+  // See SplitOps. Only training steps are measured.
   void profile(bool on) { work_->ops.profile(on); }
   std::vector<OpRecord> take_profile() { return work_->ops.take_profile(); }
   const Parameters& parameters() const { return weights_; }
@@ -45,16 +45,16 @@ class Transformer {
   // logits(B, T, V) for ids(B, T).
   void forward(float* logits, const int32_t* ids, int64_t batch, int64_t length);
 
-  // sum of -log p(target) / normalizer over targets that are not kIgnoredTarget; normalizer 0: their number.
+  // The sum of -log p(target) / normalizer over targets that are not kIgnoredTarget. normalizer 0: their number.
   double loss(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length, int64_t normalizer);
-  // The same; gradients += its derivative. Throws Interrupted when asked to stop.
+  // The same; gradients += its derivative. Throws Interrupted on a request to stop.
   double loss_and_grad(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length, int64_t normalizer);
   void zero_grad();
 
  private:
-  // How one call is computed. Every op splits its work among the threads, or, where a model is small and waiting for
-  // the other threads at every op would show, each thread carries a split of the sequences through all blocks, with
-  // weights that are packed beforehand; then only losses and sums over rows meet.
+  // The way of one call. Usually every op divides its work among the threads. In a small model, where waiting at every
+  // op would cost much, each thread runs a batch split through all blocks instead, with weights packed beforehand. Then
+  // threads wait for each other only in the loss and in sums over all rows.
   struct Plan {
     SplitOps& ops;
     const Parameters& weights;
@@ -65,15 +65,15 @@ class Transformer {
   Plan plan(int64_t batch, int64_t length, bool for_backward);
   void lay_out_weights(Ops& ops, bool for_backward);
 
-  // Copy the caller's numbers, which another thread may be writing to, and check the copies.
+  // Copy the arrays of the caller, since another thread may write to them, and check the copies.
   const int32_t* take_ids(const int32_t* ids, int64_t batch, int64_t length);
   const int32_t* take_targets(const int32_t* targets, int64_t count, int64_t* normalizer);
   // Fills activations_; the result is activations_.final_normed.
   void run_blocks(const Plan& plan, const int32_t* ids, bool for_backward);
   NormWeights final_norm() const;
   NormStats final_stats(int64_t row) const;
-  Matrix final_rows(Ops& ops, int64_t row, int64_t count);  // of final_normed
-  // Loss over the rows of final_normed, in chunks; with `backward` also the head's gradient and `d_normed`.
+  Matrix final_rows(Ops& ops, int64_t row, int64_t count);  // rows of final_normed
+  // The loss over the rows of final_normed, in chunks. With `backward` also the gradient of the head and `d_normed`.
   double run_head(const Plan& plan, const int32_t* targets, int64_t normalizer, bool backward, float* d_normed);
   void run_backward(const Plan& plan, const int32_t* ids, const float* d_normed);
   double run_loss(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length, int64_t normalizer,
@@ -86,13 +86,13 @@ class Transformer {
   Arena values_, gradients_;
   Parameters weights_, grads_;
 
-  // What calls write to, and nobody reads after them.
+  // Memory that calls write to, and that holds nothing between calls.
   struct Work {
     explicit Work(Precision precision) : ops(precision) {}
     SplitOps ops;
     std::unique_ptr<SplitOps> evaluation_ops;  // null: ops
     Arena activation_arena, head_arena, packing_arena;
-    Parameters prepacked;  // weights_ with the panels of a step; valid within one call
+    Parameters prepacked;  // weights_ with packed panels; valid within one call
     std::vector<Packing> packings;
     Activations activations;
     RotationTable rotation;

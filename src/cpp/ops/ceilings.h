@@ -1,5 +1,5 @@
-// What this machine can do at most, measured on the active instruction set and thread count: what a profile is held
-// against.
+// The highest rates of this machine, measured on the active instruction set and thread count. A profile compares its
+// operations with them.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +9,8 @@
 
 namespace soma {
 
-// Bytes per second of all threads together, streaming over `bytes` of memory again and again: small ones stay in a
-// cache. read: every byte is read. update: two thirds of the traffic reads, a third writes what was read.
+// Bytes per second of all threads together, streaming over `bytes` of memory repeatedly. A small memory stays in a
+// cache. read: every byte is read. update: two thirds of the traffic are reads, a third writes the same bytes back.
 struct Bandwidth {
   int64_t bytes;
   double read, update;
@@ -18,11 +18,11 @@ struct Bandwidth {
 
 struct Ceilings {
   double fma, bf16;                   // floating-point operations per second of all threads, in registers alone
-  std::vector<Bandwidth> bandwidths;  // by rising size; the last is memory's
+  std::vector<Bandwidth> bandwidths;  // by rising size; the last is that of main memory
 };
 
-// `rounds` of the multiply-adds that products of this precision are made of, on one thread, in registers alone. Returns
-// their floating-point operations; values(3) as peak_fma of gemm_kernels.h has it.
+// Runs `rounds` of the multiply-adds of products in this precision, on one thread, in registers alone. Returns the
+// number of floating-point operations. values(3): see peak_fma in gemm_kernels.h.
 double multiply_add_registers(Precision precision, float* values, int64_t rounds);
 
 // Takes about a second and 256 MB. Throws Interrupted.

@@ -1,5 +1,5 @@
-// The cost of every op, beside the call that is timed. What a call does to each element is counted as kernels write it:
-// an addition or a multiplication 1, a fused multiply-add 2; bytes are those of the operands.
+// The cost of every op, beside its timed call. Operations on an element are counted as the kernels write them: an
+// addition or a multiplication is 1, a fused multiply-add 2. Bytes are those of the operands.
 #include "ops/profiled_ops.h"
 
 #include <algorithm>
@@ -20,18 +20,18 @@ constexpr double kFloat = sizeof(float), kId = sizeof(int32_t);
 double size(const ConstMatrix& x) { return static_cast<double>(x.rows) * static_cast<double>(x.cols); }
 double bytes(const ConstMatrix& x) { return (x.pairs ? kFloat / 2 : kFloat) * size(x); }
 
-// Pairs of a query and a key that it sees, over all heads.
+// Pairs of a query and an earlier or equal position, over all heads.
 double causal_pairs(const AttentionShape& s) {
   const auto t = static_cast<double>(s.length);
   return static_cast<double>(s.batch * s.heads) * t * (t + 1) / 2;
 }
 
-// Numbers of q and k.
+// The count of numbers in q and k.
 double rotated(const AttentionShape& s) {
   return static_cast<double>(s.batch * s.length) * static_cast<double>(s.q_dim() + s.kv_dim());
 }
 
-// What a product costs, and the name that its epilogue gives it.
+// The cost of a product. Appends the parts of its epilogue to its name.
 OpCost product_cost(const Matrix& c, const ConstMatrix& a, const ConstMatrix& b, const Epilogue& e, std::string* name) {
   const double n = size(c), cols = static_cast<double>(c.cols);
   const double computed = e.symmetric ? (n + cols) / 2 : n;
@@ -44,7 +44,7 @@ OpCost product_cost(const Matrix& c, const ConstMatrix& a, const ConstMatrix& b,
     cost.read += kFloat * read;
     cost.written += kFloat * written;
   };
-  // By name and all of them: with a field more or less this does not compile.
+  // Names every field of Epilogue: a new field does not compile without its cost.
   const auto& [bias, residual, relu, gelu, gelu_erf, gelu_input, gelu_output, relu_output, swiglu, rotation,
                swiglu_gradient, accumulate, column_sums, symmetric, quadratic] = e;
   part(accumulate, " +=", n, n, 0);
@@ -112,7 +112,7 @@ void ProfiledOps::matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue&
   timed(std::move(name), "products", {c.rows, c.cols, a.width()}, cost, [&] { inner_.matmul(c, a, b, e); });
 }
 
-// One line for all of them: rows, how many, and the columns of all left operands and of all right ones.
+// One record for all gradients. Its shape: rows, count, columns of all left operands, columns of all right operands.
 void ProfiledOps::weight_gradients(const WeightGradient* list, int64_t count) {
   OpCost cost{};
   int64_t left = 0, right = 0;
@@ -177,7 +177,7 @@ void ProfiledOps::attention(Matrix out, float* lse, ConstMatrix qkv, const Atten
         [&] { inner_.attention(out, lse, qkv, s); });
 }
 
-// Five: q k^T again, dp = dout v^T, dv = p^T dout, dq = ds k, dk = ds^T q.
+// Five products: q k^T again, dp = dout v^T, dv = p^T dout, dq = ds k, dk = ds^T q.
 void ProfiledOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, const float* lse,
                                      const AttentionShape& s, const RotationGradient* rotation) {
   const double pairs = causal_pairs(s);

@@ -1,5 +1,5 @@
-// Ops that measure the ops they pass on to: calls, wall time, and what each had to do, by equation from its arguments.
-// A new op of Ops is forgotten by nobody: without a line here this class is abstract and does not compile.
+// Ops that measure other Ops: calls, wall time, and the cost of each call, computed from its arguments by equation.
+// Without an override for a new op, this class is abstract and does not compile.
 #pragma once
 
 #include <array>
@@ -11,10 +11,10 @@
 
 namespace soma {
 
-// What a call has to do. Bytes count each operand once, as if caches held all that a call uses again.
+// The cost of a call. Bytes count each operand once, as if caches held everything that a call reads again.
 struct OpCost {
-  double products = 0;           // floating-point operations of matrix products, two a multiply-add
-  double flops = 0;              // the others; an exponential counts as what its polynomial takes
+  double products = 0;           // floating-point operations of matrix products; a multiply-add is two
+  double flops = 0;              // other operations; an exponential counts as its polynomial
   double read = 0, written = 0;  // bytes
 
   OpCost& operator+=(const OpCost& more) {
@@ -28,9 +28,9 @@ struct OpCost {
 
 // All calls of one op with one shape.
 struct OpRecord {
-  std::string op;                  // products say their operands' layout and what is done to the result
-  const char* group;               // of ops that are told about together
-  std::array<int64_t, 4> shape{};  // as many as the op has, then zeros; products: rows, columns, depth
+  std::string op;                  // for a product with the layout of its operands and its epilogue
+  const char* group;               // ops that are reported together
+  std::array<int64_t, 4> shape{};  // sizes of the op, then zeros; products: rows, columns, depth
   int64_t calls = 0;
   double seconds = 0;
   OpCost cost{};
@@ -43,7 +43,7 @@ class ProfiledOps final : public Ops {
  public:
   explicit ProfiledOps(Ops& inner) : inner_(inner) {}
 
-  // What was measured since the last call, in the order of first use.
+  // The records since the last call, in the order of first use.
   std::vector<OpRecord> take() { return std::exchange(records_, {}); }
 
   Operands operands() const override { return inner_.operands(); }

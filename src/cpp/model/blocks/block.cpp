@@ -1,4 +1,4 @@
-// The list of architectures, and what most of them share.
+// The list of architectures, and the defaults of a block.
 #include "model/blocks/block.h"
 
 #include <string>

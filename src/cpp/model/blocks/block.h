@@ -1,6 +1,6 @@
-// One transformer block: its tensors and buffers, forward over whole sequences, its exact backward (of what flows
-// through it, then of its parameters), and decode of one new position per sequence from a cache. An architecture is one
-// file of this folder, which shows them side by side, and a line in block.cpp: the only places that know it by name.
+// One transformer block: its tensors and buffers, forward, exact backward (of activations, then of parameters), and
+// decode of one new position per sequence from a cache. An architecture is a file of this folder and a line of
+// block.cpp. No other file of the core knows its name.
 #pragma once
 
 #include <initializer_list>
@@ -19,18 +19,18 @@ namespace soma {
 
 using BlockDecodeWeights = BlockWeights<const float*, DecodeMatrix>;
 
-// Of the matrix q | k | v.
+// The parts of the matrix q | k | v.
 inline MatrixParts qkv_parts(const ModelConfig& config) {
   return {{config.q_dim(), config.kv_dim(), config.kv_dim()}, Heads::kColumns};
 }
 
-// Some sequences of a batch, or all of it.
+// A call over some or all sequences of a batch.
 struct BlockContext {
   Ops& ops;
   const ModelConfig& config;
   int64_t batch, length;
   const float* turns = nullptr;  // angles of at least `length` positions, see Rotation
-  bool together = false;         // gradients of weights are one job, see Transformer's Plan
+  bool together = false;         // gradients of all weights are one job, see Transformer::Plan
   int64_t layer = 0;             // the layer that runs now
 
   int64_t rows() const { return batch * length; }
@@ -70,34 +70,34 @@ class Block {
 
   const BlockTraits traits;
 
-  // Its tensors, in the order of the arena.
+  // Declares its tensors, in the order of the arena.
   virtual void declare(const Declare& declare, const ModelConfig& config, BlockParameters& w) const = 0;
-  // Its buffers. d_output and d_input may be the same memory where there is no final norm.
+  // Place its buffers. Without a final norm, d_output and d_input may be the same memory.
   virtual void place_activations(const BufferPlan& plan, BlockActivations& a) const = 0;
   virtual void place_scratch(const BufferPlan& plan, Scratch& s) const = 0;
 
   // a.input -> output (M, C). output may be a.input.
   virtual void forward(const BlockContext& ctx, const BlockParameters& w, const BlockActivations& a, const Scratch& s,
                        float* output) const = 0;
-  // s.d_output -> s.d_input, and what gradients() needs. `output` is what forward wrote.
+  // s.d_output -> s.d_input, and the scratch that gradients() reads. `output` is the output of forward.
   virtual void backward(const BlockContext& ctx, const BlockParameters& w, const BlockActivations& a, const Scratch& s,
                         const float* output) const = 0;
-  // Gradients of the parameters accumulate into dw: sums over all rows, so ctx is all of the batch.
+  // Adds the gradients of the parameters to dw. They are sums over all rows, so ctx is the whole batch.
   virtual void gradients(const BlockContext& ctx, const BlockParameters& dw, const BlockActivations& a,
                          const Scratch& s) const = 0;
   virtual void place_decode(const DecodePlan& plan, DecodeBuffers& d) const;
-  // stream (R, C) -> what comes out, which is valid for the calling thread of the region alone until it waits; the new
+  // stream (R, C) -> the output of the block. Until the region waits, it is valid for the calling thread alone. The new
   // keys and values go to cache[r] at cache[r].length.
   virtual Matrix decode(const BlockDecodeContext& ctx, const BlockDecodeWeights& w, const DecodeBuffers& d,
                         Matrix stream, const CacheRow* cache) const = 0;
 };
 
-// All there are.
+// All blocks.
 const std::vector<const Block*>& blocks();
-// Throws std::invalid_argument naming them for a name that is none of theirs.
+// Throws std::invalid_argument with the known names for an unknown name.
 const Block& find_block(std::string_view name);
 
-// One a file.
+// Each has a file of its own.
 const Block& soma_block();
 const Block& gpt2_block();
 const Block& llama_block();

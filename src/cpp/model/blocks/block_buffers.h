@@ -1,5 +1,5 @@
-// The memory of a block: what forward leaves for backward, the scratch that all blocks share, and that of decoding.
-// M = B*T rows. An operand is a matrix that nothing but products and attention reads, and is kept as ops/ops.h says.
+// The memory of a block: values that forward saves for backward, scratch that all blocks share, and scratch of
+// decoding. M = B*T rows. An operand is a matrix that only products and attention read; see Operands in ops/ops.h.
 #pragma once
 
 #include "base/arena.h"
@@ -9,19 +9,19 @@
 
 namespace soma {
 
-// Of queries, keys and values: a head must begin with a whole pair.
+// The layout of queries, keys and values. In pairs, a head must begin with a whole pair.
 inline Operands qkv_operands(const ModelConfig& config, Operands operands) {
   return {operands.pairs && config.head_size() % 2 == 0};
 }
 
-// Of gate | up, F each: up must begin with a whole pair.
+// The layout of gate | up, F each. In pairs, `up` must begin with a whole pair.
 inline Operands hidden_operands(const ModelConfig& config, Operands operands) {
   return {operands.pairs && config.d_ff % 2 == 0};
 }
 
-// Saved by one block. A buffer that a block does not place stays null.
+// The values that one block saves. A buffer that a block does not place stays null.
 struct BlockActivations {
-  float* input = nullptr;      // (M, C) the residual stream on the way in; placed for every block
+  float* input = nullptr;      // (M, C) the residual stream into the block; placed for every block
   float* qkv = nullptr;        // (M, qkv_dim) operand, see qkv_operands
   float* unrotated = nullptr;  // (M, qkv_dim) q | k | v before heads are normed and rotated
   float* attention = nullptr;  // (M, q_dim) heads side by side
@@ -31,30 +31,30 @@ struct BlockActivations {
   float *mean1 = nullptr, *rstd1 = nullptr, *mean2 = nullptr, *rstd2 = nullptr;  // (M) norm statistics
 };
 
-// Overwritten by every block. Backward leaves gradients here, from which those of the parameters are computed.
+// Scratch that every block overwrites. The gradients of parameters are computed from the gradients here.
 struct Scratch {
   float *normed1 = nullptr, *normed2 = nullptr;      // (M, C) operands: outputs of the norms
   float* activated = nullptr;                        // (M, F) operand: output of the activation
-  float* unrotated = nullptr;                        // (M, qkv_dim) likewise, where no block keeps it
-  float *d_output = nullptr, *d_input = nullptr;     // (M, C) gradient of what the block makes and of what it gets
+  float* unrotated = nullptr;                        // (M, qkv_dim) as in BlockActivations, if it is not saved
+  float *d_output = nullptr, *d_input = nullptr;     // (M, C) gradient of the output and of the input of the block
   float* d_middle = nullptr;                         // (M, C) gradient of `middle`
-  float *d_branch1 = nullptr, *d_branch2 = nullptr;  // (M, C) gradients on the attention's and the mlp's way
-  float* d_heads = nullptr;                          // (M, q_dim) gradient of `attention`, where it has a place
+  float *d_branch1 = nullptr, *d_branch2 = nullptr;  // (M, C) gradients in the branches of attention and mlp
+  float* d_heads = nullptr;                          // (M, q_dim) gradient of `attention`, if the block places it
   float* d_qkv = nullptr;                            // (M, qkv_dim) operand, see qkv_operands
-  float* d_hidden = nullptr;                         // (M, F) operand; of gate | up see hidden_operands
-  float *d_q_gain = nullptr, *d_k_gain = nullptr;    // (B*H, D), (B*K, D) of the gains, a row for each head
+  float* d_hidden = nullptr;                         // (M, F) operand, or (M, 2F), see hidden_operands
+  float *d_q_gain = nullptr, *d_k_gain = nullptr;    // (B*H, D), (B*K, D) gradients of the gains, a row for each head
 };
 
-// Places the buffers of a block one by one: carves them, or moves each to where a later row begins.
+// Places the buffers of a block one by one: carves each, or moves it to a later row.
 class BufferPlan {
  public:
   const ModelConfig& config;
   const bool for_backward;
 
-  // Of `count` sequences of `length` rows. A null base of the carver only measures.
+  // Carves for `count` sequences of `length` rows. A null base of the carver only measures.
   BufferPlan(const ModelConfig& c, Operands operands, bool backward, int64_t count, int64_t length, Carver& carver)
       : BufferPlan(c, operands, backward, count, length, &carver) {}
-  // From sequence `first` on.
+  // Moves buffers to sequence `first`.
   BufferPlan(const ModelConfig& c, Operands operands, bool backward, int64_t first, int64_t length)
       : BufferPlan(c, operands, backward, first, length, nullptr) {}
 
@@ -90,13 +90,13 @@ class BufferPlan {
   Carver* const carver_;
 };
 
-// Scratch of decoding R rows; see decode_norm for the norms' outputs, decode_attention for the scores.
+// Scratch of decoding R rows. For the outputs of norms see decode_norm, for the scores decode_attention.
 struct DecodeBuffers {
   Matrix stream;  // (R, C)
   float *normed1 = nullptr, *normed2 = nullptr, *scores = nullptr;
-  const PromptMemory* prompt = nullptr;  // null: rows are few
+  const PromptMemory* prompt = nullptr;  // null for few rows
   Matrix qkv, heads, middle, hidden;     // placed by the block: (R, qkv_dim), (R, q_dim), (R, C), (R, F) or (R, 2F)
-  Matrix activated;                      // (R, F), of gate | up
+  Matrix activated;                      // (R, F) after SwiGLU
 };
 
 // Carves matrices of R rows for decoding. A null base of the carver only measures.

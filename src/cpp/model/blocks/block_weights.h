@@ -1,16 +1,16 @@
-// The weights of a block, once as trained parameters and once as generation reads them: y = x w + b, w is (in, out).
+// The weights of a block, for training and for generation: y = x w + b, w is (in, out).
 #pragma once
 
 namespace soma {
 
-// What the blocks of all architectures have; a weight that a block does not declare stays empty.
+// The weights of all architectures. A weight that a block does not declare stays empty.
 template <typename Vector, typename Matrix>
 struct BlockWeights {
   Vector norm1_w{}, norm1_b{};
   Matrix w_qkv{};  // attention: C -> q | k | v
   Vector b_qkv{};
-  Vector q_norm{}, k_norm{};  // gains of each head's queries and keys
-  Matrix w_proj{};            // and its heads back -> C
+  Vector q_norm{}, k_norm{};  // gains of the heads of queries and of keys
+  Matrix w_proj{};            // heads -> C
   Vector b_proj{};
   Vector norm2_w{}, norm2_b{};
   Matrix w_fc{};  // mlp: C -> F, or C -> gate | up, F each
@@ -19,7 +19,7 @@ struct BlockWeights {
   Vector b_out{};
 };
 
-// f(the same weight of each) for every weight.
+// Calls f with the same weight of each block, for every weight.
 template <typename F, typename... Weights>
 void each_weight(F&& f, Weights&... weights) {
   f(weights.norm1_w...);

@@ -1,6 +1,6 @@
 // The gpt2 block: h = x + attention(norm(x)); y = h + gelu(norm(h) W1 + b1) W2 + b2. Pre-norm with affine, biases
-// everywhere (Radford et al. 2019). Norm and GELU outputs are computed again in backward instead of being kept. Where
-// relu stands for gelu, its output is kept, which tells backward enough.
+// everywhere (Radford et al. 2019). Backward computes the outputs of norms and GELU again. With ReLU in the place of
+// GELU, the output of ReLU is saved, which suffices for backward.
 #include "model/blocks/block.h"
 
 namespace soma {
@@ -20,7 +20,7 @@ constexpr BlockTraits kTraits{.name = "gpt2",
 bool has_relu(const ModelConfig& config) { return config.activation == Activation::kRelu; }
 bool has_erf(const ModelConfig& config) { return config.activation == Activation::kGeluErf; }
 
-// What the activation makes.
+// The output of the activation.
 Matrix activated_rows(const BlockContext& ctx, const BlockActivations& a, const Scratch& s) {
   return ctx.operand(has_relu(ctx.config) ? a.hidden : s.activated, ctx.config.d_ff);
 }
@@ -51,7 +51,7 @@ class Gpt2Block final : public Block {
     plan.rows(a.attention, config.q_dim());
     plan.rows(a.lse, config.n_heads);
     plan.rows(a.middle, config.d_model);  // input + attention
-    // After ReLU, but before GELU.
+    // The output of ReLU, or the input of GELU.
     has_relu(config) ? plan.operand(a.hidden, config.d_ff) : plan.rows(a.hidden, config.d_ff);
     for (float** statistics : {&a.mean1, &a.rstd1, &a.mean2, &a.rstd2}) plan.rows(*statistics, 1);
   }
@@ -63,7 +63,7 @@ class Gpt2Block final : public Block {
     if (!has_relu(plan.config)) plan.operand(s.activated, f);
     if (!plan.for_backward) return;
     for (float** gradient : {&s.d_output, &s.d_input, &s.d_middle}) plan.rows(*gradient, c);
-    plan.rows(s.d_branch1, c);  // of the norms' outputs
+    plan.rows(s.d_branch1, c);  // gradients of the outputs of the norms
     plan.rows(s.d_branch2, c);
     plan.qkv(s.d_qkv);
     plan.operand(s.d_hidden, f);

@@ -1,6 +1,6 @@
 // The llama block: h = x + attention(norm(x)); y = h + (silu(g) u) W2, g | u = norm(h) W1. Pre-norm RMSNorm, rotary
-// positions, grouped-query attention, no biases (Touvron et al. 2023); with qk_norm each head of queries and keys goes
-// through RMSNorm too (as in Qwen3). Outputs of norms and of the activation are computed again in backward.
+// positions, grouped-query attention, no biases (Touvron et al. 2023). With qk_norm, each head of queries and keys goes
+// through RMSNorm too, as in Qwen3. Backward computes the outputs of norms and of the activation again.
 #include "model/blocks/block.h"
 
 namespace soma {
@@ -56,7 +56,7 @@ class LlamaBlock final : public Block {
     plan.operand(s.activated, config.d_ff);
     if (!plan.for_backward) return;
     for (float** gradient : {&s.d_output, &s.d_input, &s.d_middle}) plan.rows(*gradient, c);
-    plan.rows(s.d_branch1, c);  // of the norms' outputs
+    plan.rows(s.d_branch1, c);  // gradients of the outputs of the norms
     plan.rows(s.d_branch2, c);
     if (config.q_dim() != c) {
       plan.rows(s.d_heads, config.q_dim());
@@ -164,8 +164,8 @@ class LlamaBlock final : public Block {
   static Rotation rotation(const BlockContext& ctx, const BlockParameters& w) {
     return {ctx.turns, w.q_norm.data, w.k_norm.data, ctx.config.norm_eps()};
   }
-  // Queries, keys and values as the product makes them: kept for the backward pass of the heads' norms, else in the
-  // place of the rotated ones, or beside their pairs.
+  // Queries, keys and values before the rotation: saved if heads are normed, else in scratch beside pairs, else in the
+  // memory of the rotated ones.
   static Matrix unrotated(const BlockContext& ctx, const BlockActivations& a, const Scratch& s) {
     float* const data = a.unrotated != nullptr ? a.unrotated : s.unrotated != nullptr ? s.unrotated : a.qkv;
     return {data, ctx.rows(), ctx.config.qkv_dim()};

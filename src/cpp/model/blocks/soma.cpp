@@ -1,5 +1,5 @@
 // The soma block: h = norm(x + attention(x)); y = norm(h + relu(h W1 + b1) W2 + b2). Post-norm (Vaswani et al. 2017),
-// norm without affine. The normalised output itself is saved, so a norm's backward needs rstd alone.
+// norm without affine. The normalised output is saved, so the backward pass of a norm needs only rstd.
 #include "model/blocks/block.h"
 
 namespace soma {
@@ -39,13 +39,13 @@ class SomaBlock final : public Block {
     plan.rows(a.rstd2, 1);
   }
 
-  // The gradients of the residual stream follow each other in one place.
+  // All gradients of the residual stream use one buffer in turn.
   void place_scratch(const BufferPlan& plan, Scratch& s) const override {
     if (!plan.for_backward) return;
     const int64_t c = plan.config.d_model;
     plan.rows(s.d_output, c);
     s.d_input = s.d_middle = s.d_output;
-    plan.rows(s.d_branch1, c);  // of what the norms get
+    plan.rows(s.d_branch1, c);  // gradients of the inputs of the norms
     plan.rows(s.d_branch2, c);
     plan.qkv(s.d_qkv);
     plan.operand(s.d_hidden, plan.config.d_ff);

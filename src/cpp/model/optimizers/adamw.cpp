@@ -1,4 +1,4 @@
-// One pass over the parameters that are AdamW's.
+// The AdamW pass over its parameters.
 #include "model/optimizers/adamw.h"
 
 #include <utility>

@@ -7,8 +7,8 @@
 
 namespace soma {
 
-// AdamW over some of a model's parameters. The first moments lie in an arena of the model's plan, the second ones only
-// of these parameters, one behind the other.
+// AdamW over some parameters of a model. First moments lie in an arena with the layout of the parameters. Second
+// moments exist for these parameters alone, one after another.
 class AdamWPass {
  public:
   explicit AdamWPass(std::vector<const ParameterInfo*> parameters);
@@ -20,7 +20,7 @@ class AdamWPass {
 
  private:
   std::vector<const ParameterInfo*> parameters_;
-  std::vector<AdamWRange> ranges_;  // neighbouring tensors that decay alike, as one
+  std::vector<AdamWRange> ranges_;  // adjacent tensors with the same decay form one range
   Arena second_;
 };
 

@@ -1,4 +1,4 @@
-// Updates and exchange of an average of weights.
+// Updates an average of weights, and exchanges it with the parameters.
 #include "model/optimizers/average.h"
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-// A running average of a model's parameters, in an arena of the same plan.
+// A running average of the parameters of a model, in an arena with the same layout.
 #pragma once
 
 #include "base/arena.h"
@@ -8,12 +8,12 @@ namespace soma {
 
 class WeightAverage {
  public:
-  // Begins as the parameters are.
+  // Begins as a copy of the parameters.
   explicit WeightAverage(Transformer& model);
 
-  // average += rate (parameters - average); where rate is 1, a copy. Throws std::logic_error while it is applied.
+  // average += rate (parameters - average); a copy if rate is 1. Throws std::logic_error while the average is applied.
   void update(double rate);
-  // Whether the parameters are the average from now on. They change places, so that not a bit is lost.
+  // Exchanges the parameters and the average, or exchanges them back. No bit is lost.
   void apply(bool on);
   bool applied() const { return applied_; }
   float* values() { return values_.data(); }

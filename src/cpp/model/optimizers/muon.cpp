@@ -1,6 +1,6 @@
-// The orthogonal factor by five polynomials of X X^T, in Gram form: some of them are multiplied with each other first,
-// in the smaller of the two sizes, and with X last. Then X X^T is made again, because what rounding does to its small
-// eigenvalues is amplified from polynomial to polynomial.
+// The orthogonal factor by five polynomials of X X^T, in Gram form: a group of polynomials is multiplied together, in
+// the smaller of the two sizes, and then with X. X X^T is computed again after each group, because every polynomial
+// amplifies the rounding errors of small eigenvalues.
 #include "model/optimizers/muon.h"
 
 #include <algorithm>
@@ -17,8 +17,8 @@ namespace {
 
 constexpr int kSteps = 5;
 
-// Polynomials that are multiplied with each other, from number `first` on. In bfloat16 only the last two may be: the
-// first ones are steep, and singular values grew without bound.
+// The size of the group that begins with polynomial `first`. In bfloat16 only the last two form a group: the first ones
+// are steep, and singular values grew without bound.
 int count_together(int first, bool pairs) {
   if (pairs) return first < 3 ? 1 : 2;
   return first == 0 ? 2 : 3;
@@ -38,10 +38,10 @@ constexpr std::array<Coefficients, kSteps> kPolarExpress{{
 }};
 constexpr Coefficients kClassic{3.4445, -4.7750, 2.0315};
 
-// Multiply-adds that a thread must have to do.
+// The fewest multiply-adds of a thread.
 constexpr double kLeastWork = 1 << 19;
 
-// Floats from a row of a square matrix to the next: an odd number of cache lines, or rows share their sets of L1.
+// Floats from row to row of a square matrix: an odd number of cache lines, so that rows do not share their sets of L1.
 int64_t square_ld(int64_t n) { return (n + 31) / 32 * 32 + 16; }
 
 std::vector<const ParameterInfo*> parameters_of(const Transformer& model, bool hidden) {
@@ -70,7 +70,7 @@ Muon::Muon(Transformer& model, const MuonConfig& config)
   for (const ParameterInfo* info : hidden_) cut(*info);
   for (const Piece& p : pieces_) {
     const auto n = static_cast<double>(std::min(p.rows, p.cols)), m = static_cast<double>(std::max(p.rows, p.cols));
-    work_ += 3 * n * n * m + 7 * n * n * n;  // in float32; in bfloat16 6 and 4
+    work_ += 3 * n * n * m + 7 * n * n * n;  // for float32; in bfloat16 the factors are 6 and 4
   }
 }
 
@@ -134,7 +134,7 @@ void Muon::update_piece(Ops& ops, const Piece& piece, const StepOptions& options
   const auto [offset, rows, cols, ld] = piece;
   const Operands kept = ops.operands();
   const Matrix values{model_.values() + offset, rows, cols, ld}, moments{first_.data() + offset, rows, cols, ld};
-  const Matrix factor{model_.gradients() + offset, rows, cols, ld};  // the gradient's memory
+  const Matrix factor{model_.gradients() + offset, rows, cols, ld};  // in the memory of the gradient
   Carver carver(scratch);
   Matrix x = kept.matrix(carver.take(kept.floats(rows, cols)), rows, cols);
   Matrix next = kept.matrix(carver.take(kept.floats(rows, cols)), rows, cols);
@@ -188,7 +188,7 @@ void Muon::iterate(Ops& ops, const Matrix& out, const Matrix& x, int first, int 
     const ConstMatrix by_gram = pack(gram, gram_panels);
     ops.matmul(polynomial, gram, by_gram, {.symmetric = true, .quadratic = &quadratic});
     const ConstMatrix by_polynomial = more || k > first ? pack(polynomial, panels) : polynomial;
-    if (more) {  // all of these are polynomials of one matrix, so they commute and their products are symmetric
+    if (more) {  // polynomials of one matrix commute, so their products are symmetric
       ops.matmul(spare, polynomial, by_gram, {.symmetric = true});
       ops.matmul(gram, spare, by_polynomial, {.symmetric = true});
     }

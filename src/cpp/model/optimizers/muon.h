@@ -1,5 +1,5 @@
 // Muon (Jordan et al. 2024): the momentum of a hidden matrix is replaced by its orthogonal factor before the update.
-// Everything else (embeddings, head, gains, biases) is AdamW's, with the same learning rate and decay.
+// AdamW updates all other parameters (embeddings, head, gains, biases), with the same learning rate and decay.
 #pragma once
 
 #include <vector>
@@ -9,10 +9,10 @@
 namespace soma {
 
 struct MuonConfig {
-  AdamWConfig adamw;        // of everything else; lr, decay, clipping and caution are those of matrices too
-  double adamw_decay = -1;  // decay of everything else; below 0: as of matrices
+  AdamWConfig adamw;        // for other parameters; lr, decay, clipping and cautious hold for matrices too
+  double adamw_decay = -1;  // decay of other parameters; below 0: the decay of matrices
   bool classic = false;     // one polynomial five times instead of Polar Express
-  int64_t head_blocks = 0;  // heads of attention that are one matrix; 0: all are
+  int64_t head_blocks = 0;  // heads of attention in one matrix; 0: all heads
 
   // Throws std::invalid_argument naming the option and its limits.
   void validate() const;
@@ -24,14 +24,14 @@ class Muon final : public Optimizer {
   std::vector<StateArray> state() override;
 
  private:
-  // A matrix that is orthogonalised: where it begins in the arenas, and floats from row to row.
+  // A matrix that is orthogonalised: its offset in the arenas, its sizes, and the floats from row to row.
   struct Piece {
     int64_t offset, rows, cols, ld;
   };
   void cut(const ParameterInfo& info);
   void update(const StepOptions& options, float grad_scale) override;
   void update_piece(Ops& ops, const Piece& piece, const StepOptions& options, float grad_scale, float* scratch);
-  // out = the product of polynomials first..last - 1 of x x^T, times x.
+  // out = the product of the polynomials [first, last) of x x^T, times x.
   void iterate(Ops& ops, const Matrix& out, const Matrix& x, int first, int last, float* scratch) const;
   int64_t scratch_floats(Ops& ops, const Piece& piece) const;
 
@@ -39,9 +39,9 @@ class Muon final : public Optimizer {
   std::vector<const ParameterInfo*> hidden_;
   std::vector<Piece> pieces_;
   double work_ = 0;  // multiply-adds of a step
-  Arena first_;      // momentum of matrices, first moments of everything else
+  Arena first_;      // momentum of matrices, first moments of other parameters
   AdamWPass pass_;
-  std::vector<Arena> scratch_;  // of each matrix that is under way
+  std::vector<Arena> scratch_;  // one for each matrix in progress
 };
 
 }  // namespace soma

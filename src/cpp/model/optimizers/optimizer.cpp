@@ -1,4 +1,4 @@
-// Limits of the options, and the frame of a step.
+// Checks the options, and runs the common parts of a step.
 #include "model/optimizers/optimizer.h"
 
 #include <algorithm>
@@ -20,7 +20,7 @@ void check_from_zero(const char* name, double value) {
 
 void AdamWConfig::validate() const {
   check_from_zero("lr", lr);
-  // The arithmetic is in single precision: what counts is what arrives there.
+  // The arithmetic is in single precision, so the rounded values are checked.
   check(eps >= std::numeric_limits<float>::min() && eps <= std::numeric_limits<float>::max(),
         "eps must be a finite number > 0 (in single precision: from 1.2e-38), got ", eps);
   check_from_zero("weight_decay", weight_decay);

@@ -1,4 +1,4 @@
-// What all optimizers do: clip by the global norm of the gradient, update, clear; and what is saved of them.
+// The common part of optimizers: clip by the global norm of the gradient, update, clear, and list the saved arrays.
 #pragma once
 
 #include <vector>
@@ -10,24 +10,24 @@ namespace soma {
 
 struct AdamWConfig {
   double lr, beta1, beta2, eps, weight_decay, max_grad_norm;  // max_grad_norm <= 0: no clipping
-  bool cautious = false;  // no decay of a parameter where it would push against the update
+  bool cautious = false;                                      // no decay of a parameter whose update has the other sign
 
   // Throws std::invalid_argument naming the option and its limits.
   void validate() const;
 };
 
-// What may differ from step to step.
+// Options that may differ from step to step.
 struct StepOptions {
   double lr, weight_decay;
-  double momentum = 0;  // of Muon
+  double momentum = 0;  // for Muon
 };
 
-// The gradient holds a NaN or an infinity; nothing was updated.
+// Thrown if the gradient holds a NaN or an infinity. Nothing was updated.
 struct NonFiniteGradient {
   double norm;
 };
 
-// An array that a run needs to go on: of what kind it is, and of which parameter.
+// An array of the state of a run: its kind and its parameter.
 struct StateArray {
   const char* kind;
   const ParameterInfo* parameter;
@@ -44,12 +44,12 @@ class Optimizer {
   double step(const StepOptions& options);
 
   virtual std::vector<StateArray> state() = 0;
-  int64_t steps = 0;  // taken so far
+  int64_t steps = 0;  // steps taken so far
 
  protected:
   Optimizer(Transformer& model, const AdamWConfig& config);
 
-  // With gradients to be multiplied by `grad_scale` first.
+  // Updates the parameters. Gradients are multiplied by `grad_scale` first.
   virtual void update(const StepOptions& options, float grad_scale) = 0;
 
   Transformer& model_;

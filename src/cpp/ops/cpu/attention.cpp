@@ -1,6 +1,5 @@
-// Causal attention, forward and backward. One task is one head of keys of one sequence, with all heads of queries that
-// share it, one after the other. The scores of a tile of
-// query rows (forward) or of a block of them (backward) exist at a time, never T x T.
+// Causal attention, forward and backward. A task is one head of keys of one sequence, with the heads of queries that
+// share it. Scores exist for one tile (forward) or block (backward) of query rows at a time, never T x T.
 #include <algorithm>
 #include <cmath>
 
@@ -14,7 +13,7 @@ namespace {
 
 using kernels::Table;
 
-// Columns col.. , n of them, of rows row.. , m of them.
+// The m rows from `row` on and the n columns from `col` on.
 ConstMatrix piece(const ConstMatrix& x, int64_t row, int64_t m, int64_t col, int64_t n) {
   ConstMatrix p = x;
   p.data = x.at(row, col);
@@ -23,23 +22,23 @@ ConstMatrix piece(const ConstMatrix& x, int64_t row, int64_t m, int64_t col, int
   return p;
 }
 
-// Rows of floats as A: where they lie, or as pairs in `memory`.
+// Rows of floats as A: in place, or as pairs in `memory`.
 GemmA rows_of(const Gemm& g, float* memory, const ConstMatrix& x) {
   return g.bf16 ? g.copy_a(memory, x, 0, x.rows, 0, x.cols) : GemmA{x.data, x.ld, 1};
 }
 
-// Queries as A: where they lie, unless tiles would read on into the next head.
+// Queries as A: in place, unless tiles would read into the next head.
 GemmA queries_of(const Gemm& g, float* memory, const ConstMatrix& q) {
   if (!g.bf16) return {q.data, q.ld, 1};
   const bool whole = g.per_unit() * g.units(q.cols) == q.cols;
   return whole ? g.take_a(memory, q, 0, q.rows, 0, q.cols) : g.copy_a(memory, q, 0, q.rows, 0, q.cols);
 }
 
-// The distance between rows of scores: kernels read and write two vectors at a time, 32 floats at most. + 16: rows must
-// not share their sets of L1.
+// The distance between rows of scores. Kernels read and write up to 32 floats (two vectors) at a time. The 16 more keep
+// rows in different sets of L1.
 int64_t row_of_keys(int64_t keys) { return round_up(keys, 32) + 16; }
 
-// f(task, slot) over all tasks, in groups of about a tenth of a second of work between which the caller may stop.
+// Calls f(task, slot) for all tasks. Checks for an interrupt between groups of about a tenth of a second of work.
 template <typename F>
 void for_tasks(const Gemm& g, int64_t tasks, int64_t ranges, int64_t cost, F&& f) {
   constexpr int64_t kGroupCost = int64_t{1} << 31;
@@ -55,13 +54,13 @@ void for_tasks(const Gemm& g, int64_t tasks, int64_t ranges, int64_t cost, F&& f
   }
 }
 
-// Where the columns of a head begin in a row of q | k | v.
+// The first column of a head in a row of q | k | v.
 int64_t q_col(const AttentionShape& s, int64_t head) { return head * s.head_size; }
 int64_t k_col(const AttentionShape& s, int64_t head) { return s.q_dim() + head * s.head_size; }
 int64_t v_col(const AttentionShape& s, int64_t head) { return s.q_dim() + s.kv_dim() + head * s.head_size; }
 
-// The gradient of a head's rows before they were rotated, in place; `col` is the head's in a row of q | k | v. Row
-// `index` of `gains` becomes the gradient of its gain.
+// Turns dx, the gradient of a head, into the gradient before the rotation, in place. `col` is the column of the head in
+// a row of q | k | v. Row `index` of `gains` becomes the gradient of the gain.
 void rotate_back(const Table& t, const RotationGradient& g, const float* gamma, float* gains, int64_t index, float* dx,
                  int64_t ld, int64_t first, int64_t length, int64_t col, int64_t d) {
   float* const gain = gamma != nullptr ? gains + index * d : nullptr;
@@ -145,9 +144,9 @@ void CpuOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, 
   const Table& t = active_kernels();
   const Gemm g(t, precision_);
   const int64_t len = s.length, d = s.head_size, depth = g.units(d), all = g.units(len);
-  const int64_t block = std::min(8 * g.rows, round_up(len, g.rows));  // query rows whose probabilities exist at once
+  const int64_t block = std::min(8 * g.rows, round_up(len, g.rows));  // query rows with probabilities at one time
   const int64_t ld = row_of_keys(len), ld_grad = round_up(d, 16) + 16;
-  // In float32 a block of rows of p and ds, in bfloat16 a tile of them and a block of units.
+  // Rows of p and ds in floats: a block in float32; in bfloat16 a tile, beside a block of units.
   const int64_t kept = g.bf16 ? g.rows : block, block_units = g.units(block);
 
   struct Buffers {
@@ -187,7 +186,7 @@ void CpuOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, 
     const int64_t b = task / s.kv_heads, kv_head = task % s.kv_heads, first = b * len;
     const ConstMatrix k = piece(qkv, first, len, k_col(s, kv_head), d),
                       v = piece(qkv, first, len, v_col(s, kv_head), d);
-    // Where the gradient of a head's q, k or v is made: in place, or beside a row of pairs, to be rounded into it.
+    // The place of the gradient of a head of q, k or v: in dqkv, or in a buffer that is then rounded into pairs.
     const int64_t ldg = dqkv.pairs ? ld_grad : dqkv.ld;
     const auto place = [&](float* beside, int64_t col) { return dqkv.pairs ? beside : dqkv.row(first) + col; };
     const auto finish = [&](const float* from, int64_t col) {
@@ -228,8 +227,8 @@ void CpuOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, 
           const GemmA ds{g.bf16 ? x.ds_rows : tile.dp, ld, 1};
           g.multiply(dq + (q0 + i) * ldg, ldg, ds, x.k, all, 0, deep, m, d, store);
         }
-        // dk and dv: the sum runs over the block's queries, of which those before a key do not see it, then over the
-        // heads. What a query has beyond the keys of its own tile no tile of keys reads.
+        // dk and dv: sums over the queries of the block, then over the heads. Queries before a key are skipped, since
+        // they do not see it. No tile of keys reads the entries of a query beyond the keys of its own tile.
         const bool first_head = h == kv_head * shared;
         const auto accumulate = [&](float* to, const float* from, const float* panels) {
           for (int64_t j = 0; j < keys; j += g.rows) {

@@ -1,4 +1,4 @@
-// Ceilings by measurement. Each figure is the best of several turns: what other programs take away only lowers it.
+// Measures the ceilings. Each figure is the best of several turns, since other programs only lower it.
 #include "ops/ceilings.h"
 
 #include <algorithm>
@@ -12,12 +12,12 @@
 namespace soma {
 namespace {
 
-constexpr double kTurn = 0.004;  // seconds of one turn: a thousand times what waking the threads takes
+constexpr double kTurn = 0.004;  // seconds of one turn: a thousand times the cost of waking the threads
 constexpr int kTurns = 8;
 constexpr int64_t kSmallest = int64_t{64} << 10, kLargest = int64_t{256} << 20, kStep = 4;  // bytes
 constexpr int64_t kPage = 1024;                                                             // floats
 
-// The best rate of work(thread, rounds), which returns how much it did, over all threads.
+// The best rate of work(thread, rounds) over all threads. It returns the amount of work done.
 template <typename Work>
 double best_rate(int64_t threads, Work&& work) {
   std::vector<double> done(static_cast<std::size_t>(threads));
@@ -62,9 +62,9 @@ Ceilings measure_ceilings() {
   memory.reserve(kLargest / static_cast<int64_t>(sizeof(float)));
   for (int64_t bytes = kSmallest; bytes <= kLargest; bytes *= kStep) {
     const int64_t half = bytes / static_cast<int64_t>(2 * sizeof(float)) / threads / kPage * kPage, piece = 2 * half;
-    if (piece == 0) continue;  // many threads
+    if (piece == 0) continue;  // more threads than pieces
     const auto own = [&](int64_t thread) { return memory.data() + thread * piece; };
-    // Written first, by the thread that will use it: untouched pages are all one page of zeros.
+    // The thread that uses the memory writes it first: untouched pages all map one page of zeros.
     parallel_for(threads, [&](int64_t i) { std::fill(own(i), own(i) + piece, 1.0f); });
     const double read = best_rate(threads, [&](int64_t i, int64_t rounds) {
       volatile float sink = 0.0f;

@@ -1,4 +1,4 @@
-// The CPU's Ops: kernels of the active ISA level, OpenMP threads, packing buffers that grow once and are kept.
+// Ops for the CPU: kernels of the active ISA level, threads, and packing buffers that grow and are kept.
 #pragma once
 
 #include <vector>
@@ -41,7 +41,7 @@ class CpuOps final : public Ops {
   void average(float* y, const float* x, float rate, int64_t n) override;
 
  private:
-  // Room for `slots` pieces of `floats` floats; scratch(i) is one.
+  // Reserves `slots` pieces of `floats` floats; scratch(i) is piece i.
   void reserve_scratch(int64_t slots, int64_t floats);
   float* scratch(int64_t slot) { return scratch_.data() + slot * scratch_stride_; }
 

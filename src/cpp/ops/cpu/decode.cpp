@@ -1,4 +1,4 @@
-// Decoding on the CPU: how weights are packed, and how threads share the outputs, heads and rows of a step.
+// Operations of generation on the CPU: packing of weights, and the division of outputs, heads and rows among threads.
 #include "ops/decode.h"
 
 #include <algorithm>
@@ -18,7 +18,7 @@ using kernels::Table;
 
 constexpr int64_t kPanel = kDecodePanel;
 constexpr int64_t kBlock = 16;   // positions whose keys lie together
-constexpr int64_t kOwnNorm = 4;  // rows up to which a thread's own norm is cheaper than waiting for the others
+constexpr int64_t kOwnNorm = 4;  // for at most so few rows, norming in each thread is faster than waiting
 
 int64_t weight_bytes(WeightFormat format) {
   return format == WeightFormat::kFloat32 ? 4 : format == WeightFormat::kBfloat16 ? 2 : 1;
@@ -27,11 +27,11 @@ int64_t weight_bytes(WeightFormat format) {
 uint32_t to_bfloat16(float x) {
   uint32_t bits;
   std::memcpy(&bits, &x, 4);
-  if ((bits & 0x7FFFFFFFu) > 0x7F800000u) return (bits >> 16) | 0x40u;  // NaN: stays one
+  if ((bits & 0x7FFFFFFFu) > 0x7F800000u) return (bits >> 16) | 0x40u;  // NaN stays NaN
   return (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
 }
 
-// One panel of W(k, n), read row by row; outputs that it lacks are zero.
+// Reads one panel of W(k, n) row by row. Missing outputs of the last panel are zero.
 struct Panel {
   const ConstMatrix& w;
   int64_t first, count;
@@ -77,7 +77,7 @@ void pack_int8(char* dst, float* scales, const Panel& panel, int64_t inner) {
   for (int64_t j = 0; j < panel.count; ++j) {
     scales[j] = most[j] / 127.0f + infinite[j];
     inverse[j] = 1.0f / scales[j];
-    if (!std::isfinite(inverse[j])) inverse[j] = 0.0f;  // of weights that are all 0, or nearly, nothing is left
+    if (!std::isfinite(inverse[j])) inverse[j] = 0.0f;  // the weights are 0, or too small to scale
   }
   for (int64_t k = 0; k < inner; ++k, dst += kPanel) {
     const float* row = panel.row(k, buffer);
@@ -88,7 +88,7 @@ void pack_int8(char* dst, float* scales, const Panel& panel, int64_t inner) {
   }
 }
 
-// Outputs [begin, end) of y; begin is the first of a panel.
+// Computes outputs [begin, end) of y. A panel begins at begin.
 void linear_range(const Matrix& y, const Matrix& x, const DecodeMatrix& w, const RowEpilogue& e, int64_t begin,
                   int64_t end) {
   const Table& t = active_kernels();
@@ -122,7 +122,7 @@ void linear_range(const Matrix& y, const Matrix& x, const DecodeMatrix& w, const
   }
 }
 
-// A thread's share of a product, for which the region may have to round the rows first.
+// The share of a thread in a product. The constructor may round the rows first, on all threads of the region.
 class LinearTask {
  public:
   LinearTask(const ParallelRegion& region, const Matrix& y, const Matrix& x, const DecodeMatrix& w,
@@ -136,7 +136,7 @@ class LinearTask {
     if (w.format == WeightFormat::kFloat32) {
       if (!prompt_by_tiles(gemm_, w)) return;
       rows_ = {x.data, x.ld, 1};
-    } else if (!gemm_.has_instruction()) {  // widened weights and float32 sums are the quicker way to the same products
+    } else if (!gemm_.has_instruction()) {  // widened weights and float32 sums are faster, with the same products
       x_ = prompt_floats(region, x, memory->rows);
       return;
     } else {
@@ -144,7 +144,7 @@ class LinearTask {
     }
     panels_ = memory->panels + region.rank * kPromptPanels;
   }
-  // Outputs [begin, end); begin is the first of a panel.
+  // Computes outputs [begin, end). A panel begins at begin.
   void run(int64_t begin, int64_t end) const {
     if (panels_ == nullptr) return linear_range(y_, x_, w_, e_, begin, end);
     prompt_range(gemm_, y_, rows_, w_, e_, begin, end, panels_);
@@ -160,7 +160,7 @@ class LinearTask {
   float* panels_ = nullptr;
 };
 
-// Whether each thread can make q, k and v of the very heads that it attends with.
+// Whether each thread can compute q, k and v of its own heads of attention.
 bool heads_are_own(const ParallelRegion& region, const HeadShape& s) {
   return s.kv_heads % region.size == 0 && s.kv_dim() / region.size % kPanel == 0;
 }
@@ -252,7 +252,7 @@ void decode_swiglu(const ParallelRegion& region, const Matrix& y, const Matrix& 
       t.swiglu_forward(y.row(r) + begin, gate, gate + f, end - begin);
     }
   };
-  if (f % kPanel != 0) {  // up begins within a panel
+  if (f % kPanel != 0) {  // `up` begins within a panel
     decode_linear(region, hidden, x, w, {}, memory);
     region.wait();
     return region.share(f, 16, activate);
@@ -270,8 +270,8 @@ void decode_attention(const ParallelRegion& region, const Matrix& out, const Mat
   const Table& t = active_kernels();
   const int64_t d = s.head_size, shared = s.heads / s.kv_heads;
   scores += region.rank * (cache[0].capacity + kBlock);
-  // Head by head, all rows of each, so that a thread whose heads are its own appends all that it reads. f(its columns
-  // in the row of qkv, head, row).
+  // Calls f(columns of the head in a row of qkv, head, row) for all rows of a head, then the next head. So a thread
+  // with heads of its own appends all that it reads.
   const auto each_head = [&](int64_t heads, int64_t first, auto&& f) {
     region.share(heads * out.rows, 1, [&](int64_t begin, int64_t end) {
       for (int64_t task = begin; task < end; ++task) {

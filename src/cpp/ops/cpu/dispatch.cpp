@@ -1,5 +1,5 @@
-// Builds one kernel table per ISA level that this machine can run: the portable kernels first, then whatever each level
-// overwrites on the way up.
+// Builds one kernel table for each ISA level that this machine can run: the portable kernels, then the kernels that
+// each higher level replaces.
 #include "base/fork.h"
 #include "base/isa.h"
 #include "ops/cpu/cpu_ops.h"
@@ -33,8 +33,8 @@ struct Tables {
   Tables() {
     kernels::Table table{};
     kernels::install_scalar(&table);
-    // An installer is compiled with its level's flags, and the compiler does use them there: calling install_avx2 on a
-    // CPU without AVX is an illegal instruction.
+    // An installer is compiled with the flags of its level. Calling install_avx2 on a CPU without AVX is an illegal
+    // instruction.
     for (const Isa isa : available_isas()) {
       install(isa, &table);
       level[static_cast<int>(isa)] = table;

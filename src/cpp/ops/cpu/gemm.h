@@ -1,5 +1,5 @@
-// The engine of a matrix product for one precision: how operands are packed, and the tile that multiplies them. Depth
-// is counted in units: one float, or a pair of bfloat16.
+// The parts of a matrix product in one precision: packing of operands, and the tile that multiplies them. Depth is
+// counted in units: one float, or a pair of bfloat16.
 #pragma once
 
 #include <algorithm>
@@ -11,8 +11,8 @@
 
 namespace soma {
 
-// A strided operand of tiles: element (row i, unit u) of a tile at data[i*row + u*depth]. The tile that begins in row i
-// is at data[i*down].
+// A strided operand of tiles. Element (row i, unit u) of a tile is at data[i*row + u*depth]. The tile that begins in
+// row i is at data[i*down].
 struct GemmA {
   GemmA() : GemmA(nullptr, 0, 0) {}
   GemmA(const float* data, int64_t row, int64_t depth) : GemmA(data, row, depth, row) {}
@@ -34,7 +34,7 @@ class Gemm {
 
   bool has_instruction() const { return shape_.instruction != 0; }
 
-  // Stands around a thread's calls of tile() and multiply(); one at a time.
+  // A thread holds one of these during its calls of multiply().
   class Thread {
    public:
     explicit Thread(const Gemm& gemm) : gemm_(gemm) {
@@ -52,12 +52,12 @@ class Gemm {
 
   int64_t per_unit() const { return bf16 ? 2 : 1; }
   int64_t units(int64_t k) const { return round_up(bf16 ? (k + 1) / 2 : k, depth_step); }
-  // How deep one tile goes where a product is `units` deep: in equal parts, short enough for L1.
+  // The depth of a tile in a product of depth `units`: equal parts, short enough for L1.
   int64_t tile_depth(int64_t units) const {
     return round_up(ceil_div(units, ceil_div(units, shape_.depth_limit)), depth_step);
   }
 
-  // Panel `i` of the operand B: its columns from i*cols on; of their depth, what lies from k0 on, k of it.
+  // Packs panel `i` of B: the columns from i*cols on, at depths [k0, k0 + k).
   void pack_b(float* dst, const ConstMatrix& b, int64_t i, int64_t k0, int64_t k) const {
     const int64_t first = i * cols, n = std::min(cols, b.width() - first);
     const float* const from = b.transposed ? b.at(first, k0) : b.at(k0, first);
@@ -68,35 +68,35 @@ class Gemm {
     b.pairs ? t_.pack_pairs_transpose(dst, cols, from, b.ld, (k + 1) / 2, units(k), n)
             : t_.pack_b_transpose_bf16(dst, cols, from, b.ld, k, n, units(k));
   }
-  // All panels, one behind the other.
+  // Packs all panels, one after another.
   void pack_b_panels(float* dst, const ConstMatrix& b) const {
     const int64_t k = b.height();
     for (int64_t i = 0; i * cols < b.width(); ++i) pack_b(dst + i * cols * units(k), b, i, 0, k);
   }
 
-  // out += the sum over the depth of panel `i` as it was packed, u units deep.
+  // out += the sum over the depth k of the packed panel `i`.
   void panel_sums(float* out, const float* panel, const ConstMatrix& b, int64_t i, int64_t k) const {
     const int64_t first = i * cols, n = std::min(cols, b.width() - first);
     (bf16 ? t_.pair_sums : t_.column_sum)(out + first, panel, cols, units(k), n);
   }
 
-  // Whether tiles can read rows i.. of A where they lie. Floats along k can, unless their rows share the sets of L1.
+  // Whether tiles can read rows of A in place. Rows of floats along k can, unless they share the sets of L1.
   bool in_place(const ConstMatrix& a) const {
     if (a.transposed) return false;
     return bf16 ? a.pairs : a.ld % 512 != 0;
   }
-  // Rows r0.. of A, m of them, from k0 on, k deep: where they lie, or as pairs in `memory`, which holds a_floats(m, k).
+  // Rows [r0, r0 + m) of A at depths [k0, k0 + k): in place, or as a copy in `memory`, which holds a_floats(m, k).
   GemmA take_a(float* memory, const ConstMatrix& a, int64_t r0, int64_t m, int64_t k0, int64_t k) const {
     if (in_place(a)) return {a.at(r0, k0), a.ld, 1};
     return copy_a(memory, a, r0, m, k0, k);
   }
-  // The same, always into `memory`; in bfloat16 tiles may read rows up to a multiple of `rows`.
+  // The same, always a copy in `memory`. In bfloat16, tiles may read rows up to a multiple of `rows`.
   GemmA copy_a(float* memory, const ConstMatrix& a, int64_t r0, int64_t m, int64_t k0, int64_t k) const;
   int64_t a_floats(int64_t m, int64_t k) const { return std::max(spread(m), round_up(m, rows)) * spread(units(k)); }
 
-  // Columns first.., m of them, of a block of rows as A's rows, its units skip.. being A's depth, `depth` of them. The
-  // block is floats, or units of two rows as interleave_rows makes them. `memory` holds a_floats(m, 2 * depth): tiles
-  // may read rows of it beyond m.
+  // The transpose of a part of a block as A: columns [first, first + m) are rows of A, units [skip, skip + depth) its
+  // depth. The block is floats, or units of two rows from interleave_rows. `memory` holds a_floats(m, 2 * depth), since
+  // tiles may read rows beyond m.
   GemmA columns_of(float* memory, const float* block, int64_t ld, int64_t first, int64_t m, int64_t skip,
                    int64_t depth) const {
     const float* const from = block + skip * ld + first;
@@ -105,8 +105,8 @@ class Gemm {
     return {memory, spread(depth), 1};
   }
 
-  // C(m, n) for up to `rows` rows and every panel of columns; b's panels are `panel_depth` units deep, used from
-  // `skip`.
+  // C(m, n) for up to `rows` rows and all panels of columns. The panels of b are `panel_depth` units deep; units from
+  // `skip` on are used.
   void multiply(float* c, int64_t ldc, GemmA a, const float* b, int64_t panel_depth, int64_t skip, int64_t depth,
                 int64_t m, int64_t n, const kernels::TileStore& store) const {
     const kernels::RowOfTiles tiles{.c = c,
@@ -131,7 +131,7 @@ class Gemm {
     (pairs ? t_.interleave_pairs : t_.interleave_rows)(&how);
   }
 
-  // A distance between rows that is an odd number of cache lines: rows at powers of two share their sets of L1.
+  // A distance between rows of an odd number of cache lines. Rows at powers of two share their sets of L1.
   static int64_t spread(int64_t floats) { return round_up(floats, 32) + 16; }
 
   const kernels::Table& t_;

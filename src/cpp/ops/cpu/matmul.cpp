@@ -1,5 +1,5 @@
-// Matrix products. All threads pack B into panels, unless it was packed before. Then each thread computes rectangles of
-// C from register tiles. A tile's rows of A stay in L1, a block of A and a group of panels of B in L2.
+// Matrix products. All threads pack B into panels, unless it is packed already. Then each thread computes rectangles of
+// C from register tiles. The rows of A in a tile stay in L1, a block of A and a group of panels of B in L2.
 #include <algorithm>
 
 #include "base/interrupt.h"
@@ -15,12 +15,12 @@ using kernels::TileStore;
 
 constexpr int64_t kPackBudget = int64_t{4} << 20;  // floats of packed B: 16 MB
 constexpr int64_t kMaxDepth = 1024;                // units of depth packed at once
-constexpr int64_t kGroup = 64 * 1024;              // floats of B kept in L2 while the rows pass: 256 KB
-constexpr int64_t kPackedRows = 64;                // of B packed at once: whole units of every level
-constexpr int64_t kBlockRows = 192;                // rows of A taken at once
-constexpr int64_t kBlockFloats = 96 * 1024;        // of them at most: 384 KB of L2
+constexpr int64_t kGroup = 64 * 1024;              // floats of a group of panels of B in L2: 256 KB
+constexpr int64_t kPackedRows = 64;                // rows of B packed at once: whole units on every level
+constexpr int64_t kBlockRows = 192;                // rows of a block of A
+constexpr int64_t kBlockFloats = 96 * 1024;        // floats of a block of A, at most: 384 KB of L2
 
-// How to cut `rows` x `cols` panels among `threads`: the grid whose largest rectangle is smallest.
+// Cuts `rows` x `cols` panels among `threads`: the grid with the smallest largest rectangle.
 void choose_grid(int64_t rows, int64_t cols, int64_t threads, int64_t* grid_rows, int64_t* grid_cols) {
   int64_t best = -1;
   for (int64_t r = 1; r <= threads; ++r) {
@@ -34,7 +34,7 @@ void choose_grid(int64_t rows, int64_t cols, int64_t threads, int64_t* grid_rows
   }
 }
 
-// How the tile that begins in this row and column of n is stored.
+// How to store the tile that begins in this row and column; C has n columns.
 TileStore store_of(const Epilogue& e, int64_t row, int64_t col, int64_t n, bool accumulate, bool last) {
   TileStore store{};
   store.accumulate = e.accumulate || accumulate;
@@ -46,26 +46,26 @@ TileStore store_of(const Epilogue& e, int64_t row, int64_t col, int64_t n, bool 
   return store;
 }
 
-// C in pairs, or without memory, is finished in a buffer, from its whole depth.
+// Whether C is finished in a buffer from its whole depth: C in pairs, or without memory.
 bool buffered(const Matrix& c) { return c.pairs || c.data == nullptr; }
 
-// What is done to whole rows of C.
+// Whether the epilogue has steps on whole rows of C.
 bool takes_rows(const Epilogue& e) { return e.swiglu != nullptr || e.rotated != nullptr; }
 
-// A rectangle of C that one thread computes: its rows, and panels of B as deep as they are packed.
+// A rectangle of C for one thread: its rows, and its panels of B.
 struct Part {
   Matrix c;
   ConstMatrix a;
-  const float* panels;  // the first is that of column `col`
+  const float* panels;  // the first panel has column `col`
   int64_t col, first_panel, last_panel;
   int64_t first_row, last_row;
-  int64_t unit, depth;     // of the whole depth of A, where the panels begin and how deep they are
-  bool complete = false;   // whole rows of C are done afterwards
-  bool symmetric = false;  // panels that lie below the diagonal are left out
+  int64_t unit, depth;     // the first unit of the panels within the depth of A, and their depth
+  bool complete = false;   // the rows of C are whole afterwards
+  bool symmetric = false;  // panels below the diagonal are skipped
 };
 
-// Panels begin.. to end of B behind each other at `to`: its depth from k0 on, k of it. Rows across the panels are taken
-// a few at a time, since a panel has but a line or two of each. sums, if not null, += the sums over depth, in order.
+// Packs panels [begin, end) of B at depths [k0, k0 + k) to `to`. Takes a few rows across the panels at a time, since a
+// panel has only a line or two of each row. sums, if not null, += the sums over depth, in order.
 void pack_panels(const Gemm& g, float* to, const ConstMatrix& b, int64_t begin, int64_t end, int64_t k0, int64_t k,
                  float* sums) {
   const int64_t panel = g.units(k) * g.cols, together = b.transposed ? k : kPackedRows;
@@ -79,31 +79,31 @@ void pack_panels(const Gemm& g, float* to, const ConstMatrix& b, int64_t begin, 
   }
 }
 
-// Rows of A taken at once, `depth` units deep.
+// The rows of a block of A, `depth` units deep.
 int64_t block_rows(const Gemm& g, int64_t m, int64_t depth) {
   const int64_t rows = std::clamp(kBlockFloats / depth, g.rows, kBlockRows);
   return std::min(rows / g.rows * g.rows, round_up(m, g.rows));
 }
 
-// Panels of a row of tiles that is finished in a buffer before it is rounded into pairs: some 16 KB of them.
+// The panels in the buffer in which a row of tiles is finished: about 16 KB.
 int64_t finished_panels(const Gemm& g) { return 4096 / g.rows / g.cols; }
 int64_t finished_ld(const Gemm& g) { return finished_panels(g) * g.cols + 16; }
 
-// Units of depth that a block of A has: all, where C is finished before it is stored.
+// The depth of a block of A in units: all of it, if C is finished in a buffer.
 int64_t block_depth(const Gemm& g, const Matrix& c, int64_t depth) { return buffered(c) ? depth : g.tile_depth(depth); }
 
-// A finished piece of a row, at most.
+// The floats of a finished piece of a row, at most.
 int64_t piece_floats(const Matrix& c) { return Arena::padded(std::min(c.cols, kGroup)); }
 
-// What compute needs of a thread's scratch: two such pieces, the buffer above, a block of A.
+// The scratch of a thread in compute: two finished pieces, the buffer above, a block of A.
 int64_t scratch_floats(const Gemm& g, const Matrix& c, const ConstMatrix& a, int64_t depth) {
   const int64_t deep = block_depth(g, c, depth);
   return 2 * piece_floats(c) + g.rows * finished_ld(g) +
          (g.in_place(a) ? 0 : g.a_floats(block_rows(g, a.height(), deep), g.per_unit() * deep));
 }
 
-// Finishes pieces of rows of C as the epilogue says: what needs more registers than a tile has left. Whole pieces,
-// since the rows of one tile share their sets of L1 with those of the other operands here.
+// Applies the steps of the epilogue that need more registers than a tile has left. Takes whole pieces of rows, since
+// the rows of one tile share their sets of L1 with the other operands of these steps.
 class Finish {
  public:
   Finish(const Table& t, const Epilogue& e, float* y, float* widened) : t_(t), e_(e), y_(y), widened_(widened) {}
@@ -112,7 +112,7 @@ class Finish {
     return e_.gelu != nullptr || e_.gelu_input != nullptr || e_.relu_output != nullptr || e_.swiglu_gradient != nullptr;
   }
 
-  // c: columns col.. of row i, n of them.
+  // c: the n columns from `col` on of row i.
   void row(float* c, int64_t i, int64_t col, int64_t n) const {
     if (e_.gelu != nullptr) {
       float* const y = place(*e_.gelu, i, col);
@@ -135,13 +135,13 @@ class Finish {
     if (e_.swiglu_gradient != nullptr) swiglu_gradient(c, *e_.swiglu_gradient, i, col, n);
   }
 
-  // c: the whole row i, floats.
+  // c: row i as a whole, in floats.
   void whole_row(float* c, int64_t i) const {
     if (e_.swiglu != nullptr) swiglu(c, *e_.swiglu, i);
     if (e_.rotated != nullptr) rotate(c, *e_.rotated, i);
   }
 
-  // Rounds columns col.. of rows i.. , n of them, into pairs, and zeros behind the last column.
+  // Rounds n columns from `col` on of the rows from i on into pairs. Writes zeros behind the last column.
   void round(const Matrix& to, const float* from, int64_t ld, int64_t i, int64_t rows, int64_t col, int64_t n) const {
     const int64_t units = col + n == to.cols ? pairs_units(to.cols) - col / 2 : n / 2;
     t_.round_rows(to.data + i * to.ld + col / 2, to.ld, from, ld, rows, n, units);
@@ -178,7 +178,7 @@ class Finish {
       std::copy(c + v, c + s.qkv_dim(), r.qkv.row(i) + v);
     }
   }
-  // The heads that begin in column `col`, as many at a time as a piece holds.
+  // Rotates `heads` heads from column `col` on, in groups that fit into a piece.
   void rotate(const float* c, const RotatedHeads& r, int64_t i, int64_t col, int64_t heads, const float* gain,
               const float* turn) const {
     const int64_t d = r.shape.head_size, most = kGroup / d;
@@ -215,7 +215,7 @@ void compute(const Table& t, const Gemm& g, const Part& p, const Epilogue& e, fl
     const int64_t ka = (p.unit + u) * g.per_unit();
     return g.take_a(block_of_a, a, r0, r1 - r0, ka, std::min(k - ka, units * g.per_unit()));
   };
-  // One row of tiles, panels from j0 to j1, at c, which stands for row `row` of C.
+  // Computes a row of tiles at c, panels [j0, j1). c holds row `row` of C.
   const auto tiles = [&](float* c, int64_t ldc, GemmA from, int64_t row, int64_t m, int64_t j0, int64_t j1, int64_t u,
                          int64_t units) {
     const int64_t col = p.col + j0 * g.cols, width = std::min(n, p.col + j1 * g.cols) - col;
@@ -337,7 +337,7 @@ void CpuOps::matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e) {
   if (e.symmetric) complete_symmetric(t, c, e.quadratic);
 }
 
-// All operands dy are packed, then the rows of all results are cut into equal parts, as if they were one product.
+// Packs all operands dy. Then cuts the rows of all results into equal parts, as if they were one product.
 void CpuOps::weight_gradients(const WeightGradient* list, int64_t count) {
   const Table& t = active_kernels();
   const Gemm g(t, precision_);

@@ -1,5 +1,5 @@
-// Passes of optimizers over parameters: every number belongs to one thread, sums are taken piece by piece, in order.
-// Steps flush denormals: the moments of units that are dead become some and never zero.
+// Passes of optimizers over parameters. Every number belongs to one thread; sums are added piece by piece, in order.
+// Steps flush denormals, since the moments of dead units become denormal and never zero.
 #include <algorithm>
 #include <cmath>
 
@@ -47,7 +47,7 @@ void CpuOps::adamw(float* p, float* g, float* m, float* v, const AdamWRange* ran
   for_ranges(n, 4, Arena::kGranule, [&](int64_t begin, int64_t end) {
     const FlushDenormals flushing;
     kernels::AdamWStep mine = step;
-    int64_t before = 0;  // of the second moments
+    int64_t before = 0;  // second moments before this range
     for (const AdamWRange* r = ranges; r < ranges + count; before += r->size, ++r) {
       const int64_t from = std::max<int64_t>(0, begin - before), to = std::min(r->size, end - before);
       if (from >= to) continue;
@@ -72,7 +72,7 @@ double CpuOps::muon_momentum(Matrix g, Matrix m, float momentum, float scale) {
   return total;
 }
 
-// Pairs go through a row of floats in scratch.
+// A row for pairs is made as floats in scratch first.
 void CpuOps::scale(Matrix y, ConstMatrix x, float s) {
   const auto& t = active_kernels();
   const int64_t ranges = range_count(x.rows, x.cols, 1);

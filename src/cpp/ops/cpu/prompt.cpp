@@ -1,5 +1,5 @@
-// Products of many rows with the weights of a decoder: a thread lays out some panels of its outputs as the matrix
-// product wants them, in its L2, and multiplies all rows with them.
+// Products of many rows with the weights of a decoder. A thread packs some panels of its outputs for the matrix
+// product, in its L2, and multiplies all rows with them.
 #include "ops/cpu/prompt.h"
 
 #include <algorithm>
@@ -9,7 +9,7 @@
 namespace soma {
 namespace {
 
-// Outputs [j, j_end) of W from unit u on, panel after panel, each `units` deep.
+// Packs outputs [j, j_end) of W, panel after panel: `units` units of depth from u on.
 void pack(const Gemm& g, float* dst, const DecodeMatrix& w, int64_t j, int64_t j_end, int64_t u, int64_t units) {
   const kernels::Table& t = active_kernels();
   if (w.format == WeightFormat::kFloat32) {

@@ -1,4 +1,4 @@
-// Cutting work into ranges: one for each thread, several where there is much of it.
+// Cuts work into ranges: one for each thread, or several in a large job.
 #pragma once
 
 #include <algorithm>
@@ -9,18 +9,17 @@
 namespace soma {
 
 constexpr int64_t kWorthAThread =
-    16 * 1024;  // floats touched, or multiply-adds / 8: about 5 us of work, what waking costs
+    16 * 1024;  // floats touched, or multiply-adds / 8: about 5 us of work, the cost of waking a thread
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
-// Threads for a job of `cost`, in the unit above: fewer than there are where it is small.
+// Threads for a job of `cost`, in the unit above. A small job gets fewer than there are.
 inline int64_t threads_for(int64_t cost) {
   return std::min<int64_t>(call_threads(), std::max<int64_t>(1, cost / kWorthAThread));
 }
 
-// Parts for each of them: several where the job is large, so that a thread whose core does something else too does
-// fewer of them.
+// Parts of a job for each thread. A large job has several, so that a thread on a busy core does fewer.
 inline int64_t parts_a_thread(int64_t cost, int64_t threads) {
   constexpr int64_t kMost = 4, kWorthAPart = 20 * kWorthAThread;
   return threads == 1 ? 1 : std::clamp<int64_t>(cost / threads / kWorthAPart, 1, kMost);
@@ -32,8 +31,8 @@ inline int64_t range_count(int64_t count, int64_t cost, int64_t grain) {
   return std::min(ceil_div(count, grain), threads * parts_a_thread(count * cost, threads));
 }
 
-// Calls f(range, begin, end) for [0, count) cut into `ranges` equal parts, multiples of `grain`. The number of a range
-// is a slot for scratch: no two calls with the same one run at once.
+// Calls f(range, begin, end) for [0, count) cut into `ranges` equal parts, multiples of `grain`. `range` is a slot for
+// scratch: two calls with the same `range` never run at the same time.
 template <typename F>
 void for_numbered_ranges(int64_t count, int64_t ranges, int64_t grain, F&& f) {
   const int64_t grains = ceil_div(count, grain);
@@ -43,7 +42,7 @@ void for_numbered_ranges(int64_t count, int64_t ranges, int64_t grain, F&& f) {
   });
 }
 
-// Calls f(begin, end) likewise.
+// Calls f(begin, end) for the ranges of range_count.
 template <typename F>
 void for_ranges(int64_t count, int64_t cost, int64_t grain, F&& f) {
   for_numbered_ranges(count, range_count(count, cost, grain), grain,

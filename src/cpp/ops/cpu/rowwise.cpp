@@ -8,7 +8,7 @@
 namespace soma {
 namespace {
 
-constexpr int64_t kColumns = 16;  // columns a thread takes at least: a cache line
+constexpr int64_t kColumns = 16;  // the fewest columns of a thread: a cache line
 
 }  // namespace
 
@@ -18,7 +18,7 @@ void CpuOps::norm(Matrix y, NormStats saved, ConstMatrix x, const NormWeights& w
   const int64_t ranges = range_count(x.rows, 2 * x.cols, 1);
   if (y.pairs) reserve_scratch(ranges, x.cols);
   for_numbered_ranges(x.rows, ranges, 1, [&](int64_t range, int64_t begin, int64_t end) {
-    const int64_t step = y.pairs ? 1 : end - begin;  // pairs go through a row of floats in scratch
+    const int64_t step = y.pairs ? 1 : end - begin;  // a row for pairs is made as floats in scratch first
     for (int64_t r = begin; r < end; r += step) {
       const kernels::NormForward norm{.y = y.pairs ? scratch(range) : y.row(r),
                                       .mean = saved.mean != nullptr ? saved.mean + r : nullptr,
@@ -35,7 +35,7 @@ void CpuOps::norm(Matrix y, NormStats saved, ConstMatrix x, const NormWeights& w
   });
 }
 
-// The output again as pairs goes through a row of floats in scratch.
+// A row of `again` in pairs is made as floats in scratch first.
 void CpuOps::norm_backward(Matrix dx, ConstMatrix dy, ConstMatrix x, NormStats saved, const NormWeights& w,
                            const float* residual, const Matrix* again) {
   const auto& t = active_kernels();
