@@ -15,6 +15,7 @@ __all__: list[str] = [
     "BpeTrainer",
     "Ceilings",
     "ChunkCounter",
+    "Config",
     "DecodeWeights",
     "Decoder",
     "KneserNey",
@@ -34,6 +35,7 @@ __all__: list[str] = [
     "available_isas",
     "block_activations",
     "block_names",
+    "block_options",
     "block_scales_attention",
     "block_ties_head",
     "bpe_chunk_ends",
@@ -47,8 +49,10 @@ __all__: list[str] = [
     "last_chunk_end",
     "measure_ceilings",
     "model_limits",
+    "multiplied_parameters",
     "muon",
     "num_parameters",
+    "option_limits",
     "parameter_shapes",
     "set_isa",
     "set_num_threads",
@@ -101,9 +105,9 @@ class Ceilings:
     @property
     def fma(self) -> float: ...
 
-class Model:
+class Config:
     """
-    A transformer: parameters, forward, loss, gradients.
+    A ModelConfig as the core holds it.
     """
     def __init__(
         self,
@@ -119,6 +123,21 @@ class Model:
         activation: str,
         scale_attn_weights: bool,
         scale_attn_by_inverse_layer_idx: bool,
+        n_kv_heads: typing.SupportsInt | typing.SupportsIndex | None = None,
+        head_dim: typing.SupportsInt | typing.SupportsIndex | None = None,
+        qk_norm: bool | None = None,
+        rope_theta: typing.SupportsFloat | typing.SupportsIndex | None = None,
+        norm_eps: typing.SupportsFloat | typing.SupportsIndex | None = None,
+    ) -> None: ...
+
+class Model:
+    """
+    A transformer: parameters, forward, loss, gradients.
+    """
+    def __init__(
+        self,
+        config: Config,
+        *,
         seed: typing.SupportsInt | typing.SupportsIndex,
         precision: str,
         initialize: bool = True,
@@ -511,6 +530,11 @@ def block_names() -> list[str]:
     The architectures there are.
     """
 
+def block_options(block: str) -> dict[str, typing.Any]:
+    """
+    The options of a config that a block has, with their defaults.
+    """
+
 def block_scales_attention(block: str) -> bool:
     """
     Whether a block takes scale_attn_weights and scale_attn_by_inverse_layer_idx.
@@ -576,6 +600,11 @@ def model_limits() -> dict[str, tuple[int, int]]:
     The least and the most that each size of a model may be.
     """
 
+def multiplied_parameters(config: Config) -> int:
+    """
+    The number of parameters in the matrices that a token is multiplied with.
+    """
+
 def muon(
     model: Model,
     *,
@@ -594,38 +623,17 @@ def muon(
     Muon over a model's hidden matrices, AdamW over its other parameters.
     """
 
-def num_parameters(
-    *,
-    vocab_size: typing.SupportsInt | typing.SupportsIndex,
-    d_model: typing.SupportsInt | typing.SupportsIndex,
-    n_layers: typing.SupportsInt | typing.SupportsIndex,
-    n_heads: typing.SupportsInt | typing.SupportsIndex,
-    d_ff: typing.SupportsInt | typing.SupportsIndex,
-    max_seq_len: typing.SupportsInt | typing.SupportsIndex,
-    block: str,
-    tied_head: bool,
-    activation: str,
-    scale_attn_weights: bool,
-    scale_attn_by_inverse_layer_idx: bool,
-) -> int:
+def num_parameters(config: Config) -> int:
     """
-    Learned numbers of a model in all, without building it.
+    The number of parameters of a model, without building it.
     """
 
-def parameter_shapes(
-    *,
-    vocab_size: typing.SupportsInt | typing.SupportsIndex,
-    d_model: typing.SupportsInt | typing.SupportsIndex,
-    n_layers: typing.SupportsInt | typing.SupportsIndex,
-    n_heads: typing.SupportsInt | typing.SupportsIndex,
-    d_ff: typing.SupportsInt | typing.SupportsIndex,
-    max_seq_len: typing.SupportsInt | typing.SupportsIndex,
-    block: str,
-    tied_head: bool,
-    activation: str,
-    scale_attn_weights: bool,
-    scale_attn_by_inverse_layer_idx: bool,
-) -> dict[str, tuple[int, ...]]:
+def option_limits() -> dict[str, tuple[typing.Any, typing.Any]]:
+    """
+    The least and the most value of each option that is a number; the bounds of whole numbers are integers.
+    """
+
+def parameter_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     """
     Shapes of a model's parameters by name, without building it.
     """

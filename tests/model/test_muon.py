@@ -12,7 +12,9 @@ import pytest
 
 import soma_native as soma
 from helpers.numerics import muon_tolerance, normal, relative_error
+from helpers.shapes import options_of
 from oracles import muon as ref_muon
+from oracles import reference as ref
 from oracles.reference import Array, Params
 
 IDS = np.arange(12, dtype=np.int32).reshape(2, 6) % 7
@@ -23,7 +25,13 @@ pytestmark = pytest.mark.usefixtures("settings_restored")
 
 def small_model(block: str, precision: str = "float32", **sizes: int) -> soma.Model:
     shape = {"vocab_size": 29, "d_model": 24, "n_layers": 2, "n_heads": 3, "d_ff": 40, "max_seq_len": 13}
-    return soma.Model(soma.ModelConfig(**{**shape, **sizes}, block=block), seed=1, precision=precision)
+    shape |= sizes
+    options = options_of(block, shape["n_heads"], shape["d_model"] // shape["n_heads"], qk_norm=True)
+    return soma.Model(soma.ModelConfig(**shape, **options, block=block), seed=1, precision=precision)
+
+
+def config_of(model: soma.Model) -> ref.Config:
+    return ref.Config(**model.config.to_dict())
 
 
 def wide(arrays: dict[str, Array]) -> Params:
@@ -34,9 +42,7 @@ def steps_beside_the_oracle(model: soma.Model, seed: int = 0, size: float = 1.0,
     """Relative errors of what ten steps of random gradients add to each parameter."""
     coefficients = ref_muon.CLASSIC if options.get("coefficients") == "classic" else ref_muon.POLAR_EXPRESS
     optimizer = soma.Muon(model, **options)
-    oracle = ref_muon.Muon(
-        head_size=model.config.d_model // model.config.n_heads, **{**options, "coefficients": coefficients}
-    )
+    oracle = ref_muon.Muon(config_of(model), **{**options, "coefficients": coefficients})
     rng = np.random.default_rng(seed)
     begun = wide(model.parameters())
     want = {name: array.copy() for name, array in begun.items()}
@@ -105,7 +111,7 @@ def test_the_factor_of_one_step_is_near_orthogonal(block: str, precision: str) -
     for name, after in model.parameters().items():
         if not ref_muon.is_hidden(name, after.shape):
             continue
-        for part in ref_muon.cut(name, before[name] - after, 16, None):
+        for part in ref_muon.cut(name, before[name] - after, config_of(model), None):
             singular = np.linalg.svd(part / (0.2 * np.sqrt(max(part.shape))), compute_uv=False)
             assert np.median(singular) == pytest.approx(1, abs=0.15), name
             assert singular.max() < 1.3, name
@@ -146,7 +152,7 @@ def test_pytorch_has_the_same_step() -> None:
     parts = {
         (name, i): torch.nn.Parameter(torch.from_numpy(part.T.copy()))
         for name in names
-        for i, part in enumerate(ref_muon.cut(name, model.parameters()[name], 16, None))
+        for i, part in enumerate(ref_muon.cut(name, model.parameters()[name], config_of(model), None))
     }
     theirs = torch.optim.Muon(
         parts.values(), lr=0.02, weight_decay=0.1, momentum=0.95, nesterov=True, ns_steps=5,
@@ -157,13 +163,13 @@ def test_pytorch_has_the_same_step() -> None:
     for _ in range(STEPS):
         for name, gradient in model.gradients().items():
             gradient[...] = normal(rng, *gradient.shape)
-            for i, part in enumerate(ref_muon.cut(name, gradient, 16, None) if name in names else ()):
+            for i, part in enumerate(ref_muon.cut(name, gradient, config_of(model), None) if name in names else ()):
                 parts[name, i].grad = torch.from_numpy(part.T.copy())
         theirs.step()
         ours.step()
     for (name, i), parameter in parts.items():
-        mine = list(ref_muon.cut(name, model.parameters()[name] - begun[name], 16, None))[i]
-        begins = list(ref_muon.cut(name, begun[name], 16, None))[i]
+        mine = list(ref_muon.cut(name, model.parameters()[name] - begun[name], config_of(model), None))[i]
+        begins = list(ref_muon.cut(name, begun[name], config_of(model), None))[i]
         assert relative_error(mine, parameter.detach().numpy().T - begins) < muon_tolerance("bfloat16"), name
 
 

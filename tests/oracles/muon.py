@@ -32,16 +32,23 @@ def orthogonal_factor(u: Array, coefficients: tuple[tuple[float, float, float], 
 
 def is_hidden(name: str, shape: tuple[int, ...]) -> bool:
     """Whether a parameter is a matrix between hidden activations."""
-    return len(shape) == 2 and not any(part in name for part in ("wte", "wpe", "lm_head"))
+    return len(shape) == 2 and not any(part in name for part in ("wte", "wpe", "embed_tokens", "lm_head"))
 
 
-def cut(name: str, matrix: Array, head_size: int, heads: int | None) -> Iterator[Array]:
-    """Views of the matrices that one parameter is made of: q, k and v; blocks of so many heads, where asked for."""
-    joined = "c_attn" in name or "w_qkv" in name
-    for part in np.split(matrix, 3, axis=1) if joined else [matrix]:
-        axis = 1 if joined else 0
-        of_attention = joined or "attn" in name
-        step = heads * head_size if heads is not None and of_attention else part.shape[axis]
+def widths(name: str, config: ref.Config) -> list[int]:
+    """The columns of each matrix that a parameter joins; [] if it is one matrix."""
+    if any(part in name for part in ("c_attn", "w_qkv", "qkv_proj")):
+        return [config.q_dim, config.kv_dim, config.kv_dim]
+    return [config.d_ff, config.d_ff] if "gate_up" in name else []
+
+
+def cut(name: str, matrix: Array, config: ref.Config, heads: int | None) -> Iterator[Array]:
+    """Views of the matrices in one parameter: its parts, or blocks of `heads` heads of attention in each part."""
+    found = widths(name, config)
+    of_attention = "attn" in name
+    axis = 1 if found and of_attention else 0
+    for part in np.split(matrix, np.cumsum(found)[:-1], axis=1) if found else [matrix]:
+        step = heads * config.head_size if heads is not None and of_attention else part.shape[axis]
         for first in range(0, part.shape[axis], step):
             yield part[:, first : first + step] if axis == 1 else part[first : first + step]
 
@@ -50,7 +57,7 @@ def cut(name: str, matrix: Array, head_size: int, heads: int | None) -> Iterator
 class Muon:
     """Muon on hidden matrices after clipping, AdamW on the rest."""
 
-    head_size: int
+    config: ref.Config
     lr: float = 3e-3
     momentum: float = 0.95
     betas: tuple[float, float] = (0.9, 0.99)
@@ -78,7 +85,7 @@ class Muon:
             g = scaled[name]
             self.m[name] = self.momentum * self.m.get(name, np.zeros_like(g)) + (1 - self.momentum) * g
             u = (1 - self.momentum) * g + self.momentum * self.m[name]
-            pieces = (list(cut(name, x, self.head_size, self.head_blocks)) for x in (params[name], u))
+            pieces = (list(cut(name, x, self.config, self.head_blocks)) for x in (params[name], u))
             for w, part in zip(*pieces, strict=True):
                 o = orthogonal_factor(part, self.coefficients)
                 decays = w * o >= 0 if self.cautious else np.ones_like(w)

@@ -1,4 +1,4 @@
-// Which norm of a row: one type for ops and models.
+// The kinds of norms: one type for kernels, ops and models.
 #pragma once
 
 #include <stdint.h>

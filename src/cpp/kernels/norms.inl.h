@@ -1,4 +1,4 @@
-// Norms of rows and rotary positions of heads, for whatever Vec the including level defines; after rowwise.inl.h.
+// Norms of rows and rotary positions of heads, over the Vec of the level that includes this file after rowwise.inl.h.
 
 void norm_forward(const NormForward* norm) {
   float *y = norm->y, *const mean = norm->mean, *const rstd = norm->rstd;
@@ -109,7 +109,7 @@ void rms_norm_backward(const NormBackward* norm) {
   }
 }
 
-// kRows rows of every column, then the next: memory is read from end to end. Of RMSNorm, mean and dbeta are null.
+// Takes kRows rows of all columns, then the next rows: memory is read from end to end. RMSNorm has no mean and dbeta.
 template <int kRows, bool kCentred>
 inline void norm_grad_rows(float* dgamma, float* dbeta, const float* dy, const float* x, const float* mean,
                            const float* rstd, int64_t ld, int64_t n) {
@@ -178,7 +178,7 @@ void rotate_head_backward(const HeadBackward* head) {
   const float eps = head->eps;
   const Vec per_element = set1(1.0f / static_cast<float>(d));
   for (int64_t r = 0; r < rows; ++r, dx += ld, turn += d) {
-    // f(i, n, first, second) with the gradient of element i of both halves before the turn.
+    // Calls f(i, n, first, second): the gradients before the rotation of the n elements at i of both halves.
     const auto each_turned = [&](auto&& f) {
       each(half, [&](int64_t i, int64_t n) {
         const Vec a = load_tail(dx + i, n), b = load_tail(dx + half + i, n);
@@ -193,7 +193,7 @@ void rotate_head_backward(const HeadBackward* head) {
       });
       continue;
     }
-    // A head is a few cache lines of each row: a processor's own prefetching sees no pattern.
+    // A head is a few cache lines of each row. The prefetcher of a processor sees no pattern there.
     for (int64_t i = 0; i < d; i += 16) SOMA_FETCH(x + kRowsAhead * ld_x + i);
     const Vec scale = set1(reciprocal_rms(x, d, eps));
     Vec dot = set1(0.0f);

@@ -6,7 +6,7 @@
 namespace soma {
 namespace kernels {
 
-// Over each of `rows` rows of c. RMSNorm reads no mean and no beta.
+// Norms `rows` rows of c numbers. RMSNorm reads no mean and no beta.
 struct NormForward {
   float *y, *mean, *rstd;  // y may be x; mean and rstd, one a row, may be null
   const float* x;
@@ -33,8 +33,8 @@ struct NormGrad {
   int64_t ld, rows, n;
 };
 
-// A row of heads: each is two halves of d/2, of which element i of both is one point of a plane, turned by the angle i
-// of the row's position. x^ = x, or, where gamma is given, RMSNorm of the head with it: x rstd gamma.
+// A row of heads. Elements i of the two halves of a head are a point, which is turned by angle i of the position of the
+// row. x^ = x, or x rstd gamma (RMSNorm of the head) if gamma is given.
 struct HeadsForward {
   float* y;  // may be x
   const float *x, *gamma;
@@ -43,14 +43,14 @@ struct HeadsForward {
   float eps;
 };
 
-// One head, in `rows` rows of as many positions. Where gamma is given, x is what forward got.
+// One head in `rows` rows, a row for each position. If gamma is given, x is the input of forward.
 struct HeadBackward {
   float* dx;  // dy before
   int64_t ld;
   const float* x;
   int64_t ld_x;
   const float *gamma, *turns;  // turns: (rows, d)
-  float* dgamma;               // (d), where gamma is given
+  float* dgamma;               // (d), if gamma is given
   int64_t rows, d;
   float eps;
 };
