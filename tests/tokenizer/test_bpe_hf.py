@@ -368,7 +368,7 @@ BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": Fa
         (edit("added_tokens", 1, "content", to="<|end|>"), "'<|end|>' twice"),
         (edit("added_tokens", 0, "content", to="hello"), "the id 461, but the vocabulary gives it"),
         (edit("added_tokens", to={"a": 1}), "added_tokens that are not a list"),
-        (edit("truncation", to=512), "has the truncation 512, where an object"),
+        (edit("truncation", to=512), "has the truncation 512, where null or an object"),
     ],
 )  # fmt: skip
 def test_a_feature_that_we_lack_is_refused_by_name(

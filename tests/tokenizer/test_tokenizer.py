@@ -93,9 +93,9 @@ def test_words_decode_with_spaces_and_without_special_tokens() -> None:
 
 def test_characters_are_in_order_of_code_point() -> None:
     tok = Tokenizer.train(["hello\n", "😀é中\0\r"], kind="char")
-    assert vocabulary(tok) == ["<UNK>", *sorted(set("hello\n😀é中\0\r"))]
-    assert tok.encode("\0é😀Z") == [1, vocabulary(tok).index("é"), tok.vocab_size - 1, 0]
-    assert tok.special_tokens == ("<UNK>",)
+    assert vocabulary(tok) == ["<UNK>", "<|endoftext|>", *sorted(set("hello\n😀é中\0\r"))]
+    assert tok.encode("\0é😀Z") == [2, vocabulary(tok).index("é"), tok.vocab_size - 1, 0]
+    assert tok.special_tokens == ("<UNK>", "<|endoftext|>")
 
 
 def test_characters_without_special_tokens() -> None:
@@ -108,9 +108,9 @@ def test_characters_without_special_tokens() -> None:
 
 
 def test_fewer_characters_where_vocab_size_says_so() -> None:
-    tok = Tokenizer.train(["zzzyyx" + "aab"], kind="char", vocab_size=4)
-    assert vocabulary(tok) == ["<UNK>", "a", "y", "z"]  # the most frequent, in order of code point
-    assert vocabulary(Tokenizer.train(["zzzyyaax"], kind="char", vocab_size=3)) == ["<UNK>", "y", "z"]
+    tok = Tokenizer.train(["zzzyyx" + "aab"], kind="char", vocab_size=5)
+    assert vocabulary(tok) == ["<UNK>", "<|endoftext|>", "a", "y", "z"]  # the most frequent, in order of code point
+    assert vocabulary(Tokenizer.train(["zzzyyaax"], kind="char", vocab_size=4)) == ["<UNK>", "<|endoftext|>", "y", "z"]
 
 
 @given(st.text(min_size=2))
