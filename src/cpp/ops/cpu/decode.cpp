@@ -154,7 +154,7 @@ class LinearTask {
   const Matrix& y_;
   Matrix x_;
   const DecodeMatrix& w_;
-  const RowEpilogue& e_;
+  const RowEpilogue e_;  // a copy: callers may pass a temporary
   const Gemm gemm_;
   GemmA rows_;
   float* panels_ = nullptr;
