@@ -367,8 +367,17 @@ def test_a_full_disk_behind_standard_output(trained: Path) -> None:
     assert done.stderr == b"soma-native: error: standard output: No space left on device\n"
 
 
-def test_a_closed_pipe_is_quiet(trained: Path) -> None:
-    command = [*PROGRAM, "generate", str(trained), "the", "--max-tokens", "2000000"]
+@pytest.fixture
+def endless(tmp_path: Path) -> Path:
+    """A model whose vocabulary has no end of a document: its texts go on to `max_tokens`."""
+    tok = soma_native.Tokenizer.train(["the cat"], kind="char", special_tokens=())
+    shape = {"d_model": 8, "n_layers": 1, "n_heads": 2, "d_ff": 16, "max_seq_len": 16}
+    soma_native.save(tmp_path, soma_native.Model(soma_native.ModelConfig(vocab_size=tok.vocab_size, **shape)), tok)
+    return tmp_path
+
+
+def test_a_closed_pipe_is_quiet(endless: Path) -> None:
+    command = [*PROGRAM, "generate", str(endless), "the ", "--max-tokens", "20000000"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None and process.stderr is not None
     assert process.stdout.read(20).startswith(b"the ")
@@ -378,12 +387,8 @@ def test_a_closed_pipe_is_quiet(trained: Path) -> None:
     process.stderr.close()
 
 
-def test_ctrl_c_while_generating(tmp_path: Path) -> None:
-    """The vocabulary has no end of a document, so the text goes on until the signal."""
-    tok = soma_native.Tokenizer.train(["the cat"], kind="char", special_tokens=())
-    shape = {"d_model": 8, "n_layers": 1, "n_heads": 2, "d_ff": 16, "max_seq_len": 16}
-    soma_native.save(tmp_path, soma_native.Model(soma_native.ModelConfig(vocab_size=tok.vocab_size, **shape)), tok)
-    command = [*PROGRAM, "generate", str(tmp_path), "the", "--max-tokens", "20000000"]
+def test_ctrl_c_while_generating(endless: Path) -> None:
+    command = [*PROGRAM, "generate", str(endless), "the", "--max-tokens", "20000000"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.read(20)
