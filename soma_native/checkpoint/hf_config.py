@@ -41,9 +41,9 @@ def start_token(tok: Tokenizer | None) -> str | None:
 
 
 def end_token(tok: Tokenizer | None) -> str | None:
-    """The special token that ends a text: <|endoftext|> if the vocabulary has it.
+    """The special token that ends a text of a model whose settings name none: <|endoftext|> if the vocabulary has it.
 
-    The word tokenizer's <END> and <EOS> do not count: training texts do not hold them unless a user inserts them.
+    A run with an `end_of_document` puts its id into the model's settings, see `keep_end`.
     """
     return "<|endoftext|>" if tok is not None and "<|endoftext|>" in tok.special_tokens else None
 

@@ -44,7 +44,7 @@ def resumed(arguments: argparse.Namespace, files: Sequence[Path]) -> tuple[Train
     state, _ = read_state(arguments.out)
     identity = complete(state.identity)
     found = [*_of_the_model(arguments, trainer.model.config, identity)]
-    found += _of_the_tokenizer(arguments, files, trainer, trained_on(store, identity))
+    found += _of_the_tokenizer(arguments, files, trainer, store, identity)
     if found:
         layout = Layout(trainer.model, trainer.tokenizer, trainer.config, store, None)
         raise OtherRunError(Path(arguments.out), found + differences(layout, arguments.out, state))
@@ -70,13 +70,13 @@ def _is_preset(config: ModelConfig, name: str) -> bool:
 
 
 def _of_the_tokenizer(
-    arguments: argparse.Namespace, files: Sequence[Path], trainer: Trainer, same_texts: bool
+    arguments: argparse.Namespace, files: Sequence[Path], trainer: Trainer, store: TokenStore, identity: dict[str, Any]
 ) -> Iterator[Difference]:
     tok, kind = trainer.tokenizer, arguments.tokenizer
     size, has = arguments.vocab_size, tok.vocab_size
     if kind not in (None, tok.kind):
         yield Difference("tokenizer", tok.kind, kind)
-    elif size is not None and size > has and same_texts:  # which may have had no more tokens
+    elif size is not None and size > has and trained_on(store, identity):  # the texts may have no more tokens
         has = train_on_files(files, arguments.split, tok.kind, size).vocab_size
     if size is not None and (tok.vocab_size > size or has != tok.vocab_size):
         yield Difference("vocab_size", tok.vocab_size, size)

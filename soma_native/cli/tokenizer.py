@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from soma_native import _checks
+from soma_native.checkpoint.folder import model_files
 from soma_native.cli.arguments import add_command, integer
 from soma_native.cli.corpus import add_corpus, check_not_empty, corpus_files, read_stdin
-from soma_native.cli.errors import PROGRAM, UsageError
+from soma_native.cli.errors import PROGRAM, CommandError, UsageError
 from soma_native.cli.inspect_tokenizer import inspect_tokenizer
 from soma_native.cli.output import print_json
 from soma_native.cli.progress import TokenizerProgress
 from soma_native.cli.tokenizer_file import load_tokenizer
 from soma_native.data.documents import documents_of
 from soma_native.tokenizer.bpe_vocabulary import PATTERNS
+from soma_native.tokenizer.formats.tokenizer_json import FILE_NAME
 from soma_native.tokenizer.tokenizer import Tokenizer
 from soma_native.tokenizer.train import KINDS
 
@@ -123,7 +125,7 @@ def _special_token(argument: str) -> tuple[str, int]:
 
 def train_tokenizer(arguments: argparse.Namespace) -> None:
     """Train a tokenizer and write its file."""
-    _checks.path("out", arguments.out)
+    _refuse_the_tokenizer_of_a_model(_checks.path("out", arguments.out))
     files = corpus_files(arguments.corpus)
     check_not_empty(files)
     options = {"special_tokens": arguments.special_token, "pattern": arguments.pattern}
@@ -136,6 +138,13 @@ def train_tokenizer(arguments: argparse.Namespace) -> None:
         print_json(result)
     else:
         print(f"{out}: {tok.kind} tokenizer of {tok.vocab_size} tokens")
+
+
+def _refuse_the_tokenizer_of_a_model(out: Path) -> None:
+    folder = out.parent if out.name == FILE_NAME and not out.is_dir() else out
+    found = [name for name in model_files(folder) if not name.startswith("tokenizer")]
+    if found:
+        raise CommandError(f"{out}: belongs to a model ({found[0]}), which needs its own tokenizer: give another place")
 
 
 def train_on_files(files: Sequence[Path], split: Any, kind: str, vocab_size: int | None, **options: Any) -> Tokenizer:

@@ -28,10 +28,10 @@ class Generator:
     A call keeps nothing for the next one. With `weights="auto"` the generator always reads the model's current weights,
     so it can be used during training, in the same thread.
 
-    **Special tokens** are never generated. The exception is the end token, which ends a text. It is the `eos_token_id`
-    of a loaded model's folder (in `generation_config.json`, else `config.json`; there may be several), else
-    `<|endoftext|>` if the vocabulary has it. The word tokenizer's `<EOS>` is an end token only if you name it: training
-    never sees it unless you encode it into your texts.
+    **Special tokens** are never generated. The exception is the end token, which ends a text. It is the token that
+    training put at the end of documents (`TrainConfig.end_of_document`), or the `eos_token_id` of a loaded model's
+    folder (in `generation_config.json`, else `config.json`; there may be several). Without these it is `<|endoftext|>`
+    if the vocabulary has it.
 
     **The prompt** is returned exactly as given. The model reads words that are not in the vocabulary as `<UNK>`, and a
     warning on the logger "soma_native" names them; without `<UNK>` the tokenizer raises. A prompt without any token,

@@ -55,9 +55,6 @@ FREE_TO_CHANGE = frozenset(
     {"checkpoint_dir", "checkpoint_minutes", "checkpoint_every", "keep_best", "log_every", "resume"}
 )
 
-# Settings of a run that began before they existed, where the default is another.
-OF_OLDER_RUNS: dict[str, Any] = {"end_of_document": None}
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -205,6 +202,11 @@ class TrainConfig:
         if unknown:
             raise ValueError(f"{', '.join(unknown)}: not a setting of TrainConfig")
         return cls(**values)
+
+
+def settings_of_older_runs() -> dict[str, Any]:
+    """What a run had for each setting that did not exist yet when it began: nearly always the default."""
+    return {**TrainConfig().to_dict(), "end_of_document": None}
 
 
 _OPTIONAL = {field.name for field in dataclasses.fields(TrainConfig) if field.default is None} | {"max_grad_norm"}

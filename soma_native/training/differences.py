@@ -11,7 +11,7 @@ from soma_native.errors import ArgumentError, Difference
 from soma_native.model.config import ModelConfig
 from soma_native.tokenizer.formats.tokenizer_json import document_of
 from soma_native.tokenizer.tokenizer import Tokenizer
-from soma_native.training.config import FREE_TO_CHANGE, OF_OLDER_RUNS, TrainConfig
+from soma_native.training.config import FREE_TO_CHANGE, TrainConfig, settings_of_older_runs
 from soma_native.training.layout import NUMBER_OF_STEPS, Layout
 from soma_native.training.state import TrainingState
 
@@ -23,7 +23,7 @@ def differences(layout: Layout, folder: str | os.PathLike[str], state: TrainingS
     """Every argument of `layout` that the run in `folder`, which stands at `state`, has otherwise."""
     here, there = layout.identity, complete(state.identity)
     other = {key for key in here.keys() | there.keys() if here.get(key) != there.get(key)}
-    asked, begun = TrainConfig.to_dict(layout.config), {**TrainConfig().to_dict(), **OF_OLDER_RUNS, **state.config}
+    asked, begun = TrainConfig.to_dict(layout.config), {**settings_of_older_runs(), **state.config}
     length, length_there = _length(asked), _length(begun)
     if state.step > layout.total_steps and not other:
         return [Difference(length[0], f"done {state.step} steps", length[1])]
@@ -49,8 +49,7 @@ def differences(layout: Layout, folder: str | os.PathLike[str], state: TrainingS
 
 def complete(identity: dict[str, Any]) -> dict[str, Any]:
     """The identity of a saved run with the defaults of what was no setting when it was saved."""
-    settings = {**TrainConfig().to_dict(), **OF_OLDER_RUNS}
-    settings = {key: value for key, value in settings.items() if key not in FREE_TO_CHANGE}
+    settings = {key: value for key, value in settings_of_older_runs().items() if key not in FREE_TO_CHANGE}
     del settings["epochs"], settings["steps"]
     model = ModelConfig.from_dict(identity["model"]).to_dict()
     return {**settings, "evaluation_precision": identity["precision"], **identity, "model": model}

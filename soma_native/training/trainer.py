@@ -19,7 +19,7 @@ from soma_native.files.held_folder import hold_folder
 from soma_native.model.model import Model
 from soma_native.tokenizer.tokenizer import Tokenizer
 from soma_native.training.callbacks import CallbackLike, Dispatcher
-from soma_native.training.config import OF_OLDER_RUNS, TrainConfig
+from soma_native.training.config import TrainConfig, settings_of_older_runs
 from soma_native.training.evaluate import mean_loss
 from soma_native.training.history import History
 from soma_native.training.interrupt import InterruptGuard
@@ -99,7 +99,7 @@ class Trainer:
         precision = state.identity["precision"]
         model, tokenizer = load(folder, precision=precision)
         model._evaluate_in(state.identity.get("evaluation_precision", precision))
-        given = {**OF_OLDER_RUNS, **state.config}
+        given = {**settings_of_older_runs(), **state.config}
         if {"epochs", "steps"} & changes.keys():
             given |= {"epochs": None, "steps": None}  # the run may have had the other of the two
         config = TrainConfig.from_dict({**given, "checkpoint_dir": folder, "resume": True, **changes})

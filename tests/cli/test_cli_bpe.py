@@ -215,3 +215,17 @@ def test_standard_input_that_is_not_utf8_is_named(
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a\xff")))
     assert main([*command.split(), str(tmp_path), *more]) == 1
     assert "standard input is not UTF-8 at byte 1 (0xff)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["", "tokenizer.json"])
+def test_a_tokenizer_is_not_put_over_that_of_a_model(run: Any, tmp_path: Path, name: str) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("the cat sat on the mat", encoding="utf-8")
+    model, tokenizer = tmp_path / "model", tmp_path / "tokenizer"
+    assert run("train", text, "--out", model, "--preset", "nano-cpu", "--steps", 1, "--val-fraction", 0).status == 0
+    before = {path.name: path.read_bytes() for path in model.iterdir()}
+    result = run("tokenizer", "train", text, "--out", model / name)
+    assert result.status == 1 and "needs its own tokenizer: give another place" in result.err
+    assert {path.name: path.read_bytes() for path in model.iterdir()} == before
+    for _ in range(2):  # a tokenizer alone may be replaced
+        assert run("tokenizer", "train", text, "--out", tokenizer / name).status == 0
