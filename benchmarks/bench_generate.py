@@ -68,7 +68,7 @@ def check(workers: dict[str, Worker], plans: dict[str, tuple[str, str, Workload]
     logits = {
         label: workers[label].call(do="logits", ids=ids)["logits"]
         for label, plan in plans.items()
-        if plan[2].block == "gpt2"
+        if plan[2].config.block == "gpt2"
     }
     exact = next((label for label in logits if plans[label][0] == "native" and BYTES[plans[label][1]] == 4), None)
     if exact is None:
@@ -86,15 +86,18 @@ def measure(args: argparse.Namespace, w: Workload, formats: list[str]) -> list[d
     plans: dict[str, tuple[str, str, Workload]] = {}
     for weights in args.weights:
         for shape in dict.fromkeys([w, gpt2] if formats else [w]):
-            plans[f"soma_native {shape.block} {weights}"] = ("native", weights, shape)
+            plans[f"soma_native {shape.config.block} {weights}"] = ("native", weights, shape)
     for form in formats:
         plans[f"llama.cpp gpt2 {form}"] = ("llama.cpp", form, gpt2)
     workers: dict[str, Worker] = {}
-    ids = [int(i) for i in np.random.default_rng(3).integers(0, w.vocab_size, min(args.tokens, w.max_seq_len))]
+    ids = [
+        int(i)
+        for i in np.random.default_rng(3).integers(0, w.config.vocab_size, min(args.tokens, w.config.max_seq_len))
+    ]
     results: list[dict[str, Any]] = []
     try:
         for label, (contender, mode, shape) in plans.items():
-            options = {"contender": contender, "workload": w.name, "block": shape.block, "mode": mode}
+            options = {"contender": contender, "workload": w.name, "block": shape.config.block, "mode": mode}
             workers[label] = Worker("decode", label, options, args.threads, args.isa)
         checks = check(workers, plans, ids)
         for task in args.tasks:
@@ -157,7 +160,7 @@ def main(argv: list[str] | None = None) -> int:
             spread = f"{min(r['rounds']):,.0f}-{max(r['rounds']):,.0f}"
             cells = [f"{r['tokens_per_second']:,.0f}", spread, f"{r['peak_rss_mb']:,.0f}"]
             rows.append([r["label"], f"{r['parameters']:,}", r["task"], *cells, ", ".join(ratios) or "-"])
-        tokens = min(args.tokens, WORKLOADS[name].max_seq_len)
+        tokens = min(args.tokens, WORKLOADS[name].config.max_seq_len)
         print(f"{name}: {tokens} tokens, one sequence")
         print_table(["contender", "parameters", "task", "tokens/s", "range", "peak MB", "we are x times"], rows)
         print(flush=True)

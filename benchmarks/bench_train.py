@@ -55,7 +55,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def start(args: argparse.Namespace, w: Workload, contender: str, mode: str) -> Worker:
     """A worker that trains w."""
-    options = {"contender": contender, "workload": w.name, "block": w.block, "mode": mode, "lr": args.lr}
+    options = {"contender": contender, "workload": w.name, "block": w.config.block, "mode": mode, "lr": args.lr}
     label = f"soma_native {mode}" if contender == "native" else f"torch {mode}"
     return Worker("train", label, options, args.threads, args.isa)
 
@@ -154,7 +154,7 @@ def check_first_steps(args: argparse.Namespace, ours: Workload, contenders: dict
         return {}
     return {
         label: {
-            "against": f"torch fp32-eager, block {ours.block}",
+            "against": f"torch fp32-eager, block {ours.config.block}",
             "steps": CHECKED_STEPS,
             "worst_relative_difference": check_losses(label, first["losses"], want, LOSS_TOLERANCE[mode]),
         }
@@ -214,7 +214,7 @@ def main(argv: list[str] | None = None) -> int:
     print_machine(machine)
     results: list[dict[str, Any]] = []
     for name in args.workloads:
-        ours = WORKLOADS[name].as_block(args.block or WORKLOADS[name].block)
+        ours = WORKLOADS[name].as_block(args.block or WORKLOADS[name].config.block)
         theirs = ours if args.same_block else ours.as_block("gpt2")
         together = describe(ours)["parameters"] < TOGETHER_BELOW
         groups = [args.modes] if together or not args.modes else [[mode] for mode in args.modes]

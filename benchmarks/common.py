@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -223,4 +222,4 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
 def describe(workload: Workload) -> dict[str, Any]:
     """The workload as the record has it, with its counts."""
     parameters = sum(int(np.prod(shape)) for shape in parameter_shapes(workload).values())
-    return {**asdict(workload), "parameters": parameters, "flops_per_token": workload.flops_per_token}
+    return {**workload.to_dict(), "parameters": parameters, "flops_per_token": workload.flops_per_token}

@@ -20,17 +20,17 @@ def write_gguf(path: Path, w: Workload, params: dict[str, Any], form: str) -> No
     """Write the weights of a gpt2 workload for llama.cpp: matrices (out, in), in `form`, without a vocabulary."""
     kind = gguf.GGMLQuantizationType[form]
     writer = gguf.GGUFWriter(path, "gpt2")
-    writer.add_context_length(w.max_seq_len)
-    writer.add_embedding_length(w.d_model)
-    writer.add_block_count(w.n_layers)
-    writer.add_feed_forward_length(w.d_ff)
-    writer.add_head_count(w.n_heads)
+    writer.add_context_length(w.config.max_seq_len)
+    writer.add_embedding_length(w.config.d_model)
+    writer.add_block_count(w.config.n_layers)
+    writer.add_feed_forward_length(w.config.d_ff)
+    writer.add_head_count(w.config.n_heads)
     writer.add_layer_norm_eps(1e-5)
     writer.add_tokenizer_model("no_vocab")
-    writer.add_vocab_size(w.vocab_size)
+    writer.add_vocab_size(w.config.vocab_size)
     names = {"transformer.wte.weight": "token_embd.weight", "transformer.wpe.weight": "position_embd.weight"}
     names |= {f"transformer.ln_f.{kind}": f"output_norm.{kind}" for kind in ("weight", "bias")}
-    for i in range(w.n_layers):
+    for i in range(w.config.n_layers):
         for ours, theirs in PARTS.items():
             names |= {f"transformer.h.{i}.{ours}.{kind}": f"blk.{i}.{theirs}.{kind}" for kind in ("weight", "bias")}
     for name, value in params.items():
@@ -52,7 +52,7 @@ class LlamaDecoder:
     def __init__(self, w: Workload, mode: str, threads: int) -> None:
         params = initial_parameters(w)
         self.parameters = sum(value.size for value in params.values())
-        self.vocab_size = w.vocab_size
+        self.vocab_size = w.config.vocab_size
         llama_cpp.llama_backend_init()
         self._silence = llama_cpp.llama_log_callback(lambda level, text, data: None)
         llama_cpp.llama_log_set(self._silence, ctypes.c_void_p(0))
@@ -65,7 +65,7 @@ class LlamaDecoder:
         if not self.model:
             raise RuntimeError("llama.cpp did not load the model written for it")
         context = llama_cpp.llama_context_default_params()
-        context.n_ctx = w.max_seq_len
+        context.n_ctx = w.config.max_seq_len
         context.n_batch = context.n_ubatch = 512
         context.n_threads = context.n_threads_batch = threads
         self.context = llama_cpp.llama_init_from_model(self.model, context)

@@ -13,17 +13,7 @@ from soma_native import _core
 
 def build(w: Workload, precision: str, params: dict[str, Any]) -> soma.Model:
     """Our model of a workload, holding the given weights."""
-    config = soma.ModelConfig(
-        vocab_size=w.vocab_size,
-        d_model=w.d_model,
-        n_layers=w.n_layers,
-        n_heads=w.n_heads,
-        d_ff=w.d_ff,
-        max_seq_len=w.max_seq_len,
-        block=w.block,
-        tied_head=w.tied_head,
-    )
-    model = soma.Model(config, precision=precision)
+    model = soma.Model(w.config, precision=precision)
     views = model.parameters()
     assert views.keys() == params.keys(), sorted(views.keys() ^ params.keys())
     for name, view in views.items():
@@ -63,7 +53,7 @@ class NativeDecoder:
         kept = None if weights == "live" else _core.DecodeWeights(self.model._core, weights)
         self.decoder = _core.Decoder(self.model._core, 1, kept)
         self.row = np.zeros(1, np.int32)
-        self.vocab_size = w.vocab_size
+        self.vocab_size = w.config.vocab_size
 
     def prefill(self, ids: list[int]) -> None:
         """Read a prompt into an empty cache and compute the logits after its last token."""

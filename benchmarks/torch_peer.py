@@ -20,14 +20,14 @@ class Layer(nn.Module):
 
     def __init__(self, w: Workload) -> None:
         super().__init__()
-        d, biased = w.d_model, w.block == "gpt2"
-        self.heads, self.post = w.n_heads, w.block == "soma"
+        d, biased = w.config.d_model, w.config.block == "gpt2"
+        self.heads, self.post = w.config.n_heads, w.config.block == "soma"
         self.ln_1 = nn.LayerNorm(d, eps=1e-5 if biased else 1e-6, elementwise_affine=biased)
         self.c_attn = nn.Linear(d, 3 * d, bias=biased)
         self.c_proj = nn.Linear(d, d, bias=biased)
         self.ln_2 = nn.LayerNorm(d, eps=1e-5 if biased else 1e-6, elementwise_affine=biased)
-        self.c_fc = nn.Linear(d, w.d_ff)
-        self.c_out = nn.Linear(w.d_ff, d)
+        self.c_fc = nn.Linear(d, w.config.d_ff)
+        self.c_out = nn.Linear(w.config.d_ff, d)
 
     def attend(self, x: Tensor) -> Tensor:
         """Causal self-attention of (B, T, d)."""
@@ -97,15 +97,15 @@ class Transformer(nn.Module):
 
     def __init__(self, w: Workload) -> None:
         super().__init__()
-        self.wte = nn.Embedding(w.vocab_size, w.d_model)
-        rotary = w.block == "llama"
-        self.wpe = None if rotary else nn.Embedding(w.max_seq_len, w.d_model)
-        self.layers = nn.ModuleList(LlamaLayer(w) if rotary else Layer(w) for _ in range(w.n_layers))
-        self.ln_f: nn.Module = nn.LayerNorm(w.d_model, eps=1e-5) if w.block == "gpt2" else nn.Identity()
+        self.wte = nn.Embedding(w.config.vocab_size, w.config.d_model)
+        rotary = w.config.block == "llama"
+        self.wpe = None if rotary else nn.Embedding(w.config.max_seq_len, w.config.d_model)
+        self.layers = nn.ModuleList(LlamaLayer(w) if rotary else Layer(w) for _ in range(w.config.n_layers))
+        self.ln_f: nn.Module = nn.LayerNorm(w.config.d_model, eps=1e-5) if w.config.block == "gpt2" else nn.Identity()
         if rotary:
-            self.ln_f = nn.RMSNorm(w.d_model, eps=w.config.norm_eps)
-        self.lm_head = nn.Linear(w.d_model, w.vocab_size, bias=False)
-        if w.tied_head:
+            self.ln_f = nn.RMSNorm(w.config.d_model, eps=w.config.norm_eps)
+        self.lm_head = nn.Linear(w.config.d_model, w.config.vocab_size, bias=False)
+        if w.config.tied_head:
             self.lm_head.weight = self.wte.weight
 
     def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
@@ -127,23 +127,23 @@ def load(model: Transformer, w: Workload, params: dict[str, Any]) -> None:
     ours |= {"mlp.c_fc.bias": "mlp.b_fc", "mlp.c_proj.weight": "mlp.w_proj", "mlp.c_proj.bias": "mlp.b_proj"}
     target = dict(model.named_parameters())
     names = {"wte.weight": "wte", "wpe.weight": "wpe", "lm_head.weight": "lm_head"}
-    if w.block == "gpt2":
+    if w.config.block == "gpt2":
         names = {"wte.weight": "transformer.wte.weight", "wpe.weight": "transformer.wpe.weight"}
         names |= {"lm_head.weight": "lm_head.weight"}
         names |= {f"ln_f.{kind}": f"transformer.ln_f.{kind}" for kind in ("weight", "bias")}
-    if w.block == "llama":
+    if w.config.block == "llama":
         names = {"wte.weight": "model.embed_tokens.weight", "ln_f.weight": "model.norm.weight"}
         names |= {"lm_head.weight": "lm_head.weight"}
-        for i in range(w.n_layers):
+        for i in range(w.config.n_layers):
             names |= {
                 f"layers.{i}.{here}.weight": f"model.layers.{i}.{own}.weight" for own, here in LLAMA_NAMES.items()
             }
         parts = {}
-    for i in range(w.n_layers):
+    for i in range(w.config.n_layers):
         for theirs, here in parts.items():
             for kind in ("weight", "bias"):
                 name = f"{theirs}.{kind}"
-                source = f"transformer.h.{i}.{name}" if w.block == "gpt2" else f"h.{i}.{ours.get(name)}"
+                source = f"transformer.h.{i}.{name}" if w.config.block == "gpt2" else f"h.{i}.{ours.get(name)}"
                 names[f"layers.{i}.{here}.{kind}"] = source
     with torch.no_grad():
         for name, tensor in target.items():

@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> None:
 def _print_times(stepper: Any, times: list[float], as_json: bool) -> None:
     median = statistics.median(times)
     result = {
-        "workload": dataclasses.asdict(stepper.workload),
+        "workload": stepper.workload.to_dict(),
         "parameters": stepper.model.num_parameters,
         "precision": stepper.model.precision,
         "isa": active_isa(),
@@ -92,7 +92,7 @@ def _print_times(stepper: Any, times: list[float], as_json: bool) -> None:
 
 
 def _title(workload: Any, precision: str) -> str:
-    batch = f"{workload.name}, {workload.block} block, batch {workload.batch} x {workload.seq_len}"
+    batch = f"{workload.name}, {workload.config.block} block, batch {workload.batch} x {workload.seq_len}"
     return f"{batch}, {precision}, {active_isa()}, threads: {get_num_threads()}"
 
 

@@ -191,4 +191,6 @@ def test_a_page_needs_records(tmp_path: Path) -> None:
 def test_flops_count_every_matrix_product() -> None:
     """Doubling the vocabulary adds 6 V d for the head; nothing else depends on the vocabulary."""
     w = common.WORKLOADS["nano-cpu"]
-    assert replace(w, vocab_size=2 * w.vocab_size).flops_per_token - w.flops_per_token == 6 * w.vocab_size * w.d_model
+    c = w.config
+    twice = replace(w, config=replace(c, vocab_size=2 * c.vocab_size))
+    assert twice.flops_per_token - w.flops_per_token == 6 * c.vocab_size * c.d_model

@@ -107,10 +107,11 @@ def test_products_say_and_count_their_activation(
 def test_workloads_count_the_operations_that_a_step_has(make_tiny_model: MakeModel, block: str) -> None:
     model = make_tiny_model(block=block)
     records = profiled_step(model)
-    w = Workload("tiny", seq_len=LENGTH, batch=BATCH, **model.config.to_dict())
+    w = Workload("tiny", model.config, LENGTH, BATCH)
     products = sum(r.products for r in records if r.group == "products")
     assert 6 * _core.multiplied_parameters(model.config.core) * w.tokens == products
-    attention = 6 * w.n_layers * LENGTH * w.d_model  # causal, forward and backward, nothing computed twice
+    c = model.config  # attention is causal, forward and backward, nothing computed twice
+    attention = 6 * c.n_layers * LENGTH * c.d_model
     assert w.flops_per_token * w.tokens == products + attention * w.tokens
 
 
@@ -224,7 +225,8 @@ def test_the_verdict_names_the_bound_of_each_group() -> None:
 
 
 def test_a_profiled_step_adds_up(make_tiny_model: MakeModel) -> None:
-    tiny = Workload("tiny", 29, 7, 2, 3, 24, 40, 3, 13)
+    config = soma_native.ModelConfig(29, d_model=24, n_layers=2, n_heads=3, d_ff=40, max_seq_len=13, block="gpt2")
+    tiny = Workload("tiny", config, seq_len=7, batch=3)
     stepper = Stepper(tiny, "float32")
     profile = profile_steps(stepper, steps=4)
     assert profile.steps == 2
