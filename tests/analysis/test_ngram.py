@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-import signal
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.interrupts import alarm, needs_timers
 from oracles.kneser_ney import CHARACTERS_OF_UNICODE, START, KneserNey
 from soma_native import _core
 
@@ -163,28 +163,17 @@ def test_a_lone_surrogate_is_named() -> None:
         _core.NgramCounter().add(["good", "\ud800"], 6)
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no interval timers")
+@needs_timers
 @pytest.mark.parametrize("stage", ["count", "score"])
 def test_a_signal_ends_a_long_text(stage: str) -> None:
     """Far more text than can be read before the signal."""
     text = some_text(0, 100_000).encode() * 8
     model, counter = model_of([text]), _core.NgramCounter()
 
-    class Alarm(Exception):
-        pass
-
-    def ring(number: int, frame: object) -> None:
-        raise Alarm
-
-    before = signal.signal(signal.SIGALRM, ring)
-    try:
-        with pytest.raises(Alarm):
-            signal.setitimer(signal.ITIMER_REAL, 0.01)
-            if stage == "count":
-                counter.add([text] * 20_000, 0)
-            else:
-                model.score([text] * 20_000, 0, [])
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    with alarm() as ring_soon:
+        ring_soon()
+        if stage == "count":
+            counter.add([text] * 20_000, 0)
+        else:
+            model.score([text] * 20_000, 0, [])
     assert counter.bytes == 0  # it did not come to the end

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-import soma_native as soma
 from helpers.numerics import dot_tolerance, normal
+from helpers.threads import assert_same_bits
 from oracles.reference import Array, round_bfloat16
 from soma_native._core import _ops as ops
 
@@ -175,7 +175,6 @@ def test_column_sums_of_odd_sizes() -> None:
 def test_products_are_the_same_bits_on_any_number_of_threads() -> None:
     """Wide, tall and square products, which are cut among threads in different ways."""
     rng = np.random.default_rng(4)
-    seen: dict[Any, bytes] = {}
     sizes = [(97, 131, 89), (1201, 7, 53), (5, 1501, 53), (61, 67, 801)]
     inputs = {(size, layout): operands(rng, layout, *size)[:2] for size in sizes for layout in LAYOUTS}
     tall = normal(rng, 1301, 333)
@@ -185,13 +184,7 @@ def test_products_are_the_same_bits_on_any_number_of_threads() -> None:
         for precision in PRECISIONS
     }
     work["column_sum"] = functools.partial(ops.column_sum, tall, tall[0])
-    for threads in (1, 2, 3):
-        soma.set_num_threads(threads)
-        for name, compute in work.items():
-            ops.widest_job()
-            bits = compute().tobytes()
-            assert ops.widest_job() == threads, name
-            assert seen.setdefault(name, bits) == bits, (threads, name)
+    assert_same_bits(work)
 
 
 # NaN, infinities and wrong shapes -------------------------------------------------------------------------------

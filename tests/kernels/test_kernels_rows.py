@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-import soma_native as soma
 from helpers.numerics import bfloat16_tolerance, chain_tolerance, normal
+from helpers.threads import assert_same_bits
 from oracles import reference as ref
 from oracles.activations import ACTIVATIONS, relu_backward
 from oracles.reference import Array
@@ -409,15 +409,7 @@ def test_the_same_bits_on_any_number_of_threads() -> None:
         "sum_squares": lambda: np.float64(ops.sum_squares(state[0])),
         "adamw": lambda: ops.adamw(*state, **step),
     }
-    seen: dict[str, bytes] = {}
-    for threads in (1, 2, 3):
-        soma.set_num_threads(threads)
-        for name, compute in work.items():
-            ops.widest_job()
-            result = compute()
-            assert ops.widest_job() == threads, name
-            bits = b"".join(np.asarray(part).tobytes() for part in (result if isinstance(result, tuple) else (result,)))
-            assert seen.setdefault(name, bits) == bits, (threads, name)
+    assert_same_bits(work)
 
 
 def test_wrong_shapes_are_errors_that_name_the_operand() -> None:

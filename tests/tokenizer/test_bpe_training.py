@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import random
-import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import soma_native as soma
+from helpers.interrupts import alarm, needs_timers
 from oracles import bpe_reference
 from oracles.bpe_patterns import PATTERNS
 from soma_native.tokenizer.bpe_vocabulary import BpeVocabulary
@@ -263,7 +263,7 @@ def test_progress_goes_through_the_texts_and_the_merges(tmp_path: Path) -> None:
     assert merging == [("merging", 256, 643), ("merging", 512, 643), ("merging", 643, 643)]
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no interval timers")
+@needs_timers
 @pytest.mark.parametrize("what", ["text", "file", "pipe", "merges"])
 def test_a_signal_ends_a_long_training(tmp_path: Path, what: str) -> None:
     """The signal comes long before the text or the merges end; nobody writes into the pipe."""
@@ -281,25 +281,15 @@ def test_a_signal_ends_a_long_training(tmp_path: Path, what: str) -> None:
         "merges": ["".join(numbers.choices("abcdefgh", k=3_000_000))],
     }
 
-    class Alarm(Exception):
-        pass
-
-    def ring(number: int, frame: object) -> None:
-        raise Alarm
-
-    def ring_soon(stage: str, done: int, total: int | None) -> None:
-        if stage == "merging":
-            signal.setitimer(signal.ITIMER_REAL, 0.01)
-
-    before = signal.signal(signal.SIGALRM, ring)
     try:
-        with pytest.raises(Alarm):
+        with alarm() as ring_soon:
             if what != "merges":
-                signal.setitimer(signal.ITIMER_REAL, 0.01)
-            soma.Tokenizer.train(texts[what], kind="bpe", vocab_size=1 << 20, progress=ring_soon)
+                ring_soon()
+            soma.Tokenizer.train(
+                texts[what], kind="bpe", vocab_size=1 << 20,
+                progress=lambda stage, done, total: ring_soon() if stage == "merging" else None,
+            )  # fmt: skip
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
         if keep_open is not None:
             os.close(keep_open)
 

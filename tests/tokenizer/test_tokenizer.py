@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.interrupts import alarm, needs_timers
 from soma_native import _core
 from soma_native.data.token_store import TokenStore
 from soma_native.tokenizer.tokenizer import Tokenizer
@@ -238,7 +238,7 @@ def test_several_threads_at_once() -> None:
     assert results == [expected] * 4
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no interval timers")
+@needs_timers
 @pytest.mark.parametrize("what", ["encode", "encode_batch", "store of one text", "store of many texts", "train"])
 def test_a_signal_ends_a_long_call(what: str) -> None:
     """The signal comes long before the text ends; the core checks for it every 50 ms."""
@@ -252,20 +252,9 @@ def test_a_signal_ends_a_long_call(what: str) -> None:
         "train": lambda: Tokenizer.train([text] * 4),
     }
 
-    class Alarm(Exception):
-        pass
-
-    def ring(number: int, frame: object) -> None:
-        raise Alarm
-
-    before = signal.signal(signal.SIGALRM, ring)
-    try:
-        with pytest.raises(Alarm):
-            signal.setitimer(signal.ITIMER_REAL, 0.01)
-            calls[what]()
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    with alarm() as ring_soon:
+        ring_soon()
+        calls[what]()
     assert tok.decode(tok.encode("The cat!")) == "the cat"
 
 
