@@ -121,11 +121,11 @@ Transformer::Plan Transformer::plan(int64_t batch, int64_t length, bool for_back
   const bool worth_it = threads > 1 && work >= kLeastWork * threads && work <= kMostWork;
   const bool even = 8 * largest * threads <= 9 * batch;  // the longest split is at most an eighth longer than the mean
   if (!(small && worth_it && even)) return {ops, weights_, batch, length, 1};
-  lay_out_weights(ops.whole(), for_backward);
+  pack_weights(ops.whole(), for_backward);
   return {ops, work_->prepacked, batch, length, threads};
 }
 
-void Transformer::lay_out_weights(Ops& ops, bool for_backward) {
+void Transformer::pack_weights(Ops& ops, bool for_backward) {
   work_->packings.clear();
   Carver sizes(nullptr);
   const auto each = [&](auto&& f) {

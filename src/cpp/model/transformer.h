@@ -63,7 +63,7 @@ class Transformer {
   };
   void make_work();
   Plan plan(int64_t batch, int64_t length, bool for_backward);
-  void lay_out_weights(Ops& ops, bool for_backward);
+  void pack_weights(Ops& ops, bool for_backward);
 
   // Copy the arrays of the caller, since another thread may write to them, and check the copies.
   const int32_t* take_ids(const int32_t* ids, int64_t batch, int64_t length);
