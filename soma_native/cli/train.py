@@ -74,9 +74,13 @@ def add_parser(commands: Any) -> None:
         metavar="X",
         help="highest learning rate (default: by preset; 0.003 with --optimizer muon)",
     )
-    parser.add_argument("--optimizer", choices=OPTIMIZERS, help="muon moves matrices by Muon (default: adamw)")
     parser.add_argument(
-        "--schedule", choices=SCHEDULES, help="of the learning rate after its warm-up (default: cosine)"
+        "--optimizer",
+        choices=OPTIMIZERS,
+        help="muon: Muon for the matrices inside blocks, AdamW for the rest (default: adamw)",
+    )
+    parser.add_argument(
+        "--schedule", choices=SCHEDULES, help="course of the learning rate after its warm-up (default: cosine)"
     )
     parser.add_argument(
         "--val-fraction",
@@ -100,7 +104,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--checkpoint-minutes", type=positive_type, metavar="M", help="minutes between two saves (default: 5)"
     )
-    parser.add_argument("--seed", type=seed_type, metavar="N", help="of weights and order (default: 0)")
+    parser.add_argument(
+        "--seed", type=seed_type, metavar="N", help="seed of the weights and of the order of the texts (default: 0)"
+    )
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="continue the run in DIR")
     existing.add_argument("--overwrite", action="store_true", help="replace the model or the run in DIR")
