@@ -88,10 +88,13 @@ double loss(ModelHandle& model, const Ids& ids, const Ids& targets, int64_t norm
   return compute(model, [&] { return model.transformer.loss(b.ids, b.targets, b.rows, b.length, normalizer); });
 }
 
-double loss_and_grad(ModelHandle& model, const Ids& ids, const Ids& targets, int64_t normalizer) {
+double loss_and_grad(ModelHandle& model, const Ids& ids, const Ids& targets, int64_t normalizer,
+                     const Maybe<soma::Noise>& noise) {
   const Batch b = read_batch(ids, &targets);
-  return compute(model,
-                 [&] { return model.transformer.loss_and_grad(b.ids, b.targets, b.rows, b.length, normalizer); });
+  return compute(model, [&] {
+    return model.transformer.loss_and_grad(b.ids, b.targets, b.rows, b.length, normalizer,
+                                           noise.value_or(soma::Noise()));
+  });
 }
 
 }  // namespace
@@ -170,6 +173,10 @@ void register_model(py::module_& m) {
   m.def("multiplied_parameters", &soma::multiplied_parameters, py::arg("config"),
         "The number of parameters in the matrices that a token is multiplied with.");
 
+  py::class_<soma::Noise>(m, "Noise", "Dropout and masked tokens of one micro-batch, which `numbers` name.")
+      .def(py::init<double, double, const std::vector<uint64_t>&>(), py::arg("dropout") = 0.0,
+           py::arg("token_mask") = 0.0, py::arg("numbers") = std::vector<uint64_t>());
+
   py::class_<ModelHandle>(m, "Model", "A transformer: parameters, forward, loss, gradients.")
       .def(py::init([](const soma::ModelConfig& config, uint64_t seed, const std::string& precision, bool initialize) {
              const soma::Precision parsed = parse_precision(precision);
@@ -197,7 +204,8 @@ void register_model(py::module_& m) {
            })
       .def("forward", &forward, py::arg("ids"))
       .def("loss", &loss, py::arg("ids"), py::arg("targets"), py::arg("normalizer") = 0)
-      .def("loss_and_grad", &loss_and_grad, py::arg("ids"), py::arg("targets"), py::arg("normalizer") = 0)
+      .def("loss_and_grad", &loss_and_grad, py::arg("ids"), py::arg("targets"), py::arg("normalizer") = 0,
+           py::arg("noise") = none)
       .def(
           "profile", [](ModelHandle& h, bool on) { compute(h, [&] { h.transformer.profile(on); }); }, py::arg("on"),
           "Whether the model's operations measure themselves from now on.")

@@ -22,6 +22,7 @@ __all__: list[str] = [
     "MAX_TOKEN_IDS",
     "Model",
     "NgramCounter",
+    "Noise",
     "OpRecord",
     "Optimizer",
     "Sampler",
@@ -130,6 +131,17 @@ class Config:
         norm_eps: typing.SupportsFloat | typing.SupportsIndex | None = None,
     ) -> None: ...
 
+class Noise:
+    """
+    Dropout and masked tokens of one micro-batch, which `numbers` name.
+    """
+    def __init__(
+        self,
+        dropout: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        token_mask: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        numbers: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [],
+    ) -> None: ...
+
 class Model:
     """
     A transformer: parameters, forward, loss, gradients.
@@ -157,6 +169,7 @@ class Model:
         ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
         targets: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
         normalizer: typing.SupportsInt | typing.SupportsIndex = 0,
+        noise: Noise | None = None,
     ) -> float: ...
     def parameters(self) -> dict[str, numpy.typing.NDArray[numpy.float32]]: ...
     def profile(self, on: bool) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from soma_native._checks import choice, instance, integer
+from soma_native._checks import choice, instance, integer, number
 from soma_native.core import _core
 from soma_native.errors import ArgumentError, ArgumentTypeError
 from soma_native.model.config import PRECISIONS, ModelConfig
@@ -56,6 +56,16 @@ def _as_ids(name: str, value: npt.ArrayLike) -> npt.NDArray[np.int32]:
         if least < -(2**31) or most >= 2**31:
             raise ArgumentError(name, f"must fit into 32 bits, got values from {least} to {most}")
     return np.ascontiguousarray(np.atleast_2d(array), dtype=np.int32)
+
+
+def _as_noise(dropout: float, token_mask: float, noise: Sequence[int] | None) -> _core.Noise:
+    rates = number("dropout", dropout, least=0, below=1), number("token_mask", token_mask, least=0, below=1)
+    if noise is None and any(rates):
+        raise ArgumentError("noise", "must name the call where there is dropout or token_mask: (seed, step), say")
+    if isinstance(noise, (str, bytes)) or not isinstance(noise, (Sequence, np.ndarray, type(None))):
+        raise ArgumentTypeError("noise", f"must be integers such as (seed, step), got {noise!r:.80}")
+    numbers = () if noise is None else noise
+    return _core.Noise(*rates, [integer(f"noise[{i}]", n, 0, 2**64 - 1) for i, n in enumerate(numbers)])
 
 
 def _make_core(config: ModelConfig, **options: Any) -> _core.Model:
@@ -191,19 +201,43 @@ class Model:
         """
         return self._core.loss(*self._batch(ids, targets), self._normalizer(normalizer))
 
-    def loss_and_grad(self, ids: npt.ArrayLike, targets: npt.ArrayLike, normalizer: int | None = None) -> float:
+    def loss_and_grad(
+        self,
+        ids: npt.ArrayLike,
+        targets: npt.ArrayLike,
+        normalizer: int | None = None,
+        *,
+        dropout: float = 0.0,
+        token_mask: float = 0.0,
+        noise: Sequence[int] | None = None,
+    ) -> float:
         """:meth:`loss`, which also adds its gradient to :meth:`gradients`.
 
         Gradients accumulate until :meth:`zero_grad` or an optimizer step. For the gradient of one large batch from
         several small ones, pass the number of targets of all batches as ``normalizer`` to each call. The losses then
         add up, and a batch with only -100 as targets adds 0.0.
 
+        Args:
+            ids: as in :meth:`loss`.
+            targets: as in :meth:`loss`.
+            normalizer: as in :meth:`loss`.
+            dropout: the probability, at least 0 and below 1, that an element of the embeddings' sum, or of what
+                attention or the feed-forward network adds to the residual stream, becomes 0. Other elements are
+                divided by 1 - dropout (Srivastava et al. 2014).
+            token_mask: the probability, likewise, that an input token counts as no token: its embedding is zeros,
+                its position and target stay (word dropout: Gal & Ghahramani 2016, arXiv 1512.05287, but drawn for
+                each position). Nothing is scaled.
+            noise: the integers that name this call, such as (seed, step, micro-batch). Needed beside `dropout` or
+                `token_mask`: other numbers give other masks. The masks are the same for any number of threads,
+                instruction set and precision.
+
         Raises:
             TypeError, ValueError: as :meth:`loss`; the gradients are unchanged.
             KeyboardInterrupt: Ctrl-C. Gradients may hold a part of this batch: call :meth:`zero_grad` before the next
                 call.
         """
-        return self._core.loss_and_grad(*self._batch(ids, targets), self._normalizer(normalizer))
+        batch, divisor = self._batch(ids, targets), self._normalizer(normalizer)
+        return self._core.loss_and_grad(*batch, divisor, _as_noise(dropout, token_mask, noise))
 
     def zero_grad(self) -> None:
         """Set all gradients to zero."""

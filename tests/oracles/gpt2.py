@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from oracles.config import Config
+from oracles.noise import NONE, Masks
 from oracles.ops import (
     Array,
     Params,
@@ -62,26 +63,30 @@ def activation(config: Config) -> str:
     return config.activation or "gelu_tanh"
 
 
-def forward(x: Array, w: dict[str, Any], config: Config, layer: int) -> tuple[Array, dict[str, Array]]:
+def forward(
+    x: Array, w: dict[str, Any], config: Config, layer: int, masks: Masks = NONE
+) -> tuple[Array, dict[str, Array]]:
     """One layer: (its output, the saved values for backward)."""
     a_in = norm(x, EPS, w["norm1_w"], w["norm1_b"])
     qkv = linear(a_in, w["w_qkv"], w["b_qkv"])
     att = attention(qkv, config.n_heads, scale=config.attention_scale(layer))
-    r1 = linear(att, w["w_proj"], w["b_proj"], residual=x)
+    r1 = x + masks.attention[layer] * linear(att, w["w_proj"], w["b_proj"])
     m_in = norm(r1, EPS, w["norm2_w"], w["norm2_b"])
     hidden = linear(m_in, w["w_fc"], w["b_fc"], activation(config))
     saved = {"x": x, "a_in": a_in, "qkv": qkv, "att": att, "r1": r1, "m_in": m_in, "hidden": hidden}
-    return linear(hidden, w["w_out"], w["b_out"], residual=r1), saved
+    return r1 + masks.mlp[layer] * linear(hidden, w["w_out"], w["b_out"]), saved
 
 
-def backward(dy: Array, w: dict[str, Any], saved: dict[str, Array], config: Config, layer: int) -> tuple[Array, Params]:
+def backward(
+    dy: Array, w: dict[str, Any], saved: dict[str, Array], config: Config, layer: int, masks: Masks = NONE
+) -> tuple[Array, Params]:
     """(dx, gradients by role) of forward."""
     g: Params = {}
-    dhidden, g["w_out"], g["b_out"] = linear_backward(dy, saved["hidden"], w["w_out"])
+    dhidden, g["w_out"], g["b_out"] = linear_backward(masks.mlp[layer] * dy, saved["hidden"], w["w_out"])
     dm_in, g["w_fc"], g["b_fc"] = linear_backward(dhidden, saved["m_in"], w["w_fc"], w["b_fc"], activation(config))
     dr1, g["norm2_w"], g["norm2_b"] = norm_backward(dm_in, saved["r1"], EPS, w["norm2_w"])
     dr1 = dr1 + dy
-    datt, g["w_proj"], g["b_proj"] = linear_backward(dr1, saved["att"], w["w_proj"])
+    datt, g["w_proj"], g["b_proj"] = linear_backward(masks.attention[layer] * dr1, saved["att"], w["w_proj"])
     dqkv = attention_backward(datt, saved["qkv"], config.n_heads, scale=config.attention_scale(layer))
     da_in, g["w_qkv"], g["b_qkv"] = linear_backward(dqkv, saved["a_in"], w["w_qkv"])
     dx, g["norm1_w"], g["norm1_b"] = norm_backward(da_in, saved["x"], EPS, w["norm1_w"])

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from oracles.config import Config
+from oracles.noise import NONE, Masks
 from oracles.ops import (
     Array,
     Params,
@@ -78,27 +79,31 @@ def rotated_backward(
     return np.concatenate([merge_heads(x) for x in parts], axis=-1), g
 
 
-def forward(x: Array, w: dict[str, Any], config: Config, layer: int) -> tuple[Array, dict[str, Array]]:
+def forward(
+    x: Array, w: dict[str, Any], config: Config, layer: int, masks: Masks = NONE
+) -> tuple[Array, dict[str, Array]]:
     """One layer: (its output, the saved values for backward)."""
     a_in = rms_norm(x, eps(config), w["norm1_w"])
     before = linear(a_in, w["w_qkv"])
     qkv = rotated(before, w.get("q_norm"), w.get("k_norm"), config)
     att = attention(qkv, config.n_heads, config.kv_heads, config.attention_scale(layer))
-    r1 = linear(att, w["w_proj"], residual=x)
+    r1 = x + masks.attention[layer] * linear(att, w["w_proj"])
     m_in = rms_norm(r1, eps(config), w["norm2_w"])
     hidden = linear(m_in, w["w_fc"])
     saved = {"x": x, "a_in": a_in, "before": before, "qkv": qkv, "att": att, "r1": r1, "m_in": m_in, "hidden": hidden}
-    return linear(swiglu(hidden), w["w_out"], residual=r1), saved
+    return r1 + masks.mlp[layer] * linear(swiglu(hidden), w["w_out"]), saved
 
 
-def backward(dy: Array, w: dict[str, Any], saved: dict[str, Array], config: Config, layer: int) -> tuple[Array, Params]:
+def backward(
+    dy: Array, w: dict[str, Any], saved: dict[str, Array], config: Config, layer: int, masks: Masks = NONE
+) -> tuple[Array, Params]:
     """(dx, gradients by role) of forward."""
-    dactivated, w_out, _ = linear_backward(dy, swiglu(saved["hidden"]), w["w_out"])
+    dactivated, w_out, _ = linear_backward(masks.mlp[layer] * dy, swiglu(saved["hidden"]), w["w_out"])
     dhidden = swiglu_backward(dactivated, saved["hidden"])
     dm_in, w_fc, _ = linear_backward(dhidden, saved["m_in"], w["w_fc"])
     dr1, norm2_w = rms_norm_backward(dm_in, saved["r1"], eps(config), w["norm2_w"])
     dr1 = dr1 + dy
-    datt, w_proj, _ = linear_backward(dr1, saved["att"], w["w_proj"])
+    datt, w_proj, _ = linear_backward(masks.attention[layer] * dr1, saved["att"], w["w_proj"])
     dqkv = attention_backward(datt, saved["qkv"], config.n_heads, config.kv_heads, config.attention_scale(layer))
     dqkv, gains = rotated_backward(dqkv, saved["before"], w.get("q_norm"), w.get("k_norm"), config)
     da_in, w_qkv, _ = linear_backward(dqkv, saved["a_in"], w["w_qkv"])

@@ -8,6 +8,7 @@ import numpy as np
 
 from oracles import gpt2, llama, soma
 from oracles.config import Config
+from oracles.noise import NONE, Masks
 from oracles.ops import (
     IGNORE,
     Array,
@@ -37,11 +38,11 @@ from oracles.ops import (
 from oracles.optimizer import AdamW, clip_scale, quantize_int8
 
 __all__ = [
-    "BLOCKS", "IGNORE", "LAYER_NAMES", "MODEL_NAMES", "OTHER_GPT2", "AdamW", "Array", "Config", "Params", "attention",
-    "attention_backward", "bfloat16_products", "clip_scale", "cross_entropy", "cross_entropy_backward", "embedding",
-    "embedding_backward", "forward", "linear", "linear_backward", "loss", "loss_and_grad", "norm", "norm_backward",
-    "parameter_shapes", "product", "quantize_int8", "random_parameters", "rms_norm", "rms_norm_backward", "rotate",
-    "round_bfloat16", "silu", "softmax", "split_heads", "swiglu", "swiglu_backward",
+    "BLOCKS", "IGNORE", "LAYER_NAMES", "MODEL_NAMES", "OTHER_GPT2", "AdamW", "Array", "Config", "Masks", "Params",
+    "attention", "attention_backward", "bfloat16_products", "clip_scale", "cross_entropy", "cross_entropy_backward",
+    "embedding", "embedding_backward", "forward", "linear", "linear_backward", "loss", "loss_and_grad", "norm",
+    "norm_backward", "parameter_shapes", "product", "quantize_int8", "random_parameters", "rms_norm",
+    "rms_norm_backward", "rotate", "round_bfloat16", "silu", "softmax", "split_heads", "swiglu", "swiglu_backward",
 ]  # fmt: skip
 
 OTHER_GPT2 = gpt2.OTHER
@@ -81,12 +82,17 @@ def _layer(params: Params, config: Config, layer: int) -> dict[str, Array | None
     return {role: params[LAYER_NAMES[config.block][role].format(layer)] for role in roles}
 
 
-def _run(params: Params, config: Config, ids: Array) -> tuple[Array, Array, list[dict[str, Array]]]:
+def _run(
+    params: Params, config: Config, ids: Array, masks: Masks = NONE
+) -> tuple[Array, Array, list[dict[str, Array]]]:
     block, names = BLOCKS[config.block], MODEL_NAMES[config.block]
-    h = embedding(ids, params[names["wte"]], params[names["wpe"]] if "wpe" in names else None)
+    h = masks.tokens * embedding(ids, params[names["wte"]])
+    if "wpe" in names:
+        h = h + params[names["wpe"]][: ids.shape[1]]
+    h = masks.embedding * h
     saved = []
     for layer in range(config.n_layers):
-        h, kept = block.forward(h, _layer(params, config, layer), config, layer)
+        h, kept = block.forward(h, _layer(params, config, layer), config, layer, masks)
         saved.append(kept)
     return h, block.final(h, params, config), saved
 
@@ -95,22 +101,22 @@ def _head(params: Params, config: Config) -> Array:
     return params[MODEL_NAMES[config.block]["wte" if config.tied_head else "head"]]
 
 
-def forward(params: Params, config: Config, ids: Array) -> Array:
+def forward(params: Params, config: Config, ids: Array, masks: Masks = NONE) -> Array:
     """Logits (B, T, V) of ids (B, T)."""
-    return product(_run(params, config, ids)[1], _head(params, config).T)
+    return product(_run(params, config, ids, masks)[1], _head(params, config).T)
 
 
-def loss(params: Params, config: Config, ids: Array, targets: Array, normalizer: int = 0) -> Any:
+def loss(params: Params, config: Config, ids: Array, targets: Array, normalizer: int = 0, masks: Masks = NONE) -> Any:
     """Mean negative log-likelihood in nats; complex where a parameter is."""
-    return cross_entropy(forward(params, config, ids), targets, normalizer)
+    return cross_entropy(forward(params, config, ids, masks), targets, normalizer)
 
 
 def loss_and_grad(
-    params: Params, config: Config, ids: Array, targets: Array, normalizer: int = 0
+    params: Params, config: Config, ids: Array, targets: Array, normalizer: int = 0, masks: Masks = NONE
 ) -> tuple[float, Params]:
     """(loss, gradient of every parameter)."""
     block, names = BLOCKS[config.block], MODEL_NAMES[config.block]
-    h, final, saved = _run(params, config, ids)
+    h, final, saved = _run(params, config, ids, masks)
     head = _head(params, config)
     logits = product(final, head.T)
     dlogits = cross_entropy_backward(logits, targets, normalizer)
@@ -118,10 +124,12 @@ def loss_and_grad(
     dh, by_role = block.final_backward(product(dlogits, head), h, params, config)
     grads: Params = {names[role]: value for role, value in by_role.items()}
     for layer in reversed(range(config.n_layers)):
-        dh, by_role = block.backward(dh, _layer(params, config, layer), saved[layer], config, layer)
+        dh, by_role = block.backward(dh, _layer(params, config, layer), saved[layer], config, layer, masks)
         for role in block.roles(config):
             grads[LAYER_NAMES[config.block][role].format(layer)] = by_role[role]
-    dwte, dwpe = embedding_backward(dh, ids, config.vocab_size, config.max_seq_len)
+    dh = masks.embedding * dh
+    dwte, _ = embedding_backward(masks.tokens * dh, ids, config.vocab_size, config.max_seq_len)
+    _, dwpe = embedding_backward(dh, ids, config.vocab_size, config.max_seq_len)
     grads[names["wte"]] = dwte + dhead if config.tied_head else dwte
     if "wpe" in names:
         grads[names["wpe"]] = dwpe

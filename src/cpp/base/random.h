@@ -15,6 +15,15 @@ struct Philox {
   void words(uint64_t block, uint32_t out[4]) const;
 };
 
+// A permutation of 64 bits in which each bit of x changes each bit with even odds: the finalizer of SplitMix64 (Steele
+// et al., "Fast splittable pseudorandom number generators", OOPSLA 2014).
+inline uint64_t mix_bits(uint64_t x) {
+  x += 0x9E3779B97F4A7C15u;
+  x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9u;
+  x = (x ^ x >> 27) * 0x94D049BB133111EBu;
+  return x ^ x >> 31;
+}
+
 // The normal quantile (Wichura, algorithm AS 241, 1988). It uses +, -, *, / and sqrt only, which IEEE 754 rounds alike
 // everywhere. libm's log and cos differ in the last bit between processors.
 double normal_quantile(double p);

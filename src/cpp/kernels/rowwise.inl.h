@@ -120,6 +120,32 @@ inline void each_columns(int64_t count, F f) {
   for (; j < count; j += kWidth) f(Columns<1>{}, j, count - j < kWidth ? count - j : kWidth);
 }
 
+// The hash has the two rounds of "lowbias32" (Wellons, "Prospecting for hash functions", 2018), with the key between
+// them. Nothing aliases `factors`, so compilers vectorise the loop that makes them.
+void dropout(const DropoutRow* row) {
+  constexpr int64_t kGroup = 64;
+  float* const y = row->y;
+  const float *const x = row->x, *const residual = row->residual;
+  const uint32_t counter = row->counter, key = row->key;
+  const int32_t threshold = row->threshold;
+  const float scale = row->scale;
+  const int64_t n = row->n;
+  for (int64_t i = 0; i < n; i += kGroup) {
+    float factors[kGroup];
+    const uint32_t first = counter + static_cast<uint32_t>(i);
+    for (uint32_t j = 0; j < kGroup; ++j) {
+      uint32_t hash = first + j;
+      hash = ((hash ^ hash >> 16) * 0x7FEB352Du) ^ key;
+      hash = (hash ^ hash >> 15) * 0x846CA68Bu;
+      factors[j] = static_cast<int32_t>(hash ^ hash >> 16) < threshold ? 0.0f : scale;
+    }
+    each(n - i < kGroup ? n - i : kGroup, [&](int64_t j, int64_t m) {
+      const Vec kept = mul(load_tail(x + i + j, m), load(factors + j));
+      store_tail(y + i + j, residual != nullptr ? add(load_tail(residual + i + j, m), kept) : kept, m);
+    });
+  }
+}
+
 void column_sum(float* out, const float* x, int64_t ld, int64_t rows, int64_t n) {
   each_columns(n, [&](auto columns, int64_t j, int64_t m) {
     constexpr int kVectors = decltype(columns)::kVectors;

@@ -26,10 +26,10 @@ Scratch scratch_from(const Scratch& s, const BufferPlan& from) {
 }
 
 int64_t Activations::carve(const ModelConfig& config, Operands operands, int64_t batch, int64_t length,
-                           bool for_backward, float* base) {
+                           bool for_backward, bool drops, float* base) {
   const int64_t m = batch * length, c = config.d_model;
   Carver carver(base);
-  const BufferPlan plan(config, operands, for_backward, batch, length, carver);
+  const BufferPlan plan(config, operands, for_backward, drops, batch, length, carver);
   blocks.assign(static_cast<std::size_t>(config.n_layers), {});
   if (for_backward) {
     for (BlockActivations& b : blocks) place_block(plan, b);

@@ -17,9 +17,9 @@ struct Activations {
   Scratch scratch;
 
   // Carves the buffers out of `base` (null: only measures). Returns their floats. Without `for_backward`, nothing is
-  // kept, and the blocks share one set of buffers.
+  // kept, and the blocks share one set of buffers. `drops`: with memory for the gradients through dropout.
   int64_t carve(const ModelConfig& config, Operands operands, int64_t batch, int64_t length, bool for_backward,
-                float* base);
+                bool drops, float* base);
 };
 
 // The same buffers from the sequence `first` on.

@@ -153,18 +153,21 @@ void Transformer::run_blocks(const Plan& plan, const int32_t* ids, bool for_back
   const Operands operands = plan.ops.whole().operands();
   work_->rotation.reach(config_, length);
   work_->activation_arena.reserve(
-      work_->activations.carve(config_, operands, plan.batch, length, for_backward, nullptr));
-  work_->activations.carve(config_, operands, plan.batch, length, for_backward, work_->activation_arena.data());
+      work_->activations.carve(config_, operands, plan.batch, length, for_backward, plan.noise.drops(), nullptr));
+  work_->activations.carve(config_, operands, plan.batch, length, for_backward, plan.noise.drops(),
+                           work_->activation_arena.data());
 
   plan.ops.run(plan.splits, plan.batch, [&](Ops& ops, int64_t begin, int64_t end) {
     BlockContext ctx{ops, config_, end - begin, length, work_->rotation.turns()};
     const int64_t row = begin * length, m = ctx.rows();
+    ctx.noise = plan.noise;
+    ctx.first_row = row;
     const std::vector<BlockActivations>& blocks = work_->activations.blocks;
     const BufferPlan from(config_, operands, for_backward, begin, length);
     const Scratch scratch = scratch_from(work_->activations.scratch, from);
     const ConstMatrix wpe = plan.weights.wpe;
     ops.embed({blocks[0].input + row * c, m, c}, ids + row, plan.weights.wte,
-              config_.learned_positions() ? &wpe : nullptr, length);
+              config_.learned_positions() ? &wpe : nullptr, length, ctx.dropout(DropoutSite::kEmbedding));
     for (std::size_t l = 0; l < blocks.size(); ++l) {
       check_interrupt();
       ctx.layer = static_cast<int64_t>(l);
@@ -262,8 +265,10 @@ void Transformer::run_backward(const Plan& plan, const int32_t* ids, const float
     const bool top = l + 1 == blocks.size();
     const float* output = top ? work_->activations.output : blocks[l + 1].input;
     plan.ops.run(plan.splits, plan.batch, [&](Ops& ops, int64_t begin, int64_t end) {
-      const BlockContext ctx{ops, config_, end - begin, plan.length, turns, false, static_cast<int64_t>(l)};
-      const int64_t row = begin * plan.length, rows = ctx.rows();
+      const int64_t row = begin * plan.length;
+      const BlockContext ctx{ops,        config_, end - begin, plan.length, turns, false, static_cast<int64_t>(l),
+                             plan.noise, row};
+      const int64_t rows = ctx.rows();
       const BufferPlan from(config_, operands, true, begin, plan.length);
       const Scratch mine = scratch_from(s, from);
       if (top && config_.final_norm()) {
@@ -275,16 +280,21 @@ void Transformer::run_backward(const Plan& plan, const int32_t* ids, const float
     config_.block->gradients(whole, grads_.blocks[l], blocks[l], s);
     std::swap(s.d_output, s.d_input);
   }
-  whole_ops.embed_backward(grads_.wte, config_.learned_positions() ? &dwpe : nullptr, {s.d_output, m, c}, ids,
-                           plan.length);
+  const Matrix d_embedding{s.d_output, m, c};
+  if (plan.noise.drops()) {
+    whole_ops.dropout(d_embedding, d_embedding, plan.noise.dropout(0, DropoutSite::kEmbedding, 0));
+  }
+  whole_ops.embed_backward(grads_.wte, config_.learned_positions() ? &dwpe : nullptr, d_embedding, ids, plan.length);
 }
 
 double Transformer::run_loss(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length,
-                             int64_t normalizer, bool backward) {
+                             int64_t normalizer, bool backward, const Noise& noise) {
   ids = take_ids(ids, batch, length);
+  noise.mask_tokens(work_->ids.data(), batch * length);
   targets = take_targets(targets, batch * length, &normalizer);
   if (backward) gradients();
-  const Plan plan = this->plan(batch, length, backward);
+  Plan plan = this->plan(batch, length, backward);
+  plan.noise = noise;
   run_blocks(plan, ids, backward);
   const Scratch& s = work_->activations.scratch;
   float* const d_normed = config_.final_norm() ? s.d_input : s.d_output;
@@ -299,8 +309,8 @@ double Transformer::loss(const int32_t* ids, const int32_t* targets, int64_t bat
 }
 
 double Transformer::loss_and_grad(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length,
-                                  int64_t normalizer) {
-  return with_thread_pool([&] { return run_loss(ids, targets, batch, length, normalizer, true); });
+                                  int64_t normalizer, const Noise& noise) {
+  return with_thread_pool([&] { return run_loss(ids, targets, batch, length, normalizer, true, noise); });
 }
 
 }  // namespace soma

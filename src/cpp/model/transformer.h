@@ -8,6 +8,7 @@
 #include "model/activations.h"
 #include "model/blocks/block.h"
 #include "model/config.h"
+#include "model/noise.h"
 #include "model/parameters.h"
 #include "model/rotation_table.h"
 #include "model/split_ops.h"
@@ -47,8 +48,9 @@ class Transformer {
 
   // The sum of -log p(target) / normalizer over targets that are not kIgnoredTarget. normalizer 0: their number.
   double loss(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length, int64_t normalizer);
-  // The same; gradients += its derivative. Throws Interrupted on a request to stop.
-  double loss_and_grad(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length, int64_t normalizer);
+  // The same with noise; gradients += its derivative. Throws Interrupted on a request to stop.
+  double loss_and_grad(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length, int64_t normalizer,
+                       const Noise& noise = {});
   void zero_grad();
 
  private:
@@ -59,6 +61,7 @@ class Transformer {
     SplitOps& ops;
     const Parameters& weights;
     int64_t batch, length, splits;
+    Noise noise{};
     int64_t rows() const { return batch * length; }
   };
   void make_work();
@@ -77,7 +80,7 @@ class Transformer {
   double run_head(const Plan& plan, const int32_t* targets, int64_t normalizer, bool backward, float* d_normed);
   void run_backward(const Plan& plan, const int32_t* ids, const float* d_normed);
   double run_loss(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length, int64_t normalizer,
-                  bool backward);
+                  bool backward, const Noise& noise = {});
 
   ModelConfig config_;
   std::vector<ParameterInfo> infos_;

@@ -120,10 +120,20 @@ struct SwigluGradient {
   Matrix d_hidden, output;  // d_hidden (rows, 2 cols); output = y again (rows, cols)
 };
 
+// Inverted dropout (Srivastava et al. 2014): an element becomes 0 with probability `rate`, else it is divided by
+// 1 - rate. A hash of key, row and column decides, so that backward and any cut of the work make the same mask.
+struct Dropout {
+  double rate = 0;  // below 1; 0: no dropout
+  uint64_t key = 0;
+  int64_t first_row = 0;  // of the matrix within the whole batch
+  explicit operator bool() const { return rate > 0; }
+};
+
 // The steps that a matrix product applies to its result before it stores it.
 struct Epilogue {
   const float* bias = nullptr;      // (cols): added to every row
   const float* residual = nullptr;  // (rows, cols): added; not the result's own memory
+  Dropout dropout{};                // of the product and its bias, before the residual; not with relu
   bool relu = false;
   const Matrix* gelu = nullptr;  // (rows, cols): = gelu(C)
   bool gelu_erf = false;         // gelu is x Phi(x), here and below; else its tanh form
@@ -225,9 +235,14 @@ class Ops {
   // out[j] += the sum over the rows of x, in order; x is floats
   virtual void sum_rows(float* out, ConstMatrix x) = 0;
 
-  // out[r] = wte[ids[r]] + wpe[r % T]; without wpe (null), wte[ids[r]] alone
-  virtual void embed(Matrix out, const int32_t* ids, ConstMatrix wte, const ConstMatrix* wpe, int64_t length) = 0;
-  // dwte[ids[r]] += dout[r]; dwpe[r % T] += dout[r], if given
+  // y = x after dropout, also the gradient through it; y may be x, or pairs
+  virtual void dropout(Matrix y, ConstMatrix x, const Dropout& dropout) = 0;
+
+  // out[r] = dropout(wte[ids[r]] + wpe[r % T]); without wpe (null), wte[ids[r]] alone. kMaskedToken has zeros in the
+  // place of its row of wte.
+  virtual void embed(Matrix out, const int32_t* ids, ConstMatrix wte, const ConstMatrix* wpe, int64_t length,
+                     const Dropout& dropout = {}) = 0;
+  // dwte[ids[r]] += dout[r], without masked tokens; dwpe[r % T] += dout[r], if given
   virtual void embed_backward(Matrix dwte, const Matrix* dwpe, ConstMatrix dout, const int32_t* ids,
                               int64_t length) = 0;
 
@@ -254,7 +269,7 @@ class Ops {
   virtual void average(float* y, const float* x, float rate, int64_t n) = 0;
 };
 
-constexpr int32_t kIgnoredTarget = -100;
+constexpr int32_t kIgnoredTarget = -100, kMaskedToken = -1;
 
 std::unique_ptr<Ops> make_cpu_ops(Precision precision);
 

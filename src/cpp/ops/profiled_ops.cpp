@@ -15,6 +15,7 @@ constexpr double kGeluErf = kExp + 44, kGeluErfBackward = kGeluErf + 4;
 constexpr double kNorm = 8, kNormBackward = 14, kNormGrad = 5, kAdamW = 18, kMomentum = 8, kMuon = 4;
 constexpr double kRmsNorm = 4, kRmsNormBackward = 10, kRmsNormGrad = 3, kRotation = 3, kRotationNorm = 4;
 constexpr double kSwiglu = kExp + 5, kSwigluBackward = kSwiglu + 8;
+constexpr double kDropout = 1;  // and ten operations on integers
 constexpr double kFloat = sizeof(float), kId = sizeof(int32_t);
 
 double size(const ConstMatrix& x) { return static_cast<double>(x.rows) * static_cast<double>(x.cols); }
@@ -45,11 +46,12 @@ OpCost product_cost(const Matrix& c, const ConstMatrix& a, const ConstMatrix& b,
     cost.written += kFloat * written;
   };
   // Names every field of Epilogue: a new field does not compile without its cost.
-  const auto& [bias, residual, relu, gelu, gelu_erf, gelu_input, gelu_output, relu_output, swiglu, rotation,
+  const auto& [bias, residual, dropout, relu, gelu, gelu_erf, gelu_input, gelu_output, relu_output, swiglu, rotation,
                swiglu_gradient, accumulate, column_sums, symmetric, quadratic] = e;
   part(accumulate, " +=", n, n, 0);
   part(bias != nullptr, " +bias", n, cols, 0);
   part(residual != nullptr, " +residual", n, n, 0);
+  part(bool(dropout), " dropout", n * kDropout, 0, 0);
   part(relu, " relu", n, 0, 0);
   part(gelu != nullptr, gelu_erf ? " gelu_erf" : " gelu", n * (gelu_erf ? kGeluErf : kGelu), 0,
        gelu != nullptr ? bytes(*gelu) / kFloat : 0);
@@ -194,12 +196,19 @@ void ProfiledOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix 
         [&] { inner_.attention_backward(dqkv, dout, qkv, lse, s, rotation); });
 }
 
-void ProfiledOps::embed(Matrix out, const int32_t* ids, ConstMatrix wte, const ConstMatrix* wpe, int64_t length) {
+void ProfiledOps::dropout(Matrix y, ConstMatrix x, const Dropout& dropout) {
+  const OpCost cost{.flops = kDropout * size(x), .read = bytes(x), .written = bytes(y)};
+  timed("dropout", "dropout", {x.rows, x.cols}, cost, [&] { inner_.dropout(y, x, dropout); });
+}
+
+void ProfiledOps::embed(Matrix out, const int32_t* ids, ConstMatrix wte, const ConstMatrix* wpe, int64_t length,
+                        const Dropout& dropout) {
   const double tables = wpe != nullptr ? 2 : 1;
-  const OpCost cost{.flops = (tables - 1) * size(out),
+  const OpCost cost{.flops = (tables - 1 + (dropout ? kDropout : 0)) * size(out),
                     .read = kFloat * tables * size(out) + kId * static_cast<double>(out.rows),
                     .written = kFloat * size(out)};
-  timed("embed", "embedding", {out.rows, out.cols}, cost, [&] { inner_.embed(out, ids, wte, wpe, length); });
+  timed(dropout ? "embed dropout" : "embed", "embedding", {out.rows, out.cols}, cost,
+        [&] { inner_.embed(out, ids, wte, wpe, length, dropout); });
 }
 
 void ProfiledOps::embed_backward(Matrix dwte, const Matrix* dwpe, ConstMatrix dout, const int32_t* ids,

@@ -11,6 +11,7 @@
 #include "model/blocks/block_buffers.h"
 #include "model/blocks/block_weights.h"
 #include "model/config.h"
+#include "model/noise.h"
 #include "model/parameters.h"
 #include "ops/decode.h"
 #include "ops/ops.h"
@@ -32,6 +33,8 @@ struct BlockContext {
   const float* turns = nullptr;  // angles of at least `length` positions, see Rotation
   bool together = false;         // gradients of all weights are one job, see Transformer::Plan
   int64_t layer = 0;             // the layer that runs now
+  Noise noise{};
+  int64_t first_row = 0;  // of the sequences within the whole batch
 
   int64_t rows() const { return batch * length; }
   Matrix operand(float* data, int64_t cols) const { return ops.operands().matrix(data, rows(), cols); }
@@ -41,6 +44,16 @@ struct BlockContext {
   }
   AttentionShape attention_shape() const {
     return {batch, length, config.n_heads, config.head_size(), config.kv_heads(), config.attention_scale(layer)};
+  }
+  Dropout dropout(DropoutSite site) const { return noise.dropout(layer, site, first_row); }
+  // The gradient d (M, C) through dropout: d itself where `dropped` has no memory, else an operand there, which
+  // drop_gradient() makes.
+  ConstMatrix dropped_gradient(float* dropped, float* d) const {
+    return dropped != nullptr ? operand(dropped, config.d_model) : Matrix{d, rows(), config.d_model};
+  }
+  ConstMatrix drop_gradient(float* dropped, float* d, DropoutSite site) const {
+    if (dropped != nullptr) ops.dropout(operand(dropped, config.d_model), {d, rows(), config.d_model}, dropout(site));
+    return dropped_gradient(dropped, d);
   }
   void weight_gradients(std::initializer_list<WeightGradient> list) const {
     if (together) return ops.weight_gradients(list.begin(), static_cast<int64_t>(list.size()));

@@ -33,16 +33,17 @@ struct BlockActivations {
 
 // Scratch that every block overwrites. The gradients of parameters are computed from the gradients here.
 struct Scratch {
-  float *normed1 = nullptr, *normed2 = nullptr;      // (M, C) operands: outputs of the norms
-  float* activated = nullptr;                        // (M, F) operand: output of the activation
-  float* unrotated = nullptr;                        // (M, qkv_dim) as in BlockActivations, if it is not saved
-  float *d_output = nullptr, *d_input = nullptr;     // (M, C) gradient of the output and of the input of the block
-  float* d_middle = nullptr;                         // (M, C) gradient of `middle`
-  float *d_branch1 = nullptr, *d_branch2 = nullptr;  // (M, C) gradients in the branches of attention and mlp
-  float* d_heads = nullptr;                          // (M, q_dim) gradient of `attention`, if the block places it
-  float* d_qkv = nullptr;                            // (M, qkv_dim) operand, see qkv_operands
-  float* d_hidden = nullptr;                         // (M, F) operand, or (M, 2F), see hidden_operands
-  float *d_q_gain = nullptr, *d_k_gain = nullptr;    // (B*H, D), (B*K, D) gradients of the gains, a row for each head
+  float *normed1 = nullptr, *normed2 = nullptr;        // (M, C) operands: outputs of the norms
+  float* activated = nullptr;                          // (M, F) operand: output of the activation
+  float* unrotated = nullptr;                          // (M, qkv_dim) as in BlockActivations, if it is not saved
+  float *d_output = nullptr, *d_input = nullptr;       // (M, C) gradient of the output and of the input of the block
+  float* d_middle = nullptr;                           // (M, C) gradient of `middle`
+  float *d_branch1 = nullptr, *d_branch2 = nullptr;    // (M, C) gradients in the branches of attention and mlp
+  float *d_dropped1 = nullptr, *d_dropped2 = nullptr;  // (M, C) operands: gradients through the branches' dropout
+  float* d_heads = nullptr;                            // (M, q_dim) gradient of `attention`, if the block places it
+  float* d_qkv = nullptr;                              // (M, qkv_dim) operand, see qkv_operands
+  float* d_hidden = nullptr;                           // (M, F) operand, or (M, 2F), see hidden_operands
+  float *d_q_gain = nullptr, *d_k_gain = nullptr;      // (B*H, D), (B*K, D) gradients of the gains, a row for each head
 };
 
 // Places the buffers of a block one by one: carves each, or moves it to a later row.
@@ -52,24 +53,30 @@ class BufferPlan {
   const bool for_backward;
 
   // Carves for `count` sequences of `length` rows. A null base of the carver only measures.
-  BufferPlan(const ModelConfig& c, Operands operands, bool backward, int64_t count, int64_t length, Carver& carver)
-      : BufferPlan(c, operands, backward, count, length, &carver) {}
+  BufferPlan(const ModelConfig& c, Operands operands, bool backward, bool drops, int64_t count, int64_t length,
+             Carver& carver)
+      : BufferPlan(c, operands, backward, drops, count, length, &carver) {}
   // Moves buffers to sequence `first`.
   BufferPlan(const ModelConfig& c, Operands operands, bool backward, int64_t first, int64_t length)
-      : BufferPlan(c, operands, backward, first, length, nullptr) {}
+      : BufferPlan(c, operands, backward, true, first, length, nullptr) {}
 
   Operands qkv_operands() const { return soma::qkv_operands(config, operands_); }
   void rows(float*& buffer, int64_t cols) const { place(buffer, rows_ * cols, cols, rows_); }
   void sequences(float*& buffer, int64_t cols) const { place(buffer, sequences_ * cols, cols, sequences_); }
   void operand(float*& buffer, int64_t cols) const { place(buffer, operands_, cols); }
+  void dropped(float*& buffer) const {
+    if (drops_) operand(buffer, config.d_model);
+  }
   void qkv(float*& buffer) const { place(buffer, qkv_operands(), config.qkv_dim()); }
   void gate_up(float*& buffer) const { place(buffer, hidden_operands(config, operands_), 2 * config.d_ff); }
 
  private:
-  BufferPlan(const ModelConfig& c, Operands operands, bool backward, int64_t count, int64_t length, Carver* carver)
+  BufferPlan(const ModelConfig& c, Operands operands, bool backward, bool drops, int64_t count, int64_t length,
+             Carver* carver)
       : config(c),
         for_backward(backward),
         operands_(operands),
+        drops_(drops),
         sequences_(count),
         rows_(count * length),
         carver_(carver) {}
@@ -86,6 +93,7 @@ class BufferPlan {
   }
 
   const Operands operands_;
+  const bool drops_;
   const int64_t sequences_, rows_;
   Carver* const carver_;
 };

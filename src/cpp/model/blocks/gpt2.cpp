@@ -65,6 +65,8 @@ class Gpt2Block final : public Block {
     for (float** gradient : {&s.d_output, &s.d_input, &s.d_middle}) plan.rows(*gradient, c);
     plan.rows(s.d_branch1, c);  // gradients of the outputs of the norms
     plan.rows(s.d_branch2, c);
+    plan.dropped(s.d_dropped1);
+    plan.dropped(s.d_dropped2);
     plan.qkv(s.d_qkv);
     plan.operand(s.d_hidden, f);
   }
@@ -80,7 +82,8 @@ class Gpt2Block final : public Block {
     ops.norm(normed, {a.mean1, a.rstd1}, input, {w.norm1_w.data, w.norm1_b.data}, eps);
     ops.matmul(qkv, normed, w.w_qkv, {.bias = w.b_qkv.data});
     ops.attention(heads, a.lse, qkv, ctx.attention_shape());
-    ops.matmul(middle, heads, w.w_proj, {.bias = w.b_proj.data, .residual = a.input});
+    ops.matmul(middle, heads, w.w_proj,
+               {.bias = w.b_proj.data, .residual = a.input, .dropout = ctx.dropout(DropoutSite::kAttention)});
 
     ops.norm(normed, {a.mean2, a.rstd2}, middle, {w.norm2_w.data, w.norm2_b.data}, eps);
     if (has_relu(ctx.config)) {
@@ -89,7 +92,8 @@ class Gpt2Block final : public Block {
       ops.matmul({a.hidden, m, f}, normed, w.w_fc,
                  {.bias = w.b_fc.data, .gelu = &activated, .gelu_erf = has_erf(ctx.config)});
     }
-    ops.matmul(out, activated, w.w_out, {.bias = w.b_out.data, .residual = a.middle});
+    ops.matmul(out, activated, w.w_out,
+               {.bias = w.b_out.data, .residual = a.middle, .dropout = ctx.dropout(DropoutSite::kMlp)});
   }
 
   void backward(const BlockContext& ctx, const BlockParameters& w, const BlockActivations& a, const Scratch& s,
@@ -101,18 +105,19 @@ class Gpt2Block final : public Block {
     const Matrix normed1 = ctx.operand(s.normed1, c), normed2 = ctx.operand(s.normed2, c);
     const Matrix activated = activated_rows(ctx, a, s);
     const ConstMatrix relu_output = activated;
-    const Matrix d_output{s.d_output, m, c}, d_middle{s.d_middle, m, c}, d_input{s.d_input, m, c};
+    const Matrix d_middle{s.d_middle, m, c}, d_input{s.d_input, m, c};
     const Matrix d_normed1{s.d_branch1, m, c}, d_normed2{s.d_branch2, m, c};
     const Matrix d_heads{s.d_branch1, m, c}, d_qkv = ctx.qkv(s.d_qkv), d_hidden = ctx.operand(s.d_hidden, f);
 
-    ops.matmul(d_hidden, d_output, ConstMatrix(w.w_out).t(),
+    ops.matmul(d_hidden, ctx.drop_gradient(s.d_dropped2, s.d_output, DropoutSite::kMlp), ConstMatrix(w.w_out).t(),
                has_relu(ctx.config)
                    ? Epilogue{.relu_output = &relu_output}
                    : Epilogue{.gelu_erf = has_erf(ctx.config), .gelu_input = a.hidden, .gelu_output = &activated});
     ops.matmul(d_normed2, d_hidden, ConstMatrix(w.w_fc).t());
     ops.norm_backward(d_middle, d_normed2, middle, {a.mean2, a.rstd2}, norm2, s.d_output, &normed2);
 
-    ops.matmul(d_heads, d_middle, ConstMatrix(w.w_proj).t());
+    ops.matmul(d_heads, ctx.drop_gradient(s.d_dropped1, s.d_middle, DropoutSite::kAttention),
+               ConstMatrix(w.w_proj).t());
     ops.attention_backward(d_qkv, d_heads, qkv, a.lse, ctx.attention_shape());
     ops.matmul(d_normed1, d_qkv, ConstMatrix(w.w_qkv).t());
     ops.norm_backward(d_input, d_normed1, input, {a.mean1, a.rstd1}, norm1, s.d_middle, &normed1);
@@ -122,10 +127,11 @@ class Gpt2Block final : public Block {
                  const Scratch& s) const override {
     const int64_t m = ctx.rows(), c = ctx.config.d_model, f = ctx.config.d_ff;
     const ConstMatrix heads{a.attention, m, c};
-    ctx.weight_gradients({{dw.w_qkv, ctx.operand(s.normed1, c), ctx.qkv(s.d_qkv), dw.b_qkv.data},
-                          {dw.w_proj, heads, {s.d_middle, m, c}, dw.b_proj.data},
-                          {dw.w_fc, ctx.operand(s.normed2, c), ctx.operand(s.d_hidden, f), dw.b_fc.data},
-                          {dw.w_out, activated_rows(ctx, a, s), {s.d_output, m, c}, dw.b_out.data}});
+    ctx.weight_gradients(
+        {{dw.w_qkv, ctx.operand(s.normed1, c), ctx.qkv(s.d_qkv), dw.b_qkv.data},
+         {dw.w_proj, heads, ctx.dropped_gradient(s.d_dropped1, s.d_middle), dw.b_proj.data},
+         {dw.w_fc, ctx.operand(s.normed2, c), ctx.operand(s.d_hidden, f), dw.b_fc.data},
+         {dw.w_out, activated_rows(ctx, a, s), ctx.dropped_gradient(s.d_dropped2, s.d_output), dw.b_out.data}});
     ctx.ops.norm_grad(dw.norm1_w.data, dw.norm1_b.data, {s.d_branch1, m, c}, {a.input, m, c}, {a.mean1, a.rstd1});
     ctx.ops.norm_grad(dw.norm2_w.data, dw.norm2_b.data, {s.d_branch2, m, c}, {a.middle, m, c}, {a.mean2, a.rstd2});
   }

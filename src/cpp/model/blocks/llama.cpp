@@ -58,6 +58,8 @@ class LlamaBlock final : public Block {
     for (float** gradient : {&s.d_output, &s.d_input, &s.d_middle}) plan.rows(*gradient, c);
     plan.rows(s.d_branch1, c);  // gradients of the outputs of the norms
     plan.rows(s.d_branch2, c);
+    plan.dropped(s.d_dropped1);
+    plan.dropped(s.d_dropped2);
     if (config.q_dim() != c) {
       plan.rows(s.d_heads, config.q_dim());
     } else {
@@ -84,11 +86,11 @@ class LlamaBlock final : public Block {
     ops.norm(normed, {nullptr, a.rstd1}, input, rms(w.norm1_w), eps);
     ops.matmul(unrotated(ctx, a, s), normed, w.w_qkv, {.rotated = &rotated});
     ops.attention(heads, a.lse, qkv, ctx.attention_shape());
-    ops.matmul(middle, heads, w.w_proj, {.residual = a.input});
+    ops.matmul(middle, heads, w.w_proj, {.residual = a.input, .dropout = ctx.dropout(DropoutSite::kAttention)});
 
     ops.norm(normed, {nullptr, a.rstd2}, middle, rms(w.norm2_w), eps);
     ops.matmul(hidden, normed, w.w_fc, {.swiglu = &activated});
-    ops.matmul(out, activated, w.w_out, {.residual = a.middle});
+    ops.matmul(out, activated, w.w_out, {.residual = a.middle, .dropout = ctx.dropout(DropoutSite::kMlp)});
   }
 
   void backward(const BlockContext& ctx, const BlockParameters& w, const BlockActivations& a, const Scratch& s,
@@ -97,18 +99,20 @@ class LlamaBlock final : public Block {
     const int64_t m = ctx.rows(), c = ctx.config.d_model, f = ctx.config.d_ff;
     const ConstMatrix input{a.input, m, c}, middle{a.middle, m, c}, qkv = ctx.qkv(a.qkv);
     const Matrix normed1 = ctx.operand(s.normed1, c), normed2 = ctx.operand(s.normed2, c);
-    const Matrix d_output{s.d_output, m, c}, d_middle{s.d_middle, m, c}, d_input{s.d_input, m, c};
+    const Matrix d_middle{s.d_middle, m, c}, d_input{s.d_input, m, c};
     const Matrix d_normed1{s.d_branch1, m, c}, d_normed2{s.d_branch2, m, c};
     const Matrix d_heads{s.d_heads, m, ctx.config.q_dim()}, d_qkv = ctx.qkv(s.d_qkv),
                                                             d_hidden = ctx.gate_up(s.d_hidden);
     const SwigluGradient through{{a.hidden, m, 2 * f}, d_hidden, ctx.operand(s.activated, f)};
     const RotationGradient rotated{rotation(ctx, w), unrotated(ctx, a, s), s.d_q_gain, s.d_k_gain};
 
-    ops.matmul({nullptr, m, f}, d_output, ConstMatrix(w.w_out).t(), {.swiglu_gradient = &through});
+    ops.matmul({nullptr, m, f}, ctx.drop_gradient(s.d_dropped2, s.d_output, DropoutSite::kMlp),
+               ConstMatrix(w.w_out).t(), {.swiglu_gradient = &through});
     ops.matmul(d_normed2, d_hidden, ConstMatrix(w.w_fc).t());
     ops.norm_backward(d_middle, d_normed2, middle, {nullptr, a.rstd2}, rms(w.norm2_w), s.d_output, &normed2);
 
-    ops.matmul(d_heads, d_middle, ConstMatrix(w.w_proj).t());
+    ops.matmul(d_heads, ctx.drop_gradient(s.d_dropped1, s.d_middle, DropoutSite::kAttention),
+               ConstMatrix(w.w_proj).t());
     ops.attention_backward(d_qkv, d_heads, qkv, a.lse, ctx.attention_shape(), &rotated);
     ops.matmul(d_normed1, d_qkv, ConstMatrix(w.w_qkv).t());
     ops.norm_backward(d_input, d_normed1, input, {nullptr, a.rstd1}, rms(w.norm1_w), s.d_middle, &normed1);
@@ -118,10 +122,11 @@ class LlamaBlock final : public Block {
                  const Scratch& s) const override {
     const int64_t m = ctx.rows(), c = ctx.config.d_model, f = ctx.config.d_ff, d = ctx.config.head_size();
     const ConstMatrix heads{a.attention, m, ctx.config.q_dim()};
-    ctx.weight_gradients({{dw.w_qkv, ctx.operand(s.normed1, c), ctx.qkv(s.d_qkv), nullptr},
-                          {dw.w_proj, heads, {s.d_middle, m, c}, nullptr},
-                          {dw.w_fc, ctx.operand(s.normed2, c), ctx.gate_up(s.d_hidden), nullptr},
-                          {dw.w_out, ctx.operand(s.activated, f), {s.d_output, m, c}, nullptr}});
+    ctx.weight_gradients(
+        {{dw.w_qkv, ctx.operand(s.normed1, c), ctx.qkv(s.d_qkv), nullptr},
+         {dw.w_proj, heads, ctx.dropped_gradient(s.d_dropped1, s.d_middle), nullptr},
+         {dw.w_fc, ctx.operand(s.normed2, c), ctx.gate_up(s.d_hidden), nullptr},
+         {dw.w_out, ctx.operand(s.activated, f), ctx.dropped_gradient(s.d_dropped2, s.d_output), nullptr}});
     const NormKind kind = NormKind::kRmsNorm;
     ctx.ops.norm_grad(dw.norm1_w.data, nullptr, {s.d_branch1, m, c}, {a.input, m, c}, {nullptr, a.rstd1}, kind);
     ctx.ops.norm_grad(dw.norm2_w.data, nullptr, {s.d_branch2, m, c}, {a.middle, m, c}, {nullptr, a.rstd2}, kind);

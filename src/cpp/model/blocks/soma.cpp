@@ -47,6 +47,8 @@ class SomaBlock final : public Block {
     s.d_input = s.d_middle = s.d_output;
     plan.rows(s.d_branch1, c);  // gradients of the inputs of the norms
     plan.rows(s.d_branch2, c);
+    plan.dropped(s.d_dropped1);
+    plan.dropped(s.d_dropped2);
     plan.qkv(s.d_qkv);
     plan.operand(s.d_hidden, plan.config.d_ff);
   }
@@ -61,11 +63,12 @@ class SomaBlock final : public Block {
 
     ops.matmul(qkv, input, w.w_qkv);
     ops.attention(heads, a.lse, qkv, ctx.attention_shape());
-    ops.matmul(middle, heads, w.w_proj, {.residual = a.input});
+    ops.matmul(middle, heads, w.w_proj, {.residual = a.input, .dropout = ctx.dropout(DropoutSite::kAttention)});
     ops.norm(middle, {nullptr, a.rstd1}, middle, {}, eps);
 
     ops.matmul(hidden, middle, w.w_fc, {.bias = w.b_fc.data, .relu = true});
-    ops.matmul(out, hidden, w.w_out, {.bias = w.b_out.data, .residual = a.middle});
+    ops.matmul(out, hidden, w.w_out,
+               {.bias = w.b_out.data, .residual = a.middle, .dropout = ctx.dropout(DropoutSite::kMlp)});
     ops.norm(out, {nullptr, a.rstd2}, out, {}, eps);
   }
 
@@ -80,11 +83,13 @@ class SomaBlock final : public Block {
     const Matrix d_heads{s.d_input, m, c}, d_qkv = ctx.qkv(s.d_qkv), d_hidden = ctx.operand(s.d_hidden, f);
 
     ops.norm_backward(d_sum2, d_output, out, {nullptr, a.rstd2}, {}, nullptr);
-    ops.matmul(d_hidden, d_sum2, ConstMatrix(w.w_out).t(), {.relu_output = &hidden});
+    ops.matmul(d_hidden, ctx.drop_gradient(s.d_dropped2, s.d_branch2, DropoutSite::kMlp), ConstMatrix(w.w_out).t(),
+               {.relu_output = &hidden});
     ops.matmul(d_middle, d_hidden, ConstMatrix(w.w_fc).t(), {.residual = d_sum2.data});
 
     ops.norm_backward(d_sum1, d_middle, middle, {nullptr, a.rstd1}, {}, nullptr);
-    ops.matmul(d_heads, d_sum1, ConstMatrix(w.w_proj).t());
+    ops.matmul(d_heads, ctx.drop_gradient(s.d_dropped1, s.d_branch1, DropoutSite::kAttention),
+               ConstMatrix(w.w_proj).t());
     ops.attention_backward(d_qkv, d_heads, qkv, a.lse, ctx.attention_shape());
     ops.matmul(d_input, d_qkv, ConstMatrix(w.w_qkv).t(), {.residual = d_sum1.data});
   }
@@ -93,10 +98,11 @@ class SomaBlock final : public Block {
                  const Scratch& s) const override {
     const int64_t m = ctx.rows(), c = ctx.config.d_model, f = ctx.config.d_ff;
     const ConstMatrix input{a.input, m, c}, heads{a.attention, m, c}, middle{a.middle, m, c};
-    ctx.weight_gradients({{dw.w_qkv, input, ctx.qkv(s.d_qkv), nullptr},
-                          {dw.w_proj, heads, {s.d_branch1, m, c}, nullptr},
-                          {dw.w_fc, middle, ctx.operand(s.d_hidden, f), dw.b_fc.data},
-                          {dw.w_out, ctx.operand(a.hidden, f), {s.d_branch2, m, c}, dw.b_out.data}});
+    ctx.weight_gradients(
+        {{dw.w_qkv, input, ctx.qkv(s.d_qkv), nullptr},
+         {dw.w_proj, heads, ctx.dropped_gradient(s.d_dropped1, s.d_branch1), nullptr},
+         {dw.w_fc, middle, ctx.operand(s.d_hidden, f), dw.b_fc.data},
+         {dw.w_out, ctx.operand(a.hidden, f), ctx.dropped_gradient(s.d_dropped2, s.d_branch2), dw.b_out.data}});
   }
 
   Matrix decode(const BlockDecodeContext& ctx, const BlockDecodeWeights& w, const DecodeBuffers& d, Matrix stream,

@@ -29,7 +29,9 @@ class CpuOps final : public Ops {
   void attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, const float* lse, const AttentionShape& shape,
                           const RotationGradient* rotated) override;
   void sum_rows(float* out, ConstMatrix x) override;
-  void embed(Matrix out, const int32_t* ids, ConstMatrix wte, const ConstMatrix* wpe, int64_t length) override;
+  void dropout(Matrix y, ConstMatrix x, const Dropout& dropout) override;
+  void embed(Matrix out, const int32_t* ids, ConstMatrix wte, const ConstMatrix* wpe, int64_t length,
+             const Dropout& dropout) override;
   void embed_backward(Matrix dwte, const Matrix* dwpe, ConstMatrix dout, const int32_t* ids, int64_t length) override;
   void cross_entropy(float* losses, Matrix logits, const int32_t* targets, float grad_scale, Matrix gradient) override;
   double sum_squares(const float* x, int64_t n) override;

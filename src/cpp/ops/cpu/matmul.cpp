@@ -4,6 +4,7 @@
 
 #include "base/interrupt.h"
 #include "ops/cpu/cpu_ops.h"
+#include "ops/cpu/dropout.h"
 #include "ops/cpu/gemm.h"
 #include "ops/cpu/ranges.h"
 
@@ -41,7 +42,7 @@ TileStore store_of(const Epilogue& e, int64_t row, int64_t col, int64_t n, bool 
   if (!last) return store;
   store.relu = e.relu;
   store.bias = e.bias != nullptr ? e.bias + col : nullptr;
-  store.residual = e.residual != nullptr ? e.residual + row * n + col : nullptr;
+  store.residual = e.residual != nullptr && !e.dropout ? e.residual + row * n + col : nullptr;
   store.ld_residual = n;
   return store;
 }
@@ -106,14 +107,21 @@ int64_t scratch_floats(const Gemm& g, const Matrix& c, const ConstMatrix& a, int
 // the rows of one tile share their sets of L1 with the other operands of these steps.
 class Finish {
  public:
-  Finish(const Table& t, const Epilogue& e, float* y, float* widened) : t_(t), e_(e), y_(y), widened_(widened) {}
+  Finish(const Table& t, const Epilogue& e, int64_t cols, float* y, float* widened)
+      : t_(t), e_(e), cols_(cols), y_(y), widened_(widened) {}
 
   bool needed() const {
-    return e_.gelu != nullptr || e_.gelu_input != nullptr || e_.relu_output != nullptr || e_.swiglu_gradient != nullptr;
+    return e_.dropout || e_.gelu != nullptr || e_.gelu_input != nullptr || e_.relu_output != nullptr ||
+           e_.swiglu_gradient != nullptr;
   }
 
   // c: the n columns from `col` on of row i.
   void row(float* c, int64_t i, int64_t col, int64_t n) const {
+    if (e_.dropout) {
+      const float* const residual = e_.residual != nullptr ? e_.residual + i * cols_ + col : nullptr;
+      const kernels::DropoutRow dropped = dropout_row(e_.dropout, i, col, n, c, c, residual);
+      t_.dropout(&dropped);
+    }
     if (e_.gelu != nullptr) {
       float* const y = place(*e_.gelu, i, col);
       (e_.gelu_erf ? t_.gelu_erf_forward : t_.gelu_forward)(y, c, n);
@@ -199,6 +207,7 @@ class Finish {
 
   const Table& t_;
   const Epilogue& e_;
+  const int64_t cols_;   // of C
   float *y_, *widened_;  // pieces of rows
 };
 
@@ -210,7 +219,7 @@ void compute(const Table& t, const Gemm& g, const Part& p, const Epilogue& e, fl
   const int64_t rows = block_rows(g, a.height(), block_depth(g, p.c, p.depth));
   float* const finished = scratch + 2 * piece_floats(p.c);
   float* const block_of_a = finished + g.rows * finished_ld(g);
-  const Finish finish(t, e, scratch, scratch + piece_floats(p.c));
+  const Finish finish(t, e, n, scratch, scratch + piece_floats(p.c));
   const auto block = [&](int64_t r0, int64_t r1, int64_t u, int64_t units) {
     const int64_t ka = (p.unit + u) * g.per_unit();
     return g.take_a(block_of_a, a, r0, r1 - r0, ka, std::min(k - ka, units * g.per_unit()));

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "ops/cpu/cpu_ops.h"
+#include "ops/cpu/dropout.h"
 #include "ops/cpu/ranges.h"
 
 namespace soma {
@@ -89,17 +90,40 @@ void CpuOps::sum_rows(float* out, ConstMatrix x) {
              [&](int64_t begin, int64_t end) { t.column_sum(out + begin, x.data + begin, x.ld, x.rows, end - begin); });
 }
 
-void CpuOps::embed(Matrix out, const int32_t* ids, ConstMatrix wte, const ConstMatrix* wpe, int64_t length) {
+// A row in pairs is made as floats in scratch first.
+void CpuOps::dropout(Matrix y, ConstMatrix x, const Dropout& dropout) {
+  const auto& t = active_kernels();
+  const int64_t ranges = range_count(x.rows, 2 * x.cols, 1);
+  if (y.pairs) reserve_scratch(ranges, x.cols);
+  for_numbered_ranges(x.rows, ranges, 1, [&](int64_t range, int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      float* const made = y.pairs ? scratch(range) : y.row(r);
+      const kernels::DropoutRow row = dropout_row(dropout, r, 0, x.cols, made, x.at(r, 0));
+      t.dropout(&row);
+      if (y.pairs) t.round_rows(y.row(r), 0, made, 0, 1, y.cols, pairs_units(y.cols));
+    }
+  });
+}
+
+void CpuOps::embed(Matrix out, const int32_t* ids, ConstMatrix wte, const ConstMatrix* wpe, int64_t length,
+                   const Dropout& dropout) {
   const auto& t = active_kernels();
   const int64_t c = out.cols;
   for_ranges(out.rows, c, 1, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
-      const float* const token = wte.data + ids[r] * c;
-      if (wpe != nullptr) {
-        t.add(out.data + r * c, token, wpe->data + (r % length) * c, c);
+      float* const row = out.row(r);
+      const float* const token = ids[r] == kMaskedToken ? nullptr : wte.at(ids[r], 0);
+      const float* const position = wpe == nullptr ? nullptr : wpe->at(r % length, 0);
+      if (token != nullptr && position != nullptr) {
+        t.add(row, token, position, c);
+      } else if (const float* const alone = token != nullptr ? token : position) {
+        std::copy(alone, alone + c, row);
       } else {
-        std::copy(token, token + c, out.data + r * c);
+        std::fill(row, row + c, 0.0f);
       }
+      if (!dropout) continue;
+      const kernels::DropoutRow dropped = dropout_row(dropout, r, 0, c, row, row);
+      t.dropout(&dropped);
     }
   });
 }
@@ -110,7 +134,7 @@ void CpuOps::embed_backward(Matrix dwte, const Matrix* dwpe, ConstMatrix dout, c
   for_ranges(c, 2 * dout.rows, kColumns, [&](int64_t begin, int64_t end) {
     for (int64_t r = 0; r < dout.rows; ++r) {
       const float* d = dout.data + r * c + begin;
-      t.scale_add(dwte.data + ids[r] * c + begin, d, 1.0f, end - begin);
+      if (ids[r] != kMaskedToken) t.scale_add(dwte.data + ids[r] * c + begin, d, 1.0f, end - begin);
       if (dwpe != nullptr) t.scale_add(dwpe->data + (r % length) * c + begin, d, 1.0f, end - begin);
     }
   });
