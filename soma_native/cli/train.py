@@ -224,7 +224,7 @@ def _result(trainer: Trainer, history: History, out: str) -> dict[str, Any]:
     return {
         "out": out,
         "parameters": trainer.model.num_parameters,
-        "vocab_size": trainer.tokenizer.vocab_size,
+        "vocab_size": trainer.model.config.vocab_size,
         "pairs": history.data["train"]["pairs"],
         **{name: saved[name] for name in _AT},
         "seconds": last["seconds"],

@@ -45,7 +45,7 @@ class Layout:
     def __init__(
         self,
         model: Model,
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | None,
         config: TrainConfig,
         texts: Texts | TokenStore,
         validation: Texts | TokenStore | None,
@@ -54,6 +54,9 @@ class Layout:
         self._seq_len = model.config.max_seq_len if config.seq_len is None else config.seq_len
         self.store = TokenStore.encode(texts, tokenizer, config.end_of_document)
         train, held_out = _parts(self.store, tokenizer, config, validation)
+        for name, store in (("texts", self.store), ("validation", held_out)):
+            if store is not None:
+                store.require_below(model.config.vocab_size, name)
         self.sampler: Sampler
         windows = Windows(train, self._seq_len)
         if config.sampling == "random":
@@ -109,7 +112,7 @@ class Layout:
 
 
 def _parts(
-    store: TokenStore, tokenizer: Tokenizer, config: TrainConfig, validation: Texts | TokenStore | None
+    store: TokenStore, tokenizer: Tokenizer | None, config: TrainConfig, validation: Texts | TokenStore | None
 ) -> tuple[TokenStore, TokenStore | None]:
     if validation is not None and config.val_fraction > 0:
         raise ArgumentError(
