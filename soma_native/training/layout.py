@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from typing import Any
 
 from soma_native._checks import shown
@@ -16,6 +17,7 @@ from soma_native.model.model import Model
 from soma_native.optim.schedule import Schedule
 from soma_native.tokenizer.tokenizer import Tokenizer
 from soma_native.training.config import FREE_TO_CHANGE, TrainConfig
+from soma_native.training.evaluate import predicted_bytes
 
 logger = logging.getLogger("soma_native")
 
@@ -31,6 +33,8 @@ class Layout:
         store: all texts, before a part of them is held out.
         sampler: gives the batches of each step.
         validation: the windows of the validation data, or None.
+        bits_per_nat: what a validation loss in nats a token is multiplied by to give bits a byte; None where the
+            tokenizer cannot say the bytes.
         total_steps, eval_every: optimizer steps in all, and between two records of the history.
         schedule: the learning rate of each step.
         momentum_steps: over which Muon's momentum rises.
@@ -64,9 +68,12 @@ class Layout:
         else:
             self.sampler = EpochSampler(windows, config.batch_size, config.seed, config.grad_accumulation)
         self.validation = None if held_out is None else Windows(held_out, self._seq_len)
+        self.bits_per_nat: float | None = None
         self.data = {"train": _count("train", windows)}
         if self.validation is not None:
             self.data["validation"] = _count("validation", self.validation)
+            if predicted := predicted_bytes(self.validation, tokenizer, config.max_eval_windows):
+                self.bits_per_nat = predicted[0] / predicted[1] / math.log(2)
 
         per_epoch = self.sampler.steps_per_epoch
         self.total_steps = config.epochs_or_default * per_epoch if config.steps is None else config.steps
