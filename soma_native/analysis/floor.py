@@ -18,6 +18,7 @@ from soma_native.data.documents import Texts
 from soma_native.data.token_store import TokenStore
 from soma_native.errors import ArgumentError
 from soma_native.files.text_files import iter_texts
+from soma_native.tokenizer.byte_lengths import byte_lengths
 from soma_native.tokenizer.tokenizer import Tokenizer
 
 _XZ_REACH = 1 << 26  # bytes that xz -9 looks back: what stands before them is left out
@@ -183,10 +184,8 @@ def _again(texts: Texts | TokenStore) -> Texts | TokenStore:
 def _single_tokens(train: TokenStore, validation: TokenStore, tokenizer: Tokenizer) -> tuple[float, NDArray[np.int64]]:
     """Bits per byte of single tokens by add-one counts, and the bytes of each document's first token."""
     size = tokenizer.vocab_size
-    new, predicted = _count(validation, validation.starts, size), _count(validation, validation.starts + 1, size)
-    spelled = np.zeros(size, np.int64)
-    for i in np.flatnonzero(new * _ordinary(tokenizer)):
-        spelled[i] = len(tokenizer.decode_bytes([int(i)]))
+    predicted = _count(validation, validation.starts + 1, size)
+    spelled = byte_lengths(tokenizer)
     counts = _count(train, train.starts, size) + 1.0
     bits = predicted @ (np.log2(counts.sum()) - np.log2(counts))
     return float(bits / max(1, predicted @ spelled)), spelled[validation.tokens[validation.starts]]
@@ -201,7 +200,7 @@ def _count(store: TokenStore, starts: NDArray[np.int64], size: int) -> NDArray[n
     counts = np.zeros(size, np.int64)
     for at in range(0, len(store.tokens), 1 << 20):
         ids = store.tokens[at : at + (1 << 20)]
-        counts += np.bincount(ids[inside[at : at + len(ids)] > 0], minlength=size)
+        counts += np.bincount(ids[inside[at : at + len(ids)] > 0].astype(np.int64), minlength=size)
     return counts
 
 

@@ -158,7 +158,8 @@ def load(folder: str | os.PathLike[str], precision: str = "auto", *, verify: boo
 
     Raises:
         FileNotFoundError: there is no such folder.
-        CheckpointError: a file is missing, damaged or of an unsupported kind. The message names file and tensor.
+        CheckpointError: a file is missing, damaged or of an unsupported kind. The message names file and tensor. A
+            folder without a tokenizer is one of them: `load_model` reads it.
     """
 
     def read(view: FolderView) -> tuple[Model, Tokenizer]:
@@ -184,6 +185,11 @@ def load_model(folder: str | os.PathLike[str], precision: str = "auto", *, verif
         return model
 
     return _consistently(folder, read)
+
+
+def has_tokenizer(folder: str | os.PathLike[str]) -> bool:
+    """Whether the last `save` into the folder wrote a tokenizer. Raises as `load` does."""
+    return _consistently(folder, lambda view: TOKENIZER in _file_checksums(view))
 
 
 def load_config(folder: str | os.PathLike[str]) -> ModelConfig:

@@ -19,7 +19,7 @@ from soma_native.data.documents import read_documents
 from soma_native.data.token_store import TokenStore
 from soma_native.data.windows import Windows
 from soma_native.model.config import PRECISIONS
-from soma_native.training.evaluate import mean_loss
+from soma_native.training.evaluate import mean_loss, predicted_bytes
 
 _NOTES = """\
 Loss is the mean over all next-token pairs inside documents, in nats. Longer documents are cut into windows of the
@@ -123,13 +123,13 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
 
     store = TokenStore.encode(documents(), tok)
     store.require_pairs(named(files))
-    loss = mean_loss(model, Windows(store, arguments.seq_len or longest), arguments.batch_size)
+    windows = Windows(store, arguments.seq_len or longest)
+    loss = mean_loss(model, windows, arguments.batch_size)
     counts = store.counts()
-    lossless = tok.kind != "word" and not counts["unknown_tokens"]
-    if lossless:  # only bytes that are predicted: without first tokens, and without documents of one token
-        spans = zip(store.starts + 1, store.stops, strict=True)
-        size = sum(len(tok.decode_bytes(store.tokens[start:stop])) for start, stop in spans)
-    bits = loss * counts["pairs"] / math.log(2) / size if lossless else None
+    predicted = predicted_bytes(windows, tok)
+    if predicted is not None:  # without first tokens, and without documents of one token
+        size = predicted[1]
+    bits = None if predicted is None else loss * counts["pairs"] / math.log(2) / size
     result: dict[str, Any] = {
         "loss": loss,
         "perplexity": math.exp(min(loss, 700.0)),

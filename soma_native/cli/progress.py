@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
 from soma_native.training.callbacks import Callback, Event
-from soma_native.training.history import Record
+from soma_native.training.history import Record, bits_text
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -36,7 +36,7 @@ class ProgressDisplay(Callback):
         self._progress: Progress | None = None
         self._task: Any = None
         self._smooth = math.nan
-        self._val_loss: float | None = None
+        self._validation = ""
         self._said_at = 0.0
 
     def __enter__(self) -> ProgressDisplay:
@@ -66,8 +66,7 @@ class ProgressDisplay(Callback):
             self._line(f"already finished: all {event.total_steps:,} steps are done")
         elif event.step:
             self._line(f"continuing after step {event.step:,} of {event.total_steps:,}")
-        if event.record is not None:
-            self._val_loss = event.record["val_loss"]
+        self._keep_validation(event.record)
         if self._live:
             self._start_bar(event)
 
@@ -104,8 +103,7 @@ class ProgressDisplay(Callback):
             return
         self._smooth = event.loss if math.isnan(self._smooth) else 0.95 * self._smooth + 0.05 * event.loss
         losses = f"loss {self._smooth:.3f}"
-        if self._val_loss is not None:
-            losses += f"  validation {self._val_loss:.3f}"
+        losses += self._validation
         self._progress.update(
             self._task, completed=event.step, epoch=event.epoch, losses=losses,
             speed=f"{event.tokens_per_second:,.0f}",
@@ -115,11 +113,15 @@ class ProgressDisplay(Callback):
         """Print the new record."""
         if event.record is None:
             return
-        self._val_loss = event.record["val_loss"]
+        self._keep_validation(event.record)
         self._said_at = event.seconds
         best = event.history.best is event.record
         epochs = None if event.trainer.config.steps else event.epochs
         self._line(record_line(event.record, epochs, event.total_steps) + ("  best" if best else ""))
+
+    def _keep_validation(self, record: Record | None) -> None:
+        if record is not None and record["val_loss"] is not None:
+            self._validation = f"  validation {record['val_loss']:.3f}{bits_text(record, 3)}"
 
     def on_end(self, event: Event) -> None:
         """Remove the bar, and print the reason of an early end."""
@@ -138,11 +140,11 @@ def record_line(record: Record, epochs: int | None, total_steps: int) -> str:
     """A record of the history as one line of text; `epochs` is None for a run that counts steps.
 
     >>> record_line({"epoch": 2, "step": 40, "train_loss": 3.25, "val_loss": None, "seconds": 1.5,
-    ...              "tokens_per_second": 30000.0, "lr": 1e-3}, epochs=20, total_steps=400)
+    ...              "tokens_per_second": 30000.0, "lr": 1e-3, "val_bits_per_byte": None}, epochs=20, total_steps=400)
     'epoch  2/20  step  40/400  loss 3.2500  lr 0.001  30,000 tokens/s  1.5 s, 13.5 s left'
     """
     left = record["seconds"] * (total_steps - record["step"]) / record["step"]
-    validation = "" if record["val_loss"] is None else f"  validation {record['val_loss']:.4f}"
+    validation = "" if record["val_loss"] is None else f"  validation {record['val_loss']:.4f}{bits_text(record)}"
     return (
         ("" if epochs is None else f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}  ")
         + f"step {record['step']:>{len(str(total_steps))}}/{total_steps}"

@@ -11,7 +11,7 @@ from typing import Any
 from soma_native._checks import shown
 from soma_native.cli.arguments import option_of
 from soma_native.cli.corpus import named
-from soma_native.cli.errors import UsageError
+from soma_native.cli.errors import CommandError, UsageError
 from soma_native.cli.tokenizer import train_on_files
 from soma_native.data.documents import SPLITS, documents_of
 from soma_native.data.token_store import TokenStore
@@ -39,6 +39,10 @@ def resumed(arguments: argparse.Namespace, files: Sequence[Path]) -> tuple[Train
     """
     given = {name: value for name in _SETTINGS if (value := getattr(arguments, name, None)) is not None}
     trainer = Trainer.resume(arguments.out, **given)
+    if trainer.tokenizer is None:
+        raise CommandError(
+            f"{arguments.out}: its run has no tokenizer: go on in Python, with Trainer.resume and its ids"
+        )
     end = trainer.config.end_of_document
     store = TokenStore.encode(documents_of(files, arguments.split), trainer.tokenizer, end)
     state, _ = read_state(arguments.out)
@@ -73,6 +77,7 @@ def _of_the_tokenizer(
     arguments: argparse.Namespace, files: Sequence[Path], trainer: Trainer, store: TokenStore, identity: dict[str, Any]
 ) -> Iterator[Difference]:
     tok, kind = trainer.tokenizer, arguments.tokenizer
+    assert tok is not None  # as `resumed` has checked
     size, has = arguments.vocab_size, tok.vocab_size
     if kind not in (None, tok.kind):
         yield Difference("tokenizer", tok.kind, kind)

@@ -27,13 +27,15 @@ from soma_native.model.model import Model
 from soma_native.optim.schedule import SCHEDULES
 from soma_native.tokenizer.train import KINDS
 from soma_native.training.config import OPTIMIZERS, TrainConfig
-from soma_native.training.history import History, Record
+from soma_native.training.history import History, Record, bits_text
 from soma_native.training.recipes import RECIPES, VAL_FRACTION
 from soma_native.training.state import STATE_FILE
 from soma_native.training.trainer import Trainer
 
 DEFAULT_PRESET = "showcase"
-_AT: tuple[Literal["epoch", "step", "train_loss", "val_loss"], ...] = ("epoch", "step", "train_loss", "val_loss")
+_AT: tuple[Literal["epoch", "step", "train_loss", "val_loss", "val_bits_per_byte"], ...] = (
+    "epoch", "step", "train_loss", "val_loss", "val_bits_per_byte",
+)  # fmt: skip
 
 _NOTES = """\
 A window never holds text of two documents. While training, Ctrl-C saves a checkpoint and prints its place; the same
@@ -133,7 +135,7 @@ def run(arguments: argparse.Namespace) -> None:
         print_json(result)
         return
     saved = history.best or history.records[-1]
-    validation = "" if result["val_loss"] is None else f", validation {result['val_loss']:.4f}"
+    validation = "" if result["val_loss"] is None else f", validation {result['val_loss']:.4f}{bits_text(saved)}"
     print(
         f"{arguments.out}: {result['parameters']:,} parameters, {result['vocab_size']:,} tokens; "
         f"after {_when(saved, trainer)}: loss {result['train_loss']:.4f}{validation}; "
@@ -144,7 +146,7 @@ def run(arguments: argparse.Namespace) -> None:
         print(
             f"validation was lowest at {_when(saved, trainer)}; that is the model saved, not the last "
             f"({_when(last, trainer)}: loss {last['train_loss']:.4f}"
-            + (")" if last["val_loss"] is None else f", validation {last['val_loss']:.4f})")
+            + (")" if last["val_loss"] is None else f", validation {last['val_loss']:.4f}{bits_text(last)})")
         )
     for warning in history.warnings:
         print(f"warning: {warning}")
@@ -224,7 +226,7 @@ def _result(trainer: Trainer, history: History, out: str) -> dict[str, Any]:
     return {
         "out": out,
         "parameters": trainer.model.num_parameters,
-        "vocab_size": trainer.tokenizer.vocab_size,
+        "vocab_size": trainer.model.config.vocab_size,
         "pairs": history.data["train"]["pairs"],
         **{name: saved[name] for name in _AT},
         "seconds": last["seconds"],

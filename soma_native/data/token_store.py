@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from soma_native._checks import shown
+from soma_native._checks import integer, shown
 from soma_native.core import _core
 from soma_native.data.documents import Texts
 from soma_native.data.random_words import Stream, random_words
@@ -18,6 +20,7 @@ from soma_native.files.text_files import batches, iter_sources
 from soma_native.tokenizer.tokenizer import Tokenizer
 
 _PIECE = 1 << 18  # tokens that are looked at together
+_MOST = 2**31 - 1  # largest id: batches are int32
 
 
 class _Grower:
@@ -43,26 +46,42 @@ class _Grower:
     def cut(self, size: int) -> None:
         self._size = size
 
+    def wide_enough_for(self, most: int) -> _Grower:
+        """The array itself, or one of a wider type with the same values."""
+        dtype = np.min_scalar_type(most)
+        if dtype.itemsize <= self._array.itemsize:
+            return self
+        wider = _Grower(dtype.type)
+        wider.extend(self.finish())
+        return wider
+
     def finish(self) -> NDArray[Any]:
         self._array.resize(self._size, refcheck=False)
         return self._array
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TokenStore:
-    """The token ids of many documents in one array: 1 byte a token up to 256 ids, 2 up to 65,536, else 4.
+    """Documents as token ids in one array. `Trainer.fit` takes it in the place of texts.
+
+    `TokenStore.from_arrays` makes one of an array for each document; this class itself takes one array and the places
+    of the documents in it. Nothing is copied: the array may be a memory-mapped file, which must stay as it is.
 
     Attributes:
-        tokens: all ids, (N,) uint8, uint16 or uint32.
-        starts, stops: document d is `tokens[starts[d]:stops[d]]`, at least 2 tokens; (D,) int64.
+        tokens: all ids, (N,) of an integer type, from 0 to 2**31 - 1 inside documents.
+        starts, stops: document d is `tokens[starts[d]:stops[d]]`, at least 2 tokens; (D,) int64. Documents stand in
+            order and do not overlap.
         dropped_documents, dropped_tokens: documents that were left out because they had fewer than 2 tokens, and so no
             next-token pair; their number, and the number of their tokens.
         unknown_id: the id of <UNK>, or None if the tokenizer has none.
-        end_id: the id of the token that ends each document, or None if there is none.
+        end_id: the id of the token that ends each document, or None if there is none. Generation ends with it.
 
-    >>> store = TokenStore(np.arange(5, dtype=np.uint16), np.array([0]), np.array([5]))
-    >>> store.pairs, store.counts()["tokens"]
-    (4, 5)
+    Raises:
+        TypeError, ValueError: an argument has another type or shape, a bound is wrong, or an id is out of range. The
+            message names document and position.
+
+    >>> TokenStore(np.arange(9, dtype=np.uint16), starts=[0, 5], stops=[5, 9])
+    TokenStore(2 documents, 9 tokens, 7 pairs, uint16)
     """
 
     tokens: NDArray[Any]
@@ -73,13 +92,87 @@ class TokenStore:
     unknown_id: int | None = None
     end_id: int | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("tokens", "starts", "stops"):
+            array = _integers(name, getattr(self, name))
+            object.__setattr__(self, name, array if name == "tokens" else array.astype(np.int64, copy=False))
+        if len(self.starts) != len(self.stops):
+            raise ArgumentError(
+                "stops", f"must be one for each of the {len(self.starts)} starts, got {len(self.stops)}"
+            )
+        before = np.concatenate([[0], self.stops[:-1]])[: len(self.starts)]
+        for name, wrong, problem in (
+            ("starts", self.starts < before, "begins before the end of the one before it, or before the array"),
+            ("stops", self.stops > len(self.tokens), f"ends after the array of {len(self.tokens)} tokens"),
+            ("stops", self.stops - self.starts < 2, "has fewer than 2 tokens, and so no next-token pair"),
+        ):
+            if wrong.any():
+                d = int(wrong.argmax())
+                raise ArgumentError(name, f"document {d}, from {self.starts[d]} to {self.stops[d]}, {problem}")
+        if self.end_id is not None:
+            integer("end_id", self.end_id, 0, _MOST)
+        self.require_below(_MOST + 1, "tokens")
+
+    def __repr__(self) -> str:
+        counts = [f"{len(self.starts):,} documents", f"{int((self.stops - self.starts).sum()):,} tokens"]
+        return f"TokenStore({', '.join(counts)}, {self.pairs:,} pairs, {self.tokens.dtype})"
+
     @classmethod
-    def encode(cls, texts: Texts | TokenStore, tokenizer: Tokenizer, end_of_document: str | None = None) -> TokenStore:
+    def from_arrays(cls, arrays: Iterable[Any], vocab_size: int | None = None, end_id: int | None = None) -> TokenStore:
+        """Documents that are already ids, for instance of a tokenizer that is not from here.
+
+        Args:
+            arrays: for each document its ids: a 1-D array of any integer type, or a list. The ids of one array alone
+                are used where they are, also in a memory-mapped file; those of several are copied, in as few bytes as
+                they fit in. A document of fewer than 2 tokens is dropped and counted.
+            vocab_size: number of different ids; None leaves this check to the trainer, which knows its model's.
+            end_id: the id that follows each document, and that ends generation. It is added where a document does not
+                end with it.
+
+        Raises:
+            TypeError: a document is no 1-D array of integers. The message names it.
+            ValueError: an id is negative, or not below `vocab_size`. The message names document and position.
+
+        >>> TokenStore.from_arrays([[5, 6, 7], np.array([6, 5]), [7]], vocab_size=9, end_id=0).tokens
+        array([5, 6, 7, 0, 6, 5, 0, 7, 0], dtype=uint8)
+        """
+        size = _MOST + 1 if vocab_size is None else integer("vocab_size", vocab_size, 1, _MOST + 1)
+        end = [] if end_id is None else [integer("end_id", end_id, 0, size - 1)]
+        if isinstance(arrays, (str, bytes)) or not isinstance(arrays, Iterable):
+            raise ArgumentTypeError("arrays", f"must be an iterable of arrays of ids, got {type(arrays).__name__}")
+        documents = (_integers(f"arrays[{d}]", ids) for d, ids in enumerate(arrays))
+        head = list(itertools.islice(documents, 2))
+        if len(head) == 1 and len(head[0]) >= 2 and (not end or head[0][-1] == end_id):
+            store = cls(head[0], np.zeros(1, np.int64), np.array([len(head[0])]), end_id=end_id)
+            store.require_below(size, "arrays")
+            return store
+        tokens, bounds = _Grower(np.uint8), _Grower(np.int64)
+        bounds.extend(np.zeros(1, np.int64))
+        total = dropped = dropped_tokens = 0
+        for d, ids in enumerate(itertools.chain(head, documents)):
+            most = _largest(f"arrays[{d}]", ids, size)
+            parts = [ids] if not end or (len(ids) and ids[-1] == end_id) else [ids, np.array(end)]
+            length = sum(map(len, parts))
+            if length < 2:
+                dropped, dropped_tokens = dropped + 1, dropped_tokens + length
+                continue
+            tokens = tokens.wide_enough_for(max([most, *end]))
+            for part in parts:
+                tokens.extend(part)
+            total += length
+            bounds.extend(np.array([total]))
+        ends = bounds.finish()
+        return cls(tokens.finish(), ends[:-1], ends[1:], dropped, dropped_tokens, end_id=end_id)
+
+    @classmethod
+    def encode(
+        cls, texts: Texts | TokenStore, tokenizer: Tokenizer | None, end_of_document: str | None = None
+    ) -> TokenStore:
         """Encode every document of `texts`. A store is returned unchanged.
 
         Args:
             texts: as for `iter_documents`.
-            tokenizer: the tokenizer.
+            tokenizer: the tokenizer; None if `texts` is a store.
             end_of_document: the special token that follows each document; "auto" is <|endoftext|> or <EOS>, if the
                 vocabulary has one; None is no token.
 
@@ -90,6 +183,8 @@ class TokenStore:
         """
         if isinstance(texts, TokenStore):
             return texts
+        if tokenizer is None:
+            raise ArgumentTypeError("texts", "must be a soma_native.TokenStore of ids, for there is no tokenizer")
         end_id = _end_id(tokenizer, end_of_document)
         tokens = _Grower(np.min_scalar_type(tokenizer.vocab_size - 1).type)
         bounds = _Grower(np.int64)
@@ -130,11 +225,30 @@ class TokenStore:
             return 0
         count = 0
         for at in range(0, len(self.tokens), _PIECE):
-            found = at + np.flatnonzero(self.tokens[at : at + _PIECE] == self.unknown_id)
-            document = np.searchsorted(self.stops, found, side="right")  # if any, it is this one
-            inside = document < len(self.stops)
-            count += int((self.starts[document[inside]] <= found[inside]).sum())
+            count += len(self._inside(at + np.flatnonzero(self.tokens[at : at + _PIECE] == self.unknown_id))[0])
         return count
+
+    def _inside(self, places: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Those of these indices of `tokens` that are in a document, and the document of each."""
+        document = np.searchsorted(self.stops, places, side="right")  # if any, it is this one
+        places, document = places[document < len(self.stops)], document[document < len(self.stops)]
+        inside = self.starts[document] <= places
+        return places[inside], document[inside]
+
+    def require_below(self, size: int, what: str) -> None:
+        """Raise an ArgumentError if an id of a document is negative or not below `size`; `what` names the store."""
+        limits = np.iinfo(self.tokens.dtype)
+        if limits.min == 0 and limits.max < size:
+            return
+        for at in range(0, len(self.tokens), _PIECE):
+            piece = self.tokens[at : at + _PIECE]
+            if int(piece.min()) >= 0 and int(piece.max()) < size:
+                continue
+            places, documents = self._inside(at + np.flatnonzero((piece < 0) | (piece >= size)))
+            if len(places):
+                d, place = int(documents[0]), int(places[0])
+                where = f"document {d} has the id {self.tokens[place]} at position {place - self.starts[d]}"
+                raise ArgumentError(what, f"must have ids from 0 to {size - 1}; {where}")
 
     def counts(self) -> dict[str, int]:
         """The numbers of documents, tokens and pairs, and of what was left out, by name."""
@@ -212,6 +326,29 @@ class TokenStore:
             f"there is no next-token pair in {what}: all {self.dropped_documents} document(s) have fewer than 2 tokens "
             f"({self.dropped_tokens} tokens in all); pass longer texts, or join them"
         )
+
+
+def _integers(name: str, value: Any) -> NDArray[Any]:
+    """`value` as a 1-D array of integers, which is not copied."""
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError) as error:  # a list of lists of different lengths
+        raise ArgumentTypeError(name, f"must be a 1-D array of integers: {error}") from None
+    if array.size == 0 and array.ndim == 1 and not isinstance(value, np.ndarray):
+        return array.astype(np.int64)  # an empty list, which has no type
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        got = f"{array.dtype} of shape {array.shape}" if array.ndim else f"{value!r:.80}"
+        raise ArgumentTypeError(name, f"must be a 1-D array of integers, got {got}; one document is [ids]")
+    return array
+
+
+def _largest(name: str, ids: NDArray[Any], size: int) -> int:
+    """The largest of these ids, or 0 if there is none. Raises an ArgumentError if one is not from 0 to `size` - 1."""
+    most = int(ids.max()) if len(ids) else 0
+    if len(ids) and (most >= size or int(ids.min()) < 0):
+        at = int(((ids < 0) | (ids >= size)).argmax())
+        raise ArgumentError(name, f"must have ids from 0 to {size - 1}, got {ids[at]} at position {at}")
+    return most
 
 
 def _end_id(tokenizer: Tokenizer, token: str | None) -> int | None:

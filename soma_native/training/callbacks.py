@@ -20,7 +20,7 @@ class RunningTrainer(Protocol):
     """The part of a `Trainer` that callbacks may use."""
 
     model: Model
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
     config: TrainConfig
     history: History
 

@@ -85,7 +85,7 @@ def _of_the_data(
     held_out = layout.config.val_fraction or there["val_fraction"]
     names = [] if trained_on(layout.store, there) else ["texts"]
     names += ["validation"] if "validation texts" in other and not held_out else []
-    if names and _other_tokenizer(layout.tokenizer, folder):
+    if names and layout.tokenizer is not None and _other_tokenizer(layout.tokenizer, folder):
         return [Difference("tokenizer", "another", layout.tokenizer)]
     return [Difference(name, "other texts", None) for name in names]
 

@@ -13,7 +13,7 @@ from typing import Any, TypedDict, cast
 
 from soma_native.errors import CheckpointError
 
-_FORMAT = 1
+_FORMAT = 2  # format 1 had no val_bits_per_byte
 _OVERFIT_MARGIN = 0.01  # share of the lowest validation loss; a smaller rise may be noise, as during warm-up
 
 
@@ -27,6 +27,7 @@ class Record(TypedDict):
     seconds: float
     tokens_per_second: float
     lr: float
+    val_bits_per_byte: float | None
 
 
 FIELDS = tuple(Record.__annotations__)
@@ -43,7 +44,9 @@ class History:
             `val_loss`: the mean over the validation data, or None without validation data;
             `seconds`: wall-clock time of the run, with validation and saving, over all resumed parts;
             `tokens_per_second`: pairs trained on per second since the last record, without validation and saving;
-            `lr`: the learning rate of the last step.
+            `lr`: the learning rate of the last step;
+            `val_bits_per_byte`: the validation loss in bits for each UTF-8 byte of text, which compares different
+            tokenizers; None without validation, and where the tokenizer loses text (as kind "word" does).
         data: counts of the data by part, "train" and "validation": documents, tokens, pairs, windows, dropped
             documents and tokens, unknown tokens, the longest window.
         warnings: the warnings of the trainer, such as over-fitting.
@@ -55,7 +58,7 @@ class History:
     >>> for step, (train, val) in enumerate([(3.0, 3.1), (2.0, 2.5), (1.0, 2.9), (0.5, 3.3)], start=1):
     ...     history.records.append(
     ...         {"epoch": step, "step": step, "train_loss": train, "val_loss": val, "seconds": 1.0 * step,
-    ...          "tokens_per_second": 100.0, "lr": 1e-3})
+    ...          "tokens_per_second": 100.0, "lr": 1e-3, "val_bits_per_byte": None})
     >>> history.best["step"], history.overfit_from["step"]
     (2, 2)
     """
@@ -100,6 +103,13 @@ class History:
                 bad += 1
         return bad
 
+    def _bits_per_nat(self) -> float | None:
+        """Bits a byte for each nat a token, if the validation has both; its text is the measure for training too."""
+        for record in reversed(self.records):
+            if record["val_loss"] and record["val_bits_per_byte"] is not None:
+                return record["val_bits_per_byte"] / record["val_loss"]
+        return None
+
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON can hold it."""
         return {
@@ -120,9 +130,13 @@ class History:
         """
         history = cls()
         try:
-            if values["format"] != _FORMAT:
-                raise ValueError(f"format {values['format']!r} of a history is not known; this version reads {_FORMAT}")
+            if values["format"] not in (1, _FORMAT):
+                raise ValueError(
+                    f"format {values['format']!r} of a history is not known; this version reads 1 and {_FORMAT}"
+                )
             for record in values["records"]:
+                if values["format"] == 1:
+                    record = {**record, "val_bits_per_byte": None}
                 if set(record) != set(FIELDS):
                     raise ValueError(f"a record of a history has the keys {sorted(record)}; expected {sorted(FIELDS)}")
                 history.records.append(cast(Record, dict(record)))
@@ -167,7 +181,10 @@ class History:
         _write(path, text.getvalue())
 
     def plot(self, path: str | os.PathLike[str]) -> None:
-        """Draw the loss curves of training and validation, and the start of over-fitting, into a PNG file.
+        """Draw the losses of training and validation, and the start of over-fitting, into a PNG file.
+
+        The axis has bits a byte where the validation has them, also for the training loss, by the validation's bytes a
+        token. Else it has nats a token.
 
         Raises:
             ImportError: matplotlib is not installed.
@@ -181,23 +198,26 @@ class History:
             raise ImportError("the loss curve needs matplotlib: pip install 'soma-native[plot]'") from None
         figure = Figure(figsize=(8, 5), layout="constrained")
         axes = figure.subplots()
-        steps = [record["step"] for record in self.records]
-        axes.plot(steps, [record["train_loss"] for record in self.records], marker=".", label="training")
         judged = [record for record in self.records if record["val_loss"] is not None]
+        bits = self._bits_per_nat()
+        unit = 1.0 if bits is None else bits
+        steps = [record["step"] for record in self.records]
+        axes.plot(steps, [unit * record["train_loss"] for record in self.records], marker=".", label="training")
         if judged:
             axes.plot(
-                [record["step"] for record in judged], [_val_loss(record) for record in judged], marker=".",
+                [record["step"] for record in judged], [unit * _val_loss(record) for record in judged], marker=".",
                 label="validation",
             )  # fmt: skip
         turn = self.overfit_from
         if turn is not None:
+            lowest = unit * _val_loss(turn)
             axes.axvline(turn["step"], color="grey", linestyle="--", linewidth=1)
             axes.annotate(
-                f"over-fitting from here\n(validation {_val_loss(turn):.3f})",
-                (turn["step"], _val_loss(turn)), xytext=(6, -30), textcoords="offset points", fontsize="small",
+                f"over-fitting from here\n(validation {lowest:.3f})",
+                (turn["step"], lowest), xytext=(6, -30), textcoords="offset points", fontsize="small",
             )  # fmt: skip
         axes.set_xlabel("step")
-        axes.set_ylabel("loss (nats a token)")
+        axes.set_ylabel("loss (nats a token)" if bits is None else "loss (bits a byte)")
         axes.grid(alpha=0.3)
         axes.legend()
         picture = io.BytesIO()
@@ -212,6 +232,12 @@ class History:
     def __repr__(self) -> str:
         last = f", last {self.records[-1]}" if self.records else ""
         return f"History({len(self.records)} records{last})"
+
+
+def bits_text(record: Record, digits: int = 4) -> str:
+    """The bits per byte of a record, to stand behind its validation loss; "" where there are none."""
+    bits = record["val_bits_per_byte"]
+    return "" if bits is None else f" ({bits:.{digits}f} bits/byte)"
 
 
 def _val_loss(record: Record) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from typing import Any
 
 from soma_native._checks import shown
@@ -16,6 +17,7 @@ from soma_native.model.model import Model
 from soma_native.optim.schedule import Schedule
 from soma_native.tokenizer.tokenizer import Tokenizer
 from soma_native.training.config import FREE_TO_CHANGE, TrainConfig
+from soma_native.training.evaluate import predicted_bytes
 
 logger = logging.getLogger("soma_native")
 
@@ -31,6 +33,8 @@ class Layout:
         store: all texts, before a part of them is held out.
         sampler: gives the batches of each step.
         validation: the windows of the validation data, or None.
+        bits_per_nat: what a validation loss in nats a token is multiplied by to give bits a byte; None where the
+            tokenizer cannot say the bytes.
         total_steps, eval_every: optimizer steps in all, and between two records of the history.
         schedule: the learning rate of each step.
         momentum_steps: over which Muon's momentum rises.
@@ -45,7 +49,7 @@ class Layout:
     def __init__(
         self,
         model: Model,
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | None,
         config: TrainConfig,
         texts: Texts | TokenStore,
         validation: Texts | TokenStore | None,
@@ -54,6 +58,9 @@ class Layout:
         self._seq_len = model.config.max_seq_len if config.seq_len is None else config.seq_len
         self.store = TokenStore.encode(texts, tokenizer, config.end_of_document)
         train, held_out = _parts(self.store, tokenizer, config, validation)
+        for name, store in (("texts", self.store), ("validation", held_out)):
+            if store is not None:
+                store.require_below(model.config.vocab_size, name)
         self.sampler: Sampler
         windows = Windows(train, self._seq_len)
         if config.sampling == "random":
@@ -61,9 +68,12 @@ class Layout:
         else:
             self.sampler = EpochSampler(windows, config.batch_size, config.seed, config.grad_accumulation)
         self.validation = None if held_out is None else Windows(held_out, self._seq_len)
+        self.bits_per_nat: float | None = None
         self.data = {"train": _count("train", windows)}
         if self.validation is not None:
             self.data["validation"] = _count("validation", self.validation)
+            if predicted := predicted_bytes(self.validation, tokenizer, config.max_eval_windows):
+                self.bits_per_nat = predicted[0] / predicted[1] / math.log(2)
 
         per_epoch = self.sampler.steps_per_epoch
         self.total_steps = config.epochs_or_default * per_epoch if config.steps is None else config.steps
@@ -109,7 +119,7 @@ class Layout:
 
 
 def _parts(
-    store: TokenStore, tokenizer: Tokenizer, config: TrainConfig, validation: Texts | TokenStore | None
+    store: TokenStore, tokenizer: Tokenizer | None, config: TrainConfig, validation: Texts | TokenStore | None
 ) -> tuple[TokenStore, TokenStore | None]:
     if validation is not None and config.val_fraction > 0:
         raise ArgumentError(

@@ -24,7 +24,7 @@ from soma_native.optim.muon import Muon
 from soma_native.training.callbacks import Dispatcher, EventKind
 from soma_native.training.differences import differences
 from soma_native.training.evaluate import mean_loss
-from soma_native.training.history import History, Record
+from soma_native.training.history import History, Record, bits_text
 from soma_native.training.interrupt import InterruptGuard
 from soma_native.training.layout import Layout
 from soma_native.training.optimize import make_average, make_optimizer
@@ -203,6 +203,7 @@ class TrainingRun:
                 )
             if not math.isfinite(val_loss):
                 raise self._not_finite(f"the validation loss is {val_loss}", self.step)
+        bits = self.layout.bits_per_nat
         record: Record = {
             "epoch": self._epoch,
             "step": self.step,
@@ -211,6 +212,7 @@ class TrainingRun:
             "seconds": self._seconds,
             "tokens_per_second": self.pairs / max(self.step_seconds, 1e-9),
             "lr": self.lr if math.isfinite(self.lr) else self.layout.schedule(self.step - 1),
+            "val_bits_per_byte": None if val_loss is None or bits is None else val_loss * bits,
         }
         lowest = self.history.best
         snapshot = None
@@ -223,7 +225,7 @@ class TrainingRun:
             self.history.records.append(record)
             self.loss_sum, self.pairs, self.step_seconds = 0.0, 0, 0.0
             self.best = self.best if snapshot is None else snapshot
-        validated = "" if val_loss is None else f", validation loss {val_loss:.4f}"
+        validated = "" if val_loss is None else f", validation loss {val_loss:.4f}{bits_text(record)}"
         logger.info("epoch %d, step %d: loss %.4f%s", record["epoch"], self.step, record["train_loss"], validated)
         self._emit("evaluate")
         self._warn_of_overfitting()

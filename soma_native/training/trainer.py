@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from soma_native._checks import instance
-from soma_native.checkpoint import load
+from soma_native.checkpoint import load, load_model
+from soma_native.checkpoint.folder import has_tokenizer
 from soma_native.data.documents import Texts
 from soma_native.data.token_store import TokenStore
 from soma_native.data.windows import Windows
@@ -33,7 +34,8 @@ class Trainer:
 
     Args:
         model: the model, trained in place.
-        tokenizer: encodes the texts; its vocabulary must not be larger than the model's.
+        tokenizer: encodes the texts; its vocabulary must not be larger than the model's. Without one, `fit` takes
+            each `TokenStore`, and the folder of the model gets no tokenizer.
         config: the settings; None means the defaults of `TrainConfig`.
 
     Attributes:
@@ -52,12 +54,13 @@ class Trainer:
     (20, True)
     """
 
-    def __init__(self, model: Model, tokenizer: Tokenizer, config: TrainConfig | None = None) -> None:
+    def __init__(self, model: Model, tokenizer: Tokenizer | None = None, config: TrainConfig | None = None) -> None:
         config = TrainConfig() if config is None else config
         instance("config", config, TrainConfig)
         instance("model", model, Model)
-        instance("tokenizer", tokenizer, Tokenizer)
-        if tokenizer.vocab_size > model.config.vocab_size:
+        if tokenizer is not None:
+            instance("tokenizer", tokenizer, Tokenizer)
+        if tokenizer is not None and tokenizer.vocab_size > model.config.vocab_size:
             raise ValueError(
                 f"the tokenizer has {tokenizer.vocab_size} tokens and the model only {model.config.vocab_size}: make "
                 f"the model with vocab_size={tokenizer.vocab_size}"
@@ -97,7 +100,11 @@ class Trainer:
         """
         state, _ = read_state(folder)
         precision = state.identity["precision"]
-        model, tokenizer = load(folder, precision=precision)
+        tokenizer: Tokenizer | None = None
+        if has_tokenizer(folder):
+            model, tokenizer = load(folder, precision=precision)
+        else:
+            model = load_model(folder, precision=precision)
         model._evaluate_in(state.identity.get("evaluation_precision", precision))
         given = {**settings_of_older_runs(), **state.config}
         if {"epochs", "steps"} & changes.keys():
@@ -122,7 +129,8 @@ class Trainer:
 
         Args:
             texts: the documents: an iterable of documents (`str`) and of UTF-8 text files with one document each
-                (`os.PathLike`), the path of one such file, or a `TokenStore`.
+                (`os.PathLike`), the path of one such file, or a `TokenStore`. Its ids are taken as they are:
+                `end_of_document` adds nothing to them.
             validation: the documents of the validation loss, in the same forms. None holds out `config.val_fraction`
                 of `texts`, by default 0.
             callbacks: functions of an `Event`, or objects with the hooks of `Callback`.
@@ -133,8 +141,9 @@ class Trainer:
             in `checkpoint_dir`.
 
         Raises:
-            ValueError: there is no pair to train on, a setting does not fit the data, or the run to resume had other
-                texts or settings. The message names the problem.
+            TypeError: the trainer has no tokenizer, and `texts` or `validation` is no `TokenStore`.
+            ValueError: there is no pair to train on, an id is not below the model's `vocab_size`, a setting does not
+                fit the data, or the run to resume had other texts or settings. The message names the problem.
             FloatingPointError: a loss, gradient or weight is not finite. The message names the step. The checkpoint on
                 disk stays the last good one.
             CheckpointError: a checkpoint could not be saved, the one to resume from is damaged, or another run works in
@@ -167,9 +176,11 @@ class Trainer:
         """Mean loss of the model on `texts` in nats a token; its exponential is the perplexity.
 
         Raises:
-            ValueError: there is no next-token pair in the texts.
+            TypeError: the trainer has no tokenizer, and `texts` is no `TokenStore`.
+            ValueError: there is no next-token pair in the texts, or an id is not below the model's `vocab_size`.
         """
         store = TokenStore.encode(texts, self.tokenizer, self.config.end_of_document)
         store.require_pairs("texts")
+        store.require_below(self.model.config.vocab_size, "texts")
         windows = Windows(store, self.config.seq_len or self.model.config.max_seq_len)
         return mean_loss(self.model, windows, self.config.batch_size)

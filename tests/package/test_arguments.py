@@ -41,7 +41,7 @@ ANY: Any = None
         (lambda: soma.save("x", ANY, ANY), TypeError, "model must be"),
         (lambda: soma.save("x", MODEL, "tok"), TypeError, "tok must be"),  # type: ignore[arg-type]
         (lambda: soma.Trainer(ANY, TOK), TypeError, "model must be a soma_native.Model, got NoneType"),
-        (lambda: soma.Trainer(MODEL, ANY), TypeError, "tokenizer must be a soma_native.Tokenizer, got NoneType"),
+        (lambda: soma.Trainer(MODEL, "word"), TypeError, "tokenizer must be a soma_native.Tokenizer, got str"),  # type: ignore[arg-type]
         (lambda: soma.Generator(ANY, TOK), TypeError, "model must be a soma_native.Model, got NoneType"),
         (lambda: soma.Generator(MODEL, ANY), TypeError, "tok must be a soma_native.Tokenizer, got NoneType"),
         (lambda: soma.Generator(MODEL, TOK).generate_batch(ANY), TypeError, "prompts must be a list"),

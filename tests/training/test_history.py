@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import logging
 import sys
 from collections.abc import Callable
@@ -24,6 +25,7 @@ def history_of(losses: list[tuple[float, float | None]]) -> soma.History:
             {
                 "epoch": step, "step": 10 * step, "train_loss": train, "val_loss": val, "seconds": 0.1 * step,
                 "tokens_per_second": 1234.5, "lr": 1e-3,
+                "val_bits_per_byte": None if val is None else val / 2,
             }
         )  # fmt: skip
     return history
@@ -70,6 +72,16 @@ def test_json_keeps_everything(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["history.json"]
 
 
+def test_a_history_of_an_older_version_is_read(tmp_path: Path) -> None:
+    history = history_of([(3.5, None), (2.25, 2.5)])
+    old = history.to_dict() | {"format": 1}
+    old["records"] = [{k: v for k, v in record.items() if k != "val_bits_per_byte"} for record in history.records]
+    (tmp_path / "history.json").write_text(json.dumps(old))
+    read = soma.History.from_json(tmp_path / "history.json").records
+    assert [record.pop("val_bits_per_byte") for record in read] == [None, None]  # type: ignore[misc]
+    assert read == old["records"]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -77,7 +89,8 @@ def test_json_keeps_everything(tmp_path: Path) -> None:
         (b"\xff", "cannot be read as a history"),
         (b"[]", "not a history"),
         (b'{"format": 99}', "format 99 of a history is not known"),
-        (b'{"format": 1, "records": [{"step": 1}]}', r"a record of a history has the keys \['step'\]"),
+        (b'{"format": 2, "records": [{"step": 1}]}', r"a record of a history has the keys \['step'\]"),
+        (b'{"format": 1, "records": [{"step": 1}]}', r"a record of a history has the keys \['step', 'val_bits"),
     ],
 )
 def test_a_damaged_history_is_named(tmp_path: Path, content: bytes, message: str) -> None:
@@ -157,7 +170,7 @@ def test_without_a_terminal_there_are_plain_lines() -> None:
     assert lines[1].startswith("validation: 2 documents")
     assert [line.split("  ")[:2] for line in lines[2:]] == [[f"epoch {n}/3", f"step {3 * n}/9"] for n in (1, 2, 3)]
     for line, record in zip(lines[2:], history.records, strict=True):
-        assert f"loss {record['train_loss']:.4f}  validation {record['val_loss']:.4f}" in line
+        assert f"loss {record['train_loss']:.4f}  validation {record['val_loss']:.4f}  lr" in line
         assert "tokens/s" in line
     assert "left" in lines[2]
     assert "left" not in lines[4]
