@@ -68,6 +68,7 @@ class TrainConfig:
             are never trained.
         sampling: "epoch" goes through all windows in a shuffled order, each pair once an epoch; "random" draws
             windows at random places with replacement, as nanoGPT does.
+        fresh_windows: with "epoch", each epoch cuts documents longer than seq_len at other places.
         optimizer: "adamw", or "muon" for the matrices between hidden activations (`AdamW` for everything else). The
             momentum of `Muon` rises from 0.85 to 0.95 over a tenth of the steps, at most 200.
         lr: highest learning rate; left out, 1e-3, and 3e-3 with "muon".
@@ -119,6 +120,7 @@ class TrainConfig:
     batch_size: int = 8
     seq_len: int | None = None
     sampling: str = "epoch"
+    fresh_windows: bool = True
     optimizer: str = "adamw"
     lr: float = cast(float, None)
     min_lr: float | None = None
@@ -166,6 +168,7 @@ class TrainConfig:
         self._set("betas", pair, least=0, below=1)
         if self.ema is not None and self.tail_average is not None:
             raise ArgumentError("tail_average", "and ema cannot both be given")
+        self._set("fresh_windows", flag)
         self._set("cautious_decay", flag)
         if self.end_of_document is not None and not isinstance(self.end_of_document, str):
             raise ArgumentTypeError("end_of_document", f"must be a token or None, got {self.end_of_document!r:.80}")
@@ -206,7 +209,7 @@ class TrainConfig:
 
 def settings_of_older_runs() -> dict[str, Any]:
     """What a run had for each setting that did not exist yet when it began: nearly always the default."""
-    return {**TrainConfig().to_dict(), "end_of_document": None}
+    return {**TrainConfig().to_dict(), "end_of_document": None, "fresh_windows": False}
 
 
 _OPTIONAL = {field.name for field in dataclasses.fields(TrainConfig) if field.default is None} | {"max_grad_norm"}

@@ -59,7 +59,9 @@ class Layout:
         if config.sampling == "random":
             self.sampler = RandomSampler(train, self._seq_len, config.batch_size, config.seed, config.grad_accumulation)
         else:
-            self.sampler = EpochSampler(windows, config.batch_size, config.seed, config.grad_accumulation)
+            self.sampler = EpochSampler(
+                windows, config.batch_size, config.seed, config.grad_accumulation, config.fresh_windows
+            )
         self.validation = None if held_out is None else Windows(held_out, self._seq_len)
         self.data = {"train": _count("train", windows)}
         if self.validation is not None:

@@ -23,6 +23,7 @@ SETTINGS: dict[str, tuple[Any, str]] = {
     "batch_size": (4, "8"),
     "seq_len": (7, "none"),
     "sampling": ("random", "epoch"),
+    "fresh_windows": (False, "True"),
     "optimizer": ("muon", "adamw"),
     "lr": (0.5, "0.01"),
     "min_lr": (0.001, "none"),
