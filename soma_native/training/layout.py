@@ -104,6 +104,11 @@ class Layout:
         identity: dict[str, Any] = json.loads(json.dumps(settings))  # with the types of one that was read from a file
         return identity
 
+    def weight_decay(self, step: int) -> float:
+        """The weight decay in step `step`, counted from 0."""
+        first, last = self.config.weight_decay, self.config.final_weight_decay
+        return first if last is None else first + (last - first) * self.schedule.done(step)
+
     def momentum(self, step: int) -> float:
         """Muon's momentum in step `step`, counted from 0."""
         low, high = _MOMENTUM

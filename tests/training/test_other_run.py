@@ -36,6 +36,7 @@ SETTINGS: dict[str, tuple[Any, str]] = {
     "betas": ([0.8, 0.9], "[0.9, 0.95]"),
     "eps": (1e-6, "1e-08"),
     "weight_decay": (0.2, "0.1"),
+    "final_weight_decay": (1.0, "none"),
     "max_grad_norm": (2.0, "1.0"),
     "grad_accumulation": (2, "1"),
     "seed": (1, "0"),
