@@ -15,6 +15,7 @@ class Stream(enum.IntEnum):
     BATCHES = 1
     RANDOM = 2
     SPLIT = 3
+    OFFSETS = 4
 
 
 def random_words(seed: int, stream: int, index: int, count: int) -> NDArray[np.uint64]:

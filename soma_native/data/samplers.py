@@ -29,6 +29,10 @@ class EpochSampler:
     batches, and the batches are shuffled. `batches(step)` depends on its argument alone, so training can start at any
     step. The last step of an epoch may have fewer windows.
 
+    With `fresh`, documents longer than a window are cut at offsets that depend on (seed, epoch, document). The number
+    of windows then differs between epochs. Every epoch has the batches that its most windows need, and shares its
+    windows evenly among them. If no document is cut, `fresh` changes nothing.
+
     >>> store = TokenStore(np.arange(100, dtype=np.uint16), np.array([0]), np.array([100]))
     >>> sampler = EpochSampler(Windows(store, seq_len=8), batch_size=4, seed=0)
     >>> sampler.steps_per_epoch
@@ -39,15 +43,19 @@ class EpochSampler:
 
     _POOL = 16
 
-    def __init__(self, windows: Windows, batch_size: int, seed: int, grad_accumulation: int = 1) -> None:
+    def __init__(
+        self, windows: Windows, batch_size: int, seed: int, grad_accumulation: int = 1, fresh: bool = False
+    ) -> None:
         self._windows = windows
         self._batch_size = batch_size
         self._seed = seed
         self._accumulate = grad_accumulation
-        self._count = -(-len(windows) // batch_size)
+        self._fresh = fresh and len(windows) > len(windows.store.starts)
+        self._count = -(-(windows.most if self._fresh else len(windows)) // batch_size)
         self.steps_per_epoch = -(-self._count // grad_accumulation)
         self._epoch = -1
         self._order: NDArray[np.int64] = np.empty(0, np.int64)
+        self._bounds: NDArray[np.int64] = np.empty(0, np.int64)  # of the batches in the order
         self._batch_order: NDArray[np.int64] = np.empty(0, np.int64)
 
     def batches(self, step: int) -> list[tuple[NDArray[np.int32], NDArray[np.int32]]]:
@@ -56,19 +64,29 @@ class EpochSampler:
         if epoch != self._epoch:
             self._shuffle(epoch)
         first = within * self._accumulate
-        size = self._batch_size
         return [
-            self._windows.batch(self._order[batch * size : (batch + 1) * size])
+            self._windows.batch(self._order[self._bounds[batch] : self._bounds[batch + 1]])
             for batch in self._batch_order[first : first + self._accumulate].tolist()
         ]
 
     def _shuffle(self, epoch: int) -> None:
+        if self._fresh:
+            self._windows = self._cut(epoch)
         count = len(self._windows)
+        batches = np.arange(self._count + 1)
+        self._bounds = batches * count // self._count if self._fresh else np.minimum(batches * self._batch_size, count)
         order = np.argsort(random_words(self._seed, Stream.SHUFFLE, epoch, count), kind="stable")
-        pool = np.arange(count) // (self._POOL * self._batch_size)
+        pool = np.repeat(batches[:-1] // self._POOL, np.diff(self._bounds))
         self._order = order[np.lexsort((self._windows.lengths[order], pool))]
         self._batch_order = np.argsort(random_words(self._seed, Stream.BATCHES, epoch, self._count), kind="stable")
         self._epoch = epoch
+
+    def _cut(self, epoch: int) -> Windows:
+        store, seq_len = self._windows.store, self._windows.seq_len
+        words = random_words(self._seed, Stream.OFFSETS, epoch, len(store.starts))
+        windows = Windows(store, seq_len, (words % np.uint64(seq_len)).astype(np.int64))
+        windows.split_longest(max(0, self._count - len(windows)))  # no batch is empty, which matters for batches of 1
+        return windows
 
 
 class RandomSampler:

@@ -19,6 +19,12 @@ class Windows:
     A document of n tokens is one window of n - 1 pairs, if this is at most `seq_len`. A longer document is cut into
     consecutive windows that share the token at the cut. No window holds tokens of two documents.
 
+    Args:
+        store: the documents.
+        seq_len: most pairs in a window.
+        offsets: (documents,) int64, the pairs of the first window of each document that is cut, from 0 to seq_len - 1;
+            0 is a whole window. None means 0 for all.
+
     Attributes:
         starts: the index in `store.tokens` of each window's first token, (W,) int64.
         lengths: the number of pairs of each window, (W,) int64; the window has one token more.
@@ -30,23 +36,41 @@ class Windows:
     ([[0, 1, 2], [3, 4, 0]], [[1, 2, 3], [4, 5, -100]])
     """
 
-    def __init__(self, store: TokenStore, seq_len: int) -> None:
+    def __init__(self, store: TokenStore, seq_len: int, offsets: NDArray[np.int64] | None = None) -> None:
         self.store = store
         self.seq_len = seq_len
         pairs = store.stops - store.starts - 1
-        per_document = -(-pairs // seq_len)
+        # A document is cut as if `before` more pairs stood before it, of which its first window is then relieved.
+        before = np.zeros_like(pairs) if offsets is None else np.where(pairs > seq_len, -offsets % seq_len, 0)
+        per_document = -(-(pairs + before) // seq_len)
         first = np.cumsum(per_document) - per_document
         within = np.arange(int(per_document.sum()), dtype=np.int64)  # a document; in place, for there may be many
         within -= np.repeat(first, per_document)
         within *= seq_len
-        self.lengths: NDArray[np.int64] = np.repeat(pairs, per_document)
+        self.lengths: NDArray[np.int64] = np.repeat(pairs + before, per_document)
         self.lengths -= within
         np.minimum(self.lengths, seq_len, out=self.lengths)
+        self.lengths[first] -= before
         self.starts: NDArray[np.int64] = within
-        self.starts += np.repeat(store.starts, per_document)
+        self.starts += np.repeat(store.starts - before, per_document)
+        self.starts[first] += before
 
     def __len__(self) -> int:
         return len(self.starts)
+
+    @property
+    def most(self) -> int:
+        """The largest number of windows that any offsets give."""
+        pairs = self.store.stops - self.store.starts - 1
+        return int(np.where(pairs > self.seq_len, -(-(pairs - 1) // self.seq_len) + 1, 1).sum())
+
+    def split_longest(self, count: int) -> None:
+        """Halve the `count` longest windows."""
+        longest = np.argsort(-self.lengths, kind="stable")[:count]
+        half = self.lengths[longest] // 2
+        self.starts = np.concatenate([self.starts, self.starts[longest] + half])
+        self.lengths = np.concatenate([self.lengths, self.lengths[longest] - half])
+        self.lengths[longest] = half
 
     @property
     def pairs(self) -> int:

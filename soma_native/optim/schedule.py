@@ -64,13 +64,19 @@ class Schedule:
             return self.lr * (step + 1) / (self.warmup_steps + 1)
         if self.kind == "constant":
             return self.lr
-        start = self.warmup_steps
-        if self.kind == "wsd":
-            start = max(start, self.total_steps - max(1, round(self.decay_fraction * self.total_steps)))
-        done = min(1.0, max(0, step - start) / (self.total_steps - start))
+        done = self.done(step)
         if self.kind == "cosine":
             floor, left = self.lr / 10, 0.5 * (1.0 + math.cos(math.pi * done))
         else:
             floor, left = 0.0, 1.0 - done
         floor = floor if self.min_lr is None else self.min_lr
         return floor + (self.lr - floor) * left
+
+    def done(self, step: int) -> float:
+        """How much of the fall is done before step `step`, from 0 to 1 in a line; always 0 for "constant"."""
+        if self.kind == "constant":
+            return 0.0
+        start = self.warmup_steps
+        if self.kind == "wsd":
+            start = max(start, self.total_steps - max(1, round(self.decay_fraction * self.total_steps)))
+        return min(1.0, max(0, step - start) / (self.total_steps - start))

@@ -34,6 +34,7 @@ _NUMBERS: dict[str, dict[str, float]] = {
     "eps": {"least": FLOAT32_LEAST, "most": FLOAT32_MAX},
     "decay_fraction": {"above": 0, "most": 1},
     "weight_decay": {"least": 0},
+    "final_weight_decay": {"least": 0},
     "ema": {"least": 0, "below": 1},
     "tail_average": {"above": 0, "most": 1},
     "max_grad_norm": {"least": 0},
@@ -68,6 +69,7 @@ class TrainConfig:
             are never trained.
         sampling: "epoch" goes through all windows in a shuffled order, each pair once an epoch; "random" draws
             windows at random places with replacement, as nanoGPT does.
+        fresh_windows: with "epoch", each epoch cuts documents longer than seq_len at other places.
         optimizer: "adamw", or "muon" for the matrices between hidden activations (`AdamW` for everything else). The
             momentum of `Muon` rises from 0.85 to 0.95 over a tenth of the steps, at most 200.
         lr: highest learning rate; left out, 1e-3, and 3e-3 with "muon".
@@ -77,6 +79,8 @@ class TrainConfig:
         decay_fraction: part of all steps in which "wsd" falls, above 0 and at most 1.
         betas: of `AdamW`; left out, (0.9, 0.95), and (0.9, 0.99) with "muon".
         eps, weight_decay, max_grad_norm: of the optimizer; max_grad_norm=None or 0 does not clip.
+        final_weight_decay: weight decay at the end. It goes there in a line while the learning rate falls. None means
+            that it stays as it is.
         cautious_decay: no decay of a parameter where it would push against the update.
         ema: decay of an exponential average of the weights, below 1. The averaged weights are validated and saved as
             the model, and the model has them when `fit` returns. None means no average.
@@ -119,6 +123,7 @@ class TrainConfig:
     batch_size: int = 8
     seq_len: int | None = None
     sampling: str = "epoch"
+    fresh_windows: bool = True
     optimizer: str = "adamw"
     lr: float = cast(float, None)
     min_lr: float | None = None
@@ -128,6 +133,7 @@ class TrainConfig:
     betas: tuple[float, float] = cast("tuple[float, float]", None)
     eps: float = 1e-8
     weight_decay: float = 0.1
+    final_weight_decay: float | None = None
     max_grad_norm: float | None = 1.0
     cautious_decay: bool = False
     ema: float | None = None
@@ -163,9 +169,12 @@ class TrainConfig:
             raise ArgumentError("min_lr", f"must not be above lr, got {shown(self.min_lr)} and {shown(self.lr)}")
         self._set("sampling", choice, ("epoch", "random"))
         self._set("schedule", choice, SCHEDULES)
+        if self.final_weight_decay is not None and self.schedule == "constant":
+            raise ArgumentError("final_weight_decay", "needs a learning rate that falls, schedule is 'constant'")
         self._set("betas", pair, least=0, below=1)
         if self.ema is not None and self.tail_average is not None:
             raise ArgumentError("tail_average", "and ema cannot both be given")
+        self._set("fresh_windows", flag)
         self._set("cautious_decay", flag)
         if self.end_of_document is not None and not isinstance(self.end_of_document, str):
             raise ArgumentTypeError("end_of_document", f"must be a token or None, got {self.end_of_document!r:.80}")
@@ -206,7 +215,7 @@ class TrainConfig:
 
 def settings_of_older_runs() -> dict[str, Any]:
     """What a run had for each setting that did not exist yet when it began: nearly always the default."""
-    return {**TrainConfig().to_dict(), "end_of_document": None}
+    return {**TrainConfig().to_dict(), "end_of_document": None, "fresh_windows": False}
 
 
 _OPTIONAL = {field.name for field in dataclasses.fields(TrainConfig) if field.default is None} | {"max_grad_norm"}

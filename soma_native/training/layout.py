@@ -66,7 +66,9 @@ class Layout:
         if config.sampling == "random":
             self.sampler = RandomSampler(train, self._seq_len, config.batch_size, config.seed, config.grad_accumulation)
         else:
-            self.sampler = EpochSampler(windows, config.batch_size, config.seed, config.grad_accumulation)
+            self.sampler = EpochSampler(
+                windows, config.batch_size, config.seed, config.grad_accumulation, config.fresh_windows
+            )
         self.validation = None if held_out is None else Windows(held_out, self._seq_len)
         self.bits_per_nat: float | None = None
         self.data = {"train": _count("train", windows)}
@@ -111,6 +113,11 @@ class Layout:
             settings[NUMBER_OF_STEPS] = self.total_steps
         identity: dict[str, Any] = json.loads(json.dumps(settings))  # with the types of one that was read from a file
         return identity
+
+    def weight_decay(self, step: int) -> float:
+        """The weight decay in step `step`, counted from 0."""
+        first, last = self.config.weight_decay, self.config.final_weight_decay
+        return first if last is None else first + (last - first) * self.schedule.done(step)
 
     def momentum(self, step: int) -> float:
         """Muon's momentum in step `step`, counted from 0."""

@@ -159,7 +159,7 @@ class TrainingRun:
             self.optimizer.momentum = self.layout.momentum(self.step)
         with guard.hold():
             try:
-                grad_norm = self.optimizer.step(lr)
+                grad_norm = self.optimizer.step(lr, self.layout.weight_decay(self.step))
             except FloatingPointError as error:
                 raise self._not_finite(str(error)) from error
             self.step += 1

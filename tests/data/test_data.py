@@ -60,16 +60,48 @@ def test_windows_hold_every_pair_once_and_cross_no_document(lengths: list[int], 
 
 @given(
     lengths=some_lengths, seq_len=st.integers(1, 45), batch_size=st.integers(1, 9), accumulate=st.integers(1, 3),
-    epoch=st.integers(0, 3),
+    epoch=st.integers(0, 3), fresh=st.booleans(),
 )  # fmt: skip
 def test_an_epoch_holds_every_pair_once(
-    lengths: list[int], seq_len: int, batch_size: int, accumulate: int, epoch: int
+    lengths: list[int], seq_len: int, batch_size: int, accumulate: int, epoch: int, fresh: bool
 ) -> None:
-    sampler = EpochSampler(Windows(store_of(lengths), seq_len), batch_size, 7, accumulate)
+    sampler = EpochSampler(Windows(store_of(lengths), seq_len), batch_size, 7, accumulate, fresh)
     steps = [sampler.batches(epoch * sampler.steps_per_epoch + step) for step in range(sampler.steps_per_epoch)]
     assert sorted(pairs_in([batch for step in steps for batch in step])) == all_pairs(lengths)
     assert all(1 <= len(step) <= accumulate for step in steps)
-    assert all(len(ids) <= batch_size for step in steps for ids, _ in step)
+    assert all(1 <= len(ids) <= batch_size for step in steps for ids, _ in step)
+    assert all(ids.shape[1] <= seq_len for step in steps for ids, _ in step)
+    if fresh and max(lengths) > seq_len + 1:  # windows are shared evenly, one more or less
+        sizes = [len(ids) for step in steps for ids, _ in step]
+        assert max(sizes) - min(sizes) <= 1
+
+
+def cuts(sampler: EpochSampler, epoch: int) -> set[int]:
+    """The first tokens of all windows of an epoch."""
+    steps = range(epoch * sampler.steps_per_epoch, (epoch + 1) * sampler.steps_per_epoch)
+    return {int(row[0]) for step in steps for ids, _ in sampler.batches(step) for row in ids}
+
+
+def test_fresh_windows_are_cut_at_other_places_in_each_epoch() -> None:
+    store = store_of([500, 6, 300])
+    fresh = [cuts(EpochSampler(Windows(store, 16), 4, 3, fresh=True), epoch) for epoch in range(200)]
+    first, second = ([{(cut - at) % 16 for cut in found if at + 16 <= cut < end} for found in fresh]
+                     for at, end in ((0, 484), (506, 790)))  # fmt: skip
+    assert all(len(places) == 1 for places in first + second), "windows inside a document are whole"
+    assert len(set.union(*first)) == len(set.union(*second)) == 16, "every place is cut sooner or later"
+    assert first != second, "documents are cut at offsets of their own"
+    assert all({0, 500, 506} <= found for found in fresh), "the second document fits, so it stays one window"
+    assert fresh[5] == cuts(EpochSampler(Windows(store, 16), 4, 3, fresh=True), 5) != fresh[6]
+    assert fresh[5] != cuts(EpochSampler(Windows(store, 16), 4, 4, fresh=True), 5)
+
+
+def test_documents_that_fit_have_the_same_batches_with_fresh_windows() -> None:
+    windows = Windows(store_of([5, 9, 3, 17, 2, 2, 12] * 9), 16)
+    fixed, fresh = EpochSampler(windows, 4, 1), EpochSampler(windows, 4, 1, fresh=True)
+    assert fixed.steps_per_epoch == fresh.steps_per_epoch
+    for step in range(2 * fixed.steps_per_epoch):
+        for (ids, targets), (others, other_targets) in zip(fixed.batches(step), fresh.batches(step), strict=True):
+            assert np.array_equal(ids, others) and np.array_equal(targets, other_targets)
 
 
 @pytest.mark.parametrize("kind", ["epoch", "random"])

@@ -108,6 +108,12 @@ def test_an_unknown_schedule_is_refused() -> None:
         ({"betas": (0.9, 1.0)}, ValueError, r"betas\[1\] must be at least 0 and below 1"),
         ({"weight_decay": -0.1}, ValueError, "weight_decay must be at least 0"),
         ({"max_grad_norm": math.inf}, ValueError, "max_grad_norm must be finite"),
+        ({"final_weight_decay": -1.0}, ValueError, "final_weight_decay must be at least 0"),
+        (
+            {"final_weight_decay": 1.0, "schedule": "constant"},
+            ValueError,
+            "final_weight_decay needs a learning rate that falls, schedule is 'constant'",
+        ),
         ({"val_fraction": 1.0}, ValueError, "val_fraction must be at least 0 and below 1"),
         ({"patience": 0}, ValueError, "patience must be at least 1"),
         ({"keep_best": 1}, TypeError, "keep_best must be True or False"),

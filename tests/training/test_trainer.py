@@ -36,7 +36,8 @@ def test_training_learns_the_sentences(block: str) -> None:
 def test_train_loss_of_an_epoch_is_the_mean_over_its_pairs(precision: str) -> None:
     """Training and evaluation have the same precision here, so that their losses compare."""
     texts = ["the cat", *SENTENCES, "the owl and the fox ran " * 3]  # lengths differ, so a mean of means is wrong
-    trainer = make_trainer(lr=1e-30, weight_decay=0.0, batch_size=3, epochs=1)  # the weights stay the same
+    rates = {"lr": 1e-30, "weight_decay": 0.0}  # the weights stay the same
+    trainer = make_trainer(**rates, batch_size=3, epochs=1, fresh_windows=False)
     trainer.model._evaluate_in(precision)
     history = trainer.fit(texts)
     total = pairs = 0.0

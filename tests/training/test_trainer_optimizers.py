@@ -28,6 +28,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "muon, ema, wsd": {"optimizer": "muon", "ema": 0.9, "schedule": "wsd", "decay_fraction": 0.3},
     "adamw, ema, linear": {"ema": 0.8, "schedule": "linear", "cautious_decay": True, "weight_decay": 1.0},
     "muon, tail, cautious": {"optimizer": "muon", "tail_average": 0.4, "cautious_decay": True, "weight_decay": 1.0},
+    "muon, wsd, more decay": {"optimizer": "muon", "schedule": "wsd", "final_weight_decay": 1.5},
 }
 COMMON: dict[str, Any] = {"epochs": 4, "batch_size": 8, "seed": 5, "val_fraction": 0.2, "eval_every": 5}
 
@@ -103,6 +104,30 @@ def test_muon_warms_its_momentum_up() -> None:
     assert short.momentum(0) == 0.95
 
 
+@pytest.mark.parametrize(
+    ("settings", "decays"),
+    [
+        ({"schedule": "wsd", "decay_fraction": 0.4, "final_weight_decay": 0.5}, [0.1] * 7 + [0.2, 0.3, 0.4]),
+        ({"schedule": "cosine", "final_weight_decay": 0.0}, [0.1, 0.1, *(0.1 - 0.0125 * i for i in range(8))]),
+        ({"schedule": "linear"}, [0.1] * 10),
+    ],
+    ids=str,
+)
+def test_weight_decay_goes_to_its_end_while_the_rate_falls(
+    settings: dict[str, Any], decays: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[float] = []
+    real = soma.Muon.step
+
+    def step(self: soma.Muon, lr: float, weight_decay: float) -> float:
+        found.append(weight_decay)
+        return real(self, lr, weight_decay)
+
+    monkeypatch.setattr(soma.Muon, "step", step)
+    make_trainer(optimizer="muon", steps=10, epochs=None, warmup_steps=2, **settings).fit(SENTENCES)
+    assert found == pytest.approx(decays)
+
+
 def test_settings_reach_the_optimizer() -> None:
     config = TrainConfig(optimizer="muon", lr=0.5, weight_decay=0.25, cautious_decay=True)
     optimizer = make_optimizer(make_model(), config)
@@ -121,7 +146,8 @@ def test_a_state_from_before_these_settings_goes_on(tmp_path: Path) -> None:
         arrays, metadata = {name: file.read(name).copy() for name in file.entries}, dict(file.metadata)
     state = json.loads(metadata["state"])
     for part in (state["config"], state["identity"]):
-        for new in ("optimizer", "decay_fraction", "cautious_decay", "ema", "tail_average"):
+        for new in ("optimizer", "decay_fraction", "cautious_decay", "ema", "tail_average", "fresh_windows",
+                    "final_weight_decay"):  # fmt: skip
             del part[new]
     metadata["state"] = json.dumps(state)
     metadata["state_crc32"] = str(zlib.crc32(metadata["state"].encode()))

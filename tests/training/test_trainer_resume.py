@@ -191,8 +191,8 @@ def test_a_run_killed_while_saving_is_resumed_bit_for_bit(tmp_path: Path) -> Non
 def test_ctrl_c_inside_the_update_is_put_off_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = soma.AdamW.step
 
-    def step(self: soma.AdamW, lr: float | None = None) -> float:
-        norm = real(self, lr)
+    def step(self: soma.AdamW, *rates: float) -> float:
+        norm = real(self, *rates)
         if self.step_count == 5:
             interrupt()
         return norm
