@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from soma_native.optim.adamw import AdamW
     from soma_native.optim.average import WeightAverage
     from soma_native.optim.muon import Muon
+    from soma_native.planning.plan import Plan, plan
+    from soma_native.planning.train import train
     from soma_native.system import active_isa, available_isas, get_num_threads, set_num_threads
     from soma_native.tokenizer.tokenizer import Tokenizer
     from soma_native.training.callbacks import Callback, Event
@@ -38,6 +40,7 @@ _LAZY = {
     "Model": "model.model",
     "ModelConfig": "model.config",
     "Muon": "optim.muon",
+    "Plan": "planning.plan",
     "Tokenizer": "tokenizer.tokenizer",
     "TokenStore": "data.token_store",
     "TrainConfig": "training.config",
@@ -49,10 +52,12 @@ _LAZY = {
     "get_num_threads": "system",
     "load": "checkpoint",
     "load_model": "checkpoint",
+    "plan": "planning.plan",
     "read_documents": "data.documents",
     "save": "checkpoint",
     "set_num_threads": "system",
     "text_floor": "analysis.floor",
+    "train": "planning.train",
     "_core": "core",
     "_adamw_of": "optim.adamw",  # pickles name this function and the three below
     "_generator_of": "generation.generator",
@@ -72,6 +77,7 @@ __all__ = [
     "Model",
     "ModelConfig",
     "Muon",
+    "Plan",
     "TokenStore",
     "Tokenizer",
     "TrainConfig",
@@ -83,10 +89,12 @@ __all__ = [
     "get_num_threads",
     "load",
     "load_model",
+    "plan",
     "read_documents",
     "save",
     "set_num_threads",
     "text_floor",
+    "train",
 ]
 
 

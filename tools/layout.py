@@ -19,6 +19,7 @@ MOST_TESTS_OUTSIDE = 6
 LEVELS = (
     ("__init__", "__main__"),
     ("cli",),
+    ("planning",),
     ("showcase", "profiling"),
     ("training",),
     ("analysis",),

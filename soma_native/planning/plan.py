@@ -1,0 +1,220 @@
+"""The plan of a training run: tokenizer, size of the model, settings, and the reasons, from the corpus and the time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from soma_native._checks import number
+from soma_native.core import _core
+from soma_native.data.documents import Texts
+from soma_native.model.config import ModelConfig
+from soma_native.planning.corpus import Corpus, survey
+from soma_native.planning.speed import Speed, flops_per_token, measure_speed
+from soma_native.training.config import TrainConfig
+from soma_native.training.recipes import VAL_FRACTION, regularisation
+
+PLANNED = ("1m", "5m", "10m", "30m", "124m")  # presets that a plan chooses from
+MOST_MINUTES = 10.0  # where no time is given
+_TRAINING = 0.93  # share of the time that steps get; validation, saving and the start take the rest
+
+# Predicted loss in nats a character, fitted to trials with English and German text (docs/LOG.md):
+# floor + size / parameters^a + data / tokens^b, tokens that are repeated counting less.
+_FLOOR, _SIZE, _SIZE_POWER, _DATA, _DATA_POWER = 0.9, 4.0, 0.25, 60.0, 0.35
+_REPEATED = 15.0  # epochs after which a repetition is worth e times less (Muennighoff et al., arXiv 2305.16264)
+
+_BATCHES = (32, 16, 8)  # windows in a step: small ones learn more from a token, large ones take less time a token
+_STEPS = 4000  # least steps of a larger batch
+
+_CHARACTERS_UP_TO = 3_000_000  # bytes of a corpus that characters suit
+_LARGEST_ALPHABET = 512  # different characters that characters suit
+_VOCABULARIES = ((10_000_000, 1024), (50_000_000, 4096), (math.inf, 8192))  # of bpe: most bytes of a corpus, size
+_TIED_FROM = 1024  # vocabulary from which embedding and head are one
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `train` would do, and why.
+
+    Attributes:
+        tokenizer: kind of the tokenizer.
+        vocab_size: its largest vocabulary; None means that the text decides.
+        preset: the model's preset.
+        model: the configuration of the model, with the expected vocabulary.
+        training: the settings of the run.
+        minutes: of the whole run; None where epochs or steps were given.
+        tokens_per_second: expected.
+        steps, epochs: expected.
+        flops: floating-point operations of all steps.
+        reasons: a sentence for each choice.
+    """
+
+    tokenizer: str
+    vocab_size: int | None
+    preset: str
+    model: ModelConfig
+    training: TrainConfig
+    minutes: float | None
+    tokens_per_second: float
+    steps: int
+    epochs: float
+    flops: float
+    reasons: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON can hold it."""
+        return {
+            **{name: getattr(self, name) for name in (
+                "tokenizer", "vocab_size", "preset", "minutes", "tokens_per_second", "steps", "epochs", "flops"
+            )},
+            "model": self.model.to_dict(),
+            "training": self.training.to_dict(),
+            "reasons": list(self.reasons),
+        }  # fmt: skip
+
+    def __str__(self) -> str:
+        return "\n".join(self.reasons)
+
+
+def plan(texts: Texts, minutes: float | None = MOST_MINUTES) -> Plan:
+    """Plan a training run, and train nothing. Takes some seconds: the speed of this machine is measured.
+
+    Args:
+        texts: the documents, as for `Trainer.fit`.
+        minutes: of the run; None means what the corpus is worth, at most 10.
+
+    Raises:
+        TypeError, ValueError, FileNotFoundError: as `survey`, and for minutes that are not above 0.
+    """
+    if minutes is not None:
+        number("minutes", minutes, above=0)
+    return choose(survey(texts), measure_speed(), minutes)
+
+
+def choose(corpus: Corpus, speed: Speed, minutes: float | None = None, fixed: Mapping[str, Any] | None = None) -> Plan:
+    """The plan for a corpus, on a machine of this speed.
+
+    Args:
+        corpus: of training and validation together.
+        speed: of this machine.
+        minutes: of the run; None means what the corpus is worth, at most 10.
+        fixed: what is decided already: "preset", "tokenizer", "vocab_size", "seq_len", and settings of `TrainConfig`.
+    """
+    given = dict(fixed or {})
+    kind = given.pop("tokenizer", None) or tokenizer_for(corpus)
+    vocab_size = given.pop("vocab_size", None) or vocabulary_for(corpus, kind)
+    names = (given.pop("preset"),) if "preset" in given else PLANNED
+    options = _options(corpus, kind, vocab_size, names, given.get("seq_len"))
+    worth = minutes is None and not {"epochs", "steps"} & given.keys()
+    if worth:
+        minutes = _worth(corpus, options, speed)
+    judged = {name: _judge(corpus, config, speed, minutes, given) for name, config in options.items()}
+    name = min(judged, key=lambda preset: judged[preset][0])
+    loss, tokens, epochs = judged[name]
+    config = options[name]
+    rate = speed.tokens_per_second(config)
+    settings: dict[str, Any] = {
+        "optimizer": "muon", "schedule": "wsd", "cautious_decay": True, "val_fraction": VAL_FRACTION,
+        "batch_size": _batch(tokens, config.max_seq_len), **regularisation(epochs), **given,
+    }  # fmt: skip
+    if not {"epochs", "steps"} & given.keys():
+        settings["minutes"] = minutes
+    training = TrainConfig(**settings)
+    steps = max(1, round(tokens / (training.batch_size * config.max_seq_len)))
+    reasons = (
+        f"corpus: {corpus.bytes:,} bytes, {corpus.characters:,} characters ({corpus.alphabet:,} different), "
+        f"{corpus.documents:,} document{'s' * (corpus.documents != 1)}",
+        f"tokenizer: {_why_tokenizer(corpus, kind, vocab_size)}",
+        f"model: {name}, {config.num_parameters / 1e6:.1f} million parameters"
+        + (f"; expected loss {loss:.2f}, " if len(judged) > 1 else "")
+        + ", ".join(f"{other} {judged[other][0]:.2f}" for other in judged if other != name),
+        f"time: {f'{minutes:.3g} minutes' if minutes else 'as asked'}"
+        f"{', which is what this corpus is worth' if worth else ''}: about {steps:,} steps of {training.batch_size} x "
+        f"{config.max_seq_len} tokens, {epochs:.1f} epochs, at {rate:,.0f} tokens/s "
+        f"({speed.isa}, {speed.threads} thread{'s' * (speed.threads != 1)}, {speed.precision})",
+        f"regularisation: dropout {training.dropout:g}, masked tokens {training.token_mask:g}, weight decay "
+        f"{training.weight_decay:g}, average {'none' if training.ema is None else training.ema}: {epochs:.1f} epochs",
+    )
+    flops = flops_per_token(config) * tokens
+    return Plan(
+        kind, vocab_size, name, config, training, minutes, rate, steps, epochs, flops, reasons
+    )  # fmt: skip
+
+
+def tokenizer_for(corpus: Corpus) -> str:
+    """The kind of tokenizer that suits a corpus."""
+    return "char" if corpus.bytes < _CHARACTERS_UP_TO and corpus.alphabet <= _LARGEST_ALPHABET else "bpe"
+
+
+def vocabulary_for(corpus: Corpus, kind: str) -> int | None:
+    """The largest vocabulary of a tokenizer of this kind; None means that the text decides."""
+    if kind == "word":
+        return 8192
+    if kind != "bpe":
+        return None
+    return next(size for most, size in _VOCABULARIES if corpus.bytes <= most)
+
+
+def predicted_loss(parameters: float, tokens: float, fresh: float) -> float:
+    """Expected validation loss in nats a character of a model trained on `tokens` of which `fresh` differ."""
+    repeated = max(0.0, tokens / fresh - 1.0)
+    worth = min(tokens, fresh) * (1 + _REPEATED * (1 - math.exp(-repeated / _REPEATED)))
+    return _FLOOR + _SIZE / parameters**_SIZE_POWER + _DATA / worth**_DATA_POWER
+
+
+def _options(
+    corpus: Corpus, kind: str, vocab_size: int | None, names: Iterable[str], seq_len: int | None
+) -> dict[str, ModelConfig]:
+    """The models that could be trained, by preset."""
+    expected = vocab_size or (corpus.alphabet + 2 if kind == "char" else 257)
+    fields: dict[str, Any] = {"vocab_size": expected} | ({} if seq_len is None else {"max_seq_len": seq_len})
+    if expected >= _TIED_FROM:
+        fields["tied_head"] = True
+    return {name: ModelConfig.preset(name, **fields) for name in names}
+
+
+def _judge(
+    corpus: Corpus, config: ModelConfig, speed: Speed, minutes: float | None, given: Mapping[str, Any]
+) -> tuple[float, float, float]:
+    """Expected loss, tokens to train on, and epochs."""
+    characters = corpus.characters * (1 - VAL_FRACTION)
+    fresh = characters / _characters_per_token(corpus, config)
+    if given.get("epochs") is not None:
+        tokens = given["epochs"] * fresh
+    elif given.get("steps") is not None:
+        tokens = given["steps"] * (given.get("batch_size") or _BATCHES[1]) * float(config.max_seq_len)
+    else:
+        tokens = speed.tokens_per_second(config) * 60 * (minutes or MOST_MINUTES) * _TRAINING
+    per_character = characters / fresh
+    loss = predicted_loss(_core.multiplied_parameters(config.core), tokens * per_character, fresh * per_character)
+    return loss, tokens, tokens / fresh
+
+
+def _why_tokenizer(corpus: Corpus, kind: str, vocab_size: int | None) -> str:
+    if kind == "char":
+        return "char, since the corpus is small and has few different characters"
+    return kind + ("" if vocab_size is None else f", {vocab_size:,} tokens at most for a corpus of this size")
+
+
+def _worth(corpus: Corpus, options: Mapping[str, ModelConfig], speed: Speed) -> float:
+    """The least time whose expected loss is within 1% of that of the longest."""
+
+    def best(minutes: float) -> float:
+        return min(_judge(corpus, config, speed, minutes, {})[0] for config in options.values())
+
+    goal = 1.01 * best(MOST_MINUTES)
+    times = (MOST_MINUTES * 0.9**power for power in range(40, -1, -1))
+    return round(next(minutes for minutes in times if best(minutes) <= goal), 1)
+
+
+def _batch(tokens: float, seq_len: int) -> int:
+    """Windows in a step: the largest number that leaves enough steps."""
+    return next((size for size in _BATCHES if tokens >= _STEPS * size * seq_len), _BATCHES[-1])
+
+
+def _characters_per_token(corpus: Corpus, config: ModelConfig) -> float:
+    """Expected, from the number of tokens: about the logarithm of the vocabulary beside that of the alphabet."""
+    extra = config.vocab_size / max(corpus.alphabet, 257)
+    return 1.0 if extra <= 1.05 else 1.0 + 0.75 * math.log2(extra)
