@@ -32,7 +32,6 @@ from soma_native.training.recipes import RECIPES, VAL_FRACTION
 from soma_native.training.state import STATE_FILE
 from soma_native.training.trainer import Trainer
 
-DEFAULT_PRESET = "showcase"
 _AT: tuple[Literal["epoch", "step", "train_loss", "val_loss", "val_bits_per_byte"], ...] = (
     "epoch", "step", "train_loss", "val_loss", "val_bits_per_byte",
 )  # fmt: skip
@@ -55,34 +54,42 @@ def add_parser(commands: Any) -> None:
     )
     add_corpus(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder to save into")
-    parser.add_argument("--preset", choices=tuple(RECIPES), help=f"size of the model (default: {DEFAULT_PRESET})")
-    parser.add_argument("--tokenizer", choices=KINDS, help="kind of tokenizer (default: by preset)")
-    parser.add_argument("--vocab-size", type=integer(2), metavar="N", help="most tokens (default: by preset)")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--epochs", type=integer(1), metavar="N", help="times through the texts (default: by preset)")
     length.add_argument(
-        "--steps", type=integer(1), metavar="N", help="optimizer steps instead of epochs, with ten validations"
-    )
-    parser.add_argument("--batch-size", type=integer(1), metavar="N", help="windows in a step (default: by preset)")
-    parser.add_argument(
-        "--seq-len",
-        type=integer(1),
-        metavar="N",
-        help="tokens in a window, and the model's context (default: by preset)",
-    )
-    parser.add_argument(
-        "--lr",
+        "--minutes",
         type=positive_type,
-        metavar="X",
-        help="highest learning rate (default: by preset; 0.003 with --optimizer muon)",
+        metavar="M",
+        help="time of the whole run; the plan makes the best of it (default: what the corpus is worth, at most 10)",
     )
+    length.add_argument("--epochs", type=integer(1), metavar="N", help="times through the texts, instead of a time")
+    length.add_argument("--steps", type=integer(1), metavar="N", help="optimizer steps, with ten validations")
+    parser.add_argument("--preset", choices=tuple(PRESETS), help="size of the model; a classic one has its own recipe")
+    parser.add_argument("--recipe", choices=tuple(CLASSICS), help="settings of a classic, in the place of a plan")
+    parser.add_argument(
+        "--from", dest="source", metavar="DIR", help="train the model in this folder further; it stays as it is"
+    )
+    parser.add_argument(
+        "--tokenizer",
+        metavar="KIND|FILE|DIR",
+        help=f"a kind to train ({', '.join(KINDS)}), or a tokenizer that exists: tokenizer.json or its folder",
+    )
+    parser.add_argument("--vocab-size", type=integer(2), metavar="N", help="most tokens of the vocabulary")
+    parser.add_argument("--batch-size", type=integer(1), metavar="N", help="windows in a step")
+    parser.add_argument("--seq-len", type=integer(1), metavar="N", help="tokens in a window, and the model's context")
+    parser.add_argument("--lr", type=positive_type, metavar="X", help="highest learning rate")
     parser.add_argument(
         "--optimizer",
         choices=OPTIMIZERS,
-        help="muon: Muon for the matrices inside blocks, AdamW for the rest (default: adamw)",
+        help="muon: Muon for the matrices inside blocks, AdamW for the rest (default: muon, adamw in a classic recipe)",
     )
     parser.add_argument(
-        "--schedule", choices=SCHEDULES, help="course of the learning rate after its warm-up (default: cosine)"
+        "--schedule",
+        choices=SCHEDULES,
+        help="course of the learning rate after its warm-up (default: wsd, cosine in a classic recipe)",
+    )
+    parser.add_argument("--dropout", type=fraction_type, metavar="X", help="part of the activations that is dropped")
+    parser.add_argument(
+        "--patience", type=integer(1), metavar="N", help="validations without a lower loss that end the run"
     )
     parser.add_argument(
         "--val-fraction",
@@ -170,50 +177,6 @@ def _fit(trainer: Trainer, store: TokenStore) -> History:
         saved = trainer.history.checkpoint
         where = f"saved in {saved}; --resume goes on from there" if saved else "nothing was saved yet"
         raise KeyboardInterrupt(f"interrupted; {where}") from None
-
-
-def _fresh(arguments: argparse.Namespace, files: Sequence[Path]) -> tuple[Trainer, TokenStore]:
-    preset = arguments.preset or DEFAULT_PRESET
-    recipe = RECIPES[preset]
-    kind = arguments.tokenizer or recipe.tokenizer
-    vocab_size = arguments.vocab_size or recipe.vocab_size(kind)
-    tok = train_on_files(files, arguments.split, kind, vocab_size)
-    config = _config(arguments, preset, tok.vocab_size)
-    store = TokenStore.encode(documents_of(files, arguments.split), tok, "auto")
-    store.require_pairs(named(files))
-    seed = arguments.seed or 0
-    lr = arguments.lr or (recipe.lr if arguments.optimizer in (None, "adamw") else None)  # presets' are AdamW's
-    chosen: dict[str, Any] = {"lr": lr, "optimizer": arguments.optimizer, "schedule": arguments.schedule}
-    settings = TrainConfig(
-        epochs=None if arguments.steps else arguments.epochs or recipe.epochs,
-        steps=arguments.steps,
-        batch_size=arguments.batch_size or recipe.batch_size,
-        seed=seed,
-        val_fraction=_val_fraction(arguments.val_fraction, store),
-        max_eval_windows=arguments.max_eval_windows,
-        checkpoint_dir=arguments.out,
-        checkpoint_minutes=arguments.checkpoint_minutes or TrainConfig.checkpoint_minutes,
-        **{name: value for name, value in chosen.items() if value is not None},
-    )
-    return Trainer(Model(config, seed=seed, precision=arguments.precision or "auto"), tok, settings), store
-
-
-def _config(arguments: argparse.Namespace, preset: str, vocab_size: int) -> ModelConfig:
-    context = {} if arguments.seq_len is None else {"max_seq_len": arguments.seq_len}
-    return ModelConfig.preset(preset, vocab_size=vocab_size, **context)
-
-
-def _val_fraction(asked: float | None, store: TokenStore) -> float:
-    if asked is not None:
-        if asked:
-            store.split(asked)  # raises for a bad fraction before a model is made
-        return asked
-    try:
-        store.split(VAL_FRACTION)
-    except ValueError:
-        print("too little text to hold out a part: no validation", file=sys.stderr)
-        return 0.0
-    return VAL_FRACTION
 
 
 def _when(record: Record, trainer: Trainer) -> str:
