@@ -40,7 +40,7 @@ _FROM_CONTEXT = 256  # longest window of such a model, unless --seq-len says oth
 
 
 class NewRun(NamedTuple):
-    """A run that has not begun, its texts, and its plan if it has one."""
+    """A run that is to begin or to go on, its texts, and its plan if it is a new one that has one."""
 
     trainer: Trainer
     store: TokenStore
@@ -53,7 +53,7 @@ def new_run(arguments: argparse.Namespace, files: Sequence[Path]) -> NewRun:
     given = {name: value for name in SETTINGS if (value := getattr(arguments, name)) is not None}
     base = _base(arguments)
     preset, recipe = recipe_of(arguments)
-    tokenizer = _existing_tokenizer(arguments)
+    tokenizer = existing_tokenizer(arguments)
     plan = None
     if recipe is not None and base is None:
         config = TrainConfig(**recipe_settings(recipe, given))
@@ -134,25 +134,27 @@ def _base(arguments: argparse.Namespace) -> tuple[Model, Tokenizer] | None:
         return None
     for name in ("preset", "vocab_size", "recipe"):
         if getattr(arguments, name) is not None:
-            raise UsageError(f"--{name.replace('_', '-')} cannot be given with --from: the model of {arguments.source}"
-                             " has its sizes already")
+            raise UsageError(
+                f"--{name.replace('_', '-')} cannot be given with --from: the model of {arguments.source}"
+                " has its sizes already"
+            )
     model, tok = load(arguments.source, precision=arguments.precision or "auto")
     if tok is None:
         raise CommandError(f"{arguments.source}: has no tokenizer, so text cannot be encoded for its model")
     other = arguments.tokenizer
-    if other is not None and (tok.kind != other if other in KINDS else not _same(tok, Tokenizer.load(other))):
+    if other is not None and (tok.kind != other if other in KINDS else not same_tokens(tok, Tokenizer.load(other))):
         raise UsageError(f"--tokenizer {other}: the model of {arguments.source} has another: leave the option out")
     return model, tok
 
 
-def _same(one: Tokenizer, other: Tokenizer) -> bool:
+def same_tokens(one: Tokenizer, other: Tokenizer) -> bool:
     def tokens(tok: Tokenizer) -> list[str]:
         return [tok.id_to_token(i) for i in range(tok.vocab_size)]
 
     return one.kind == other.kind and tokens(one) == tokens(other)
 
 
-def _existing_tokenizer(arguments: argparse.Namespace) -> Tokenizer | None:
+def existing_tokenizer(arguments: argparse.Namespace) -> Tokenizer | None:
     """The tokenizer of --tokenizer FILE|DIR; None for a kind."""
     given = arguments.tokenizer
     if given is None or given in KINDS:

@@ -180,7 +180,9 @@ def _options(
     return {name: ModelConfig.preset(name, **fields) for name in names}
 
 
-def _best(judged: Mapping[str, tuple[float, float, float]], options: Mapping[str, ModelConfig], speed: Speed | None) -> str:
+def _best(
+    judged: Mapping[str, tuple[float, float, float]], options: Mapping[str, ModelConfig], speed: Speed | None
+) -> str:
     """The option of the least expected loss; where time is no matter, of no more parameters than tokens."""
     if speed is None:
         fitting = [name for name, config in options.items() if config.num_parameters <= judged[name][1]]
