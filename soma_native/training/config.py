@@ -34,6 +34,8 @@ _NUMBERS: dict[str, dict[str, float]] = {
     "eps": {"least": FLOAT32_LEAST, "most": FLOAT32_MAX},
     "decay_fraction": {"above": 0, "most": 1},
     "weight_decay": {"least": 0},
+    "dropout": {"least": 0, "below": 1},
+    "token_mask": {"least": 0, "below": 1},
     "ema": {"least": 0, "below": 1},
     "tail_average": {"above": 0, "most": 1},
     "max_grad_norm": {"least": 0},
@@ -78,11 +80,13 @@ class TrainConfig:
         betas: of `AdamW`; left out, (0.9, 0.95), and (0.9, 0.99) with "muon".
         eps, weight_decay, max_grad_norm: of the optimizer; max_grad_norm=None or 0 does not clip.
         cautious_decay: no decay of a parameter where it would push against the update.
+        dropout, token_mask: of `Model.loss_and_grad`, at least 0 and below 1. The noise follows from `seed`, step and
+            micro-batch alone. Training losses have it, validation has none.
         ema: decay of an exponential average of the weights, below 1. The averaged weights are validated and saved as
             the model, and the model has them when `fit` returns. None means no average.
         tail_average: likewise with the mean of the weights over this last part of all steps, above 0 and at most 1.
         grad_accumulation: micro-batches in a step; the gradient is that of the mean over all their pairs.
-        seed: the seed of the order of the data, at least 0 and below 2**64.
+        seed: the seed of the order of the data and of noise, at least 0 and below 2**64.
         val_fraction: part of the data held out for validation (see `TokenStore.split`), at least 0 and below 1.
         eval_every: steps between two records of the history, which have a validation loss if there is validation data.
             None means one record per epoch, or ten in all if `steps` is given.
@@ -130,6 +134,8 @@ class TrainConfig:
     weight_decay: float = 0.1
     max_grad_norm: float | None = 1.0
     cautious_decay: bool = False
+    dropout: float = 0.0
+    token_mask: float = 0.0
     ema: float | None = None
     tail_average: float | None = None
     grad_accumulation: int = 1

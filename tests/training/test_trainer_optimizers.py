@@ -121,7 +121,7 @@ def test_a_state_from_before_these_settings_goes_on(tmp_path: Path) -> None:
         arrays, metadata = {name: file.read(name).copy() for name in file.entries}, dict(file.metadata)
     state = json.loads(metadata["state"])
     for part in (state["config"], state["identity"]):
-        for new in ("optimizer", "decay_fraction", "cautious_decay", "ema", "tail_average"):
+        for new in ("optimizer", "decay_fraction", "cautious_decay", "ema", "tail_average", "dropout", "token_mask"):
             del part[new]
     metadata["state"] = json.dumps(state)
     metadata["state_crc32"] = str(zlib.crc32(metadata["state"].encode()))
