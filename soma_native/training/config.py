@@ -35,6 +35,8 @@ _NUMBERS: dict[str, dict[str, float]] = {
     "decay_fraction": {"above": 0, "most": 1},
     "weight_decay": {"least": 0},
     "final_weight_decay": {"least": 0},
+    "dropout": {"least": 0, "below": 1},
+    "token_mask": {"least": 0, "below": 1},
     "ema": {"least": 0, "below": 1},
     "tail_average": {"above": 0, "most": 1},
     "max_grad_norm": {"least": 0},
@@ -82,11 +84,13 @@ class TrainConfig:
         final_weight_decay: weight decay at the end. It goes there in a line while the learning rate falls. None means
             that it stays as it is.
         cautious_decay: no decay of a parameter where it would push against the update.
+        dropout, token_mask: of `Model.loss_and_grad`, at least 0 and below 1. The noise follows from `seed`, step and
+            micro-batch alone. Training losses have it, validation has none.
         ema: decay of an exponential average of the weights, below 1. The averaged weights are validated and saved as
             the model, and the model has them when `fit` returns. None means no average.
         tail_average: likewise with the mean of the weights over this last part of all steps, above 0 and at most 1.
         grad_accumulation: micro-batches in a step; the gradient is that of the mean over all their pairs.
-        seed: the seed of the order of the data, at least 0 and below 2**64.
+        seed: the seed of the order of the data and of noise, at least 0 and below 2**64.
         val_fraction: part of the data held out for validation (see `TokenStore.split`), at least 0 and below 1.
         eval_every: steps between two records of the history, which have a validation loss if there is validation data.
             None means one record per epoch, or ten in all if `steps` is given.
@@ -136,6 +140,8 @@ class TrainConfig:
     final_weight_decay: float | None = None
     max_grad_norm: float | None = 1.0
     cautious_decay: bool = False
+    dropout: float = 0.0
+    token_mask: float = 0.0
     ema: float | None = None
     tail_average: float | None = None
     grad_accumulation: int = 1

@@ -152,8 +152,11 @@ class TrainingRun:
         micro_batches = self.layout.sampler.batches(self.step)
         pairs = sum(int(np.count_nonzero(targets >= 0)) for _, targets in micro_batches)
         loss = 0.0
-        for ids, targets in micro_batches:
-            loss += self.model.loss_and_grad(ids, targets, normalizer=pairs)
+        for i, (ids, targets) in enumerate(micro_batches):
+            loss += self.model.loss_and_grad(
+                ids, targets, pairs, dropout=self.config.dropout, token_mask=self.config.token_mask,
+                noise=(self.config.seed, self.step, i),
+            )  # fmt: skip
         if not math.isfinite(loss):
             raise self._not_finite(f"the loss is {loss}")
         lr = self.layout.schedule(self.step)

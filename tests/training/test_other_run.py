@@ -31,6 +31,8 @@ SETTINGS: dict[str, tuple[Any, str]] = {
     "schedule": ("constant", "cosine"),
     "decay_fraction": (0.25, "0.5"),
     "cautious_decay": (True, "False"),
+    "dropout": (0.1, "0.0"),
+    "token_mask": (0.1, "0.0"),
     "ema": (0.9, "none"),
     "tail_average": (0.25, "none"),
     "betas": ([0.8, 0.9], "[0.9, 0.95]"),
