@@ -39,7 +39,7 @@ _FROM_LR = 0.3  # share of the usual learning rate for a model that has learned 
 _FROM_CONTEXT = 256  # longest window of such a model, unless --seq-len says otherwise
 
 
-class NewRun(NamedTuple):
+class Run(NamedTuple):
     """A run that is to begin or to go on, its texts, and its plan if it is a new one that has one."""
 
     trainer: Trainer
@@ -47,7 +47,7 @@ class NewRun(NamedTuple):
     plan: Plan | None
 
 
-def new_run(arguments: argparse.Namespace, files: Sequence[Path]) -> NewRun:
+def new_run(arguments: argparse.Namespace, files: Sequence[Path]) -> Run:
     """The run that the options ask for. What they leave open, a recipe or the planner chooses."""
     began = time.perf_counter()
     given = {name: value for name in SETTINGS if (value := getattr(arguments, name)) is not None}
@@ -78,7 +78,7 @@ def new_run(arguments: argparse.Namespace, files: Sequence[Path]) -> NewRun:
         sizes = _sizes(arguments, preset, plan, tokenizer.vocab_size)
         model = Model(sizes, seed=config.seed, precision=arguments.precision or "auto")
     config = time_left(config, time.perf_counter() - began)
-    return NewRun(Trainer(model, tokenizer, config), store, plan)
+    return Run(Trainer(model, tokenizer, config), store, plan)
 
 
 def recipe_of(arguments: argparse.Namespace) -> tuple[str | None, Recipe | None]:
@@ -95,12 +95,6 @@ def recipe_settings(recipe: Recipe, given: dict[str, Any]) -> dict[str, Any]:
     if given.get("optimizer", "adamw") != "adamw":
         left_out |= {"lr", "betas"}  # a recipe's are AdamW's
     return {name: value for name, value in recipe.settings().items() if name not in left_out} | given
-
-
-def print_plan(plan: Plan) -> None:
-    """Print a line for each choice."""
-    for reason in plan.reasons:
-        print(reason, file=sys.stderr)
 
 
 def _plan(
@@ -148,6 +142,8 @@ def _base(arguments: argparse.Namespace) -> tuple[Model, Tokenizer] | None:
 
 
 def same_tokens(one: Tokenizer, other: Tokenizer) -> bool:
+    """Whether two tokenizers have one kind and one vocabulary."""
+
     def tokens(tok: Tokenizer) -> list[str]:
         return [tok.id_to_token(i) for i in range(tok.vocab_size)]
 

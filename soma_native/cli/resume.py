@@ -12,7 +12,7 @@ from soma_native._checks import shown
 from soma_native.cli.arguments import option_of
 from soma_native.cli.corpus import named
 from soma_native.cli.errors import CommandError, UsageError
-from soma_native.cli.new_run import NewRun, existing_tokenizer, recipe_settings, same_tokens
+from soma_native.cli.new_run import Run, existing_tokenizer, recipe_settings, same_tokens
 from soma_native.cli.tokenizer import train_on_files
 from soma_native.data.documents import SPLITS, documents_of
 from soma_native.data.token_store import TokenStore
@@ -33,7 +33,7 @@ _SETTINGS = [f.name for f in dataclasses.fields(TrainConfig) if f.name not in FR
 _SETTINGS.append("checkpoint_minutes")  # free to change
 
 
-def resumed(arguments: argparse.Namespace, files: Sequence[Path]) -> NewRun:
+def resumed(arguments: argparse.Namespace, files: Sequence[Path]) -> Run:
     """The trainer of the run in DIR, with the options that were given, and the texts.
 
     Raises:
@@ -56,7 +56,7 @@ def resumed(arguments: argparse.Namespace, files: Sequence[Path]) -> NewRun:
     if found:
         layout = Layout(trainer.model, trainer.tokenizer, trainer.config, store, None)
         raise OtherRunError(Path(arguments.out), found + differences(layout, arguments.out, state))
-    return NewRun(trainer, store, None)
+    return Run(trainer, store, None)
 
 
 def _of_the_model(arguments: argparse.Namespace, config: ModelConfig, identity: dict[str, Any]) -> Iterator[Difference]:

@@ -5,31 +5,29 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from soma_native.checkpoint.folder import model_files
 from soma_native.cli.arguments import add_command, fraction_type, integer, positive_type, seed_type
-from soma_native.cli.corpus import add_corpus, check_not_empty, corpus_files, named
+from soma_native.cli.corpus import add_corpus, check_not_empty, corpus_files
 from soma_native.cli.errors import CommandError
+from soma_native.cli.new_run import Run, new_run
 from soma_native.cli.output import output_folder, print_json
 from soma_native.cli.progress import ProgressDisplay
 from soma_native.cli.resume import as_usage, resumed
 from soma_native.cli.signals import signals_as_ctrl_c
-from soma_native.cli.tokenizer import train_on_files
-from soma_native.data.documents import documents_of
-from soma_native.data.token_store import TokenStore
 from soma_native.errors import OtherRunError
 from soma_native.files.atomic_folder import FolderView
-from soma_native.model.config import PRECISIONS, ModelConfig
-from soma_native.model.model import Model
+from soma_native.model.config import PRECISIONS
+from soma_native.model.presets import PRESETS
 from soma_native.optim.schedule import SCHEDULES
+from soma_native.planning.train import TellPlan
 from soma_native.tokenizer.train import KINDS
 from soma_native.training.callbacks import Callback
-from soma_native.training.config import OPTIMIZERS, TrainConfig
+from soma_native.training.config import OPTIMIZERS
 from soma_native.training.history import History, Record, bits_text
-from soma_native.training.recipes import RECIPES, VAL_FRACTION
+from soma_native.training.recipes import CLASSICS, VAL_FRACTION
 from soma_native.training.samples import Samples
 from soma_native.training.state import STATE_FILE
 from soma_native.training.trainer import Trainer
@@ -39,6 +37,10 @@ _AT: tuple[Literal["epoch", "step", "train_loss", "val_loss", "val_bits_per_byte
 )  # fmt: skip
 
 _NOTES = """\
+With nothing but CORPUS and --out, a plan chooses tokenizer, model, settings and time (`plan` says it and trains
+nothing); an option fixes what it names. --preset of a classic (showcase, improved, full, nano-cpu, baby, gpt2-124m) and
+--recipe take the settings of that classic instead.
+
 After an evaluation, every half minute at most, the model writes a line. A window never holds text of two documents.
 While training, Ctrl-C saves a checkpoint and prints its place; the same command with --resume continues from it, bit
 for bit. DIR gets the model (with validation, the one of the lowest loss), its tokenizer, history.csv, history.json,
@@ -53,7 +55,7 @@ def add_parser(commands: Any) -> None:
         "train",
         run,
         "train a model on your own texts",
-        "train my_texts/ --out runs/mine --preset showcase --epochs 20",
+        "train my_text.txt --out my_model --minutes 4",
         _NOTES,
     )
     add_corpus(parser)
@@ -136,8 +138,9 @@ def run(arguments: argparse.Namespace) -> None:
         if not (arguments.resume or arguments.overwrite):
             _refuse_to_replace(out)
         try:
-            trainer, store = resumed(arguments, files) if arguments.resume else _fresh(arguments, files)
-            history = _fit(trainer, store, arguments.json)
+            run = resumed(arguments, files) if arguments.resume else new_run(arguments, files)
+            trainer = run.trainer
+            history = _fit(run, quiet=arguments.json)
         except OtherRunError as error:
             raise as_usage(arguments, files, error) from None
         history.plot_if_possible(out / "loss.png")  # without matplotlib the training still succeeds
@@ -173,18 +176,18 @@ def _refuse_to_replace(out: Path) -> None:
         )
 
 
-def _watchers(trainer: Trainer, store: TokenStore) -> list[Callback]:
-    """The callbacks that show what is learned."""
-    fraction = trainer.config.val_fraction
-    return [Samples(store.split(fraction)[1] if fraction else store)]
-
-
-def _fit(trainer: Trainer, store: TokenStore, quiet: bool) -> History:
+def _fit(run: Run, quiet: bool) -> History:
+    callbacks: list[Callback] = [] if run.plan is None else [TellPlan(run.plan)]
+    if not quiet:
+        if run.plan is not None:
+            print(run.plan, file=sys.stderr)
+        fraction = run.trainer.config.val_fraction
+        callbacks.append(Samples(run.store.split(fraction)[1] if fraction else run.store))
     try:
         with ProgressDisplay(sys.stderr) as progress:
-            return trainer.fit(store, callbacks=[progress, *([] if quiet else _watchers(trainer, store))])
+            return run.trainer.fit(run.store, callbacks=[progress, *callbacks])
     except KeyboardInterrupt:
-        saved = trainer.history.checkpoint
+        saved = run.trainer.history.checkpoint
         where = f"saved in {saved}; --resume goes on from there" if saved else "nothing was saved yet"
         raise KeyboardInterrupt(f"interrupted; {where}") from None
 

@@ -113,7 +113,7 @@ def choose(
         options = _options(corpus, kind, vocab_size, PLANNED if preset is None else (preset,), seq_len)
     else:
         options = {"the given model": model}
-    length = {name: settings[name] for name in ("epochs", "steps", "batch_size") if name in settings}
+    length: dict[str, Any] = {name: settings[name] for name in ("epochs", "steps", "batch_size") if name in settings}
     worth = minutes is None and not {"epochs", "steps"} & length.keys()
     if worth:
         assert speed is not None
@@ -197,9 +197,9 @@ def _judge(
     characters = corpus.characters * (1 - VAL_FRACTION)
     fresh = characters / _characters_per_token(corpus, config)
     if given.get("epochs") is not None:
-        tokens = given["epochs"] * fresh
+        tokens = float(given["epochs"]) * fresh
     elif given.get("steps") is not None:
-        tokens = given["steps"] * (given.get("batch_size") or _BATCHES[1]) * float(config.max_seq_len)
+        tokens = float(given["steps"]) * (given.get("batch_size") or _BATCHES[1]) * float(config.max_seq_len)
     else:
         assert speed is not None
         tokens = speed.tokens_per_second(config) * 60 * (minutes or MOST_MINUTES) * _TRAINING
