@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from soma_native.checkpoint import load
+from soma_native.checkpoint import load, load_model
 from soma_native.cli.corpus import named
 from soma_native.cli.errors import CommandError, UsageError
 from soma_native.cli.tokenizer import train_on_files
 from soma_native.data.documents import documents_of
 from soma_native.data.token_store import TokenStore
+from soma_native.files.atomic_folder import FolderView
 from soma_native.model.config import ModelConfig
 from soma_native.model.model import Model
 from soma_native.planning.corpus import survey
@@ -132,9 +133,13 @@ def _base(arguments: argparse.Namespace) -> tuple[Model, Tokenizer] | None:
                 f"--{name.replace('_', '-')} cannot be given with --from: the model of {arguments.source}"
                 " has its sizes already"
             )
-    model, tok = load(arguments.source, precision=arguments.precision or "auto")
-    if tok is None:
-        raise CommandError(f"{arguments.source}: has no tokenizer, so text cannot be encoded for its model")
+    precision = arguments.precision or "auto"
+    if not os.path.lexists(FolderView(Path(arguments.source)).path("tokenizer.json")):
+        tokenizer = existing_tokenizer(arguments)
+        if tokenizer is None:
+            raise CommandError(f"{arguments.source}: has no tokenizer.json: give its tokenizer with --tokenizer FILE")
+        return load_model(arguments.source, precision=precision), tokenizer
+    model, tok = load(arguments.source, precision=precision)
     other = arguments.tokenizer
     if other is not None and (tok.kind != other if other in KINDS else not same_tokens(tok, Tokenizer.load(other))):
         raise UsageError(f"--tokenizer {other}: the model of {arguments.source} has another: leave the option out")

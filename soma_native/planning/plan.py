@@ -125,7 +125,7 @@ def choose(
     window = min(seq_len or config.max_seq_len, config.max_seq_len)
     training = TrainConfig(**{
         "optimizer": "muon", "schedule": "wsd", "cautious_decay": True, "val_fraction": VAL_FRACTION,
-        "batch_size": _batch(tokens, window), "minutes": minutes, "seq_len": seq_len if model is not None else None,
+        "batch_size": _batch(tokens, window), **({} if minutes is None else {"minutes": minutes}), "seq_len": seq_len if model is not None else None,
         **regularisation(epochs), **settings,
     })  # fmt: skip
     steps = training.steps or max(1, round(tokens / (training.batch_size * window)))

@@ -59,7 +59,7 @@ CLASSICS = {
     "nanogpt": (
         "nano-cpu",
         Recipe("char", 3000, 3000, 12, 1e-3, others={
-            "steps": 2000, "betas": (0.9, 0.99), "warmup_steps": 100, "min_lr": 1e-4, "sampling": "random",
+            "steps": 2000, "betas": (0.9, 0.99), "min_lr": 1e-4, "sampling": "random",
         }),
     ),
     "soma": ("showcase", RECIPES["showcase"]),
