@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ from soma_native.model.presets import PRESETS
 from soma_native.optim.schedule import SCHEDULES
 from soma_native.planning.train import TellPlan
 from soma_native.tokenizer.train import KINDS
+from soma_native.training.against_floor import AgainstFloor
 from soma_native.training.callbacks import Callback
 from soma_native.training.config import OPTIMIZERS
 from soma_native.training.history import History, Record, bits_text
@@ -155,6 +157,8 @@ def run(arguments: argparse.Namespace) -> None:
         f"after {_when(saved, trainer)}: loss {result['train_loss']:.4f}{validation}; "
         f"{result['seconds']:.1f} s"
     )
+    if history.compared is not None:
+        print(f"beside what needs no training: {history.compared}")
     last = history.records[-1]
     if saved is not last:
         print(
@@ -176,16 +180,24 @@ def _refuse_to_replace(out: Path) -> None:
         )
 
 
+def _callbacks(run: Run, progress: Callback, quiet: bool) -> list[Callback]:
+    """The callbacks of the command; the display shows what the floor has measured."""
+    fraction = run.trainer.config.val_fraction
+    parts = run.store.split(fraction) if fraction else (run.store,)
+    return [
+        *([] if run.plan is None else [TellPlan(run.plan)]),
+        *([AgainstFloor(*parts)] if fraction else []),
+        progress,
+        *([] if quiet else [Samples(parts[-1])]),
+    ]
+
+
 def _fit(run: Run, quiet: bool) -> History:
-    callbacks: list[Callback] = [] if run.plan is None else [TellPlan(run.plan)]
-    if not quiet:
-        if run.plan is not None:
-            print(run.plan, file=sys.stderr)
-        fraction = run.trainer.config.val_fraction
-        callbacks.append(Samples(run.store.split(fraction)[1] if fraction else run.store))
+    if run.plan is not None and not quiet:
+        print(run.plan, file=sys.stderr)
     try:
         with ProgressDisplay(sys.stderr) as progress:
-            return run.trainer.fit(run.store, callbacks=[progress, *callbacks])
+            return run.trainer.fit(run.store, callbacks=_callbacks(run, progress, quiet))
     except KeyboardInterrupt:
         saved = run.trainer.history.checkpoint
         where = f"saved in {saved}; --resume goes on from there" if saved else "nothing was saved yet"
@@ -209,6 +221,7 @@ def _result(trainer: Trainer, history: History, out: str) -> dict[str, Any]:
         "tokens_per_second": last["tokens_per_second"],
         "precision": trainer.model.precision,
         "evaluation_precision": trainer.model.evaluation_precision,
+        "floor": None if history.floor is None else {**asdict(history.floor), "sentence": history.compared},
         "stop_reason": history.stop_reason,
         "warnings": history.warnings,
         "epochs": [{name: record[name] for name in _AT} for record in history.records],
