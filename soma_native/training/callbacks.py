@@ -12,8 +12,8 @@ from soma_native.tokenizer.tokenizer import Tokenizer
 from soma_native.training.config import TrainConfig
 from soma_native.training.history import History, Record
 
-EventKind: TypeAlias = Literal["start", "step", "epoch", "evaluate", "checkpoint", "warning", "end"]
-EVENT_KINDS: tuple[EventKind, ...] = ("start", "step", "epoch", "evaluate", "checkpoint", "warning", "end")
+EventKind: TypeAlias = Literal["start", "step", "plan", "epoch", "evaluate", "checkpoint", "warning", "end"]
+EVENT_KINDS: tuple[EventKind, ...] = ("start", "step", "plan", "epoch", "evaluate", "checkpoint", "warning", "end")
 
 
 class RunningTrainer(Protocol):
@@ -33,19 +33,21 @@ class Event:
     """An event of a training run.
 
     Attributes:
-        kind: "start" once before the first step; "step" after each optimizer step; "evaluate" after each new record
+        kind: "start" once before the first step; "step" after each optimizer step; "plan" after a decision about the
+            number of steps, the last of `history.decisions`; "evaluate" after each new record
             of the history; "epoch" at the end of each epoch, after its record; "checkpoint" after a checkpoint was
             saved; "warning" when the trainer warns; "end" once, unless an error or Ctrl-C ended the run.
         trainer: the trainer; `event.trainer.stop()` ends the training after this step.
         history: the history so far.
-        step, total_steps: optimizer steps done, and steps in all.
+        step, total_steps: optimizer steps done, and steps in all; with `minutes` one more than done, until the first
+            decision.
         epoch, epochs: the epoch of the last step (from 1), and epochs in all.
         loss: training loss of the last step, nats a token; NaN before the first.
         lr, grad_norm: learning rate and gradient norm (before clipping) of the last step; NaN before the first.
         seconds: wall-clock time so far.
         tokens_per_second: pairs trained on per second since the last record; 0 before the first step.
         record: the newest record of the history ("evaluate" and after), or None.
-        message: the text of a warning, the folder of a checkpoint, the reason of the end; else "".
+        message: the text of a warning, the folder of a checkpoint, the reason of a decision or of the end; else "".
     """
 
     kind: EventKind
@@ -82,6 +84,9 @@ class Callback:
 
     def on_step(self, event: Event) -> None:
         """After each optimizer step."""
+
+    def on_plan(self, event: Event) -> None:
+        """After a decision about the number of steps, the last of `event.history.decisions`."""
 
     def on_evaluate(self, event: Event) -> None:
         """After each new record of the history, `event.record`."""

@@ -9,7 +9,7 @@ import itertools
 import json
 import os
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, Literal, TypedDict, cast
 
 from soma_native.errors import CheckpointError
 
@@ -27,6 +27,16 @@ class Record(TypedDict):
     seconds: float
     tokens_per_second: float
     lr: float
+
+
+class Decision(TypedDict):
+    """How a run went on after `step` steps; a plain dict at run time."""
+
+    step: int
+    total_steps: int
+    eval_every: int
+    max_eval_windows: int | None
+    reason: Literal["clock", "early stopping"]
 
 
 FIELDS = tuple(Record.__annotations__)
@@ -47,6 +57,9 @@ class History:
         data: counts of the data by part, "train" and "validation": documents, tokens, pairs, windows, dropped
             documents and tokens, unknown tokens, the longest window.
         warnings: the warnings of the trainer, such as over-fitting.
+        decisions: how the run's length was decided while it ran, in order: after `step` steps there were to be
+            `total_steps` in all, a record every `eval_every` steps, at most `max_eval_windows` windows in a validation
+            (None: all), for the reason "clock" (`TrainConfig.minutes`) or "early stopping".
         stop_reason: the reason of the end: "finished", "early stopping", "stopped" (by `Trainer.stop`), "interrupted"
             (Ctrl-C); None while the training runs, and if an error ended it.
         checkpoint: the folder last saved into, or None.
@@ -64,6 +77,7 @@ class History:
         self.records: list[Record] = []
         self.data: dict[str, dict[str, int]] = {}
         self.warnings: list[str] = []
+        self.decisions: list[Decision] = []
         self.stop_reason: str | None = None
         self.checkpoint: str | None = None
 
@@ -107,6 +121,7 @@ class History:
             "records": self.records,
             "data": self.data,
             "warnings": self.warnings,
+            "decisions": self.decisions,
             "stop_reason": self.stop_reason,
             "checkpoint": self.checkpoint,
         }
@@ -128,6 +143,7 @@ class History:
                 history.records.append(cast(Record, dict(record)))
             history.data = dict(values["data"])
             history.warnings = list(values["warnings"])
+            history.decisions = list(values.get("decisions", []))  # older runs have none
             history.stop_reason = values["stop_reason"]
             history.checkpoint = values["checkpoint"]
         except (KeyError, TypeError, AttributeError) as error:
