@@ -99,7 +99,8 @@ class TrainConfig:
             None means one record per epoch, or ten in all if `steps` or `minutes` is given.
         max_eval_windows: most windows in a validation, evenly spread over the data; None means all.
         patience: number of evaluations in a row without a better validation loss that ends the training; None means
-            that none does.
+            that none does. With the schedules "wsd" and "constant" the rate of the present weights first falls to its
+            end, over a tenth of the steps so far, ten at least, and no longer than the run was to last.
         min_delta: a validation loss is better only if it is lower by more than this, in nats.
         end_of_document: the special token that follows each document, and that ends generation: "auto" is
             <|endoftext|> or <EOS>, if the vocabulary has one; None is no token.

@@ -34,6 +34,18 @@ def forwards(clock: Clock) -> Clock:
     return now
 
 
+def cool_down(layout: Layout, step: int) -> Decision:
+    """The end of a run whose validation loss falls no more: its rate falls over a tenth of the steps so far.
+
+    These are ten steps at least, and no more than were left.
+    """
+    total = min(layout.total_steps, step + max(10, math.ceil(_COOLED * step)))
+    return {
+        "step": step, "total_steps": total, "eval_every": layout.eval_every,
+        "max_eval_windows": layout.max_eval_windows, "reason": "early stopping",
+    }  # fmt: skip
+
+
 @dataclass
 class Measured:
     """What a run has measured, in seconds. Saved with its state."""

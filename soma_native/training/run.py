@@ -27,7 +27,7 @@ from soma_native.training.history import Decision, History, Record
 from soma_native.training.interrupt import InterruptGuard
 from soma_native.training.layout import UNDECIDED, Layout
 from soma_native.training.optimize import make_average, make_optimizer
-from soma_native.training.pace import Clock, Pace
+from soma_native.training.pace import Clock, Pace, cool_down
 from soma_native.training.state import STATE_FILE, TrainingState, load_arrays, read_state, write_state
 
 logger = logging.getLogger("soma_native")
@@ -283,8 +283,14 @@ class TrainingRun:
         if self.step >= self.layout.total_steps:
             return "early stopping" if self.layout.cooling else "finished"
         patience = self.config.patience
-        if patience is not None and self.history.bad_evaluations(self.config.min_delta) >= patience:
-            return "early stopping"
+        if (
+            patience is not None
+            and not self.layout.cooling
+            and self.history.bad_evaluations(self.config.min_delta) >= patience
+        ):
+            if self.config.schedule not in ("wsd", "constant"):
+                return "early stopping"
+            self._decide(cool_down(self.layout, self.step))
         return "stopped" if self._stop.is_set() else None
 
     # --- checkpoints

@@ -219,3 +219,71 @@ def test_other_minutes_are_another_run(tmp_path: Path) -> None:
         soma.Trainer.resume(tmp_path, minutes=2).fit(SENTENCES)
     with pytest.raises(ValueError, match=r"epochs=3: this run has 1.0 minutes\."):
         make_trainer(**{**MINUTE, "minutes": None, "epochs": 3}, checkpoint_dir=tmp_path, resume=True).fit(SENTENCES)
+
+
+# --- early stopping
+
+
+@pytest.mark.parametrize("schedule", ["wsd", "constant"])
+def test_patience_lets_the_rate_fall_before_the_end(
+    schedule: str, tmp_path: Path, find_losses: Callable[..., None]
+) -> None:
+    settings: dict[str, Any] = {
+        "epochs": None, "steps": 1000, "schedule": schedule, "eval_every": 40, "patience": 2, "warmup_steps": 4,
+        "checkpoint_dir": tmp_path / "whole",
+    }  # fmt: skip
+    given = [3.0, 2.0, 2.5, 2.5, 1.5]
+    find_losses(*given)
+    clock = Clock()
+    whole = by_time(clock, **{**settings, "minutes": None})
+    history = whole.fit(SENTENCES, callbacks=clock.move)
+    assert history.stop_reason == "early stopping"
+    assert [(d["step"], d["total_steps"], d["reason"]) for d in history.decisions] == [(160, 176, "early stopping")]
+    assert [record["step"] for record in history.records] == [40, 80, 120, 160, 176]
+    assert clock.rates[160:] == pytest.approx([1e-2 * (1 - step / 16) for step in range(16)])
+    assert weights(soma.load(tmp_path / "whole")[0]) == weights(whole.model), "the fall made the best model"
+
+    find_losses(*given)
+    settings |= {"minutes": None, "checkpoint_dir": tmp_path / "parts"}
+    with pytest.raises(KeyboardInterrupt):
+        by_time(Clock(), **settings).fit(SENTENCES, callbacks=at_step(165, interrupt))
+    again = by_time(Clock(), model_seed=9, **settings, resume=True)
+    assert losses(again.fit(SENTENCES)) == losses(history)
+    assert again.history.stop_reason == "early stopping"
+    assert weights(again.model) == weights(whole.model)
+    finished = by_time(Clock(), **settings, resume=True).fit(SENTENCES)
+    assert finished.stop_reason == "early stopping" and finished.decisions == history.decisions
+
+
+def test_a_fall_that_has_begun_is_cut_short_and_the_end_of_the_run_stays(find_losses: Callable[..., None]) -> None:
+    settings: dict[str, Any] = {"minutes": None, "eval_every": 10, "patience": 1, "warmup_steps": 0, "steps": 100}
+    find_losses(*[1.0] * 6, *[2.0] * 9)
+    clock = Clock()
+    by_time(clock, **settings, min_delta=0.0, decay_fraction=0.9).fit(SENTENCES, callbacks=clock.move)
+    before = 1e-2 * (1 - 10 / 90)
+    assert clock.rates[20:] == pytest.approx([before * (1 - step / 10) for step in range(10)])
+    find_losses(1.0, 2.0, 2.0)
+    clock = Clock()
+    late = by_time(clock, **{**settings, "steps": 24}).fit(SENTENCES, callbacks=clock.move)
+    assert late.records[-1]["step"] == 24 and late.stop_reason == "early stopping"
+
+
+def test_cosine_and_line_end_at_once_as_their_rate_is_falling(find_losses: Callable[..., None]) -> None:
+    for schedule in ("cosine", "linear"):
+        find_losses(1.0, 2.0)
+        settings = {"minutes": None, "steps": 100, "eval_every": 10, "patience": 1, "schedule": schedule}
+        history = by_time(Clock(), **settings).fit(SENTENCES)
+        assert (history.records[-1]["step"], history.stop_reason, history.decisions) == (20, "early stopping", [])
+
+
+def test_patience_in_a_run_by_time_stays_within_the_time(find_losses: Callable[..., None]) -> None:
+    find_losses(*[1.0] * 99)
+    clock = Clock(0.25)
+    history = by_time(clock, patience=2, schedule="wsd").fit(SENTENCES, callbacks=clock.move)
+    assert history.stop_reason == "early stopping" and history.decisions[-1]["reason"] == "early stopping"
+    stopped = history.decisions[-1]["step"]
+    assert len(clock.rates) == stopped + max(10, math.ceil(stopped / 10)) and clock.rates[-1] <= 1e-2 / 9
+    find_losses(*[1.0] * 99)
+    clock = Clock(lambda step: 4.0 if step > 72 else 0.25)  # slow from the decision on
+    history = by_time(clock, patience=2, schedule="wsd").fit(SENTENCES, callbacks=clock.move)
+    assert history.stop_reason == "early stopping" and clock.now - 1000 <= 63
