@@ -125,7 +125,7 @@ def choose(
     window = min(seq_len or config.max_seq_len, config.max_seq_len)
     training = TrainConfig(**{
         "optimizer": "muon", "schedule": "wsd", "cautious_decay": True, "val_fraction": VAL_FRACTION,
-        "batch_size": _batch(tokens, window), **({} if minutes is None else {"minutes": minutes}), "seq_len": seq_len if model is not None else None,
+        "batch_size": _batch(tokens, window), "minutes": minutes, "seq_len": None if model is None else seq_len,
         **regularisation(epochs), **settings,
     })  # fmt: skip
     steps = training.steps or max(1, round(tokens / (training.batch_size * window)))
@@ -165,7 +165,7 @@ def vocabulary_for(corpus: Corpus, kind: str) -> int | None:
 def predicted_loss(parameters: float, tokens: float, fresh: float) -> float:
     """Expected validation loss in nats a character of a model trained on `tokens` of which `fresh` differ."""
     repeated = max(0.0, tokens / fresh - 1.0)
-    worth = min(tokens, fresh) * (1 + _REPEATED * (1 - math.exp(-repeated / _REPEATED)))
+    worth: float = min(tokens, fresh) * (1 + _REPEATED * (1 - math.exp(-repeated / _REPEATED)))
     return _FLOOR + _SIZE / parameters**_SIZE_POWER + _DATA / worth**_DATA_POWER
 
 

@@ -27,7 +27,7 @@ _LEAST_LEFT = 0.02  # minutes: a run does some steps even where the start took a
 
 def time_left(config: TrainConfig, seconds: float) -> TrainConfig:
     """The settings of a run whose start took so long already."""
-    if getattr(config, "minutes", None) is None:
+    if config.minutes is None:
         return config
     return dataclasses.replace(config, minutes=max(_LEAST_LEFT, config.minutes - seconds / 60))
 

@@ -43,21 +43,23 @@ class Event:
     """An event of a training run.
 
     Attributes:
-        kind: "start" once before the first step; "step" after each optimizer step; "evaluate" after each new record
+        kind: "start" once before the first step; "step" after each optimizer step; "plan" after a decision about the
+            number of steps, and when a callback tells the run's plan; "evaluate" after each new record
             of the history; "epoch" at the end of each epoch, after its record; "checkpoint" after a checkpoint was
-            saved; "warning" when the trainer warns; "plan" and "sample" when a callback tells one (`Trainer.tell`);
+            saved; "warning" when the trainer warns; "sample" when a callback tells one (`Trainer.tell`);
             "end" once, unless an error or Ctrl-C ended the run.
         trainer: the trainer; `event.trainer.stop()` ends the training after this step.
         history: the history so far.
-        step, total_steps: optimizer steps done, and steps in all.
+        step, total_steps: optimizer steps done, and steps in all; with `minutes` one more than done, until the first
+            decision.
         epoch, epochs: the epoch of the last step (from 1), and epochs in all.
         loss: training loss of the last step, nats a token; NaN before the first.
         lr, grad_norm: learning rate and gradient norm (before clipping) of the last step; NaN before the first.
         seconds: wall-clock time so far.
         tokens_per_second: pairs trained on per second since the last record; 0 before the first step.
         record: the newest record of the history ("evaluate" and after), or None.
-        message: the text of a warning, the folder of a checkpoint, the reason of the end; else "".
-        details: what was told with a plan or a sample ("prompt", "text"), by name; else empty.
+        message: the text of a warning, the folder of a checkpoint, the reason of a decision or of the end; else "".
+        details: of a plan (a decision of `history.decisions`, or what was told) or a sample ("prompt", "text"), by name.
     """
 
     kind: EventKind
@@ -109,7 +111,7 @@ class Callback:
         """When the trainer warns of `event.message`."""
 
     def on_plan(self, event: Event) -> None:
-        """When a callback tells the plan of the run, `event.details`."""
+        """When a callback tells the plan of the run, and after a decision about its steps: `event.details`."""
 
     def on_sample(self, event: Event) -> None:
         """When a callback tells a text of the model, `event.details["prompt"]` and `["text"]`."""

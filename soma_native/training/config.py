@@ -14,6 +14,8 @@ from soma_native.optim.schedule import SCHEDULES
 
 _DEFAULT_EPOCHS = 10
 
+LENGTHS = ("minutes", "steps", "epochs")  # settings of which one says how long a run is
+
 # The smallest value of each integer setting, and the limits of the other numbers.
 _COUNTS = {
     "epochs": 1,
@@ -29,6 +31,7 @@ _COUNTS = {
     "log_every": 1,
 }
 _NUMBERS: dict[str, dict[str, float]] = {
+    "minutes": {"above": 0},
     "lr": {"above": 0, "most": FLOAT32_MAX},
     "min_lr": {"least": 0},
     "eps": {"least": FLOAT32_LEAST, "most": FLOAT32_MAX},
@@ -64,8 +67,12 @@ class TrainConfig:
     """Settings of a training run.
 
     Args:
-        epochs: number of times through the texts. Give `epochs` or `steps`, not both; with neither, 10 epochs.
+        epochs: number of times through the texts. Give one of `epochs`, `steps` and `minutes`; with none, 10 epochs.
         steps: number of optimizer steps.
+        minutes: wall-clock time of `fit`, with validations, saves and the parts before a resumed one. The number of
+            steps is decided while the run goes on, such that the schedule is complete at the end of the time. Ten
+            validations at most, which take a fifth of the time at most, if `eval_every` and `max_eval_windows` are
+            None. `history.decisions` has what was decided.
         batch_size: windows (short documents, or pieces of long ones) in a micro-batch.
         seq_len: most next-token pairs in a window; None means the model's `max_seq_len`. Positions beyond `seq_len`
             are never trained.
@@ -93,10 +100,11 @@ class TrainConfig:
         seed: the seed of the order of the data and of noise, at least 0 and below 2**64.
         val_fraction: part of the data held out for validation (see `TokenStore.split`), at least 0 and below 1.
         eval_every: steps between two records of the history, which have a validation loss if there is validation data.
-            None means one record per epoch, or ten in all if `steps` is given.
+            None means one record per epoch, or ten in all if `steps` or `minutes` is given.
         max_eval_windows: most windows in a validation, evenly spread over the data; None means all.
         patience: number of evaluations in a row without a better validation loss that ends the training; None means
-            that none does.
+            that none does. With the schedules "wsd" and "constant" the rate of the present weights first falls to its
+            end, over a tenth of the steps so far, ten at least, and no longer than the run was to last.
         min_delta: a validation loss is better only if it is lower by more than this, in nats.
         end_of_document: the special token that follows each document, and that ends generation: "auto" is
             <|endoftext|> or <EOS>, if the vocabulary has one; None is no token.
@@ -124,6 +132,7 @@ class TrainConfig:
 
     epochs: int | None = None
     steps: int | None = None
+    minutes: float | None = None
     batch_size: int = 8
     seq_len: int | None = None
     sampling: str = "epoch"
@@ -160,8 +169,10 @@ class TrainConfig:
     resume: bool = False
 
     def __post_init__(self) -> None:
-        if self.epochs is not None and self.steps is not None:
-            raise ArgumentError("steps", f"and epochs cannot both be given, got {self.steps} and {self.epochs}")
+        lengths = [(name, value) for name in LENGTHS if (value := getattr(self, name)) is not None]
+        if len(lengths) > 1:
+            (one, value), (other, other_value) = lengths[:2]
+            raise ArgumentError(one, f"and {other} cannot both be given, got {value} and {other_value}")
         for name, least in _COUNTS.items():
             self._set(name, integer, least)
         self._set("seed", integer, 0, 2**64 - 1)
@@ -202,7 +213,7 @@ class TrainConfig:
 
     @property
     def epochs_or_default(self) -> int:
-        """The number of epochs if `steps` is not given."""
+        """The number of epochs if neither `steps` nor `minutes` is given."""
         return _DEFAULT_EPOCHS if self.epochs is None else self.epochs
 
     def to_dict(self) -> dict[str, Any]:

@@ -27,7 +27,7 @@ class EventLog(Callback):
     """Writes the events of a run into `events.jsonl` of its folder, each line in one call.
 
     Every object has "event" and "step". The events: "start" (version, machine, model, data, settings), "plan" (what
-    `Trainer.tell` was given), "step" (about one a second, or one in `log_every` steps), "eval" (a record of the
+    `Trainer.tell` was given, or a decision about the steps), "step" (about one a second, or one in `log_every` steps), "eval" (a record of the
     history), "sample" (prompt, text), "save" (folder), "end" (reason; the floor and how the model compared). A number
     that is not finite is null.
 
@@ -63,7 +63,7 @@ class EventLog(Callback):
 
     def on_plan(self, event: Event) -> None:
         """Write the plan of the run."""
-        self._write("plan", event.step, **event.details)
+        self._write("plan", **{"step": event.step, **event.details})
 
     def on_step(self, event: Event) -> None:
         """Write a step now and then; the first line of a run makes the file."""

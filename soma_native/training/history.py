@@ -11,7 +11,7 @@ import math
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, Literal, TypedDict, cast
 
 from soma_native.analysis.floor import Floor
 from soma_native.errors import CheckpointError
@@ -32,6 +32,16 @@ class Record(TypedDict):
     tokens_per_second: float
     lr: float
     val_bits_per_byte: float | None
+
+
+class Decision(TypedDict):
+    """How a run went on after `step` steps; a plain dict at run time."""
+
+    step: int
+    total_steps: int
+    eval_every: int
+    max_eval_windows: int | None
+    reason: Literal["clock", "early stopping"]
 
 
 FIELDS = tuple(Record.__annotations__)
@@ -56,6 +66,9 @@ class History:
         floor: what predictors without training reach on the validation data (`train` measures it), or None.
         averaged_from: the validation is that of averaged weights after this step; None without an average.
         warnings: the warnings of the trainer, such as over-fitting.
+        decisions: how the run's length was decided while it ran, in order: after `step` steps there were to be
+            `total_steps` in all, a record every `eval_every` steps, at most `max_eval_windows` windows in a validation
+            (None: all), for the reason "clock" (`TrainConfig.minutes`) or "early stopping".
         stop_reason: the reason of the end: "finished", "early stopping", "stopped" (by `Trainer.stop`), "interrupted"
             (Ctrl-C); None while the training runs, and if an error ended it.
         checkpoint: the folder last saved into, or None.
@@ -75,6 +88,7 @@ class History:
         self.floor: Floor | None = None
         self.averaged_from: int | None = None
         self.warnings: list[str] = []
+        self.decisions: list[Decision] = []
         self.stop_reason: str | None = None
         self.checkpoint: str | None = None
 
@@ -135,6 +149,7 @@ class History:
             "floor": None if self.floor is None else asdict(self.floor),
             "averaged_from": self.averaged_from,
             "warnings": self.warnings,
+            "decisions": self.decisions,
             "stop_reason": self.stop_reason,
             "checkpoint": self.checkpoint,
         }
@@ -163,6 +178,7 @@ class History:
             history.floor = None if floor is None else Floor(**floor)
             history.averaged_from = values.get("averaged_from")
             history.warnings = list(values["warnings"])
+            history.decisions = list(values.get("decisions", []))  # older runs have none
             history.stop_reason = values["stop_reason"]
             history.checkpoint = values["checkpoint"]
         except (KeyError, TypeError, AttributeError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import math
@@ -16,12 +17,14 @@ from soma_native.errors import ArgumentError
 from soma_native.model.model import Model
 from soma_native.optim.schedule import Schedule
 from soma_native.tokenizer.tokenizer import Tokenizer
-from soma_native.training.config import FREE_TO_CHANGE, TrainConfig
+from soma_native.training.config import FREE_TO_CHANGE, LENGTHS, TrainConfig
 from soma_native.training.evaluate import predicted_bytes
+from soma_native.training.history import Decision
 
 logger = logging.getLogger("soma_native")
 
 NUMBER_OF_STEPS = "number of steps (epochs or steps)"  # the key in an identity, and so in files
+UNDECIDED = 1 << 52  # steps of a run by time, until the clock has decided
 _MOMENTUM, _MOMENTUM_STEPS = (0.85, 0.95), 200
 
 
@@ -36,6 +39,8 @@ class Layout:
         bits_per_nat: what a validation loss in nats a token is multiplied by to give bits a byte; None where the
             tokenizer cannot say the bytes.
         total_steps, eval_every: optimizer steps in all, and between two records of the history.
+        max_eval_windows: most windows in a validation; None means all.
+        cooling: whether early stopping has been decided.
         schedule: the learning rate of each step.
         momentum_steps: over which Muon's momentum rises.
         averaged_from: steps before the first whose weights are in the average, where there is one.
@@ -80,21 +85,24 @@ class Layout:
         per_epoch = self.sampler.steps_per_epoch
         self.total_steps = config.epochs_or_default * per_epoch if config.steps is None else config.steps
         default_eval_every = per_epoch if config.steps is None else -(-self.total_steps // 10)
+        if config.minutes is not None:
+            self.total_steps = default_eval_every = UNDECIDED
+        self.max_eval_windows, self.cooling = config.max_eval_windows, False
         self.eval_every = default_eval_every if config.eval_every is None else config.eval_every
         warmup = min(100, self.total_steps // 10) if config.warmup_steps is None else config.warmup_steps
         self.schedule = Schedule(
             config.lr, self.total_steps, warmup, config.min_lr, config.schedule, config.decay_fraction
         )
         self.momentum_steps = min(_MOMENTUM_STEPS, self.total_steps // 10)
-        tail = 1.0 if config.tail_average is None else config.tail_average
-        self.averaged_from = self.total_steps - max(1, round(tail * self.total_steps))
+        self.averaged_from = self._tail()
         self.identity = self._identity(model, config, train, held_out)
 
     def _identity(
         self, model: Model, config: TrainConfig, train: TokenStore, held_out: TokenStore | None
     ) -> dict[str, Any]:
         settings = {key: value for key, value in config.to_dict().items() if key not in FREE_TO_CHANGE}
-        del settings["epochs"], settings["steps"]
+        for name in LENGTHS:
+            del settings[name]
         settings |= {
             "seq_len": self._seq_len,
             "eval_every": self.eval_every,
@@ -109,10 +117,35 @@ class Layout:
             settings["momentum_steps"] = self.momentum_steps
         if config.tail_average is not None:
             settings["averaged_from"] = self.averaged_from
-        if config.schedule != "constant":  # at a constant rate, a longer run begins like a shorter one
+        if config.minutes is not None:
+            settings[NUMBER_OF_STEPS] = f"{config.minutes} minutes"
+        elif config.schedule != "constant":  # at a constant rate, a longer run begins like a shorter one
             settings[NUMBER_OF_STEPS] = self.total_steps
         identity: dict[str, Any] = json.loads(json.dumps(settings))  # with the types of one that was read from a file
         return identity
+
+    def _tail(self) -> int:
+        tail = 1.0 if self.config.tail_average is None else self.config.tail_average
+        return self.total_steps - max(1, round(tail * self.total_steps))
+
+    def decide(self, decision: Decision) -> None:
+        """Go on as it was decided: with another number of steps, and all that follows from it.
+
+        A warm-up, a rise of the momentum and a tail of averages keep their steps once they have begun. The first
+        decision of a run by time gives them their steps; a warm-up is then at most half of the run.
+        """
+        step, total = decision["step"], decision["total_steps"]
+        if self.total_steps == UNDECIDED and total > step:
+            given = self.config.warmup_steps
+            warmup = min(100, total // 10) if given is None else min(given, total // 2)
+            self.schedule = dataclasses.replace(self.schedule, warmup_steps=warmup, total_steps=total)
+            self.momentum_steps = min(_MOMENTUM_STEPS, total // 10)
+        self.cooling |= decision["reason"] == "early stopping"
+        self.schedule = self.schedule.again(step, total, cool_down=self.cooling)
+        self.total_steps = total
+        self.eval_every, self.max_eval_windows = decision["eval_every"], decision["max_eval_windows"]
+        if self.config.tail_average is not None and step <= self.averaged_from:
+            self.averaged_from = max(step, self._tail())
 
     def weight_decay(self, step: int) -> float:
         """The weight decay in step `step`, counted from 0."""

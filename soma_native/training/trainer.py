@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,12 +21,13 @@ from soma_native.files.held_folder import hold_folder
 from soma_native.model.model import Model
 from soma_native.tokenizer.tokenizer import Tokenizer
 from soma_native.training.callbacks import CallbackLike, Dispatcher
-from soma_native.training.config import TrainConfig, settings_of_older_runs
+from soma_native.training.config import LENGTHS, TrainConfig, settings_of_older_runs
 from soma_native.training.evaluate import mean_loss
 from soma_native.training.events import EventLog
 from soma_native.training.history import History
 from soma_native.training.interrupt import InterruptGuard
 from soma_native.training.layout import Layout
+from soma_native.training.pace import forwards
 from soma_native.training.run import TrainingRun
 from soma_native.training.state import read_state
 
@@ -38,6 +40,7 @@ class Trainer:
         tokenizer: encodes the texts; its vocabulary must not be larger than the model's. Without one, `fit` takes
             each `TokenStore`, and the folder of the model gets no tokenizer.
         config: the settings; None means the defaults of `TrainConfig`.
+        clock: gives the time in seconds, which decides when to save, and with `minutes` when to end.
 
     Attributes:
         history: the `History` of the last `fit`, also when an error or Ctrl-C ended it.
@@ -55,7 +58,14 @@ class Trainer:
     (20, True)
     """
 
-    def __init__(self, model: Model, tokenizer: Tokenizer | None = None, config: TrainConfig | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: Tokenizer | None = None,
+        config: TrainConfig | None = None,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         config = TrainConfig() if config is None else config
         instance("config", config, TrainConfig)
         instance("model", model, Model)
@@ -77,6 +87,7 @@ class Trainer:
         self.history = History()
         self._stop = threading.Event()
         self._running: TrainingRun | None = None
+        self._clock = clock
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError(
@@ -109,8 +120,8 @@ class Trainer:
             model = load_model(folder, precision=precision)
         model._evaluate_in(state.identity.get("evaluation_precision", precision))
         given = {**settings_of_older_runs(), **state.config}
-        if {"epochs", "steps"} & changes.keys():
-            given |= {"epochs": None, "steps": None}  # the run may have had the other of the two
+        if set(LENGTHS) & changes.keys():
+            given |= dict.fromkeys(LENGTHS)  # the run may have had another of them
         config = TrainConfig.from_dict({**given, "checkpoint_dir": folder, "resume": True, **changes})
         return cls(model, tokenizer, config)
 
@@ -156,13 +167,15 @@ class Trainer:
         folder = self.config.checkpoint_dir
         log = None if folder is None else EventLog(Path(folder))
         dispatcher = Dispatcher(callbacks, self, () if log is None else [log])
+        clock = forwards(self._clock)
+        began = clock()
         try:
             with (
                 contextlib.nullcontext() if folder is None else hold_folder(Path(folder)),
                 log or contextlib.nullcontext(),
             ):
                 layout = Layout(self.model, self.tokenizer, self.config, texts, validation)
-                return self._run(TrainingRun(layout, self.history, dispatcher, self._stop))
+                return self._run(TrainingRun(layout, self.history, dispatcher, self._stop, clock, began))
         finally:
             self._stop.clear()
 

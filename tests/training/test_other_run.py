@@ -20,6 +20,7 @@ pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 SETTINGS: dict[str, tuple[Any, str]] = {
     "epochs": (4, "3"),
     "steps": (9, "3 epochs"),
+    "minutes": (0.5, "3 epochs"),
     "batch_size": (4, "8"),
     "seq_len": (7, "none"),
     "sampling": ("random", "epoch"),
@@ -102,7 +103,11 @@ def test_every_argument_is_tested_here() -> None:
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_setting_given_otherwise_is_named(folder: Path, name: str) -> None:
     value, there = SETTINGS[name]
-    beside = {"steps": {"epochs": None}, "optimizer": {"betas": (0.9, 0.95)}}  # which differ with it where left out
+    beside = {
+        "steps": {"epochs": None},
+        "minutes": {"epochs": None},
+        "optimizer": {"betas": (0.9, 0.95)},
+    }  # which differ with it where left out
     settings = {"val_fraction": 0.2, **beside.get(name, {}), name: value}
     trainer = make_trainer(checkpoint_dir=folder, resume=True, **settings)
     assert refused(trainer, folder) == f"{name}={value!r}: this run has {there}"
