@@ -165,8 +165,8 @@ def vocabulary_for(corpus: Corpus, kind: str) -> int | None:
 def predicted_loss(parameters: float, tokens: float, fresh: float) -> float:
     """Expected validation loss in nats a character of a model trained on `tokens` of which `fresh` differ."""
     repeated = max(0.0, tokens / fresh - 1.0)
-    worth: float = min(tokens, fresh) * (1 + _REPEATED * (1 - math.exp(-repeated / _REPEATED)))
-    return _FLOOR + _SIZE / parameters**_SIZE_POWER + _DATA / worth**_DATA_POWER
+    worth = min(tokens, fresh) * (1 + _REPEATED * (1 - math.exp(-repeated / _REPEATED)))
+    return _FLOOR + _SIZE / math.pow(parameters, _SIZE_POWER) + _DATA / math.pow(worth, _DATA_POWER)
 
 
 def _options(

@@ -59,7 +59,7 @@ class Event:
         tokens_per_second: pairs trained on per second since the last record; 0 before the first step.
         record: the newest record of the history ("evaluate" and after), or None.
         message: the text of a warning, the folder of a checkpoint, the reason of a decision or of the end; else "".
-        details: of a plan (a decision of `history.decisions`, or what was told) or a sample ("prompt", "text"), by name.
+        details: of a plan (a decision of `history.decisions`, or what was told) or sample ("prompt", "text"), by name.
     """
 
     kind: EventKind

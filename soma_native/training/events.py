@@ -27,9 +27,9 @@ class EventLog(Callback):
     """Writes the events of a run into `events.jsonl` of its folder, each line in one call.
 
     Every object has "event" and "step". The events: "start" (version, machine, model, data, settings), "plan" (what
-    `Trainer.tell` was given, or a decision about the steps), "step" (about one a second, or one in `log_every` steps), "eval" (a record of the
-    history), "sample" (prompt, text), "save" (folder), "end" (reason; the floor and how the model compared). A number
-    that is not finite is null.
+    `Trainer.tell` was given, or a decision about the steps), "step" (about one a second, or one in `log_every` steps),
+    "eval" (a record of the history), "sample" (prompt, text), "save" (folder), "end" (reason; the floor and how the
+    model compared). A number that is not finite is null.
 
     Nothing is written before the first step, so that a run that does not begin replaces no file. A run that is resumed
     first cuts the lines of later steps than its own. A file that cannot be written is warned of once.
