@@ -40,7 +40,8 @@ _AT: tuple[Literal["epoch", "step", "train_loss", "val_loss", "val_bits_per_byte
 _NOTES = """\
 A window never holds text of two documents. While training, Ctrl-C saves a checkpoint and prints its place; the same
 command with --resume continues from it, bit for bit. DIR gets the model (with validation, the one of the lowest loss),
-its tokenizer, history.csv, history.json, the state to resume from and, if matplotlib is installed, loss.png."""
+its tokenizer, history.csv, history.json, events.jsonl (one JSON object a line, while it trains), the state to resume
+from and, if matplotlib is installed, loss.png."""
 
 
 def add_parser(commands: Any) -> None:

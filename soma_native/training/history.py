@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypedDict, cast
 
 from soma_native.errors import CheckpointError
+from soma_native.files.atomic_file import write_file
 
 _FORMAT = 2  # format 1 had no val_bits_per_byte
 _OVERFIT_MARGIN = 0.01  # share of the lowest validation loss; a smaller rise may be noise, as during warm-up
@@ -150,7 +151,7 @@ class History:
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
         """Write everything to a JSON file, at once or not at all."""
-        _write(path, json.dumps(self.to_dict(), indent=1) + "\n")
+        write_file(path, json.dumps(self.to_dict(), indent=1) + "\n")
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> History:
@@ -178,7 +179,7 @@ class History:
         writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.records)
-        _write(path, text.getvalue())
+        write_file(path, text.getvalue())
 
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Draw the losses of training and validation, and the start of over-fitting, into a PNG file.
@@ -222,7 +223,7 @@ class History:
         axes.legend()
         picture = io.BytesIO()
         figure.savefig(picture, format="png", dpi=120)
-        _write(path, picture.getvalue())
+        write_file(path, picture.getvalue())
 
     def plot_if_possible(self, path: str | os.PathLike[str]) -> None:
         """`plot`, or nothing if matplotlib is missing, the file cannot be written, or there is no record."""
@@ -243,17 +244,3 @@ def bits_text(record: Record, digits: int = 4) -> str:
 def _val_loss(record: Record) -> float:
     loss = record["val_loss"]
     return float("inf") if loss is None else loss
-
-
-def _write(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Write a file. After a crash the old or the new file is there, never a part of the new one."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content.encode("utf-8") if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

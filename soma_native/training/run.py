@@ -6,9 +6,11 @@ import logging
 import math
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import cast
+from types import MappingProxyType
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -323,7 +325,7 @@ class TrainingRun:
     def _seconds(self) -> float:
         return self.earlier_seconds + time.perf_counter() - self.began
 
-    def _emit(self, kind: EventKind, message: str = "") -> None:
+    def _emit(self, kind: EventKind, message: str = "", details: Mapping[str, Any] = MappingProxyType({})) -> None:
         if not self.callbacks.wants(kind):
             return
         self.callbacks.emit(
@@ -339,4 +341,5 @@ class TrainingRun:
             tokens_per_second=self.pairs / self.step_seconds if self.step_seconds else 0.0,
             record=self.history.records[-1] if self.history.records else None,
             message=message,
+            details=details,
         )

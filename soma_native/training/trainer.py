@@ -7,9 +7,9 @@ import os
 import threading
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from soma_native._checks import instance
+from soma_native._checks import choice, instance
 from soma_native.checkpoint import load, load_model
 from soma_native.checkpoint.folder import has_tokenizer
 from soma_native.data.documents import Texts
@@ -22,6 +22,7 @@ from soma_native.tokenizer.tokenizer import Tokenizer
 from soma_native.training.callbacks import CallbackLike, Dispatcher
 from soma_native.training.config import TrainConfig, settings_of_older_runs
 from soma_native.training.evaluate import mean_loss
+from soma_native.training.events import EventLog
 from soma_native.training.history import History
 from soma_native.training.interrupt import InterruptGuard
 from soma_native.training.layout import Layout
@@ -75,6 +76,7 @@ class Trainer:
         self.config = config
         self.history = History()
         self._stop = threading.Event()
+        self._running: TrainingRun | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError(
@@ -151,16 +153,37 @@ class Trainer:
             KeyboardInterrupt: Ctrl-C. A checkpoint was saved in the folder `history.checkpoint`, if it is not None.
         """
         self.history = History()
-        dispatcher = Dispatcher(callbacks, self)
         folder = self.config.checkpoint_dir
+        log = None if folder is None else EventLog(Path(folder))
+        dispatcher = Dispatcher(callbacks, self, () if log is None else [log])
         try:
-            with contextlib.nullcontext() if folder is None else hold_folder(Path(folder)):
+            with (
+                contextlib.nullcontext() if folder is None else hold_folder(Path(folder)),
+                log or contextlib.nullcontext(),
+            ):
                 layout = Layout(self.model, self.tokenizer, self.config, texts, validation)
                 return self._run(TrainingRun(layout, self.history, dispatcher, self._stop))
         finally:
             self._stop.clear()
 
+    def tell(self, kind: Literal["plan", "sample"], **details: Any) -> None:
+        """Send an event to all callbacks of the run, and so to `events.jsonl`. For callbacks.
+
+        Args:
+            kind: "plan", what the run will do, or "sample", a text of the model.
+            details: what the event says, as JSON can hold it; of a sample `prompt` and `text`.
+
+        Raises:
+            ValueError: the kind is another.
+            RuntimeError: `fit` does not run.
+        """
+        choice("kind", kind, ("plan", "sample"))
+        if self._running is None:
+            raise RuntimeError("tell is for callbacks: no fit of this trainer runs now")
+        self._running._emit(kind, details=details)
+
     def _run(self, run: TrainingRun) -> History:
+        self._running = run
         try:
             with InterruptGuard() as guard:
                 try:
@@ -169,6 +192,7 @@ class Trainer:
                     run.interrupted()
                     raise
         finally:
+            self._running = None
             run.keep_average()
             self.model.zero_grad()
 
