@@ -119,6 +119,12 @@ class ProgressDisplay(Callback):
         epochs = None if event.trainer.config.steps else event.epochs
         self._line(record_line(event.record, epochs, event.total_steps) + ("  best" if best else ""))
 
+    def on_sample(self, event: Event) -> None:
+        """Print a text of the model in one line."""
+        text = str(event.details["text"])
+        shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)  # no character moves the cursor
+        self._line(f"sample  {shown}")
+
     def _keep_validation(self, record: Record | None) -> None:
         if record is not None and record["val_loss"] is not None:
             self._validation = f"  validation {record['val_loss']:.3f}{bits_text(record, 3)}"

@@ -26,9 +26,11 @@ from soma_native.model.config import PRECISIONS, ModelConfig
 from soma_native.model.model import Model
 from soma_native.optim.schedule import SCHEDULES
 from soma_native.tokenizer.train import KINDS
+from soma_native.training.callbacks import Callback
 from soma_native.training.config import OPTIMIZERS, TrainConfig
 from soma_native.training.history import History, Record, bits_text
 from soma_native.training.recipes import RECIPES, VAL_FRACTION
+from soma_native.training.samples import Samples
 from soma_native.training.state import STATE_FILE
 from soma_native.training.trainer import Trainer
 
@@ -38,10 +40,11 @@ _AT: tuple[Literal["epoch", "step", "train_loss", "val_loss", "val_bits_per_byte
 )  # fmt: skip
 
 _NOTES = """\
-A window never holds text of two documents. While training, Ctrl-C saves a checkpoint and prints its place; the same
-command with --resume continues from it, bit for bit. DIR gets the model (with validation, the one of the lowest loss),
-its tokenizer, history.csv, history.json, events.jsonl (one JSON object a line, while it trains), the state to resume
-from and, if matplotlib is installed, loss.png."""
+After an evaluation, every half minute at most, the model writes a line. A window never holds text of two documents.
+While training, Ctrl-C saves a checkpoint and prints its place; the same command with --resume continues from it, bit
+for bit. DIR gets the model (with validation, the one of the lowest loss), its tokenizer, history.csv, history.json,
+events.jsonl (one JSON object a line, while it trains), the state to resume from and, if matplotlib is installed,
+loss.png."""
 
 
 def add_parser(commands: Any) -> None:
@@ -127,7 +130,7 @@ def run(arguments: argparse.Namespace) -> None:
             _refuse_to_replace(out)
         try:
             trainer, store = resumed(arguments, files) if arguments.resume else _fresh(arguments, files)
-            history = _fit(trainer, store)
+            history = _fit(trainer, store, arguments.json)
         except OtherRunError as error:
             raise as_usage(arguments, files, error) from None
         history.plot_if_possible(out / "loss.png")  # without matplotlib the training still succeeds
@@ -163,10 +166,16 @@ def _refuse_to_replace(out: Path) -> None:
         )
 
 
-def _fit(trainer: Trainer, store: TokenStore) -> History:
+def _watchers(trainer: Trainer, store: TokenStore) -> list[Callback]:
+    """The callbacks that show what is learned."""
+    fraction = trainer.config.val_fraction
+    return [Samples(store.split(fraction)[1] if fraction else store)]
+
+
+def _fit(trainer: Trainer, store: TokenStore, quiet: bool) -> History:
     try:
         with ProgressDisplay(sys.stderr) as progress:
-            return trainer.fit(store, callbacks=[progress])
+            return trainer.fit(store, callbacks=[progress, *([] if quiet else _watchers(trainer, store))])
     except KeyboardInterrupt:
         saved = trainer.history.checkpoint
         where = f"saved in {saved}; --resume goes on from there" if saved else "nothing was saved yet"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, Protocol, TypeAlias, get_args
@@ -29,6 +30,9 @@ class RunningTrainer(Protocol):
 
     def stop(self) -> None:
         """End the training after this step."""
+
+    def averaged(self) -> AbstractContextManager[Model]:
+        """In this block the model has the weights that are validated and saved."""
 
     def tell(self, kind: Literal["plan", "sample"], **details: Any) -> None:
         """Send an event of this kind to all callbacks, and so to `events.jsonl`."""

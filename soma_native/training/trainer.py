@@ -166,6 +166,10 @@ class Trainer:
         finally:
             self._stop.clear()
 
+    def averaged(self) -> contextlib.AbstractContextManager[Model]:
+        """In this block, inside a callback, the model has the weights that are validated and saved: averaged ones."""
+        return contextlib.nullcontext(self.model) if self._running is None else self._running._averaged()
+
     def tell(self, kind: Literal["plan", "sample"], **details: Any) -> None:
         """Send an event to all callbacks of the run, and so to `events.jsonl`. For callbacks.
 
