@@ -61,6 +61,8 @@ class ProgressDisplay(Callback):
                 + (f", dropped {counts['dropped_documents']:,} documents of fewer than 2 tokens"
                    if counts["dropped_documents"] else "")
             )  # fmt: skip
+        if event.history.floor is not None:
+            self._line(f"floor: {event.history.floor}")
         self._said_at = event.seconds
         if event.step >= event.total_steps:
             self._line(f"already finished: all {event.total_steps:,} steps are done")

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from soma_native.model.config import PRECISIONS, ModelConfig
 from soma_native.model.model import Model
 from soma_native.optim.schedule import SCHEDULES
 from soma_native.tokenizer.train import KINDS
+from soma_native.training.against_floor import AgainstFloor
 from soma_native.training.callbacks import Callback
 from soma_native.training.config import OPTIMIZERS, TrainConfig
 from soma_native.training.history import History, Record, bits_text
@@ -145,6 +147,8 @@ def run(arguments: argparse.Namespace) -> None:
         f"after {_when(saved, trainer)}: loss {result['train_loss']:.4f}{validation}; "
         f"{result['seconds']:.1f} s"
     )
+    if history.compared is not None:
+        print(f"beside what needs no training: {history.compared}")
     last = history.records[-1]
     if saved is not last:
         print(
@@ -166,16 +170,17 @@ def _refuse_to_replace(out: Path) -> None:
         )
 
 
-def _watchers(trainer: Trainer, store: TokenStore) -> list[Callback]:
-    """The callbacks that show what is learned."""
+def _watchers(trainer: Trainer, store: TokenStore, progress: Callback, quiet: bool) -> list[Callback]:
+    """The callbacks of the command; the display shows what the floor has measured."""
     fraction = trainer.config.val_fraction
-    return [Samples(store.split(fraction)[1] if fraction else store)]
+    parts = store.split(fraction) if fraction else (store,)
+    return [*([AgainstFloor(*parts)] if fraction else []), progress, *([] if quiet else [Samples(parts[-1])])]
 
 
 def _fit(trainer: Trainer, store: TokenStore, quiet: bool) -> History:
     try:
         with ProgressDisplay(sys.stderr) as progress:
-            return trainer.fit(store, callbacks=[progress, *([] if quiet else _watchers(trainer, store))])
+            return trainer.fit(store, callbacks=_watchers(trainer, store, progress, quiet))
     except KeyboardInterrupt:
         saved = trainer.history.checkpoint
         where = f"saved in {saved}; --resume goes on from there" if saved else "nothing was saved yet"
@@ -243,6 +248,7 @@ def _result(trainer: Trainer, history: History, out: str) -> dict[str, Any]:
         "tokens_per_second": last["tokens_per_second"],
         "precision": trainer.model.precision,
         "evaluation_precision": trainer.model.evaluation_precision,
+        "floor": None if history.floor is None else {**asdict(history.floor), "sentence": history.compared},
         "stop_reason": history.stop_reason,
         "warnings": history.warnings,
         "epochs": [{name: record[name] for name in _AT} for record in history.records],

@@ -28,7 +28,8 @@ class EventLog(Callback):
 
     Every object has "event" and "step". The events: "start" (version, machine, model, data, settings), "plan" (what
     `Trainer.tell` was given), "step" (about one a second, or one in `log_every` steps), "eval" (a record of the
-    history), "sample" (prompt, text), "save" (folder), "end" (reason). A number that is not finite is null.
+    history), "sample" (prompt, text), "save" (folder), "end" (reason; the floor and how the model compared). A number
+    that is not finite is null.
 
     Nothing is written before the first step, so that a run that does not begin replaces no file. A run that is resumed
     first cuts the lines of later steps than its own. A file that cannot be written is warned of once.
@@ -92,7 +93,9 @@ class EventLog(Callback):
 
     def on_end(self, event: Event) -> None:
         """Write the reason of the end."""
-        self._write("end", event.step, reason=event.message, seconds=event.seconds, **event.details)
+        floor = {"floor": event.history.to_dict()["floor"], "compared": event.history.compared}
+        known = {} if event.history.floor is None else floor
+        self._write("end", event.step, reason=event.message, seconds=event.seconds, **known)
         self._ended = True
 
     def __enter__(self) -> EventLog:

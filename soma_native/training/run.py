@@ -92,6 +92,7 @@ class TrainingRun:
             logger.warning("%s holds another training run, which the first checkpoint will replace", self.folder)
         elif self.folder is not None and (found := model_files(self.folder)):
             logger.warning("%s holds a model (%s), which the first checkpoint will replace", self.folder, found[0])
+        self.history.averaged_from = None if self.average is None else layout.averaged_from
         if layout.store.end_id is not None:
             keep_end(self.model, layout.store.end_id)
         self.model.zero_grad()
