@@ -19,6 +19,7 @@ import soma_native as soma
 from helpers.training import SENTENCES, at_step, interrupt, losses, make_trainer, weights
 from soma_native import _core
 from soma_native.files.held_folder import LOCK
+from soma_native.training.events import EVENTS_FILE
 from soma_native.training.interrupt import InterruptGuard
 from soma_native.training.state import STATE_FILE
 
@@ -298,7 +299,8 @@ def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(tmp_p
     files: dict[str, bytes] = {}
 
     def saved() -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file() and path.name != LOCK}
+        names = [path.name for path in tmp_path.iterdir() if path.is_file()]
+        return {name: (tmp_path / name).read_bytes() for name in names if name not in (LOCK, EVENTS_FILE)}
 
     def break_it() -> None:
         files.update(saved())
