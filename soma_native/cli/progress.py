@@ -107,8 +107,8 @@ class ProgressDisplay(Callback):
         if self._val_loss is not None:
             losses += f"  validation {self._val_loss:.3f}"
         self._progress.update(
-            self._task, completed=event.step, epoch=event.epoch, losses=losses,
-            speed=f"{event.tokens_per_second:,.0f}",
+            self._task, completed=event.step, total=event.total_steps, epoch=event.epoch, epochs=event.epochs,
+            losses=losses, speed=f"{event.tokens_per_second:,.0f}",
         )  # fmt: skip
 
     def on_evaluate(self, event: Event) -> None:
