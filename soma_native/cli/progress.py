@@ -107,8 +107,8 @@ class ProgressDisplay(Callback):
         losses = f"loss {self._smooth:.3f}"
         losses += self._validation
         self._progress.update(
-            self._task, completed=event.step, epoch=event.epoch, losses=losses,
-            speed=f"{event.tokens_per_second:,.0f}",
+            self._task, completed=event.step, total=event.total_steps, epoch=event.epoch, epochs=event.epochs,
+            losses=losses, speed=f"{event.tokens_per_second:,.0f}",
         )  # fmt: skip
 
     def on_evaluate(self, event: Event) -> None:

@@ -44,7 +44,7 @@ _NUMBERS: dict[str, dict[str, float]] = {
     "tail_average": {"above": 0, "most": 1},
     "max_grad_norm": {"least": 0},
     "min_delta": {"least": 0},
-    "checkpoint_minutes": {"above": 0},
+    "checkpoint_minutes": {"least": 0},
     "val_fraction": {"least": 0, "below": 1},
 }
 
@@ -110,7 +110,7 @@ class TrainConfig:
             <|endoftext|> or <EOS>, if the vocabulary has one; None is no token.
         checkpoint_dir: folder to save into; None saves nothing.
         checkpoint_minutes: minutes between two checkpoints, within an epoch too. The end of the training and Ctrl-C
-            always save one.
+            always save one; with None or 0, they alone do.
         checkpoint_every: steps between two checkpoints, in the place of minutes.
         keep_best: True keeps in `checkpoint_dir` the model with the lowest validation loss (without validation, the
             latest model); False keeps the latest. Resuming always continues from the latest.
@@ -162,7 +162,7 @@ class TrainConfig:
     patience: int | None = None
     min_delta: float = 0.0
     checkpoint_dir: str | os.PathLike[str] | None = None
-    checkpoint_minutes: float = 5.0
+    checkpoint_minutes: float | None = 5.0
     checkpoint_every: int | None = None
     keep_best: bool = True
     log_every: int | None = None
@@ -197,8 +197,9 @@ class TrainConfig:
             raise ArgumentTypeError("end_of_document", f"must be a token or None, got {self.end_of_document!r:.80}")
         self._set("keep_best", flag)
         self._set("resume", flag)
-        if self.max_grad_norm is None:
-            object.__setattr__(self, "max_grad_norm", 0.0)  # means the same; files hold one value for it
+        for name in _ZERO_IS_NONE:  # files hold one value for both
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, 0.0)
         if self.checkpoint_dir is not None:
             path("checkpoint_dir", self.checkpoint_dir, "folder")
         elif self.resume or self.checkpoint_every:
@@ -235,4 +236,5 @@ def settings_of_older_runs() -> dict[str, Any]:
     return {**TrainConfig().to_dict(), "end_of_document": None, "fresh_windows": False}
 
 
-_OPTIONAL = {field.name for field in dataclasses.fields(TrainConfig) if field.default is None} | {"max_grad_norm"}
+_ZERO_IS_NONE = ("max_grad_norm", "checkpoint_minutes")
+_OPTIONAL = {field.name for field in dataclasses.fields(TrainConfig) if field.default is None} | set(_ZERO_IS_NONE)

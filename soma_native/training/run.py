@@ -308,7 +308,8 @@ class TrainingRun:
             return False
         if self.config.checkpoint_every is not None:
             return self.step % self.config.checkpoint_every == 0
-        return self._clock() - self.saved_at >= 60 * self.config.checkpoint_minutes
+        minutes = self.config.checkpoint_minutes
+        return bool(minutes) and self._clock() - self.saved_at >= 60 * cast(float, minutes)
 
     def _require_finite_weights(self) -> None:
         for name, array in self.model.parameters().items():
@@ -343,7 +344,7 @@ class TrainingRun:
         self._emit("checkpoint", str(self.folder))
 
     def interrupted(self) -> None:
-        """Save after a Ctrl-C, if there is a folder and the run is between two steps."""
+        """Save after a Ctrl-C, if there is a folder and the run is between two steps. Nothing is validated any more."""
         self.history.stop_reason = "interrupted"
         if self.average is not None:
             self.average.apply(False)  # the signal may have come between the two ends of a validation

@@ -269,8 +269,8 @@ def test_events_come_in_order(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("minutes", "saved"), [(1e-9, [1, 2, 3, 4]), (1e9, [4])])
-def test_checkpoints_by_time_come_within_an_epoch_too(tmp_path: Path, minutes: float, saved: list[int]) -> None:
+@pytest.mark.parametrize(("minutes", "saved"), [(1e-9, [1, 2, 3, 4]), (1e9, [4]), (0, [4]), (None, [4])])
+def test_checkpoints_by_time_come_within_an_epoch_too(tmp_path: Path, minutes: float | None, saved: list[int]) -> None:
     """Each minute is over after every step, or none is before the end."""
     steps: list[int] = []
     trainer = make_trainer(epochs=2, batch_size=32, checkpoint_dir=tmp_path, checkpoint_minutes=minutes)
