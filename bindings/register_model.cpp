@@ -4,6 +4,7 @@
 
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/check.h"
@@ -88,10 +89,19 @@ double loss(ModelHandle& model, const Ids& ids, const Ids& targets, int64_t norm
   return compute(model, [&] { return model.transformer.loss(b.ids, b.targets, b.rows, b.length, normalizer); });
 }
 
-double loss_and_grad(ModelHandle& model, const Ids& ids, const Ids& targets, int64_t normalizer) {
+double loss_and_grad(ModelHandle& model, const Ids& ids, const Ids& targets, int64_t normalizer,
+                     const std::vector<ModelHandle*>& teachers, float distill) {
   const Batch b = read_batch(ids, &targets);
-  return compute(model,
-                 [&] { return model.transformer.loss_and_grad(b.ids, b.targets, b.rows, b.length, normalizer); });
+  soma::Teaching teaching{.teachers = {}, .share = distill};
+  std::vector<ModelHandle*> models{&model};
+  for (ModelHandle* teacher : teachers) {
+    check(teacher != nullptr, "teachers must be models");
+    teaching.teachers.push_back(&teacher->transformer);
+    models.push_back(teacher);
+  }
+  return compute(std::move(models), [&] {
+    return model.transformer.loss_and_grad(b.ids, b.targets, b.rows, b.length, normalizer, teaching);
+  });
 }
 
 }  // namespace
@@ -197,7 +207,8 @@ void register_model(py::module_& m) {
            })
       .def("forward", &forward, py::arg("ids"))
       .def("loss", &loss, py::arg("ids"), py::arg("targets"), py::arg("normalizer") = 0)
-      .def("loss_and_grad", &loss_and_grad, py::arg("ids"), py::arg("targets"), py::arg("normalizer") = 0)
+      .def("loss_and_grad", &loss_and_grad, py::arg("ids"), py::arg("targets"), py::arg("normalizer") = 0,
+           py::arg("teachers") = std::vector<ModelHandle*>(), py::arg("distill") = 0.0f)
       .def(
           "profile", [](ModelHandle& h, bool on) { compute(h, [&] { h.transformer.profile(on); }); }, py::arg("on"),
           "Whether the model's operations measure themselves from now on.")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from soma_native._checks import choice, instance, integer
+from soma_native._checks import choice, instance, integer, number
 from soma_native.core import _core
 from soma_native.errors import ArgumentError, ArgumentTypeError
 from soma_native.model.config import PRECISIONS, ModelConfig
@@ -191,19 +191,44 @@ class Model:
         """
         return self._core.loss(*self._batch(ids, targets), self._normalizer(normalizer))
 
-    def loss_and_grad(self, ids: npt.ArrayLike, targets: npt.ArrayLike, normalizer: int | None = None) -> float:
-        """:meth:`loss`, which also adds its gradient to :meth:`gradients`.
+    def loss_and_grad(
+        self,
+        ids: npt.ArrayLike,
+        targets: npt.ArrayLike,
+        normalizer: int | None = None,
+        *,
+        teachers: Model | Iterable[Model] = (),
+        distill: float = 0.5,
+    ) -> float:
+        """:meth:`loss`, or the loss with teachers, which also adds its gradient to :meth:`gradients`.
 
         Gradients accumulate until :meth:`zero_grad` or an optimizer step. For the gradient of one large batch from
         several small ones, pass the number of targets of all batches as ``normalizer`` to each call. The losses then
         add up, and a batch with only -100 as targets adds 0.0.
 
+        Args:
+            ids: as in :meth:`loss`.
+            targets: as in :meth:`loss`; one that is ignored counts for teachers neither.
+            normalizer: as in :meth:`loss`.
+            teachers: other models of the same vocabulary, one or several. The loss of a target is then
+                (1 - distill) cross-entropy + distill KL(q || p), where q is the mean of the teachers' probabilities and
+                p the model's (Hinton et al. 2015, at temperature 1; Furlanello et al. 2018 for a teacher of the same
+                size). Teachers do not change. They compute in this model's `precision`.
+            distill: the share of the teachers, from 0 (they are not asked) to 1. Without teachers it has no meaning.
+
+        Returns:
+            The loss whose gradient was added, in nats.
+
         Raises:
-            TypeError, ValueError: as :meth:`loss`; the gradients are unchanged.
+            TypeError, ValueError: as :meth:`loss`; a teacher has another vocabulary, reads fewer tokens than ids have,
+                or is this model. The gradients are unchanged.
             KeyboardInterrupt: Ctrl-C. Gradients may hold a part of this batch: call :meth:`zero_grad` before the next
                 call.
         """
-        return self._core.loss_and_grad(*self._batch(ids, targets), self._normalizer(normalizer))
+        distill = number("distill", distill, least=0, most=1)
+        left, right = self._batch(ids, targets)
+        taught_by = [t._core for t in as_teachers("teachers", teachers, self, left.shape[1])]
+        return self._core.loss_and_grad(left, right, self._normalizer(normalizer), taught_by, distill)
 
     def zero_grad(self) -> None:
         """Set all gradients to zero."""
@@ -235,6 +260,39 @@ class Model:
             f"d_model={c.d_model}, n_layers={c.n_layers}, precision={self._precision!r}, "
             f"evaluation_precision={self._evaluation_precision!r})"
         )
+
+
+def as_teachers(argument: str, value: Model | Iterable[Model], student: Model, length: int) -> tuple[Model, ...]:
+    """The models of the argument `value`, which can all teach `student` on sequences of `length` tokens.
+
+    Raises:
+        ArgumentTypeError: something in it is no Model.
+        ArgumentError: a teacher does not fit the student. The message names it.
+    """
+    if not isinstance(value, Model) and not isinstance(value, Iterable):
+        raise ArgumentTypeError(argument, f"must be a soma_native.Model or several, got {type(value).__name__}")
+    alone = isinstance(value, Model)
+    found: list[Model] = []
+    for teacher in (value,) if isinstance(value, Model) else value:
+        name = argument if alone else f"{argument}[{len(found)}]"
+        instance(name, teacher, Model)
+        if teacher is student:
+            raise ArgumentError(name, "is the model that is trained: give a copy of it, copy.deepcopy(model)")
+        if any(teacher is other for other in found):
+            raise ArgumentError(name, "was given before: give each teacher once")
+        has, wants = teacher.config.vocab_size, student.config.vocab_size
+        if has != wants:
+            raise ArgumentError(
+                name, f"has a vocabulary of {has}, the model of {wants}: give a teacher that has the model's tokenizer"
+            )
+        most = teacher.config.max_seq_len
+        if most < length:
+            raise ArgumentError(
+                name,
+                f"reads {most} tokens at most, and sequences have {length}: give seq_len={most} or another teacher",
+            )
+        found.append(teacher)
+    return tuple(found)
 
 
 def _model_of(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 from soma_native._checks import shown
@@ -12,7 +14,7 @@ from soma_native.data.samplers import EpochSampler, RandomSampler, Sampler
 from soma_native.data.token_store import TokenStore
 from soma_native.data.windows import Windows
 from soma_native.errors import ArgumentError
-from soma_native.model.model import Model
+from soma_native.model.model import Model, as_teachers
 from soma_native.optim.schedule import Schedule
 from soma_native.tokenizer.tokenizer import Tokenizer
 from soma_native.training.config import FREE_TO_CHANGE, TrainConfig
@@ -33,6 +35,7 @@ class Layout:
         validation: the windows of the validation data, or None.
         total_steps, eval_every: optimizer steps in all, and between two records of the history.
         schedule: the learning rate of each step.
+        teachers: models whose probabilities the run learns from; none without `teacher`.
         momentum_steps: over which Muon's momentum rises.
         averaged_from: steps before the first whose weights are in the average, where there is one.
         data: counts of the data by part, for the history.
@@ -49,9 +52,13 @@ class Layout:
         config: TrainConfig,
         texts: Texts | TokenStore,
         validation: Texts | TokenStore | None,
+        teacher: Model | Iterable[Model] | None = None,
     ) -> None:
         self.model, self.tokenizer, self.config = model, tokenizer, config
         self._seq_len = model.config.max_seq_len if config.seq_len is None else config.seq_len
+        self.teachers = () if teacher is None else as_teachers("teacher", teacher, model, self._seq_len)
+        if teacher is not None and not self.teachers:
+            raise ArgumentError("teacher", "has no model: give one or several, or None to train without a teacher")
         self.store = TokenStore.encode(texts, tokenizer, config.end_of_document)
         train, held_out = _parts(self.store, tokenizer, config, validation)
         self.sampler: Sampler
@@ -92,6 +99,7 @@ class Layout:
             "evaluation_precision": model.evaluation_precision,
             "training texts": train.fingerprint(),
             "validation texts": None if held_out is None else held_out.fingerprint(),
+            "teacher": [_fingerprint(teacher) for teacher in self.teachers] or None,
         }
         if config.optimizer == "muon":
             settings["momentum_steps"] = self.momentum_steps
@@ -106,6 +114,14 @@ class Layout:
         """Muon's momentum in step `step`, counted from 0."""
         low, high = _MOMENTUM
         return high if step >= self.momentum_steps else low + (high - low) * step / self.momentum_steps
+
+
+def _fingerprint(model: Model) -> str:
+    digest = hashlib.blake2b(json.dumps(model.config.to_dict(), sort_keys=True).encode(), digest_size=16)
+    for name, array in model.parameters().items():
+        digest.update(name.encode())
+        digest.update(array.data)
+    return digest.hexdigest()
 
 
 def _parts(

@@ -151,7 +151,9 @@ class TrainingRun:
         pairs = sum(int(np.count_nonzero(targets >= 0)) for _, targets in micro_batches)
         loss = 0.0
         for ids, targets in micro_batches:
-            loss += self.model.loss_and_grad(ids, targets, normalizer=pairs)
+            loss += self.model.loss_and_grad(
+                ids, targets, normalizer=pairs, teachers=self.layout.teachers, distill=self.config.distill
+            )
         if not math.isfinite(loss):
             raise self._not_finite(f"the loss is {loss}")
         lr = self.layout.schedule(self.step)
