@@ -4,6 +4,7 @@
 
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/check.h"
@@ -89,11 +90,18 @@ double loss(ModelHandle& model, const Ids& ids, const Ids& targets, int64_t norm
 }
 
 double loss_and_grad(ModelHandle& model, const Ids& ids, const Ids& targets, int64_t normalizer,
-                     const Maybe<soma::Noise>& noise) {
+                     const Maybe<soma::Noise>& noise, const std::vector<ModelHandle*>& teachers, float distill) {
   const Batch b = read_batch(ids, &targets);
-  return compute(model, [&] {
+  soma::Teaching teaching{.teachers = {}, .share = distill};
+  std::vector<ModelHandle*> models{&model};
+  for (ModelHandle* teacher : teachers) {
+    check(teacher != nullptr, "teachers must be models");
+    teaching.teachers.push_back(&teacher->transformer);
+    models.push_back(teacher);
+  }
+  return compute(std::move(models), [&] {
     return model.transformer.loss_and_grad(b.ids, b.targets, b.rows, b.length, normalizer,
-                                           noise.value_or(soma::Noise()));
+                                           noise.value_or(soma::Noise()), teaching);
   });
 }
 
@@ -205,7 +213,7 @@ void register_model(py::module_& m) {
       .def("forward", &forward, py::arg("ids"))
       .def("loss", &loss, py::arg("ids"), py::arg("targets"), py::arg("normalizer") = 0)
       .def("loss_and_grad", &loss_and_grad, py::arg("ids"), py::arg("targets"), py::arg("normalizer") = 0,
-           py::arg("noise") = none)
+           py::arg("noise") = none, py::arg("teachers") = std::vector<ModelHandle*>(), py::arg("distill") = 0.0f)
       .def(
           "profile", [](ModelHandle& h, bool on) { compute(h, [&] { h.transformer.profile(on); }); }, py::arg("on"),
           "Whether the model's operations measure themselves from now on.")

@@ -170,6 +170,8 @@ class Model:
         targets: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
         normalizer: typing.SupportsInt | typing.SupportsIndex = 0,
         noise: Noise | None = None,
+        teachers: collections.abc.Sequence[Model] = [],
+        distill: typing.SupportsFloat | typing.SupportsIndex = 0.0,
     ) -> float: ...
     def parameters(self) -> dict[str, numpy.typing.NDArray[numpy.float32]]: ...
     def profile(self, on: bool) -> None:

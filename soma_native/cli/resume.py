@@ -102,6 +102,8 @@ def as_usage(arguments: argparse.Namespace, files: Sequence[Path], error: OtherR
     def call(name: str, value: Any) -> str:
         if name == "texts":
             return named(arguments.corpus)
+        if name == "teacher":  # the command has none to give
+            return name
         return f"{option_of(arguments, name) or name} {shown(value) if isinstance(value, float) else value}"
 
     mend = (

@@ -44,6 +44,7 @@ _NUMBERS: dict[str, dict[str, float]] = {
     "tail_average": {"above": 0, "most": 1},
     "max_grad_norm": {"least": 0},
     "min_delta": {"least": 0},
+    "distill": {"least": 0, "most": 1},
     "checkpoint_minutes": {"least": 0},
     "val_fraction": {"least": 0, "below": 1},
 }
@@ -96,6 +97,8 @@ class TrainConfig:
         ema: decay of an exponential average of the weights, below 1. The averaged weights are validated and saved as
             the model, and the model has them when `fit` returns. None means no average.
         tail_average: likewise with the mean of the weights over this last part of all steps, above 0 and at most 1.
+        distill: the share of KL(teacher || model) in the loss where `fit` has a teacher, from 0 to 1; the rest is
+            cross-entropy. Without a teacher it has no meaning.
         grad_accumulation: micro-batches in a step; the gradient is that of the mean over all their pairs.
         seed: the seed of the order of the data and of noise, at least 0 and below 2**64.
         val_fraction: part of the data held out for validation (see `TokenStore.split`), at least 0 and below 1.
@@ -153,6 +156,7 @@ class TrainConfig:
     token_mask: float = 0.0
     ema: float | None = None
     tail_average: float | None = None
+    distill: float = 0.5
     grad_accumulation: int = 1
     seed: int = 0
     end_of_document: str | None = "auto"

@@ -43,6 +43,8 @@ def differences(layout: Layout, folder: str | os.PathLike[str], state: TrainingS
     if fixed and _FOLLOW_LENGTH & other and length != length_there:
         name, count = length_there
         found.append(Difference(length[0], count if name == length[0] else f"{count} {name}", length[1]))
+    if "teacher" in other:
+        found.append(Difference("teacher", _teachers(there.get("teacher"), here["teacher"]), None))
     found += _of_the_data(layout, folder, there, other)
     return found or [Difference(key, there.get(key), here.get(key)) for key in sorted(other)]
 
@@ -68,6 +70,14 @@ def precisions(identity: dict[str, Any]) -> str:
     """What a run trains in, and what it validates in where that differs."""
     training, evaluation = identity["precision"], identity["evaluation_precision"]
     return str(training) if training == evaluation else f"{training}, and {evaluation} to validate"
+
+
+def _teachers(there: list[str] | None, here: list[str] | None) -> str | None:
+    """The teachers of a run, seen from a call that has others."""
+    if there is None:
+        return None
+    count = "one" if len(there) == 1 else str(len(there))
+    return count if here is None or len(here) != len(there) else "another" if len(there) == 1 else "others"
 
 
 def _length(config: dict[str, Any]) -> tuple[str, float]:

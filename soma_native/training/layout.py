@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import logging
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from soma_native._checks import shown
@@ -14,7 +16,7 @@ from soma_native.data.samplers import EpochSampler, RandomSampler, Sampler
 from soma_native.data.token_store import TokenStore
 from soma_native.data.windows import Windows
 from soma_native.errors import ArgumentError
-from soma_native.model.model import Model
+from soma_native.model.model import Model, as_teachers
 from soma_native.optim.schedule import Schedule
 from soma_native.tokenizer.tokenizer import Tokenizer
 from soma_native.training.config import FREE_TO_CHANGE, LENGTHS, TrainConfig
@@ -42,6 +44,7 @@ class Layout:
         max_eval_windows: most windows in a validation; None means all.
         cooling: whether early stopping has been decided.
         schedule: the learning rate of each step.
+        teachers: models whose probabilities the run learns from; none without `teacher`.
         momentum_steps: over which Muon's momentum rises.
         averaged_from: steps before the first whose weights are in the average, where there is one.
         data: counts of the data by part, for the history.
@@ -58,9 +61,13 @@ class Layout:
         config: TrainConfig,
         texts: Texts | TokenStore,
         validation: Texts | TokenStore | None,
+        teacher: Model | Iterable[Model] | None = None,
     ) -> None:
         self.model, self.tokenizer, self.config = model, tokenizer, config
         self._seq_len = model.config.max_seq_len if config.seq_len is None else config.seq_len
+        self.teachers = () if teacher is None else as_teachers("teacher", teacher, model, self._seq_len)
+        if teacher is not None and not self.teachers:
+            raise ArgumentError("teacher", "has no model: give one or several, or None to train without a teacher")
         self.store = TokenStore.encode(texts, tokenizer, config.end_of_document)
         train, held_out = _parts(self.store, tokenizer, config, validation)
         for name, store in (("texts", self.store), ("validation", held_out)):
@@ -112,6 +119,7 @@ class Layout:
             "evaluation_precision": model.evaluation_precision,
             "training texts": train.fingerprint(),
             "validation texts": None if held_out is None else held_out.fingerprint(),
+            "teacher": [_fingerprint(teacher) for teacher in self.teachers] or None,
         }
         if config.optimizer == "muon":
             settings["momentum_steps"] = self.momentum_steps
@@ -156,6 +164,14 @@ class Layout:
         """Muon's momentum in step `step`, counted from 0."""
         low, high = _MOMENTUM
         return high if step >= self.momentum_steps else low + (high - low) * step / self.momentum_steps
+
+
+def _fingerprint(model: Model) -> str:
+    digest = hashlib.blake2b(json.dumps(model.config.to_dict(), sort_keys=True).encode(), digest_size=16)
+    for name, array in model.parameters().items():
+        digest.update(name.encode())
+        digest.update(array.data)
+    return digest.hexdigest()
 
 
 def _parts(

@@ -188,7 +188,7 @@ class TrainingRun:
         for i, (ids, targets) in enumerate(micro_batches):
             loss += self.model.loss_and_grad(
                 ids, targets, pairs, dropout=self.config.dropout, token_mask=self.config.token_mask,
-                noise=(self.config.seed, self.step, i),
+                noise=(self.config.seed, self.step, i), teachers=self.layout.teachers, distill=self.config.distill,
             )  # fmt: skip
         if not math.isfinite(loss):
             raise self._not_finite(f"the loss is {loss}")

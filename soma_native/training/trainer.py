@@ -137,6 +137,7 @@ class Trainer:
         texts: Texts | TokenStore,
         validation: Texts | TokenStore | None = None,
         callbacks: Iterable[CallbackLike] | CallbackLike = (),
+        teacher: Model | Iterable[Model] | None = None,
     ) -> History:
         """Train the model and return the history.
 
@@ -147,6 +148,10 @@ class Trainer:
             validation: the documents of the validation loss, in the same forms. None holds out `config.val_fraction`
                 of `texts`, by default 0.
             callbacks: functions of an `Event`, or objects with the hooks of `Callback`.
+            teacher: a model of the same vocabulary, or several whose probabilities are averaged. The training loss, in
+                the history too, is then (1 - config.distill) cross-entropy + config.distill KL(teacher || model); see
+                `Model.loss_and_grad`. Validation losses stay cross-entropies. Do not change a teacher meanwhile. A
+                run that is resumed needs the same teachers.
 
         Returns:
             The history. Early stopping and `stop` make it shorter; `stop_reason` tells them apart. The model has its
@@ -174,7 +179,7 @@ class Trainer:
                 contextlib.nullcontext() if folder is None else hold_folder(Path(folder)),
                 log or contextlib.nullcontext(),
             ):
-                layout = Layout(self.model, self.tokenizer, self.config, texts, validation)
+                layout = Layout(self.model, self.tokenizer, self.config, texts, validation, teacher)
                 return self._run(TrainingRun(layout, self.history, dispatcher, self._stop, clock, began))
         finally:
             self._stop.clear()
