@@ -86,11 +86,11 @@ def test_random_sampling_draws_full_windows_of_a_long_text() -> None:
     trainer = make_trainer(epochs=None, steps=6, sampling="random", batch_size=4, seq_len=12)
     real = trainer.model.loss_and_grad
 
-    def watched(ids: Any, targets: Any, normalizer: int | None = None) -> float:
+    def watched(ids: Any, targets: Any, normalizer: int, **options: Any) -> float:
         seen.append(ids.shape)
         assert (targets >= 0).all()
         assert normalizer == ids.size
-        return real(ids, targets, normalizer=normalizer)
+        return real(ids, targets, normalizer=normalizer, **options)
 
     trainer.model.loss_and_grad = watched  # type: ignore[method-assign]
     trainer.fit([" ".join(SENTENCES)])
