@@ -59,7 +59,8 @@ _LAZY = {
     "text_floor": "analysis.floor",
     "train": "planning.train",
     "_core": "core",
-    "_adamw_of": "optim.adamw",  # pickles name this function and the three below
+    "_adamw_of": "optim.adamw",  # pickles name this function and the four below
+    "_average_of": "optim.average",
     "_generator_of": "generation.generator",
     "_model_of": "model.model",
     "_muon_of": "optim.muon",

@@ -85,7 +85,8 @@ def choice(argument: str, value: Any, allowed: Iterable[str], where: str = "") -
     """`value`, which must be one of the strings `allowed`. Else raises an ArgumentError with these and `where`."""
     allowed = tuple(allowed)
     if not isinstance(value, str) or value not in allowed:
-        raise ArgumentError(argument, f"must be one of {', '.join(allowed)}{where}, got {value!r:.80}")
+        one_of = "one of " if len(allowed) > 1 else ""
+        raise ArgumentError(argument, f"must be {one_of}{', '.join(allowed)}{where}, got {value!r:.80}")
     return value
 
 
@@ -97,11 +98,13 @@ def flag(argument: str, value: Any) -> bool:
 
 
 def path(argument: str, value: Any, what: str = "file") -> Path:
-    """`value` as a path. Raises an ArgumentTypeError if it is no str or os.PathLike, an ArgumentError if it is ""."""
+    """`value` as a path. Raises an ArgumentTypeError if it is none, an ArgumentError if it is blank."""
     if not isinstance(value, (str, os.PathLike)):
         raise ArgumentTypeError(argument, f"must be the path of a {what}, a str or an os.PathLike, got {value!r:.80}")
-    if not os.fspath(value):  # Path("") is the working folder
-        raise ArgumentError(argument, f"must name a {what}, got an empty text; the working folder is '.'")
+    text = os.fspath(value)
+    if not text.strip():  # Path("") is the working folder
+        found = f"white space alone: {text!r:.80}" if text else "an empty text"
+        raise ArgumentError(argument, f"must name a {what}, got {found}; the working folder is '.'")
     return Path(value)
 
 

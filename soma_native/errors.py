@@ -95,12 +95,12 @@ class OtherRunError(ValueError):
 
     def said(self, call: Callable[[str, Any], str], mend: str) -> str:
         """The message: `call` says how an argument is given, `mend` what can be done."""
-        parts = [f"{call(name, here)}: this run has {_word(there)}" for name, there, here in self.differences]
+        parts = [f"{call(name, here)}: this run {_has(there)}" for name, there, here in self.differences]
         return f"cannot resume the run in {self.folder}: {'; '.join(parts)}. {mend}"
 
 
 _WITHOUT_VALUE = {"texts", "validation", "tokenizer", "teacher"}  # arguments that are too long for a message
 
 
-def _word(value: Any) -> str:
-    return "none" if value is None else str(value)
+def _has(value: Any) -> str:
+    return "was begun without it" if value is None else f"has {value}"

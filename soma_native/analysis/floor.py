@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import lzma
 import threading
@@ -16,7 +17,7 @@ from soma_native._checks import flag, instance, number
 from soma_native.core import _core
 from soma_native.data.documents import Texts
 from soma_native.data.token_store import TokenStore
-from soma_native.errors import ArgumentError
+from soma_native.errors import ArgumentError, ArgumentTypeError
 from soma_native.files.text_files import iter_texts
 from soma_native.tokenizer.byte_lengths import byte_lengths
 from soma_native.tokenizer.tokenizer import Tokenizer
@@ -106,7 +107,10 @@ def text_floor(
     if tokenizer is not None:
         instance("tokenizer", tokenizer, Tokenizer)
         train, validation = _again(train), _again(validation)
-        known, new = TokenStore.encode(train, tokenizer), TokenStore.encode(validation, tokenizer)
+        with _naming("train"):
+            known = TokenStore.encode(train, tokenizer)
+        with _naming("validation"):
+            new = TokenStore.encode(validation, tokenizer)
         if tokenizer.kind != "word" and not known.unknown_tokens and not new.unknown_tokens:
             train, validation = known, new
             tokens, skipped = _single_tokens(known, new, tokenizer)
@@ -142,7 +146,8 @@ def text_floor(
 def _documents(name: str, texts: Texts | TokenStore, tokenizer: Tokenizer | None) -> Iterator[str | bytes]:
     """The documents; of a store what its ids spell, with U+FFFD where it was cut inside a character."""
     if not isinstance(texts, TokenStore):
-        yield from iter_texts(texts)
+        with _naming(name):
+            yield from iter_texts(texts)
         return
     if tokenizer is None or tokenizer.kind == "word" or texts.unknown_tokens:
         raise ArgumentError(name, "is a TokenStore, which needs the tokenizer that made it, one that loses nothing")
@@ -151,6 +156,15 @@ def _documents(name: str, texts: Texts | TokenStore, tokenizer: Tokenizer | None
         ids = texts.tokens[start:stop]
         data = tokenizer.decode_bytes(ids[ordinary[ids]])
         yield data if _core.find_invalid_utf8(data) < 0 else data.decode("utf-8", "replace")
+
+
+@contextlib.contextmanager
+def _naming(argument: str) -> Iterator[None]:
+    """In this block, an error of an argument `texts` names this argument."""
+    try:
+        yield
+    except (ArgumentError, ArgumentTypeError) as error:
+        raise type(error)(error.argument.replace("texts", argument, 1), error.problem) from None
 
 
 def _batches(documents: Iterable[str | bytes]) -> Iterator[tuple[int, list[str | bytes]]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from soma_native.cli.errors import PROGRAM, CommandError
 from soma_native.data.documents import SPLITS
-from soma_native.files.file_kinds import recognise
+from soma_native.files.file_kinds import HEAD_BYTES, encoding_problem, recognise
 
 SUFFIXES = (".txt", ".md")
 
@@ -139,9 +139,9 @@ def read_stdin() -> str:
     except UnicodeDecodeError as error:
         what = recognise(data, whole=True)
         if what is None:
+            near = data[error.start : error.start + HEAD_BYTES]
             raise CommandError(
-                f"standard input is not UTF-8 at byte {error.start} (0x{data[error.start]:02x}): convert it first, for "
-                "instance with iconv"
+                f"standard input: {encoding_problem(error.start, near, after_utf8=not data[: error.start].isascii())}"
             ) from None
     if what is not None:
         raise CommandError(f"standard input {what}")

@@ -13,11 +13,12 @@ from soma_native.analysis.floor import text_floor
 from soma_native.checkpoint import load
 from soma_native.cli.arguments import add_command, integer
 from soma_native.cli.corpus import add_corpus, check_not_empty, corpus_files, named
-from soma_native.cli.errors import PROGRAM, UsageError
+from soma_native.cli.errors import PROGRAM, CommandError, UsageError
 from soma_native.cli.output import print_json, print_table
 from soma_native.data.documents import read_documents
 from soma_native.data.token_store import TokenStore
 from soma_native.data.windows import Windows
+from soma_native.errors import ArgumentError
 from soma_native.model.config import PRECISIONS
 from soma_native.training.evaluate import mean_loss, predicted_bytes
 
@@ -140,6 +141,10 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
         "unknown_tokens": counts["unknown_tokens"],
     }
     if known:
-        floor = text_floor(read_documents(known, arguments.split), texts, tok)
+        try:
+            floor = text_floor(read_documents(known, arguments.split), texts, tok)
+        except ArgumentError as error:
+            where = f"--floor {named(known)}" if error.argument == "train" else named(files)
+            raise CommandError(f"{where}: {error.problem}") from None
         result["floor"] = {**asdict(floor), "sentence": None if bits is None else floor.sentence(bits)}
     return result

@@ -30,8 +30,10 @@ def add_parser(commands: Any) -> None:
         "Writes the model, report.json, history.csv, history.json and, if matplotlib is installed, loss.png into DIR.\n"
         "They replace the files of an earlier showcase.",
     )
-    parser.add_argument("--out", default=OUT, metavar="DIR", help=f"the folder to write to ({OUT})")
-    parser.add_argument("--seed", type=seed_type, default=0, metavar="N", help="of weights, order and samples (0)")
+    parser.add_argument("--out", default=OUT, metavar="DIR", help="the folder to write to (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=seed_type, default=0, metavar="N", help="of weights, order and samples (default: 0)"
+    )
     parser.add_argument(
         "--tokenizer",
         choices=("word", "bpe"),

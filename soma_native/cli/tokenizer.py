@@ -55,7 +55,10 @@ def add_parser(commands: Any) -> None:
     )
     train.add_argument("--pattern", choices=PATTERNS, help="how bpe splits a text before it merges (default: gpt2)")
     train.add_argument(
-        "--min-frequency", type=integer(1), metavar="N", help="how often a pair must be seen for bpe to merge it (1)"
+        "--min-frequency",
+        type=integer(1),
+        metavar="N",
+        help="how often a pair must be seen for bpe to merge it (default: 1)",
     )
     train.add_argument(
         "--special-token",
@@ -88,7 +91,9 @@ def add_parser(commands: Any) -> None:
     _add_path(inspect)
     inspect.add_argument("text", metavar="TEXT", nargs="?", help='a text to show in tokens; "-" reads standard input')
     inspect.add_argument("--corpus", metavar="CORPUS", nargs="+", help="text files, or folders of them, to count on")
-    inspect.add_argument("--tokens", type=integer(0), default=20, metavar="N", help="how many tokens to list (20)")
+    inspect.add_argument(
+        "--tokens", type=integer(0), default=20, metavar="N", help="how many tokens to list (default: 20)"
+    )
 
 
 def _no_action(arguments: argparse.Namespace) -> None:

@@ -321,10 +321,10 @@ class TokenStore:
         if len(self.starts):
             return
         if self.dropped_documents == 0:
-            raise ValueError(f"there is no document in {what}: pass at least one text of two or more tokens")
+            raise ValueError(f"there is no document in {what}: give at least one text of two or more tokens")
         raise ValueError(
             f"there is no next-token pair in {what}: all {self.dropped_documents} document(s) have fewer than 2 tokens "
-            f"({self.dropped_tokens} tokens in all); pass longer texts, or join them"
+            f"({self.dropped_tokens} tokens in all); give longer texts, or join them"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 from typing import NamedTuple
@@ -56,6 +57,11 @@ _KINDS = (
     _Kind(b"PAR1", "a table (parquet)", None),
     _Kind(b"\x93NUMPY", "an array (npy)", None),
 )
+_HTML = re.compile(rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?<(!doctype\s+html|html[\s>])", re.IGNORECASE)
+# What Western European texts have beside ASCII. Other encodings of single bytes put common letters elsewhere.
+_WESTERN = frozenset(
+    "ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜßàáâãäåæçèéêëìíîïñòóôõöøùúûüŒœ“”‘’„«»–—…•¡¿°§©®™€£€½×·´\xa0".encode("cp1252")
+)
 
 
 def recognise(head: bytes, path: Path | None = None, *, whole: bool = False) -> str | None:
@@ -71,13 +77,54 @@ def recognise(head: bytes, path: Path | None = None, *, whole: bool = False) -> 
         return None
     if kind.command is None:
         return f"is {kind.name}, which holds no text to read"
-    file = "FILE" if path is None else shlex.quote(str(path))
-    text, folder = (
-        ("TEXT.txt", "FOLDER")
-        if path is None
-        else (shlex.quote(str(path.with_name(f"{path.stem}{end}"))) for end in (".utf8.txt", "_unpacked"))
-    )
-    return f"is {kind.name}, not in UTF-8: convert it with {kind.command.format(file=file, text=text, folder=folder)}"
+    return f"is {kind.name}, not in UTF-8: convert it with {_filled(kind.command, path)}"
+
+
+def html_problem(head: bytes, path: Path) -> str | None:
+    """The problem of a file that begins with `head` and is a web page; None if it is none."""
+    if not _HTML.match(head):
+        return None
+    return f"is a web page: its tags count as text; {_filled(_PANDOC.format('html'), path)} leaves them out"
+
+
+def encoding_problem(at: int, near: bytes, path: Path | None = None, *, after_utf8: bool = False) -> str:
+    """The problem of a text that is not UTF-8, with the command for its likely encoding, if there is one.
+
+    Args:
+        at: the place of the first byte that is not UTF-8.
+        near: the bytes from there on, to the end of the file or some thousand.
+        path: the file; None for standard input.
+        after_utf8: whether characters of several bytes stand before.
+    """
+    if _is_cut_off(near) and (after_utf8 or len(near) > 1):  # a single byte may be the last letter of another encoding
+        rest = _filled(f"head -c {at} < {{file}} > {{text}}", path)
+        return f"ends within a character at byte {at}: get the whole file, or leave this character out with {rest}"
+    problem = f"not UTF-8 at byte {at} (0x{near[0]:02x})"
+    text = near.decode("utf-8", "replace")
+    bad = text.count("\ufffd")
+    if sum(character > "\x7f" for character in text) - bad + after_utf8 > 2 * bad:
+        command = _filled("iconv -c -f UTF-8 -t UTF-8 < {file} > {text}", path)
+        return f"{problem}, though it is elsewhere: the file is damaged there; {command} leaves such bytes out"
+    if _WESTERN.issuperset(near.translate(None, bytes(range(128)))) and not re.search(rb"[\xc0-\xff]{3}", near):
+        command = _filled(_ICONV.replace("{encoding}", "WINDOWS-1252"), path)
+        return f"{problem}: convert the file, which looks like WINDOWS-1252, with {command}"
+    command = _filled(_ICONV.replace("{encoding}", "ENCODING"), path)
+    return f"{problem}: convert the file from its encoding with {command} (iconv -l lists the encodings)"
+
+
+def _is_cut_off(data: bytes) -> bool:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return error.start == 0 and error.end == len(data) and error.reason == "unexpected end of data"
+    return False
+
+
+def _filled(command: str, path: Path | None) -> str:
+    if path is None:
+        return command.format(file="FILE", text="TEXT.txt", folder="FOLDER")
+    made = {name: path.with_name(f"{path.stem}{end}") for name, end in (("text", ".utf8.txt"), ("folder", "_unpacked"))}
+    return command.format(**{name: shlex.quote(str(place)) for name, place in {"file": path, **made}.items()})
 
 
 def _kind_of(head: bytes, whole: bool) -> _Kind | None:
@@ -98,12 +145,20 @@ def _kind_of(head: bytes, whole: bool) -> _Kind | None:
 
 def _wide_encoding(head: bytes) -> str | None:
     """The encoding of a text in UTF-16 or UTF-32 without a byte order mark: its ASCII has NULs at fixed places."""
+    if head.count(0) < 3:
+        return None
     for width, name in ((4, "UTF-32"), (2, "UTF-16")):
         size = len(head) - len(head) % width
         columns = [head[i:size:width].count(0) / max(size // width, 1) for i in range(width)]
         for order, shares in (("LE", columns), ("BE", columns[::-1])):
             empty = shares[2:] if width == 4 else shares[1:]  # the high bytes
-            often = 0.98 if width == 4 else 0.02
+            often = 0.98 if width == 4 else 0.7 if _is_plain(head) else 0.02
             if shares[0] == 0 and min(empty) > often:
                 return f"{name}{order}"
     return None
+
+
+def _is_plain(head: bytes) -> bool:
+    """Whether these bytes without their NULs look like text of a narrow encoding."""
+    text = head.replace(b"\0", b"").decode("utf-8", "replace")
+    return sum(c == "\ufffd" or not (c.isprintable() or c.isspace()) for c in text) <= len(text) / 5

@@ -33,7 +33,7 @@ def hold_folder(folder: Path) -> Iterator[None]:
         holder = _holders[key] = me
     if holder is not me:
         if holder != me:
-            raise _taken(folder, f"process {me[0]}")
+            raise _taken(folder, f"process {me[0]}, in another thread")
         yield
         return
     made = not os.path.lexists(folder)
@@ -71,7 +71,7 @@ def _lock(folder: Path) -> int | None:
         except (BlockingIOError, PermissionError):
             process = os.read(descriptor, 20).decode("ascii", "replace")
             os.close(descriptor)
-            raise _taken(folder, f"process {process}") from None
+            raise _taken(folder, f"process {process}" if process else "another process") from None
         except OSError as error:
             _log.debug("the file system of %s has no locks: %s", folder, error)
         if _is_at(descriptor, folder / LOCK):
@@ -91,4 +91,4 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def _taken(folder: Path, by: str) -> CheckpointError:
-    return CheckpointError(f"another training run works in it ({by}): wait for its end, or give another", path=folder)
+    return CheckpointError(f"a run works in it already ({by}): wait for its end, or give another folder", path=folder)

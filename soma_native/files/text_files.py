@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from soma_native.core import _core
 from soma_native.errors import ArgumentTypeError
-from soma_native.files.file_kinds import HEAD_BYTES, recognise
+from soma_native.files.file_kinds import HEAD_BYTES, encoding_problem, html_problem, recognise
 
 _BATCH_CHARACTERS = 1 << 20  # of texts handed to the core at once; limits the memory that a stream of texts needs
 _PIECE = 1 << 20  # characters of a long text, or bytes of a file, handed to the core at once
@@ -146,6 +147,7 @@ class _Utf8File:
         self._file, self._path = file, path
         self._at = 0  # bytes that were returned
         self._rest, self._head = b"", b""
+        self._is_ascii = True  # so far
 
     def read(self, size: int) -> bytes:
         """About so many bytes more, b"" at the end; ValueError as `read_utf8`."""
@@ -155,10 +157,12 @@ class _Utf8File:
             self._head = self._head or data[:HEAD_BYTES]
             at, nul = _core.find_invalid_utf8(data), data.find(b"\0")
             if nul >= 0 and (at < 0 or nul < at):
-                raise self._no_text(f"a NUL at byte {begin + nul}")
-            if at >= 0 and (not block or len(data) - at > 3):
-                raise self._no_text(f"not UTF-8 at byte {begin + at} (0x{data[at]:02x})")
+                raise no_text(self._path, begin + nul, b"\0", self._first())
             whole = data if at < 0 else data[:at]
+            self._is_ascii = self._is_ascii and whole.isascii()
+            if at >= 0 and (not block or len(data) - at > 3):
+                near = (data[at:] + self._file.read(HEAD_BYTES))[:HEAD_BYTES]
+                raise no_text(self._path, begin + at, near, self._first(), after_utf8=not self._is_ascii)
             self._rest = data[len(whole) :]
             self._at += len(whole)
             if begin == 0:
@@ -166,8 +170,8 @@ class _Utf8File:
             if whole or not block:
                 return whole
 
-    def _no_text(self, what: str) -> ValueError:
-        return no_text(self._path, what, head_of(self._file.raw) or self._head)
+    def _first(self) -> bytes:
+        return head_of(self._file.raw) or self._head
 
 
 def iter_lines(path: str | os.PathLike[str]) -> Iterator[str]:
@@ -205,14 +209,23 @@ def read_utf8(path: str | os.PathLike[str]) -> bytes:
         data = file.read()
     at, nul = _core.find_invalid_utf8(data), data.find(b"\0")
     if nul >= 0 and (at < 0 or nul < at):
-        raise no_text(path, f"a NUL at byte {nul}", data[:HEAD_BYTES])
+        raise no_text(path, nul, b"\0", data[:HEAD_BYTES])
     if at >= 0:
-        raise no_text(path, f"not UTF-8 at byte {at} (0x{data[at]:02x})", data[:HEAD_BYTES])
+        near, after_utf8 = data[at : at + HEAD_BYTES], not data[:at].isascii()
+        raise no_text(path, at, near, data[:HEAD_BYTES], after_utf8=after_utf8)
     return data.removeprefix(_BYTE_ORDER_MARK)
 
 
+def check_utf8(path: Path) -> None:
+    """Read a text file piece by piece. Raises as `read_utf8`."""
+    with BufferedReader(open_text(path)) as opened:
+        file = _Utf8File(opened, path)
+        while file.read(_PIECE):
+            pass
+
+
 def open_text(path: Path) -> FileIO:
-    """Open a text file to read its bytes.
+    """Open a text file to read its bytes. Warns of a web page.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -224,11 +237,19 @@ def open_text(path: Path) -> FileIO:
         file = path.open("rb", buffering=0)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: there is no such text file") from None
-    what = recognise(head_of(file), path)
+    head = head_of(file)
+    what = recognise(head, path)
     if what is not None:
         file.close()
         raise ValueError(f"{path}: {what}")
+    if (what := html_problem(head, path)) is not None:
+        _warn_once(f"{path}: {what}")
     return file
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    _log.warning("%s", message)  # once, for a training reads its texts several times
 
 
 def head_of(file: FileIO) -> bytes:
@@ -239,20 +260,17 @@ def head_of(file: FileIO) -> bytes:
         return b""
 
 
-def no_text(path: Path, what: str, head: bytes) -> ValueError:
-    """The error for a file that is not UTF-8 or holds a NUL. `what` gives the place, `head` is the file's beginning."""
+def no_text(path: Path, at: int, near: bytes, head: bytes, *, after_utf8: bool = False) -> ValueError:
+    """The error for a file that is not UTF-8 or holds a NUL, at byte `at`. `head` is the file's beginning.
+
+    `near` and `after_utf8` are those of `encoding_problem`.
+    """
     found = recognise(head, path, whole=True)
-    if found is not None:
-        return ValueError(f"{path}: {found}")
-    file, text = shlex.quote(str(path)), shlex.quote(str(path.with_name(f"{path.stem}.utf8.txt")))
-    if "NUL" in what:
-        return ValueError(
-            f"{path}: {what}, which no text has: if it is a text all the same, run tr -d '\\000' < {file} > {text}"
-        )
-    return ValueError(
-        f"{path}: {what}: convert the file from its encoding, for example with iconv -f WINDOWS-1252 -t UTF-8 < {file} "
-        f"> {text}, or read it with errors='replace' and pass the text"
-    )
+    if found is None and near.startswith(b"\0"):
+        file, text = shlex.quote(str(path)), shlex.quote(str(path.with_name(f"{path.stem}.utf8.txt")))
+        mend = f"if it is a text all the same, run tr -d '\\000' < {file} > {text}"
+        found = f"a NUL at byte {at}, which no text has: {mend}"
+    return ValueError(f"{path}: {found or encoding_problem(at, near, path, after_utf8=after_utf8)}")
 
 
 def _looks_like_a_path(text: str) -> bool:

@@ -95,7 +95,7 @@ class ModelConfig:
             value = getattr(self, name)
             if name not in defaults:
                 if value is not None:
-                    raise ArgumentError(name, f"is nothing that block {self.block!r} has, so it must be left out")
+                    raise ArgumentError(name, f"does not exist in block {self.block!r}: leave it out")
                 continue
             if value is None:
                 value = defaults[name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +47,13 @@ class WeightAverage:
         self._updates = 0
         self._core = _core.WeightAverage(model._core)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled with its model, and copied likewise: a deep copy of both together is a pair again."""
+        return _average_of, (self.model, self.decay, self.updates, self.values(), self._core.is_applied)
+
+    def __repr__(self) -> str:
+        return f"WeightAverage(decay={self.decay:g}, updates={self.updates}, model={self.model!r})"
+
     @property
     def updates(self) -> int:
         """Updates so far, on which the weight of the next one depends."""
@@ -83,3 +91,17 @@ class WeightAverage:
             yield self.model
         finally:
             self.apply(before)
+
+
+def _average_of(
+    model: Model, decay: float, updates: int, values: dict[str, npt.NDArray[np.float32]], applied: bool
+) -> WeightAverage:
+    average = WeightAverage(model, decay)
+    average.updates = updates
+    average.apply(applied)  # both are the model's parameters until now
+    for name, array in average.values().items():
+        array[...] = values[name]
+    return average
+
+
+_average_of.__module__ = "soma_native"  # the name in pickles, which stays if this module moves

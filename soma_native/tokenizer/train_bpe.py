@@ -8,7 +8,7 @@ from pathlib import Path
 
 from soma_native.core import _core
 from soma_native.errors import ArgumentError
-from soma_native.files.text_files import head_of, iter_sources, no_text, open_text, parts
+from soma_native.files.text_files import check_utf8, iter_sources, open_text, parts
 from soma_native.tokenizer.bpe_vocabulary import BpeVocabulary
 
 # Called as progress(stage, done, total). The stage is "counting" (in bytes of texts; the total is None) or "merging"
@@ -64,7 +64,9 @@ def _count_file(counter: _core.ChunkCounter, path: Path, progress: TrainingProgr
             try:
                 more = counter.add_from(reader)
             except ValueError as error:
-                raise no_text(path, str(error), head_of(file)) from None
+                if path.is_file():  # not a pipe
+                    check_utf8(path)  # raises, and says more
+                raise ValueError(f"{path}: {error}") from None
             except OSError as error:
                 raise OSError(error.errno, error.strerror, str(path)) from None
             progress("counting", counter.bytes, None)

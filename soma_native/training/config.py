@@ -199,6 +199,8 @@ class TrainConfig:
         self._set("cautious_decay", flag)
         if self.end_of_document is not None and not isinstance(self.end_of_document, str):
             raise ArgumentTypeError("end_of_document", f"must be a token or None, got {self.end_of_document!r:.80}")
+        if self.end_of_document == "":
+            raise ArgumentError("end_of_document", "must be a token, got an empty text; None is no token")
         self._set("keep_best", flag)
         self._set("resume", flag)
         for name in _ZERO_IS_NONE:  # files hold one value for both

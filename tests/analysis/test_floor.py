@@ -131,8 +131,14 @@ def test_wrong_arguments_are_named() -> None:
         soma.text_floor(["a"], ["a"], "byte")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="xz must be True or False"):
         soma.text_floor(["a"], ["a"], xz=1)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="texts"):
-        soma.text_floor(5, ["a"])  # type: ignore[arg-type]
+    byte = soma.Tokenizer.train(["ab"], kind="byte")
+    for tok in (None, byte):
+        with pytest.raises(TypeError, match=r"^train must be an iterable of str"):
+            soma.text_floor(5, ["ab"], tok)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"^train is a single str that names no file: 'a text'"):
+            soma.text_floor("a text", ["ab"], tok)
+        with pytest.raises(TypeError, match=r"^validation\[1\] must be a str or an os.PathLike, got int"):
+            soma.text_floor(["ab"], ["ab", 5], tok)  # type: ignore[list-item]
 
 
 def test_xz_reads_no_further_back_than_it_looks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import io
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -57,6 +58,7 @@ COMMANDS = (
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_help_shows_an_example(run: Any, command: tuple[str, ...]) -> None:
     result = run(*command, "--help")
+    assert not re.search(r"\([\d./\w]*[\d/][\d./\w]*\)", result.out), "a default is called one"
     assert result.status == 0 and result.err == ""
     assert f"Example:\n  soma-native {' '.join(command)}" in result.out
 

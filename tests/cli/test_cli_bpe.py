@@ -214,7 +214,7 @@ def test_standard_input_that_is_not_utf8_is_named(
     soma_native.Tokenizer.train(["ab"], kind="byte").save(tmp_path)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a\xff")))
     assert main([*command.split(), str(tmp_path), *more]) == 1
-    assert "standard input is not UTF-8 at byte 1 (0xff)" in capsys.readouterr().err
+    assert "standard input: not UTF-8 at byte 1 (0xff)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["", "tokenizer.json"])

@@ -60,6 +60,12 @@ def test_evaluate_beside_a_floor(run: Any, corpus: Path, tmp_path: Path) -> None
     failed(run("evaluate", out, held_out, "--floor", tmp_path / "none.txt"), "none.txt: no such file or folder")
 
 
+def test_an_empty_text_beside_a_floor_is_named_as_it_was_given(run: Any, trained: Path, corpus: Path) -> None:
+    result = run("evaluate", trained, corpus, "--floor", "/dev/null")
+    assert result.status == 1
+    assert result.err.startswith("soma-native: error: --floor /dev/null: must have at least a ")
+
+
 def test_a_floor_of_words_is_not_compared(run: Any, corpus: Path, trained: Path) -> None:
     floor = run("evaluate", trained, corpus, "--json", "--floor", corpus).json["floor"]
     assert floor["tokens"] is floor["sentence"] is None

@@ -110,7 +110,7 @@ def test_a_second_training_is_refused_while_the_first_lives(run: Any, corpus: Pa
     for command in (train, (*train, "--overwrite"), (*train, "--resume"), ("showcase", "--out", out)):
         refused = run(*command)
         assert (refused.status, refused.out) == (1, "")
-        assert f"{out}: another training run works in it (process {first.pid})" in refused.err
+        assert f"{out}: a run works in it already (process {first.pid})" in refused.err
         assert refused.err.count("\n") == 1
     first.kill()
     first.communicate()

@@ -105,16 +105,98 @@ def test_a_nul_is_named_by_its_place(tmp_path: Path, at: int, reader: str) -> No
     READERS[reader](tmp_path / "text.utf8.txt")
 
 
+ENCODED = {  # a text, its encoding, and whether that is named
+    "french": ("“Käse” – naïve café, déjà créée à l’été", "cp1252", True),
+    "price": ("a coffee for 3 €", "cp1252", True),
+    "russian": ("Он сказал: «нет», и ушёл.", "cp1251", False),
+    "japanese": ("むかしむかし、あるところに", "shift-jis", False),
+    "chinese": ("你好，世界。今天天气很好", "gbk", False),
+    "polish": ("Zażółć gęślą jaźń", "cp1250", False),
+    "old mac": ("naïve café", "mac-roman", False),
+}
+
+
 @pytest.mark.parametrize("reader", READERS)
-def test_another_encoding_gets_a_command_that_works(tmp_path: Path, reader: str) -> None:
+@pytest.mark.parametrize("name", ENCODED)
+def test_another_encoding_is_named_where_it_is_likely(tmp_path: Path, name: str, reader: str) -> None:
+    text, encoding, named = ENCODED[name]
     path = tmp_path / "old one.txt"
-    path.write_bytes("“Käse” – naïve café".encode("cp1252"))
-    with pytest.raises(ValueError, match=r"not UTF-8 at byte 0 \(0x93\): convert") as refused:
+    data = b"The first words. " * 9000 + text.encode(encoding)
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"old one\.txt: not UTF-8 at byte 15\d{4} \(0x..\): convert") as refused:
         READERS[reader](path)
-    command = re.search(r"iconv .*(?=, or read)", str(refused.value))
+    command = re.search(r"iconv -f .* -t UTF-8 < .*utf8\.txt'", str(refused.value))
+    assert command is not None and ("WINDOWS-1252" in command[0]) == named, command
+    subprocess.run(["sh", "-c", command[0].replace("ENCODING", encoding)], check=not encoding.startswith("mac"))
+    if not encoding.startswith("mac"):  # which iconv calls by another name
+        assert list(soma.read_documents(tmp_path / "old one.utf8.txt")) == [data.decode(encoding)]
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("size", [1, 3_000_000])
+@pytest.mark.parametrize("cut", [1, 2])
+def test_a_text_cut_off_within_a_character_is_told(tmp_path: Path, size: int, cut: int, reader: str) -> None:
+    path = tmp_path / "part.txt"
+    whole = ("こ" + "-" * size).encode()
+    path.write_bytes(whole + "今".encode()[:cut])
+    with pytest.raises(ValueError, match=rf"part\.txt: ends within a character at byte {len(whole)}: ") as refused:
+        READERS[reader](path)
+    command = re.search(r"head -c .*", str(refused.value))
     assert command is not None
     subprocess.run(["sh", "-c", command[0]], check=True)
-    assert list(soma.read_documents(tmp_path / "old one.utf8.txt")) == ["“Käse” – naïve café"]
+    assert (tmp_path / "part.utf8.txt").read_bytes() == whole
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_damage_in_a_text_of_utf8_is_told(tmp_path: Path, reader: str) -> None:
+    path = tmp_path / "text.txt"
+    text = "今日は mañana".encode()
+    path.write_bytes(text + b"\xff" + text)
+    with pytest.raises(ValueError, match=rf"not UTF-8 at byte {len(text)} \(0xff\), though it is elsewhere") as refused:
+        READERS[reader](path)
+    command = re.search(r"iconv -c .*utf8\.txt", str(refused.value))
+    assert command is not None
+    subprocess.run(["sh", "-c", command[0]], check=False)  # its status tells that bytes were left out
+    assert (tmp_path / "text.utf8.txt").read_bytes() == text * 2
+
+
+def test_the_last_letter_of_another_encoding_is_no_cut(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("un café".encode("cp1252"))
+    with pytest.raises(ValueError, match=r"not UTF-8 at byte 6 .*WINDOWS-1252"):
+        list(soma.read_documents(tmp_path / "a.txt"))
+
+
+@pytest.mark.parametrize(
+    "text", ["abcdefgh abcdefg\0 abcdefg\n", "a\0b\n", "one\0two\0three\0four\0", "今日\0は今日は\0"]
+)
+def test_a_text_with_a_few_nuls_is_not_called_wide(tmp_path: Path, text: str) -> None:
+    for data in (text.encode(), b"-" + text.encode()):  # NULs at odd places and at even ones
+        (tmp_path / "a.txt").write_bytes(data)
+        with pytest.raises(ValueError, match=f"a NUL at byte {data.index(0)}, which no text has"):
+            list(soma.read_documents(tmp_path / "a.txt"))
+
+
+PAGE = "<html lang='en'><body><p>Some words of a page.</p></body></html>\n"
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize(
+    "page", [f"<!DOCTYPE html>\n{PAGE}", f"\ufeff\n {PAGE.upper()}", f"<?xml version='1.0'?>\n{PAGE}"]
+)
+def test_a_web_page_is_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture, page: str, reader: str) -> None:
+    path = tmp_path / "page.txt"
+    path.write_text(page, encoding="utf-8")
+    READERS[reader](path)
+    READERS[reader](path)
+    said = [record.getMessage() for record in caplog.records if "web page" in record.getMessage()]
+    assert len(said) == 1 and said[0].startswith(f"{path}: is a web page: its tags count as text; pandoc -f html")
+
+
+def test_a_text_about_html_is_not_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for text in ("A page begins with <html>.", "<htmlike>", "<p>a part of a page</p>"):
+        (tmp_path / "a.txt").write_text(text)
+        assert list(soma.read_documents(tmp_path / "a.txt")) == [text]
+    assert "web page" not in caplog.text
 
 
 @pytest.mark.parametrize(

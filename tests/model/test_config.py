@@ -40,7 +40,7 @@ def test_an_option_that_the_block_does_not_have_is_named(block: str, name: str) 
     if name in _core.block_options(block):
         assert getattr(soma.ModelConfig(**SIZES, block=block, **{name: VALUES[name]}), name) == VALUES[name]
         return
-    with pytest.raises(ArgumentError, match=f"{name} is nothing that block '{block}' has") as error:
+    with pytest.raises(ArgumentError, match=f"{name} does not exist in block '{block}': leave it out") as error:
         soma.ModelConfig(**SIZES, block=block, **{name: VALUES[name]})
     assert error.value.argument == name
     fields = soma.ModelConfig(**SIZES, block=block).to_dict()

@@ -79,6 +79,39 @@ def test_a_copied_optimizer_goes_on_as_the_first(make_tiny_model: Any, make_copy
 
 
 @WAYS
+@pytest.mark.parametrize("applied", [False, True])
+def test_a_copied_average_goes_on_as_the_first(
+    make_tiny_model: Any, make_copy: Callable[[Any], Any], applied: bool
+) -> None:
+    model = make_tiny_model()
+    average = soma.WeightAverage(model, decay=0.7)
+    for array in model.parameters().values():
+        array += 1
+    average.update()
+    average.apply(applied)
+    model, average = copy.deepcopy([model, average])
+    assert average.model is model, "a copied average is of the copied model"
+    before, kept = arrays(model), {name: array.tobytes() for name, array in average.values().items()}
+    other = make_copy(average)
+    assert (other.model is model) == (make_copy is copy.copy)
+    assert repr(other) == repr(average), "decay and updates too"
+    assert arrays(other.model) == arrays(model) == before
+    assert {name: array.tobytes() for name, array in other.values().items()} == kept
+    for array in other.values().values():
+        array[...] = 0
+    assert {name: array.tobytes() for name, array in average.values().items()} == kept
+    if other.model is model:
+        return
+    other = make_copy(average)
+    for each in (average, other):
+        each.apply(False)
+        each.update()
+    assert arrays(other.model) == arrays(model) and (arrays(model) == before) == (not applied)
+    for name, array in average.values().items():
+        assert np.array_equal(array, other.values()[name])
+
+
+@WAYS
 @pytest.mark.parametrize("weights", ["auto", "int8"])
 def test_a_copied_generator_says_the_same(make_tiny_model: Any, weights: str, make_copy: Callable[[Any], Any]) -> None:
     generator = soma.Generator(make_tiny_model(vocab_size=TOK.vocab_size), TOK, end_token="<UNK>", weights=weights)
@@ -96,7 +129,7 @@ def test_a_trainer_says_why_it_cannot_be_copied(make_tiny_model: Any, make_copy:
 
 def test_pickles_name_the_package_and_no_module_of_it(make_tiny_model: Any) -> None:
     model = make_tiny_model(vocab_size=TOK.vocab_size)
-    pickles = pickle.dumps([model, soma.AdamW(model), soma.Generator(model, TOK)])
+    pickles = pickle.dumps([model, soma.AdamW(model), soma.WeightAverage(model), soma.Generator(model, TOK)])
     named = [str(text) for _, text, _ in pickletools.genops(pickles) if str(text).startswith("soma_native")]
     assert set(named) == {"soma_native"}
 

@@ -112,10 +112,10 @@ def test_the_activation_of_each_block(block: str) -> None:
     ("fields", "message"),
     [
         ({"block": "gpt2", "activation": "silu"}, r"one of gelu_tanh, gelu, relu in the gpt2 block, got 'silu'"),
-        ({"block": "llama", "activation": "gelu"}, r"activation must be one of silu in the llama block, got 'gelu'"),
+        ({"block": "llama", "activation": "gelu"}, r"activation must be silu in the llama block, got 'gelu'"),
         ({"block": "llama", "scale_attn_weights": False}, "scale_attn_weights must be True in the llama block"),
         ({"block": "gpt2", "activation": "gelu_new"}, "activation must be one of"),
-        ({"block": "soma", "activation": "gelu"}, r"activation must be one of relu in the soma block, got 'gelu'"),
+        ({"block": "soma", "activation": "gelu"}, r"activation must be relu in the soma block, got 'gelu'"),
         (
             {"block": "soma", "scale_attn_weights": False},
             "scale_attn_weights must be True in the soma block",

@@ -33,6 +33,8 @@ ANY: Any = None
         (lambda: soma.load(ANY), TypeError, "folder must be the path of a folder"),
         (lambda: soma.save(ANY, MODEL, ANY), TypeError, "folder must be the path of a folder"),
         (lambda: soma.save("", MODEL, TOK), ValueError, "folder must name a folder, got an empty text"),
+        (lambda: soma.save(" ", MODEL, TOK), ValueError, "folder must name a folder, got white space alone: ' '"),
+        (lambda: soma.TrainConfig(end_of_document=""), ValueError, "end_of_document must be a token, got an empty"),
         (lambda: soma.load(""), ValueError, "folder must name a folder, got an empty text"),
         (lambda: soma.TrainConfig(checkpoint_dir=""), ValueError, "checkpoint_dir must name a folder"),
         (lambda: TOK.save(""), ValueError, "path must name a file"),

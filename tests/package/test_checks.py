@@ -46,6 +46,7 @@ def test_what_is_allowed_comes_back_as_the_library_keeps_it(found: Any, want: An
         (_checks.pair, ((0.5, 1.0),), {"below": 1}, None),
         (_checks.choice, ("c", ("a", "b")), {}, "must be one of a, b, got 'c'"),
         (_checks.choice, (None, ("a", "b")), {}, "must be one of a, b, got None"),
+        (_checks.choice, ("c", ("a",)), {}, "must be a, got 'c'"),
     ],
 )
 def test_what_is_out_of_range(

@@ -137,7 +137,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("data", "at"), [(b"caf\xe9 noir", 3), (b"ab\xed\xa0\x80", 2), (b"x" * 9 + b"\xe2\x82", 9)])
+@pytest.mark.parametrize(("data", "at"), [(b"caf\xe9 noir", 3), (b"ab\xed\xa0\x80", 2)])
 def test_a_file_that_is_not_utf8(kind: str, data: bytes, at: int, tmp_path: Path) -> None:
     file = tmp_path / "latin.txt"
     file.write_bytes(data)
