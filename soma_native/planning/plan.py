@@ -11,8 +11,9 @@ from soma_native._checks import number
 from soma_native.core import _core
 from soma_native.data.documents import Texts
 from soma_native.model.config import ModelConfig
+from soma_native.model.flops import flops_per_token
 from soma_native.planning.corpus import Corpus, survey
-from soma_native.planning.speed import Speed, flops_per_token, measure_speed
+from soma_native.planning.speed import Speed, measure_speed
 from soma_native.training.config import TrainConfig
 from soma_native.training.recipes import VAL_FRACTION, regularisation
 
@@ -20,9 +21,9 @@ PLANNED = ("1m", "5m", "10m", "30m", "124m")  # presets that a plan chooses from
 MOST_MINUTES = 10.0  # where no time is given
 _TRAINING = 0.93  # share of the time that steps get; validation, saving and the start take the rest
 
-# Predicted loss in nats a character, fitted to trials with English and German text (docs/LOG.md):
+# Predicted loss in nats a character, fitted to trials with English text (docs/LOG.md):
 # floor + size / parameters^a + data / tokens^b, tokens that are repeated counting less.
-_FLOOR, _SIZE, _SIZE_POWER, _DATA, _DATA_POWER = 0.9, 4.0, 0.25, 60.0, 0.35
+_FLOOR, _SIZE, _SIZE_POWER, _DATA, _DATA_POWER = 1.12, 8.52, 0.3, 20.4, 0.3
 _REPEATED = 15.0  # epochs after which a repetition is worth e times less (Muennighoff et al., arXiv 2305.16264)
 
 _BATCHES = (32, 16, 8)  # windows in a step: small ones learn more from a token, large ones take less time a token

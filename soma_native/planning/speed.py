@@ -10,9 +10,9 @@ import numpy as np
 
 from soma_native.core import _core
 from soma_native.model.config import ModelConfig
+from soma_native.model.flops import flops_per_token
 from soma_native.model.model import Model
 from soma_native.optim.muon import Muon
-from soma_native.profiling.workloads import Workload
 from soma_native.system import active_isa, get_num_threads
 
 STEP_TOKENS = 4096  # of a measured step
@@ -42,12 +42,7 @@ class Speed:
         """The expected rate of a model, between the measured sizes in proportion to the logarithm of its size."""
         size = np.log(_core.multiplied_parameters(config.core))
         rate = np.interp(size, np.log(self.parameters), np.log(self.flops))
-        return float(np.exp(rate)) / flops_per_token(config)
-
-
-def flops_per_token(config: ModelConfig, window: int | None = None) -> float:
-    """Floating-point operations of a training step a token, with windows of `window` or `max_seq_len` tokens."""
-    return Workload("", config, window or config.max_seq_len, 1).flops_per_token
+        return float(np.exp(rate)) / flops_per_token(config, config.max_seq_len)
 
 
 def measure_speed(precision: str = "auto", clock: Callable[[], float] = time.perf_counter) -> Speed:
@@ -71,5 +66,5 @@ def measure_speed(precision: str = "auto", clock: Callable[[], float] = time.per
             optimizer.step()
             seconds.append(clock() - began)
         parameters.append(float(_core.multiplied_parameters(config.core)))
-        flops.append(STEP_TOKENS * flops_per_token(config) / max(min(seconds), 1e-9))
+        flops.append(STEP_TOKENS * flops_per_token(config, config.max_seq_len) / max(min(seconds), 1e-9))
     return Speed(tuple(parameters), tuple(flops), active_isa(), get_num_threads(), model.precision)
