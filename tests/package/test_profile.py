@@ -243,8 +243,8 @@ def test_a_profiled_step_adds_up(make_tiny_model: MakeModel) -> None:
 # workloads and the command -------------------------------------------------------------------------------------------
 
 
-def test_workloads_are_the_presets() -> None:
-    assert set(WORKLOADS) == set(PRESETS)
+def test_workloads_are_presets() -> None:
+    assert set(WORKLOADS) <= set(PRESETS)
     for name, workload in WORKLOADS.items():
         preset = soma_native.ModelConfig.preset(name)
         sizes = ("vocab_size", "d_model", "n_layers", "n_heads", "d_ff", "max_seq_len")
