@@ -42,6 +42,7 @@ class CheckpointError(ValueError):
         problem: what is wrong, in words that read well after the file's name.
         path: the file or folder concerned, or None.
         tensor: the tensor (or key) inside the file, or None.
+        in_python: what a Python program can do about it. It ends the message; the command leaves it out.
 
     >>> error = CheckpointError("has 3 bytes too few", path="run/model.safetensors", tensor="wte")
     >>> print(error)
@@ -50,20 +51,28 @@ class CheckpointError(ValueError):
     ('run/model.safetensors', 'wte')
     """
 
-    def __init__(self, problem: str, *, path: str | os.PathLike[str] | None = None, tensor: str | None = None) -> None:
+    def __init__(
+        self,
+        problem: str,
+        *,
+        path: str | os.PathLike[str] | None = None,
+        tensor: str | None = None,
+        in_python: str = "",
+    ) -> None:
         self.problem = problem
+        self.in_python = in_python
         self.path = None if path is None else os.fspath(path)
         self.tensor = tensor
         where = f"tensor {tensor!r} {problem}" if tensor is not None else problem
-        super().__init__(where if self.path is None else f"{self.path}: {where}")
+        super().__init__((where if self.path is None else f"{self.path}: {where}") + in_python)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Keep `path` and `tensor` when the error crosses a process boundary."""
-        return _rebuild, (self.problem, self.path, self.tensor)
+        return _rebuild, (self.problem, self.path, self.tensor, self.in_python)
 
 
-def _rebuild(problem: str, path: str | None, tensor: str | None) -> CheckpointError:
-    return CheckpointError(problem, path=path, tensor=tensor)
+def _rebuild(problem: str, path: str | None, tensor: str | None, in_python: str = "") -> CheckpointError:
+    return CheckpointError(problem, path=path, tensor=tensor, in_python=in_python)
 
 
 class Difference(NamedTuple):

@@ -12,6 +12,7 @@ import logging
 import os
 import zlib
 from collections.abc import Callable, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -203,6 +204,12 @@ def model_files(folder: str | os.PathLike[str]) -> list[str]:
     return [name for name in _OWN_FILES if os.path.lexists(view.path(name))]
 
 
+def foreign_models(folder: str | os.PathLike[str]) -> list[str]:
+    """The model files of other programs in the folder, which a save leaves there."""
+    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    return [name for name in names if fnmatch(name.lower(), "*.gguf") or fnmatch(name, "pytorch_model*.bin")]
+
+
 def extra_file(folder: str | os.PathLike[str], name: str) -> Path:
     """The path of the extra file `name` of the last complete save, after a comparison with its checksum.
 
@@ -285,9 +292,9 @@ def _read_checked(view: FolderView, name: str, checksums: Mapping[str, object], 
     unnamed = name not in checksums and expected.get(name, False)
     if unnamed or checksums.get(name, [size, crc]) != [size, crc]:
         raise CheckpointError(
-            f"is not the file that was saved with {WEIGHTS}: damaged or changed since (if you changed it on "
-            "purpose, load with verify=False)",
+            f"is not the file that was saved with {WEIGHTS}: damaged or changed since",
             path=path,
+            in_python=" (if you changed it on purpose, load with verify=False)",
         )
     return b"".join(chunks)
 
@@ -337,7 +344,7 @@ def _read_tokenizer(view: FolderView, config: ModelConfig, checksums: Mapping[st
         path = view.folder
     else:
         raise CheckpointError(
-            "is missing; soma_native.load_model(folder) loads the model without a tokenizer", path=path
+            "is missing", path=path, in_python="; soma_native.load_model(folder) loads the model without a tokenizer"
         )
     try:
         tok = Tokenizer.load(path)

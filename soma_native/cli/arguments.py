@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
@@ -46,6 +48,17 @@ def integer(least: int, most: int | None = None) -> Callable[[str], int]:
 def number(**limits: float) -> Callable[[str], float]:
     """An argparse type: finite numbers within the limits of `_checks.number`."""
     return _type("a number", float, lambda value: _checks.number("", value, **limits))
+
+
+def text(argument: str) -> str:
+    """An argparse type: text. Where the locale has no such character, Python hands its bytes over as surrogates."""
+    try:
+        argument.encode()
+        return argument
+    except UnicodeEncodeError:
+        with contextlib.suppress(UnicodeError):
+            return os.fsencode(argument).decode("utf-8")
+        raise argparse.ArgumentTypeError("is not UTF-8") from None
 
 
 def _type(what: str, parse: Callable[[str], _Value], check: Callable[[_Value], _Value]) -> Callable[[str], _Value]:

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from soma_native.checkpoint import load
-from soma_native.cli.arguments import add_command, integer, number, seed_type
+from soma_native.cli.arguments import add_command, integer, number, seed_type, text
 from soma_native.cli.corpus import read_stdin
 from soma_native.cli.errors import UsageError
 from soma_native.cli.output import print_json
@@ -26,7 +26,9 @@ def add_parser(commands: Any) -> None:
         'generate runs/showcase "SOMA is" --max-tokens 11 --seed 1',
     )
     parser.add_argument("folder", metavar="DIR", help="the folder of the model")
-    parser.add_argument("prompt", metavar="PROMPT", help='the text to continue; "-" reads it from standard input')
+    parser.add_argument(
+        "prompt", type=text, metavar="PROMPT", help='the text to continue; "-" reads it from standard input'
+    )
     count: dict[str, Any] = {"type": integer(0, 2**31 - 1), "metavar": "N"}
     parser.add_argument(
         "--max-tokens", **count, default=DEFAULTS.max_tokens, help="most tokens to add (default: %(default)s)"
@@ -49,7 +51,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument(
         "--repetition-penalty",
-        type=lambda text: text if text == "auto" else number(**PENALTY)(text),
+        type=lambda given: given if given == "auto" else number(**PENALTY)(given),
         default=DEFAULTS.repetition_penalty,
         metavar="X",
         help="divides the logits of tokens that are in the text already; 1 is off, auto is 1.15 for words, else 1 "
@@ -63,7 +65,9 @@ def add_parser(commands: Any) -> None:
         "copy packed for speed, auto uses the model's weights without a copy (default: auto)",
     )
     parser.add_argument("--seed", type=seed_type, metavar="N", help="the same seed gives the same text")
-    parser.add_argument("--stop", action="append", metavar="TEXT", help="end before this text; may be repeated")
+    parser.add_argument(
+        "--stop", type=text, action="append", metavar="TEXT", help="end before this text; may be repeated"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -71,10 +75,6 @@ def run(arguments: argparse.Namespace) -> None:
     prompt = arguments.prompt
     if prompt == "-":
         prompt = read_stdin().rstrip("\n")
-    try:
-        prompt.encode()
-    except UnicodeEncodeError:
-        raise UsageError("PROMPT is not UTF-8") from None
     if "" in (arguments.stop or []):
         raise UsageError("--stop: the text must not be empty")
     seed = secrets.randbits(53) if arguments.seed is None else arguments.seed  # 53 bits: exact in every JSON reader

@@ -17,7 +17,7 @@ from soma_native.cli.corpus import named
 from soma_native.cli.errors import PROGRAM, CommandError, UsageError, one_line
 from soma_native.cli.output import Stream, drop_output, usable_streams
 from soma_native.cli.signals import ended_by
-from soma_native.errors import ArgumentError, ArgumentTypeError
+from soma_native.errors import ArgumentError, ArgumentTypeError, CheckpointError
 from soma_native.model.model import resolve_precision
 from soma_native.system import active_isa, get_num_threads
 
@@ -101,6 +101,8 @@ def _run(argv: Sequence[str] | None, output: Stream) -> int:
             raise
         where = f"{error.filename}: " if error.filename is not None else ""
         return _fail(f"{where}{error.strerror}" if error.strerror else str(error), 1)
+    except CheckpointError as error:
+        return _fail(str(error).removesuffix(error.in_python), 1)
     except (CommandError, ValueError, FloatingPointError) as error:
         return _fail(str(error), 1)
     finally:

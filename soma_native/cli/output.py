@@ -71,9 +71,9 @@ class Stream:
 @contextlib.contextmanager
 def usable_streams() -> Iterator[Stream]:
     """In this block both standard streams accept any text, also if they are closed. Yields standard output."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream, errors in ((sys.stdout, "replace"), (sys.stderr, "backslashreplace")):  # messages name files
         with contextlib.suppress(AttributeError, ValueError):
-            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+            stream.reconfigure(errors=errors)  # type: ignore[union-attr]
     results, messages = Stream(sys.stdout, messages=False), Stream(sys.stderr, messages=True)
     with contextlib.redirect_stdout(cast(TextIO, results)), contextlib.redirect_stderr(cast(TextIO, messages)):
         yield results

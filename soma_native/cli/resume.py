@@ -45,7 +45,7 @@ def resumed(arguments: argparse.Namespace, files: Sequence[Path]) -> Run:
     trainer = Trainer.resume(arguments.out, **given)
     if trainer.tokenizer is None:
         raise CommandError(
-            f"{arguments.out}: its run has no tokenizer: go on in Python, with Trainer.resume and its ids"
+            f"{arguments.out}: its run has no tokenizer: the command goes on with texts alone, and only Python with ids"
         )
     end = trainer.config.end_of_document
     store = TokenStore.encode(documents_of(files, arguments.split), trainer.tokenizer, end)

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from soma_native.checkpoint.folder import model_files
+from soma_native.checkpoint.folder import foreign_models, model_files
 from soma_native.cli.arguments import add_command, fraction_type, seed_type
 from soma_native.cli.errors import CommandError
 from soma_native.cli.output import output_folder, print_json, print_table
@@ -55,7 +55,7 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Train, and print the table and the samples."""
     with output_folder(arguments.out) as out, signals_as_ctrl_c(), ProgressDisplay(sys.stderr) as progress:
-        if not (out / REPORT).exists() and (found := model_files(out)):
+        if not (out / REPORT).exists() and (found := model_files(out) or foreign_models(out)):
             raise CommandError(f"{out}: holds a model of no showcase ({found[0]}): give another folder")
         report = run_showcase(
             arguments.out,

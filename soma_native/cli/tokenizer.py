@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from soma_native import _checks
-from soma_native.checkpoint.folder import model_files
-from soma_native.cli.arguments import add_command, integer
+from soma_native.checkpoint.folder import foreign_models, model_files
+from soma_native.cli.arguments import add_command, integer, text
 from soma_native.cli.corpus import add_corpus, check_not_empty, corpus_files, read_stdin
 from soma_native.cli.errors import PROGRAM, CommandError, UsageError
 from soma_native.cli.inspect_tokenizer import inspect_tokenizer
@@ -63,6 +63,7 @@ def add_parser(commands: Any) -> None:
     train.add_argument(
         "--special-token",
         action="append",
+        type=text,
         metavar="TEXT",
         help="a special token, in place of the kind's default ones; may be repeated",
     )
@@ -71,7 +72,9 @@ def add_parser(commands: Any) -> None:
         actions, "encode", encode_text, "print the ids of a text", 'tokenizer encode runs/showcase "SOMA is small"'
     )
     _add_path(encode)
-    encode.add_argument("text", metavar="TEXT", nargs="?", default="-", help='"-" (the default) reads standard input')
+    encode.add_argument(
+        "text", type=text, metavar="TEXT", nargs="?", default="-", help='"-" (the default) reads standard input'
+    )
     encode.add_argument("--special", action="store_true", help="encode the text of a special token as this token")
 
     decode = add_command(
@@ -89,7 +92,9 @@ def add_parser(commands: Any) -> None:
         "With --corpus: bytes per token of these files, their rarest tokens, and the tokens that they never use.",
     )
     _add_path(inspect)
-    inspect.add_argument("text", metavar="TEXT", nargs="?", help='a text to show in tokens; "-" reads standard input')
+    inspect.add_argument(
+        "text", type=text, metavar="TEXT", nargs="?", help='a text to show in tokens; "-" reads standard input'
+    )
     inspect.add_argument("--corpus", metavar="CORPUS", nargs="+", help="text files, or folders of them, to count on")
     inspect.add_argument(
         "--tokens", type=integer(0), default=20, metavar="N", help="how many tokens to list (default: 20)"
@@ -122,10 +127,10 @@ def _add_path(parser: argparse.ArgumentParser) -> None:
 
 
 def _special_token(argument: str) -> tuple[str, int]:
-    text, _, i = argument.rpartition("=")
-    if not text:
+    token, _, i = text(argument).rpartition("=")
+    if not token:
         raise argparse.ArgumentTypeError(f"{argument!r} is not of the form TEXT=ID")
-    return text, integer(0)(i)
+    return token, integer(0)(i)
 
 
 def train_tokenizer(arguments: argparse.Namespace) -> None:
@@ -147,7 +152,7 @@ def train_tokenizer(arguments: argparse.Namespace) -> None:
 
 def _refuse_the_tokenizer_of_a_model(out: Path) -> None:
     folder = out.parent if out.name == FILE_NAME and not out.is_dir() else out
-    found = [name for name in model_files(folder) if not name.startswith("tokenizer")]
+    found = [name for name in model_files(folder) if not name.startswith("tokenizer")] or foreign_models(folder)
     if found:
         raise CommandError(f"{out}: belongs to a model ({found[0]}), which needs its own tokenizer: give another place")
 
@@ -163,8 +168,8 @@ def train_on_files(files: Sequence[Path], split: Any, kind: str, vocab_size: int
 def encode_text(arguments: argparse.Namespace) -> None:
     """Print ids."""
     tok = load_tokenizer(arguments)
-    text = read_stdin() if arguments.text == "-" else arguments.text
-    ids = tok.encode(text, allowed_special="all" if arguments.special else ())
+    given = read_stdin() if arguments.text == "-" else arguments.text
+    ids = tok.encode(given, allowed_special="all" if arguments.special else ())
     if arguments.json:
         print_json({"ids": ids, "tokens": [tok.id_to_token(i) for i in ids]})
     else:
@@ -185,8 +190,8 @@ def decode_ids(arguments: argparse.Namespace) -> None:
         if not 0 <= token < tok.vocab_size:
             message = f"ID {token} is out of range: the tokenizer has the ids from 0 to {tok.vocab_size - 1}"
             raise UsageError(message) if arguments.ids else ValueError(message)
-    text = tok.decode(ids)
+    decoded = tok.decode(ids)
     if arguments.json:
-        print_json({"text": text})
+        print_json({"text": decoded})
     else:
-        print(text)
+        print(decoded)

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from soma_native.checkpoint.folder import model_files
+from soma_native.checkpoint.folder import foreign_models, model_files
 from soma_native.cli.arguments import add_command, fraction_type, integer, positive_type, seed_type
 from soma_native.cli.corpus import add_corpus, check_not_empty, corpus_files
 from soma_native.cli.errors import CommandError
@@ -177,6 +177,10 @@ def _refuse_to_replace(out: Path) -> None:
     if found:
         raise CommandError(
             f"{out}: holds {found[0]}, which training would replace: give another folder, or --overwrite"
+        )
+    if found := foreign_models(out):
+        raise CommandError(
+            f"{out}: holds another model, {found[0]}: give another folder, or --overwrite to add this one"
         )
 
 

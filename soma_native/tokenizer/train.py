@@ -49,7 +49,7 @@ def train_tokenizer(
         missing = limit - len(vocabulary.tokens)
         if missing and vocab_size is not None:
             _log.warning(
-                "the vocabulary has %d ids, %d fewer than vocab_size asks for: the texts have no more pairs%s",
+                "the vocabulary has %d ids, %d fewer than asked for: the texts have no more pairs%s",
                 len(vocabulary.tokens) + len(special), missing,
                 "" if frequency == 1 else f" seen {frequency} times",
             )  # fmt: skip

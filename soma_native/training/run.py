@@ -224,8 +224,8 @@ class TrainingRun:
         saved = self.history.checkpoint
         kept = "" if saved is None else f"; the last good checkpoint, in {saved}, is untouched"
         return FloatingPointError(
-            f"training stopped in step {step}: {what}{kept}. A lower lr (it is {self.config.lr:g}), a longer warm-up "
-            "or a smaller max_grad_norm may help"
+            f"training stopped in step {step}: {what}{kept}. A lower learning rate (it is {self.config.lr:g}), a "
+            "longer warm-up or a smaller limit for the norm of gradients may help"
         )
 
     def _record_due(self) -> bool:

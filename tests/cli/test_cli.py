@@ -310,7 +310,7 @@ def test_values_that_cannot_work_are_bad_usage(run: Any, corpus: Path, trained: 
         ((*train, "--val-fraction", "0.9999"), "--val-fraction 0.9999 leaves no next-token pair to train on"),
         ((*train, "--val-fraction", "0.0001"), "--val-fraction 0.0001 holds out no next-token pair"),
         ((*train, "--bogus"), "--bogus; see soma-native train --help"),
-        (("generate", trained, "text \udcff"), "PROMPT is not UTF-8"),
+        (("generate", trained, "text \udcff"), "PROMPT: is not UTF-8"),
         (("generate", trained, "text", "--stop", ""), "--stop"),
         (("evaluate", trained, corpus, "--seq-len", 17), "--seq-len 17: the model's context is 16"),
         (("tokenizer", "decode", trained, 10**6), "1000000 is out of range"),

@@ -85,7 +85,11 @@ def test_vocabularies_of_others(run: Any, tmp_path: Path) -> None:
     ):
         result = run("tokenizer", "inspect", *arguments)
         assert result.status == 2 and problem in result.err
-    failed(run("tokenizer", "inspect", gpt2[0]), "vocab.json", "it has no 'model' (from_gpt2 reads a vocab.json")
+    failed(
+        run("tokenizer", "inspect", gpt2[0]),
+        "vocab.json",
+        "it has no 'model' (a vocab.json is read together with its merges",
+    )
     result = run("tokenizer", "inspect", *named[:-1], "<e>=5")
     assert result.status == 2 and "--special-token must have ids that are free" in result.err
     failed(run("tokenizer", "inspect", *gpt2[:-1], tmp_path / "none"), "none")

@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -221,3 +222,67 @@ def test_json_holds_every_character_on_every_stream(trained: Path, encoding: str
     assert ("größe" in text) == (encoding == "utf-8")
     latin = shell(f"PROGRAM generate {trained} größe --max-tokens 0 --json", PYTHONIOENCODING=encoding).stdout
     assert ("größe" in latin.decode(encoding)) == (encoding != "ascii")
+
+
+def in_ascii(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+    """The command where neither the locale nor the streams have more than ASCII."""
+    environment = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    return subprocess.run([*PROGRAM, *arguments], capture_output=True, env={**os.environ, **environment})
+
+
+def test_texts_of_the_command_line_may_be_utf8_in_any_locale(trained: Path, tmp_path: Path) -> None:
+    prompt = "größe 日本語 the"
+    made = in_ascii("generate", str(trained), prompt, "--max-tokens", "0", "--stop", "ß!", "--json")
+    assert json.loads(made.stdout)["prompt"] == prompt, made.stderr
+    tok = soma_native.Tokenizer.train([prompt], kind="byte")
+    tok.save(tmp_path / "t.json")
+    for action in ("encode", "inspect"):
+        done = in_ascii("tokenizer", action, str(tmp_path / "t.json"), prompt)
+        assert " ".join(map(str, tok.encode(prompt))).encode() in done.stdout, done.stderr
+    for arguments, name in (
+        (["generate", str(trained), "\udce4"], "PROMPT"),
+        (["generate", str(trained), "the", "--stop", "\udce4"], "--stop"),
+        (["tokenizer", "encode", str(trained), "\udce4"], "TEXT"),
+        (["tokenizer", "inspect", str(trained), "\udce4"], "TEXT"),
+    ):
+        done = in_ascii(*arguments)
+        assert done.returncode == 2 and f"{name}: is not UTF-8; see".encode() in done.stderr, done.stderr
+
+
+def test_messages_of_few_characters_tell_names_apart(tmp_path: Path) -> None:
+    for name, said in (("größe.txt", rb"gr\xf6\xdfe.txt"), ("日.txt", rb"\u65e5.txt")):
+        done = shell(f"PROGRAM tokenizer train {tmp_path / name} --out {tmp_path}", PYTHONIOENCODING="ascii")
+        assert done.returncode == 1 and said in done.stderr and b"?" not in done.stderr
+
+
+def test_a_model_of_another_program_is_not_joined_unasked(run: Any, corpus: Path, tmp_path: Path) -> None:
+    for name in ("model.Q4_0.gguf", "pytorch_model-00001-of-00002.bin"):
+        out = tmp_path / name / "out"
+        out.mkdir(parents=True)
+        (out / name).write_bytes(b"weights")
+        train = ("train", corpus, "--out", out, "--steps", 1, *SMALL)
+        for command in (train, ("showcase", "--out", out), ("tokenizer", "train", corpus, "--out", out)):
+            refused = run(*command)
+            assert refused.status == 1 and name in refused.err, refused.err
+            assert [path.name for path in out.iterdir()] == [name]
+        assert run(*train, "--overwrite").status == 0
+        assert (out / name).read_bytes() == b"weights"
+
+
+def test_messages_leave_out_what_only_python_can_do(run: Any, trained: Path, tmp_path: Path) -> None:
+    model, tok = soma_native.load(trained)
+    soma_native.save(tmp_path / "changed", model, tok)
+    config = tmp_path / "changed" / "config.json"
+    config.write_text(config.read_text() + "\n")
+    soma_native.save(tmp_path / "bare", model, None)
+    for name, problem, recipe in (
+        ("changed", f"{config}: is not the file that was saved with model.safetensors", "verify=False"),
+        ("bare", "tokenizer.json: is missing", "load_model"),
+    ):
+        with pytest.raises(soma_native.CheckpointError, match=recipe) as error:
+            soma_native.load(tmp_path / name)
+        for command in (("generate", tmp_path / name, "the"), ("evaluate", tmp_path / name, config)):
+            result = run(*command)
+            assert result.status == 1 and problem in result.err
+            assert recipe not in result.err and result.err.count("\n") == 1
+        assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)

@@ -61,7 +61,7 @@ FILES = {
 
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_is_told_by_what_it_is(tmp_path: Path, name: str, reader: str) -> None:
+def test_a_file_of_a_known_kind_is_named(tmp_path: Path, name: str, reader: str) -> None:
     data, what = FILES[name]
     path = tmp_path / name
     path.write_bytes(data)

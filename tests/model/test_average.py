@@ -72,6 +72,6 @@ def test_it_takes_the_place_of_the_weights_and_gives_it_back(tiny_model: soma.Mo
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.1, "x", float("nan")])
-def test_a_decay_that_is_none_is_refused(tiny_model: soma.Model, decay: Any) -> None:
+def test_a_decay_out_of_range_is_refused(tiny_model: soma.Model, decay: Any) -> None:
     with pytest.raises((ValueError, TypeError), match="decay must be"):
         soma.WeightAverage(tiny_model, decay)

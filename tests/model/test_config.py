@@ -22,7 +22,7 @@ def test_every_option_has_an_example_here() -> None:
     assert set(_core.option_limits()) <= set(OPTIONS)
 
 
-def test_what_a_block_takes_where_nothing_is_said(block: str) -> None:
+def test_options_left_out_take_the_defaults_of_the_block(block: str) -> None:
     config = soma.ModelConfig(**SIZES, block=block)
     known = _core.block_options(block)
     for name in OPTIONS:

@@ -123,7 +123,7 @@ def test_bad_special_tokens(kind: str, special: Any, error: type[Exception], mes
         ([["one"]], r"texts\[0\] must be a str or an os.PathLike, got list"),
     ],
 )
-def test_texts_that_are_none(texts: Any, message: str) -> None:
+def test_texts_of_a_wrong_type_are_refused(texts: Any, message: str) -> None:
     for kind in KINDS:
         with pytest.raises(TypeError, match=message):
             Tokenizer.train(texts, kind=kind)

@@ -92,7 +92,7 @@ def _check_ranks(line_of: Mapping[int, int], special_ids: set[int]) -> None:
         if missing is not None:
             raise Problem(
                 f"has no line with the rank {missing}, but line {line_of[rank]} has the rank {rank}: ranks go from 0 "
-                "up without gaps, except for the ids in special_tokens"
+                "up without gaps, except for the ids of special tokens"
             )
         last = rank
 

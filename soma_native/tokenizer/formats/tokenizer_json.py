@@ -147,7 +147,7 @@ def _check(document: object) -> None:
     if not isinstance(document, dict):
         raise Problem("is not a tokenizer: a JSON object is expected")
     if not isinstance(document.get("model"), dict):
-        raise Problem("is not a tokenizer: it has no 'model' (from_gpt2 reads a vocab.json, with its merges.txt)")
+        raise Problem("is not a tokenizer: it has no 'model' (a vocab.json is read together with its merges.txt)")
     for key in sorted(set(document) - _KEYS):
         raise Problem(f"has the key {short(key)}, which is unknown")
     if document.get("version", "1.0") != "1.0":
