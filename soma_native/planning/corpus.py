@@ -8,7 +8,10 @@ from pathlib import Path
 
 from soma_native.core import _core
 from soma_native.data.documents import Texts
+from soma_native.errors import ArgumentError
 from soma_native.files.text_files import iter_sources, parts
+
+_LOOKED_AT = 1000  # most frequent characters that are asked for letters
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ def survey(texts: Texts) -> Corpus:
 
     Raises:
         TypeError, ValueError, FileNotFoundError: as `Tokenizer.train`, for what is no text; also for a corpus without
-            two different characters.
+            two different characters, or without letters and digits.
 
     >>> survey(["ab", "abc"])
     Corpus(documents=2, bytes=5, characters=5, alphabet=3)
@@ -50,8 +53,10 @@ def survey(texts: Texts) -> Corpus:
     for first, batch in parts(counted()):
         counter.add(batch, first)
         size += sum(len(text.encode()) if isinstance(text, str) else len(text) for text in batch)
-    first_two, alphabet, _ = counter.ranked(2)
+    frequent, alphabet, _ = counter.ranked(_LOOKED_AT)
     if alphabet < 2:
-        found = "none" if not first_two else f"only {first_two[0]!r}"
-        raise ValueError(f"the corpus must have at least two different characters, and has {found}: give other text")
+        found = "none" if not frequent else f"only {frequent[0]!r}"
+        raise ArgumentError("texts", f"must have at least two different characters, and have {found}")
+    if not any(character.isalnum() for character in frequent):
+        raise ArgumentError("texts", "has no letters and digits: give text")
     return Corpus(documents, size, counter.total(), alphabet)

@@ -32,6 +32,8 @@ _STEPS = 4000  # least steps of a larger batch
 _CHARACTERS_UP_TO = 3_000_000  # bytes of a corpus that characters suit
 _LARGEST_ALPHABET = 512  # different characters that characters suit
 _VOCABULARIES = ((10_000_000, 1024), (50_000_000, 4096), (math.inf, 8192))  # of bpe: most bytes of a corpus, size
+_LEAST_BPE = 258  # ids of a bpe vocabulary that merges anything
+_MOST_A_TOKEN = 20  # parameters of a model for a fresh token of the corpus
 _TIED_FROM = 1024  # vocabulary from which embedding and head are one
 
 
@@ -107,8 +109,9 @@ def choose(
             settings of `TrainConfig`.
     """
     settings = dict(fixed or {})
-    kind = settings.pop("tokenizer", None) or tokenizer_for(corpus)
-    vocab_size = settings.pop("vocab_size", None) or vocabulary_for(corpus, kind)
+    kind, vocab_size = settings.pop("tokenizer", None), settings.pop("vocab_size", None)
+    kind = kind or ("bpe" if vocab_size and vocab_size >= _LEAST_BPE else tokenizer_for(corpus))
+    vocab_size = vocab_size or vocabulary_for(corpus, kind)
     seq_len, preset, model = (settings.pop(name, None) for name in ("seq_len", "preset", "model"))
     if model is None:
         options = _options(corpus, kind, vocab_size, PLANNED if preset is None else (preset,), seq_len)
@@ -184,11 +187,18 @@ def _options(
 def _best(
     judged: Mapping[str, tuple[float, float, float]], options: Mapping[str, ModelConfig], speed: Speed | None
 ) -> str:
-    """The option of the least expected loss; where time is no matter, of no more parameters than tokens."""
-    if speed is None:
-        fitting = [name for name, config in options.items() if config.num_parameters <= judged[name][1]]
-        return (fitting or list(options))[-1 if fitting else 0]
-    return min(judged, key=lambda name: judged[name][0])
+    """The option of the least expected loss, and the smallest where the corpus is too small for any.
+
+    Where time is no matter, a model has no more parameters than the run has tokens.
+    """
+    fitting = []
+    for name, (_, tokens, epochs) in judged.items():
+        most = tokens if speed is None else _MOST_A_TOKEN * tokens / epochs
+        if options[name].num_parameters <= most:
+            fitting.append(name)
+    if not fitting:
+        return min(options, key=lambda name: options[name].num_parameters)
+    return fitting[-1] if speed is None else min(fitting, key=lambda name: judged[name][0])
 
 
 def _judge(

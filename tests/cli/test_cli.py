@@ -289,7 +289,7 @@ def test_errors_a_user_can_cause(run: Any, corpus: Path, trained: Path, tmp_path
     failed(run("train", os.devnull, "--out", tmp_path / "m"), f"{os.devnull}: is not an ordinary file")
     blank = tmp_path / "blank.txt"
     blank.write_text(" \n")
-    failed(run("train", blank, "--out", tmp_path / "m"), "blank.txt: must have at least two different words")
+    failed(run("train", blank, "--out", tmp_path / "m"), "blank.txt: has no letters")
     failed(run("train", corpus, "--out", corpus), "is a file where a folder is expected")
     failed(run("train", corpus, "--out", corpus / "below"), "cannot save here: Not a directory")
     failed(run("train", corpus, "--out", tmp_path / "m", "--resume"), "nothing to resume")
@@ -302,7 +302,7 @@ def test_errors_a_user_can_cause(run: Any, corpus: Path, trained: Path, tmp_path
 
 
 def test_values_that_cannot_work_are_bad_usage(run: Any, corpus: Path, trained: Path, tmp_path: Path) -> None:
-    train = ("train", corpus, "--out", tmp_path / "m")
+    train = ("train", corpus, "--out", tmp_path / "m", "--tokenizer", "word", "--steps", 2)
     for arguments, problem in (
         ((*train, "--precision", "float16"), "--precision"),
         ((*train, "--vocab-size", 3), "--vocab-size must be at least 7"),

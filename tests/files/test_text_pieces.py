@@ -148,7 +148,7 @@ def test_unknown_tokens_are_counted_in_documents_alone(monkeypatch: pytest.Monke
     monkeypatch.setattr("soma_native.data.token_store._PIECE", 7)
     source = np.random.default_rng(0)
     tokens = source.integers(0, 3, 100).astype(np.uint8)
-    cuts = np.sort(source.choice(101, 20, replace=False))
+    cuts = 2 * np.sort(source.choice(50, 20, replace=False))
     starts, stops = cuts[::2], cuts[1::2]
     expected = sum(int((tokens[a:b] == 1).sum()) for a, b in zip(starts, stops, strict=True))
     assert TokenStore(tokens, starts, stops, unknown_id=1).unknown_tokens == expected

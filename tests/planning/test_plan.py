@@ -26,9 +26,12 @@ def test_a_survey_counts_bytes_characters_and_documents(tmp_path: Path) -> None:
     assert survey([path, "zoo", ""]) == Corpus(documents=3, bytes=11, characters=10, alphabet=9)
 
 
-@pytest.mark.parametrize("texts", [[], [""], ["aaaa"]])
-def test_a_corpus_without_two_characters_is_refused(texts: list[str]) -> None:
-    with pytest.raises(ValueError, match="two different characters"):
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [([], "and have none"), ([""], "and have none"), (["aaaa"], "only 'a'"), ([" \n.-"], "no letters")],
+)
+def test_a_corpus_without_text_is_refused(texts: list[str], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
         survey(texts)
 
 

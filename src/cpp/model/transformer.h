@@ -58,9 +58,8 @@ class Transformer {
 
   // The sum of -log p(target) / normalizer over targets that are not kIgnoredTarget. normalizer 0: their number.
   double loss(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length, int64_t normalizer);
-  // The same with noise, or the loss with teachers; gradients += its derivative. Throws Interrupted on a request to stop.
-  // Teachers compute in the training precision of this model; the caller sees to it that nobody else computes with
-  // them.
+  // The same with noise and teachers; gradients += its derivative. Throws Interrupted on a request to stop. Teachers
+  // compute in the training precision of this model; the caller sees to it that nobody else computes with them.
   double loss_and_grad(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length, int64_t normalizer,
                        const Noise& noise = {}, const Teaching& teaching = {});
   void zero_grad();
