@@ -46,6 +46,7 @@ __all__: list[str] = [
     "bpe_patterns",
     "byte_alphabet",
     "find_invalid_utf8",
+    "forward_floats",
     "get_num_threads",
     "last_chunk_end",
     "measure_ceilings",
@@ -57,6 +58,7 @@ __all__: list[str] = [
     "parameter_shapes",
     "set_isa",
     "set_num_threads",
+    "training_floats",
     "unicode_classes",
     "unicode_versions",
 ]
@@ -185,6 +187,11 @@ class Model:
         What was measured since the last call, an OpRecord for each op and shape.
         """
     def zero_grad(self) -> None: ...
+    @property
+    def held_floats(self) -> int:
+        """
+        The floats of memory that the model has taken so far.
+        """
     @property
     def num_parameters(self) -> int: ...
 
@@ -593,6 +600,16 @@ def find_invalid_utf8(data: bytes) -> int:
     Offset of the first byte that is not valid UTF-8, or -1
     """
 
+def forward_floats(
+    config: Config,
+    precision: str,
+    batch: typing.SupportsInt | typing.SupportsIndex,
+    length: typing.SupportsInt | typing.SupportsIndex,
+) -> int:
+    """
+    The floats of a model that makes logits, these included, without allocating them.
+    """
+
 def get_num_threads() -> int:
     """
     Threads that compute.
@@ -659,6 +676,17 @@ def set_isa(name: str) -> None:
 def set_num_threads(n: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     Sets the number of threads that compute.
+    """
+
+def training_floats(
+    config: Config,
+    precision: str,
+    muon: bool,
+    batch: typing.SupportsInt | typing.SupportsIndex,
+    length: typing.SupportsInt | typing.SupportsIndex,
+) -> int:
+    """
+    The floats that training takes, moments and buffers included, without allocating them.
     """
 
 def unicode_classes() -> numpy.typing.NDArray[numpy.uint8]:

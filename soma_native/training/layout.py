@@ -18,6 +18,7 @@ from soma_native.optim.schedule import Schedule
 from soma_native.tokenizer.tokenizer import Tokenizer
 from soma_native.training.config import FREE_TO_CHANGE, TrainConfig
 from soma_native.training.evaluate import predicted_bytes
+from soma_native.training.memory import free_memory, require_memory, training_memory
 
 logger = logging.getLogger("soma_native")
 
@@ -39,6 +40,7 @@ class Layout:
         schedule: the learning rate of each step.
         momentum_steps: over which Muon's momentum rises.
         averaged_from: steps before the first whose weights are in the average, where there is one.
+        batch, longest: most windows in a micro-batch, and most pairs in a window.
         data: counts of the data by part, for the history.
         identity: the settings and data that must be equal in a resumed run; `differences` compares two of them.
 
@@ -89,6 +91,7 @@ class Layout:
         tail = 1.0 if config.tail_average is None else config.tail_average
         self.averaged_from = self.total_steps - max(1, round(tail * self.total_steps))
         self.identity = self._identity(model, config, train, held_out)
+        self.batch, self.longest = min(config.batch_size, windows.most), int(windows.lengths.max())
 
     def _identity(
         self, model: Model, config: TrainConfig, train: TokenStore, held_out: TokenStore | None
@@ -113,6 +116,16 @@ class Layout:
             settings[NUMBER_OF_STEPS] = self.total_steps
         identity: dict[str, Any] = json.loads(json.dumps(settings))  # with the types of one that was read from a file
         return identity
+
+    def require_memory(self) -> None:
+        """Raise a ValueError if the run needs more memory than is free, and warn if it needs most of it."""
+        config, model = self.config, self.model
+        needed = training_memory(
+            model.config, self.batch, self.longest, model.precision, config.optimizer,
+            config.ema is not None or config.tail_average is not None,
+            best=config.keep_best and config.checkpoint_dir is not None and self.validation is not None,
+        )  # fmt: skip
+        require_memory(needed - 4 * model._core.held_floats, free_memory(), self.batch, self.longest)
 
     def weight_decay(self, step: int) -> float:
         """The weight decay in step `step`, counted from 0."""

@@ -69,6 +69,7 @@ class TrainingRun:
         self.history.data = layout.data
         self.callbacks = callbacks
         self._stop = stop
+        layout.require_memory()
         self.optimizer = make_optimizer(self.model, self.config)
         self.average = make_average(self.model, self.config)
         self.step = 0
