@@ -4,12 +4,17 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <atomic>
+#include <deque>
+#include <functional>
 #include <mutex>
 #include <new>
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "base/check.h"
 #include "base/fork.h"
@@ -51,14 +56,19 @@ struct ModelHandle {
   }
 };
 
-// Runs f without the GIL, alone on the model.
+// Runs f without the GIL, alone on these models. Locks are taken in the order of addresses, so that two calls whose
+// models teach each other do not wait for ever.
 template <typename F>
-auto compute(ModelHandle& model, F&& f) {
-  model.after_fork();
-  if (model.owner.load() == std::this_thread::get_id()) {
-    throw std::runtime_error(
-        "this thread is computing with this model already: a signal handler must not call the model that it "
-        "interrupted");
+auto compute(std::vector<ModelHandle*> models, F&& f) {
+  std::sort(models.begin(), models.end(), std::less<>());
+  soma::check(std::adjacent_find(models.begin(), models.end()) == models.end(), "a model is given twice in one call");
+  for (ModelHandle* model : models) {
+    model->after_fork();
+    if (model->owner.load() == std::this_thread::get_id()) {
+      throw std::runtime_error(
+          "this thread is computing with this model already: a signal handler must not call the model that it "
+          "interrupted");
+    }
   }
   return without_gil([&] {
     struct Turn {
@@ -67,9 +77,16 @@ auto compute(ModelHandle& model, F&& f) {
       explicit Turn(ModelHandle& m) : model(m), lock(m.mutex) { model.owner.store(std::this_thread::get_id()); }
       ~Turn() { model.owner.store({}); }
     };
-    const Turn turn(model);
+    std::deque<Turn> turns;
+    for (ModelHandle* model : models) turns.emplace_back(*model);
     return f();
   });
+}
+
+// The same with one model.
+template <typename F>
+auto compute(ModelHandle& model, F&& f) {
+  return compute(std::vector<ModelHandle*>{&model}, std::forward<F>(f));
 }
 
 // The format that a caller named.

@@ -4,6 +4,7 @@
 
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/check.h"
@@ -90,11 +91,18 @@ double loss(ModelHandle& model, const Ids& ids, const Ids& targets, int64_t norm
 }
 
 double loss_and_grad(ModelHandle& model, const Ids& ids, const Ids& targets, int64_t normalizer,
-                     const Maybe<soma::Noise>& noise) {
+                     const Maybe<soma::Noise>& noise, const std::vector<ModelHandle*>& teachers, float distill) {
   const Batch b = read_batch(ids, &targets);
-  return compute(model, [&] {
+  soma::Teaching teaching{.teachers = {}, .share = distill};
+  std::vector<ModelHandle*> models{&model};
+  for (ModelHandle* teacher : teachers) {
+    check(teacher != nullptr, "teachers must be models");
+    teaching.teachers.push_back(&teacher->transformer);
+    models.push_back(teacher);
+  }
+  return compute(std::move(models), [&] {
     return model.transformer.loss_and_grad(b.ids, b.targets, b.rows, b.length, normalizer,
-                                           noise.value_or(soma::Noise()));
+                                           noise.value_or(soma::Noise()), teaching);
   });
 }
 
@@ -175,18 +183,19 @@ void register_model(py::module_& m) {
         "The number of parameters in the matrices that a token is multiplied with.");
   m.def(
       "training_floats",
-      [](const soma::ModelConfig& config, const std::string& precision, bool muon, int64_t batch, int64_t length) {
-        return soma::training_floats(config, parse_precision(precision), muon, batch, length);
+      [](const soma::ModelConfig& config, const std::string& precision, bool muon, int64_t batch, int64_t length,
+         int64_t teachers) {
+        return soma::training_floats(config, parse_precision(precision), muon, batch, length, teachers);
       },
       py::arg("config"), py::arg("precision"), py::arg("muon"), py::arg("batch"), py::arg("length"),
-      "The floats that training takes, moments and buffers included, without allocating them.");
+      py::arg("teachers"), "The floats that training takes, moments and buffers included, without allocating them.");
   m.def(
-      "forward_floats",
+      "teacher_floats",
       [](const soma::ModelConfig& config, const std::string& precision, int64_t batch, int64_t length) {
-        return soma::forward_floats(config, parse_precision(precision), batch, length);
+        return soma::teacher_floats(config, parse_precision(precision), batch, length);
       },
       py::arg("config"), py::arg("precision"), py::arg("batch"), py::arg("length"),
-      "The floats of a model that makes logits, these included, without allocating them.");
+      "The floats that a teacher takes while another model is trained, without allocating them.");
 
   py::class_<soma::Noise>(m, "Noise", "Dropout and masked tokens of one micro-batch, which `numbers` name.")
       .def(py::init<double, double, const std::vector<uint64_t>&>(), py::arg("dropout") = 0.0,
@@ -223,7 +232,7 @@ void register_model(py::module_& m) {
       .def("forward", &forward, py::arg("ids"))
       .def("loss", &loss, py::arg("ids"), py::arg("targets"), py::arg("normalizer") = 0)
       .def("loss_and_grad", &loss_and_grad, py::arg("ids"), py::arg("targets"), py::arg("normalizer") = 0,
-           py::arg("noise") = none)
+           py::arg("noise") = none, py::arg("teachers") = std::vector<ModelHandle*>(), py::arg("distill") = 0.0f)
       .def(
           "profile", [](ModelHandle& h, bool on) { compute(h, [&] { h.transformer.profile(on); }); }, py::arg("on"),
           "Whether the model's operations measure themselves from now on.")

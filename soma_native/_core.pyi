@@ -46,7 +46,6 @@ __all__: list[str] = [
     "bpe_patterns",
     "byte_alphabet",
     "find_invalid_utf8",
-    "forward_floats",
     "get_num_threads",
     "last_chunk_end",
     "measure_ceilings",
@@ -58,6 +57,7 @@ __all__: list[str] = [
     "parameter_shapes",
     "set_isa",
     "set_num_threads",
+    "teacher_floats",
     "training_floats",
     "unicode_classes",
     "unicode_versions",
@@ -172,6 +172,8 @@ class Model:
         targets: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
         normalizer: typing.SupportsInt | typing.SupportsIndex = 0,
         noise: Noise | None = None,
+        teachers: collections.abc.Sequence[Model] = [],
+        distill: typing.SupportsFloat | typing.SupportsIndex = 0.0,
     ) -> float: ...
     def parameters(self) -> dict[str, numpy.typing.NDArray[numpy.float32]]: ...
     def profile(self, on: bool) -> None:
@@ -600,16 +602,6 @@ def find_invalid_utf8(data: bytes) -> int:
     Offset of the first byte that is not valid UTF-8, or -1
     """
 
-def forward_floats(
-    config: Config,
-    precision: str,
-    batch: typing.SupportsInt | typing.SupportsIndex,
-    length: typing.SupportsInt | typing.SupportsIndex,
-) -> int:
-    """
-    The floats of a model that makes logits, these included, without allocating them.
-    """
-
 def get_num_threads() -> int:
     """
     Threads that compute.
@@ -678,12 +670,23 @@ def set_num_threads(n: typing.SupportsInt | typing.SupportsIndex) -> None:
     Sets the number of threads that compute.
     """
 
+def teacher_floats(
+    config: Config,
+    precision: str,
+    batch: typing.SupportsInt | typing.SupportsIndex,
+    length: typing.SupportsInt | typing.SupportsIndex,
+) -> int:
+    """
+    The floats that a teacher takes while another model is trained, without allocating them.
+    """
+
 def training_floats(
     config: Config,
     precision: str,
     muon: bool,
     batch: typing.SupportsInt | typing.SupportsIndex,
     length: typing.SupportsInt | typing.SupportsIndex,
+    teachers: typing.SupportsInt | typing.SupportsIndex,
 ) -> int:
     """
     The floats that training takes, moments and buffers included, without allocating them.

@@ -99,7 +99,7 @@ class OtherRunError(ValueError):
         return f"cannot resume the run in {self.folder}: {'; '.join(parts)}. {mend}"
 
 
-_WITHOUT_VALUE = {"texts", "validation", "tokenizer"}  # arguments that are too long for a message
+_WITHOUT_VALUE = {"texts", "validation", "tokenizer", "teacher"}  # arguments that are too long for a message
 
 
 def _word(value: Any) -> str:

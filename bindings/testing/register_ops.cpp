@@ -313,6 +313,32 @@ Pair cross_entropy(const Floats& logits, const Ids& targets, float grad_scale, b
   return py::make_tuple(losses, gradient);
 }
 
+Pair soft_cross_entropy(const Floats& logits, const Floats& q, const Ids& targets, float share, float grad_scale,
+                        bool pairs) {
+  expect_dimensions("logits", logits, 2);
+  expect("q", q, {logits.shape(0), logits.shape(1)});
+  expect("targets", targets, {logits.shape(0)});
+  expect_ids("targets", targets, logits.shape(1), true);
+  Floats gradient = copy(logits), losses = unset({logits.shape(0)}), lost = copy(logits);
+  const Operand result = Operand::into(gradient, pairs);
+  const Matrix scores = pairs ? matrix(lost) : result.get();
+  float* out = losses.mutable_data();
+  run([&](soma::Ops& ops) {
+    ops.soft_cross_entropy(out, scores, matrix(q), targets.data(), share, grad_scale, result.get());
+  });
+  result.finish();
+  return py::make_tuple(losses, gradient);
+}
+
+Floats add_softmax(const Floats& logits, float share, const MaybeFloats& onto) {
+  expect_dimensions("logits", logits, 2);
+  if (onto) expect("onto", *onto, {logits.shape(0), logits.shape(1)});
+  Floats lost = copy(logits), q = onto ? copy(*onto) : lost;
+  const Matrix result = matrix(q), scores = matrix(lost);
+  run([&](soma::Ops& ops) { ops.add_softmax(result, scores, share, onto.has_value()); });
+  return q;
+}
+
 }  // namespace
 
 namespace {
@@ -386,6 +412,11 @@ void register_ops(py::module_& parent) {
   m.def("cross_entropy", &cross_entropy, py::arg("logits"), py::arg("targets"), py::arg("grad_scale") = 0.0f,
         py::arg("pairs") = false,
         "(losses (M), grad_scale (softmax - onehot)); the logits as they were where grad_scale is 0.");
+  m.def("soft_cross_entropy", &soft_cross_entropy, py::arg("logits"), py::arg("q"), py::arg("targets"),
+        py::arg("share"), py::arg("grad_scale"), py::arg("pairs") = false,
+        "(losses (M), grad_scale (softmax - (1 - share) onehot - share q)).");
+  m.def("add_softmax", &add_softmax, py::arg("logits"), py::arg("share"), py::arg("onto") = none,
+        "onto + share softmax(logits).");
   m.def(
       "multiply_add_registers",
       [](const std::string& precision, int64_t rounds) {

@@ -49,6 +49,10 @@ class Floor:
     bytes: int
     training_bytes: int
 
+    def __str__(self) -> str:
+        parts = {"character 5-gram": self.ngram, "single tokens": self.tokens, "xz -9e": self.xz}
+        return ", ".join(f"{name} {bits:.4f}" for name, bits in parts.items() if bits is not None) + " bits/byte"
+
     def sentence(self, bits_per_byte: float) -> str:
         """How a model with this figure on the same bytes compares.
 

@@ -61,6 +61,8 @@ class ProgressDisplay(Callback):
                 + (f", dropped {counts['dropped_documents']:,} documents of fewer than 2 tokens"
                    if counts["dropped_documents"] else "")
             )  # fmt: skip
+        if event.history.floor is not None:
+            self._line(f"floor: {event.history.floor}")
         self._said_at = event.seconds
         if event.step >= event.total_steps:
             self._line(f"already finished: all {event.total_steps:,} steps are done")
@@ -105,8 +107,8 @@ class ProgressDisplay(Callback):
         losses = f"loss {self._smooth:.3f}"
         losses += self._validation
         self._progress.update(
-            self._task, completed=event.step, epoch=event.epoch, losses=losses,
-            speed=f"{event.tokens_per_second:,.0f}",
+            self._task, completed=event.step, total=event.total_steps, epoch=event.epoch, epochs=event.epochs,
+            losses=losses, speed=f"{event.tokens_per_second:,.0f}",
         )  # fmt: skip
 
     def on_evaluate(self, event: Event) -> None:
@@ -118,6 +120,12 @@ class ProgressDisplay(Callback):
         best = event.history.best is event.record
         epochs = None if event.trainer.config.steps else event.epochs
         self._line(record_line(event.record, epochs, event.total_steps) + ("  best" if best else ""))
+
+    def on_sample(self, event: Event) -> None:
+        """Print a text of the model in one line."""
+        text = str(event.details["text"])
+        shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)  # no character moves the cursor
+        self._line(f"sample  {shown}")
 
     def _keep_validation(self, record: Record | None) -> None:
         if record is not None and record["val_loss"] is not None:

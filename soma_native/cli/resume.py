@@ -12,6 +12,7 @@ from soma_native._checks import shown
 from soma_native.cli.arguments import option_of
 from soma_native.cli.corpus import named
 from soma_native.cli.errors import CommandError, UsageError
+from soma_native.cli.new_run import Run, existing_tokenizer, recipe_settings, same_tokens
 from soma_native.cli.tokenizer import train_on_files
 from soma_native.data.documents import SPLITS, documents_of
 from soma_native.data.token_store import TokenStore
@@ -23,6 +24,7 @@ from soma_native.tokenizer.tokenizer import Tokenizer
 from soma_native.training.config import FREE_TO_CHANGE, TrainConfig
 from soma_native.training.differences import complete, differences, precisions, trained_on
 from soma_native.training.layout import Layout
+from soma_native.training.recipes import CLASSICS
 from soma_native.training.state import read_state
 from soma_native.training.trainer import Trainer
 
@@ -31,13 +33,15 @@ _SETTINGS = [f.name for f in dataclasses.fields(TrainConfig) if f.name not in FR
 _SETTINGS.append("checkpoint_minutes")  # free to change
 
 
-def resumed(arguments: argparse.Namespace, files: Sequence[Path]) -> tuple[Trainer, TokenStore]:
+def resumed(arguments: argparse.Namespace, files: Sequence[Path]) -> Run:
     """The trainer of the run in DIR, with the options that were given, and the texts.
 
     Raises:
         OtherRunError: an option asks for another model, precision or tokenizer. `fit` compares the settings and texts.
     """
     given = {name: value for name in _SETTINGS if (value := getattr(arguments, name, None)) is not None}
+    if arguments.recipe is not None:
+        given = recipe_settings(CLASSICS[arguments.recipe][1], given)
     trainer = Trainer.resume(arguments.out, **given)
     if trainer.tokenizer is None:
         raise CommandError(
@@ -52,7 +56,7 @@ def resumed(arguments: argparse.Namespace, files: Sequence[Path]) -> tuple[Train
     if found:
         layout = Layout(trainer.model, trainer.tokenizer, trainer.config, store, None)
         raise OtherRunError(Path(arguments.out), found + differences(layout, arguments.out, state))
-    return trainer, store
+    return Run(trainer, store, None)
 
 
 def _of_the_model(arguments: argparse.Namespace, config: ModelConfig, identity: dict[str, Any]) -> Iterator[Difference]:
@@ -79,8 +83,9 @@ def _of_the_tokenizer(
     tok, kind = trainer.tokenizer, arguments.tokenizer
     assert tok is not None  # as `resumed` has checked
     size, has = arguments.vocab_size, tok.vocab_size
-    if kind not in (None, tok.kind):
-        yield Difference("tokenizer", tok.kind, kind)
+    other = existing_tokenizer(arguments)
+    if kind not in (None, tok.kind) if other is None else not same_tokens(tok, other):
+        yield Difference("tokenizer", tok.kind if other is None else "another", kind)
     elif size is not None and size > has and trained_on(store, identity):  # the texts may have no more tokens
         has = train_on_files(files, arguments.split, tok.kind, size).vocab_size
     if size is not None and (tok.vocab_size > size or has != tok.vocab_size):
@@ -97,6 +102,8 @@ def as_usage(arguments: argparse.Namespace, files: Sequence[Path], error: OtherR
     def call(name: str, value: Any) -> str:
         if name == "texts":
             return named(arguments.corpus)
+        if name == "teacher":  # the command has none to give
+            return name
         return f"{option_of(arguments, name) or name} {shown(value) if isinstance(value, float) else value}"
 
     mend = (

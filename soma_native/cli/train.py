@@ -5,42 +5,49 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 from soma_native.checkpoint.folder import model_files
 from soma_native.cli.arguments import add_command, fraction_type, integer, positive_type, seed_type
-from soma_native.cli.corpus import add_corpus, check_not_empty, corpus_files, named
+from soma_native.cli.corpus import add_corpus, check_not_empty, corpus_files
 from soma_native.cli.errors import CommandError
+from soma_native.cli.new_run import Run, new_run
 from soma_native.cli.output import output_folder, print_json
 from soma_native.cli.progress import ProgressDisplay
 from soma_native.cli.resume import as_usage, resumed
 from soma_native.cli.signals import signals_as_ctrl_c
-from soma_native.cli.tokenizer import train_on_files
-from soma_native.data.documents import documents_of
-from soma_native.data.token_store import TokenStore
 from soma_native.errors import OtherRunError
 from soma_native.files.atomic_folder import FolderView
-from soma_native.model.config import PRECISIONS, ModelConfig
-from soma_native.model.model import Model
+from soma_native.model.config import PRECISIONS
+from soma_native.model.presets import PRESETS
 from soma_native.optim.schedule import SCHEDULES
+from soma_native.planning.train import TellPlan
 from soma_native.tokenizer.train import KINDS
-from soma_native.training.config import OPTIMIZERS, TrainConfig
+from soma_native.training.against_floor import AgainstFloor
+from soma_native.training.callbacks import Callback
+from soma_native.training.config import OPTIMIZERS
 from soma_native.training.history import History, Record, bits_text
-from soma_native.training.recipes import RECIPES, VAL_FRACTION
+from soma_native.training.recipes import CLASSICS, VAL_FRACTION
+from soma_native.training.samples import Samples
 from soma_native.training.state import STATE_FILE
 from soma_native.training.trainer import Trainer
 
-DEFAULT_PRESET = "showcase"
 _AT: tuple[Literal["epoch", "step", "train_loss", "val_loss", "val_bits_per_byte"], ...] = (
     "epoch", "step", "train_loss", "val_loss", "val_bits_per_byte",
 )  # fmt: skip
 
 _NOTES = """\
-A window never holds text of two documents. While training, Ctrl-C saves a checkpoint and prints its place; the same
-command with --resume continues from it, bit for bit. DIR gets the model (with validation, the one of the lowest loss),
-its tokenizer, history.csv, history.json, the state to resume from and, if matplotlib is installed, loss.png."""
+With nothing but CORPUS and --out, a plan chooses tokenizer, model, settings and time (`plan` says it and trains
+nothing); an option fixes what it names. --preset of a classic (showcase, improved, full, nano-cpu, baby, gpt2-124m) and
+--recipe take the settings of that classic instead.
+
+After an evaluation, every half minute at most, the model writes a line. A window never holds text of two documents.
+While training, Ctrl-C saves a checkpoint and prints its place; the same command with --resume continues from it, bit
+for bit. DIR gets the model (with validation, the one of the lowest loss), its tokenizer, history.csv, history.json,
+events.jsonl (one JSON object a line, while it trains), the state to resume from and, if matplotlib is installed,
+loss.png."""
 
 
 def add_parser(commands: Any) -> None:
@@ -50,39 +57,47 @@ def add_parser(commands: Any) -> None:
         "train",
         run,
         "train a model on your own texts",
-        "train my_texts/ --out runs/mine --preset showcase --epochs 20",
+        "train my_text.txt --out my_model --minutes 4",
         _NOTES,
     )
     add_corpus(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder to save into")
-    parser.add_argument("--preset", choices=tuple(RECIPES), help=f"size of the model (default: {DEFAULT_PRESET})")
-    parser.add_argument("--tokenizer", choices=KINDS, help="kind of tokenizer (default: by preset)")
-    parser.add_argument("--vocab-size", type=integer(2), metavar="N", help="most tokens (default: by preset)")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--epochs", type=integer(1), metavar="N", help="times through the texts (default: by preset)")
     length.add_argument(
-        "--steps", type=integer(1), metavar="N", help="optimizer steps instead of epochs, with ten validations"
-    )
-    parser.add_argument("--batch-size", type=integer(1), metavar="N", help="windows in a step (default: by preset)")
-    parser.add_argument(
-        "--seq-len",
-        type=integer(1),
-        metavar="N",
-        help="tokens in a window, and the model's context (default: by preset)",
-    )
-    parser.add_argument(
-        "--lr",
+        "--minutes",
         type=positive_type,
-        metavar="X",
-        help="highest learning rate (default: by preset; 0.003 with --optimizer muon)",
+        metavar="M",
+        help="time of the whole run; the plan makes the best of it (default: what the corpus is worth, at most 10)",
     )
+    length.add_argument("--epochs", type=integer(1), metavar="N", help="times through the texts, instead of a time")
+    length.add_argument("--steps", type=integer(1), metavar="N", help="optimizer steps, with ten validations")
+    parser.add_argument("--preset", choices=tuple(PRESETS), help="size of the model; a classic one has its own recipe")
+    parser.add_argument("--recipe", choices=tuple(CLASSICS), help="settings of a classic, in the place of a plan")
+    parser.add_argument(
+        "--from", dest="source", metavar="DIR", help="train the model in this folder further; it stays as it is"
+    )
+    parser.add_argument(
+        "--tokenizer",
+        metavar="KIND|FILE|DIR",
+        help=f"a kind to train ({', '.join(KINDS)}), or a tokenizer that exists: tokenizer.json or its folder",
+    )
+    parser.add_argument("--vocab-size", type=integer(2), metavar="N", help="most tokens of the vocabulary")
+    parser.add_argument("--batch-size", type=integer(1), metavar="N", help="windows in a step")
+    parser.add_argument("--seq-len", type=integer(1), metavar="N", help="tokens in a window, and the model's context")
+    parser.add_argument("--lr", type=positive_type, metavar="X", help="highest learning rate")
     parser.add_argument(
         "--optimizer",
         choices=OPTIMIZERS,
-        help="muon: Muon for the matrices inside blocks, AdamW for the rest (default: adamw)",
+        help="muon: Muon for the matrices inside blocks, AdamW for the rest (default: muon, adamw in a classic recipe)",
     )
     parser.add_argument(
-        "--schedule", choices=SCHEDULES, help="course of the learning rate after its warm-up (default: cosine)"
+        "--schedule",
+        choices=SCHEDULES,
+        help="course of the learning rate after its warm-up (default: wsd, cosine in a classic recipe)",
+    )
+    parser.add_argument("--dropout", type=fraction_type, metavar="X", help="part of the activations that is dropped")
+    parser.add_argument(
+        "--patience", type=integer(1), metavar="N", help="validations without a lower loss that end the run"
     )
     parser.add_argument(
         "--val-fraction",
@@ -125,8 +140,9 @@ def run(arguments: argparse.Namespace) -> None:
         if not (arguments.resume or arguments.overwrite):
             _refuse_to_replace(out)
         try:
-            trainer, store = resumed(arguments, files) if arguments.resume else _fresh(arguments, files)
-            history = _fit(trainer, store)
+            run = resumed(arguments, files) if arguments.resume else new_run(arguments, files)
+            trainer = run.trainer
+            history = _fit(run, quiet=arguments.json)
         except OtherRunError as error:
             raise as_usage(arguments, files, error) from None
         history.plot_if_possible(out / "loss.png")  # without matplotlib the training still succeeds
@@ -141,6 +157,8 @@ def run(arguments: argparse.Namespace) -> None:
         f"after {_when(saved, trainer)}: loss {result['train_loss']:.4f}{validation}; "
         f"{result['seconds']:.1f} s"
     )
+    if history.compared is not None:
+        print(f"beside what needs no training: {history.compared}")
     last = history.records[-1]
     if saved is not last:
         print(
@@ -162,58 +180,28 @@ def _refuse_to_replace(out: Path) -> None:
         )
 
 
-def _fit(trainer: Trainer, store: TokenStore) -> History:
+def _callbacks(run: Run, progress: Callback, quiet: bool) -> list[Callback]:
+    """The callbacks of the command; the display shows what the floor has measured."""
+    fraction = run.trainer.config.val_fraction
+    parts = run.store.split(fraction) if fraction else (run.store,)
+    return [
+        *([] if run.plan is None else [TellPlan(run.plan)]),
+        *([AgainstFloor(*parts)] if fraction else []),
+        progress,
+        *([] if quiet else [Samples(parts[-1])]),
+    ]
+
+
+def _fit(run: Run, quiet: bool) -> History:
+    if run.plan is not None and not quiet:
+        print(run.plan, file=sys.stderr)
     try:
         with ProgressDisplay(sys.stderr) as progress:
-            return trainer.fit(store, callbacks=[progress])
+            return run.trainer.fit(run.store, callbacks=_callbacks(run, progress, quiet))
     except KeyboardInterrupt:
-        saved = trainer.history.checkpoint
+        saved = run.trainer.history.checkpoint
         where = f"saved in {saved}; --resume goes on from there" if saved else "nothing was saved yet"
         raise KeyboardInterrupt(f"interrupted; {where}") from None
-
-
-def _fresh(arguments: argparse.Namespace, files: Sequence[Path]) -> tuple[Trainer, TokenStore]:
-    preset = arguments.preset or DEFAULT_PRESET
-    recipe = RECIPES[preset]
-    kind = arguments.tokenizer or recipe.tokenizer
-    vocab_size = arguments.vocab_size or recipe.vocab_size(kind)
-    tok = train_on_files(files, arguments.split, kind, vocab_size)
-    config = _config(arguments, preset, tok.vocab_size)
-    store = TokenStore.encode(documents_of(files, arguments.split), tok, "auto")
-    store.require_pairs(named(files))
-    seed = arguments.seed or 0
-    lr = arguments.lr or (recipe.lr if arguments.optimizer in (None, "adamw") else None)  # presets' are AdamW's
-    chosen: dict[str, Any] = {"lr": lr, "optimizer": arguments.optimizer, "schedule": arguments.schedule}
-    settings = TrainConfig(
-        epochs=None if arguments.steps else arguments.epochs or recipe.epochs,
-        steps=arguments.steps,
-        batch_size=arguments.batch_size or recipe.batch_size,
-        seed=seed,
-        val_fraction=_val_fraction(arguments.val_fraction, store),
-        max_eval_windows=arguments.max_eval_windows,
-        checkpoint_dir=arguments.out,
-        checkpoint_minutes=arguments.checkpoint_minutes or TrainConfig.checkpoint_minutes,
-        **{name: value for name, value in chosen.items() if value is not None},
-    )
-    return Trainer(Model(config, seed=seed, precision=arguments.precision or "auto"), tok, settings), store
-
-
-def _config(arguments: argparse.Namespace, preset: str, vocab_size: int) -> ModelConfig:
-    context = {} if arguments.seq_len is None else {"max_seq_len": arguments.seq_len}
-    return ModelConfig.preset(preset, vocab_size=vocab_size, **context)
-
-
-def _val_fraction(asked: float | None, store: TokenStore) -> float:
-    if asked is not None:
-        if asked:
-            store.split(asked)  # raises for a bad fraction before a model is made
-        return asked
-    try:
-        store.split(VAL_FRACTION)
-    except ValueError:
-        print("too little text to hold out a part: no validation", file=sys.stderr)
-        return 0.0
-    return VAL_FRACTION
 
 
 def _when(record: Record, trainer: Trainer) -> str:
@@ -233,6 +221,7 @@ def _result(trainer: Trainer, history: History, out: str) -> dict[str, Any]:
         "tokens_per_second": last["tokens_per_second"],
         "precision": trainer.model.precision,
         "evaluation_precision": trainer.model.evaluation_precision,
+        "floor": None if history.floor is None else {**asdict(history.floor), "sentence": history.compared},
         "stop_reason": history.stop_reason,
         "warnings": history.warnings,
         "epochs": [{name: record[name] for name in _AT} for record in history.records],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -210,8 +210,10 @@ class Model:
         dropout: float = 0.0,
         token_mask: float = 0.0,
         noise: Sequence[int] | None = None,
+        teachers: Model | Iterable[Model] = (),
+        distill: float = 0.5,
     ) -> float:
-        """:meth:`loss`, which also adds its gradient to :meth:`gradients`.
+        """:meth:`loss`, or the loss with teachers, which also adds its gradient to :meth:`gradients`.
 
         Gradients accumulate until :meth:`zero_grad` or an optimizer step. For the gradient of one large batch from
         several small ones, pass the number of targets of all batches as ``normalizer`` to each call. The losses then
@@ -219,7 +221,7 @@ class Model:
 
         Args:
             ids: as in :meth:`loss`.
-            targets: as in :meth:`loss`.
+            targets: as in :meth:`loss`; one that is ignored counts for teachers neither.
             normalizer: as in :meth:`loss`.
             dropout: the probability, at least 0 and below 1, that an element of the embeddings' sum, or of what
                 attention or the feed-forward network adds to the residual stream, becomes 0. Other elements are
@@ -230,14 +232,26 @@ class Model:
             noise: the integers that name this call, such as (seed, step, micro-batch). Needed beside `dropout` or
                 `token_mask`: other numbers give other masks. The masks are the same for any number of threads,
                 instruction set and precision.
+            teachers: other models of the same vocabulary, one or several. The loss of a target is then
+                (1 - distill) cross-entropy + distill KL(q || p), where q is the mean of the teachers' probabilities and
+                p the model's (Hinton et al. 2015, at temperature 1; Furlanello et al. 2018 for a teacher of the same
+                size). Teachers do not change, and see every token. They compute in this model's `precision`.
+            distill: the share of the teachers, from 0 (they are not asked) to 1. Without teachers it has no meaning.
+
+        Returns:
+            The loss whose gradient was added, in nats.
 
         Raises:
-            TypeError, ValueError: as :meth:`loss`; the gradients are unchanged.
+            TypeError, ValueError: as :meth:`loss`; a teacher has another vocabulary, reads fewer tokens than ids have,
+                or is this model. The gradients are unchanged.
             KeyboardInterrupt: Ctrl-C. Gradients may hold a part of this batch: call :meth:`zero_grad` before the next
                 call.
         """
-        batch, divisor = self._batch(ids, targets), self._normalizer(normalizer)
-        return self._core.loss_and_grad(*batch, divisor, _as_noise(dropout, token_mask, noise))
+        distill = number("distill", distill, least=0, most=1)
+        left, right = self._batch(ids, targets)
+        taught_by = [t._core for t in as_teachers("teachers", teachers, self, left.shape[1])]
+        divisor, drawn = self._normalizer(normalizer), _as_noise(dropout, token_mask, noise)
+        return self._core.loss_and_grad(left, right, divisor, drawn, taught_by, distill)
 
     def zero_grad(self) -> None:
         """Set all gradients to zero."""
@@ -269,6 +283,39 @@ class Model:
             f"d_model={c.d_model}, n_layers={c.n_layers}, precision={self._precision!r}, "
             f"evaluation_precision={self._evaluation_precision!r})"
         )
+
+
+def as_teachers(argument: str, value: Model | Iterable[Model], student: Model, length: int) -> tuple[Model, ...]:
+    """The models of the argument `value`, which can all teach `student` on sequences of `length` tokens.
+
+    Raises:
+        ArgumentTypeError: something in it is no Model.
+        ArgumentError: a teacher does not fit the student. The message names it.
+    """
+    if not isinstance(value, Model) and not isinstance(value, Iterable):
+        raise ArgumentTypeError(argument, f"must be a soma_native.Model or several, got {type(value).__name__}")
+    alone = isinstance(value, Model)
+    found: list[Model] = []
+    for teacher in (value,) if isinstance(value, Model) else value:
+        name = argument if alone else f"{argument}[{len(found)}]"
+        instance(name, teacher, Model)
+        if teacher is student:
+            raise ArgumentError(name, "is the model that is trained: give a copy of it, copy.deepcopy(model)")
+        if any(teacher is other for other in found):
+            raise ArgumentError(name, "was given before: give each teacher once")
+        has, wants = teacher.config.vocab_size, student.config.vocab_size
+        if has != wants:
+            raise ArgumentError(
+                name, f"has a vocabulary of {has}, the model of {wants}: give a teacher that has the model's tokenizer"
+            )
+        most = teacher.config.max_seq_len
+        if most < length:
+            raise ArgumentError(
+                name,
+                f"reads {most} tokens at most, and sequences have {length}: give seq_len={most} or another teacher",
+            )
+        found.append(teacher)
+    return tuple(found)
 
 
 def _model_of(

@@ -45,7 +45,7 @@ class Plan:
         model: the configuration of the model, with the expected vocabulary.
         training: the settings of the run.
         minutes: of the whole run; None where epochs or steps were given.
-        tokens_per_second: expected.
+        tokens_per_second: expected; None where no speed was measured.
         steps, epochs: expected.
         flops: floating-point operations of all steps.
         reasons: a sentence for each choice.
@@ -57,7 +57,7 @@ class Plan:
     model: ModelConfig
     training: TrainConfig
     minutes: float | None
-    tokens_per_second: float
+    tokens_per_second: float | None
     steps: int
     epochs: float
     flops: float
@@ -93,54 +93,59 @@ def plan(texts: Texts, minutes: float | None = MOST_MINUTES) -> Plan:
     return choose(survey(texts), measure_speed(), minutes)
 
 
-def choose(corpus: Corpus, speed: Speed, minutes: float | None = None, fixed: Mapping[str, Any] | None = None) -> Plan:
+def choose(
+    corpus: Corpus, speed: Speed | None, minutes: float | None = None, fixed: Mapping[str, Any] | None = None
+) -> Plan:
     """The plan for a corpus, on a machine of this speed.
 
     Args:
         corpus: of training and validation together.
-        speed: of this machine.
+        speed: of this machine; None where `fixed` has epochs or steps.
         minutes: of the run; None means what the corpus is worth, at most 10.
-        fixed: what is decided already: "preset", "tokenizer", "vocab_size", "seq_len", and settings of `TrainConfig`.
+        fixed: what is decided already: "model" (a `ModelConfig`) or "preset", "tokenizer", "vocab_size", "seq_len", and
+            settings of `TrainConfig`.
     """
-    given = dict(fixed or {})
-    kind = given.pop("tokenizer", None) or tokenizer_for(corpus)
-    vocab_size = given.pop("vocab_size", None) or vocabulary_for(corpus, kind)
-    names = (given.pop("preset"),) if "preset" in given else PLANNED
-    options = _options(corpus, kind, vocab_size, names, given.get("seq_len"))
-    worth = minutes is None and not {"epochs", "steps"} & given.keys()
+    settings = dict(fixed or {})
+    kind = settings.pop("tokenizer", None) or tokenizer_for(corpus)
+    vocab_size = settings.pop("vocab_size", None) or vocabulary_for(corpus, kind)
+    seq_len, preset, model = (settings.pop(name, None) for name in ("seq_len", "preset", "model"))
+    if model is None:
+        options = _options(corpus, kind, vocab_size, PLANNED if preset is None else (preset,), seq_len)
+    else:
+        options = {"the given model": model}
+    length: dict[str, Any] = {name: settings[name] for name in ("epochs", "steps", "batch_size") if name in settings}
+    worth = minutes is None and not {"epochs", "steps"} & length.keys()
     if worth:
+        assert speed is not None
         minutes = _worth(corpus, options, speed)
-    judged = {name: _judge(corpus, config, speed, minutes, given) for name, config in options.items()}
-    name = min(judged, key=lambda preset: judged[preset][0])
+    judged = {name: _judge(corpus, config, speed, minutes, length) for name, config in options.items()}
+    name = _best(judged, options, speed)
     loss, tokens, epochs = judged[name]
     config = options[name]
-    rate = speed.tokens_per_second(config)
-    settings: dict[str, Any] = {
+    window = min(seq_len or config.max_seq_len, config.max_seq_len)
+    training = TrainConfig(**{
         "optimizer": "muon", "schedule": "wsd", "cautious_decay": True, "val_fraction": VAL_FRACTION,
-        "batch_size": _batch(tokens, config.max_seq_len), **regularisation(epochs), **given,
-    }  # fmt: skip
-    if not {"epochs", "steps"} & given.keys():
-        settings["minutes"] = minutes
-    training = TrainConfig(**settings)
-    steps = max(1, round(tokens / (training.batch_size * config.max_seq_len)))
+        "batch_size": _batch(tokens, window), "minutes": minutes, "seq_len": None if model is None else seq_len,
+        **regularisation(epochs), **settings,
+    })  # fmt: skip
+    steps = training.steps or max(1, round(tokens / (training.batch_size * window)))
+    others = ", ".join(f"{other} {judged[other][0]:.2f}" for other in judged if other != name)
+    rate = None if speed is None else speed.tokens_per_second(config)
+    lasts = "as long as asked" if minutes is None else f"{minutes:.3g} minutes"
     reasons = (
         f"corpus: {corpus.bytes:,} bytes, {corpus.characters:,} characters ({corpus.alphabet:,} different), "
         f"{corpus.documents:,} document{'s' * (corpus.documents != 1)}",
         f"tokenizer: {_why_tokenizer(corpus, kind, vocab_size)}",
         f"model: {name}, {config.num_parameters / 1e6:.1f} million parameters"
-        + (f"; expected loss {loss:.2f}, " if len(judged) > 1 else "")
-        + ", ".join(f"{other} {judged[other][0]:.2f}" for other in judged if other != name),
-        f"time: {f'{minutes:.3g} minutes' if minutes else 'as asked'}"
-        f"{', which is what this corpus is worth' if worth else ''}: about {steps:,} steps of {training.batch_size} x "
-        f"{config.max_seq_len} tokens, {epochs:.1f} epochs, at {rate:,.0f} tokens/s "
-        f"({speed.isa}, {speed.threads} thread{'s' * (speed.threads != 1)}, {speed.precision})",
-        f"regularisation: dropout {training.dropout:g}, masked tokens {training.token_mask:g}, weight decay "
-        f"{training.weight_decay:g}, average {'none' if training.ema is None else training.ema}: {epochs:.1f} epochs",
+        + (f"; expected loss {loss:.2f} nats a character, with {others}" if others else ""),
+        f"time: {lasts}{', which is what this corpus is worth' if worth else ''}: about {steps:,} steps of "
+        f"{training.batch_size} x {window} tokens, {epochs:.1f} epochs"
+        + ("" if speed is None else f", at {rate:,.0f} tokens/s ({speed})"),
+        f"regularisation for {epochs:.1f} epochs: dropout {training.dropout:g}, masked tokens {training.token_mask:g}, "
+        f"weight decay {training.weight_decay:g}, average {'none' if training.ema is None else training.ema}",
     )
-    flops = flops_per_token(config) * tokens
-    return Plan(
-        kind, vocab_size, name, config, training, minutes, rate, steps, epochs, flops, reasons
-    )  # fmt: skip
+    flops = flops_per_token(config, window) * tokens
+    return Plan(kind, vocab_size, name, config, training, minutes, rate, steps, epochs, flops, reasons)
 
 
 def tokenizer_for(corpus: Corpus) -> str:
@@ -161,7 +166,7 @@ def predicted_loss(parameters: float, tokens: float, fresh: float) -> float:
     """Expected validation loss in nats a character of a model trained on `tokens` of which `fresh` differ."""
     repeated = max(0.0, tokens / fresh - 1.0)
     worth = min(tokens, fresh) * (1 + _REPEATED * (1 - math.exp(-repeated / _REPEATED)))
-    return _FLOOR + _SIZE / parameters**_SIZE_POWER + _DATA / worth**_DATA_POWER
+    return _FLOOR + _SIZE / math.pow(parameters, _SIZE_POWER) + _DATA / math.pow(worth, _DATA_POWER)
 
 
 def _options(
@@ -175,17 +180,28 @@ def _options(
     return {name: ModelConfig.preset(name, **fields) for name in names}
 
 
+def _best(
+    judged: Mapping[str, tuple[float, float, float]], options: Mapping[str, ModelConfig], speed: Speed | None
+) -> str:
+    """The option of the least expected loss; where time is no matter, of no more parameters than tokens."""
+    if speed is None:
+        fitting = [name for name, config in options.items() if config.num_parameters <= judged[name][1]]
+        return (fitting or list(options))[-1 if fitting else 0]
+    return min(judged, key=lambda name: judged[name][0])
+
+
 def _judge(
-    corpus: Corpus, config: ModelConfig, speed: Speed, minutes: float | None, given: Mapping[str, Any]
+    corpus: Corpus, config: ModelConfig, speed: Speed | None, minutes: float | None, given: Mapping[str, Any]
 ) -> tuple[float, float, float]:
     """Expected loss, tokens to train on, and epochs."""
     characters = corpus.characters * (1 - VAL_FRACTION)
     fresh = characters / _characters_per_token(corpus, config)
     if given.get("epochs") is not None:
-        tokens = given["epochs"] * fresh
+        tokens = float(given["epochs"]) * fresh
     elif given.get("steps") is not None:
-        tokens = given["steps"] * (given.get("batch_size") or _BATCHES[1]) * float(config.max_seq_len)
+        tokens = float(given["steps"]) * (given.get("batch_size") or _BATCHES[1]) * float(config.max_seq_len)
     else:
+        assert speed is not None
         tokens = speed.tokens_per_second(config) * 60 * (minutes or MOST_MINUTES) * _TRAINING
     per_character = characters / fresh
     loss = predicted_loss(_core.multiplied_parameters(config.core), tokens * per_character, fresh * per_character)

@@ -35,6 +35,9 @@ class Speed:
     threads: int
     precision: str
 
+    def __str__(self) -> str:
+        return f"{self.isa}, {self.threads} thread{'s' * (self.threads != 1)}, {self.precision}"
+
     def tokens_per_second(self, config: ModelConfig) -> float:
         """The expected rate of a model, between the measured sizes in proportion to the logarithm of its size."""
         size = np.log(_core.multiplied_parameters(config.core))
@@ -42,9 +45,9 @@ class Speed:
         return float(np.exp(rate)) / flops_per_token(config)
 
 
-def flops_per_token(config: ModelConfig) -> float:
-    """Floating-point operations of a training step a token, with windows of `max_seq_len` tokens."""
-    return Workload("", config, config.max_seq_len, 1).flops_per_token
+def flops_per_token(config: ModelConfig, window: int | None = None) -> float:
+    """Floating-point operations of a training step a token, with windows of `window` or `max_seq_len` tokens."""
+    return Workload("", config, window or config.max_seq_len, 1).flops_per_token
 
 
 def measure_speed(precision: str = "auto", clock: Callable[[], float] = time.perf_counter) -> Speed:

@@ -14,10 +14,10 @@ from soma_native.data.documents import Texts
 from soma_native.data.token_store import TokenStore
 from soma_native.model.model import Model
 from soma_native.planning.corpus import survey
-from soma_native.planning.plan import choose
+from soma_native.planning.plan import Plan, choose
 from soma_native.planning.speed import measure_speed
 from soma_native.tokenizer.tokenizer import Tokenizer
-from soma_native.training.callbacks import CallbackLike
+from soma_native.training.callbacks import Callback, CallbackLike, Event
 from soma_native.training.config import TrainConfig
 from soma_native.training.history import History
 from soma_native.training.trainer import Trainer
@@ -30,6 +30,17 @@ def time_left(config: TrainConfig, seconds: float) -> TrainConfig:
     if config.minutes is None:
         return config
     return dataclasses.replace(config, minutes=max(_LEAST_LEFT, config.minutes - seconds / 60))
+
+
+class TellPlan(Callback):
+    """Tells the plan when the run begins, so that it stands in `events.jsonl`."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def on_start(self, event: Event) -> None:
+        """Tell it."""
+        event.trainer.tell("plan", **self._plan.to_dict())
 
 
 def train(

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from soma_native.core import _core
 from soma_native.model.config import OPTIONS, ModelConfig
+from soma_native.model.flops import flops_per_token
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,7 @@ class Workload:
     @property
     def flops_per_token(self) -> float:
         """Floating-point operations of forward and backward: 6 per weight of a matrix product, and causal attention."""
-        c = self.config
-        heads = c.n_heads * (c.head_dim or c.d_model // c.n_heads)
-        return 6.0 * _core.multiplied_parameters(c.core) + 6.0 * c.n_layers * self.seq_len * heads
+        return flops_per_token(self.config, self.seq_len)
 
 
 WORKLOADS = {

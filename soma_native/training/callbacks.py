@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 from soma_native.errors import ArgumentTypeError
 from soma_native.model.model import Model
@@ -12,8 +14,10 @@ from soma_native.tokenizer.tokenizer import Tokenizer
 from soma_native.training.config import TrainConfig
 from soma_native.training.history import History, Record
 
-EventKind: TypeAlias = Literal["start", "step", "epoch", "evaluate", "checkpoint", "warning", "end"]
-EVENT_KINDS: tuple[EventKind, ...] = ("start", "step", "epoch", "evaluate", "checkpoint", "warning", "end")
+EventKind: TypeAlias = Literal[
+    "start", "step", "epoch", "evaluate", "checkpoint", "warning", "plan", "sample", "end"
+]  # fmt: skip
+EVENT_KINDS: tuple[EventKind, ...] = get_args(EventKind)
 
 
 class RunningTrainer(Protocol):
@@ -27,25 +31,35 @@ class RunningTrainer(Protocol):
     def stop(self) -> None:
         """End the training after this step."""
 
+    def averaged(self) -> AbstractContextManager[Model]:
+        """In this block the model has the weights that are validated and saved."""
+
+    def tell(self, kind: Literal["plan", "sample"], **details: Any) -> None:
+        """Send an event of this kind to all callbacks, and so to `events.jsonl`."""
+
 
 @dataclass(frozen=True)
 class Event:
     """An event of a training run.
 
     Attributes:
-        kind: "start" once before the first step; "step" after each optimizer step; "evaluate" after each new record
+        kind: "start" once before the first step; "step" after each optimizer step; "plan" after a decision about the
+            number of steps, and when a callback tells the run's plan; "evaluate" after each new record
             of the history; "epoch" at the end of each epoch, after its record; "checkpoint" after a checkpoint was
-            saved; "warning" when the trainer warns; "end" once, unless an error or Ctrl-C ended the run.
+            saved; "warning" when the trainer warns; "sample" when a callback tells one (`Trainer.tell`);
+            "end" once, unless an error or Ctrl-C ended the run.
         trainer: the trainer; `event.trainer.stop()` ends the training after this step.
         history: the history so far.
-        step, total_steps: optimizer steps done, and steps in all.
+        step, total_steps: optimizer steps done, and steps in all; with `minutes` one more than done, until the first
+            decision.
         epoch, epochs: the epoch of the last step (from 1), and epochs in all.
         loss: training loss of the last step, nats a token; NaN before the first.
         lr, grad_norm: learning rate and gradient norm (before clipping) of the last step; NaN before the first.
         seconds: wall-clock time so far.
         tokens_per_second: pairs trained on per second since the last record; 0 before the first step.
         record: the newest record of the history ("evaluate" and after), or None.
-        message: the text of a warning, the folder of a checkpoint, the reason of the end; else "".
+        message: the text of a warning, the folder of a checkpoint, the reason of a decision or of the end; else "".
+        details: of a plan (a decision of `history.decisions`, or what was told) or sample ("prompt", "text"), by name.
     """
 
     kind: EventKind
@@ -62,6 +76,7 @@ class Event:
     tokens_per_second: float
     record: Record | None
     message: str = ""
+    details: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
 
 class Callback:
@@ -95,6 +110,12 @@ class Callback:
     def on_warning(self, event: Event) -> None:
         """When the trainer warns of `event.message`."""
 
+    def on_plan(self, event: Event) -> None:
+        """When a callback tells the plan of the run, and after a decision about its steps: `event.details`."""
+
+    def on_sample(self, event: Event) -> None:
+        """When a callback tells a text of the model, `event.details["prompt"]` and `["text"]`."""
+
     def on_end(self, event: Event) -> None:
         """After the last step; `event.message` is the reason of the end."""
 
@@ -105,9 +126,14 @@ CallbackLike: TypeAlias = "Callable[[Event], object] | object"
 class Dispatcher:
     """Finds the hooks of the callbacks once. Calls the hooks of an event in the order of the callbacks."""
 
-    def __init__(self, callbacks: Iterable[CallbackLike] | CallbackLike, trainer: RunningTrainer) -> None:
+    def __init__(
+        self,
+        callbacks: Iterable[CallbackLike] | CallbackLike,
+        trainer: RunningTrainer,
+        first: Iterable[Callback] = (),
+    ) -> None:
         self._trainer = trainer
-        given = callbacks if isinstance(callbacks, Iterable) else [callbacks]
+        given = [*first, *(callbacks if isinstance(callbacks, Iterable) else [callbacks])]
         self._hooks: dict[str, list[Callable[[Event], object]]] = {kind: [] for kind in EVENT_KINDS}
         for callback in given:
             own = {kind: getattr(callback, f"on_{kind}") for kind in EVENT_KINDS if hasattr(callback, f"on_{kind}")}

@@ -14,6 +14,8 @@ from soma_native.optim.schedule import SCHEDULES
 
 _DEFAULT_EPOCHS = 10
 
+LENGTHS = ("minutes", "steps", "epochs")  # settings of which one says how long a run is
+
 # The smallest value of each integer setting, and the limits of the other numbers.
 _COUNTS = {
     "epochs": 1,
@@ -29,17 +31,21 @@ _COUNTS = {
     "log_every": 1,
 }
 _NUMBERS: dict[str, dict[str, float]] = {
+    "minutes": {"above": 0},
     "lr": {"above": 0, "most": FLOAT32_MAX},
     "min_lr": {"least": 0},
     "eps": {"least": FLOAT32_LEAST, "most": FLOAT32_MAX},
     "decay_fraction": {"above": 0, "most": 1},
     "weight_decay": {"least": 0},
     "final_weight_decay": {"least": 0},
+    "dropout": {"least": 0, "below": 1},
+    "token_mask": {"least": 0, "below": 1},
     "ema": {"least": 0, "below": 1},
     "tail_average": {"above": 0, "most": 1},
     "max_grad_norm": {"least": 0},
     "min_delta": {"least": 0},
-    "checkpoint_minutes": {"above": 0},
+    "distill": {"least": 0, "most": 1},
+    "checkpoint_minutes": {"least": 0},
     "val_fraction": {"least": 0, "below": 1},
 }
 
@@ -62,8 +68,12 @@ class TrainConfig:
     """Settings of a training run.
 
     Args:
-        epochs: number of times through the texts. Give `epochs` or `steps`, not both; with neither, 10 epochs.
+        epochs: number of times through the texts. Give one of `epochs`, `steps` and `minutes`; with none, 10 epochs.
         steps: number of optimizer steps.
+        minutes: wall-clock time of `fit`, with validations, saves and the parts before a resumed one. The number of
+            steps is decided while the run goes on, such that the schedule is complete at the end of the time. Ten
+            validations at most, which take a fifth of the time at most, if `eval_every` and `max_eval_windows` are
+            None. `history.decisions` has what was decided.
         batch_size: windows (short documents, or pieces of long ones) in a micro-batch.
         seq_len: most next-token pairs in a window; None means the model's `max_seq_len`. Positions beyond `seq_len`
             are never trained.
@@ -82,23 +92,28 @@ class TrainConfig:
         final_weight_decay: weight decay at the end. It goes there in a line while the learning rate falls. None means
             that it stays as it is.
         cautious_decay: no decay of a parameter where it would push against the update.
+        dropout, token_mask: of `Model.loss_and_grad`, at least 0 and below 1. The noise follows from `seed`, step and
+            micro-batch alone. Training losses have it, validation has none.
         ema: decay of an exponential average of the weights, below 1. The averaged weights are validated and saved as
             the model, and the model has them when `fit` returns. None means no average.
         tail_average: likewise with the mean of the weights over this last part of all steps, above 0 and at most 1.
+        distill: the share of KL(teacher || model) in the loss where `fit` has a teacher, from 0 to 1; the rest is
+            cross-entropy. Without a teacher it has no meaning.
         grad_accumulation: micro-batches in a step; the gradient is that of the mean over all their pairs.
-        seed: the seed of the order of the data, at least 0 and below 2**64.
+        seed: the seed of the order of the data and of noise, at least 0 and below 2**64.
         val_fraction: part of the data held out for validation (see `TokenStore.split`), at least 0 and below 1.
         eval_every: steps between two records of the history, which have a validation loss if there is validation data.
-            None means one record per epoch, or ten in all if `steps` is given.
+            None means one record per epoch, or ten in all if `steps` or `minutes` is given.
         max_eval_windows: most windows in a validation, evenly spread over the data; None means all.
         patience: number of evaluations in a row without a better validation loss that ends the training; None means
-            that none does.
+            that none does. With the schedules "wsd" and "constant" the rate of the present weights first falls to its
+            end, over a tenth of the steps so far, ten at least, and no longer than the run was to last.
         min_delta: a validation loss is better only if it is lower by more than this, in nats.
         end_of_document: the special token that follows each document, and that ends generation: "auto" is
             <|endoftext|> or <EOS>, if the vocabulary has one; None is no token.
         checkpoint_dir: folder to save into; None saves nothing.
         checkpoint_minutes: minutes between two checkpoints, within an epoch too. The end of the training and Ctrl-C
-            always save one.
+            always save one; with None or 0, they alone do.
         checkpoint_every: steps between two checkpoints, in the place of minutes.
         keep_best: True keeps in `checkpoint_dir` the model with the lowest validation loss (without validation, the
             latest model); False keeps the latest. Resuming always continues from the latest.
@@ -120,6 +135,7 @@ class TrainConfig:
 
     epochs: int | None = None
     steps: int | None = None
+    minutes: float | None = None
     batch_size: int = 8
     seq_len: int | None = None
     sampling: str = "epoch"
@@ -136,8 +152,11 @@ class TrainConfig:
     final_weight_decay: float | None = None
     max_grad_norm: float | None = 1.0
     cautious_decay: bool = False
+    dropout: float = 0.0
+    token_mask: float = 0.0
     ema: float | None = None
     tail_average: float | None = None
+    distill: float = 0.5
     grad_accumulation: int = 1
     seed: int = 0
     end_of_document: str | None = "auto"
@@ -147,15 +166,17 @@ class TrainConfig:
     patience: int | None = None
     min_delta: float = 0.0
     checkpoint_dir: str | os.PathLike[str] | None = None
-    checkpoint_minutes: float = 5.0
+    checkpoint_minutes: float | None = 5.0
     checkpoint_every: int | None = None
     keep_best: bool = True
     log_every: int | None = None
     resume: bool = False
 
     def __post_init__(self) -> None:
-        if self.epochs is not None and self.steps is not None:
-            raise ArgumentError("steps", f"and epochs cannot both be given, got {self.steps} and {self.epochs}")
+        lengths = [(name, value) for name in LENGTHS if (value := getattr(self, name)) is not None]
+        if len(lengths) > 1:
+            (one, value), (other, other_value) = lengths[:2]
+            raise ArgumentError(one, f"and {other} cannot both be given, got {value} and {other_value}")
         for name, least in _COUNTS.items():
             self._set(name, integer, least)
         self._set("seed", integer, 0, 2**64 - 1)
@@ -180,8 +201,9 @@ class TrainConfig:
             raise ArgumentTypeError("end_of_document", f"must be a token or None, got {self.end_of_document!r:.80}")
         self._set("keep_best", flag)
         self._set("resume", flag)
-        if self.max_grad_norm is None:
-            object.__setattr__(self, "max_grad_norm", 0.0)  # means the same; files hold one value for it
+        for name in _ZERO_IS_NONE:  # files hold one value for both
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, 0.0)
         if self.checkpoint_dir is not None:
             path("checkpoint_dir", self.checkpoint_dir, "folder")
         elif self.resume or self.checkpoint_every:
@@ -196,7 +218,7 @@ class TrainConfig:
 
     @property
     def epochs_or_default(self) -> int:
-        """The number of epochs if `steps` is not given."""
+        """The number of epochs if neither `steps` nor `minutes` is given."""
         return _DEFAULT_EPOCHS if self.epochs is None else self.epochs
 
     def to_dict(self) -> dict[str, Any]:
@@ -218,4 +240,5 @@ def settings_of_older_runs() -> dict[str, Any]:
     return {**TrainConfig().to_dict(), "end_of_document": None, "fresh_windows": False}
 
 
-_OPTIONAL = {field.name for field in dataclasses.fields(TrainConfig) if field.default is None} | {"max_grad_norm"}
+_ZERO_IS_NONE = ("max_grad_norm", "checkpoint_minutes")
+_OPTIONAL = {field.name for field in dataclasses.fields(TrainConfig) if field.default is None} | set(_ZERO_IS_NONE)

@@ -11,7 +11,7 @@ from soma_native.errors import ArgumentError, Difference
 from soma_native.model.config import ModelConfig
 from soma_native.tokenizer.formats.tokenizer_json import document_of
 from soma_native.tokenizer.tokenizer import Tokenizer
-from soma_native.training.config import FREE_TO_CHANGE, TrainConfig, settings_of_older_runs
+from soma_native.training.config import FREE_TO_CHANGE, LENGTHS, TrainConfig, settings_of_older_runs
 from soma_native.training.layout import NUMBER_OF_STEPS, Layout
 from soma_native.training.state import TrainingState
 
@@ -39,10 +39,12 @@ def differences(layout: Layout, folder: str | os.PathLike[str], state: TrainingS
         for name, value in asked.items()
         if name in other and name not in FREE_TO_CHANGE and begun[name] != value
     ]
-    fixed = NUMBER_OF_STEPS in here or _PARTS_OF_LENGTH & other
+    fixed = NUMBER_OF_STEPS in here.keys() | there.keys() or _PARTS_OF_LENGTH & other
     if fixed and _FOLLOW_LENGTH & other and length != length_there:
         name, count = length_there
         found.append(Difference(length[0], count if name == length[0] else f"{count} {name}", length[1]))
+    if "teacher" in other:
+        found.append(Difference("teacher", _teachers(there.get("teacher"), here["teacher"]), None))
     found += _of_the_data(layout, folder, there, other)
     return found or [Difference(key, there.get(key), here.get(key)) for key in sorted(other)]
 
@@ -50,7 +52,8 @@ def differences(layout: Layout, folder: str | os.PathLike[str], state: TrainingS
 def complete(identity: dict[str, Any]) -> dict[str, Any]:
     """The identity of a saved run with the defaults of what was no setting when it was saved."""
     settings = {key: value for key, value in settings_of_older_runs().items() if key not in FREE_TO_CHANGE}
-    del settings["epochs"], settings["steps"]
+    for name in LENGTHS:
+        del settings[name]
     model = ModelConfig.from_dict(identity["model"]).to_dict()
     return {**settings, "evaluation_precision": identity["precision"], **identity, "model": model}
 
@@ -69,10 +72,19 @@ def precisions(identity: dict[str, Any]) -> str:
     return str(training) if training == evaluation else f"{training}, and {evaluation} to validate"
 
 
-def _length(config: dict[str, Any]) -> tuple[str, int]:
+def _teachers(there: list[str] | None, here: list[str] | None) -> str | None:
+    """The teachers of a run, seen from a call that has others."""
+    if there is None:
+        return None
+    count = "one" if len(there) == 1 else str(len(there))
+    return count if here is None or len(here) != len(there) else "another" if len(there) == 1 else "others"
+
+
+def _length(config: dict[str, Any]) -> tuple[str, float]:
     """The argument that says how long a run is, and its value."""
-    if config["steps"] is not None:
-        return "steps", config["steps"]
+    for name in ("minutes", "steps"):
+        if config[name] is not None:
+            return name, config[name]
     return "epochs", TrainConfig(epochs=config["epochs"]).epochs_or_default
 
 

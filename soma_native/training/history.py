@@ -7,13 +7,17 @@ import csv
 import io
 import itertools
 import json
+import math
 import os
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, Literal, TypedDict, cast
 
+from soma_native.analysis.floor import Floor
 from soma_native.errors import CheckpointError
+from soma_native.files.atomic_file import write_file
 
-_FORMAT = 2  # format 1 had no val_bits_per_byte
+_FORMAT = 2  # format 1 had no val_bits_per_byte, no floor and no averaged_from
 _OVERFIT_MARGIN = 0.01  # share of the lowest validation loss; a smaller rise may be noise, as during warm-up
 
 
@@ -28,6 +32,16 @@ class Record(TypedDict):
     tokens_per_second: float
     lr: float
     val_bits_per_byte: float | None
+
+
+class Decision(TypedDict):
+    """How a run went on after `step` steps; a plain dict at run time."""
+
+    step: int
+    total_steps: int
+    eval_every: int
+    max_eval_windows: int | None
+    reason: Literal["clock", "early stopping"]
 
 
 FIELDS = tuple(Record.__annotations__)
@@ -49,7 +63,12 @@ class History:
             tokenizers; None without validation, and where the tokenizer loses text (as kind "word" does).
         data: counts of the data by part, "train" and "validation": documents, tokens, pairs, windows, dropped
             documents and tokens, unknown tokens, the longest window.
+        floor: what predictors without training reach on the validation data (`train` measures it), or None.
+        averaged_from: the validation is that of averaged weights after this step; None without an average.
         warnings: the warnings of the trainer, such as over-fitting.
+        decisions: how the run's length was decided while it ran, in order: after `step` steps there were to be
+            `total_steps` in all, a record every `eval_every` steps, at most `max_eval_windows` windows in a validation
+            (None: all), for the reason "clock" (`TrainConfig.minutes`) or "early stopping".
         stop_reason: the reason of the end: "finished", "early stopping", "stopped" (by `Trainer.stop`), "interrupted"
             (Ctrl-C); None while the training runs, and if an error ended it.
         checkpoint: the folder last saved into, or None.
@@ -66,7 +85,10 @@ class History:
     def __init__(self) -> None:
         self.records: list[Record] = []
         self.data: dict[str, dict[str, int]] = {}
+        self.floor: Floor | None = None
+        self.averaged_from: int | None = None
         self.warnings: list[str] = []
+        self.decisions: list[Decision] = []
         self.stop_reason: str | None = None
         self.checkpoint: str | None = None
 
@@ -75,6 +97,14 @@ class History:
         """The record of the lowest validation loss, the first of equals; None without validation."""
         judged = [record for record in self.records if record["val_loss"] is not None]
         return min(judged, key=_val_loss) if judged else None
+
+    @property
+    def compared(self) -> str | None:
+        """How the best record compares with the floor, such as "14% below a 5-gram"; None without either."""
+        best = self.best
+        if self.floor is None or best is None or best["val_bits_per_byte"] is None:
+            return None
+        return self.floor.sentence(best["val_bits_per_byte"])
 
     @property
     def overfit_from(self) -> Record | None:
@@ -116,7 +146,10 @@ class History:
             "format": _FORMAT,
             "records": self.records,
             "data": self.data,
+            "floor": None if self.floor is None else asdict(self.floor),
+            "averaged_from": self.averaged_from,
             "warnings": self.warnings,
+            "decisions": self.decisions,
             "stop_reason": self.stop_reason,
             "checkpoint": self.checkpoint,
         }
@@ -141,7 +174,11 @@ class History:
                     raise ValueError(f"a record of a history has the keys {sorted(record)}; expected {sorted(FIELDS)}")
                 history.records.append(cast(Record, dict(record)))
             history.data = dict(values["data"])
+            floor = values.get("floor")
+            history.floor = None if floor is None else Floor(**floor)
+            history.averaged_from = values.get("averaged_from")
             history.warnings = list(values["warnings"])
+            history.decisions = list(values.get("decisions", []))  # older runs have none
             history.stop_reason = values["stop_reason"]
             history.checkpoint = values["checkpoint"]
         except (KeyError, TypeError, AttributeError) as error:
@@ -150,7 +187,7 @@ class History:
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
         """Write everything to a JSON file, at once or not at all."""
-        _write(path, json.dumps(self.to_dict(), indent=1) + "\n")
+        write_file(path, json.dumps(self.to_dict(), indent=1) + "\n")
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> History:
@@ -178,10 +215,10 @@ class History:
         writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.records)
-        _write(path, text.getvalue())
+        write_file(path, text.getvalue())
 
     def plot(self, path: str | os.PathLike[str]) -> None:
-        """Draw the losses of training and validation, and the start of over-fitting, into a PNG file.
+        """Draw the losses of training and validation, the floor and the start of over-fitting into a PNG file.
 
         The axis has bits a byte where the validation has them, also for the training loss, by the validation's bytes a
         token. Else it has nats a token.
@@ -197,17 +234,29 @@ class History:
         except ImportError:
             raise ImportError("the loss curve needs matplotlib: pip install 'soma-native[plot]'") from None
         figure = Figure(figsize=(8, 5), layout="constrained")
-        axes = figure.subplots()
-        judged = [record for record in self.records if record["val_loss"] is not None]
+        self._draw(figure.subplots())
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png", dpi=120)
+        write_file(path, picture.getvalue())
+
+    def _draw(self, axes: Any) -> None:
         bits = self._bits_per_nat()
         unit = 1.0 if bits is None else bits
-        steps = [record["step"] for record in self.records]
-        axes.plot(steps, [unit * record["train_loss"] for record in self.records], marker=".", label="training")
-        if judged:
-            axes.plot(
-                [record["step"] for record in judged], [unit * _val_loss(record) for record in judged], marker=".",
-                label="validation",
-            )  # fmt: skip
+
+        def curve(label: str, points: list[tuple[int, float]]) -> None:
+            if points:
+                axes.plot([step for step, _ in points], [unit * loss for _, loss in points], marker=".", label=label)
+
+        judged = [(record["step"], _val_loss(record)) for record in self.records if record["val_loss"] is not None]
+        averaged = math.inf if self.averaged_from is None else self.averaged_from
+        curve("training", [(record["step"], record["train_loss"]) for record in self.records])
+        curve("validation", [point for point in judged if point[0] <= averaged])
+        curve("validation, averaged weights", [point for point in judged if point[0] > averaged])
+        if self.floor is not None and bits is not None:
+            floor = {"character 5-gram": self.floor.ngram, "single tokens": self.floor.tokens, "xz -9e": self.floor.xz}
+            for style, (name, height) in zip((":", "-.", "--"), floor.items(), strict=True):
+                if height is not None:
+                    axes.axhline(height, color="grey", linestyle=style, linewidth=1, label=f"{name}, {height:.3f}")
         turn = self.overfit_from
         if turn is not None:
             lowest = unit * _val_loss(turn)
@@ -220,9 +269,6 @@ class History:
         axes.set_ylabel("loss (nats a token)" if bits is None else "loss (bits a byte)")
         axes.grid(alpha=0.3)
         axes.legend()
-        picture = io.BytesIO()
-        figure.savefig(picture, format="png", dpi=120)
-        _write(path, picture.getvalue())
 
     def plot_if_possible(self, path: str | os.PathLike[str]) -> None:
         """`plot`, or nothing if matplotlib is missing, the file cannot be written, or there is no record."""
@@ -243,17 +289,3 @@ def bits_text(record: Record, digits: int = 4) -> str:
 def _val_loss(record: Record) -> float:
     loss = record["val_loss"]
     return float("inf") if loss is None else loss
-
-
-def _write(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Write a file. After a crash the old or the new file is there, never a part of the new one."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content.encode("utf-8") if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

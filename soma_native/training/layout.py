@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import logging
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from soma_native._checks import shown
@@ -13,16 +16,18 @@ from soma_native.data.samplers import EpochSampler, RandomSampler, Sampler
 from soma_native.data.token_store import TokenStore
 from soma_native.data.windows import Windows
 from soma_native.errors import ArgumentError
-from soma_native.model.model import Model
+from soma_native.model.model import Model, as_teachers
 from soma_native.optim.schedule import Schedule
 from soma_native.tokenizer.tokenizer import Tokenizer
-from soma_native.training.config import FREE_TO_CHANGE, TrainConfig
+from soma_native.training.config import FREE_TO_CHANGE, LENGTHS, TrainConfig
 from soma_native.training.evaluate import predicted_bytes
+from soma_native.training.history import Decision
 from soma_native.training.memory import free_memory, require_memory, training_memory
 
 logger = logging.getLogger("soma_native")
 
 NUMBER_OF_STEPS = "number of steps (epochs or steps)"  # the key in an identity, and so in files
+UNDECIDED = 1 << 52  # steps of a run by time, until the clock has decided
 _MOMENTUM, _MOMENTUM_STEPS = (0.85, 0.95), 200
 
 
@@ -37,7 +42,10 @@ class Layout:
         bits_per_nat: what a validation loss in nats a token is multiplied by to give bits a byte; None where the
             tokenizer cannot say the bytes.
         total_steps, eval_every: optimizer steps in all, and between two records of the history.
+        max_eval_windows: most windows in a validation; None means all.
+        cooling: whether early stopping has been decided.
         schedule: the learning rate of each step.
+        teachers: models whose probabilities the run learns from; none without `teacher`.
         momentum_steps: over which Muon's momentum rises.
         averaged_from: steps before the first whose weights are in the average, where there is one.
         batch, longest: most windows in a micro-batch, and most pairs in a window.
@@ -55,9 +63,13 @@ class Layout:
         config: TrainConfig,
         texts: Texts | TokenStore,
         validation: Texts | TokenStore | None,
+        teacher: Model | Iterable[Model] | None = None,
     ) -> None:
         self.model, self.tokenizer, self.config = model, tokenizer, config
         self._seq_len = model.config.max_seq_len if config.seq_len is None else config.seq_len
+        self.teachers = () if teacher is None else as_teachers("teacher", teacher, model, self._seq_len)
+        if teacher is not None and not self.teachers:
+            raise ArgumentError("teacher", "has no model: give one or several, or None to train without a teacher")
         self.store = TokenStore.encode(texts, tokenizer, config.end_of_document)
         train, held_out = _parts(self.store, tokenizer, config, validation)
         for name, store in (("texts", self.store), ("validation", held_out)):
@@ -82,14 +94,16 @@ class Layout:
         per_epoch = self.sampler.steps_per_epoch
         self.total_steps = config.epochs_or_default * per_epoch if config.steps is None else config.steps
         default_eval_every = per_epoch if config.steps is None else -(-self.total_steps // 10)
+        if config.minutes is not None:
+            self.total_steps = default_eval_every = UNDECIDED
+        self.max_eval_windows, self.cooling = config.max_eval_windows, False
         self.eval_every = default_eval_every if config.eval_every is None else config.eval_every
         warmup = min(100, self.total_steps // 10) if config.warmup_steps is None else config.warmup_steps
         self.schedule = Schedule(
             config.lr, self.total_steps, warmup, config.min_lr, config.schedule, config.decay_fraction
         )
         self.momentum_steps = min(_MOMENTUM_STEPS, self.total_steps // 10)
-        tail = 1.0 if config.tail_average is None else config.tail_average
-        self.averaged_from = self.total_steps - max(1, round(tail * self.total_steps))
+        self.averaged_from = self._tail()
         self.identity = self._identity(model, config, train, held_out)
         self.batch, self.longest = min(config.batch_size, windows.most), int(windows.lengths.max())
 
@@ -97,7 +111,8 @@ class Layout:
         self, model: Model, config: TrainConfig, train: TokenStore, held_out: TokenStore | None
     ) -> dict[str, Any]:
         settings = {key: value for key, value in config.to_dict().items() if key not in FREE_TO_CHANGE}
-        del settings["epochs"], settings["steps"]
+        for name in LENGTHS:
+            del settings[name]
         settings |= {
             "seq_len": self._seq_len,
             "eval_every": self.eval_every,
@@ -107,12 +122,15 @@ class Layout:
             "evaluation_precision": model.evaluation_precision,
             "training texts": train.fingerprint(),
             "validation texts": None if held_out is None else held_out.fingerprint(),
+            "teacher": [_fingerprint(teacher) for teacher in self.teachers] or None,
         }
         if config.optimizer == "muon":
             settings["momentum_steps"] = self.momentum_steps
         if config.tail_average is not None:
             settings["averaged_from"] = self.averaged_from
-        if config.schedule != "constant":  # at a constant rate, a longer run begins like a shorter one
+        if config.minutes is not None:
+            settings[NUMBER_OF_STEPS] = f"{config.minutes} minutes"
+        elif config.schedule != "constant":  # at a constant rate, a longer run begins like a shorter one
             settings[NUMBER_OF_STEPS] = self.total_steps
         identity: dict[str, Any] = json.loads(json.dumps(settings))  # with the types of one that was read from a file
         return identity
@@ -122,10 +140,34 @@ class Layout:
         config, model = self.config, self.model
         needed = training_memory(
             model.config, self.batch, self.longest, model.precision, config.optimizer,
-            config.ema is not None or config.tail_average is not None,
+            config.ema is not None or config.tail_average is not None, [teacher.config for teacher in self.teachers],
             best=config.keep_best and config.checkpoint_dir is not None and self.validation is not None,
         )  # fmt: skip
-        require_memory(needed - 4 * model._core.held_floats, free_memory(), self.batch, self.longest)
+        held = sum(each._core.held_floats for each in (model, *self.teachers))
+        require_memory(needed - 4 * held, free_memory(), self.batch, self.longest)
+
+    def _tail(self) -> int:
+        tail = 1.0 if self.config.tail_average is None else self.config.tail_average
+        return self.total_steps - max(1, round(tail * self.total_steps))
+
+    def decide(self, decision: Decision) -> None:
+        """Go on as it was decided: with another number of steps, and all that follows from it.
+
+        A warm-up, a rise of the momentum and a tail of averages keep their steps once they have begun. The first
+        decision of a run by time gives them their steps; a warm-up is then at most half of the run.
+        """
+        step, total = decision["step"], decision["total_steps"]
+        if self.total_steps == UNDECIDED and total > step:
+            given = self.config.warmup_steps
+            warmup = min(100, total // 10) if given is None else min(given, total // 2)
+            self.schedule = dataclasses.replace(self.schedule, warmup_steps=warmup, total_steps=total)
+            self.momentum_steps = min(_MOMENTUM_STEPS, total // 10)
+        self.cooling |= decision["reason"] == "early stopping"
+        self.schedule = self.schedule.again(step, total, cool_down=self.cooling)
+        self.total_steps = total
+        self.eval_every, self.max_eval_windows = decision["eval_every"], decision["max_eval_windows"]
+        if self.config.tail_average is not None and step <= self.averaged_from:
+            self.averaged_from = max(step, self._tail())
 
     def weight_decay(self, step: int) -> float:
         """The weight decay in step `step`, counted from 0."""
@@ -136,6 +178,14 @@ class Layout:
         """Muon's momentum in step `step`, counted from 0."""
         low, high = _MOMENTUM
         return high if step >= self.momentum_steps else low + (high - low) * step / self.momentum_steps
+
+
+def _fingerprint(model: Model) -> str:
+    digest = hashlib.blake2b(json.dumps(model.config.to_dict(), sort_keys=True).encode(), digest_size=16)
+    for name, array in model.parameters().items():
+        digest.update(name.encode())
+        digest.update(array.data)
+    return digest.hexdigest()
 
 
 def _parts(

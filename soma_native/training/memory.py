@@ -46,9 +46,10 @@ def training_memory(
     >>> small < large
     True
     """
-    floats = _core.training_floats(config.core, precision, optimizer == "muon", batch, seq_len)
+    teachers = tuple(teachers)
+    floats = _core.training_floats(config.core, precision, optimizer == "muon", batch, seq_len, len(teachers))
     floats += (average + best) * config.num_parameters
-    floats += sum(_core.forward_floats(teacher.core, precision, batch, seq_len) for teacher in teachers)
+    floats += sum(_core.teacher_floats(teacher.core, precision, batch, seq_len) for teacher in teachers)
     return _FLOAT * floats
 
 

@@ -1,21 +1,27 @@
-"""The default training settings of each preset. The sizes of the models are in model/presets.py."""
+"""Training settings: those of the classic presets, and what a planned run takes against over-fitting.
+
+The sizes of the models are in model/presets.py; planning/plan.py chooses among them.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 VAL_FRACTION = 0.1  # the command's default of the part that is held out for validation
 
 
 class Recipe(NamedTuple):
-    """The tokenizer and the training settings of a preset.
+    """The tokenizer and the training settings of a classic preset.
 
     Attributes:
         tokenizer: kind of the tokenizer.
         words, merges: largest vocabulary of kind "word" and of kind "bpe"; the other kinds have no limit.
         batch_size, lr: as in `TrainConfig`.
         epochs: times through the texts.
+        others: more settings of `TrainConfig`; "steps" takes the place of epochs.
     """
 
     tokenizer: str
@@ -24,6 +30,12 @@ class Recipe(NamedTuple):
     batch_size: int
     lr: float
     epochs: int = 20
+    others: Mapping[str, Any] = MappingProxyType({})
+
+    def settings(self) -> dict[str, Any]:
+        """All settings of `TrainConfig`."""
+        length = {} if "steps" in self.others else {"epochs": self.epochs}
+        return {"batch_size": self.batch_size, "lr": self.lr, **length, **self.others}
 
     def vocab_size(self, kind: str) -> int | None:
         """Largest vocabulary of a tokenizer of this kind; None means no limit."""
@@ -41,6 +53,17 @@ RECIPES = {
     "baby": Recipe("char", 3000, 3000, 16, 1e-3),
     "gpt2-124m": Recipe("word", 50257, 50257, 4, 3e-4),
 }
+
+# By name, with the preset that each was made for.
+CLASSICS = {
+    "nanogpt": (
+        "nano-cpu",
+        Recipe("char", 3000, 3000, 12, 1e-3, others={
+            "steps": 2000, "betas": (0.9, 0.99), "min_lr": 1e-4, "sampling": "random",
+        }),
+    ),
+    "soma": ("showcase", RECIPES["showcase"]),
+}  # fmt: skip
 
 
 def regularisation(epochs: float) -> dict[str, Any]:

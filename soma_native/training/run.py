@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import math
 import threading
-import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import cast
+from types import MappingProxyType
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,14 +25,16 @@ from soma_native.optim.muon import Muon
 from soma_native.training.callbacks import Dispatcher, EventKind
 from soma_native.training.differences import differences
 from soma_native.training.evaluate import mean_loss
-from soma_native.training.history import History, Record, bits_text
+from soma_native.training.history import Decision, History, Record, bits_text
 from soma_native.training.interrupt import InterruptGuard
-from soma_native.training.layout import Layout
+from soma_native.training.layout import UNDECIDED, Layout
 from soma_native.training.optimize import make_average, make_optimizer
+from soma_native.training.pace import Clock, Pace, cool_down
 from soma_native.training.state import STATE_FILE, TrainingState, load_arrays, read_state, write_state
 
 logger = logging.getLogger("soma_native")
 
+_SAID: tuple[Literal["reason", "step", "total_steps"], ...] = ("reason", "step", "total_steps")
 _INTERRUPTED = {"interrupted": True}  # marks a log record, so that the command can print words of its own instead
 
 
@@ -62,13 +65,16 @@ class _Snapshot:
 class TrainingRun:
     """One call of `Trainer.fit`: the data, the optimizer, and the state of the run."""
 
-    def __init__(self, layout: Layout, history: History, callbacks: Dispatcher, stop: threading.Event) -> None:
+    def __init__(
+        self, layout: Layout, history: History, callbacks: Dispatcher, stop: threading.Event, clock: Clock, began: float
+    ) -> None:
         self.layout = layout
         self.model, self.config = layout.model, layout.config
         self.history = history
         self.history.data = layout.data
         self.callbacks = callbacks
         self._stop = stop
+        self._clock = clock
         layout.require_memory()
         self.optimizer = make_optimizer(self.model, self.config)
         self.average = make_average(self.model, self.config)
@@ -79,33 +85,41 @@ class TrainingRun:
         self.pairs = 0
         self.step_seconds = 0.0
         self.earlier_seconds = 0.0  # of the run before it was resumed
-        self.began = time.perf_counter()
-        self.saved_step, self.saved_at = 0, self.began
+        self.began = began
+        self.saved_step, self.saved_at = 0, began
+        measured = None
         self.overfit_warning: str | None = None  # the current one, which is in history.warnings
         self.best: _Snapshot | None = None  # the weights of the lowest validation loss, until they are saved
         directory = self.config.checkpoint_dir
         self.folder = None if directory is None else Path(directory)
         if self.config.resume:
-            self._resume()
+            measured = self._resume()
         elif self.folder is not None and (self.folder / STATE_FILE).exists():
             logger.warning("%s holds another training run, which the first checkpoint will replace", self.folder)
         elif self.folder is not None and (found := model_files(self.folder)):
             logger.warning("%s holds a model (%s), which the first checkpoint will replace", self.folder, found[0])
+        self.history.averaged_from = None if self.average is None else layout.averaged_from
         if layout.store.end_id is not None:
             keep_end(self.model, layout.store.end_id)
         self.model.zero_grad()
+        self.pace: Pace | None = None
+        if self.config.minutes is not None:
+            self.pace = Pace(layout, 60 * self.config.minutes, Pace.measured_of(measured))
 
-    def _resume(self) -> None:
+    def _resume(self) -> dict[str, float | None] | None:
+        """Take the state of the run in the folder. Returns what its pace has measured."""
         assert self.folder is not None  # TrainConfig requires it
         state, optimizer_steps = read_state(self.folder)
         found = differences(self.layout, self.folder, state)
         if found:
             raise OtherRunError(self.folder, found)
         load_arrays(self.folder, self.model, self.optimizer, self.average)
+        self.history.__dict__.update(History.from_dict(state.history).__dict__)
+        for decision in self.history.decisions:
+            self.layout.decide(decision)
         if self.average is not None:
             self.average.updates = max(0, state.step - self.layout.averaged_from)
         self.optimizer.step_count = optimizer_steps
-        self.history.__dict__.update(History.from_dict(state.history).__dict__)
         self.overfit_warning = _overfit_warning(self.history)
         self.history.data = self.layout.data
         self.history.stop_reason = None
@@ -115,7 +129,8 @@ class TrainingRun:
         self.earlier_seconds = state.seconds
         if state.isa != _core.active_isa():
             logger.warning("the run was saved on %s; on %s it rounds differently", state.isa, _core.active_isa())
-        logger.info("resumed from %s after step %d of %d", self.folder, self.step, self.layout.total_steps)
+        logger.info("resumed from %s after step %d of %d", self.folder, self.step, self.total_steps)
+        return state.pace
 
     # --- the loop
 
@@ -123,9 +138,11 @@ class TrainingRun:
         """Train until there is a reason to end. Record, evaluate and save when due."""
         self._emit("start")
         last_epoch_end = self.step
+        self._lap("start")
         while True:
             if self._record_due():
                 self._record(guard)
+                self._lap("validation")
             if self.step % self.layout.sampler.steps_per_epoch == 0 and self.step > last_epoch_end:
                 last_epoch_end = self.step
                 self._emit("epoch")
@@ -134,25 +151,46 @@ class TrainingRun:
                 break
             if self._checkpoint_due():
                 self._checkpoint()
+                self._lap("save")
             self._train_step(guard)
             self._emit("step")
+            self._keep_pace()
             if self.config.log_every is not None and self.step % self.config.log_every == 0:
                 message = "step %d: loss %.4f, lr %.3g, gradient norm %.3g"
                 logger.info(message, self.step, self.loss, self.lr, self.grad_norm)
         self.history.stop_reason = reason
         if self.folder is not None and (self.step or not model_files(self.folder)):
             self._checkpoint()  # an untrained model never replaces another one
-        logger.info("training ended after step %d of %d: %s", self.step, self.layout.total_steps, reason)
+        logger.info("training ended after step %d of %d: %s", self.step, self.total_steps, reason)
         self._emit("end", reason)
         return self.history
 
+    def _lap(self, kind: Literal["start", "step", "validation", "save"]) -> None:
+        if self.pace is not None:
+            self.pace.lap(kind, self._seconds)
+
+    def _keep_pace(self) -> None:
+        if self.pace is not None:
+            self._lap("step")
+            self._decide(self.pace.decide(self.step, self._seconds))
+
+    def _decide(self, decision: Decision | None) -> None:
+        if decision is not None:
+            self.history.decisions.append(decision)
+            self.layout.decide(decision)
+            logger.info("%s: after step %d, the run has %d steps", *(decision[k] for k in _SAID))
+            self._emit("plan", decision["reason"], dict(decision))
+
     def _train_step(self, guard: InterruptGuard) -> None:
-        began = time.perf_counter()
+        began = self._clock()
         micro_batches = self.layout.sampler.batches(self.step)
         pairs = sum(int(np.count_nonzero(targets >= 0)) for _, targets in micro_batches)
         loss = 0.0
-        for ids, targets in micro_batches:
-            loss += self.model.loss_and_grad(ids, targets, normalizer=pairs)
+        for i, (ids, targets) in enumerate(micro_batches):
+            loss += self.model.loss_and_grad(
+                ids, targets, pairs, dropout=self.config.dropout, token_mask=self.config.token_mask,
+                noise=(self.config.seed, self.step, i), teachers=self.layout.teachers, distill=self.config.distill,
+            )  # fmt: skip
         if not math.isfinite(loss):
             raise self._not_finite(f"the loss is {loss}")
         lr = self.layout.schedule(self.step)
@@ -169,7 +207,7 @@ class TrainingRun:
             self.loss, self.lr, self.grad_norm = loss, lr, grad_norm
             self.loss_sum += loss * pairs
             self.pairs += pairs
-            self.step_seconds += time.perf_counter() - began
+            self.step_seconds += self._clock() - began
 
     def _averaged(self) -> AbstractContextManager[Model]:
         """The model with the weights that are validated and saved: averaged ones, where there are any yet."""
@@ -193,14 +231,19 @@ class TrainingRun:
 
     def _record_due(self) -> bool:
         last = self.history.records[-1]["step"] if self.history.records else 0
-        return self.step > last and (self.step % self.layout.eval_every == 0 or self.step >= self.layout.total_steps)
+        if self.pace is None or self.step >= self.layout.total_steps:
+            due = self.step % self.layout.eval_every == 0 or self.step >= self.layout.total_steps
+            return self.step > last and due
+        # Decisions change the distance. A record shortly before the end would have its neighbour there.
+        every = self.layout.eval_every
+        return self.step - last >= every and 2 * (self.layout.total_steps - self.step) > every
 
     def _record(self, guard: InterruptGuard) -> None:
         val_loss = None
         if self.layout.validation is not None:
             with self._averaged() as model:
                 val_loss = mean_loss(
-                    model, self.layout.validation, self.config.batch_size, self.config.max_eval_windows
+                    model, self.layout.validation, self.config.batch_size, self.layout.max_eval_windows
                 )
             if not math.isfinite(val_loss):
                 raise self._not_finite(f"the validation loss is {val_loss}", self.step)
@@ -247,10 +290,16 @@ class TrainingRun:
 
     def _reason_to_end(self) -> str | None:
         if self.step >= self.layout.total_steps:
-            return "finished"
+            return "early stopping" if self.layout.cooling else "finished"
         patience = self.config.patience
-        if patience is not None and self.history.bad_evaluations(self.config.min_delta) >= patience:
-            return "early stopping"
+        if (
+            patience is not None
+            and not self.layout.cooling
+            and self.history.bad_evaluations(self.config.min_delta) >= patience
+        ):
+            if self.config.schedule not in ("wsd", "constant"):
+                return "early stopping"
+            self._decide(cool_down(self.layout, self.step))
         return "stopped" if self._stop.is_set() else None
 
     # --- checkpoints
@@ -260,7 +309,8 @@ class TrainingRun:
             return False
         if self.config.checkpoint_every is not None:
             return self.step % self.config.checkpoint_every == 0
-        return time.perf_counter() - self.saved_at >= 60 * self.config.checkpoint_minutes
+        minutes = self.config.checkpoint_minutes
+        return bool(minutes) and self._clock() - self.saved_at >= 60 * cast(float, minutes)
 
     def _require_finite_weights(self) -> None:
         for name, array in self.model.parameters().items():
@@ -284,17 +334,18 @@ class TrainingRun:
         state = TrainingState(
             self.step, self.layout.identity, self.config.to_dict(), _core.active_isa(), self.history.to_dict(),
             self.loss_sum, self.pairs, self.step_seconds, self._seconds,
+            None if self.pace is None else self.pace.to_dict(),
         )  # fmt: skip
         with replace_files(self.folder) as staging:
             write_state(staging.path / STATE_FILE, state, self.model, self.optimizer, self.average)
             self.history.to_json(staging.path / "history.json")
             self.history.to_csv(staging.path / "history.csv")
-        self.saved_step, self.saved_at = self.step, time.perf_counter()
+        self.saved_step, self.saved_at = self.step, self._clock()
         logger.info("saved a checkpoint after step %d in %s", self.step, self.folder)
         self._emit("checkpoint", str(self.folder))
 
     def interrupted(self) -> None:
-        """Save after a Ctrl-C, if there is a folder and the run is between two steps."""
+        """Save after a Ctrl-C, if there is a folder and the run is between two steps. Nothing is validated any more."""
         self.history.stop_reason = "interrupted"
         if self.average is not None:
             self.average.apply(False)  # the signal may have come between the two ends of a validation
@@ -311,10 +362,15 @@ class TrainingRun:
         self._checkpoint()
         logger.warning(
             "interrupted after step %d of %d; saved in %s, resume=True continues from there",
-            self.step, self.layout.total_steps, self.folder, extra=_INTERRUPTED,
+            self.step, self.total_steps, self.folder, extra=_INTERRUPTED,
         )  # fmt: skip
 
     # --- events
+
+    @property
+    def total_steps(self) -> int:
+        """Steps in all; one more than done, until the clock has decided."""
+        return self.step + 1 if self.layout.total_steps == UNDECIDED else self.layout.total_steps
 
     @property
     def _epoch(self) -> int:
@@ -322,17 +378,17 @@ class TrainingRun:
 
     @property
     def _seconds(self) -> float:
-        return self.earlier_seconds + time.perf_counter() - self.began
+        return self.earlier_seconds + self._clock() - self.began
 
-    def _emit(self, kind: EventKind, message: str = "") -> None:
+    def _emit(self, kind: EventKind, message: str = "", details: Mapping[str, Any] = MappingProxyType({})) -> None:
         if not self.callbacks.wants(kind):
             return
         self.callbacks.emit(
             kind,
             step=self.step,
-            total_steps=self.layout.total_steps,
+            total_steps=self.total_steps,
             epoch=self._epoch,
-            epochs=-(-self.layout.total_steps // self.layout.sampler.steps_per_epoch),
+            epochs=-(-self.total_steps // self.layout.sampler.steps_per_epoch),
             loss=self.loss,
             lr=self.lr,
             grad_norm=self.grad_norm,
@@ -340,4 +396,5 @@ class TrainingRun:
             tokens_per_second=self.pairs / self.step_seconds if self.step_seconds else 0.0,
             record=self.history.records[-1] if self.history.records else None,
             message=message,
+            details=details,
         )

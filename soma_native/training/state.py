@@ -42,6 +42,7 @@ class TrainingState:
         history: the `History` as a dict.
         loss_sum, pairs: sums over the steps since the last record: training loss times pairs, and pairs.
         step_seconds, seconds: time of the steps since the last record; wall-clock time of the whole run.
+        pace: what a run by time has measured, as `Pace.to_dict`.
     """
 
     step: int
@@ -53,6 +54,7 @@ class TrainingState:
     pairs: int
     step_seconds: float
     seconds: float
+    pace: dict[str, float | None] | None = None
 
 
 def _arrays(model: Model, optimizer: Optimizer, average: WeightAverage | None) -> dict[str, NDArray[Any]]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from soma_native._checks import instance
+from soma_native._checks import choice, instance
 from soma_native.checkpoint import load, load_model
 from soma_native.checkpoint.folder import has_tokenizer
 from soma_native.data.documents import Texts
@@ -20,11 +21,13 @@ from soma_native.files.held_folder import hold_folder
 from soma_native.model.model import Model
 from soma_native.tokenizer.tokenizer import Tokenizer
 from soma_native.training.callbacks import CallbackLike, Dispatcher
-from soma_native.training.config import TrainConfig, settings_of_older_runs
+from soma_native.training.config import LENGTHS, TrainConfig, settings_of_older_runs
 from soma_native.training.evaluate import mean_loss
+from soma_native.training.events import EventLog
 from soma_native.training.history import History
 from soma_native.training.interrupt import InterruptGuard
 from soma_native.training.layout import Layout
+from soma_native.training.pace import forwards
 from soma_native.training.run import TrainingRun
 from soma_native.training.state import read_state
 
@@ -37,6 +40,7 @@ class Trainer:
         tokenizer: encodes the texts; its vocabulary must not be larger than the model's. Without one, `fit` takes
             each `TokenStore`, and the folder of the model gets no tokenizer.
         config: the settings; None means the defaults of `TrainConfig`.
+        clock: gives the time in seconds, which decides when to save, and with `minutes` when to end.
 
     Attributes:
         history: the `History` of the last `fit`, also when an error or Ctrl-C ended it.
@@ -54,7 +58,14 @@ class Trainer:
     (20, True)
     """
 
-    def __init__(self, model: Model, tokenizer: Tokenizer | None = None, config: TrainConfig | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: Tokenizer | None = None,
+        config: TrainConfig | None = None,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         config = TrainConfig() if config is None else config
         instance("config", config, TrainConfig)
         instance("model", model, Model)
@@ -75,6 +86,8 @@ class Trainer:
         self.config = config
         self.history = History()
         self._stop = threading.Event()
+        self._running: TrainingRun | None = None
+        self._clock = clock
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError(
@@ -107,8 +120,8 @@ class Trainer:
             model = load_model(folder, precision=precision)
         model._evaluate_in(state.identity.get("evaluation_precision", precision))
         given = {**settings_of_older_runs(), **state.config}
-        if {"epochs", "steps"} & changes.keys():
-            given |= {"epochs": None, "steps": None}  # the run may have had the other of the two
+        if set(LENGTHS) & changes.keys():
+            given |= dict.fromkeys(LENGTHS)  # the run may have had another of them
         config = TrainConfig.from_dict({**given, "checkpoint_dir": folder, "resume": True, **changes})
         return cls(model, tokenizer, config)
 
@@ -124,6 +137,7 @@ class Trainer:
         texts: Texts | TokenStore,
         validation: Texts | TokenStore | None = None,
         callbacks: Iterable[CallbackLike] | CallbackLike = (),
+        teacher: Model | Iterable[Model] | None = None,
     ) -> History:
         """Train the model and return the history.
 
@@ -134,6 +148,10 @@ class Trainer:
             validation: the documents of the validation loss, in the same forms. None holds out `config.val_fraction`
                 of `texts`, by default 0.
             callbacks: functions of an `Event`, or objects with the hooks of `Callback`.
+            teacher: a model of the same vocabulary, or several whose probabilities are averaged. The training loss, in
+                the history too, is then (1 - config.distill) cross-entropy + config.distill KL(teacher || model); see
+                `Model.loss_and_grad`. Validation losses stay cross-entropies. Do not change a teacher meanwhile. A
+                run that is resumed needs the same teachers.
 
         Returns:
             The history. Early stopping and `stop` make it shorter; `stop_reason` tells them apart. The model has its
@@ -151,16 +169,43 @@ class Trainer:
             KeyboardInterrupt: Ctrl-C. A checkpoint was saved in the folder `history.checkpoint`, if it is not None.
         """
         self.history = History()
-        dispatcher = Dispatcher(callbacks, self)
         folder = self.config.checkpoint_dir
+        log = None if folder is None else EventLog(Path(folder))
+        dispatcher = Dispatcher(callbacks, self, () if log is None else [log])
+        clock = forwards(self._clock)
+        began = clock()
         try:
-            with contextlib.nullcontext() if folder is None else hold_folder(Path(folder)):
-                layout = Layout(self.model, self.tokenizer, self.config, texts, validation)
-                return self._run(TrainingRun(layout, self.history, dispatcher, self._stop))
+            with (
+                contextlib.nullcontext() if folder is None else hold_folder(Path(folder)),
+                log or contextlib.nullcontext(),
+            ):
+                layout = Layout(self.model, self.tokenizer, self.config, texts, validation, teacher)
+                return self._run(TrainingRun(layout, self.history, dispatcher, self._stop, clock, began))
         finally:
             self._stop.clear()
 
+    def averaged(self) -> contextlib.AbstractContextManager[Model]:
+        """In this block, inside a callback, the model has the weights that are validated and saved: averaged ones."""
+        return contextlib.nullcontext(self.model) if self._running is None else self._running._averaged()
+
+    def tell(self, kind: Literal["plan", "sample"], **details: Any) -> None:
+        """Send an event to all callbacks of the run, and so to `events.jsonl`. For callbacks.
+
+        Args:
+            kind: "plan", what the run will do, or "sample", a text of the model.
+            details: what the event says, as JSON can hold it; of a sample `prompt` and `text`.
+
+        Raises:
+            ValueError: the kind is another.
+            RuntimeError: `fit` does not run.
+        """
+        choice("kind", kind, ("plan", "sample"))
+        if self._running is None:
+            raise RuntimeError("tell is for callbacks: no fit of this trainer runs now")
+        self._running._emit(kind, details=details)
+
     def _run(self, run: TrainingRun) -> History:
+        self._running = run
         try:
             with InterruptGuard() as guard:
                 try:
@@ -169,6 +214,7 @@ class Trainer:
                     run.interrupted()
                     raise
         finally:
+            self._running = None
             run.keep_average()
             self.model.zero_grad()
 

@@ -49,7 +49,7 @@ def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 # help and usage ------------------------------------------------------------------------------------------------------
 
 COMMANDS = (
-    (), ("showcase",), ("train",), ("generate",), ("evaluate",), ("tokenizer",), ("tokenizer", "train"),
+    (), ("showcase",), ("train",), ("plan",), ("generate",), ("evaluate",), ("tokenizer",), ("tokenizer", "train"),
     ("tokenizer", "encode"), ("tokenizer", "decode"), ("tokenizer", "inspect"), ("bench",), ("info",),
 )  # fmt: skip
 

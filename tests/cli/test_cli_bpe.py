@@ -18,7 +18,7 @@ from test_cli import TEXT, corpus, failed  # noqa: F401
 
 import soma_native
 from soma_native.cli.main import main
-from soma_native.model.presets import PRESETS
+from soma_native.training.recipes import RECIPES
 
 
 def test_bpe_there_and_back(run: Any, corpus: Path, tmp_path: Path) -> None:
@@ -182,8 +182,8 @@ def test_streamed_pieces_of_bpe_are_whole_characters(tmp_path: Path) -> None:
             assert piece
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_takes_bpe(
+@pytest.mark.parametrize("preset", RECIPES)
+def test_every_classic_preset_takes_bpe(
     run: Any, preset: str, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The preset's settings are passed to the model, which is replaced by a small one here."""

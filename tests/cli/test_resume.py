@@ -18,6 +18,7 @@ RUN = {
     "--split": "line", "--preset": "nano-cpu", "--tokenizer": "word", "--vocab-size": 15, "--steps": 6,
     "--batch-size": 4, "--seq-len": 16, "--lr": 0.01, "--val-fraction": 0.2, "--max-eval-windows": 3,
     "--precision": "float32", "--seed": 3, "--optimizer": "adamw", "--schedule": "cosine",
+    "--dropout": 0.1, "--patience": 50,
 }  # fmt: skip
 # What each option is given otherwise, and what the error says of it.
 OTHERWISE = {
@@ -33,6 +34,9 @@ OTHERWISE = {
     "lr": (0.5, "--lr 0.5: this run has 0.01"),
     "optimizer": ("muon", "--optimizer muon: this run has adamw"),
     "schedule": ("wsd", "--schedule wsd: this run has cosine"),
+    "dropout": (0.3, "--dropout 0.3: this run has 0.1"),
+    "patience": (2, "--patience 2: this run has 50"),
+    "minutes": (2.0, "--minutes 2.0: this run has 6 steps"),
     "val_fraction": (0.5, "--val-fraction 0.5: this run has 0.2"),
     "max_eval_windows": (1, "--max-eval-windows 1: this run has 3"),
     "precision": ("bfloat16", "--precision bfloat16: this run has float32"),
@@ -45,6 +49,8 @@ ANY_RUN = {
     "resume",
     "overwrite",
     "checkpoint_minutes",
+    "source",  # the model that a run began with
+    "recipe",  # its settings are compared
 }  # options that say nothing of what is trained
 
 

@@ -6,11 +6,13 @@ import ctypes
 import platform
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
 
 import soma_native as soma
+from helpers.noise import NOISE
 
 resource = pytest.importorskip("resource", reason="counts of page faults, which this system does not give")
 pytestmark = pytest.mark.skipif(
@@ -37,7 +39,8 @@ def bytes_in_use() -> int:
 
 @pytest.mark.usefixtures("settings_restored")
 @pytest.mark.parametrize("optimizer", ["AdamW", "Muon"])
-def test_a_step_allocates_nothing_after_the_first(block: str, optimizer: str) -> None:
+@pytest.mark.parametrize("noise", [{}, NOISE], ids=["plain", "noise"])
+def test_a_step_allocates_nothing_after_the_first(block: str, optimizer: str, noise: dict[str, Any]) -> None:
     """Muon on one thread: with several, chance decides in which step each thread first needs its scratch."""
     if optimizer == "Muon":
         soma.set_num_threads(1)
@@ -48,11 +51,11 @@ def test_a_step_allocates_nothing_after_the_first(block: str, optimizer: str) ->
     step = getattr(soma, optimizer)(model).step
     ids = np.random.default_rng(0).integers(0, 3000, (8, 128)).astype(np.int32)
     for _ in range(3):
-        model.loss_and_grad(ids, ids)
+        model.loss_and_grad(ids, ids, **noise)
         step()
     faults, in_use = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, bytes_in_use()
     for _ in range(STEPS):
-        model.loss_and_grad(ids, ids)
+        model.loss_and_grad(ids, ids, **noise)
         step()
     # A buffer that each step makes and frees would fault in new pages: even the smallest activation, of (8 * 128, 128)
     # floats, has more than 64. Python's own allocations touch a few.

@@ -137,6 +137,19 @@ def test_cross_entropy(normalizer: int) -> None:
     assert uniform == pytest.approx(np.log(7) * 6 / (normalizer or 6))
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_distillation(share: float) -> None:
+    rng = np.random.default_rng(5)
+    logits, q = rng.standard_normal((2, 4, 7)), ref.softmax(rng.standard_normal((2, 4, 7)))
+    targets = rng.integers(0, 7, (2, 4))
+    targets[1, 2] = ref.IGNORE
+    q[0, 0] = np.eye(7)[3]  # a teacher may be certain
+    for normalizer in (0, 11):
+        gradient = ref.distillation_backward(logits, q, targets, share, normalizer)
+        check(lambda z, n=normalizer: ref.distillation(z, q, targets, share, n), logits, gradient, np.array(1.0))
+    assert ref.distillation(np.log(ref.softmax(logits)), ref.softmax(logits), targets, 1.0) == pytest.approx(0.0)
+
+
 def test_cross_entropy_survives_large_logits() -> None:
     logits = np.array([[1000.0, 0.0, -1000.0]])
     assert ref.cross_entropy(logits, np.array([0])) == pytest.approx(0.0)

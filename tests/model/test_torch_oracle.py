@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 import soma_native as soma
+from helpers.noise import NOISE, masks
 from helpers.numerics import relative_error
 from oracles import reference as ref
+from oracles.noise import NONE
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional
@@ -43,17 +45,24 @@ def one_torch_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def torch_logits(params: dict[str, Any], config: ref.Config, ids: Any) -> Any:
+def torch_logits(params: dict[str, Any], config: ref.Config, ids: Any, masks: ref.Masks = NONE) -> Any:
     """Logits (B, T, V), written with torch's own norms, activations and scaled_dot_product_attention."""
     names = ref.MODEL_NAMES[config.block]
     h = F.embedding(ids, params[names["wte"]])
+
+    def factors(mask: ref.Array) -> Any:
+        return torch.as_tensor(mask, dtype=h.dtype)
+
+    h = h * factors(masks.tokens)
     if "wpe" in names:
         h = h + params[names["wpe"]][: ids.shape[1]]
+    h = h * factors(masks.embedding)
     for layer in range(config.n_layers):
         found = {role: params.get(name.format(layer)) for role, name in ref.LAYER_NAMES[config.block].items()}
         scale = config.head_size**-0.5 if config.scale_attn_weights else 1.0
         scale /= layer + 1 if config.scale_attn_by_inverse_layer_idx else 1
-        h = TORCH_BLOCKS[config.block](h, found, config, scale)
+        dropped = factors(masks.attention[layer]), factors(masks.mlp[layer])
+        h = TORCH_BLOCKS[config.block](h, found, config, scale, *dropped)
     if "norm_b" in names:
         h = F.layer_norm(h, (config.d_model,), params[names["norm_w"]], params[names["norm_b"]], 1e-5)
     elif "norm_w" in names:
@@ -72,27 +81,27 @@ def attend(q: Any, k: Any, v: Any, scale: float) -> Any:
     return y.transpose(1, 2).flatten(2)
 
 
-def soma_block(x: Any, p: dict[str, Any], config: ref.Config, scale: float) -> Any:
+def soma_block(x: Any, p: dict[str, Any], config: ref.Config, scale: float, drop1: Any, drop2: Any) -> Any:
     def norm(x: Any) -> Any:
         return F.layer_norm(x, (config.d_model,), eps=1e-6)
 
-    h = norm(x + attend(*heads_of(x @ p["w_qkv"], config), scale) @ p["w_proj"])
-    return norm(h + F.relu(h @ p["w_fc"] + p["b_fc"]) @ p["w_out"] + p["b_out"])
+    h = norm(x + drop1 * (attend(*heads_of(x @ p["w_qkv"], config), scale) @ p["w_proj"]))
+    return norm(h + drop2 * (F.relu(h @ p["w_fc"] + p["b_fc"]) @ p["w_out"] + p["b_out"]))
 
 
-def gpt2_block(x: Any, p: dict[str, Any], config: ref.Config, scale: float) -> Any:
+def gpt2_block(x: Any, p: dict[str, Any], config: ref.Config, scale: float, drop1: Any, drop2: Any) -> Any:
     def norm(x: Any, name: str) -> Any:
         return F.layer_norm(x, (config.d_model,), p[f"{name}_w"], p[f"{name}_b"], 1e-5)
 
     qkv = norm(x, "norm1") @ p["w_qkv"] + p["b_qkv"]
-    h = x + attend(*heads_of(qkv, config), scale) @ p["w_proj"] + p["b_proj"]
+    h = x + drop1 * (attend(*heads_of(qkv, config), scale) @ p["w_proj"] + p["b_proj"])
     hidden = norm(h, "norm2") @ p["w_fc"] + p["b_fc"]
     name = config.activation or "gelu_tanh"
     activated = F.relu(hidden) if name == "relu" else F.gelu(hidden, approximate=GELU[name])
-    return h + activated @ p["w_out"] + p["b_out"]
+    return h + drop2 * (activated @ p["w_out"] + p["b_out"])
 
 
-def llama_block(x: Any, p: dict[str, Any], config: ref.Config, scale: float) -> Any:
+def llama_block(x: Any, p: dict[str, Any], config: ref.Config, scale: float, drop1: Any, drop2: Any) -> Any:
     def norm(x: Any, gain: Any) -> Any:
         return F.rms_norm(x, (x.shape[-1],), gain, config.norm_eps or 1e-6)
 
@@ -108,16 +117,18 @@ def llama_block(x: Any, p: dict[str, Any], config: ref.Config, scale: float) -> 
     q, k, v = heads_of(norm(x, p["norm1_w"]) @ p["w_qkv"], config)
     if config.qk_norm:
         q, k = norm(q, p["q_norm"]), norm(k, p["k_norm"])
-    h = x + attend(rotate(q), rotate(k), v, scale) @ p["w_proj"]
+    h = x + drop1 * (attend(rotate(q), rotate(k), v, scale) @ p["w_proj"])
     gate, up = (norm(h, p["norm2_w"]) @ p["w_fc"]).chunk(2, dim=-1)
-    return h + (F.silu(gate) * up) @ p["w_out"]
+    return h + drop2 * ((F.silu(gate) * up) @ p["w_out"])
 
 
 TORCH_BLOCKS = {"soma": soma_block, "gpt2": gpt2_block, "llama": llama_block}
 
 
-def torch_loss(params: dict[str, Any], config: ref.Config, ids: ref.Array, targets: ref.Array) -> Any:
-    logits = torch_logits(params, config, torch.from_numpy(ids).long())
+def torch_loss(
+    params: dict[str, Any], config: ref.Config, ids: ref.Array, targets: ref.Array, masks: ref.Masks = NONE
+) -> Any:
+    logits = torch_logits(params, config, torch.from_numpy(ids).long(), masks)
     return F.cross_entropy(logits.flatten(0, 1), torch.from_numpy(targets).long().flatten(), ignore_index=ref.IGNORE)
 
 
@@ -167,6 +178,20 @@ def test_logits_and_every_gradient(config: ref.Config, std: float) -> None:
     with torch.no_grad():
         logits = torch_logits(tensors, config, torch.from_numpy(ids).long())
     assert relative_error(model.forward(ids), logits.numpy()) < PROMISED
+    errors = {name: relative_error(grad, tensors[name].grad.numpy()) for name, grad in model.gradients().items()}
+    assert max(errors.values()) < PROMISED, errors
+
+
+@pytest.mark.parametrize("config", MODELS, ids=NAMES)
+def test_every_gradient_with_noise(config: ref.Config) -> None:
+    """Dropout and masked tokens, with the masks of the core."""
+    params = ref.random_parameters(config, seed=5, std=0.1)
+    ids, targets = batch(config, 3, config.max_seq_len, seed=6)
+    tensors = to_torch(params, torch.float32)
+    loss = torch_loss(tensors, config, ids, targets, masks(config, *ids.shape, **NOISE))
+    loss.backward()
+    model = native(config, params)
+    assert model.loss_and_grad(ids, targets, **NOISE) == pytest.approx(loss.item(), rel=PROMISED)
     errors = {name: relative_error(grad, tensors[name].grad.numpy()) for name, grad in model.gradients().items()}
     assert max(errors.values()) < PROMISED, errors
 

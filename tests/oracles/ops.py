@@ -230,3 +230,25 @@ def cross_entropy_backward(logits: Array, targets: Array, normalizer: int = 0) -
     dlogits = np.zeros_like(logits)
     dlogits[kept] = rows / (normalizer or len(wanted))
     return dlogits
+
+
+def distillation(logits: Array, q: Array, targets: Array, share: float, normalizer: int = 0) -> Any:
+    """(1 - share) cross-entropy + share KL(q || softmax(logits)) over targets != -100, divided as cross_entropy is."""
+    kept = targets != IGNORE
+    rows, taught = logits[kept], q[kept]
+    top = rows.real.max(axis=-1, keepdims=True)
+    log_p = rows - top - np.log(np.exp(rows - top).sum(axis=-1, keepdims=True))
+    log_q = np.log(np.where(taught > 0, taught, 1.0))
+    divergence = (taught * (log_q - log_p)).sum() / (normalizer or kept.sum())
+    return (1 - share) * cross_entropy(logits, targets, normalizer) + share * divergence
+
+
+def distillation_backward(logits: Array, q: Array, targets: Array, share: float, normalizer: int = 0) -> Array:
+    """Gradient dlogits of the loss distillation(logits, q, targets, share, normalizer)."""
+    kept = targets != IGNORE
+    wanted = targets[kept]
+    rows = softmax(logits[kept]) - share * q[kept]
+    rows[np.arange(len(wanted)), wanted] -= 1.0 - share
+    dlogits = np.zeros_like(logits)
+    dlogits[kept] = rows / (normalizer or len(wanted))
+    return dlogits

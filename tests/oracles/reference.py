@@ -18,6 +18,8 @@ from oracles.ops import (
     bfloat16_products,
     cross_entropy,
     cross_entropy_backward,
+    distillation,
+    distillation_backward,
     embedding,
     embedding_backward,
     linear,
@@ -40,9 +42,10 @@ from oracles.optimizer import AdamW, clip_scale, quantize_int8
 __all__ = [
     "BLOCKS", "IGNORE", "LAYER_NAMES", "MODEL_NAMES", "OTHER_GPT2", "AdamW", "Array", "Config", "Masks", "Params",
     "attention", "attention_backward", "bfloat16_products", "clip_scale", "cross_entropy", "cross_entropy_backward",
-    "embedding", "embedding_backward", "forward", "linear", "linear_backward", "loss", "loss_and_grad", "norm",
-    "norm_backward", "parameter_shapes", "product", "quantize_int8", "random_parameters", "rms_norm",
-    "rms_norm_backward", "rotate", "round_bfloat16", "silu", "softmax", "split_heads", "swiglu", "swiglu_backward",
+    "distillation", "distillation_backward", "embedding", "embedding_backward", "forward", "linear", "linear_backward",
+    "loss", "loss_and_grad", "norm", "norm_backward", "parameter_shapes", "product", "quantize_int8",
+    "random_parameters", "rms_norm", "rms_norm_backward", "rotate", "round_bfloat16", "silu", "softmax", "split_heads",
+    "swiglu", "swiglu_backward",
 ]  # fmt: skip
 
 OTHER_GPT2 = gpt2.OTHER
@@ -112,14 +115,25 @@ def loss(params: Params, config: Config, ids: Array, targets: Array, normalizer:
 
 
 def loss_and_grad(
-    params: Params, config: Config, ids: Array, targets: Array, normalizer: int = 0, masks: Masks = NONE
+    params: Params,
+    config: Config,
+    ids: Array,
+    targets: Array,
+    normalizer: int = 0,
+    masks: Masks = NONE,
+    taught: tuple[Array, float] | None = None,
 ) -> tuple[float, Params]:
-    """(loss, gradient of every parameter)."""
+    """(loss, gradient of every parameter). `taught` has the probabilities (B, T, V) of teachers, and their share."""
     block, names = BLOCKS[config.block], MODEL_NAMES[config.block]
     h, final, saved = _run(params, config, ids, masks)
     head = _head(params, config)
     logits = product(final, head.T)
-    dlogits = cross_entropy_backward(logits, targets, normalizer)
+    if taught is None:
+        loss, dlogits = cross_entropy(logits, targets, normalizer), cross_entropy_backward(logits, targets, normalizer)
+    else:
+        q, share = taught
+        loss = distillation(logits, q, targets, share, normalizer)
+        dlogits = distillation_backward(logits, q, targets, share, normalizer)
     dhead = product(dlogits.reshape(-1, config.vocab_size).T, final.reshape(-1, config.d_model))
     dh, by_role = block.final_backward(product(dlogits, head), h, params, config)
     grads: Params = {names[role]: value for role, value in by_role.items()}
@@ -135,4 +149,4 @@ def loss_and_grad(
         grads[names["wpe"]] = dwpe
     if not config.tied_head:
         grads[names["head"]] = dhead
-    return float(cross_entropy(logits, targets, normalizer)), grads
+    return float(loss), grads

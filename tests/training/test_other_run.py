@@ -20,6 +20,7 @@ pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 SETTINGS: dict[str, tuple[Any, str]] = {
     "epochs": (4, "3"),
     "steps": (9, "3 epochs"),
+    "minutes": (0.5, "3 epochs"),
     "batch_size": (4, "8"),
     "seq_len": (7, "none"),
     "sampling": ("random", "epoch"),
@@ -31,8 +32,11 @@ SETTINGS: dict[str, tuple[Any, str]] = {
     "schedule": ("constant", "cosine"),
     "decay_fraction": (0.25, "0.5"),
     "cautious_decay": (True, "False"),
+    "dropout": (0.1, "0.0"),
+    "token_mask": (0.1, "0.0"),
     "ema": (0.9, "none"),
     "tail_average": (0.25, "none"),
+    "distill": (0.25, "0.5"),
     "betas": ([0.8, 0.9], "[0.9, 0.95]"),
     "eps": (1e-6, "1e-08"),
     "weight_decay": (0.2, "0.1"),
@@ -100,7 +104,11 @@ def test_every_argument_is_tested_here() -> None:
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_setting_given_otherwise_is_named(folder: Path, name: str) -> None:
     value, there = SETTINGS[name]
-    beside = {"steps": {"epochs": None}, "optimizer": {"betas": (0.9, 0.95)}}  # which differ with it where left out
+    beside = {
+        "steps": {"epochs": None},
+        "minutes": {"epochs": None},
+        "optimizer": {"betas": (0.9, 0.95)},
+    }  # which differ with it where left out
     settings = {"val_fraction": 0.2, **beside.get(name, {}), name: value}
     trainer = make_trainer(checkpoint_dir=folder, resume=True, **settings)
     assert refused(trainer, folder) == f"{name}={value!r}: this run has {there}"

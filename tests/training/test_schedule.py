@@ -119,7 +119,7 @@ def test_an_unknown_schedule_is_refused() -> None:
         ({"keep_best": 1}, TypeError, "keep_best must be True or False"),
         ({"resume": True}, ValueError, "resume needs checkpoint_dir"),
         ({"checkpoint_every": 5}, ValueError, "checkpoint_every needs checkpoint_dir"),
-        ({"checkpoint_minutes": 0}, ValueError, "checkpoint_minutes must be"),
+        ({"checkpoint_minutes": -1}, ValueError, "checkpoint_minutes must be at least 0"),
         ({"checkpoint_dir": 5}, TypeError, "checkpoint_dir must be the path of a folder"),
         ({"learning_rate": 0.1}, TypeError, "learning_rate"),
     ],

@@ -87,11 +87,11 @@ def test_random_sampling_draws_full_windows_of_a_long_text() -> None:
     trainer = make_trainer(epochs=None, steps=6, sampling="random", batch_size=4, seq_len=12)
     real = trainer.model.loss_and_grad
 
-    def watched(ids: Any, targets: Any, normalizer: int | None = None) -> float:
+    def watched(ids: Any, targets: Any, normalizer: int | None = None, **options: Any) -> float:
         seen.append(ids.shape)
         assert (targets >= 0).all()
         assert normalizer == ids.size
-        return real(ids, targets, normalizer=normalizer)
+        return real(ids, targets, normalizer, **options)
 
     trainer.model.loss_and_grad = watched  # type: ignore[method-assign]
     trainer.fit([" ".join(SENTENCES)])
@@ -269,8 +269,8 @@ def test_events_come_in_order(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("minutes", "saved"), [(1e-9, [1, 2, 3, 4]), (1e9, [4])])
-def test_checkpoints_by_time_come_within_an_epoch_too(tmp_path: Path, minutes: float, saved: list[int]) -> None:
+@pytest.mark.parametrize(("minutes", "saved"), [(1e-9, [1, 2, 3, 4]), (1e9, [4]), (0, [4]), (None, [4])])
+def test_checkpoints_by_time_come_within_an_epoch_too(tmp_path: Path, minutes: float | None, saved: list[int]) -> None:
     """Each minute is over after every step, or none is before the end."""
     steps: list[int] = []
     trainer = make_trainer(epochs=2, batch_size=32, checkpoint_dir=tmp_path, checkpoint_minutes=minutes)

@@ -147,7 +147,7 @@ def test_a_state_from_before_these_settings_goes_on(tmp_path: Path) -> None:
     state = json.loads(metadata["state"])
     for part in (state["config"], state["identity"]):
         for new in ("optimizer", "decay_fraction", "cautious_decay", "ema", "tail_average", "fresh_windows",
-                    "final_weight_decay"):  # fmt: skip
+                    "final_weight_decay", "dropout", "token_mask"):  # fmt: skip
             del part[new]
     metadata["state"] = json.dumps(state)
     metadata["state_crc32"] = str(zlib.crc32(metadata["state"].encode()))

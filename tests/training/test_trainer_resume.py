@@ -16,10 +16,14 @@ import numpy as np
 import pytest
 
 import soma_native as soma
+from helpers.interrupts import needs_timers
 from helpers.training import SENTENCES, at_step, interrupt, losses, make_trainer, weights
 from soma_native import _core
 from soma_native.files.held_folder import LOCK
+from soma_native.files.safetensors_io import TensorFile
+from soma_native.training.events import EVENTS_FILE
 from soma_native.training.interrupt import InterruptGuard
+from soma_native.training.interrupt import interrupt as raise_as_ctrl_c
 from soma_native.training.state import STATE_FILE
 
 pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
@@ -242,6 +246,75 @@ def test_ctrl_c_in_a_validation_saves_the_steps_before_it(tmp_path: Path) -> Non
     assert weights(again.model) == weights(whole.model)
 
 
+@needs_timers
+@pytest.mark.parametrize("average", [{"ema": 0.9}, {"tail_average": 0.9}, {}], ids=str)
+def test_ctrl_c_inside_a_long_step_saves_the_averaged_model_and_the_exact_state(
+    average: dict[str, Any], tmp_path: Path
+) -> None:
+    """The core hears it between two ops. The state keeps the weights, so that the run goes on bit for bit."""
+    settings = {**average, "val_fraction": 0.2, "eval_every": 6, "checkpoint_minutes": 0, "keep_best": False}
+    whole = make_trainer(**settings)
+    kept: list[dict[str, bytes]] = []
+    expected = losses(whole.fit(SENTENCES, callbacks=at_step(9, lambda: kept.append(weights(whole.model)))))
+    trainer = make_trainer(**settings, checkpoint_dir=tmp_path)
+    real, evaluated = trainer.model.loss_and_grad, trainer.model.loss
+    after: list[int] = []
+
+    def train(ids: Any, targets: Any, normalizer: int | None = None) -> float:
+        if reached:
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+            while True:  # a step that never ends by itself
+                real(ids, targets, normalizer=normalizer)
+        return real(ids, targets, normalizer=normalizer)
+
+    def validate(ids: Any, targets: Any) -> float:
+        after.extend(reached)
+        return evaluated(ids, targets)
+
+    reached: list[int] = []
+    trainer.model.loss_and_grad = train  # type: ignore[method-assign, assignment]
+    trainer.model.loss = validate  # type: ignore[method-assign, assignment]
+    before = signal.signal(signal.SIGALRM, lambda number, frame: raise_as_ctrl_c())
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            trainer.fit(SENTENCES, callbacks=at_step(9, lambda: reached.append(9)))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert after == [], "nothing is validated on the way out"
+    assert weights(soma.load(tmp_path)[0]) == weights(trainer.model)
+    with TensorFile(tmp_path / STATE_FILE) as file:
+        state = {name: file.read(f"parameter.{name}").tobytes() for name in kept[0]}
+    assert state == kept[0]
+    assert (weights(trainer.model) != kept[0]) == bool(average)
+    again = make_trainer(model_seed=9, **settings, checkpoint_dir=tmp_path, resume=True)
+    assert losses(again.fit(SENTENCES)) == expected
+    assert weights(again.model) == weights(whole.model)
+
+
+def test_ctrl_c_between_two_micro_batches_leaves_no_part_of_a_gradient(tmp_path: Path) -> None:
+    settings = {"grad_accumulation": 2, "batch_size": 4}
+    whole = make_trainer(**settings)
+    whole.fit(SENTENCES)
+    trainer = make_trainer(**settings, checkpoint_dir=tmp_path)
+    real = trainer.model.loss_and_grad
+    calls: list[int] = []
+
+    def train(ids: Any, targets: Any, normalizer: int | None = None) -> float:
+        loss = real(ids, targets, normalizer=normalizer)
+        calls.append(1)
+        if len(calls) == 7:  # the first of the two of step 4
+            interrupt()
+        return loss
+
+    trainer.model.loss_and_grad = train  # type: ignore[method-assign, assignment]
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(SENTENCES)
+    again = soma.Trainer.resume(tmp_path)
+    again.fit(SENTENCES)
+    assert weights(again.model) == weights(whole.model)
+
+
 def test_ctrl_c_before_the_first_step_leaves_the_folder_alone(tmp_path: Path) -> None:
     make_trainer(checkpoint_dir=tmp_path).fit(SENTENCES)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -298,7 +371,8 @@ def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(tmp_p
     files: dict[str, bytes] = {}
 
     def saved() -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file() and path.name != LOCK}
+        names = [path.name for path in tmp_path.iterdir() if path.is_file()]
+        return {name: (tmp_path / name).read_bytes() for name in names if name not in (LOCK, EVENTS_FILE)}
 
     def break_it() -> None:
         files.update(saved())
@@ -324,8 +398,8 @@ def test_a_gradient_that_is_not_finite_names_the_step(monkeypatch: pytest.Monkey
     real = trainer.model.loss_and_grad
     calls: list[int] = []
 
-    def broken(ids: Any, targets: Any, normalizer: int | None = None) -> float:
-        loss = real(ids, targets, normalizer=normalizer)
+    def broken(*arguments: Any, **options: Any) -> float:
+        loss = real(*arguments, **options)
         calls.append(1)
         if len(calls) == 4:
             next(iter(trainer.model.gradients().values()))[...] = np.inf

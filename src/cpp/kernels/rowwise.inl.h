@@ -387,6 +387,46 @@ void cross_entropy_row(float* x, int64_t n, int64_t target, float grad_scale, fl
   x[target] -= grad_scale;
 }
 
+// ln x for x >= 0, off by at most 2 ulp or 1e-7; -88 for 0. Series of 2 artanh((m - 1) / (m + 1)) of the mantissa m.
+inline Vec log(Vec x) {
+  Vec n, m;
+  split_float(x, &n, &m);
+  const Vec s = div(sub(m, set1(1.0f)), add(m, set1(1.0f))), s2 = mul(s, s);
+  Vec p = fma(s2, set1(2.0f / 9), set1(2.0f / 7));
+  p = fma(p, s2, set1(2.0f / 5));
+  p = fma(p, s2, set1(2.0f / 3));
+  p = fma(p, s2, set1(2.0f));
+  return fma(n, set1(0.693359375f), fma(n, set1(-2.12194440e-4f), mul(p, s)));
+}
+
+void soft_cross_entropy_row(SoftCrossEntropy* row) {
+  float* const x = row->x;
+  const float* const q = row->q;
+  const int64_t n = row->n;
+  const float share = row->share, scale = row->grad_scale, top = row_max(x, n);
+  const Vec max = set1(top);
+  row->divergence = sum_over(n, [&](int64_t i, int64_t m) {
+    const Vec p = load_tail(q + i, m);
+    return keep(mul(p, sub(log(p), sub(load_tail(x + i, m), max))), m);
+  });
+  const float sum = exp_and_sum(x, x, n, 1.0f, top);
+  const Vec s = set1(scale / sum), taught = set1(-scale * share);
+  each(n, [&](int64_t i, int64_t m) {
+    store_tail(x + i, fma(taught, load_tail(q + i, m), mul(load_tail(x + i, m), s)), m);
+  });
+  x[row->target] -= scale * (1.0f - share);
+  row->max = top;
+  row->sum = sum;
+}
+
+void add_softmax_row(float* q, float* x, int64_t n, float share, bool onto) {
+  const Vec s = set1(share / exp_and_sum(x, x, n, 1.0f, row_max(x, n)));
+  each(n, [&](int64_t i, int64_t m) {
+    const Vec p = mul(load_tail(x + i, m), s);
+    store_tail(q + i, onto ? add(load_tail(q + i, m), p) : p, m);
+  });
+}
+
 double sum_squares(const float* x, int64_t n) {
   constexpr int64_t kRun = 256;  // floats summed in single precision before the double takes over
   double total = 0;

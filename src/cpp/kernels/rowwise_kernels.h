@@ -33,6 +33,16 @@ struct NormGrad {
   int64_t ld, rows, n;
 };
 
+// A row of n logits x and of probabilities q.
+// In place, x = grad_scale (softmax(x) - (1 - share) onehot(target) - share q).
+struct SoftCrossEntropy {
+  float* x;
+  const float* q;
+  int64_t n, target;
+  float share, grad_scale;
+  float max = 0, sum = 0, divergence = 0;  // results: max x; sum exp(x - max); sum q (log q - (x - max))
+};
+
 // A row of heads. Elements i of the two halves of a head are a point, which is turned by angle i of the position of the
 // row. x^ = x, or x rstd gamma (RMSNorm of the head) if gamma is given.
 struct HeadsForward {
@@ -111,6 +121,9 @@ struct DropoutRow {
   X(void, max_sum_exp, (const float* x, int64_t n, float* max, float* sum))                                         \
   /* x = grad_scale (softmax(x) - onehot(target)) in place; *max, *sum as above */                                  \
   X(void, cross_entropy_row, (float* x, int64_t n, int64_t target, float grad_scale, float* max, float* sum))       \
+  X(void, soft_cross_entropy_row, (SoftCrossEntropy * row))                                                         \
+  /* q = (onto ? q : 0) + share softmax(x); x is overwritten, q may be x where not onto */                          \
+  X(void, add_softmax_row, (float* q, float* x, int64_t n, float share, bool onto))                                 \
   /* sum a b */                                                                                                     \
   X(float, dot, (const float* a, const float* b, int64_t n))                                                        \
   /* sum x^2, in double */                                                                                          \

@@ -38,6 +38,13 @@ inline Vec exp2_of_shifted(Vec shifted) {
   const __m256i biased = _mm256_add_epi32(_mm256_castps_si256(shifted.v), _mm256_set1_epi32(127));
   return {_mm256_castsi256_ps(_mm256_slli_epi32(biased, 23))};
 }
+// exponent n and mantissa m of x > 0 = 2^n m with m from sqrt(1/2) to sqrt(2); of 0: -127 and 1.
+inline void split_float(Vec x, Vec* exponent, Vec* mantissa) {
+  const __m256i bits = _mm256_castps_si256(x.v);
+  const __m256i n = _mm256_srai_epi32(_mm256_sub_epi32(bits, _mm256_set1_epi32(0x3f3504f3)), 23);
+  exponent->v = _mm256_cvtepi32_ps(n);
+  mantissa->v = _mm256_castsi256_ps(_mm256_sub_epi32(bits, _mm256_slli_epi32(n, 23)));
+}
 inline float reduce_add(Vec a) {
   const __m128 fours = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
   const __m128 pairs = _mm_add_ps(fours, _mm_movehl_ps(fours, fours));

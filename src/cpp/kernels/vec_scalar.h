@@ -43,6 +43,17 @@ inline Vec exp2_of_shifted(Vec shifted) {
   }
   return r;
 }
+// exponent n and mantissa m of x > 0 = 2^n m with m from sqrt(1/2) to sqrt(2); of 0: -127 and 1.
+inline void split_float(Vec x, Vec* exponent, Vec* mantissa) {
+  for (int i = 0; i < 4; ++i) {
+    int32_t bits;
+    __builtin_memcpy(&bits, &x.v[i], 4);
+    const int32_t n = (bits - 0x3f3504f3) >> 23;
+    bits -= n * (1 << 23);
+    exponent->v[i] = static_cast<float>(n);
+    __builtin_memcpy(&mantissa->v[i], &bits, 4);
+  }
+}
 inline float reduce_add(Vec a) { return (a.v[0] + a.v[2]) + (a.v[1] + a.v[3]); }
 inline float reduce_max(Vec a) {
   const float x = a.v[0] > a.v[2] ? a.v[0] : a.v[2], y = a.v[1] > a.v[3] ? a.v[1] : a.v[3];

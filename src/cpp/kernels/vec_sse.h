@@ -40,6 +40,13 @@ inline Vec where_positive(Vec x, Vec a) { return {_mm_and_ps(_mm_cmpgt_ps(x.v, _
 inline Vec exp2_of_shifted(Vec shifted) {
   return {_mm_castsi128_ps(_mm_slli_epi32(_mm_add_epi32(_mm_castps_si128(shifted.v), _mm_set1_epi32(127)), 23))};
 }
+// exponent n and mantissa m of x > 0 = 2^n m with m from sqrt(1/2) to sqrt(2); of 0: -127 and 1.
+inline void split_float(Vec x, Vec* exponent, Vec* mantissa) {
+  const __m128i bits = _mm_castps_si128(x.v);
+  const __m128i n = _mm_srai_epi32(_mm_sub_epi32(bits, _mm_set1_epi32(0x3f3504f3)), 23);
+  exponent->v = _mm_cvtepi32_ps(n);
+  mantissa->v = _mm_castsi128_ps(_mm_sub_epi32(bits, _mm_slli_epi32(n, 23)));
+}
 inline float reduce_add(Vec a) {
   const __m128 pairs = _mm_add_ps(a.v, _mm_movehl_ps(a.v, a.v));
   return _mm_cvtss_f32(_mm_add_ss(pairs, _mm_shuffle_ps(pairs, pairs, 1)));

@@ -55,13 +55,16 @@ int64_t Activations::carve(const ModelConfig& config, Operands operands, int64_t
   return carver.used();
 }
 
-int64_t HeadBuffers::carve(const ModelConfig& config, Operands operands, int64_t all, bool for_backward, float* base) {
+int64_t HeadBuffers::carve(const ModelConfig& config, Operands operands, int64_t all, bool for_backward,
+                           int64_t teachers, float* base) {
   const int64_t v = config.vocab_size;
   Carver carver(base);
   rows = std::min(all, head_rows(v));
   logits = carver.take(rows * v);
   losses = carver.take(rows);
   gradient = operands.pairs && for_backward ? carver.take(operands.floats(rows, v)) : logits;
+  probabilities = teachers > 0 ? carver.take(rows * v) : nullptr;
+  of_one_teacher = teachers > 1 ? carver.take(rows * v) : nullptr;
   return carver.used();
 }
 

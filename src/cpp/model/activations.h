@@ -25,11 +25,13 @@ struct Activations {
 // The memory of the loss, whose logits exist for some rows at a time.
 struct HeadBuffers {
   int64_t rows;
-  float *logits, *losses;  // (rows, V), (rows)
-  float* gradient;         // (rows, V) operand; in float32 the memory of the logits
+  float *logits, *losses;                 // (rows, V), (rows)
+  float* gradient;                        // (rows, V) operand; in float32 the memory of the logits
+  float *probabilities, *of_one_teacher;  // (rows, V) with a teacher; with several
 
   // Likewise, for a loss over `all` rows.
-  int64_t carve(const ModelConfig& config, Operands operands, int64_t all, bool for_backward, float* base);
+  int64_t carve(const ModelConfig& config, Operands operands, int64_t all, bool for_backward, int64_t teachers,
+                float* base);
 };
 
 // The same buffers from the sequence `first` on.

@@ -28,7 +28,8 @@ int64_t buffer_floats(const ModelConfig& config, const Ops& ops, int64_t batch, 
 
 }  // namespace
 
-int64_t training_floats(const ModelConfig& config, Precision precision, bool muon, int64_t batch, int64_t length) {
+int64_t training_floats(const ModelConfig& config, Precision precision, bool muon, int64_t batch, int64_t length,
+                        int64_t teachers) {
   const std::unique_ptr<Ops> ops = make_cpu_ops(precision);
   int64_t second_moments = 0, scratch = 0, pieces = 0;
   for (const ParameterInfo& info : describe_parameters(config)) {
@@ -45,12 +46,11 @@ int64_t training_floats(const ModelConfig& config, Precision precision, bool muo
   const int64_t at_once = pieces >= call_threads() ? call_threads() : 1;
   return 3 * Parameters{}.carve(config, nullptr) + second_moments + at_once * scratch +
          buffer_floats(config, *ops, batch, length, true) +
-         HeadBuffers{}.carve(config, ops->operands(), batch * length, true, nullptr);
+         HeadBuffers{}.carve(config, ops->operands(), batch * length, true, teachers, nullptr);
 }
 
-int64_t forward_floats(const ModelConfig& config, Precision precision, int64_t batch, int64_t length) {
-  return Parameters{}.carve(config, nullptr) + buffer_floats(config, *make_cpu_ops(precision), batch, length, false) +
-         batch * length * config.vocab_size;
+int64_t teacher_floats(const ModelConfig& config, Precision precision, int64_t batch, int64_t length) {
+  return Parameters{}.carve(config, nullptr) + buffer_floats(config, *make_cpu_ops(precision), batch, length, false);
 }
 
 }  // namespace soma

@@ -6,10 +6,12 @@
 
 namespace soma {
 
-// Floats of training steps with batch x length tokens: values, gradients, moments of Muon or AdamW, buffers.
-int64_t training_floats(const ModelConfig& config, Precision precision, bool muon, int64_t batch, int64_t length);
+// Floats of training steps with batch x length tokens: values, gradients, moments of Muon or AdamW, buffers. What the
+// teachers themselves take is not counted.
+int64_t training_floats(const ModelConfig& config, Precision precision, bool muon, int64_t batch, int64_t length,
+                        int64_t teachers);
 
-// Floats of a model that only makes the logits (batch, length, V): values, buffers, logits.
-int64_t forward_floats(const ModelConfig& config, Precision precision, int64_t batch, int64_t length);
+// Floats of a teacher: values, and buffers without those of a head.
+int64_t teacher_floats(const ModelConfig& config, Precision precision, int64_t batch, int64_t length);
 
 }  // namespace soma

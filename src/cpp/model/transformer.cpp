@@ -109,8 +109,7 @@ const int32_t* Transformer::take_targets(const int32_t* targets, int64_t count, 
   return targets;
 }
 
-Transformer::Plan Transformer::plan(int64_t batch, int64_t length, bool for_backward) {
-  SplitOps& ops = for_backward || work_->evaluation_ops == nullptr ? work_->ops : *work_->evaluation_ops;
+Transformer::Plan Transformer::plan(SplitOps& ops, int64_t batch, int64_t length, bool for_backward) {
   const int64_t threads = call_threads(), size = arena_size(), m = batch * length;
   const int64_t largest = (batch + threads - 1) / threads;
   int64_t outputs = 0;  // columns of the matrices of a block
@@ -198,7 +197,7 @@ Matrix Transformer::final_rows(Ops& ops, int64_t row, int64_t count) {
 void Transformer::forward(float* logits, const int32_t* ids, int64_t batch, int64_t length) {
   ids = take_ids(ids, batch, length);
   with_thread_pool([&] {
-    const Plan plan = this->plan(batch, length, false);
+    const Plan plan = this->plan(ops_of_evaluation(), batch, length, false);
     run_blocks(plan, ids, false);
     check_interrupt();
     const int64_t v = config_.vocab_size;
@@ -209,26 +208,61 @@ void Transformer::forward(float* logits, const int32_t* ids, int64_t batch, int6
   });
 }
 
+Transformer::Lesson Transformer::begin_lesson(const Teaching& teaching, const int32_t* ids, int64_t batch,
+                                              int64_t length) {
+  Lesson lesson;
+  lesson.share = teaching.share;
+  if (teaching.share == 0) return lesson;
+  for (Transformer* teacher : teaching.teachers) {
+    const Plan plan = teacher->plan(work_->ops, batch, length, false);
+    teacher->run_blocks(plan, ids, false);
+    lesson.teachers.emplace_back(teacher, plan);
+  }
+  return lesson;
+}
+
+void Transformer::Lesson::probabilities(float* q, float* more, int64_t first, int64_t count) const {
+  const float weight = 1.0f / static_cast<float>(teachers.size());
+  for (std::size_t i = 0; i < teachers.size(); ++i) {
+    const auto& [teacher, plan] = teachers[i];
+    const int64_t v = teacher->config_.vocab_size;
+    float* const data = i == 0 ? q : more;
+    plan.ops.run(plan.splits, count, [&](Ops& ops, int64_t begin, int64_t end) {
+      const Matrix logits{data + begin * v, end - begin, v};
+      ops.matmul(logits, teacher->final_rows(ops, first + begin, end - begin), ConstMatrix(plan.weights.head).t());
+      ops.add_softmax({q + begin * v, end - begin, v}, logits, weight, i > 0);
+    });
+  }
+}
+
 double Transformer::run_head(const Plan& plan, const int32_t* targets, int64_t normalizer, bool backward,
-                             float* d_normed) {
+                             float* d_normed, const Lesson& lesson) {
   const int64_t c = config_.d_model, v = config_.vocab_size, rows = plan.rows();
+  const int64_t teachers = static_cast<int64_t>(lesson.teachers.size());
   const Operands operands = plan.ops.whole().operands();
   HeadBuffers buffers{};
-  work_->head_arena.reserve(buffers.carve(config_, operands, rows, backward, nullptr));
-  buffers.carve(config_, operands, rows, backward, work_->head_arena.data());
+  work_->head_arena.reserve(buffers.carve(config_, operands, rows, backward, teachers, nullptr));
+  buffers.carve(config_, operands, rows, backward, teachers, work_->head_arena.data());
+  const float grad_scale = backward ? 1.0f / static_cast<float>(normalizer) : 0.0f;
 
   const ConstMatrix head = plan.weights.head;
   double total = 0;
   for (int64_t first = 0; first < rows; first += buffers.rows) {
     check_interrupt();
     const int64_t n = std::min(buffers.rows, rows - first);
+    if (teachers > 0) lesson.probabilities(buffers.probabilities, buffers.of_one_teacher, first, n);
     plan.ops.run(plan.splits, n, [&](Ops& ops, int64_t begin, int64_t end) {
       const int64_t count = end - begin;
       const Matrix logits{buffers.logits + begin * v, count, v};
       const Matrix gradient = operands.matrix(buffers.gradient + begin * operands.ld(v), count, v);
       ops.matmul(logits, final_rows(ops, first + begin, count), head.t());
-      ops.cross_entropy(buffers.losses + begin, logits, targets + first + begin,
-                        backward ? 1.0f / static_cast<float>(normalizer) : 0.0f, gradient);
+      const int32_t* const wanted = targets + first + begin;
+      if (teachers > 0) {
+        ops.soft_cross_entropy(buffers.losses + begin, logits, {buffers.probabilities + begin * v, count, v}, wanted,
+                               lesson.share, grad_scale, gradient);
+      } else {
+        ops.cross_entropy(buffers.losses + begin, logits, wanted, grad_scale, gradient);
+      }
       if (backward) ops.matmul({d_normed + (first + begin) * c, count, c}, gradient, head);
     });
     for (int64_t r = 0; r < n; ++r) total += buffers.losses[r];
@@ -281,29 +315,34 @@ void Transformer::run_backward(const Plan& plan, const int32_t* ids, const float
 }
 
 double Transformer::run_loss(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length,
-                             int64_t normalizer, bool backward, const Noise& noise) {
+                             int64_t normalizer, bool backward, const Noise& noise, const Teaching& teaching) {
   ids = take_ids(ids, batch, length);
-  noise.mask_tokens(work_->ids.data(), batch * length);
   targets = take_targets(targets, batch * length, &normalizer);
   if (backward) gradients();
-  Plan plan = this->plan(batch, length, backward);
+  for (const Transformer* teacher : teaching.teachers) {
+    check(teacher->config_.vocab_size == config_.vocab_size && teacher->config_.max_seq_len >= length,
+          "a teacher must have a vocabulary of ", config_.vocab_size, " and read ", length, " tokens");
+  }
+  const Lesson lesson = begin_lesson(teaching, ids, batch, length);  // teachers see every token
+  noise.mask_tokens(work_->ids.data(), batch * length);
+  Plan plan = this->plan(backward ? work_->ops : ops_of_evaluation(), batch, length, backward);
   plan.noise = noise;
   run_blocks(plan, ids, backward);
   const Scratch& s = work_->activations.scratch;
   float* const d_normed = config_.final_norm() ? s.d_input : s.d_output;
-  const double loss = run_head(plan, targets, normalizer, backward, d_normed);
+  const double loss = run_head(plan, targets, normalizer, backward, d_normed, lesson);
   if (backward) run_backward(plan, ids, d_normed);
   return loss;
 }
 
 double Transformer::loss(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length,
                          int64_t normalizer) {
-  return with_thread_pool([&] { return run_loss(ids, targets, batch, length, normalizer, false); });
+  return with_thread_pool([&] { return run_loss(ids, targets, batch, length, normalizer, false, {}, {}); });
 }
 
 double Transformer::loss_and_grad(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length,
-                                  int64_t normalizer, const Noise& noise) {
-  return with_thread_pool([&] { return run_loss(ids, targets, batch, length, normalizer, true, noise); });
+                                  int64_t normalizer, const Noise& noise, const Teaching& teaching) {
+  return with_thread_pool([&] { return run_loss(ids, targets, batch, length, normalizer, true, noise, teaching); });
 }
 
 }  // namespace soma

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "base/arena.h"
@@ -15,6 +16,15 @@
 #include "ops/ops.h"
 
 namespace soma {
+
+class Transformer;
+
+// The loss becomes (1 - share) cross-entropy + share KL(q || p). q is the mean of the teachers' probabilities, p the
+// model's (Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", at temperature 1).
+struct Teaching {
+  std::vector<Transformer*> teachers;  // different models, none of which is the student
+  float share = 0;
+};
 
 class Transformer {
  public:
@@ -49,9 +59,11 @@ class Transformer {
 
   // The sum of -log p(target) / normalizer over targets that are not kIgnoredTarget. normalizer 0: their number.
   double loss(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length, int64_t normalizer);
-  // The same with noise; gradients += its derivative. Throws Interrupted on a request to stop.
+  // The same with noise, or the loss with teachers; gradients += its derivative. Throws Interrupted on a request to stop.
+  // Teachers compute in the training precision of this model; the caller sees to it that nobody else computes with
+  // them.
   double loss_and_grad(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length, int64_t normalizer,
-                       const Noise& noise = {});
+                       const Noise& noise = {}, const Teaching& teaching = {});
   void zero_grad();
 
  private:
@@ -65,8 +77,17 @@ class Transformer {
     Noise noise{};
     int64_t rows() const { return batch * length; }
   };
+  // Teachers whose hidden states are computed; their logits exist for some rows at a time.
+  struct Lesson {
+    std::vector<std::pair<Transformer*, Plan>> teachers;
+    float share = 0;
+    // q(count, V) = the mean of the teachers' probabilities from the row `first` on. `more` is memory of as many
+    // floats, which a single teacher does not need.
+    void probabilities(float* q, float* more, int64_t first, int64_t count) const;
+  };
   void make_work();
-  Plan plan(int64_t batch, int64_t length, bool for_backward);
+  SplitOps& ops_of_evaluation() { return work_->evaluation_ops == nullptr ? work_->ops : *work_->evaluation_ops; }
+  Plan plan(SplitOps& ops, int64_t batch, int64_t length, bool for_backward);
   void pack_weights(Ops& ops, bool for_backward);
 
   // Copy the arrays of the caller, since another thread may write to them, and check the copies.
@@ -78,10 +99,13 @@ class Transformer {
   NormStats final_stats(int64_t row) const;
   Matrix final_rows(Ops& ops, int64_t row, int64_t count);  // rows of final_normed
   // The loss over the rows of final_normed, in chunks. With `backward` also the gradient of the head and `d_normed`.
-  double run_head(const Plan& plan, const int32_t* targets, int64_t normalizer, bool backward, float* d_normed);
+  double run_head(const Plan& plan, const int32_t* targets, int64_t normalizer, bool backward, float* d_normed,
+                  const Lesson& lesson);
+  // The forward passes of the teachers, without their heads.
+  Lesson begin_lesson(const Teaching& teaching, const int32_t* ids, int64_t batch, int64_t length);
   void run_backward(const Plan& plan, const int32_t* ids, const float* d_normed);
   double run_loss(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length, int64_t normalizer,
-                  bool backward, const Noise& noise = {});
+                  bool backward, const Noise& noise, const Teaching& teaching);
 
   ModelConfig config_;
   std::vector<ParameterInfo> infos_;

@@ -252,6 +252,13 @@ class Ops {
   virtual void cross_entropy(float* losses, Matrix logits, const int32_t* targets, float grad_scale,
                              Matrix gradient) = 0;
 
+  // Distillation. q has the teachers' probabilities. losses[r] = (1 - share) times the loss above + share
+  // KL(q || softmax); gradient = grad_scale (softmax - (1 - share) onehot - share q); both are 0 for kIgnoredTarget.
+  virtual void soft_cross_entropy(float* losses, Matrix logits, ConstMatrix q, const int32_t* targets, float share,
+                                  float grad_scale, Matrix gradient) = 0;
+  // q = (onto ? q : 0) + share softmax(logits), row by row. Logits are overwritten; q may be logits where not onto.
+  virtual void add_softmax(Matrix q, Matrix logits, float share, bool onto) = 0;
+
   // sum x^2 over n floats
   virtual double sum_squares(const float* x, int64_t n) = 0;
   // One pass over the parameters of `ranges`: decoupled weight decay, Adam; g = 0 afterwards. p, g and m are arenas; v

@@ -10,7 +10,7 @@ namespace soma {
 namespace {
 
 // Floating-point operations of one element, from the equations in kernels/*_kernels.h and the polynomial of exp.
-constexpr double kExp = 22, kSoftmax = kExp + 6, kGelu = kExp + 7, kGeluBackward = kGelu + 9;
+constexpr double kExp = 22, kSoftmax = kExp + 6, kDivergence = 22, kGelu = kExp + 7, kGeluBackward = kGelu + 9;
 constexpr double kGeluErf = kExp + 44, kGeluErfBackward = kGeluErf + 4;
 constexpr double kNorm = 8, kNormBackward = 14, kNormGrad = 5, kAdamW = 18, kMomentum = 8, kMuon = 4;
 constexpr double kRmsNorm = 4, kRmsNormBackward = 10, kRmsNormGrad = 3, kRotation = 3, kRotationNorm = 4;
@@ -228,6 +228,22 @@ void ProfiledOps::cross_entropy(float* losses, Matrix logits, const int32_t* tar
                     .written = grad_scale != 0.0f ? bytes(gradient) : 0};
   timed("cross_entropy", "loss", {logits.rows, logits.cols}, cost,
         [&] { inner_.cross_entropy(losses, logits, targets, grad_scale, gradient); });
+}
+
+void ProfiledOps::soft_cross_entropy(float* losses, Matrix logits, ConstMatrix q, const int32_t* targets, float share,
+                                     float grad_scale, Matrix gradient) {
+  const OpCost cost{.flops = (kSoftmax + kDivergence) * size(logits),
+                    .read = kFloat * 2 * size(logits) + kId * static_cast<double>(logits.rows),
+                    .written = bytes(gradient)};
+  timed("soft_cross_entropy", "loss", {logits.rows, logits.cols}, cost,
+        [&] { inner_.soft_cross_entropy(losses, logits, q, targets, share, grad_scale, gradient); });
+}
+
+void ProfiledOps::add_softmax(Matrix q, Matrix logits, float share, bool onto) {
+  const double n = size(logits);
+  const OpCost cost{
+      .flops = (kSoftmax + (onto ? 1 : 0)) * n, .read = kFloat * (onto ? 2 : 1) * n, .written = kFloat * n};
+  timed("add_softmax", "loss", {logits.rows, logits.cols}, cost, [&] { inner_.add_softmax(q, logits, share, onto); });
 }
 
 double ProfiledOps::sum_squares(const float* x, int64_t n) {

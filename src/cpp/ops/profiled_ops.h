@@ -64,6 +64,9 @@ class ProfiledOps final : public Ops {
              const Dropout& dropout) override;
   void embed_backward(Matrix dwte, const Matrix* dwpe, ConstMatrix dout, const int32_t* ids, int64_t length) override;
   void cross_entropy(float* losses, Matrix logits, const int32_t* targets, float grad_scale, Matrix gradient) override;
+  void soft_cross_entropy(float* losses, Matrix logits, ConstMatrix q, const int32_t* targets, float share,
+                          float grad_scale, Matrix gradient) override;
+  void add_softmax(Matrix q, Matrix logits, float share, bool onto) override;
   double sum_squares(const float* x, int64_t n) override;
   void adamw(float* p, float* g, float* m, float* v, const AdamWRange* ranges, int64_t count,
              const AdamWOptions& options) override;

@@ -167,4 +167,39 @@ void CpuOps::cross_entropy(float* losses, Matrix logits, const int32_t* targets,
   });
 }
 
+void CpuOps::soft_cross_entropy(float* losses, Matrix logits, ConstMatrix q, const int32_t* targets, float share,
+                                float grad_scale, Matrix gradient) {
+  const auto& t = active_kernels();
+  const int64_t v = logits.cols;
+  for_ranges(logits.rows, 8 * v, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      float* const out = gradient.data + r * gradient.ld;
+      losses[r] = 0.0f;
+      if (targets[r] == kIgnoredTarget) {
+        std::fill(out, out + gradient.ld, 0.0f);
+        continue;
+      }
+      kernels::SoftCrossEntropy row{.x = logits.data + r * logits.ld,
+                                    .q = q.data + r * q.ld,
+                                    .n = v,
+                                    .target = targets[r],
+                                    .share = share,
+                                    .grad_scale = grad_scale};
+      const float chosen = row.x[row.target];
+      t.soft_cross_entropy_row(&row);
+      if (gradient.pairs) t.round_rows(out, 0, row.x, 0, 1, v, pairs_units(v));
+      losses[r] = (1.0f - share) * (row.max - chosen) + share * row.divergence + std::log(row.sum);
+    }
+  });
+}
+
+void CpuOps::add_softmax(Matrix q, Matrix logits, float share, bool onto) {
+  const auto& t = active_kernels();
+  for_ranges(logits.rows, 4 * logits.cols, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      t.add_softmax_row(q.data + r * q.ld, logits.data + r * logits.ld, logits.cols, share, onto);
+    }
+  });
+}
+
 }  // namespace soma

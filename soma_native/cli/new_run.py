@@ -1,0 +1,190 @@
+"""How a run of `train` begins: its model, tokenizer and settings, from a folder, a classic recipe, or a plan."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from soma_native.checkpoint import load, load_model
+from soma_native.cli.corpus import named
+from soma_native.cli.errors import CommandError, UsageError
+from soma_native.cli.tokenizer import train_on_files
+from soma_native.data.documents import documents_of
+from soma_native.data.token_store import TokenStore
+from soma_native.files.atomic_folder import FolderView
+from soma_native.model.config import ModelConfig
+from soma_native.model.model import Model
+from soma_native.planning.corpus import survey
+from soma_native.planning.plan import Plan, choose
+from soma_native.planning.speed import measure_speed
+from soma_native.planning.train import time_left
+from soma_native.tokenizer.tokenizer import Tokenizer
+from soma_native.tokenizer.train import KINDS
+from soma_native.training.config import TrainConfig
+from soma_native.training.recipes import CLASSICS, RECIPES, VAL_FRACTION, Recipe
+from soma_native.training.trainer import Trainer
+
+# Options that are settings of the run, by the name of both.
+SETTINGS = (
+    "epochs", "steps", "minutes", "batch_size", "lr", "optimizer", "schedule", "dropout", "patience",
+    "max_eval_windows", "checkpoint_minutes", "seed",
+)  # fmt: skip
+_LENGTHS = {"epochs", "steps", "minutes"}
+_FROM_LR = 0.3  # share of the usual learning rate for a model that has learned already
+_FROM_CONTEXT = 256  # longest window of such a model, unless --seq-len says otherwise
+
+
+class Run(NamedTuple):
+    """A run that is to begin or to go on, its texts, and its plan if it is a new one that has one."""
+
+    trainer: Trainer
+    store: TokenStore
+    plan: Plan | None
+
+
+def new_run(arguments: argparse.Namespace, files: Sequence[Path]) -> Run:
+    """The run that the options ask for. What they leave open, a recipe or the planner chooses."""
+    began = time.perf_counter()
+    given = {name: value for name in SETTINGS if (value := getattr(arguments, name)) is not None}
+    base = _base(arguments)
+    preset, recipe = recipe_of(arguments)
+    tokenizer = existing_tokenizer(arguments)
+    plan = None
+    if recipe is not None and base is None:
+        config = TrainConfig(**recipe_settings(recipe, given))
+        if tokenizer is None:
+            kind = arguments.tokenizer or recipe.tokenizer
+            tokenizer = train_on_files(files, arguments.split, kind, arguments.vocab_size or recipe.vocab_size(kind))
+    else:
+        plan = _plan(arguments, files, given, base, tokenizer)
+        config = plan.training
+        if base is not None:
+            tokenizer = base[1]
+        elif tokenizer is None:
+            tokenizer = train_on_files(files, arguments.split, plan.tokenizer, plan.vocab_size)
+    store = TokenStore.encode(documents_of(files, arguments.split), tokenizer, "auto")
+    store.require_pairs(named(files))
+    config = dataclasses.replace(
+        config, checkpoint_dir=arguments.out, val_fraction=_val_fraction(arguments.val_fraction, store)
+    )
+    if base is not None:
+        model = base[0]
+    else:
+        sizes = _sizes(arguments, preset, plan, tokenizer.vocab_size)
+        model = Model(sizes, seed=config.seed, precision=arguments.precision or "auto")
+    config = time_left(config, time.perf_counter() - began)
+    return Run(Trainer(model, tokenizer, config), store, plan)
+
+
+def recipe_of(arguments: argparse.Namespace) -> tuple[str | None, Recipe | None]:
+    """The preset and the classic recipe that --preset and --recipe name. A run without a recipe is planned."""
+    if arguments.recipe is None:
+        return arguments.preset, RECIPES.get(arguments.preset)
+    preset, recipe = CLASSICS[arguments.recipe]
+    return arguments.preset or preset, recipe
+
+
+def recipe_settings(recipe: Recipe, given: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a recipe with those that are given. A given length takes the place of the recipe's."""
+    left_out = set(_LENGTHS) if _LENGTHS & given.keys() else set()
+    if given.get("optimizer", "adamw") != "adamw":
+        left_out |= {"lr", "betas"}  # a recipe's are AdamW's
+    return {name: value for name, value in recipe.settings().items() if name not in left_out} | given
+
+
+def _plan(
+    arguments: argparse.Namespace,
+    files: Sequence[Path],
+    given: dict[str, Any],
+    base: tuple[Model, Tokenizer] | None,
+    tokenizer: Tokenizer | None,
+) -> Plan:
+    fixed: dict[str, Any] = dict(given)
+    for name in ("preset", "vocab_size", "seq_len"):
+        if getattr(arguments, name) is not None:
+            fixed[name] = getattr(arguments, name)
+    if arguments.tokenizer in KINDS:
+        fixed["tokenizer"] = arguments.tokenizer
+    if base is not None:
+        tokenizer = base[1]
+        fixed["model"] = base[0].config
+        fixed.setdefault("seq_len", min(_FROM_CONTEXT, base[0].config.max_seq_len))
+        fixed.setdefault("lr", _FROM_LR * TrainConfig(optimizer=given.get("optimizer", "muon")).lr)
+    if tokenizer is not None:
+        fixed |= {"tokenizer": tokenizer.kind, "vocab_size": tokenizer.vocab_size}
+    minutes = fixed.pop("minutes", None)
+    speed = None if {"epochs", "steps"} & given.keys() else measure_speed(arguments.precision or "auto")
+    return choose(survey(documents_of(files, arguments.split)), speed, minutes, fixed)
+
+
+def _base(arguments: argparse.Namespace) -> tuple[Model, Tokenizer] | None:
+    """The model and the tokenizer of --from."""
+    if arguments.source is None:
+        return None
+    for name in ("preset", "vocab_size", "recipe"):
+        if getattr(arguments, name) is not None:
+            raise UsageError(
+                f"--{name.replace('_', '-')} cannot be given with --from: the model of {arguments.source}"
+                " has its sizes already"
+            )
+    precision = arguments.precision or "auto"
+    if not os.path.lexists(FolderView(Path(arguments.source)).path("tokenizer.json")):
+        tokenizer = existing_tokenizer(arguments)
+        if tokenizer is None:
+            raise CommandError(f"{arguments.source}: has no tokenizer.json: give its tokenizer with --tokenizer FILE")
+        return load_model(arguments.source, precision=precision), tokenizer
+    model, tok = load(arguments.source, precision=precision)
+    other = arguments.tokenizer
+    if other is not None and (tok.kind != other if other in KINDS else not same_tokens(tok, Tokenizer.load(other))):
+        raise UsageError(f"--tokenizer {other}: the model of {arguments.source} has another: leave the option out")
+    return model, tok
+
+
+def same_tokens(one: Tokenizer, other: Tokenizer) -> bool:
+    """Whether two tokenizers have one kind and one vocabulary."""
+
+    def tokens(tok: Tokenizer) -> list[str]:
+        return [tok.id_to_token(i) for i in range(tok.vocab_size)]
+
+    return one.kind == other.kind and tokens(one) == tokens(other)
+
+
+def existing_tokenizer(arguments: argparse.Namespace) -> Tokenizer | None:
+    """The tokenizer of --tokenizer FILE|DIR; None for a kind."""
+    given = arguments.tokenizer
+    if given is None or given in KINDS:
+        return None
+    if not os.path.lexists(given):
+        raise UsageError(
+            f"--tokenizer {given}: is neither a kind ({', '.join(KINDS)}) nor a file or folder that exists"
+        )
+    if arguments.vocab_size is not None:
+        raise UsageError(f"--vocab-size cannot be given with --tokenizer {given}, which has its vocabulary")
+    return Tokenizer.load(given)
+
+
+def _sizes(arguments: argparse.Namespace, preset: str | None, plan: Plan | None, vocab_size: int) -> ModelConfig:
+    if plan is not None:
+        return dataclasses.replace(plan.model, vocab_size=vocab_size)
+    assert preset is not None  # as `recipe_of` returns it
+    context = {} if arguments.seq_len is None else {"max_seq_len": arguments.seq_len}
+    return ModelConfig.preset(preset, vocab_size=vocab_size, **context)
+
+
+def _val_fraction(asked: float | None, store: TokenStore) -> float:
+    if asked is not None:
+        if asked:
+            store.split(asked)  # raises for a bad fraction before a model is made
+        return asked
+    try:
+        store.split(VAL_FRACTION)
+    except ValueError:
+        print("too little text to hold out a part: no validation", file=sys.stderr)
+        return 0.0
+    return VAL_FRACTION

@@ -1,0 +1,176 @@
+"""How a run of `train` begins: from a folder, with a tokenizer that exists, by a classic recipe, or by a plan."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import soma_native as soma
+from soma_native.cli import new_run
+from soma_native.cli import plan as plan_command
+from soma_native.planning.speed import Speed
+from soma_native.training.recipes import CLASSICS
+from soma_native.training.state import read_state
+
+TEXT = "the cat saw the dog and the dog ran. " * 40
+SMALL = ("--seq-len", 16, "--batch-size", 4, "--steps", 3)
+CLASSIC = ("--preset", "nano-cpu", *SMALL)
+
+
+@pytest.fixture(autouse=True)
+def known_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    speed = Speed((8e5, 4.8e6), (2e10, 4e10), "sse", 1, "float32")
+    for module in (new_run, plan_command):
+        monkeypatch.setattr(module, "measure_speed", lambda *_: speed)
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def base(run: Any, text: Path, tmp_path: Path) -> Path:
+    """The folder of a model with the tokenizer bpe."""
+    folder = tmp_path / "base"
+    options = ("--tokenizer", "bpe", "--vocab-size", 270)
+    assert run("train", text, "--out", folder, *CLASSIC, *options).status == 0
+    return folder
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    return read_state(folder)[0].config
+
+
+# --from --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_is_trained_further_on_another_text(run: Any, base: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("the dog saw the cat. " * 60, encoding="utf-8")
+    before = files(base)
+    result = run("train", other, "--out", tmp_path / "more", "--from", base, "--steps", 8)
+    assert result.status == 0, result.err
+    assert files(base) == before
+    (first, tok), (second, same) = soma.load(base), soma.load(tmp_path / "more")
+    assert first.config == second.config and tok.encode(TEXT) == same.encode(TEXT)
+    ids = tok.encode(other.read_text(encoding="utf-8"))[:16]
+    assert second.loss(ids[:-1], ids[1:]) < first.loss(ids[:-1], ids[1:])
+    assert config_of(tmp_path / "more")["lr"] < soma.TrainConfig(optimizer="muon").lr
+
+
+def test_a_folder_is_not_trained_over_itself_unasked(run: Any, base: Path, text: Path) -> None:
+    before = files(base)
+    result = run("train", text, "--out", base, "--from", base, *SMALL)
+    assert result.status == 1 and "--overwrite" in result.err
+    assert files(base) == before
+    assert run("train", text, "--out", base, "--from", base, *SMALL, "--overwrite").status == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--preset", "5m"), "--preset cannot be given with --from"),
+        (("--vocab-size", 300), "--vocab-size cannot be given with --from"),
+        (("--recipe", "soma"), "--recipe cannot be given with --from"),
+        (("--tokenizer", "char"), "--tokenizer char"),
+    ],
+    ids=str,
+)
+def test_what_a_model_has_already_is_refused(
+    run: Any, base: Path, text: Path, tmp_path: Path, options: tuple[Any, ...], said: str
+) -> None:
+    result = run("train", text, "--out", tmp_path / "more", "--from", base, *options)
+    assert result.status == 2 and said in result.err
+    assert not (tmp_path / "more").exists()
+
+
+def test_a_folder_without_a_tokenizer_is_refused(run: Any, base: Path, text: Path, tmp_path: Path) -> None:
+    soma.save(tmp_path / "bare", soma.load(base)[0], None)
+    result = run("train", text, "--out", tmp_path / "more", "--from", tmp_path / "bare", *SMALL)
+    assert result.status == 1 and "bare: " in result.err and "tokenizer" in result.err
+
+
+def test_windows_longer_than_the_model_are_refused(run: Any, base: Path, text: Path, tmp_path: Path) -> None:
+    result = run("train", text, "--out", tmp_path / "more", "--from", base, "--seq-len", 17, "--steps", 1)
+    assert result.status == 2 and "--seq-len must be from 1 to 16" in result.err
+
+
+# --tokenizer FILE|DIR ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["", "tokenizer.json"])
+def test_a_tokenizer_that_exists_is_used(run: Any, base: Path, text: Path, tmp_path: Path, name: str) -> None:
+    for folder, options in (("classic", CLASSIC), ("planned", SMALL)):
+        result = run("train", text, "--out", tmp_path / folder, "--tokenizer", base / name, *options, "--json")
+        assert result.status == 0, result.err
+        assert result.json["vocab_size"] == 270
+        assert soma.load(tmp_path / folder)[1].encode(TEXT) == soma.load(base)[1].encode(TEXT)
+
+
+def test_a_kind_is_no_file(run: Any, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("char").write_text("no tokenizer", encoding="utf-8")
+    assert run("train", text, "--out", "m", "--tokenizer", "char", *CLASSIC).status == 0
+    assert run("train", text, "--out", "n", "--tokenizer", "./char", *CLASSIC).status == 1
+
+
+def test_a_tokenizer_that_is_none_is_bad_usage(run: Any, base: Path, text: Path, tmp_path: Path) -> None:
+    result = run("train", text, "--out", tmp_path / "m", "--tokenizer", "words", *SMALL)
+    assert result.status == 2 and "--tokenizer words: is neither a kind (word, char, byte, bpe)" in result.err
+    result = run("train", text, "--out", tmp_path / "m", "--tokenizer", base, "--vocab-size", 300, *SMALL)
+    assert result.status == 2 and "--vocab-size cannot be given with --tokenizer" in result.err
+
+
+def test_a_run_goes_on_with_its_own_tokenizer_alone(run: Any, base: Path, text: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m"
+    assert run("train", text, "--out", out, "--tokenizer", base, *CLASSIC).status == 0
+    assert run("train", text, "--out", out, "--tokenizer", base, "--resume").status == 0
+    soma.Tokenizer.train([TEXT], "bpe", 265).save(tmp_path / "other.json")
+    result = run("train", text, "--out", out, "--tokenizer", tmp_path / "other.json", "--resume")
+    assert result.status == 2 and "other.json: this run has another" in result.err
+
+
+# recipes, plans ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CLASSICS)
+def test_a_classic_recipe_brings_its_settings(run: Any, text: Path, tmp_path: Path, name: str) -> None:
+    preset, recipe = CLASSICS[name]
+    result = run("train", text, "--out", tmp_path / "m", "--recipe", name, "--steps", 1, "--batch-size", 2)
+    assert result.status == 0, result.err
+    config = config_of(tmp_path / "m")
+    want = soma.TrainConfig(**{**recipe.settings(), "epochs": None, "steps": 1, "batch_size": 2}).to_dict()
+    kept = want.keys() - {"checkpoint_dir", "val_fraction"}
+    assert {key: config[key] for key in kept} == {key: want[key] for key in kept}
+    assert soma.load(tmp_path / "m")[0].config.d_model == soma.ModelConfig.preset(preset).d_model
+    assert run("train", text, "--out", tmp_path / "m", "--recipe", name, "--steps", 1, "--resume").status == 2
+
+
+def test_a_plan_is_said_kept_and_followed(run: Any, text: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m"
+    result = run("train", text, "--out", out, "--preset", "1m", "--seed", 5, *SMALL)
+    assert result.status == 0, result.err
+    assert "model: 1m" in result.err and "regularisation" in result.err
+    events = [json.loads(line) for line in (out / "events.jsonl").read_text(encoding="utf-8").splitlines()]
+    (plan,) = (event for event in events if event["event"] == "plan")
+    assert plan["preset"] == "1m" and plan["training"]["optimizer"] == config_of(out)["optimizer"] == "muon"
+    assert config_of(out)["seed"] == 5
+    assert soma.load(out)[0].config.block == "llama"
+
+
+def test_the_plan_alone_trains_nothing(run: Any, text: Path, tmp_path: Path) -> None:
+    result = run("plan", text, "--minutes", 4)
+    assert result.status == 0 and "time: 4 minutes" in result.out
+    assert run("plan", text, "--json").json["training"]["minutes"] <= 10
+    assert run("plan", text, "--minutes", 0).status == 2
+    assert list(tmp_path.iterdir()) == [text]
