@@ -10,6 +10,7 @@
 #include "base/check.h"
 #include "handle.h"
 #include "model/blocks/block.h"
+#include "model/memory.h"
 #include "registers.h"
 #include "views.h"
 
@@ -180,6 +181,21 @@ void register_model(py::module_& m) {
         "The number of parameters of a model, without building it.");
   m.def("multiplied_parameters", &soma::multiplied_parameters, py::arg("config"),
         "The number of parameters in the matrices that a token is multiplied with.");
+  m.def(
+      "training_floats",
+      [](const soma::ModelConfig& config, const std::string& precision, bool muon, int64_t batch, int64_t length,
+         int64_t teachers) {
+        return soma::training_floats(config, parse_precision(precision), muon, batch, length, teachers);
+      },
+      py::arg("config"), py::arg("precision"), py::arg("muon"), py::arg("batch"), py::arg("length"),
+      py::arg("teachers"), "The floats that training takes, moments and buffers included, without allocating them.");
+  m.def(
+      "teacher_floats",
+      [](const soma::ModelConfig& config, const std::string& precision, int64_t batch, int64_t length) {
+        return soma::teacher_floats(config, parse_precision(precision), batch, length);
+      },
+      py::arg("config"), py::arg("precision"), py::arg("batch"), py::arg("length"),
+      "The floats that a teacher takes while another model is trained, without allocating them.");
 
   py::class_<soma::Noise>(m, "Noise", "Dropout and masked tokens of one micro-batch, which `numbers` name.")
       .def(py::init<double, double, const std::vector<uint64_t>&>(), py::arg("dropout") = 0.0,
@@ -199,6 +215,9 @@ void register_model(py::module_& m) {
           },
           py::arg("precision"), "What products without a gradient compute in from now on.")
       .def_property_readonly("num_parameters", [](const ModelHandle& h) { return h.transformer.num_parameters(); })
+      .def_property_readonly(
+          "held_floats", [](ModelHandle& h) { return compute(h, [&] { return h.transformer.held_floats(); }); },
+          "The floats of memory that the model has taken so far.")
       .def("parameters",
            [](const py::object& self) {
              auto& model = self.cast<ModelHandle&>().transformer;

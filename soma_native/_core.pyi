@@ -57,6 +57,8 @@ __all__: list[str] = [
     "parameter_shapes",
     "set_isa",
     "set_num_threads",
+    "teacher_floats",
+    "training_floats",
     "unicode_classes",
     "unicode_versions",
 ]
@@ -187,6 +189,11 @@ class Model:
         What was measured since the last call, an OpRecord for each op and shape.
         """
     def zero_grad(self) -> None: ...
+    @property
+    def held_floats(self) -> int:
+        """
+        The floats of memory that the model has taken so far.
+        """
     @property
     def num_parameters(self) -> int: ...
 
@@ -661,6 +668,28 @@ def set_isa(name: str) -> None:
 def set_num_threads(n: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     Sets the number of threads that compute.
+    """
+
+def teacher_floats(
+    config: Config,
+    precision: str,
+    batch: typing.SupportsInt | typing.SupportsIndex,
+    length: typing.SupportsInt | typing.SupportsIndex,
+) -> int:
+    """
+    The floats that a teacher takes while another model is trained, without allocating them.
+    """
+
+def training_floats(
+    config: Config,
+    precision: str,
+    muon: bool,
+    batch: typing.SupportsInt | typing.SupportsIndex,
+    length: typing.SupportsInt | typing.SupportsIndex,
+    teachers: typing.SupportsInt | typing.SupportsIndex,
+) -> int:
+    """
+    The floats that training takes, moments and buffers included, without allocating them.
     """
 
 def unicode_classes() -> numpy.typing.NDArray[numpy.uint8]:

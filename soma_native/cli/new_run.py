@@ -27,6 +27,7 @@ from soma_native.planning.train import time_left
 from soma_native.tokenizer.tokenizer import Tokenizer
 from soma_native.tokenizer.train import KINDS
 from soma_native.training.config import TrainConfig
+from soma_native.training.memory import free_memory
 from soma_native.training.recipes import CLASSICS, RECIPES, VAL_FRACTION, Recipe
 from soma_native.training.trainer import Trainer
 
@@ -120,7 +121,7 @@ def _plan(
         fixed |= {"tokenizer": tokenizer.kind, "vocab_size": tokenizer.vocab_size}
     minutes = fixed.pop("minutes", None)
     speed = None if {"epochs", "steps"} & given.keys() else measure_speed(arguments.precision or "auto")
-    return choose(survey(documents_of(files, arguments.split)), speed, minutes, fixed)
+    return choose(survey(documents_of(files, arguments.split)), speed, minutes, fixed, free_memory())
 
 
 def _base(arguments: argparse.Namespace) -> tuple[Model, Tokenizer] | None:

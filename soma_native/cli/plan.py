@@ -12,6 +12,7 @@ from soma_native.data.documents import documents_of
 from soma_native.planning.corpus import survey
 from soma_native.planning.plan import choose
 from soma_native.planning.speed import measure_speed
+from soma_native.training.memory import free_memory
 
 _NOTES = """\
 Takes some seconds, in which it measures how fast this machine trains. `train` with the same texts and minutes does
@@ -36,7 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Plan, and print the plan."""
     files = corpus_files(arguments.corpus)
     check_not_empty(files)
-    plan = choose(survey(documents_of(files, arguments.split)), measure_speed(), arguments.minutes)
+    plan = choose(survey(documents_of(files, arguments.split)), measure_speed(), arguments.minutes, free=free_memory())
     if arguments.json:
         print_json(plan.to_dict())
     else:

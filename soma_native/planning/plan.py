@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,11 @@ from soma_native.core import _core
 from soma_native.data.documents import Texts
 from soma_native.model.config import ModelConfig
 from soma_native.model.flops import flops_per_token
+from soma_native.model.model import resolve_precision
 from soma_native.planning.corpus import Corpus, survey
 from soma_native.planning.speed import Speed, measure_speed
 from soma_native.training.config import TrainConfig
+from soma_native.training.memory import COMFORTABLE, free_memory, size_text, training_memory
 from soma_native.training.recipes import VAL_FRACTION, regularisation
 
 PLANNED = ("1m", "5m", "10m", "30m", "124m")  # presets that a plan chooses from
@@ -51,6 +53,7 @@ class Plan:
         tokens_per_second: expected; None where no speed was measured.
         steps, epochs: expected.
         flops: floating-point operations of all steps.
+        memory: bytes that model and training take, as `training_memory` predicts.
         reasons: a sentence for each choice.
     """
 
@@ -64,13 +67,15 @@ class Plan:
     steps: int
     epochs: float
     flops: float
+    memory: int
     reasons: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON can hold it."""
         return {
             **{name: getattr(self, name) for name in (
-                "tokenizer", "vocab_size", "preset", "minutes", "tokens_per_second", "steps", "epochs", "flops"
+                "tokenizer", "vocab_size", "preset", "minutes", "tokens_per_second", "steps", "epochs", "flops",
+                "memory",
             )},
             "model": self.model.to_dict(),
             "training": self.training.to_dict(),
@@ -89,15 +94,20 @@ def plan(texts: Texts, minutes: float | None = MOST_MINUTES) -> Plan:
         minutes: of the run; None means what the corpus is worth, at most 10.
 
     Raises:
-        TypeError, ValueError, FileNotFoundError: as `survey`, and for minutes that are not above 0.
+        TypeError, ValueError, FileNotFoundError: as `survey`, for minutes that are not above 0, and for
+            too little memory.
     """
     if minutes is not None:
         number("minutes", minutes, above=0)
-    return choose(survey(texts), measure_speed(), minutes)
+    return choose(survey(texts), measure_speed(), minutes, free=free_memory())
 
 
 def choose(
-    corpus: Corpus, speed: Speed | None, minutes: float | None = None, fixed: Mapping[str, Any] | None = None
+    corpus: Corpus,
+    speed: Speed | None,
+    minutes: float | None = None,
+    fixed: Mapping[str, Any] | None = None,
+    free: int | None = None,
 ) -> Plan:
     """The plan for a corpus, on a machine of this speed.
 
@@ -107,6 +117,11 @@ def choose(
         minutes: of the run; None means what the corpus is worth, at most 10.
         fixed: what is decided already: "model" (a `ModelConfig`) or "preset", "tokenizer", "vocab_size", "seq_len", and
             settings of `TrainConfig`.
+        free: bytes of memory that are free; None is unknown. A preset that needs more than 80% of it is left out, a
+            model or preset that `fixed` asks for where it needs more than all.
+
+    Raises:
+        ValueError: no model fits into the free memory.
     """
     settings = dict(fixed or {})
     kind, vocab_size = settings.pop("tokenizer", None), settings.pop("vocab_size", None)
@@ -117,6 +132,17 @@ def choose(
         options = _options(corpus, kind, vocab_size, PLANNED if preset is None else (preset,), seq_len)
     else:
         options = {"the given model": model}
+    precision = resolve_precision("auto")[0] if speed is None else speed.precision
+
+    def memory_of(config: ModelConfig, batch: int, optimizer: str = settings.get("optimizer", "muon")) -> int:
+        return training_memory(
+            config, batch, min(seq_len or config.max_seq_len, config.max_seq_len), precision, optimizer, True
+        )
+
+    batches = (settings["batch_size"],) if "batch_size" in settings else _BATCHES
+    needs = {name: {batch: memory_of(config, batch) for batch in batches} for name, config in options.items()}
+    fitting = _fitting(needs, free, 1.0 if preset or model else COMFORTABLE)
+    options = {name: options[name] for name in fitting}
     length: dict[str, Any] = {name: settings[name] for name in ("epochs", "steps", "batch_size") if name in settings}
     worth = minutes is None and not {"epochs", "steps"} & length.keys()
     if worth:
@@ -127,12 +153,13 @@ def choose(
     loss, tokens, epochs = judged[name]
     config = options[name]
     window = min(seq_len or config.max_seq_len, config.max_seq_len)
+    batch = settings.get("batch_size") or _batch(tokens, window, fitting[name])
+    steps = settings.get("steps") or max(1, round(tokens / (batch * window)))
     training = TrainConfig(**{
         "optimizer": "muon", "schedule": "wsd", "cautious_decay": True, "val_fraction": VAL_FRACTION,
-        "batch_size": _batch(tokens, window), "minutes": minutes, "seq_len": None if model is None else seq_len,
-        **regularisation(epochs), **settings,
+        "batch_size": batch, "minutes": minutes, "seq_len": None if model is None else seq_len,
+        **regularisation(epochs, steps), **settings,
     })  # fmt: skip
-    steps = training.steps or max(1, round(tokens / (training.batch_size * window)))
     others = ", ".join(f"{other} {judged[other][0]:.2f}" for other in judged if other != name)
     rate = None if speed is None else speed.tokens_per_second(config)
     lasts = "as long as asked" if minutes is None else f"{minutes:.3g} minutes"
@@ -145,11 +172,12 @@ def choose(
         f"time: {lasts}{', which is what this corpus is worth' if worth else ''}: about {steps:,} steps of "
         f"{training.batch_size} x {window} tokens, {epochs:.1f} epochs"
         + ("" if speed is None else f", at {rate:,.0f} tokens/s ({speed})"),
+        _memory_reason(needs, name, training.batch_size, fitting, free),
         f"regularisation for {epochs:.1f} epochs: dropout {training.dropout:g}, masked tokens {training.token_mask:g}, "
         f"weight decay {training.weight_decay:g}, average {'none' if training.ema is None else training.ema}",
     )
-    flops = flops_per_token(config, window) * tokens
-    return Plan(kind, vocab_size, name, config, training, minutes, rate, steps, epochs, flops, reasons)
+    flops, memory = flops_per_token(config, window) * tokens, needs[name][training.batch_size]
+    return Plan(kind, vocab_size, name, config, training, minutes, rate, steps, epochs, flops, memory, reasons)
 
 
 def tokenizer_for(corpus: Corpus) -> str:
@@ -236,9 +264,34 @@ def _worth(corpus: Corpus, options: Mapping[str, ModelConfig], speed: Speed) -> 
     return round(next(minutes for minutes in times if best(minutes) <= goal), 1)
 
 
-def _batch(tokens: float, seq_len: int) -> int:
+def _fitting(needs: Mapping[str, Mapping[int, int]], free: int | None, share: float) -> dict[str, list[int]]:
+    """The batches of each option that take at most this share of the free memory; options without one are left out."""
+    fitting = {
+        name: [batch for batch, memory in by_batch.items() if free is None or memory <= share * free]
+        for name, by_batch in needs.items()
+    }
+    if not any(fitting.values()):
+        least, name, batch = min((min(by.values()), name, min(by, key=by.__getitem__)) for name, by in needs.items())
+        raise ValueError(
+            f"training needs at least {size_text(least)} of memory (model {name}, batches of {batch}), and "
+            f"{size_text(free or 0)} are free: close other programs, or give a lower seq_len or a smaller model"
+        )
+    return {name: batches for name, batches in fitting.items() if batches}
+
+
+def _memory_reason(
+    needs: Mapping[str, Mapping[int, int]], name: str, batch: int, fitting: Mapping[str, Any], free: int | None
+) -> str:
+    said = f"memory: needs {size_text(needs[name][batch])}"
+    if free is None:
+        return said
+    left_out = [f"{other} ({size_text(min(by.values()))})" for other, by in needs.items() if other not in fitting]
+    return f"{said}, {size_text(free)} are free" + (f"; too large: {', '.join(left_out)}" if left_out else "")
+
+
+def _batch(tokens: float, seq_len: int, batches: Sequence[int]) -> int:
     """Windows in a step: the largest number that leaves enough steps."""
-    return next((size for size in _BATCHES if tokens >= _STEPS * size * seq_len), _BATCHES[-1])
+    return next((size for size in batches if tokens >= _STEPS * size * seq_len), batches[-1])
 
 
 def _characters_per_token(corpus: Corpus, config: ModelConfig) -> float:

@@ -20,6 +20,7 @@ from soma_native.tokenizer.tokenizer import Tokenizer
 from soma_native.training.callbacks import Callback, CallbackLike, Event
 from soma_native.training.config import TrainConfig
 from soma_native.training.history import History
+from soma_native.training.memory import free_memory
 from soma_native.training.trainer import Trainer
 
 _LEAST_LEFT = 0.02  # minutes: a run does some steps even where the start took all the time
@@ -73,7 +74,7 @@ def train(
         texts = list(texts)  # it is read three times
     with tempfile.TemporaryDirectory() as scratch:
         folder = scratch if out is None else path("out", out, "folder")
-        plan = choose(survey(texts), measure_speed(), minutes, {"seed": seed, "checkpoint_dir": folder})
+        plan = choose(survey(texts), measure_speed(), minutes, {"seed": seed, "checkpoint_dir": folder}, free_memory())
         tokenizer = Tokenizer.train(texts, plan.tokenizer, plan.vocab_size)
         store = TokenStore.encode(texts, tokenizer, plan.training.end_of_document)
         config = dataclasses.replace(plan.model, vocab_size=tokenizer.vocab_size)

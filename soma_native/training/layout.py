@@ -22,6 +22,7 @@ from soma_native.tokenizer.tokenizer import Tokenizer
 from soma_native.training.config import FREE_TO_CHANGE, LENGTHS, TrainConfig
 from soma_native.training.evaluate import predicted_bytes
 from soma_native.training.history import Decision
+from soma_native.training.memory import free_memory, require_memory, training_memory
 
 logger = logging.getLogger("soma_native")
 
@@ -47,6 +48,7 @@ class Layout:
         teachers: models whose probabilities the run learns from; none without `teacher`.
         momentum_steps: over which Muon's momentum rises.
         averaged_from: steps before the first whose weights are in the average, where there is one.
+        batch, longest: most windows in a micro-batch, and most pairs in a window.
         data: counts of the data by part, for the history.
         identity: the settings and data that must be equal in a resumed run; `differences` compares two of them.
 
@@ -103,6 +105,7 @@ class Layout:
         self.momentum_steps = min(_MOMENTUM_STEPS, self.total_steps // 10)
         self.averaged_from = self._tail()
         self.identity = self._identity(model, config, train, held_out)
+        self.batch, self.longest = min(config.batch_size, windows.most), int(windows.lengths.max())
 
     def _identity(
         self, model: Model, config: TrainConfig, train: TokenStore, held_out: TokenStore | None
@@ -131,6 +134,17 @@ class Layout:
             settings[NUMBER_OF_STEPS] = self.total_steps
         identity: dict[str, Any] = json.loads(json.dumps(settings))  # with the types of one that was read from a file
         return identity
+
+    def require_memory(self) -> None:
+        """Raise a ValueError if the run needs more memory than is free, and warn if it needs most of it."""
+        config, model = self.config, self.model
+        needed = training_memory(
+            model.config, self.batch, self.longest, model.precision, config.optimizer,
+            config.ema is not None or config.tail_average is not None, [teacher.config for teacher in self.teachers],
+            best=config.keep_best and config.checkpoint_dir is not None and self.validation is not None,
+        )  # fmt: skip
+        held = sum(each._core.held_floats for each in (model, *self.teachers))
+        require_memory(needed - 4 * held, free_memory(), self.batch, self.longest)
 
     def _tail(self) -> int:
         tail = 1.0 if self.config.tail_average is None else self.config.tail_average

@@ -75,6 +75,7 @@ class TrainingRun:
         self.callbacks = callbacks
         self._stop = stop
         self._clock = clock
+        layout.require_memory()
         self.optimizer = make_optimizer(self.model, self.config)
         self.average = make_average(self.model, self.config)
         self.step = 0

@@ -11,6 +11,7 @@ import soma_native as soma
 from soma_native.planning.corpus import Corpus, survey
 from soma_native.planning.plan import PLANNED, choose, predicted_loss
 from soma_native.planning.speed import Speed, measure_speed
+from soma_native.training.memory import size_text
 
 FAST = Speed((8e5, 4.8e6), (2e11, 6e11), "amx", 2, "bfloat16")
 SLOW = Speed((8e5, 4.8e6), (2e10, 4e10), "avx2", 2, "float32")
@@ -105,9 +106,37 @@ def test_the_speed_of_this_machine_is_that_of_the_clock() -> None:
     assert speed.tokens_per_second(soma.ModelConfig.preset("30m")) < 4096 / 2
 
 
+def test_sizes_that_do_not_fit_are_left_out() -> None:
+    large = choose(corpus(100_000_000), FAST, 600)
+    assert large.reasons[4] == f"memory: needs {size_text(large.memory)}"
+    free = round(large.memory / 0.85)
+    less = choose(corpus(100_000_000), FAST, 600, free=free)
+    assert less.memory <= 0.8 * free < large.memory
+    assert (less.model.num_parameters, less.training.batch_size) < (large.model.num_parameters, 64)
+    assert f"memory: needs {size_text(less.memory)}, {size_text(free)} are free" in less.reasons[4]
+    assert "too large: 30m (" in choose(corpus(100_000_000), FAST, 600, free=10**9).reasons[4]
+    same = choose(corpus(100_000_000), FAST, 600, free=round(large.memory / 0.79))
+    assert (same.preset, same.memory, same.training) == (large.preset, large.memory, large.training)
+
+
+def test_batches_shrink_before_a_size_that_was_asked_for_is_refused() -> None:
+    given = {"preset": "5m", "seq_len": 256}
+    plenty = choose(corpus(100_000_000), FAST, 60, given)
+    assert plenty.training.batch_size == 32
+    tight = choose(corpus(100_000_000), FAST, 60, given, free=plenty.memory - 1)
+    assert (tight.preset, tight.training.batch_size) == ("5m", 16)
+    with pytest.raises(ValueError, match=r"at least .* \(model 5m, batches of 32\)"):
+        choose(corpus(100_000_000), FAST, 60, given | {"batch_size": 32}, free=plenty.memory - 1)
+
+
+def test_where_no_size_fits_the_error_says_so() -> None:
+    with pytest.raises(ValueError, match=r"needs at least .* of memory \(model 1m, batches of 8\), and 20 MB are free"):
+        choose(corpus(1_000_000), FAST, 4, free=20_000_000)
+
+
 def test_a_plan_can_be_printed_and_stored() -> None:
     plan = soma.plan(["the cat sat on the mat " * 40, "a dog"], minutes=0.1)
     assert plan.to_dict()["model"]["block"] == "llama"
     assert [line.split(":")[0].split()[0] for line in str(plan).splitlines()] == [
-        "corpus", "tokenizer", "model", "time", "regularisation",
+        "corpus", "tokenizer", "model", "time", "memory", "regularisation",
     ]  # fmt: skip

@@ -75,12 +75,12 @@ def test_a_run_resumes_bit_for_bit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("begun", "given", "said"),
     [
-        (None, [5], "none"),
-        ([5], None, "one"),
-        ([5], [6], "another"),
-        ([5], [5, 6], "one"),
-        ([5, 6], [6, 5], "others"),
-        ([5, 6], None, "2"),
+        (None, [5], "was begun without it"),
+        ([5], None, "has one"),
+        ([5], [6], "has another"),
+        ([5], [5, 6], "has one"),
+        ([5, 6], [6, 5], "has others"),
+        ([5, 6], None, "has 2"),
     ],
 )
 def test_a_resume_with_other_teachers_is_refused(tmp_path: Path, begun: Any, given: Any, said: str) -> None:
@@ -88,7 +88,7 @@ def test_a_resume_with_other_teachers_is_refused(tmp_path: Path, begun: Any, giv
         return None if seeds is None else [make_model(seed=seed) for seed in seeds]
 
     make_trainer(epochs=1, checkpoint_dir=tmp_path).fit(SENTENCES, teacher=models(begun))
-    with pytest.raises(ValueError, match=f": teacher: this run has {said}\\. Trainer.resume"):
+    with pytest.raises(ValueError, match=f": teacher: this run {said}\\. Trainer.resume"):
         soma.Trainer.resume(tmp_path).fit(SENTENCES, teacher=models(given))
     soma.Trainer.resume(tmp_path).fit(SENTENCES, teacher=models(begun))
 

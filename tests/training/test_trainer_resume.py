@@ -260,7 +260,7 @@ def test_ctrl_c_inside_a_long_step_saves_the_averaged_model_and_the_exact_state(
     real, evaluated = trainer.model.loss_and_grad, trainer.model.loss
     after: list[int] = []
 
-    def train(ids: Any, targets: Any, normalizer: int | None = None) -> float:
+    def train(ids: Any, targets: Any, normalizer: int | None = None, **options: Any) -> float:
         if reached:
             signal.setitimer(signal.ITIMER_REAL, 0.01)
             while True:  # a step that never ends by itself
@@ -300,7 +300,7 @@ def test_ctrl_c_between_two_micro_batches_leaves_no_part_of_a_gradient(tmp_path:
     real = trainer.model.loss_and_grad
     calls: list[int] = []
 
-    def train(ids: Any, targets: Any, normalizer: int | None = None) -> float:
+    def train(ids: Any, targets: Any, normalizer: int | None = None, **options: Any) -> float:
         loss = real(ids, targets, normalizer=normalizer)
         calls.append(1)
         if len(calls) == 7:  # the first of the two of step 4

@@ -1,6 +1,8 @@
 // Carves the buffers of the activations.
 #include "model/activations.h"
 
+#include <algorithm>
+
 #include "model/blocks/block.h"
 
 namespace soma {
@@ -9,6 +11,12 @@ namespace {
 void place_block(const BufferPlan& plan, BlockActivations& a) {
   plan.rows(a.input, plan.config.d_model);
   plan.config.block->place_activations(plan, a);
+}
+
+// Rows of logits that exist at a time: at most 512 and at most 128 MB, but at least 16.
+int64_t head_rows(int64_t vocab_size) {
+  constexpr int64_t kMaxLogits = int64_t{32} << 20;
+  return std::clamp<int64_t>(kMaxLogits / vocab_size, 16, 512);
 }
 
 }  // namespace
@@ -44,6 +52,19 @@ int64_t Activations::carve(const ModelConfig& config, Operands operands, int64_t
   final_normed = norm ? carver.take(operands.floats(m, c)) : output;
   scratch = {};
   config.block->place_scratch(plan, scratch);
+  return carver.used();
+}
+
+int64_t HeadBuffers::carve(const ModelConfig& config, Operands operands, int64_t all, bool for_backward,
+                           int64_t teachers, float* base) {
+  const int64_t v = config.vocab_size;
+  Carver carver(base);
+  rows = std::min(all, head_rows(v));
+  logits = carver.take(rows * v);
+  losses = carver.take(rows);
+  gradient = operands.pairs && for_backward ? carver.take(operands.floats(rows, v)) : logits;
+  probabilities = teachers > 0 ? carver.take(rows * v) : nullptr;
+  of_one_teacher = teachers > 1 ? carver.take(rows * v) : nullptr;
   return carver.used();
 }
 

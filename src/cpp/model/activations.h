@@ -22,6 +22,18 @@ struct Activations {
                 bool drops, float* base);
 };
 
+// The memory of the loss, whose logits exist for some rows at a time.
+struct HeadBuffers {
+  int64_t rows;
+  float *logits, *losses;                 // (rows, V), (rows)
+  float* gradient;                        // (rows, V) operand; in float32 the memory of the logits
+  float *probabilities, *of_one_teacher;  // (rows, V) with a teacher; with several
+
+  // Likewise, for a loss over `all` rows.
+  int64_t carve(const ModelConfig& config, Operands operands, int64_t all, bool for_backward, int64_t teachers,
+                float* base);
+};
+
 // The same buffers from the sequence `first` on.
 BlockActivations activations_from(const BlockActivations& a, const BufferPlan& from);
 Scratch scratch_from(const Scratch& s, const BufferPlan& from);

@@ -12,12 +12,6 @@
 namespace soma {
 namespace {
 
-// Rows of logits that exist at a time: at most 512 and at most 128 MB, but at least 16.
-int64_t head_rows(int64_t vocab_size) {
-  constexpr int64_t kMaxLogits = int64_t{32} << 20;
-  return std::clamp<int64_t>(kMaxLogits / vocab_size, 16, 512);
-}
-
 // Calls f(tensor) for every matrix of a block.
 template <typename F>
 void each_matrix(BlockParameters& block, F&& f) {
@@ -75,6 +69,11 @@ float* Transformer::gradients() {
     grads_.carve(config_, gradients_.data());
   }
   return gradients_.data();
+}
+
+int64_t Transformer::held_floats() const {
+  return values_.size() + gradients_.size() + work_->activation_arena.size() + work_->head_arena.size() +
+         work_->packing_arena.size();
 }
 
 void Transformer::zero_grad() {
@@ -238,47 +237,39 @@ void Transformer::Lesson::probabilities(float* q, float* more, int64_t first, in
 
 double Transformer::run_head(const Plan& plan, const int32_t* targets, int64_t normalizer, bool backward,
                              float* d_normed, const Lesson& lesson) {
-  const int64_t c = config_.d_model, v = config_.vocab_size, rows = plan.rows(), chunk = std::min(rows, head_rows(v));
+  const int64_t c = config_.d_model, v = config_.vocab_size, rows = plan.rows();
+  const int64_t teachers = static_cast<int64_t>(lesson.teachers.size());
   const Operands operands = plan.ops.whole().operands();
-  const int64_t gradient_floats =
-      operands.pairs && backward ? operands.floats(chunk, v) : 0;  // else the memory of the logits
-  Carver sizes(nullptr);
-  const int64_t taught = lesson.teachers.empty() ? 0 : chunk * v, more = lesson.teachers.size() > 1 ? chunk * v : 0;
-  for (const int64_t floats : {chunk * v, chunk, gradient_floats, taught, more}) sizes.take(floats);
-  work_->head_arena.reserve(sizes.used());
-  Carver carver(work_->head_arena.data());
-  float* const logits_data = carver.take(chunk * v);
-  float* const losses = carver.take(chunk);
-  float* const gradient_data = gradient_floats > 0 ? carver.take(gradient_floats) : logits_data;
-  float* const probabilities = taught > 0 ? carver.take(taught) : nullptr;
-  float* const of_one_teacher = more > 0 ? carver.take(more) : nullptr;
+  HeadBuffers buffers{};
+  work_->head_arena.reserve(buffers.carve(config_, operands, rows, backward, teachers, nullptr));
+  buffers.carve(config_, operands, rows, backward, teachers, work_->head_arena.data());
   const float grad_scale = backward ? 1.0f / static_cast<float>(normalizer) : 0.0f;
 
   const ConstMatrix head = plan.weights.head;
   double total = 0;
-  for (int64_t first = 0; first < rows; first += chunk) {
+  for (int64_t first = 0; first < rows; first += buffers.rows) {
     check_interrupt();
-    const int64_t n = std::min(chunk, rows - first);
-    if (taught > 0) lesson.probabilities(probabilities, of_one_teacher, first, n);
+    const int64_t n = std::min(buffers.rows, rows - first);
+    if (teachers > 0) lesson.probabilities(buffers.probabilities, buffers.of_one_teacher, first, n);
     plan.ops.run(plan.splits, n, [&](Ops& ops, int64_t begin, int64_t end) {
       const int64_t count = end - begin;
-      const Matrix logits{logits_data + begin * v, count, v};
-      const Matrix gradient = operands.matrix(gradient_data + begin * operands.ld(v), count, v);
+      const Matrix logits{buffers.logits + begin * v, count, v};
+      const Matrix gradient = operands.matrix(buffers.gradient + begin * operands.ld(v), count, v);
       ops.matmul(logits, final_rows(ops, first + begin, count), head.t());
       const int32_t* const wanted = targets + first + begin;
-      if (taught > 0) {
-        ops.soft_cross_entropy(losses + begin, logits, {probabilities + begin * v, count, v}, wanted, lesson.share,
-                               grad_scale, gradient);
+      if (teachers > 0) {
+        ops.soft_cross_entropy(buffers.losses + begin, logits, {buffers.probabilities + begin * v, count, v}, wanted,
+                               lesson.share, grad_scale, gradient);
       } else {
-        ops.cross_entropy(losses + begin, logits, wanted, grad_scale, gradient);
+        ops.cross_entropy(buffers.losses + begin, logits, wanted, grad_scale, gradient);
       }
       if (backward) ops.matmul({d_normed + (first + begin) * c, count, c}, gradient, head);
     });
-    for (int64_t r = 0; r < n; ++r) total += losses[r];
+    for (int64_t r = 0; r < n; ++r) total += buffers.losses[r];
     if (!backward) continue;
     const BlockContext whole{plan.ops.whole(), config_, n, 1, nullptr, plan.splits > 1};
     whole.weight_gradients(
-        {{grads_.head, operands.matrix(gradient_data, n, v), final_rows(whole.ops, first, n), nullptr}});
+        {{grads_.head, operands.matrix(buffers.gradient, n, v), final_rows(whole.ops, first, n), nullptr}});
   }
   return total / static_cast<double>(normalizer);
 }

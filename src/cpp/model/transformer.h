@@ -46,6 +46,7 @@ class Transformer {
   float* values() { return values_.data(); }
   float* gradients();  // allocated at the first call
   int64_t arena_size() const { return values_.size(); }
+  int64_t held_floats() const;  // of memory: parameters, gradients, and what calls have taken so far
   Ops& ops() { return work_->ops.whole(); }
   SplitOps& split_ops() { return work_->ops; }
   // See SplitOps. Only training steps are measured.

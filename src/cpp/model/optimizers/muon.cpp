@@ -54,6 +54,15 @@ std::vector<const ParameterInfo*> parameters_of(const Transformer& model, bool h
 
 }  // namespace
 
+int64_t muon_scratch_floats(const Ops& ops, int64_t rows, int64_t cols) {
+  const int64_t n = std::min(rows, cols);
+  Carver sizes(nullptr);
+  for (int i = 0; i < 2; ++i) sizes.take(ops.operands().floats(rows, cols));
+  for (int i = 0; i < 4; ++i) sizes.take(n * square_ld(n));
+  for (int i = 0; i < 2; ++i) sizes.take(ops.packed_floats(n, n));
+  return sizes.used();
+}
+
 void MuonConfig::validate() const {
   adamw.validate();
   check(head_blocks >= 0, "head_blocks must be >= 0, got ", head_blocks);
@@ -105,7 +114,7 @@ void Muon::update(const StepOptions& options, float grad_scale) {
   const bool together = threads > 1 && work_ >= kLeastWork * static_cast<double>(threads);
   const bool side_by_side = together && count >= threads;
   int64_t floats = 0;
-  for (const Piece& p : pieces_) floats = std::max(floats, scratch_floats(model_.ops(), p));
+  for (const Piece& p : pieces_) floats = std::max(floats, muon_scratch_floats(model_.ops(), p.rows, p.cols));
   scratch_.resize(std::max(scratch_.size(), static_cast<std::size_t>(side_by_side ? threads : 1)));
   for (Arena& arena : scratch_) arena.reserve(floats);
 
@@ -153,15 +162,6 @@ void Muon::update_piece(Ops& ops, const Piece& piece, const StepOptions& options
             .scale = static_cast<float>(0.2 * std::sqrt(static_cast<double>(std::max(rows, cols)))),
             .weight_decay = static_cast<float>(options.weight_decay),
             .cautious = config_.cautious});
-}
-
-int64_t Muon::scratch_floats(Ops& ops, const Piece& piece) const {
-  const int64_t n = std::min(piece.rows, piece.cols);
-  Carver sizes(nullptr);
-  for (int i = 0; i < 2; ++i) sizes.take(ops.operands().floats(piece.rows, piece.cols));
-  for (int i = 0; i < 4; ++i) sizes.take(n * square_ld(n));
-  for (int i = 0; i < 2; ++i) sizes.take(ops.packed_floats(n, n));
-  return sizes.used();
 }
 
 void Muon::iterate(Ops& ops, const Matrix& out, const Matrix& x, int first, int last, float* scratch) const {

@@ -18,6 +18,9 @@ struct MuonConfig {
   void validate() const;
 };
 
+// Floats that making a matrix orthogonal takes.
+int64_t muon_scratch_floats(const Ops& ops, int64_t rows, int64_t cols);
+
 class Muon final : public Optimizer {
  public:
   Muon(Transformer& model, const MuonConfig& config);
@@ -33,7 +36,6 @@ class Muon final : public Optimizer {
   void update_piece(Ops& ops, const Piece& piece, const StepOptions& options, float grad_scale, float* scratch);
   // out = the product of the polynomials [first, last) of x x^T, times x.
   void iterate(Ops& ops, const Matrix& out, const Matrix& x, int first, int last, float* scratch) const;
-  int64_t scratch_floats(Ops& ops, const Piece& piece) const;
 
   const MuonConfig options_;
   std::vector<const ParameterInfo*> hidden_;

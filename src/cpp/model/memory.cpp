@@ -1,0 +1,56 @@
+// Adds up the plans of all arenas. Those of ops, which depend on how a job is cut, are estimated.
+#include "model/memory.h"
+
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "base/parallel.h"
+#include "model/activations.h"
+#include "model/optimizers/muon.h"
+#include "model/parameters.h"
+
+namespace soma {
+namespace {
+
+constexpr int64_t kPacked = int64_t{4} << 20;    // most floats that an op packs
+constexpr int64_t kOfThread = int64_t{1} << 18;  // in the ops of a thread: blocks of operands, scores of attention
+
+int64_t buffer_floats(const ModelConfig& config, const Ops& ops, int64_t batch, int64_t length, bool for_backward) {
+  const int64_t rows = batch * length;
+  int64_t packed = 0;
+  for (const ParameterInfo& info : describe_parameters(config)) {
+    if (!info.is_vector) packed = std::max(packed, ops.packed_floats(std::max(rows, info.rows), info.cols));
+  }
+  return Activations{}.carve(config, ops.operands(), batch, length, for_backward, /*drops=*/true, nullptr) +
+         std::min(packed, kPacked) + call_threads() * kOfThread;
+}
+
+}  // namespace
+
+int64_t training_floats(const ModelConfig& config, Precision precision, bool muon, int64_t batch, int64_t length,
+                        int64_t teachers) {
+  const std::unique_ptr<Ops> ops = make_cpu_ops(precision);
+  int64_t second_moments = 0, scratch = 0, pieces = 0;
+  for (const ParameterInfo& info : describe_parameters(config)) {
+    if (!muon || !info.is_hidden) {
+      second_moments += info.size();
+      continue;
+    }
+    const std::vector<int64_t> whole{info.cols};
+    for (const int64_t cols : info.parts.widths.empty() ? whole : info.parts.widths) {
+      scratch = std::max(scratch, muon_scratch_floats(*ops, info.rows, cols));
+      ++pieces;
+    }
+  }
+  const int64_t at_once = pieces >= call_threads() ? call_threads() : 1;
+  return 3 * Parameters{}.carve(config, nullptr) + second_moments + at_once * scratch +
+         buffer_floats(config, *ops, batch, length, true) +
+         HeadBuffers{}.carve(config, ops->operands(), batch * length, true, teachers, nullptr);
+}
+
+int64_t teacher_floats(const ModelConfig& config, Precision precision, int64_t batch, int64_t length) {
+  return Parameters{}.carve(config, nullptr) + buffer_floats(config, *make_cpu_ops(precision), batch, length, false);
+}
+
+}  // namespace soma
