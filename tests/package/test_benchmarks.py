@@ -139,6 +139,27 @@ def test_quality_recipe_runs(tmp_path: Path) -> None:
     assert result["curve"][-1]["validation_loss"] < 3.0
 
 
+def test_recipes_are_trained_with_their_settings(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("to be, or not to be: that is the question\n" * 100, encoding="utf-8")
+    options = ("--row", "small", "--seeds", 1, "--set", "steps=30", "warmup_steps=3", "--json", tmp_path / "q.json")
+    assert run("quality_recipes.py", text, *options).returncode == 0
+    (result,) = json.loads((tmp_path / "q.json").read_text())["results"]
+    assert result["settings"]["steps"] == 30 and result["settings"]["optimizer"] == "muon"
+    assert result["best"] <= result["last"] and result["best"] < 3.0
+    assert result["flops"] > 30 * 12 * 64 * 6 * 7e5
+
+
+def test_the_plain_command_runs_beside_its_peer(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("to be, or not to be: that is the question\n" * 100, encoding="utf-8")
+    done = run("quality_plain.py", text, "--minutes", 0.05, "--threads", 1, "--json", tmp_path / "q.json")
+    assert done.returncode == 0, done.stderr
+    (result,) = json.loads((tmp_path / "q.json").read_text())["results"]
+    for side in ("ours", "nanogpt"):
+        assert 0 < result[side]["best"] <= result[side]["last"]
+
+
 def test_bfloat16_is_compared_with_float32_step_by_step(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("to be, or not to be: that is the question\n" * 100, encoding="utf-8")
