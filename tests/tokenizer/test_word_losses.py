@@ -90,7 +90,7 @@ def test_the_command_says_it_before_training(
 ) -> None:
     corpus = tmp_path / "corpus.txt"
     corpus.write_text(f"{text}\n" * 60, encoding="utf-8")
-    steps = ["--steps", "1", "--batch-size", "2", "--seq-len", "8"] if command == "train" else []
+    steps = ["--steps", "1", "--batch-size", "2", "--seq-len", "8", "--tokenizer", "word"] if command == "train" else []
     done = run(*command.split(), corpus, "--out", tmp_path / "out", *steps)
     assert done.status == 0
     assert done.err.count("kind word does not suit these texts") == 1
