@@ -20,6 +20,7 @@ from soma_native.data.token_store import TokenStore
 from soma_native.files.atomic_folder import FolderView
 from soma_native.model.config import ModelConfig
 from soma_native.model.model import Model
+from soma_native.model.presets import PRESETS
 from soma_native.planning.corpus import survey
 from soma_native.planning.plan import Plan, choose
 from soma_native.planning.speed import measure_speed
@@ -107,7 +108,7 @@ def _plan(
     tokenizer: Tokenizer | None,
 ) -> Plan:
     fixed: dict[str, Any] = dict(given)
-    for name in ("preset", "vocab_size", "seq_len"):
+    for name in ("seq_len",) if base else ("preset", "vocab_size", "seq_len"):
         if getattr(arguments, name) is not None:
             fixed[name] = getattr(arguments, name)
     if arguments.tokenizer in KINDS:
@@ -128,23 +129,30 @@ def _base(arguments: argparse.Namespace) -> tuple[Model, Tokenizer] | None:
     """The model and the tokenizer of --from."""
     if arguments.source is None:
         return None
-    for name in ("preset", "vocab_size", "recipe"):
-        if getattr(arguments, name) is not None:
-            raise UsageError(
-                f"--{name.replace('_', '-')} cannot be given with --from: the model of {arguments.source}"
-                " has its sizes already"
-            )
-    precision = arguments.precision or "auto"
-    if not os.path.lexists(FolderView(Path(arguments.source)).path("tokenizer.json")):
-        tokenizer = existing_tokenizer(arguments)
-        if tokenizer is None:
-            raise CommandError(f"{arguments.source}: has no tokenizer.json: give its tokenizer with --tokenizer FILE")
-        return load_model(arguments.source, precision=precision), tokenizer
-    model, tok = load(arguments.source, precision=precision)
-    other = arguments.tokenizer
+    source, precision = arguments.source, arguments.precision or "auto"
+    if arguments.recipe is not None:
+        raise UsageError(f"--recipe cannot be given with --from {source}, whose model has its sizes")
+    if not os.path.lexists(FolderView(Path(source)).path("tokenizer.json")):
+        given = existing_tokenizer(arguments)
+        if given is None:
+            raise CommandError(f"{source}: has no tokenizer.json: give its tokenizer with --tokenizer FILE")
+        model, tok = load_model(source, precision=precision), given
+    else:
+        model, tok = load(source, precision=precision)
+    preset, size, other = arguments.preset, arguments.vocab_size, arguments.tokenizer
+    if preset is not None and not is_preset(model.config, preset):
+        raise UsageError(f"--preset {preset}: the model of {source} has other sizes: leave the option out")
+    if size not in (None, tok.vocab_size):
+        raise UsageError(f"--vocab-size {size}: the model of {source} has {tok.vocab_size}: leave the option out")
     if other is not None and (tok.kind != other if other in KINDS else not same_tokens(tok, Tokenizer.load(other))):
-        raise UsageError(f"--tokenizer {other}: the model of {arguments.source} has another: leave the option out")
+        raise UsageError(f"--tokenizer {other}: the model of {source} has another: leave the option out")
     return model, tok
+
+
+def is_preset(config: ModelConfig, name: str) -> bool:
+    """Whether a model has the preset's sizes; vocabulary and context stand for themselves."""
+    own = {"vocab_size": config.vocab_size, "max_seq_len": config.max_seq_len}
+    return ModelConfig(**{**PRESETS[name], **own}) == config
 
 
 def same_tokens(one: Tokenizer, other: Tokenizer) -> bool:

@@ -12,7 +12,7 @@ from soma_native._checks import shown
 from soma_native.cli.arguments import option_of
 from soma_native.cli.corpus import named
 from soma_native.cli.errors import CommandError, UsageError
-from soma_native.cli.new_run import Run, existing_tokenizer, recipe_settings, same_tokens
+from soma_native.cli.new_run import Run, existing_tokenizer, is_preset, recipe_settings, same_tokens
 from soma_native.cli.tokenizer import train_on_files
 from soma_native.data.documents import SPLITS, documents_of
 from soma_native.data.token_store import TokenStore
@@ -61,20 +61,14 @@ def resumed(arguments: argparse.Namespace, files: Sequence[Path]) -> Run:
 
 def _of_the_model(arguments: argparse.Namespace, config: ModelConfig, identity: dict[str, Any]) -> Iterator[Difference]:
     preset, seq_len, precision = arguments.preset, arguments.seq_len, arguments.precision
-    if preset is not None and not _is_preset(config, preset):
-        there = next((name for name in PRESETS if _is_preset(config, name)), "a model of other sizes")
+    if preset is not None and not is_preset(config, preset):
+        there = next((name for name in PRESETS if is_preset(config, name)), "a model of other sizes")
         yield Difference("preset", there, preset)
     if seq_len not in (None, config.max_seq_len):
         yield Difference("seq_len", config.max_seq_len, seq_len)
     begun = identity["precision"], identity["evaluation_precision"]
     if precision is not None and resolve_precision(precision) != begun:
         yield Difference("precision", precisions(identity), precision)
-
-
-def _is_preset(config: ModelConfig, name: str) -> bool:
-    """Whether the model has the preset's sizes; --vocab-size and --seq-len stand for themselves."""
-    own = {"vocab_size": config.vocab_size, "max_seq_len": config.max_seq_len}
-    return ModelConfig(**{**PRESETS[name], **own}) == config
 
 
 def _of_the_tokenizer(

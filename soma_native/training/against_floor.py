@@ -11,7 +11,7 @@ from soma_native.errors import ArgumentError
 from soma_native.tokenizer.byte_lengths import byte_lengths
 from soma_native.training.callbacks import Callback, Event
 
-_MOST_BYTES = 16_000_000  # of a training part: seconds, and 400 MB of memory where it is Chinese
+_MOST_BYTES = 4_000_000  # of a training part: a second or two, and 100 MB of memory where it is Chinese
 _MOST_BYTES_OF_XZ = 2_000_000  # of both parts, which xz reads in four seconds
 _SAMPLE = 1 << 18  # tokens by which bytes are estimated
 
@@ -22,7 +22,7 @@ class AgainstFloor(Callback):
     """Measures the `text_floor` of the validation data before the first step, into `History.floor`.
 
     It measures nothing where bits per byte do not compare: without a tokenizer, with one of kind "word", with unknown
-    tokens. It leaves out xz above 2 MB, and all of it for a training part above some 16 MB. A resumed run has its floor
+    tokens. It leaves out xz above 2 MB, and all of it for a training part above some 4 MB. A resumed run has its floor
     already.
 
     Args:
