@@ -54,7 +54,7 @@ class EpochSampler:
         self._count = -(-(windows.most if self._fresh else len(windows)) // batch_size)
         self.steps_per_epoch = -(-self._count // grad_accumulation)
         self._epoch = -1
-        self._order: NDArray[np.int64] = np.empty(0, np.int64)
+        self._order: NDArray[np.int32] = np.empty(0, np.int32)
         self._bounds: NDArray[np.int64] = np.empty(0, np.int64)  # of the batches in the order
         self._batch_order: NDArray[np.int64] = np.empty(0, np.int64)
 
@@ -76,8 +76,8 @@ class EpochSampler:
         batches = np.arange(self._count + 1)
         self._bounds = batches * count // self._count if self._fresh else np.minimum(batches * self._batch_size, count)
         order = np.argsort(random_words(self._seed, Stream.SHUFFLE, epoch, count), kind="stable")
-        pool = np.repeat(batches[:-1] // self._POOL, np.diff(self._bounds))
-        self._order = order[np.lexsort((self._windows.lengths[order], pool))]
+        pool = np.repeat((batches[:-1] // self._POOL).astype(np.int32), np.diff(self._bounds))
+        self._order = order[np.lexsort((self._windows.lengths[order], pool))].astype(np.int32)
         self._batch_order = np.argsort(random_words(self._seed, Stream.BATCHES, epoch, self._count), kind="stable")
         self._epoch = epoch
 

@@ -27,7 +27,7 @@ class Windows:
 
     Attributes:
         starts: the index in `store.tokens` of each window's first token, (W,) int64.
-        lengths: the number of pairs of each window, (W,) int64; the window has one token more.
+        lengths: the number of pairs of each window, (W,) int32; the window has one token more.
 
     >>> store = TokenStore(np.arange(6, dtype=np.uint16), np.array([0]), np.array([6]))
     >>> windows = Windows(store, seq_len=3)
@@ -47,10 +47,11 @@ class Windows:
         within = np.arange(int(per_document.sum()), dtype=np.int64)  # a document; in place, for there may be many
         within -= np.repeat(first, per_document)
         within *= seq_len
-        self.lengths: NDArray[np.int64] = np.repeat(pairs + before, per_document)
-        self.lengths -= within
-        np.minimum(self.lengths, seq_len, out=self.lengths)
-        self.lengths[first] -= before
+        lengths = np.repeat(pairs + before, per_document)
+        lengths -= within
+        np.minimum(lengths, seq_len, out=lengths)
+        lengths[first] -= before
+        self.lengths: NDArray[np.int32] = lengths.astype(np.int32)
         self.starts: NDArray[np.int64] = within
         self.starts += np.repeat(store.starts - before, per_document)
         self.starts[first] += before
@@ -66,6 +67,8 @@ class Windows:
 
     def split_longest(self, count: int) -> None:
         """Halve the `count` longest windows."""
+        if count == 0:
+            return
         longest = np.argsort(-self.lengths, kind="stable")[:count]
         half = self.lengths[longest] // 2
         self.starts = np.concatenate([self.starts, self.starts[longest] + half])
@@ -77,7 +80,7 @@ class Windows:
         """Number of next-token pairs in all windows."""
         return int(self.lengths.sum())
 
-    def batch(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    def batch(self, indices: NDArray[np.integer[Any]]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """The windows `indices` as `ids` and `targets`, both (B, T) int32.
 
         T is the length of the longest of these windows. Shorter ones are padded at the right with id 0 and target -100,
@@ -95,7 +98,7 @@ class Windows:
 
 
 def gather(
-    tokens: NDArray[Any], starts: NDArray[np.int64], lengths: NDArray[np.int64]
+    tokens: NDArray[Any], starts: NDArray[np.int64], lengths: NDArray[np.integer[Any]]
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Cut windows out of `tokens`: (ids, targets), both (B, max(lengths)) int32, padded as in `Windows.batch`."""
     width = int(lengths.max())

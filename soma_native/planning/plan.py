@@ -125,6 +125,7 @@ def choose(
     """
     settings = dict(fixed or {})
     kind, vocab_size = settings.pop("tokenizer", None), settings.pop("vocab_size", None)
+    asked = bool(kind or vocab_size)
     kind = kind or ("bpe" if vocab_size and vocab_size >= _LEAST_BPE else tokenizer_for(corpus))
     vocab_size = vocab_size or vocabulary_for(corpus, kind)
     seq_len, preset, model = (settings.pop(name, None) for name in ("seq_len", "preset", "model"))
@@ -162,11 +163,11 @@ def choose(
     })  # fmt: skip
     others = ", ".join(f"{other} {judged[other][0]:.2f}" for other in judged if other != name)
     rate = None if speed is None else speed.tokens_per_second(config)
-    lasts = "as long as asked" if minutes is None else f"{minutes:.3g} minutes"
+    lasts = "as long as asked" if minutes is None else f"{minutes:.3g} minute{'s' * (minutes != 1)}"
     reasons = (
         f"corpus: {corpus.bytes:,} bytes, {corpus.characters:,} characters ({corpus.alphabet:,} different), "
         f"{corpus.documents:,} document{'s' * (corpus.documents != 1)}",
-        f"tokenizer: {_why_tokenizer(corpus, kind, vocab_size)}",
+        f"tokenizer: {_why_tokenizer(kind, vocab_size, asked)}",
         f"model: {name}, {config.num_parameters / 1e6:.1f} million parameters"
         + (f"; expected loss {loss:.2f} nats a character, with {others}" if others else ""),
         f"time: {lasts}{', which is what this corpus is worth' if worth else ''}: about {steps:,} steps of "
@@ -247,10 +248,13 @@ def _judge(
     return loss, tokens, tokens / fresh
 
 
-def _why_tokenizer(corpus: Corpus, kind: str, vocab_size: int | None) -> str:
+def _why_tokenizer(kind: str, vocab_size: int | None, asked: bool) -> str:
+    size = "" if vocab_size is None else f", {vocab_size:,} tokens at most"
+    if asked:
+        return f"{kind}{size}, as asked"
     if kind == "char":
         return "char, since the corpus is small and has few different characters"
-    return kind + ("" if vocab_size is None else f", {vocab_size:,} tokens at most for a corpus of this size")
+    return f"{kind}{size}, by the size of the corpus"
 
 
 def _worth(corpus: Corpus, options: Mapping[str, ModelConfig], speed: Speed) -> float:
