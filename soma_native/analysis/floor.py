@@ -25,6 +25,7 @@ from soma_native.tokenizer.tokenizer import Tokenizer
 _XZ_REACH = 1 << 26  # bytes that xz -9 looks back: what stands before them is left out
 _XZ_PIECE = 1 << 18  # bytes between two questions whether to stop
 _SMALL = 500_000  # bytes of a training text that a 5-gram has learned sooner than a model does
+_TELLING = 100  # bytes of a validation text below which a comparison says nothing
 _BATCH = 1 << 24  # characters of documents that are handed to the core at once
 
 _log = logging.getLogger("soma_native")
@@ -61,12 +62,17 @@ class Floor:
         '14% below a 5-gram, 31% below xz -9e'
         >>> Floor(2.0, 4.5, 3.9, 2.5, bytes=2_000, training_bytes=18_000).sentence(2.1)
         'this text is too small: the 5-gram wins by 5%'
+        >>> Floor(2.0, 4.5, 3.9, 2.5, bytes=60, training_bytes=500).sentence(1.7)
+        'not to be told from 60 bytes'
         """
         bits = number("bits_per_byte", bits_per_byte, least=0)
+        if self.bytes < _TELLING:
+            return f"not to be told from {self.bytes} bytes"
         share = round(100 * (1 - bits / self.ngram))
         if share < 0:
             small = self.training_bytes < _SMALL
-            return f"{'this text is too small: ' if small else ''}the 5-gram wins by {-share}%"
+            by = f"by {-share}%" if share >= -100 else "by far"
+            return f"{'this text is too small: ' if small else ''}the 5-gram wins {by}"
         said = f"{share}% below a 5-gram" if share else "level with a 5-gram"
         if self.xz:
             share = round(100 * (1 - bits / self.xz))

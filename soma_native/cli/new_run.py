@@ -24,12 +24,12 @@ from soma_native.model.presets import PRESETS
 from soma_native.planning.corpus import survey
 from soma_native.planning.plan import Plan, choose
 from soma_native.planning.speed import measure_speed
-from soma_native.planning.train import time_left
+from soma_native.planning.train import held_out
 from soma_native.tokenizer.tokenizer import Tokenizer
 from soma_native.tokenizer.train import KINDS
 from soma_native.training.config import TrainConfig
 from soma_native.training.memory import free_memory
-from soma_native.training.recipes import CLASSICS, RECIPES, VAL_FRACTION, Recipe
+from soma_native.training.recipes import CLASSICS, RECIPES, Recipe
 from soma_native.training.trainer import Trainer
 
 # Options that are settings of the run, by the name of both.
@@ -80,8 +80,7 @@ def new_run(arguments: argparse.Namespace, files: Sequence[Path]) -> Run:
     else:
         sizes = _sizes(arguments, preset, plan, tokenizer.vocab_size)
         model = Model(sizes, seed=config.seed, precision=arguments.precision or "auto")
-    config = time_left(config, time.perf_counter() - began)
-    return Run(Trainer(model, tokenizer, config), store, plan)
+    return Run(Trainer(model, tokenizer, config, used=time.perf_counter() - began), store, plan)
 
 
 def recipe_of(arguments: argparse.Namespace) -> tuple[str | None, Recipe | None]:
@@ -118,6 +117,8 @@ def _plan(
         fixed["model"] = base[0].config
         fixed.setdefault("seq_len", min(_FROM_CONTEXT, base[0].config.max_seq_len))
         fixed.setdefault("lr", _FROM_LR * TrainConfig(optimizer=given.get("optimizer", "muon")).lr)
+    if arguments.val_fraction is not None:
+        fixed["val_fraction"] = arguments.val_fraction
     if tokenizer is not None:
         fixed |= {"tokenizer": tokenizer.kind, "vocab_size": tokenizer.vocab_size}
     minutes = fixed.pop("minutes", None)
@@ -191,9 +192,7 @@ def _val_fraction(asked: float | None, store: TokenStore) -> float:
         if asked:
             store.split(asked)  # raises for a bad fraction before a model is made
         return asked
-    try:
-        store.split(VAL_FRACTION)
-    except ValueError:
+    fraction = held_out(store)
+    if not fraction:
         print("too little text to hold out a part: no validation", file=sys.stderr)
-        return 0.0
-    return VAL_FRACTION
+    return fraction

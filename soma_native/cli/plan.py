@@ -16,7 +16,7 @@ from soma_native.training.memory import free_memory
 
 _NOTES = """\
 Takes some seconds, in which it measures how fast this machine trains. `train` with the same texts and minutes does
-what the plan says."""
+what the plan says. Options of `train` that fix a part are not taken here; `train` says its plan before it begins."""
 
 
 def add_parser(commands: Any) -> None:

@@ -54,8 +54,9 @@ class ProgressDisplay(Callback):
     def on_start(self, event: Event) -> None:
         """Print the sizes of the data, and draw the bar."""
         for name, counts in event.history.data.items():
+            documents = f"{counts['documents']:,} document{'s' * (counts['documents'] != 1)}"
             self._line(
-                f"{name}: {counts['documents']:,} documents, {counts['tokens']:,} tokens, {counts['pairs']:,} pairs"
+                f"{name}: {documents}, {counts['tokens']:,} tokens, {counts['pairs']:,} pairs"
                 f" in {counts['windows']:,} windows"
                 + (f", {counts['unknown_tokens']:,} unknown" if counts["unknown_tokens"] else "")
                 + (f", dropped {counts['dropped_documents']:,} documents of fewer than 2 tokens"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -84,7 +85,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--vocab-size", type=integer(2), metavar="N", help="most tokens of the vocabulary")
     parser.add_argument("--batch-size", type=integer(1), metavar="N", help="windows in a step")
     parser.add_argument("--seq-len", type=integer(1), metavar="N", help="tokens in a window, and the model's context")
-    parser.add_argument("--lr", type=positive_type, metavar="X", help="highest learning rate")
+    parser.add_argument(
+        "--lr", type=positive_type, metavar="X", help="highest learning rate (default: by plan or recipe)"
+    )
     parser.add_argument(
         "--optimizer",
         choices=OPTIMIZERS,
@@ -95,9 +98,14 @@ def add_parser(commands: Any) -> None:
         choices=SCHEDULES,
         help="course of the learning rate after its warm-up (default: wsd, cosine in a classic recipe)",
     )
-    parser.add_argument("--dropout", type=fraction_type, metavar="X", help="part of the activations that is dropped")
     parser.add_argument(
-        "--patience", type=integer(1), metavar="N", help="validations without a lower loss that end the run"
+        "--dropout", type=fraction_type, metavar="X", help="part of the activations that is dropped (default: by plan)"
+    )
+    parser.add_argument(
+        "--patience",
+        type=integer(1),
+        metavar="N",
+        help="validations without a lower loss that end the run, once its learning rate has fallen",
     )
     parser.add_argument(
         "--val-fraction",
@@ -140,7 +148,7 @@ def run(arguments: argparse.Namespace) -> None:
         if not (arguments.resume or arguments.overwrite):
             _refuse_to_replace(out)
         try:
-            run = resumed(arguments, files) if arguments.resume else new_run(arguments, files)
+            run = _begin(arguments, files)
             trainer = run.trainer
             history = _fit(run, quiet=arguments.json)
         except OtherRunError as error:
@@ -182,6 +190,13 @@ def _refuse_to_replace(out: Path) -> None:
         raise CommandError(
             f"{out}: holds another model, {found[0]}: give another folder, or --overwrite to add this one"
         )
+
+
+def _begin(arguments: argparse.Namespace, files: Sequence[Path]) -> Run:
+    try:
+        return resumed(arguments, files) if arguments.resume else new_run(arguments, files)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted before the first step; nothing was saved") from None
 
 
 def _callbacks(run: Run, progress: Callback, quiet: bool) -> list[Callback]:

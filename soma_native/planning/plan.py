@@ -21,6 +21,7 @@ from soma_native.training.recipes import VAL_FRACTION, regularisation
 
 PLANNED = ("1m", "5m", "10m", "30m", "124m")  # presets that a plan chooses from
 MOST_MINUTES = 10.0  # where no time is given
+_START = 3.0  # seconds that the start takes
 _TRAINING = 0.93  # share of the time that steps get; validation, saving and the start take the rest
 
 # Predicted loss in nats a character, fitted to trials with English text (docs/LOG.md):
@@ -91,7 +92,7 @@ def plan(texts: Texts, minutes: float | None = MOST_MINUTES) -> Plan:
 
     Args:
         texts: the documents, as for `Trainer.fit`.
-        minutes: of the run; None means what the corpus is worth, at most 10.
+        minutes: of the run; None means what the corpus is worth, at most 10, as in `train`.
 
     Raises:
         TypeError, ValueError, FileNotFoundError: as `survey`, for minutes that are not above 0, and for
@@ -144,7 +145,10 @@ def choose(
     needs = {name: {batch: memory_of(config, batch) for batch in batches} for name, config in options.items()}
     fitting = _fitting(needs, free, 1.0 if preset or model else COMFORTABLE)
     options = {name: options[name] for name in fitting}
-    length: dict[str, Any] = {name: settings[name] for name in ("epochs", "steps", "batch_size") if name in settings}
+    length: dict[str, Any] = {
+        name: settings[name] for name in ("epochs", "steps", "batch_size", "val_fraction") if name in settings
+    }
+    length["window"] = seq_len
     worth = minutes is None and not {"epochs", "steps"} & length.keys()
     if worth:
         assert speed is not None
@@ -154,7 +158,9 @@ def choose(
     loss, tokens, epochs = judged[name]
     config = options[name]
     window = min(seq_len or config.max_seq_len, config.max_seq_len)
-    batch = settings.get("batch_size") or _batch(tokens, window, fitting[name])
+    batch = settings.get("batch_size") or (
+        _BATCHES[-1] if length.get("steps") else _batch(tokens, window, fitting[name])
+    )
     steps = settings.get("steps") or max(1, round(tokens / (batch * window)))
     training = TrainConfig(**{
         "optimizer": "muon", "schedule": "wsd", "cautious_decay": True, "val_fraction": VAL_FRACTION,
@@ -163,18 +169,19 @@ def choose(
     })  # fmt: skip
     others = ", ".join(f"{other} {judged[other][0]:.2f}" for other in judged if other != name)
     rate = None if speed is None else speed.tokens_per_second(config)
-    lasts = "as long as asked" if minutes is None else f"{minutes:.3g} minute{'s' * (minutes != 1)}"
+    lasts = "no limit" if minutes is None else f"{minutes:.3g} minute{'s' * (minutes != 1)}"
+    seen = f"{epochs:,.0f} epochs" if epochs >= 100 else f"{epochs:.2g} epochs"
     reasons = (
         f"corpus: {corpus.bytes:,} bytes, {corpus.characters:,} characters ({corpus.alphabet:,} different), "
         f"{corpus.documents:,} document{'s' * (corpus.documents != 1)}",
         f"tokenizer: {_why_tokenizer(kind, vocab_size, asked)}",
         f"model: {name}, {config.num_parameters / 1e6:.1f} million parameters"
         + (f"; expected loss {loss:.2f} nats a character, with {others}" if others else ""),
-        f"time: {lasts}{', which is what this corpus is worth' if worth else ''}: about {steps:,} steps of "
-        f"{training.batch_size} x {window} tokens, {epochs:.1f} epochs"
-        + ("" if speed is None else f", at {rate:,.0f} tokens/s ({speed})"),
+        f"time: {lasts}{', which is what this corpus is worth' if worth else ''}: "
+        f"{'' if settings.get('steps') else 'about '}{steps:,} step{'s' * (steps != 1)} of {batch} x {window} tokens, "
+        f"{seen}" + ("" if speed is None else f", at {rate:,.0f} tokens/s ({speed})"),
         _memory_reason(needs, name, training.batch_size, fitting, free),
-        f"regularisation for {epochs:.1f} epochs: dropout {training.dropout:g}, masked tokens {training.token_mask:g}, "
+        f"regularisation for {seen}: dropout {training.dropout:g}, masked tokens {training.token_mask:g}, "
         f"weight decay {training.weight_decay:g}, average {'none' if training.ema is None else training.ema}",
     )
     flops, memory = flops_per_token(config, window) * tokens, needs[name][training.batch_size]
@@ -234,15 +241,17 @@ def _judge(
     corpus: Corpus, config: ModelConfig, speed: Speed | None, minutes: float | None, given: Mapping[str, Any]
 ) -> tuple[float, float, float]:
     """Expected loss, tokens to train on, and epochs."""
-    characters = corpus.characters * (1 - VAL_FRACTION)
+    characters = corpus.characters * (1 - given.get("val_fraction", VAL_FRACTION))
     fresh = characters / _characters_per_token(corpus, config)
     if given.get("epochs") is not None:
         tokens = float(given["epochs"]) * fresh
     elif given.get("steps") is not None:
-        tokens = float(given["steps"]) * (given.get("batch_size") or _BATCHES[1]) * float(config.max_seq_len)
+        tokens = float(given["steps"]) * (given.get("batch_size") or _BATCHES[-1])
+        tokens *= min(given.get("window") or config.max_seq_len, config.max_seq_len)
     else:
         assert speed is not None
-        tokens = speed.tokens_per_second(config) * 60 * (minutes or MOST_MINUTES) * _TRAINING
+        seconds = 60 * (minutes or MOST_MINUTES)
+        tokens = speed.tokens_per_second(config) * max(_TRAINING * seconds - _START, seconds / 3)
     per_character = characters / fresh
     loss = predicted_loss(_core.multiplied_parameters(config.core), tokens * per_character, fresh * per_character)
     return loss, tokens, tokens / fresh

@@ -7,30 +7,25 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from soma_native._checks import number, path
 from soma_native.checkpoint import load
+from soma_native.checkpoint.folder import model_files
 from soma_native.data.documents import Texts
 from soma_native.data.token_store import TokenStore
+from soma_native.errors import ArgumentError
 from soma_native.model.model import Model
 from soma_native.planning.corpus import survey
 from soma_native.planning.plan import Plan, choose
 from soma_native.planning.speed import measure_speed
 from soma_native.tokenizer.tokenizer import Tokenizer
+from soma_native.training.against_floor import AgainstFloor
 from soma_native.training.callbacks import Callback, CallbackLike, Event
-from soma_native.training.config import TrainConfig
 from soma_native.training.history import History
 from soma_native.training.memory import free_memory
+from soma_native.training.recipes import VAL_FRACTION
 from soma_native.training.trainer import Trainer
-
-_LEAST_LEFT = 0.02  # minutes: a run does some steps even where the start took all the time
-
-
-def time_left(config: TrainConfig, seconds: float) -> TrainConfig:
-    """The settings of a run whose start took so long already."""
-    if config.minutes is None:
-        return config
-    return dataclasses.replace(config, minutes=max(_LEAST_LEFT, config.minutes - seconds / 60))
 
 
 class TellPlan(Callback):
@@ -44,40 +39,59 @@ class TellPlan(Callback):
         event.trainer.tell("plan", **self._plan.to_dict())
 
 
+def held_out(store: TokenStore) -> float:
+    """The part to validate on: a tenth, or 0 where the texts are too short for that."""
+    try:
+        store.split(VAL_FRACTION)
+    except ValueError:
+        return 0.0
+    return VAL_FRACTION
+
+
 def train(
     texts: Texts,
     minutes: float | None = None,
     out: str | os.PathLike[str] | None = None,
     *,
     seed: int = 0,
+    overwrite: bool = False,
     callbacks: Iterable[CallbackLike] | CallbackLike = (),
 ) -> tuple[Model, Tokenizer, History]:
-    """Train a model of `texts`: `plan` chooses tokenizer, size and settings.
+    """Train a model of `texts`, as the command does: `plan` chooses tokenizer, size and settings.
 
     Args:
         texts: the documents, as for `Trainer.fit`.
         minutes: of the whole call, above 0; None means what the corpus is worth, at most 10.
-        out: folder to save into; None saves nothing.
+        out: folder to save into, with the history and, if matplotlib is installed, loss.png; None saves nothing.
         seed: of the weights and the order of the data.
+        overwrite: whether a model or a run that is in `out` already is replaced.
         callbacks: as for `Trainer.fit`.
 
     Returns:
         The model of the lowest validation loss, its tokenizer, and the history.
 
     Raises:
-        TypeError, ValueError, FileNotFoundError, CheckpointError, KeyboardInterrupt: as `plan` and `Trainer.fit`.
+        TypeError, ValueError, FileNotFoundError, CheckpointError, KeyboardInterrupt: as `plan` and `Trainer.fit`; a
+            ValueError also where `out` holds a model or a run and `overwrite` is False.
     """
     began = time.perf_counter()
     if minutes is not None:
         number("minutes", minutes, above=0)
+    if out is not None and not overwrite and (found := model_files(path("out", out, "folder"))):
+        raise ArgumentError("out", f"holds {found[0]}: give another folder, or overwrite=True")
     if isinstance(texts, Iterator):
         texts = list(texts)  # it is read three times
+    others = callbacks if isinstance(callbacks, Iterable) else [callbacks]
     with tempfile.TemporaryDirectory() as scratch:
-        folder = scratch if out is None else path("out", out, "folder")
+        folder = Path(scratch if out is None else out)
         plan = choose(survey(texts), measure_speed(), minutes, {"seed": seed, "checkpoint_dir": folder}, free_memory())
         tokenizer = Tokenizer.train(texts, plan.tokenizer, plan.vocab_size)
         store = TokenStore.encode(texts, tokenizer, plan.training.end_of_document)
-        config = dataclasses.replace(plan.model, vocab_size=tokenizer.vocab_size)
-        trainer = Trainer(Model(config, seed=seed), tokenizer, time_left(plan.training, time.perf_counter() - began))
-        history = trainer.fit(store, callbacks=callbacks)
+        store.require_pairs("texts")
+        config = dataclasses.replace(plan.training, val_fraction=held_out(store))
+        floor = [AgainstFloor(*store.split(config.val_fraction))] if config.val_fraction else []
+        model = Model(dataclasses.replace(plan.model, vocab_size=tokenizer.vocab_size), seed=seed)
+        trainer = Trainer(model, tokenizer, config, used=time.perf_counter() - began)
+        history = trainer.fit(store, callbacks=[*floor, *others, TellPlan(plan)])
+        history.plot_if_possible(folder / "loss.png")
         return (*load(folder), history)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from soma_native._checks import choice, instance
+from soma_native._checks import choice, instance, number
 from soma_native.checkpoint import load, load_model
 from soma_native.checkpoint.folder import has_tokenizer
 from soma_native.data.documents import Texts
@@ -41,6 +41,7 @@ class Trainer:
             each `TokenStore`, and the folder of the model gets no tokenizer.
         config: the settings; None means the defaults of `TrainConfig`.
         clock: gives the time in seconds, which decides when to save, and with `minutes` when to end.
+        used: seconds of `minutes` that are over before `fit`, in which the run was prepared.
 
     Attributes:
         history: the `History` of the last `fit`, also when an error or Ctrl-C ended it.
@@ -65,6 +66,7 @@ class Trainer:
         config: TrainConfig | None = None,
         *,
         clock: Callable[[], float] = time.perf_counter,
+        used: float = 0.0,
     ) -> None:
         config = TrainConfig() if config is None else config
         instance("config", config, TrainConfig)
@@ -88,6 +90,7 @@ class Trainer:
         self._stop = threading.Event()
         self._running: TrainingRun | None = None
         self._clock = clock
+        self._used = number("used", used, least=0)
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError(
@@ -173,7 +176,7 @@ class Trainer:
         log = None if folder is None else EventLog(Path(folder))
         dispatcher = Dispatcher(callbacks, self, () if log is None else [log])
         clock = forwards(self._clock)
-        began = clock()
+        began = clock() - self._used
         try:
             with (
                 contextlib.nullcontext() if folder is None else hold_folder(Path(folder)),

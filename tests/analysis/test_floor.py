@@ -196,7 +196,9 @@ def test_the_sentence() -> None:
     small = soma.Floor(ngram=2.0, characters=4.5, tokens=None, xz=1.5, bytes=10**3, training_bytes=10**4)
     assert small.sentence(2.1) == "this text is too small: the 5-gram wins by 5%"
     assert small.sentence(1.8) == "10% below a 5-gram, 20% above xz -9e"
-    assert soma.Floor(2.0, 4.5, None, None, 10, 10).sentence(1.8) == "10% below a 5-gram"
+    assert small.sentence(4.1) == "this text is too small: the 5-gram wins by far"
+    assert soma.Floor(2.0, 4.5, None, None, 100, 100).sentence(1.8) == "10% below a 5-gram"
+    assert soma.Floor(2.0, 4.5, None, None, 10, 100).sentence(1.8) == "not to be told from 10 bytes"
     for wrong in (-1, math.nan, math.inf, "2"):
         with pytest.raises((ValueError, TypeError), match="bits_per_byte"):
             floor.sentence(wrong)  # type: ignore[arg-type]

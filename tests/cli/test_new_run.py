@@ -169,6 +169,14 @@ def test_a_plan_is_said_kept_and_followed(run: Any, text: Path, tmp_path: Path) 
     assert soma.load(out)[0].config.block == "llama"
 
 
+def test_the_command_of_a_run_by_time_goes_on_with_resume(run: Any, text: Path, tmp_path: Path) -> None:
+    command = ("train", text, "--out", tmp_path / "m", "--preset", "1m", "--seq-len", 16, "--minutes", 0.02)
+    assert run(*command).status == 0
+    assert config_of(tmp_path / "m")["minutes"] == 0.02
+    result = run(*command, "--resume")
+    assert result.status == 0, result.err
+
+
 def test_the_plan_alone_trains_nothing(run: Any, text: Path, tmp_path: Path) -> None:
     result = run("plan", text, "--minutes", 4)
     assert result.status == 0 and "time: 4 minutes" in result.out
