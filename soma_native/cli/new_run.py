@@ -38,8 +38,8 @@ SETTINGS = (
     "max_eval_windows", "checkpoint_minutes", "seed",
 )  # fmt: skip
 _LENGTHS = {"epochs", "steps", "minutes"}
-_FROM_LR = 0.3  # share of the usual learning rate for a model that has learned already
-_FROM_CONTEXT = 256  # longest window of such a model, unless --seq-len says otherwise
+FROM_LR = 0.3  # share of the usual learning rate for a model that has learned already
+FROM_CONTEXT = 256  # longest window of such a model, unless --seq-len says otherwise
 
 
 class Run(NamedTuple):
@@ -75,6 +75,8 @@ def new_run(arguments: argparse.Namespace, files: Sequence[Path]) -> Run:
     config = dataclasses.replace(
         config, checkpoint_dir=arguments.out, val_fraction=_val_fraction(arguments.val_fraction, store)
     )
+    if config.patience is not None and not config.val_fraction:
+        raise UsageError("--patience needs validation: give a --val-fraction above 0, or more text")
     if base is not None:
         model = base[0]
     else:
@@ -115,8 +117,8 @@ def _plan(
     if base is not None:
         tokenizer = base[1]
         fixed["model"] = base[0].config
-        fixed.setdefault("seq_len", min(_FROM_CONTEXT, base[0].config.max_seq_len))
-        fixed.setdefault("lr", _FROM_LR * TrainConfig(optimizer=given.get("optimizer", "muon")).lr)
+        fixed.setdefault("seq_len", min(FROM_CONTEXT, base[0].config.max_seq_len))
+        fixed.setdefault("lr", FROM_LR * TrainConfig(optimizer=given.get("optimizer", "muon")).lr)
     if arguments.val_fraction is not None:
         fixed["val_fraction"] = arguments.val_fraction
     if tokenizer is not None:
@@ -133,11 +135,15 @@ def _base(arguments: argparse.Namespace) -> tuple[Model, Tokenizer] | None:
     source, precision = arguments.source, arguments.precision or "auto"
     if arguments.recipe is not None:
         raise UsageError(f"--recipe cannot be given with --from {source}, whose model has its sizes")
+    if not os.path.isdir(source):
+        raise CommandError(f"--from {source}: there is no such folder")
     if not os.path.lexists(FolderView(Path(source)).path("tokenizer.json")):
         given = existing_tokenizer(arguments)
         if given is None:
             raise CommandError(f"{source}: has no tokenizer.json: give its tokenizer with --tokenizer FILE")
         model, tok = load_model(source, precision=precision), given
+        if tok.vocab_size > (most := model.config.vocab_size):
+            raise UsageError(f"--tokenizer {arguments.tokenizer}: has {tok.vocab_size} tokens, and the model {most}")
     else:
         model, tok = load(source, precision=precision)
     preset, size, other = arguments.preset, arguments.vocab_size, arguments.tokenizer

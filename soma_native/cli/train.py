@@ -13,8 +13,8 @@ from typing import Any, Literal
 from soma_native.checkpoint.folder import foreign_models, model_files
 from soma_native.cli.arguments import add_command, fraction_type, integer, positive_type, seed_type
 from soma_native.cli.corpus import add_corpus, check_not_empty, corpus_files
-from soma_native.cli.errors import CommandError
-from soma_native.cli.new_run import Run, new_run
+from soma_native.cli.errors import PROGRAM, CommandError
+from soma_native.cli.new_run import FROM_CONTEXT, FROM_LR, Run, new_run
 from soma_native.cli.output import output_folder, print_json
 from soma_native.cli.progress import ProgressDisplay
 from soma_native.cli.resume import as_usage, resumed
@@ -58,12 +58,40 @@ def add_parser(commands: Any) -> None:
         "train",
         run,
         "train a model on your own texts",
-        "train my_text.txt --out my_model --minutes 4",
+        "train my_text.txt --out my_model --minutes 4\n"
+        f"  {PROGRAM} train more.txt --from my_model --out my_next_model\n"
+        f"  {PROGRAM} train my_text.txt --tokenizer tokenizer.json --out another_model",
         _NOTES,
     )
     add_corpus(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder to save into")
-    length = parser.add_mutually_exclusive_group()
+    model = parser.add_argument_group("the model and its tokenizer")
+    model.add_argument(
+        "--from", dest="source", metavar="DIR", help="train the model in this folder further; it stays as it is"
+    )
+    model.add_argument(
+        "--tokenizer",
+        metavar="KIND|FILE|DIR",
+        help=f"a kind to train ({', '.join(KINDS)}), or a tokenizer that exists: tokenizer.json or its folder",
+    )
+    model.add_argument("--vocab-size", type=integer(2), metavar="N", help="most tokens of the vocabulary")
+    model.add_argument("--preset", choices=tuple(PRESETS), help="size of the model; a classic one has its own recipe")
+    model.add_argument("--recipe", choices=tuple(CLASSICS), help="settings of a classic, in the place of a plan")
+    model.add_argument(
+        "--seq-len",
+        type=integer(1),
+        metavar="N",
+        help="tokens in a window, and the model's context; "
+        f"with --from at most its context (default then: {FROM_CONTEXT}, or less if it is shorter)",
+    )
+    model.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="of matrix products: float32, bfloat16, or auto: bfloat16 for training steps if the processor multiplies "
+        "it faster, and float32 to validate (default: auto)",
+    )
+    training = parser.add_argument_group("the training")
+    length = training.add_mutually_exclusive_group()
     length.add_argument(
         "--minutes",
         type=positive_type,
@@ -72,67 +100,53 @@ def add_parser(commands: Any) -> None:
     )
     length.add_argument("--epochs", type=integer(1), metavar="N", help="times through the texts, instead of a time")
     length.add_argument("--steps", type=integer(1), metavar="N", help="optimizer steps, with ten validations")
-    parser.add_argument("--preset", choices=tuple(PRESETS), help="size of the model; a classic one has its own recipe")
-    parser.add_argument("--recipe", choices=tuple(CLASSICS), help="settings of a classic, in the place of a plan")
-    parser.add_argument(
-        "--from", dest="source", metavar="DIR", help="train the model in this folder further; it stays as it is"
+    training.add_argument("--batch-size", type=integer(1), metavar="N", help="windows in a step")
+    training.add_argument(
+        "--lr",
+        type=positive_type,
+        metavar="X",
+        help=f"highest learning rate (default: by plan or recipe; with --from, {FROM_LR} of the usual)",
     )
-    parser.add_argument(
-        "--tokenizer",
-        metavar="KIND|FILE|DIR",
-        help=f"a kind to train ({', '.join(KINDS)}), or a tokenizer that exists: tokenizer.json or its folder",
-    )
-    parser.add_argument("--vocab-size", type=integer(2), metavar="N", help="most tokens of the vocabulary")
-    parser.add_argument("--batch-size", type=integer(1), metavar="N", help="windows in a step")
-    parser.add_argument("--seq-len", type=integer(1), metavar="N", help="tokens in a window, and the model's context")
-    parser.add_argument(
-        "--lr", type=positive_type, metavar="X", help="highest learning rate (default: by plan or recipe)"
-    )
-    parser.add_argument(
+    training.add_argument(
         "--optimizer",
         choices=OPTIMIZERS,
         help="muon: Muon for the matrices inside blocks, AdamW for the rest (default: muon, adamw in a classic recipe)",
     )
-    parser.add_argument(
+    training.add_argument(
         "--schedule",
         choices=SCHEDULES,
         help="course of the learning rate after its warm-up (default: wsd, cosine in a classic recipe)",
     )
-    parser.add_argument(
+    training.add_argument(
         "--dropout", type=fraction_type, metavar="X", help="part of the activations that is dropped (default: by plan)"
     )
-    parser.add_argument(
-        "--patience",
-        type=integer(1),
-        metavar="N",
-        help="validations without a lower loss that end the run, once its learning rate has fallen",
+    training.add_argument(
+        "--seed", type=seed_type, metavar="N", help="seed of the weights and of the order of the texts (default: 0)"
     )
-    parser.add_argument(
+    watching = parser.add_argument_group("validation and saves")
+    watching.add_argument(
         "--val-fraction",
         type=fraction_type,
         metavar="X",
         help=f"part held out to validate on (default: {VAL_FRACTION}, or 0 if the texts are too short)",
     )
-    parser.add_argument(
+    watching.add_argument(
         "--max-eval-windows",
         type=integer(1),
         metavar="N",
         help="most windows in a validation, evenly spread over the held-out part (default: all, which with few --steps "
         "can take longer than the training)",
     )
-    parser.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        help="of matrix products: float32, bfloat16, or auto: bfloat16 for training steps if the processor multiplies "
-        "it faster, and float32 to validate (default: auto)",
+    watching.add_argument(
+        "--patience",
+        type=integer(1),
+        metavar="N",
+        help="validations without a lower loss that end the run, once its learning rate has fallen",
     )
-    parser.add_argument(
+    watching.add_argument(
         "--checkpoint-minutes", type=positive_type, metavar="M", help="minutes between two saves (default: 5)"
     )
-    parser.add_argument(
-        "--seed", type=seed_type, metavar="N", help="seed of the weights and of the order of the texts (default: 0)"
-    )
-    existing = parser.add_mutually_exclusive_group()
+    existing = watching.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="continue the run in DIR")
     existing.add_argument("--overwrite", action="store_true", help="replace the model or the run in DIR")
 

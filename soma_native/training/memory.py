@@ -78,12 +78,12 @@ def require_memory(needed: int, free: int | None, batch: int, seq_len: int) -> N
         return
     if needed > free:
         raise ValueError(
-            f"training needs {size_text(needed)} of memory, and {size_text(free)} are free: lower batch_size (it is "
-            f"{batch}) or seq_len ({seq_len}), or take a smaller model"
+            f"training needs {size_text(needed)} of memory, and {size_text(free)} are free: take a smaller batch (it "
+            f"has {batch} windows), shorter windows (of {seq_len} tokens), or a smaller model"
         )
     logger.warning(
-        "training needs %s of memory, and %s are free: a lower batch_size (it is %d) or seq_len (%d), or a smaller "
-        "model, needs less", size_text(needed), size_text(free), batch, seq_len,
+        "training needs %s of memory, and %s are free: a smaller batch (it has %d windows), shorter windows (of %d "
+        "tokens), or a smaller model needs less", size_text(needed), size_text(free), batch, seq_len,
     )  # fmt: skip
 
 

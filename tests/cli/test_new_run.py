@@ -101,6 +101,34 @@ def test_a_folder_without_a_tokenizer_is_refused(run: Any, base: Path, text: Pat
     assert result.status == 1 and "bare: " in result.err and "tokenizer" in result.err
 
 
+def test_a_folder_that_does_not_exist_is_named(run: Any, text: Path, tmp_path: Path) -> None:
+    result = run("train", text, "--out", tmp_path / "more", "--from", tmp_path / "nowhere", *SMALL)
+    assert result.status == 1 and "nowhere: there is no such folder" in result.err
+    assert not (tmp_path / "more").exists()
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused(run: Any, base: Path, text: Path, tmp_path: Path) -> None:
+    soma.save(tmp_path / "bare", soma.load(base)[0], None)
+    large = soma.Tokenizer.train([TEXT], "bpe", 275)
+    large.save(tmp_path / "large.json")
+    options = ("--from", tmp_path / "bare", "--tokenizer", tmp_path / "large.json", *SMALL)
+    result = run("train", text, "--out", tmp_path / "more", *options)
+    assert result.status == 2 and f"large.json: has {large.vocab_size} tokens, and the model 270" in result.err
+    assert not (tmp_path / "more").exists()
+
+
+def test_patience_without_validation_names_the_option(run: Any, base: Path, text: Path, tmp_path: Path) -> None:
+    for options in (CLASSIC, ("--from", base, *SMALL)):
+        result = run("train", text, "--out", tmp_path / "m", "--patience", 2, "--val-fraction", 0, *options)
+        assert result.status == 2 and "--patience needs validation: give a --val-fraction above 0" in result.err
+
+
+def test_help_says_how_a_run_begins_from_what_exists(run: Any) -> None:
+    said = " ".join(run("train", "--help").out.split())
+    for words in (" train more.txt --from my_model ", " --tokenizer tokenizer.json ", "with --from, 0.3 of the usual"):
+        assert words in said
+
+
 def test_windows_longer_than_the_model_are_refused(run: Any, base: Path, text: Path, tmp_path: Path) -> None:
     result = run("train", text, "--out", tmp_path / "more", "--from", base, "--seq-len", 17, "--steps", 1)
     assert result.status == 2 and "--seq-len must be from 1 to 16" in result.err

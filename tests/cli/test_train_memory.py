@@ -26,7 +26,10 @@ def test_too_little_memory_is_one_line_and_touches_nothing(
         refused = run("train", text, "--out", out, *flags)
         assert refused.status == 1
         said = refused.err.strip().splitlines()[-1]
-        assert said.startswith("soma-native: error: training needs ") and "500 kB are free: lower batch_size" in said
+        assert (
+            said.startswith("soma-native: error: training needs ") and "500 kB are free: take a smaller batch" in said
+        )
+        assert "_" not in said.partition("are free")[2], "no name of the library"
         assert "Traceback" not in refused.err
         assert contents(out) == before
     assert run("train", text, "--out", tmp_path / "new", *SMALL).status == 1

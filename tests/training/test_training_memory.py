@@ -142,7 +142,7 @@ def test_too_little_is_refused_and_most_of_it_warned_of(caplog: pytest.LogCaptur
     assert not caplog.records
     require_memory(9 * 10**8, 10**9, 8, 64)
     assert "needs 900 MB of memory, and 1.0 GB are free" in caplog.text
-    with pytest.raises(ValueError, match=r"needs 1\.1 GB of memory, and 1\.0 GB are free: lower batch_size"):
+    with pytest.raises(ValueError, match=r"needs 1\.1 GB of memory, and 1\.0 GB are free: take a smaller batch"):
         require_memory(11 * 10**8, 10**9, 8, 64)
 
 
@@ -150,7 +150,7 @@ def test_a_run_that_does_not_fit_ends_before_its_first_step(monkeypatch: pytest.
     monkeypatch.setattr("soma_native.training.layout.free_memory", lambda: 1000)
     trainer = make_trainer(checkpoint_dir=tmp_path / "out")
     events: list[str] = []
-    with pytest.raises(ValueError, match="lower batch_size"):
+    with pytest.raises(ValueError, match="a smaller batch"):
         trainer.fit(SENTENCES, callbacks=[lambda event: events.append(event.kind)])
     assert not events
     assert not (tmp_path / "out").exists()
