@@ -54,9 +54,9 @@ def new_run(arguments: argparse.Namespace, files: Sequence[Path]) -> Run:
     """The run that the options ask for. What they leave open, a recipe or the planner chooses."""
     began = time.perf_counter()
     given = {name: value for name in SETTINGS if (value := getattr(arguments, name)) is not None}
-    base = _base(arguments)
-    preset, recipe = recipe_of(arguments)
     tokenizer = existing_tokenizer(arguments)
+    base = _base(arguments, tokenizer)
+    preset, recipe = recipe_of(arguments)
     plan = None
     if recipe is not None and base is None:
         config = TrainConfig(**recipe_settings(recipe, given))
@@ -128,8 +128,8 @@ def _plan(
     return choose(survey(documents_of(files, arguments.split)), speed, minutes, fixed, free_memory())
 
 
-def _base(arguments: argparse.Namespace) -> tuple[Model, Tokenizer] | None:
-    """The model and the tokenizer of --from."""
+def _base(arguments: argparse.Namespace, given: Tokenizer | None) -> tuple[Model, Tokenizer] | None:
+    """The model and the tokenizer of --from; `given` is the tokenizer of --tokenizer FILE|DIR."""
     if arguments.source is None:
         return None
     source, precision = arguments.source, arguments.precision or "auto"
@@ -138,7 +138,6 @@ def _base(arguments: argparse.Namespace) -> tuple[Model, Tokenizer] | None:
     if not os.path.isdir(source):
         raise CommandError(f"--from {source}: there is no such folder")
     if not os.path.lexists(FolderView(Path(source)).path("tokenizer.json")):
-        given = existing_tokenizer(arguments)
         if given is None:
             raise CommandError(f"{source}: has no tokenizer.json: give its tokenizer with --tokenizer FILE")
         model, tok = load_model(source, precision=precision), given
@@ -151,7 +150,7 @@ def _base(arguments: argparse.Namespace) -> tuple[Model, Tokenizer] | None:
         raise UsageError(f"--preset {preset}: the model of {source} has other sizes: leave the option out")
     if size not in (None, tok.vocab_size):
         raise UsageError(f"--vocab-size {size}: the model of {source} has {tok.vocab_size}: leave the option out")
-    if other is not None and (tok.kind != other if other in KINDS else not same_tokens(tok, Tokenizer.load(other))):
+    if other not in (None, tok.kind) if given is None else not same_tokens(tok, given):
         raise UsageError(f"--tokenizer {other}: the model of {source} has another: leave the option out")
     return model, tok
 

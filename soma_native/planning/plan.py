@@ -22,7 +22,7 @@ from soma_native.training.recipes import VAL_FRACTION, regularisation
 PLANNED = ("1m", "5m", "10m", "30m", "124m")  # presets that a plan chooses from
 MOST_MINUTES = 10.0  # where no time is given
 _START = 3.0  # seconds that the start takes
-_TRAINING = 0.93  # share of the time that steps get; validation, saving and the start take the rest
+_TRAINING = 0.93  # share of the time that steps get beside the start; validation and saving take the rest
 
 # Predicted loss in nats a character, fitted to trials with English text (docs/LOG.md):
 # floor + size / parameters^a + data / tokens^b, tokens that are repeated counting less.
@@ -47,7 +47,7 @@ class Plan:
     Attributes:
         tokenizer: kind of the tokenizer.
         vocab_size: its largest vocabulary; None means that the text decides.
-        preset: the model's preset.
+        preset: the model's preset, or "the given model".
         model: the configuration of the model, with the expected vocabulary.
         training: the settings of the run.
         minutes: of the whole run; None where epochs or steps were given.
@@ -137,9 +137,7 @@ def choose(
     precision = resolve_precision("auto")[0] if speed is None else speed.precision
 
     def memory_of(config: ModelConfig, batch: int, optimizer: str = settings.get("optimizer", "muon")) -> int:
-        return training_memory(
-            config, batch, min(seq_len or config.max_seq_len, config.max_seq_len), precision, optimizer, True
-        )
+        return training_memory(config, batch, _window(config, seq_len), precision, optimizer, True)
 
     batches = (settings["batch_size"],) if "batch_size" in settings else _BATCHES
     needs = {name: {batch: memory_of(config, batch) for batch in batches} for name, config in options.items()}
@@ -157,7 +155,7 @@ def choose(
     name = _best(judged, options, speed)
     loss, tokens, epochs = judged[name]
     config = options[name]
-    window = min(seq_len or config.max_seq_len, config.max_seq_len)
+    window = _window(config, seq_len)
     batch = settings.get("batch_size") or (
         _BATCHES[-1] if length.get("steps") else _batch(tokens, window, fitting[name])
     )
@@ -237,6 +235,11 @@ def _best(
     return fitting[-1] if speed is None else min(fitting, key=lambda name: judged[name][0])
 
 
+def _window(config: ModelConfig, seq_len: int | None) -> int:
+    """Tokens of a window, where `seq_len` is asked for."""
+    return min(seq_len or config.max_seq_len, config.max_seq_len)
+
+
 def _judge(
     corpus: Corpus, config: ModelConfig, speed: Speed | None, minutes: float | None, given: Mapping[str, Any]
 ) -> tuple[float, float, float]:
@@ -247,10 +250,10 @@ def _judge(
         tokens = float(given["epochs"]) * fresh
     elif given.get("steps") is not None:
         tokens = float(given["steps"]) * (given.get("batch_size") or _BATCHES[-1])
-        tokens *= min(given.get("window") or config.max_seq_len, config.max_seq_len)
+        tokens *= _window(config, given["window"])
     else:
-        assert speed is not None
-        seconds = 60 * (minutes or MOST_MINUTES)
+        assert speed is not None and minutes is not None
+        seconds = 60 * minutes
         tokens = speed.tokens_per_second(config) * max(_TRAINING * seconds - _START, seconds / 3)
     per_character = characters / fresh
     loss = predicted_loss(_core.multiplied_parameters(config.core), tokens * per_character, fresh * per_character)
