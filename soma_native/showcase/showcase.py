@@ -76,10 +76,8 @@ def run_showcase(
     sentences = corpus()
     tok = Tokenizer.train(sentences, kind=tokenizer, vocab_size=RECIPE.vocab_size(tokenizer))
     model = Model(ModelConfig.preset("showcase", vocab_size=tok.vocab_size), seed=seed, precision=precision)
-    settings = TrainConfig(
-        epochs=RECIPE.epochs, batch_size=RECIPE.batch_size, lr=RECIPE.lr, seed=seed, val_fraction=val_fraction,
-        end_of_document=None,  # the reference's pairs
-    )  # fmt: skip
+    fixed = {"seed": seed, "val_fraction": val_fraction, "end_of_document": None}  # no ends: the reference's pairs
+    settings = TrainConfig(**RECIPE.settings() | fixed)
     trainer = Trainer(model, tok, settings)
     began = time.perf_counter()
     history = trainer.fit(sentences, callbacks=callbacks)

@@ -123,14 +123,20 @@ def test_includes_are_paths_from_src_cpp() -> None:
     assert not wrong
 
 
+def architectures() -> list[str]:
+    found = sorted({p.stem for p in (CPP / "model" / "blocks").glob("*.cpp")} - {"block"})
+    assert {"soma", "gpt2", "llama"} <= set(found)
+    return found
+
+
 def test_python_decides_nothing_on_a_block_s_name() -> None:
     """Presets name blocks, and the table of checkpoints; tokenizers have a pattern of the same name."""
-    package = ROOT / "soma_native"
+    package, names = ROOT / "soma_native", "|".join(architectures())
     allowed = {package / "model" / "presets.py", package / "checkpoint" / "architectures.py"}
     found = []
     for path in package.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Compare) and re.search(r"'(soma|gpt2)'", ast.unparse(node)):
+            if isinstance(node, (ast.Compare, ast.MatchValue)) and re.search(f"'({names})'", ast.unparse(node)):
                 found.append(path)
     assert not [relative(p) for p in found if p not in allowed and package / "tokenizer" not in p.parents]
 
@@ -150,10 +156,7 @@ def test_only_the_blocks_know_an_architecture_by_name() -> None:
 
     The tokenizer is left out: one of its patterns has the name of a block.
     """
-    blocks = CPP / "model" / "blocks"
-    architectures = {p.stem for p in blocks.glob("*.cpp")} - {"block"}
-    assert {"soma", "gpt2"} <= architectures
-    names = "|".join(sorted(architectures))
+    blocks, names = CPP / "model" / "blocks", "|".join(architectures())
     # "gpt2", kGpt2, Gpt2Block, gpt2_block(): as a string, a constant, a type, a function.
     pattern = re.compile(rf'"(?:{names})"|\bk(?:{names})\b|\b(?:{names})_?block', re.IGNORECASE)
     found = []

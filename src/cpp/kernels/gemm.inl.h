@@ -115,8 +115,10 @@ void round_rows(float* dst, int64_t ld_dst, const float* src, int64_t ld, int64_
 // Calls f(out, low, high) for each unit u of n columns, with rows 2u and 2u + 1 of src (null: no such row). Zeros
 // follow to the full width, and from k on. A row of src has `row` floats.
 template <typename F>
-inline void each_two_rows(float* dst, int64_t ld_dst, const float* src, int64_t ld, int64_t k, int64_t n, int64_t units,
-                          int64_t width, int64_t row, F f) {
+inline void each_two_rows(const Interleaving& how, int64_t row, F f) {
+  const int64_t ld_dst = how.ld_dst, ld = how.ld, k = how.k, n = how.n, units = how.units, width = how.width;
+  float* dst = how.dst;
+  const float* src = how.src;
   for (int64_t u = 0; u < units; ++u, src += 2 * ld, dst += ld_dst) {
     const bool has_low = 2 * u < k;
     fetch_row(src + kRowsAhead * ld, row);
@@ -126,9 +128,9 @@ inline void each_two_rows(float* dst, int64_t ld_dst, const float* src, int64_t 
   }
 }
 
-void interleave_rows(float* dst, int64_t ld_dst, const float* src, int64_t ld, int64_t k, int64_t n, int64_t units,
-                     int64_t width) {
-  each_two_rows(dst, ld_dst, src, ld, k, n, units, width, n, [n](float* out, const float* low, const float* high) {
+void interleave_rows(const Interleaving* how) {
+  const int64_t n = how->n;
+  each_two_rows(*how, n, [n](float* out, const float* low, const float* high) {
     int64_t j = 0;
     if (high != nullptr) {
       for (; j + kWidth <= n; j += kWidth) store(out + j, pair(load(low + j), load(high + j)));
@@ -139,10 +141,6 @@ void interleave_rows(float* dst, int64_t ld_dst, const float* src, int64_t ld, i
   });
 }
 
-void interleave_rows(const Interleaving* how) {
-  interleave_rows(how->dst, how->ld_dst, how->src, how->ld, how->k, how->n, how->units, how->width);
-}
-
 // Element j of a row of pairs, moved to the low or the high half of a unit.
 inline uint32_t half_of(const float* row, int64_t j) {
   uint32_t bits;
@@ -150,9 +148,9 @@ inline uint32_t half_of(const float* row, int64_t j) {
   return j % 2 == 0 ? bits & 0xffffu : bits >> 16;
 }
 
-void interleave_pairs(float* dst, int64_t ld_dst, const float* src, int64_t ld, int64_t k, int64_t n, int64_t units,
-                      int64_t width) {
-  each_two_rows(dst, ld_dst, src, ld, k, n, units, width, n / 2, [n](float* out, const float* low, const float* high) {
+void interleave_pairs(const Interleaving* how) {
+  const int64_t n = how->n;
+  each_two_rows(*how, n / 2, [n](float* out, const float* low, const float* high) {
     int64_t j = 0;
     Vec first, second;
     for (; j + 2 * kWidth <= n; j += 2 * kWidth) {
@@ -174,10 +172,6 @@ void interleave_pairs(float* dst, int64_t ld_dst, const float* src, int64_t ld, 
   });
 }
 
-void interleave_pairs(const Interleaving* how) {
-  interleave_pairs(how->dst, how->ld_dst, how->src, how->ld, how->k, how->n, how->units, how->width);
-}
-
 void transpose_pairs(float* dst, int64_t ld_dst, const float* src, int64_t ld, int64_t k, int64_t n, int64_t units) {
   constexpr int64_t kRows = 2 * kWidth;
   float block[kBlock * kRows];
@@ -185,7 +179,8 @@ void transpose_pairs(float* dst, int64_t ld_dst, const float* src, int64_t ld, i
     const int64_t count = units - u < kBlock ? units - u : kBlock, left = k - 2 * u > 0 ? k - 2 * u : 0;
     for (int64_t i = 0; i < n; i += kRows) {
       const int64_t rows = n - i < kRows ? n - i : kRows;
-      interleave_pairs(block, kRows, src + 2 * u * ld + i / 2, ld, left, rows, count, rows);
+      const Interleaving part{block, kRows, src + 2 * u * ld + i / 2, ld, left, rows, count, rows};
+      interleave_pairs(&part);
       transpose(dst + i * ld_dst + u, ld_dst, block, kRows, rows, count);
     }
   }
@@ -241,7 +236,8 @@ void transpose_rows(float* dst, int64_t ld_dst, const float* src, int64_t ld, in
     const int64_t count = units - u < kBlock ? units - u : kBlock, left = k - 2 * u > 0 ? k - 2 * u : 0;
     for (int64_t i = 0; i < n; i += kBlock) {
       const int64_t rows = n - i < kBlock ? n - i : kBlock;
-      interleave_rows(block, kBlock, src + 2 * u * ld + i, ld, left, rows, count, rows);
+      const Interleaving part{block, kBlock, src + 2 * u * ld + i, ld, left, rows, count, rows};
+      interleave_rows(&part);
       transpose(dst + i * ld_dst + u, ld_dst, block, kBlock, rows, count);
     }
   }
@@ -268,6 +264,7 @@ struct TileA {
   int64_t row, depth;
 };
 
+// No struct: it would be stored for each tile, since bias and residual move with the panel.
 template <typename Units, int kRows, int kVectors, bool kFull>
 void tile(float* c, int64_t ldc, const TileA& a, const float* b, int64_t k, int64_t n, const TileStore& how,
           const float* bias, const float* residual) {
@@ -312,11 +309,16 @@ inline void fetch_tile(const float* c, int64_t ldc) {
 #endif
 }
 
-// All panels of columns for kRows rows at a time, then the remaining rows.
+// All panels of columns for kRows rows from `first` on, then for the remaining rows.
 template <typename Units, int kRows>
-inline void tile_rows(float* c, int64_t ldc, TileA a, const float* b, int64_t panel, int64_t k, int64_t m, int64_t n,
-                      const TileStore& how, const float* residual) {
-  if (m >= kRows) {
+inline void tile_rows(const RowOfTiles& t, int64_t first) {
+  if (t.m - first >= kRows) {
+    const TileStore& how = *t.store;
+    const int64_t ldc = t.ldc, panel = t.panel, n = t.n, k = t.k;
+    const TileA a{t.a + first * t.a_row, t.a_row, t.a_depth};
+    const float* const residual = how.residual != nullptr ? how.residual + first * how.ld_residual : nullptr;
+    float* const c = t.c + first * ldc;
+    const float* b = t.b;
     for (int64_t j = 0; j < n; j += kGemmCols, b += panel) {
       const float* bias = how.bias != nullptr ? how.bias + j : nullptr;
       const float* added = residual != nullptr ? residual + j : nullptr;
@@ -330,23 +332,14 @@ inline void tile_rows(float* c, int64_t ldc, TileA a, const float* b, int64_t pa
         tile<Units, kRows, 1, false>(c + j, ldc, a, b, k, columns, how, bias, added);
       }
     }
-    if (m == kRows) return;
-    b -= (n + kGemmCols - 1) / kGemmCols * panel;
-    c += kRows * ldc;
-    a.data += kRows * a.row;
-    m -= kRows;
-    if (residual != nullptr) residual += kRows * how.ld_residual;
+    first += kRows;
+    if (first == t.m) return;
   }
-  if constexpr (kRows > 1) tile_rows<Units, next_rows(kRows)>(c, ldc, a, b, panel, k, m, n, how, residual);
+  if constexpr (kRows > 1) tile_rows<Units, next_rows(kRows)>(t, first);
 }
 
-template <typename Units>
-inline void gemm_rows(const RowOfTiles& t) {
-  tile_rows<Units, kGemmRows>(t.c, t.ldc, {t.a, t.a_row, t.a_depth}, t.b, t.panel, t.k, t.m, t.n, *t.store,
-                              t.store->residual);
-}
-void gemm_rows_f32(const RowOfTiles* tiles) { gemm_rows<Floats>(*tiles); }
-void gemm_rows_bf16(const RowOfTiles* tiles) { gemm_rows<Pairs>(*tiles); }
+void gemm_rows_f32(const RowOfTiles* tiles) { tile_rows<Floats, kGemmRows>(*tiles, 0); }
+void gemm_rows_bf16(const RowOfTiles* tiles) { tile_rows<Pairs, kGemmRows>(*tiles, 0); }
 
 void enter_bf16() {}
 void leave_bf16() {}

@@ -50,10 +50,15 @@ SOMA_INLINE void add_products(const float* a, int64_t a_row, const float* b, int
   }
 }
 
-// A full tile without an epilogue is loaded from C and stored to it. Any other goes through a buffer.
+// The tile of columns [j, j + n), whose panel is b. A full tile without an epilogue is loaded from C and stored to it.
+// Any other goes through a buffer.
 template <int kRows, int kCols>
-void amx_tile(float* c, int64_t ldc, const float* a, int64_t a_row, const float* b, int64_t k, int64_t m, int64_t n,
-              const TileStore& how, const float* bias, const float* residual) {
+void amx_tile(const RowOfTiles& t, int64_t j, int64_t n, const float* b) {
+  const TileStore& how = *t.store;
+  const int64_t ldc = t.ldc, m = t.m;
+  float* const c = t.c + j;
+  const float* const bias = how.bias != nullptr ? how.bias + j : nullptr;
+  const float* residual = how.residual != nullptr ? how.residual + j : nullptr;
   const bool whole = m == kRows * kTileRows && n == kCols * kTileRows;
   alignas(64) float buffer[kAmxRows * kAmxCols];
   const bool direct = whole && bias == nullptr && residual == nullptr && !how.relu;
@@ -62,8 +67,8 @@ void amx_tile(float* c, int64_t ldc, const float* a, int64_t a_row, const float*
   if (how.accumulate) {
     if (!direct) {
       for (int64_t i = 0; i < kRows * kTileRows; ++i) {  // rows beyond m are not used
-        for (int64_t j = 0; j < n; j += kWidth) {
-          store(buffer + i * kAmxCols + j, load_tail(c + (i < m ? i : m - 1) * ldc + j, n - j));
+        for (int64_t q = 0; q < n; q += kWidth) {
+          store(buffer + i * kAmxCols + q, load_tail(c + (i < m ? i : m - 1) * ldc + q, n - q));
         }
       }
     }
@@ -71,13 +76,13 @@ void amx_tile(float* c, int64_t ldc, const float* a, int64_t a_row, const float*
   } else {
     zero_sums<kRows, kCols>();
   }
-  add_products<kRows, kCols>(a, a_row, b, k);
+  add_products<kRows, kCols>(t.a, t.a_row, b, t.k);
   store_sums<kRows, kCols>(sums, ld);
   if (direct) return;
   constexpr int kVectors = kCols * kTileRows / kWidth;
   for (int64_t i = 0; i < m; ++i) {
     Vec sum[1][kVectors];
-    SOMA_UNROLL for (int j = 0; j < kVectors; ++j) sum[0][j] = load(buffer + i * kAmxCols + j * kWidth);
+    SOMA_UNROLL for (int q = 0; q < kVectors; ++q) sum[0][q] = load(buffer + i * kAmxCols + q * kWidth);
     if (n == kCols * kTileRows) {
       finish<1, kVectors, true>(c + i * ldc, ldc, sum, n, how, bias, residual);
     } else {
@@ -89,14 +94,12 @@ void amx_tile(float* c, int64_t ldc, const float* a, int64_t a_row, const float*
 
 void gemm_rows_bf16(const RowOfTiles* tiles) {
   const RowOfTiles& t = *tiles;
-  const TileStore& how = *t.store;
   const float* b = t.b;
   for (int64_t j = 0; j < t.n; j += kAmxCols, b += t.panel) {
     const int64_t columns = t.n - j < kAmxCols ? t.n - j : kAmxCols;
     const auto tile = t.m > kTileRows ? (columns > kTileRows ? amx_tile<2, 2> : amx_tile<2, 1>)
                                       : (columns > kTileRows ? amx_tile<1, 2> : amx_tile<1, 1>);
-    tile(t.c + j, t.ldc, t.a, t.a_row, b, t.k, t.m, columns, how, how.bias != nullptr ? how.bias + j : nullptr,
-         how.residual != nullptr ? how.residual + j : nullptr);
+    tile(t, j, columns, b);
   }
 }
 

@@ -109,14 +109,16 @@ void rms_norm_backward(const NormBackward* norm) {
   }
 }
 
-// Takes kRows rows of all columns, then the next rows: memory is read from end to end. RMSNorm has no mean and dbeta.
+// Takes kRows rows from `row` on, all columns: memory is read from end to end. RMSNorm has no mean and dbeta.
 template <int kRows, bool kCentred>
-inline void norm_grad_rows(float* dgamma, float* dbeta, const float* dy, const float* x, const float* mean,
-                           const float* rstd, int64_t ld, int64_t n) {
+inline void norm_grad_rows(const NormGrad& norm, int64_t row) {
+  float *const dgamma = norm.dgamma, *const dbeta = norm.dbeta;
+  const int64_t ld = norm.ld, n = norm.n;
+  const float *const dy = norm.dy + row * ld, *const x = norm.x + row * ld;
   Vec centre[kRows], scale[kRows];
   SOMA_UNROLL for (int r = 0; r < kRows; ++r) {
-    centre[r] = set1(kCentred ? mean[r] : 0.0f);
-    scale[r] = set1(rstd[r]);
+    centre[r] = set1(kCentred ? norm.mean[row + r] : 0.0f);
+    scale[r] = set1(norm.rstd[row + r]);
   }
   each(n, [&](int64_t i, int64_t m) {
     Vec sum_gamma = load_tail(dgamma + i, m), sum_beta = kCentred ? load_tail(dbeta + i, m) : set1(0.0f);
@@ -133,17 +135,9 @@ inline void norm_grad_rows(float* dgamma, float* dbeta, const float* dy, const f
 template <bool kCentred>
 inline void norm_grad_of(const NormGrad* norm) {
   constexpr int kRows = 4;
-  float *const dgamma = norm->dgamma, *const dbeta = norm->dbeta;
-  const float *const dy = norm->dy, *const x = norm->x, *const mean = norm->mean, *const rstd = norm->rstd;
-  const int64_t ld = norm->ld, rows = norm->rows, n = norm->n;
   int64_t r = 0;
-  const auto centres = [&](int64_t row) { return kCentred ? mean + row : nullptr; };
-  for (; r + kRows <= rows; r += kRows) {
-    norm_grad_rows<kRows, kCentred>(dgamma, dbeta, dy + r * ld, x + r * ld, centres(r), rstd + r, ld, n);
-  }
-  for (; r < rows; ++r) {
-    norm_grad_rows<1, kCentred>(dgamma, dbeta, dy + r * ld, x + r * ld, centres(r), rstd + r, ld, n);
-  }
+  for (; r + kRows <= norm->rows; r += kRows) norm_grad_rows<kRows, kCentred>(*norm, r);
+  for (; r < norm->rows; ++r) norm_grad_rows<1, kCentred>(*norm, r);
 }
 
 void norm_grad(const NormGrad* norm) { norm_grad_of<true>(norm); }

@@ -314,10 +314,10 @@ void Transformer::run_backward(const Plan& plan, const int32_t* ids, const float
   whole_ops.embed_backward(grads_.wte, config_.learned_positions() ? &dwpe : nullptr, d_embedding, ids, plan.length);
 }
 
-double Transformer::run_loss(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length,
-                             int64_t normalizer, bool backward, const Noise& noise, const Teaching& teaching) {
-  ids = take_ids(ids, batch, length);
-  targets = take_targets(targets, batch * length, &normalizer);
+double Transformer::run_loss(const Task& task, bool backward, const Noise& noise, const Teaching& teaching) {
+  auto [given_ids, given_targets, batch, length, normalizer] = task;
+  const int32_t* const ids = take_ids(given_ids, batch, length);
+  const int32_t* const targets = take_targets(given_targets, batch * length, &normalizer);
   if (backward) gradients();
   for (const Transformer* teacher : teaching.teachers) {
     check(teacher->config_.vocab_size == config_.vocab_size && teacher->config_.max_seq_len >= length,
@@ -337,12 +337,12 @@ double Transformer::run_loss(const int32_t* ids, const int32_t* targets, int64_t
 
 double Transformer::loss(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length,
                          int64_t normalizer) {
-  return with_thread_pool([&] { return run_loss(ids, targets, batch, length, normalizer, false, {}, {}); });
+  return with_thread_pool([&] { return run_loss({ids, targets, batch, length, normalizer}, false, {}, {}); });
 }
 
 double Transformer::loss_and_grad(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length,
                                   int64_t normalizer, const Noise& noise, const Teaching& teaching) {
-  return with_thread_pool([&] { return run_loss(ids, targets, batch, length, normalizer, true, noise, teaching); });
+  return with_thread_pool([&] { return run_loss({ids, targets, batch, length, normalizer}, true, noise, teaching); });
 }
 
 }  // namespace soma

@@ -103,8 +103,12 @@ class Transformer {
   // The forward passes of the teachers, without their heads.
   Lesson begin_lesson(const Teaching& teaching, const int32_t* ids, int64_t batch, int64_t length);
   void run_backward(const Plan& plan, const int32_t* ids, const float* d_normed);
-  double run_loss(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length, int64_t normalizer,
-                  bool backward, const Noise& noise, const Teaching& teaching);
+  // The arguments of loss().
+  struct Task {
+    const int32_t *ids, *targets;
+    int64_t batch, length, normalizer;
+  };
+  double run_loss(const Task& task, bool backward, const Noise& noise, const Teaching& teaching);
 
   ModelConfig config_;
   std::vector<ParameterInfo> infos_;

@@ -59,25 +59,6 @@ int64_t q_col(const AttentionShape& s, int64_t head) { return head * s.head_size
 int64_t k_col(const AttentionShape& s, int64_t head) { return s.q_dim() + head * s.head_size; }
 int64_t v_col(const AttentionShape& s, int64_t head) { return s.q_dim() + s.kv_dim() + head * s.head_size; }
 
-// Turns dx, the gradient of a head, into the gradient before the rotation, in place. `col` is the column of the head in
-// a row of q | k | v. Row `index` of `gains` becomes the gradient of the gain.
-void rotate_back(const Table& t, const RotationGradient& g, const float* gamma, float* gains, int64_t index, float* dx,
-                 int64_t ld, int64_t first, int64_t length, int64_t col, int64_t d) {
-  float* const gain = gamma != nullptr ? gains + index * d : nullptr;
-  if (gamma != nullptr) std::fill(gain, gain + d, 0.0f);
-  const kernels::HeadBackward head{.dx = dx,
-                                   .ld = ld,
-                                   .x = gamma != nullptr ? g.before.at(first, col) : nullptr,
-                                   .ld_x = g.before.ld,
-                                   .gamma = gamma,
-                                   .turns = g.rotation.turns,
-                                   .dgamma = gain,
-                                   .rows = length,
-                                   .d = d,
-                                   .eps = g.rotation.eps};
-  t.rotate_head_backward(&head);
-}
-
 }  // namespace
 
 void CpuOps::attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionShape& s) {
@@ -119,7 +100,7 @@ void CpuOps::attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionS
       float* const saved = lse != nullptr ? lse + (b * s.heads + h) * len : nullptr;
       for (int64_t i = 0; i < len; i += g.rows) {
         const int64_t m = std::min(g.rows, len - i), keys = i + m, deep = g.units(keys);
-        g.multiply(x.scores, ld, queries.at(i, 0), x.kt, depth, 0, depth, m, keys, store);
+        g.multiply({x.scores, m, keys, ld}, queries.at(i, 0), {x.kt, depth}, depth, store);
         const kernels::AttentionScores tile{.x = x.scores,
                                             .pairs = x.pairs,
                                             .ld = ld,
@@ -131,7 +112,7 @@ void CpuOps::attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionS
                                             .sum = x.sum};
         t.attention_weights(&tile);
         float* const to = out.data + (first + i) * out.ld + q_col(s, h);
-        g.multiply(to, out.ld, weights, x.v, all, 0, deep, m, d, store);
+        g.multiply({to, m, d, out.ld}, weights, {x.v, all}, deep, store);
         t.scale_rows(to, out.ld, m, d, x.sum);
         for (int64_t r = 0; saved != nullptr && r < m; ++r) saved[i + r] = x.max[r] + std::log(x.sum[r]);
       }
@@ -194,6 +175,23 @@ void CpuOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, 
       const int64_t end = col + d == s.qkv_dim() ? pairs_units(s.qkv_dim()) : (col + d) / 2;
       t.round_rows(dqkv.row(first) + col / 2, dqkv.ld, from, ldg, len, d, end - col / 2);
     };
+    // Turns dx, the gradient of the head at `col`, into the gradient before the rotation, in place. Row `index` of
+    // `gains` becomes the gradient of the gain.
+    const auto rotate_back = [&](float* dx, int64_t col, const float* gamma, float* gains, int64_t index) {
+      float* const gain = gamma != nullptr ? gains + index * d : nullptr;
+      if (gamma != nullptr) std::fill(gain, gain + d, 0.0f);
+      const kernels::HeadBackward head{.dx = dx,
+                                       .ld = ldg,
+                                       .x = gamma != nullptr ? rotated->before.at(first, col) : nullptr,
+                                       .ld_x = rotated->before.ld,
+                                       .gamma = gamma,
+                                       .turns = rotated->rotation.turns,
+                                       .dgamma = gain,
+                                       .rows = len,
+                                       .d = d,
+                                       .eps = rotated->rotation.eps};
+      t.rotate_head_backward(&head);
+    };
     float *const dk = place(x.dk, k_col(s, kv_head)), *const dv = place(x.dv, v_col(s, kv_head));
     g.pack_b_panels(x.kt, k.t());
     g.pack_b_panels(x.vt, v.t());
@@ -221,11 +219,11 @@ void CpuOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, 
                                             .p_units = x.p_units + unit * ld,
                                             .ds_units = x.ds_units + unit * ld,
                                             .units = g.units(m)};
-          g.multiply(tile.p, ld, q_rows.at(q0 + i, 0), x.kt, depth, 0, depth, m, seen, store);
-          g.multiply(tile.dp, ld, go_rows.at(q0 + i, 0), x.vt, depth, 0, depth, m, seen, store);
+          g.multiply({tile.p, m, seen, ld}, q_rows.at(q0 + i, 0), {x.kt, depth}, depth, store);
+          g.multiply({tile.dp, m, seen, ld}, go_rows.at(q0 + i, 0), {x.vt, depth}, depth, store);
           (g.bf16 ? t.attention_gradient_pairs : t.attention_gradient)(&tile);
           const GemmA ds{g.bf16 ? x.ds_rows : tile.dp, ld, 1};
-          g.multiply(dq + (q0 + i) * ldg, ldg, ds, x.k, all, 0, deep, m, d, store);
+          g.multiply({dq + (q0 + i) * ldg, m, d, ldg}, ds, {x.k, all}, deep, store);
         }
         // dk and dv: sums over the queries of the block, then over the heads. Queries before a key are skipped, since
         // they do not see it. No tile of keys reads the entries of a query beyond the keys of its own tile.
@@ -234,7 +232,7 @@ void CpuOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, 
           for (int64_t j = 0; j < keys; j += g.rows) {
             const int64_t m = std::min(g.rows, keys - j), skip = std::max<int64_t>(0, j - q0) / g.per_unit();
             const GemmA a = g.columns_of(x.a, from, ld, j, m, skip, query_units - skip);
-            g.multiply(to + j * ldg, ldg, a, panels, query_units, skip, query_units - skip, m, d,
+            g.multiply({to + j * ldg, m, d, ldg}, a, {panels, query_units, skip}, query_units - skip,
                        j < q0 || !first_head ? onto : store);
           }
         };
@@ -242,14 +240,12 @@ void CpuOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, 
         accumulate(dv, g.bf16 ? x.p_units : x.p, x.dout_block);
       }
       if (rotated != nullptr) {
-        rotate_back(t, *rotated, rotated->rotation.q_gain, rotated->q_gain, b * s.heads + h, dq, ldg, first, len,
-                    q_col(s, h), d);
+        rotate_back(dq, q_col(s, h), rotated->rotation.q_gain, rotated->q_gain, b * s.heads + h);
       }
       finish(dq, q_col(s, h));
     }
     if (rotated != nullptr) {
-      rotate_back(t, *rotated, rotated->rotation.k_gain, rotated->k_gain, task, dk, ldg, first, len, k_col(s, kv_head),
-                  d);
+      rotate_back(dk, k_col(s, kv_head), rotated->rotation.k_gain, rotated->k_gain, task);
     }
     finish(dk, k_col(s, kv_head));
     finish(dv, v_col(s, kv_head));

@@ -147,7 +147,7 @@ class LinearTask {
   // Computes outputs [begin, end). A panel begins at begin.
   void run(int64_t begin, int64_t end) const {
     if (panels_ == nullptr) return linear_range(y_, x_, w_, e_, begin, end);
-    prompt_range(gemm_, y_, rows_, w_, e_, begin, end, panels_);
+    prompt_range({gemm_, y_, rows_, w_, e_}, begin, end, panels_);
   }
 
  private:

@@ -22,6 +22,12 @@ struct GemmA {
   GemmA at(int64_t i, int64_t u) const { return {data + i * down + u * depth, row, depth, down}; }
 };
 
+// Packed panels of B, each `depth` units deep. Units from `skip` on are used.
+struct GemmB {
+  const float* panels;
+  int64_t depth, skip = 0;
+};
+
 class Gemm {
  public:
   Gemm(const kernels::Table& table, Precision precision)
@@ -105,19 +111,17 @@ class Gemm {
     return {memory, spread(depth), 1};
   }
 
-  // C(m, n) for up to `rows` rows and all panels of columns. The panels of b are `panel_depth` units deep; units from
-  // `skip` on are used.
-  void multiply(float* c, int64_t ldc, GemmA a, const float* b, int64_t panel_depth, int64_t skip, int64_t depth,
-                int64_t m, int64_t n, const kernels::TileStore& store) const {
-    const kernels::RowOfTiles tiles{.c = c,
+  // Up to `rows` rows of C and all panels of columns, over `depth` units.
+  void multiply(const Matrix& c, const GemmA& a, const GemmB& b, int64_t depth, const kernels::TileStore& store) const {
+    const kernels::RowOfTiles tiles{.c = c.data,
                                     .a = a.data,
-                                    .b = b + skip * cols,
-                                    .ldc = ldc,
+                                    .b = b.panels + b.skip * cols,
+                                    .ldc = c.ld,
                                     .a_row = a.row,
-                                    .panel = panel_depth * cols,
+                                    .panel = b.depth * cols,
                                     .k = depth,
-                                    .m = m,
-                                    .n = n,
+                                    .m = c.rows,
+                                    .n = c.cols,
                                     .a_depth = a.depth,
                                     .store = &store};
     (bf16 ? t_.gemm_rows_bf16 : t_.gemm_rows_f32)(&tiles);

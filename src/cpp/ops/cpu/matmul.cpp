@@ -65,17 +65,22 @@ struct Part {
   bool symmetric = false;  // panels below the diagonal are skipped
 };
 
-// Packs panels [begin, end) of B at depths [k0, k0 + k) to `to`. Takes a few rows across the panels at a time, since a
-// panel has only a line or two of each row. sums, if not null, += the sums over depth, in order.
-void pack_panels(const Gemm& g, float* to, const ConstMatrix& b, int64_t begin, int64_t end, int64_t k0, int64_t k,
-                 float* sums) {
-  const int64_t panel = g.units(k) * g.cols, together = b.transposed ? k : kPackedRows;
-  for (int64_t p = 0; p < k; p += together) {
-    const int64_t count = std::min(together, k - p);
-    for (int64_t i = begin; i < end; ++i) {
-      float* const dst = to + (i - begin) * panel + p / g.per_unit() * g.cols;
-      g.pack_b(dst, b, i, k0 + p, count);
-      if (sums != nullptr) g.panel_sums(sums, dst, b, i, count);
+// Panels [begin, end) of B at depths [k0, k0 + k). sums, if not null, += the sums over these depths, in order.
+struct PanelsOfB {
+  ConstMatrix b;
+  int64_t begin, end, k0, k;
+  float* sums;
+};
+
+// Packs them to `to`. Takes a few rows across the panels at a time, since a panel has only a line or two of each row.
+void pack_panels(const Gemm& g, float* to, const PanelsOfB& x) {
+  const int64_t panel = g.units(x.k) * g.cols, together = x.b.transposed ? x.k : kPackedRows;
+  for (int64_t p = 0; p < x.k; p += together) {
+    const int64_t count = std::min(together, x.k - p);
+    for (int64_t i = x.begin; i < x.end; ++i) {
+      float* const dst = to + (i - x.begin) * panel + p / g.per_unit() * g.cols;
+      g.pack_b(dst, x.b, i, x.k0 + p, count);
+      if (x.sums != nullptr) g.panel_sums(x.sums, dst, x.b, i, count);
     }
   }
 }
@@ -211,6 +216,11 @@ class Finish {
   float *y_, *widened_;  // pieces of rows
 };
 
+// A row of tiles: m rows of C from `row` on, panels [j0, j1), units [u, u + units) of the panels.
+struct TileRow {
+  int64_t row, m, j0, j1, u, units;
+};
+
 void compute(const Table& t, const Gemm& g, const Part& p, const Epilogue& e, float* scratch) {
   const Gemm::Thread thread(g);
   const ConstMatrix& a = p.a;
@@ -224,14 +234,13 @@ void compute(const Table& t, const Gemm& g, const Part& p, const Epilogue& e, fl
     const int64_t ka = (p.unit + u) * g.per_unit();
     return g.take_a(block_of_a, a, r0, r1 - r0, ka, std::min(k - ka, units * g.per_unit()));
   };
-  // Computes a row of tiles at c, panels [j0, j1). c holds row `row` of C.
-  const auto tiles = [&](float* c, int64_t ldc, GemmA from, int64_t row, int64_t m, int64_t j0, int64_t j1, int64_t u,
-                         int64_t units) {
-    const int64_t col = p.col + j0 * g.cols, width = std::min(n, p.col + j1 * g.cols) - col;
-    const bool first = p.unit + u == 0, last = p.unit + u + units == whole;
-    g.multiply(c, ldc, from, p.panels + j0 * p.depth * g.cols, p.depth, u, units, m, width,
-               store_of(e, row, col, n, !first, last));
-    for (int64_t i = 0; last && finish.needed() && i < m; ++i) finish.row(c + i * ldc, row + i, col, width);
+  // Computes a row of tiles at c.
+  const auto tiles = [&](float* c, int64_t ldc, const GemmA& from, const TileRow& x) {
+    const int64_t col = p.col + x.j0 * g.cols, width = std::min(n, p.col + x.j1 * g.cols) - col;
+    const bool first = p.unit + x.u == 0, last = p.unit + x.u + x.units == whole;
+    g.multiply({c, x.m, width, ldc}, from, {p.panels + x.j0 * p.depth * g.cols, p.depth, x.u}, x.units,
+               store_of(e, x.row, col, n, !first, last));
+    for (int64_t i = 0; last && finish.needed() && i < x.m; ++i) finish.row(c + i * ldc, x.row + i, col, width);
   };
 
   for (int64_t r0 = p.first_row; r0 < p.last_row; r0 += rows) {
@@ -244,7 +253,8 @@ void compute(const Table& t, const Gemm& g, const Part& p, const Epilogue& e, fl
         for (int64_t row = r0; row < r1; row += g.rows) {
           const int64_t m = std::min(g.rows, r1 - row);
           for (int64_t u = 0; u < p.depth; u += tile_depth) {
-            tiles(finished, finished_ld(g), from.at(row - r0, u), row, m, j0, j1, u, std::min(tile_depth, p.depth - u));
+            tiles(finished, finished_ld(g), from.at(row - r0, u),
+                  {row, m, j0, j1, u, std::min(tile_depth, p.depth - u)});
           }
           if (p.c.pairs) {
             finish.round(p.c, finished, finished_ld(g), row, m, col, std::min(n, p.col + j1 * g.cols) - col);
@@ -262,8 +272,8 @@ void compute(const Table& t, const Gemm& g, const Part& p, const Epilogue& e, fl
         for (int64_t row = r0; row < r1; row += g.rows) {
           const int64_t j = p.symmetric ? std::max(j0, (row - p.col) / g.cols) : j0;
           if (j >= j1) break;
-          tiles(p.c.data + row * ld + p.col + j * g.cols, ld, from.at(row - r0, 0), row, std::min(g.rows, r1 - row), j,
-                j1, u, units);
+          tiles(p.c.data + row * ld + p.col + j * g.cols, ld, from.at(row - r0, 0),
+                {row, std::min(g.rows, r1 - row), j, j1, u, units});
         }
       }
     }
@@ -313,8 +323,8 @@ void CpuOps::matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e) {
       const float* const packed = prepacked != nullptr ? prepacked : packed_b_.data();
       const auto pack = [&](int64_t range) {
         const int64_t begin = panels * range / packers, end = panels * (range + 1) / packers;
-        pack_panels(g, packed_b_.data() + begin * g.cols * block_depth, b, first + begin, first + end, k0, k_count,
-                    e.column_sums);
+        pack_panels(g, packed_b_.data() + begin * g.cols * block_depth,
+                    {b, first + begin, first + end, k0, k_count, e.column_sums});
       };
 
       int64_t grid_rows = 1, grid_cols = 1;
@@ -370,7 +380,7 @@ void CpuOps::weight_gradients(const WeightGradient* list, int64_t count) {
     for (const WeightGradient* w = list; w < list + count; ++w) {
       const int64_t panels = ceil_div(w->dy.cols, g.cols);
       const int64_t from = std::max<int64_t>(0, begin - before), to = std::min(panels, end - before);
-      pack_panels(g, packed_b_.data() + (before + from) * panel_floats, w->dy, from, to, 0, k, w->column_sums);
+      pack_panels(g, packed_b_.data() + (before + from) * panel_floats, {w->dy, from, to, 0, k, w->column_sums});
       before += panels;
     }
   };

@@ -71,8 +71,8 @@ kernels::RowsProduct finish_of(const Matrix& y, const DecodeMatrix& w, const Row
   return p;
 }
 
-void prompt_range(const Gemm& g, const Matrix& y, const GemmA& x, const DecodeMatrix& w, const RowEpilogue& e,
-                  int64_t begin, int64_t end, float* panels) {
+void prompt_range(const PromptProduct& product, int64_t begin, int64_t end, float* panels) {
+  const auto& [g, y, x, w, e] = product;
   const Gemm::Thread thread(g);
   const int64_t depth = g.units(w.inner), tile_depth = g.tile_depth(depth);
   const int64_t group = std::max<int64_t>(1, kPromptPanels / (tile_depth * kDecodePanel)) * kDecodePanel;
@@ -84,7 +84,7 @@ void prompt_range(const Gemm& g, const Matrix& y, const GemmA& x, const DecodeMa
       store.accumulate = u > 0;
       pack(g, panels, w, j, j_end, u, units);
       for (int64_t r = 0; r < y.rows; r += g.rows) {
-        g.multiply(y.row(r) + j, y.ld, x.at(r, u), panels, units, 0, units, std::min(g.rows, y.rows - r), n, store);
+        g.multiply({y.row(r) + j, std::min(g.rows, y.rows - r), n, y.ld}, x.at(r, u), {panels, units}, units, store);
       }
     }
     const kernels::RowsProduct p = finish_of(y, w, e, j, j + n);

@@ -20,8 +20,16 @@ bool prompt_by_tiles(const Gemm& g, const DecodeMatrix& w);
 GemmA prompt_pairs(const ParallelRegion& region, const Gemm& g, const Matrix& x, float* rows);
 Matrix prompt_floats(const ParallelRegion& region, const Matrix& x, float* rows);
 
+// y = x W with its epilogue. Tiles read the rows of x.
+struct PromptProduct {
+  const Gemm& g;
+  const Matrix& y;
+  const GemmA& x;
+  const DecodeMatrix& w;
+  const RowEpilogue& e;
+};
+
 // Computes outputs [begin, end) of y; a panel begins at begin. `panels`: the piece of PromptMemory of this thread.
-void prompt_range(const Gemm& g, const Matrix& y, const GemmA& x, const DecodeMatrix& w, const RowEpilogue& e,
-                  int64_t begin, int64_t end, float* panels);
+void prompt_range(const PromptProduct& product, int64_t begin, int64_t end, float* panels);
 
 }  // namespace soma
