@@ -9,6 +9,7 @@ from typing import Any as _Any
 if TYPE_CHECKING:
     from soma_native.analysis.floor import Floor, text_floor
     from soma_native.checkpoint import load, load_model, save
+    from soma_native.checkpoint.gguf import export_gguf
     from soma_native.data.documents import read_documents
     from soma_native.data.token_store import TokenStore
     from soma_native.errors import CheckpointError
@@ -49,6 +50,7 @@ _LAZY = {
     "__version__": "version",
     "active_isa": "system",
     "available_isas": "system",
+    "export_gguf": "checkpoint.gguf",
     "get_num_threads": "system",
     "load": "checkpoint",
     "load_model": "checkpoint",
@@ -87,6 +89,7 @@ __all__ = [
     "__version__",
     "active_isa",
     "available_isas",
+    "export_gguf",
     "get_num_threads",
     "load",
     "load_model",

@@ -11,6 +11,21 @@ from soma_native.model.config import ModelConfig
 Part = tuple[str, Callable[[ModelConfig], int]]  # a tensor of a file, and the number of our columns that it fills
 
 
+class Gguf(NamedTuple):
+    """How llama.cpp computes an architecture, which it knows by the model_type.
+
+    Attributes:
+        only: for fields of a ModelConfig, the one value that it computes.
+        transposed: ends of the names of matrices that it holds as (out, in), and a file of ours as (in, out).
+        interleaved: ends of the names of matrices whose rows it rotates as neighbours. Elsewhere a row of the first
+            half of a head is rotated with one of the second half.
+    """
+
+    only: Mapping[str, object] = MappingProxyType({})
+    transposed: tuple[str, ...] = ()
+    interleaved: tuple[str, ...] = ()
+
+
 class Architecture(NamedTuple):
     """One row of the table. A new block adds a row. Nothing else in this package depends on a block's name.
 
@@ -36,6 +51,7 @@ class Architecture(NamedTuple):
         rotary: whether config.json has rope_theta, at its top or in rope_parameters.
         parts: for each matrix of ours that files hold as (out, in), by the end of its name: the tensors of a file that
             it joins, side by side.
+        gguf: how llama.cpp computes it; None if it does not.
     """
 
     block: str
@@ -56,6 +72,7 @@ class Architecture(NamedTuple):
     each: Mapping[str, object] = MappingProxyType({})
     rotary: bool = False
     parts: Mapping[str, tuple[Part, ...]] = MappingProxyType({})
+    gguf: Gguf | None = None
 
     def parts_of(self, name: str) -> tuple[Part, ...]:
         """The tensors of a file that our tensor joins, as (out, in); () if the file holds our tensor itself."""
@@ -162,14 +179,24 @@ ARCHITECTURES: dict[str, Architecture] = {  # by model_type
         head="lm_head.weight",
         prefix="transformer.",
         no_weights=(".attn.bias", ".attn.masked_bias"),
+        gguf=Gguf(
+            only={"activation": "gelu_tanh", "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False},
+            transposed=(".c_attn.weight", ".c_fc.weight", ".c_proj.weight"),
+        ),
     ),
-    "llama": _llama("LlamaForCausalLM", False, {"mlp_bias": (False,)}),
+    "llama": _llama(
+        "LlamaForCausalLM",
+        False,
+        {"mlp_bias": (False,)},
+        gguf=Gguf(interleaved=(".q_proj.weight", ".k_proj.weight")),
+    ),
     "qwen3": _llama(
         "Qwen3ForCausalLM",
         True,
         {"use_sliding_window": (False,)},
         needed=("n_kv_heads", "head_dim"),
         each={"layer_types": "full_attention"},
+        gguf=Gguf(),
     ),
 }
 

@@ -21,7 +21,7 @@ from soma_native.errors import ArgumentError, ArgumentTypeError, CheckpointError
 from soma_native.model.model import resolve_precision
 from soma_native.system import active_isa, get_num_threads
 
-_COMMANDS = ("showcase", "train", "plan", "generate", "evaluate", "tokenizer", "bench", "info")
+_COMMANDS = ("showcase", "train", "plan", "generate", "evaluate", "export", "tokenizer", "bench", "info")
 INTERRUPTED = 130
 PIPE_CLOSED = 141
 

@@ -242,7 +242,14 @@ def check_unrun(line: str) -> None:
 
 
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
-GUIDE = ["README.md", "docs/embedding.md", "docs/files.md", "docs/tokenizer.md", "docs/training.md"]
+GUIDE = [
+    "README.md",
+    "docs/embedding.md",
+    "docs/exporting.md",
+    "docs/files.md",
+    "docs/tokenizer.md",
+    "docs/training.md",
+]
 
 
 def page_name(page: Path) -> str:

@@ -34,7 +34,7 @@ LONG_FILES = {"src/cpp/tokenizer/unicode_tables.cpp": "generated tables"}
 # Names of the public surface. Removing one breaks other people's programs.
 PUBLIC = (
     "AdamW CheckpointError Floor Generator Model ModelConfig Muon Tokenizer TrainConfig Trainer __version__ "
-    "active_isa available_isas get_num_threads load save set_num_threads text_floor"
+    "active_isa available_isas export_gguf get_num_threads load save set_num_threads text_floor"
 )
 PUBLIC_MEMBERS = {
     "Tokenizer": "train encode encode_with_offsets encode_array encode_batch decode decode_bytes vocab_size kind "
