@@ -53,23 +53,25 @@ class Run(NamedTuple):
 def new_run(arguments: argparse.Namespace, files: Sequence[Path]) -> Run:
     """The run that the options ask for. What they leave open, a recipe or the planner chooses."""
     began = time.perf_counter()
-    given = {name: value for name in SETTINGS if (value := getattr(arguments, name)) is not None}
     tokenizer = existing_tokenizer(arguments)
     base = _base(arguments, tokenizer)
-    preset, recipe = recipe_of(arguments)
+    classic = None if base else classic_settings(arguments)
     plan = None
-    if recipe is not None and base is None:
-        config = TrainConfig(**recipe_settings(recipe, given))
+    if classic is not None:
+        preset, recipe, config = classic
         if tokenizer is None:
             kind = arguments.tokenizer or recipe.tokenizer
             tokenizer = train_on_files(files, arguments.split, kind, arguments.vocab_size or recipe.vocab_size(kind))
+        context = {} if arguments.seq_len is None else {"max_seq_len": arguments.seq_len}
+        sizes = ModelConfig.preset(preset, vocab_size=tokenizer.vocab_size, **context)
     else:
-        plan = _plan(arguments, files, given, base, tokenizer)
+        plan = _plan(arguments, files, _given(arguments), base, tokenizer)
         config = plan.training
         if base is not None:
             tokenizer = base[1]
         elif tokenizer is None:
             tokenizer = train_on_files(files, arguments.split, plan.tokenizer, plan.vocab_size)
+        sizes = dataclasses.replace(plan.model, vocab_size=tokenizer.vocab_size)
     store = TokenStore.encode(documents_of(files, arguments.split), tokenizer, "auto")
     store.require_pairs(named(files))
     config = dataclasses.replace(
@@ -77,20 +79,36 @@ def new_run(arguments: argparse.Namespace, files: Sequence[Path]) -> Run:
     )
     if config.patience is not None and not config.val_fraction:
         raise UsageError("--patience needs validation: give a --val-fraction above 0, or more text")
-    if base is not None:
-        model = base[0]
-    else:
-        sizes = _sizes(arguments, preset, plan, tokenizer.vocab_size)
-        model = Model(sizes, seed=config.seed, precision=arguments.precision or "auto")
+    model = base[0] if base else Model(sizes, seed=config.seed, precision=arguments.precision or "auto")
     return Run(Trainer(model, tokenizer, config, used=time.perf_counter() - began), store, plan)
 
 
-def recipe_of(arguments: argparse.Namespace) -> tuple[str | None, Recipe | None]:
-    """The preset and the classic recipe that --preset and --recipe name. A run without a recipe is planned."""
-    if arguments.recipe is None:
-        return arguments.preset, RECIPES.get(arguments.preset)
-    preset, recipe = CLASSICS[arguments.recipe]
-    return arguments.preset or preset, recipe
+def planned(arguments: argparse.Namespace, files: Sequence[Path]) -> Plan:
+    """The plan of the run that the options ask for; of a classic, what its recipe leads to on this machine."""
+    tokenizer = existing_tokenizer(arguments)
+    base = _base(arguments, tokenizer)
+    classic = None if base else classic_settings(arguments)
+    if classic is None:
+        return _plan(arguments, files, _given(arguments), base, tokenizer)
+    preset, recipe, config = classic
+    kind = arguments.tokenizer or recipe.tokenizer
+    own = {"preset": preset, "tokenizer": kind, "vocab_size": recipe.vocab_size(kind)}
+    given = {k: v for k, v in config.to_dict().items() if k not in ("checkpoint_dir", "seq_len", "val_fraction")}
+    return _plan(arguments, files, own | given, None, tokenizer)
+
+
+def _given(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings that the options give."""
+    return {name: value for name in SETTINGS if (value := getattr(arguments, name, None)) is not None}
+
+
+def classic_settings(arguments: argparse.Namespace) -> tuple[str, Recipe, TrainConfig] | None:
+    """Preset, recipe and settings of the classic that --preset or --recipe names; None where the run is planned."""
+    preset, recipe = arguments.preset, RECIPES.get(arguments.preset)
+    if arguments.recipe is not None:
+        usual, recipe = CLASSICS[arguments.recipe]
+        preset = preset or usual
+    return None if recipe is None else (preset, recipe, TrainConfig(**recipe_settings(recipe, _given(arguments))))
 
 
 def recipe_settings(recipe: Recipe, given: dict[str, Any]) -> dict[str, Any]:
@@ -109,7 +127,7 @@ def _plan(
     tokenizer: Tokenizer | None,
 ) -> Plan:
     fixed: dict[str, Any] = dict(given)
-    for name in ("seq_len",) if base else ("preset", "vocab_size", "seq_len"):
+    for name in ("seq_len", "precision") if base else ("preset", "vocab_size", "seq_len", "precision"):
         if getattr(arguments, name) is not None:
             fixed[name] = getattr(arguments, name)
     if arguments.tokenizer in KINDS:
@@ -124,8 +142,11 @@ def _plan(
     if tokenizer is not None:
         fixed |= {"tokenizer": tokenizer.kind, "vocab_size": tokenizer.vocab_size}
     minutes = fixed.pop("minutes", None)
-    speed = None if {"epochs", "steps"} & given.keys() else measure_speed(arguments.precision or "auto")
-    return choose(survey(documents_of(files, arguments.split)), speed, minutes, fixed, free_memory())
+    corpus = survey(documents_of(files, arguments.split))
+    speed = None
+    if fixed.get("epochs") is None and fixed.get("steps") is None:
+        speed = measure_speed(fixed.get("precision", "auto"), fixed.get("optimizer", "muon"))
+    return choose(corpus, speed, minutes, fixed, free_memory())
 
 
 def _base(arguments: argparse.Namespace, given: Tokenizer | None) -> tuple[Model, Tokenizer] | None:
@@ -182,14 +203,6 @@ def existing_tokenizer(arguments: argparse.Namespace) -> Tokenizer | None:
     if arguments.vocab_size is not None:
         raise UsageError(f"--vocab-size cannot be given with --tokenizer {given}, which has its vocabulary")
     return Tokenizer.load(given)
-
-
-def _sizes(arguments: argparse.Namespace, preset: str | None, plan: Plan | None, vocab_size: int) -> ModelConfig:
-    if plan is not None:
-        return dataclasses.replace(plan.model, vocab_size=vocab_size)
-    assert preset is not None  # as `recipe_of` returns it
-    context = {} if arguments.seq_len is None else {"max_seq_len": arguments.seq_len}
-    return ModelConfig.preset(preset, vocab_size=vocab_size, **context)
 
 
 def _val_fraction(asked: float | None, store: TokenStore) -> float:

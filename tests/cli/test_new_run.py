@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import soma_native as soma
 from soma_native.cli import new_run
 from soma_native.cli import plan as plan_command
+from soma_native.cli import train as train_command
 from soma_native.planning.speed import Speed
 from soma_native.training.recipes import CLASSICS
 from soma_native.training.state import read_state
@@ -22,9 +24,8 @@ CLASSIC = ("--preset", "nano-cpu", *SMALL)
 
 @pytest.fixture(autouse=True)
 def known_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    speed = Speed((8e5, 4.8e6), (2e10, 4e10), "sse", 1, "float32")
-    for module in (new_run, plan_command):
-        monkeypatch.setattr(module, "measure_speed", lambda *_: speed)
+    speed = Speed((8e5, 4.8e6), (2e10, 4e10), (0.02, 0.1), "sse", 1, "float32")
+    monkeypatch.setattr(new_run, "measure_speed", lambda *_: speed)
 
 
 @pytest.fixture
@@ -211,3 +212,51 @@ def test_the_plan_alone_trains_nothing(run: Any, text: Path, tmp_path: Path) -> 
     assert run("plan", text, "--json").json["training"]["minutes"] <= 10
     assert run("plan", text, "--minutes", 0).status == 2
     assert list(tmp_path.iterdir()) == [text]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--preset", "1m", "--steps", 2, "--batch-size", 3, "--seq-len", 32, "--dropout", 0.25, "--optimizer", "adamw"),
+        ("--tokenizer", "bpe", "--vocab-size", 270, "--epochs", 1, "--preset", "1m", "--val-fraction", 0.3),
+        ("--from", "base", "--steps", 2, "--lr", 1e-3, "--seed", 4),
+        ("--tokenizer", "base", "--preset", "1m", "--seq-len", 16, "--steps", 2, "--schedule", "linear"),
+        ("--recipe", "nanogpt", "--steps", 2, "--max-eval-windows", 3),
+        ("--preset", "showcase", "--steps", 2, "--precision", "float32", "--patience", 9),
+    ],
+    ids=str,
+)
+def test_a_plan_takes_the_options_of_train_and_is_followed(
+    run: Any, text: Path, base: Path, tmp_path: Path, options: tuple[Any, ...]
+) -> None:
+    options = tuple(base if option == "base" else option for option in options)
+    plan = run("plan", text, *options, "--json").json
+    assert run("train", text, "--out", tmp_path / "m", *options).status == 0
+    model, tok = soma.load(tmp_path / "m")
+    trained = config_of(tmp_path / "m")
+    assert {**plan["training"], "checkpoint_dir": trained["checkpoint_dir"]} == trained
+    assert model.config.to_dict() == {**plan["model"], "vocab_size": tok.vocab_size}
+    assert plan["tokenizer"] == tok.kind
+
+
+def test_every_option_of_train_that_changes_the_run_is_one_of_plan() -> None:
+    parsers = argparse.ArgumentParser().add_subparsers()
+    for command in (train_command, plan_command):
+        command.add_parser(parsers)
+    train, plan = ({action.dest for action in parsers.choices[name]._actions} for name in ("train", "plan"))
+    assert train - plan == {"out", "resume", "overwrite", "checkpoint_minutes"} and not plan - train
+
+
+def test_the_speed_is_that_of_the_precision_and_the_optimizer_of_the_run(
+    run: Any, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def measure(*of: str) -> Speed:
+        asked.append(of)  # type: ignore[arg-type]
+        return Speed((8e5, 4.8e6), (2e10, 4e10), (0.02, 0.1), "sse", 1, "float32")
+
+    monkeypatch.setattr(new_run, "measure_speed", measure)
+    for options in ((), ("--optimizer", "adamw", "--precision", "float32"), ("--preset", "showcase", "--minutes", 1)):
+        assert run("plan", text, *options).status == 0
+    assert asked == [("auto", "muon"), ("float32", "adamw"), ("auto", "adamw")]

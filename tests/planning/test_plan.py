@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import itertools
+import math
+import random
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import soma_native as soma
+from soma_native.optim.optimizer import Optimizer
+from soma_native.planning.candidates import predicted_loss
 from soma_native.planning.corpus import Corpus, survey
-from soma_native.planning.plan import PLANNED, choose, predicted_loss
+from soma_native.planning.plan import PLANNED, choose
 from soma_native.planning.speed import Speed, measure_speed
-from soma_native.training.memory import size_text
+from soma_native.training.memory import size_text, training_memory
 
-FAST = Speed((8e5, 4.8e6), (2e11, 6e11), "amx", 2, "bfloat16")
-SLOW = Speed((8e5, 4.8e6), (2e10, 4e10), "avx2", 2, "float32")
+FAST = Speed((8e5, 4.8e6), (2e11, 6e11), (0.002, 0.01), "amx", 2, "bfloat16")
+SLOW = Speed((8e5, 4.8e6), (2e10, 4e10), (0.02, 0.1), "avx2", 2, "float32")
 
 
 def corpus(size: int, alphabet: int = 65) -> Corpus:
@@ -24,7 +30,20 @@ def corpus(size: int, alphabet: int = 65) -> Corpus:
 def test_a_survey_counts_bytes_characters_and_documents(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("häuser\n", encoding="utf-8")
-    assert survey([path, "zoo", ""]) == Corpus(documents=3, bytes=11, characters=10, alphabet=9)
+    wanted = Corpus(documents=3, bytes=11, characters=10, alphabet=9, lengths=((0, 1), (3, 1), (7, 1)))
+    assert survey([path, "zoo", ""]) == wanted
+
+
+def test_a_text_that_repeats_itself_is_poor_and_noise_is_rich() -> None:
+    noise = "".join(random.Random(0).choices("abcdefghijklmnopqrstuvwxyz", k=30_000))
+    poor, rich = survey(["the cat sat. " * 3000]).richness, survey([noise]).richness
+    assert poor < 0.1 < 1.3 < rich
+
+
+def test_the_length_of_a_file_that_is_read_in_pieces_is_that_of_the_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("häuser am see\n" * 200_000, encoding="utf-8")
+    assert survey([path, "zoo", "zoo"]).lengths == ((3, 2), (2_800_000, 1))
 
 
 @pytest.mark.parametrize(
@@ -91,19 +110,87 @@ def test_what_is_given_stays() -> None:
     assert plan.training.minutes == 4
 
 
+def test_many_short_documents_have_as_many_epochs_as_their_steps_make() -> None:
+    """Windows of 20 tokens: a step has a twelfth of the tokens that whole windows have."""
+    short = Corpus(50_000, 10**6, 10**6, 65, lengths=((20, 50_000),))
+    long, short_plan = (choose(each, None, None, {"steps": 1000, "preset": "1m"}) for each in (corpus(10**6), short))
+    assert short_plan.epochs == pytest.approx(1000 / (0.9 * 50_000 / 8))
+    assert short_plan.epochs < long.epochs / 10
+    assert "1,000 steps of some 160 tokens (at most 8 x 256), 0.18 epochs" in short_plan.reasons[3]
+    assert "1,000 steps of 8 x 256 tokens" in long.reasons[3]
+
+
+def test_a_tiny_text_gets_the_epochs_that_its_small_steps_take() -> None:
+    tiny = choose(corpus(180), FAST, 1, {"preset": "1m"})
+    assert tiny.steps == round(tiny.epochs)
+    assert tiny.steps < 60 / FAST.update[0], "the optimizer's time counts in every step"
+
+
+def test_the_expected_figure_is_in_bits_a_byte_and_says_its_error() -> None:
+    english, chinese = corpus(10**6), Corpus(1, 3 * 10**6, 10**6, 4000, richness=2.0)
+    plans = [choose(each, FAST, 4, {"preset": "5m", "tokenizer": "char"}) for each in (english, chinese)]
+    for plan, characters, share in zip(plans, (1, 1 / 3), (1, 2), strict=True):
+        epoch = plan.epochs * 0.9 * 10**6
+        loss = predicted_loss(4.87e6, epoch, 0.9 * 10**6) * share * characters / math.log(2)
+        assert plan.bits_per_byte == pytest.approx(loss, rel=0.02)
+        assert f"expected {plan.bits_per_byte:.2f} bits a byte, give or take" in plan.reasons[2]
+    assert "nats" not in str(plans[0])
+
+
+@pytest.mark.parametrize("given", [{"tokenizer": "word"}, {"model": soma.ModelConfig.preset("1m")}], ids=str)
+def test_where_no_figure_can_be_expected_none_is_said(given: dict[str, Any]) -> None:
+    plan = choose(corpus(10**6), FAST, 4, given)
+    assert plan.bits_per_byte is None and "expected" not in plan.reasons[2]
+
+
+def test_the_memory_is_that_of_the_precision_that_was_asked_for() -> None:
+    given = {"steps": 100, "preset": "5m", "batch_size": 32}
+    plans = {name: choose(corpus(10**6), None, None, given | {"precision": name}) for name in ("float32", "bfloat16")}
+    for name, plan in plans.items():
+        assert plan.memory == training_memory(plan.model, 32, 256, name, "muon", True)
+    assert plans["float32"].memory != plans["bfloat16"].memory
+
+
 def test_steps_that_are_given_take_the_place_of_minutes() -> None:
     plan = choose(corpus(1_000_000), FAST, None, {"steps": 100, "preset": "5m", "batch_size": 16})
     assert (plan.steps, plan.training.steps, plan.training.minutes, plan.minutes) == (100, 100, None, None)
     assert plan.flops == pytest.approx(100 * 16 * 256 * 6 * 4.87e6, rel=0.1)
 
 
-def test_the_speed_of_this_machine_is_that_of_the_clock() -> None:
-    ticks = itertools.count(0, 2)  # every step takes two seconds
-    speed = measure_speed(clock=lambda: float(next(ticks)))
-    assert speed.flops[0] < speed.flops[1]
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_a_speed_tells_what_a_step_takes_from_what_its_tokens_take(
+    optimizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Time passes in the model's pass and in the optimizer alone, as much as each is told to take."""
+    now = 0.0
+
+    def loss_and_grad(self: Any, ids: Any, targets: Any) -> float:
+        nonlocal now
+        now += 1e-3 * ids.size
+        return 1.0
+
+    def step(self: Any) -> float:
+        nonlocal now
+        now += {soma.Muon: 0.5, soma.AdamW: 0.25}[type(self)]
+        return 1.0
+
+    monkeypatch.setattr(soma.Model, "loss_and_grad", loss_and_grad)
+    monkeypatch.setattr(Optimizer, "step", step)
+    speed = measure_speed("float32", optimizer, clock=lambda: now)
+    update = {"muon": 0.5, "adamw": 0.25}[optimizer]
     config = soma.ModelConfig.preset("5m")
-    assert speed.tokens_per_second(config) == pytest.approx(4096 / 2)
-    assert speed.tokens_per_second(soma.ModelConfig.preset("30m")) < 4096 / 2
+    assert speed.update == pytest.approx((update, update))
+    assert speed.seconds(config, 3, 3 * 700, 256) == pytest.approx(3 * (0.7 + update))
+    assert speed.seconds(config, 3, 3 * 700, 32) < 3 * (0.7 + update), "short windows have less attention"
+    assert speed.tokens_per_second(soma.ModelConfig.preset("30m")) < speed.tokens_per_second(config) / 4
+
+
+def test_small_steps_are_planned_as_slower_a_token() -> None:
+    speed = replace(FAST, update=(0.1, 0.2))
+    large, small = (choose(corpus(1_000_000), speed, 4, {"preset": "1m", "batch_size": size}) for size in (32, 1))
+    assert small.epochs < large.epochs / 5
+    assert large.tokens_per_second is not None and small.tokens_per_second is not None
+    assert small.tokens_per_second < large.tokens_per_second / 5
 
 
 def test_sizes_that_do_not_fit_are_left_out() -> None:
