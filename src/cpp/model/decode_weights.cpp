@@ -23,11 +23,13 @@ void each_matrix(Weights& block, F&& f) {
 
 }  // namespace
 
-DecodeWeights::DecodeWeights(Transformer& model) : config_(model.config()) {
+DecodeWeights::DecodeWeights(Transformer& model)
+    : config_(model.config()), device_(model.device()), storage_(device_.memory()) {
   carve(model.parameters(), nullptr, nullptr);
 }
 
-DecodeWeights::DecodeWeights(Transformer& model, WeightFormat format) : config_(model.config()) {
+DecodeWeights::DecodeWeights(Transformer& model, WeightFormat format)
+    : config_(model.config()), device_(model.device()), storage_(device_.memory()) {
   storage_.reserve_dense(carve(model.parameters(), &format, nullptr));
   carve(model.parameters(), &format, storage_.data());
 }
@@ -37,7 +39,7 @@ int64_t DecodeWeights::carve(const Parameters& from, const WeightFormat* format,
   const auto vector = [&](const Tensor& t) -> const float* {
     if (t.data == nullptr || format == nullptr) return t.data;
     float* copy = carver.take(t.size());
-    if (copy != nullptr) std::copy(t.data, t.data + t.size(), copy);
+    if (copy != nullptr) device_.memory().copy(copy, t.data, static_cast<std::size_t>(t.size()) * sizeof(float));
     return copy;
   };
   const auto matrix = [&](ConstMatrix w) -> DecodeMatrix {

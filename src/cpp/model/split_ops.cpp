@@ -7,7 +7,7 @@ namespace soma {
 
 void SplitOps::make(int64_t splits) {
   while (static_cast<int64_t>(splits_.size()) < splits) {
-    splits_.push_back(make_cpu_ops(precision_));
+    splits_.push_back(device_.make_ops(precision_));
     if (!profiled_.empty()) profiled_.push_back(std::make_unique<ProfiledOps>(*splits_.back()));
   }
 }

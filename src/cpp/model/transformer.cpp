@@ -7,7 +7,6 @@
 #include "base/check.h"
 #include "base/fork.h"
 #include "base/interrupt.h"
-#include "base/parallel.h"
 
 namespace soma {
 namespace {
@@ -29,8 +28,13 @@ constexpr int64_t kLeastWork = int64_t{1} << 19, kMostWork = int64_t{1} << 31;
 
 }  // namespace
 
-Transformer::Transformer(const ModelConfig& config, uint64_t seed, Precision precision, bool initialize)
-    : config_(config), precision_(precision), evaluation_precision_(precision) {
+Transformer::Transformer(const ModelConfig& config, uint64_t seed, Precision precision, Device& device, bool initialize)
+    : config_(config),
+      precision_(precision),
+      device_(device),
+      evaluation_precision_(precision),
+      values_(device.memory()),
+      gradients_(device.memory()) {
   config_.validate();
   infos_ = describe_parameters(config_);
   values_.reserve_dense(weights_.carve(config_, nullptr));
@@ -40,8 +44,9 @@ Transformer::Transformer(const ModelConfig& config, uint64_t seed, Precision pre
 }
 
 void Transformer::make_work() {
-  auto work = std::make_unique<Work>(precision_);
-  if (evaluation_precision_ != precision_) work->evaluation_ops = std::make_unique<SplitOps>(evaluation_precision_);
+  auto work = std::make_unique<Work>(device_, precision_);
+  if (evaluation_precision_ != precision_)
+    work->evaluation_ops = std::make_unique<SplitOps>(device_, evaluation_precision_);
   work->prepacked = weights_;
   work_ = std::move(work);
 }
@@ -53,7 +58,7 @@ void Transformer::leave_memory_of_calls() {
 
 void Transformer::set_evaluation_precision(Precision precision) {
   evaluation_precision_ = precision;
-  work_->evaluation_ops = precision == precision_ ? nullptr : std::make_unique<SplitOps>(precision);
+  work_->evaluation_ops = precision == precision_ ? nullptr : std::make_unique<SplitOps>(device_, precision);
 }
 
 int64_t Transformer::num_parameters() const {
@@ -77,7 +82,7 @@ int64_t Transformer::held_floats() const {
 }
 
 void Transformer::zero_grad() {
-  if (gradients_.size() > 0) std::fill(gradients_.data(), gradients_.data() + gradients_.size(), 0.0f);
+  if (gradients_.size() > 0) device_.memory().clear(gradients_.data(), gradients_.bytes());
 }
 
 const int32_t* Transformer::take_ids(const int32_t* ids, int64_t batch, int64_t length) {
@@ -110,7 +115,7 @@ const int32_t* Transformer::take_targets(const int32_t* targets, int64_t count, 
 }
 
 Transformer::Plan Transformer::plan(SplitOps& ops, int64_t batch, int64_t length, bool for_backward) {
-  const int64_t threads = call_threads(), size = arena_size(), m = batch * length;
+  const int64_t threads = device_.splits(), size = arena_size(), m = batch * length;
   const int64_t largest = (batch + threads - 1) / threads;
   int64_t outputs = 0;  // columns of the matrices of a block
   each_matrix(weights_.blocks[0], [&](const Tensor& t) { outputs += t.cols; });
@@ -196,7 +201,7 @@ Matrix Transformer::final_rows(Ops& ops, int64_t row, int64_t count) {
 
 void Transformer::forward(float* logits, const int32_t* ids, int64_t batch, int64_t length) {
   ids = take_ids(ids, batch, length);
-  with_thread_pool([&] {
+  device_.run([&] {
     const Plan plan = this->plan(ops_of_evaluation(), batch, length, false);
     run_blocks(plan, ids, false);
     check_interrupt();
@@ -337,12 +342,12 @@ double Transformer::run_loss(const int32_t* ids, const int32_t* targets, int64_t
 
 double Transformer::loss(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length,
                          int64_t normalizer) {
-  return with_thread_pool([&] { return run_loss(ids, targets, batch, length, normalizer, false, {}, {}); });
+  return device_.run([&] { return run_loss(ids, targets, batch, length, normalizer, false, {}, {}); });
 }
 
 double Transformer::loss_and_grad(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length,
                                   int64_t normalizer, const Noise& noise, const Teaching& teaching) {
-  return with_thread_pool([&] { return run_loss(ids, targets, batch, length, normalizer, true, noise, teaching); });
+  return device_.run([&] { return run_loss(ids, targets, batch, length, normalizer, true, noise, teaching); });
 }
 
 }  // namespace soma

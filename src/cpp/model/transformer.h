@@ -13,7 +13,7 @@
 #include "model/parameters.h"
 #include "model/rotation_table.h"
 #include "model/split_ops.h"
-#include "ops/ops.h"
+#include "ops/device.h"
 
 namespace soma {
 
@@ -30,7 +30,7 @@ class Transformer {
  public:
   // Throws std::invalid_argument on a bad config, std::bad_alloc if the parameters do not fit into memory. Without
   // `initialize` all parameters are zero, for a caller who sets them.
-  Transformer(const ModelConfig& config, uint64_t seed, Precision precision, bool initialize = true);
+  Transformer(const ModelConfig& config, uint64_t seed, Precision precision, Device& device, bool initialize = true);
 
   // For the child of a fork, if another thread of the parent was inside a call: replaces the memory of that call.
   // Parameters are unchanged. Gradients may be half accumulated, as after an interrupt. Profiling is off.
@@ -40,6 +40,7 @@ class Transformer {
   void set_evaluation_precision(Precision precision);
 
   const ModelConfig& config() const { return config_; }
+  Device& device() const { return device_; }
   const std::vector<ParameterInfo>& parameter_infos() const { return infos_; }
   int64_t num_parameters() const;
 
@@ -109,13 +110,18 @@ class Transformer {
   ModelConfig config_;
   std::vector<ParameterInfo> infos_;
   const Precision precision_;
+  Device& device_;
   Precision evaluation_precision_;
   Arena values_, gradients_;
   Parameters weights_, grads_;
 
   // Memory that calls write to, and that holds nothing between calls.
   struct Work {
-    explicit Work(Precision precision) : ops(precision) {}
+    Work(Device& device, Precision precision)
+        : ops(device, precision),
+          activation_arena(device.memory()),
+          head_arena(device.memory()),
+          packing_arena(device.memory()) {}
     SplitOps ops;
     std::unique_ptr<SplitOps> evaluation_ops;  // null: ops
     Arena activation_arena, head_arena, packing_arena;

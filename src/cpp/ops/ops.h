@@ -5,7 +5,6 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 
 #include "kernels/norm_kind.h"
 
@@ -277,7 +276,5 @@ class Ops {
 };
 
 constexpr int32_t kIgnoredTarget = -100, kMaskedToken = -1;
-
-std::unique_ptr<Ops> make_cpu_ops(Precision precision);
 
 }  // namespace soma

@@ -14,7 +14,8 @@ std::vector<const ParameterInfo*> all_of(const Transformer& model) {
 
 }  // namespace
 
-AdamWPass::AdamWPass(std::vector<const ParameterInfo*> parameters) : parameters_(std::move(parameters)) {
+AdamWPass::AdamWPass(Memory& memory, std::vector<const ParameterInfo*> parameters)
+    : parameters_(std::move(parameters)), second_(memory) {
   int64_t floats = 0;
   for (const ParameterInfo* info : parameters_) {
     const int64_t size = Arena::padded(info->size());  // the padding is zero and stays zero
@@ -53,7 +54,8 @@ void AdamWPass::add_state(std::vector<StateArray>* state, float* first) {
   }
 }
 
-AdamW::AdamW(Transformer& model, const AdamWConfig& config) : Optimizer(model, config), pass_(all_of(model)) {
+AdamW::AdamW(Transformer& model, const AdamWConfig& config)
+    : Optimizer(model, config), first_(model.device().memory()), pass_(model.device().memory(), all_of(model)) {
   first_.reserve(model.arena_size());
 }
 

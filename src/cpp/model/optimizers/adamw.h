@@ -11,7 +11,7 @@ namespace soma {
 // moments exist for these parameters alone, one after another.
 class AdamWPass {
  public:
-  explicit AdamWPass(std::vector<const ParameterInfo*> parameters);
+  AdamWPass(Memory& memory, std::vector<const ParameterInfo*> parameters);
 
   void run(Transformer& model, float* first, const AdamWConfig& config, const StepOptions& options, float grad_scale,
            int64_t step);

@@ -10,7 +10,6 @@
 
 #include "base/check.h"
 #include "base/interrupt.h"
-#include "base/parallel.h"
 
 namespace soma {
 namespace {
@@ -73,7 +72,8 @@ Muon::Muon(Transformer& model, const MuonConfig& config)
     : Optimizer(model, config.adamw),
       options_(config),
       hidden_(parameters_of(model, true)),
-      pass_(parameters_of(model, false)) {
+      first_(model.device().memory()),
+      pass_(model.device().memory(), parameters_of(model, false)) {
   options_.validate();
   first_.reserve(model.arena_size());
   for (const ParameterInfo* info : hidden_) cut(*info);
@@ -110,12 +110,14 @@ std::vector<StateArray> Muon::state() {
 
 void Muon::update(const StepOptions& options, float grad_scale) {
   const Uninterrupted whole;
-  const int64_t threads = call_threads(), count = static_cast<int64_t>(pieces_.size());
+  const int64_t threads = model_.device().splits(), count = static_cast<int64_t>(pieces_.size());
   const bool together = threads > 1 && work_ >= kLeastWork * static_cast<double>(threads);
   const bool side_by_side = together && count >= threads;
   int64_t floats = 0;
   for (const Piece& p : pieces_) floats = std::max(floats, muon_scratch_floats(model_.ops(), p.rows, p.cols));
-  scratch_.resize(std::max(scratch_.size(), static_cast<std::size_t>(side_by_side ? threads : 1)));
+  while (scratch_.size() < static_cast<std::size_t>(side_by_side ? threads : 1)) {
+    scratch_.emplace_back(model_.device().memory());
+  }
   for (Arena& arena : scratch_) arena.reserve(floats);
 
   StepOptions rest = options;
@@ -133,7 +135,7 @@ void Muon::update(const StepOptions& options, float grad_scale) {
     }
   };
   if (together) {
-    with_thread_pool(body);
+    model_.device().run(body);
   } else {
     body();
   }

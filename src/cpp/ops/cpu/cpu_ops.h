@@ -51,7 +51,7 @@ class CpuOps final : public Ops {
   float* scratch(int64_t slot) { return scratch_.data() + slot * scratch_stride_; }
 
   const Precision precision_;
-  Arena packed_b_, scratch_;
+  Arena packed_b_{host_memory()}, scratch_{host_memory()};
   int64_t scratch_stride_ = 0;
   std::vector<double> partial_sums_;
 };
