@@ -45,7 +45,11 @@ class HostMemory final : public Memory {
   void release(void* block) noexcept override { std::free(static_cast<void**>(block)[-1]); }
 
   void upload(void* to, const void* host, std::size_t bytes) override { std::memcpy(to, host, bytes); }
-  void download(void* host, const void* from, std::size_t bytes) override { std::memcpy(host, from, bytes); }
+  void download(void* host, const void* from, std::size_t bytes, std::size_t rows, std::size_t stride) override {
+    for (std::size_t r = 0; r < rows; ++r) {
+      std::memcpy(static_cast<char*>(host) + r * bytes, static_cast<const char*>(from) + r * stride, bytes);
+    }
+  }
   void copy(void* to, const void* from, std::size_t bytes) override { std::memcpy(to, from, bytes); }
   void clear(void* at, std::size_t bytes) override { std::memset(at, 0, bytes); }
   void exchange(void* a, void* b, std::size_t bytes) override {

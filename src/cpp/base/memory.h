@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <vector>
 
 namespace soma {
 
@@ -17,7 +19,9 @@ class Memory {
 
   // Each waits for what the device was asked to do before, and returns when the bytes are there.
   virtual void upload(void* to, const void* host, std::size_t bytes) = 0;
-  virtual void download(void* host, const void* from, std::size_t bytes) = 0;
+  // `rows` times `bytes`, `stride` bytes apart on the device and side by side on the host.
+  virtual void download(void* host, const void* from, std::size_t bytes, std::size_t rows = 1,
+                        std::size_t stride = 0) = 0;
   // Within the device.
   virtual void copy(void* to, const void* from, std::size_t bytes) = 0;
   virtual void clear(void* at, std::size_t bytes) = 0;
@@ -29,5 +33,14 @@ class Memory {
 
 // The memory of the processor.
 Memory& host_memory();
+
+// Sets `count` floats at `to`, which write(floats) makes: in place if the host may write there, else in a buffer.
+template <typename F>
+void write_floats(Memory& memory, float* to, int64_t count, F&& write) {
+  if (memory.on_host()) return write(to);
+  std::vector<float> floats(static_cast<std::size_t>(count));
+  write(floats.data());
+  memory.upload(to, floats.data(), floats.size() * sizeof(float));
+}
 
 }  // namespace soma

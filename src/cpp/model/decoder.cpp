@@ -22,7 +22,8 @@ Decoder::Decoder(const DecodeWeights& weights, int64_t rows)
       cache_(weights.device().memory()),
       logits_(weights.device().memory()),
       scattered_(weights.device().memory()),
-      buffer_arena_(weights.device().memory()) {
+      buffer_arena_(weights.device().memory()),
+      rotation_(weights.device().memory()) {
   check(rows >= 1 && rows <= 1 << 16, "batch_size must be from 1 to 65536, got ", rows);
   const ModelConfig& config = weights_.config();
   capacity_ = (config.max_seq_len + 15) / 16 * 16;

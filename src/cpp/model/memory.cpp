@@ -46,7 +46,7 @@ int64_t training_floats(const ModelConfig& config, Device& device, Precision pre
   const int64_t at_once = pieces >= device.splits() ? device.splits() : 1;
   return 3 * Parameters{}.carve(config, nullptr) + second_moments + at_once * scratch +
          buffer_floats(config, *ops, batch, length, true) +
-         HeadBuffers{}.carve(config, ops->operands(), batch * length, true, teachers, nullptr);
+         HeadBuffers{}.carve(config, *ops, batch * length, true, teachers, nullptr);
 }
 
 int64_t teacher_floats(const ModelConfig& config, Device& device, Precision precision, int64_t batch, int64_t length) {

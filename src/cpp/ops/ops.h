@@ -48,6 +48,12 @@ struct Matrix {
   Matrix(float* d, int64_t r, int64_t c) : Matrix(d, r, c, c) {}
   Matrix(float* d, int64_t r, int64_t c, int64_t stride) : data(d), rows(r), cols(c), ld(stride) {}
   float* row(int64_t r) const { return data + r * ld; }
+  Matrix part(int64_t begin, int64_t end) const {  // some of its rows
+    Matrix m = *this;
+    m.data = row(begin);
+    m.rows = end - begin;
+    return m;
+  }
   operator ConstMatrix() const {
     ConstMatrix m{data, rows, cols};
     m.ld = ld;
@@ -197,11 +203,19 @@ struct MuonOptions {
   bool cautious;  // decay only where factor and parameter have one sign, or one of them is zero
 };
 
+// How the logits of a loss are kept: the rows that exist at a time, and the floats from row to row.
+struct LogitsLayout {
+  int64_t rows, ld;
+};
+
 class Ops {
  public:
   virtual ~Ops() = default;
 
   virtual Operands operands() const = 0;
+  virtual LogitsLayout logits_layout(int64_t rows, int64_t vocab_size) const = 0;
+  // Whether the weights are packed at the beginning of every call, and not by the products that read them.
+  virtual bool packs_first() const = 0;
 
   // c = a b, then the epilogue: bias, residual, relu. Or c += a b.
   virtual void matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& epilogue = {}) = 0;
@@ -227,8 +241,9 @@ class Ops {
   // out(B*T, H*D) = softmax(scale q k^T, causal) v per head; lse(B*H*T) = log sum exp of the scaled scores, for
   // backward. A thread holds the scores of at most one tile of query rows.
   virtual void attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionShape& shape) = 0;
-  // dqkv = the gradient of qkv, with `rotated` the gradient before the rotation. Computes probabilities again from lse.
-  virtual void attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, const float* lse,
+  // dqkv = the gradient of qkv, with `rotated` the gradient before the rotation. `out` and lse are those of attention,
+  // from which probabilities and their means are computed again.
+  virtual void attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix out, ConstMatrix qkv, const float* lse,
                                   const AttentionShape& shape, const RotationGradient* rotated = nullptr) = 0;
 
   // out[j] += the sum over the rows of x, in order; x is floats

@@ -118,7 +118,7 @@ class Gpt2Block final : public Block {
 
     ops.matmul(d_heads, ctx.drop_gradient(s.d_dropped1, s.d_middle, DropoutSite::kAttention),
                ConstMatrix(w.w_proj).t());
-    ops.attention_backward(d_qkv, d_heads, qkv, a.lse, ctx.attention_shape());
+    ops.attention_backward(d_qkv, d_heads, {a.attention, m, c}, qkv, a.lse, ctx.attention_shape());
     ops.matmul(d_normed1, d_qkv, ConstMatrix(w.w_qkv).t());
     ops.norm_backward(d_input, d_normed1, input, {a.mean1, a.rstd1}, norm1, s.d_middle, &normed1);
   }

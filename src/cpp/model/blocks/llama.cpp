@@ -113,7 +113,8 @@ class LlamaBlock final : public Block {
 
     ops.matmul(d_heads, ctx.drop_gradient(s.d_dropped1, s.d_middle, DropoutSite::kAttention),
                ConstMatrix(w.w_proj).t());
-    ops.attention_backward(d_qkv, d_heads, qkv, a.lse, ctx.attention_shape(), &rotated);
+    ops.attention_backward(d_qkv, d_heads, {a.attention, m, ctx.config.q_dim()}, qkv, a.lse, ctx.attention_shape(),
+                           &rotated);
     ops.matmul(d_normed1, d_qkv, ConstMatrix(w.w_qkv).t());
     ops.norm_backward(d_input, d_normed1, input, {nullptr, a.rstd1}, rms(w.norm1_w), s.d_middle, &normed1);
   }

@@ -90,7 +90,7 @@ class SomaBlock final : public Block {
     ops.norm_backward(d_sum1, d_middle, middle, {nullptr, a.rstd1}, {}, nullptr);
     ops.matmul(d_heads, ctx.drop_gradient(s.d_dropped1, s.d_branch1, DropoutSite::kAttention),
                ConstMatrix(w.w_proj).t());
-    ops.attention_backward(d_qkv, d_heads, qkv, a.lse, ctx.attention_shape());
+    ops.attention_backward(d_qkv, d_heads, {a.attention, m, c}, qkv, a.lse, ctx.attention_shape());
     ops.matmul(d_input, d_qkv, ConstMatrix(w.w_qkv).t(), {.residual = d_sum1.data});
   }
 
