@@ -190,10 +190,27 @@ struct AdamWRange {
 
 struct AdamWOptions {
   float lr, beta1, beta2, eps;
-  float grad_scale;    // clipping: every gradient is multiplied by it first
+  float grad_scale;    // clipping: every gradient is multiplied by it first; update() computes it
   int64_t step;        // 1 for the first step
   float weight_decay;  // of the stretches that decay
   bool cautious;       // no decay where the update's sign is not the parameter's
+};
+
+// A step over the parameters of `ranges`, arrays as for Ops::adamw. Beyond a norm of max_norm, the whole gradient is
+// scaled down to it.
+struct Update {
+  float *p, *g, *m, *v;
+  const AdamWRange* ranges;
+  int64_t count;
+  int64_t size;     // floats of the whole gradient
+  double max_norm;  // <= 0: no clipping
+  AdamWOptions options;
+};
+
+// The norm of the whole gradient, and the factor that clips it.
+struct Clip {
+  double norm;
+  float scale;
 };
 
 struct MuonOptions {
@@ -280,10 +297,16 @@ class Ops {
   virtual void adamw(float* p, float* g, float* m, float* v, const AdamWRange* ranges, int64_t count,
                      const AdamWOptions& options) = 0;
 
+  // sum_squares, then adamw. Where the norm is not finite, nothing is updated. A device whose memory is not the host's
+  // decides this without asking the host.
+  virtual Clip update(const Update& update);
+
   // g = scale g; m = momentum m + (1 - momentum) g; g = (1 - momentum) g + momentum m. Returns sum g^2.
   virtual double muon_momentum(Matrix g, Matrix m, float momentum, float scale) = 0;
   // y = s x; y may be pairs
   virtual void scale(Matrix y, ConstMatrix x, float s) = 0;
+  // muon_momentum, then x = g / (1.01 |g| + 1e-6); x may be pairs. Likewise.
+  virtual void muon_direction(Matrix x, Matrix g, Matrix m, float momentum, float grad_scale);
   // p -= lr (scale o + weight_decay p); o = 0
   virtual void muon(Matrix p, Matrix o, const MuonOptions& options) = 0;
   // y += rate (x - y) over n floats; where rate is 1, y = x

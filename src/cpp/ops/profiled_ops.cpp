@@ -95,6 +95,7 @@ auto ProfiledOps::timed(std::string op, const char* group, std::array<int64_t, 4
                         Call&& call) {
   const auto begin = std::chrono::steady_clock::now();
   const auto done = [&] {
+    device_.finish();
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     add_record(&records_, {std::move(op), group, shape, 1, seconds, cost});
   };

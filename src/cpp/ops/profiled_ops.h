@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "ops/ops.h"
+#include "ops/device.h"
 
 namespace soma {
 
@@ -41,7 +41,7 @@ void add_record(std::vector<OpRecord>* records, const OpRecord& more);
 
 class ProfiledOps final : public Ops {
  public:
-  explicit ProfiledOps(Ops& inner) : inner_(inner) {}
+  ProfiledOps(Device& device, Ops& inner) : device_(device), inner_(inner) {}
 
   // The records since the last call, in the order of first use.
   std::vector<OpRecord> take() { return std::exchange(records_, {}); }
@@ -84,6 +84,7 @@ class ProfiledOps final : public Ops {
   template <typename Call>
   auto timed(std::string op, const char* group, std::array<int64_t, 4> shape, const OpCost& cost, Call&& call);
 
+  Device& device_;
   Ops& inner_;
   std::vector<OpRecord> records_;
 };

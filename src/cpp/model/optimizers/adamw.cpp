@@ -30,19 +30,24 @@ AdamWPass::AdamWPass(Memory& memory, std::vector<const ParameterInfo*> parameter
   second_.reserve(floats);
 }
 
-void AdamWPass::run(Transformer& model, float* first, const AdamWConfig& config, const StepOptions& options,
-                    float grad_scale, int64_t step) {
-  if (ranges_.empty()) return;
-  model.ops().adamw(model.values(), model.gradients(), first, second_.data(), ranges_.data(),
-                    static_cast<int64_t>(ranges_.size()),
-                    {.lr = static_cast<float>(options.lr),
-                     .beta1 = static_cast<float>(config.beta1),
-                     .beta2 = static_cast<float>(config.beta2),
-                     .eps = static_cast<float>(config.eps),
-                     .grad_scale = grad_scale,
-                     .step = step,
-                     .weight_decay = static_cast<float>(options.weight_decay),
-                     .cautious = config.cautious});
+Clip AdamWPass::run(Transformer& model, float* first, const AdamWConfig& config, const StepOptions& options,
+                    int64_t step) {
+  return model.ops().update({.p = model.values(),
+                             .g = model.gradients(),
+                             .m = first,
+                             .v = second_.data(),
+                             .ranges = ranges_.data(),
+                             .count = static_cast<int64_t>(ranges_.size()),
+                             .size = model.arena_size(),
+                             .max_norm = config.max_grad_norm,
+                             .options = {.lr = static_cast<float>(options.lr),
+                                         .beta1 = static_cast<float>(config.beta1),
+                                         .beta2 = static_cast<float>(config.beta2),
+                                         .eps = static_cast<float>(config.eps),
+                                         .grad_scale = 1,
+                                         .step = step,
+                                         .weight_decay = static_cast<float>(options.weight_decay),
+                                         .cautious = config.cautious}});
 }
 
 void AdamWPass::add_state(std::vector<StateArray>* state, float* first) {
@@ -59,8 +64,8 @@ AdamW::AdamW(Transformer& model, const AdamWConfig& config)
   first_.reserve(model.arena_size());
 }
 
-void AdamW::update(const StepOptions& options, float grad_scale) {
-  pass_.run(model_, first_.data(), config_, options, grad_scale, steps);
+double AdamW::update(const StepOptions& options) {
+  return pass_.run(model_, first_.data(), config_, options, steps + 1).norm;
 }
 
 std::vector<StateArray> AdamW::state() {
