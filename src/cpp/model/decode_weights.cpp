@@ -2,6 +2,7 @@
 #include "model/decode_weights.h"
 
 #include <algorithm>
+#include <memory>
 #include <type_traits>
 
 #include "base/interrupt.h"
@@ -35,6 +36,7 @@ DecodeWeights::DecodeWeights(Transformer& model, WeightFormat format)
 }
 
 int64_t DecodeWeights::carve(const Parameters& from, const WeightFormat* format, float* base) {
+  const std::unique_ptr<Decoding> decoding = device_.make_decoding();
   Carver carver(base);
   const auto vector = [&](const Tensor& t) -> const float* {
     if (t.data == nullptr || format == nullptr) return t.data;
@@ -44,11 +46,11 @@ int64_t DecodeWeights::carve(const Parameters& from, const WeightFormat* format,
   };
   const auto matrix = [&](ConstMatrix w) -> DecodeMatrix {
     if (format == nullptr) return live_weights(w);
-    float* packed = carver.take(packed_size(*format, w.height(), w.width()));
+    float* packed = carver.take(decoding->packed_size(*format, w.height(), w.width()));
     float* scales = *format == WeightFormat::kInt8 ? carver.take(w.width()) : nullptr;
     if (packed == nullptr) return {};
     check_interrupt();
-    return pack_weights(packed, scales, *format, w);
+    return decoding->pack(packed, scales, *format, w);
   };
   wte = matrix(ConstMatrix(from.wte).t());
   head = config_.tied_head ? wte : matrix(ConstMatrix(from.head).t());

@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "base/memory.h"
+#include "ops/decode_ops.h"
 #include "ops/ops.h"
 
 namespace soma {
@@ -18,6 +19,7 @@ class Device {
   virtual std::string name() const = 0;
   virtual Memory& memory() = 0;
   virtual std::unique_ptr<Ops> make_ops(Precision precision) = 0;
+  virtual std::unique_ptr<Decoding> make_decoding() = 0;
   // The most ops that may run side by side in a call, each from an Ops of its own: threads of the processor, or 1.
   virtual int64_t splits() const = 0;
   // Returns when all that was asked is done. Throws what failed.

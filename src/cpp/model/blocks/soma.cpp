@@ -107,21 +107,21 @@ class SomaBlock final : public Block {
 
   Matrix decode(const BlockDecodeContext& ctx, const BlockDecodeWeights& w, const DecodeBuffers& d, Matrix stream,
                 const CacheRow* cache) const override {
-    const ParallelRegion& region = ctx.region;
+    DecodeOps& ops = ctx.ops;
     const float eps = ctx.config.norm_eps();
 
-    decode_qkv(region, d.qkv, stream, w.w_qkv, nullptr, ctx.heads(), d.prompt);
-    decode_attention(region, d.heads, d.qkv, cache, ctx.heads(), d.scores);
-    region.wait();
-    decode_linear(region, d.middle, d.heads, w.w_proj, {.residual = &stream}, d.prompt);
-    region.wait();
-    const Matrix middle = decode_norm(region, d.normed1, d.middle, {}, eps);
+    ops.qkv(d.qkv, stream, w.w_qkv, nullptr, ctx.heads(), d.prompt);
+    ops.attention(d.heads, d.qkv, cache, ctx.heads(), d.scores);
+    ops.sync();
+    ops.linear(d.middle, d.heads, w.w_proj, {.residual = &stream}, d.prompt);
+    ops.sync();
+    const Matrix middle = ops.norm(d.normed1, d.middle, {}, eps);
 
-    decode_linear(region, d.hidden, middle, w.w_fc, {.bias = w.b_fc, .activation = Activation::kRelu}, d.prompt);
-    region.wait();
-    decode_linear(region, d.stream, d.hidden, w.w_out, {.bias = w.b_out, .residual = &middle}, d.prompt);
-    region.wait();
-    return decode_norm(region, d.normed2, d.stream, {}, eps);
+    ops.linear(d.hidden, middle, w.w_fc, {.bias = w.b_fc, .activation = Activation::kRelu}, d.prompt);
+    ops.sync();
+    ops.linear(d.stream, d.hidden, w.w_out, {.bias = w.b_out, .residual = &middle}, d.prompt);
+    ops.sync();
+    return ops.norm(d.normed2, d.stream, {}, eps);
   }
 };
 

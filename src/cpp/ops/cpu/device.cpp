@@ -3,6 +3,7 @@
 
 #include "base/parallel.h"
 #include "ops/cpu/cpu_ops.h"
+#include "ops/cpu/decode_ops.h"
 
 namespace soma {
 namespace {
@@ -12,6 +13,7 @@ class CpuDevice final : public Device {
   std::string name() const override { return "cpu"; }
   Memory& memory() override { return host_memory(); }
   std::unique_ptr<Ops> make_ops(Precision precision) override { return std::make_unique<CpuOps>(precision); }
+  std::unique_ptr<Decoding> make_decoding() override { return make_cpu_decoding(); }
   int64_t splits() const override { return call_threads(); }
   void finish() override {}
 
