@@ -39,7 +39,7 @@ struct ModelHandle {
   int forks = soma::forks();             // the count of forks when this process last made the lock
 
   ModelHandle(const soma::ModelConfig& config, uint64_t seed, soma::Precision precision, bool initialize)
-      : transformer(config, seed, precision, initialize) {}
+      : transformer(config, seed, precision, soma::cpu_device(), initialize) {}
 
   // In the child of a fork: makes the lock and the buffers anew if a thread of the parent held them. Needs the GIL.
   void after_fork() {

@@ -11,7 +11,7 @@
 
 #include "base/check.h"
 #include "handle.h"
-#include "ops/ops.h"
+#include "ops/device.h"
 
 namespace arrays {
 
@@ -86,7 +86,7 @@ inline void expect_ids(const char* name, const Ids& ids, int64_t limit, bool may
 // f(ops) without the GIL. Each call has operations of its own, so the packing buffers hold nothing of another call.
 template <typename F>
 auto run(F&& f, const std::string& precision = "float32") {
-  const auto ops = soma::make_cpu_ops(parse_precision(precision));
+  const auto ops = soma::cpu_device().make_ops(parse_precision(precision));
   return without_gil([&] { return f(*ops); });
 }
 

@@ -65,7 +65,7 @@ py::object attention_backward(const Floats& dout, const Floats& qkv, const Float
   expect("dout", dout, {shape.batch, shape.length, shape.q_dim()});
   expect("before", before, shape_of(qkv));
   check(before.has_value() == q_gain.has_value() && (turns || !q_gain), "q_gain goes with before and turns");
-  Floats dqkv = unset(shape_of(qkv));
+  Floats dqkv = unset(shape_of(qkv)), out = unset(shape_of(dout)), again = unset(shape_of(lse));
   Floats dq_gain = unset({shape.batch * shape.heads, shape.head_size});
   Floats dk_gain = unset({shape.batch * shape.kv_heads, shape.head_size});
   const Operand result = Operand::into(dqkv, has(pairs, 'c')), in = Operand::of(qkv, has(pairs, 'a'));
@@ -74,7 +74,9 @@ py::object attention_backward(const Floats& dout, const Floats& qkv, const Float
                                        dk_gain.mutable_data()};
   run(
       [&](soma::Ops& ops) {
-        ops.attention_backward(result.get(), matrix(dout), in.get(), lse.data(), shape, turns ? &rotated : nullptr);
+        ops.attention(matrix(out), again.mutable_data(), in.get(), shape);
+        ops.attention_backward(result.get(), matrix(dout), matrix(out), in.get(), lse.data(), shape,
+                               turns ? &rotated : nullptr);
       },
       precision);
   result.finish();

@@ -146,7 +146,7 @@ void check_block(const char* name, soma::Precision precision) {
   const Batch batch(config.vocab_size);
   const std::string prefix = std::string(name) + (exact ? ": " : " in bfloat16: ");
 
-  Transformer model(config, 7, precision);
+  Transformer model(config, 7, precision, soma::cpu_device());
   std::printf("initial %s %016llx\n", name, static_cast<unsigned long long>(hash_parameters(model)));
   const double first = loss(model, batch), uniform = std::log(static_cast<double>(config.vocab_size));
   expect(std::fabs(first - uniform) < 0.5, prefix + "an untrained model guesses evenly, loss " + std::to_string(first));
@@ -157,7 +157,7 @@ void check_block(const char* name, soma::Precision precision) {
   soma::set_num_threads(1);
   const std::vector<double> alone = train(model, batch, 60);
   soma::set_num_threads(3);
-  Transformer twin(config, 7, precision);
+  Transformer twin(config, 7, precision, soma::cpu_device());
   expect(train(twin, batch, 60) == alone, prefix + "the same losses with one thread and with three");
   expect(hash_parameters(twin) == hash_parameters(model),
          prefix + "the same parameters with one thread and with three");
@@ -196,7 +196,7 @@ void check_products(const char* level) {
           b_transposed ? soma::ConstMatrix(b.data(), n, k).t() : soma::ConstMatrix(b.data(), k, n);
       soma::Epilogue epilogue{};
       epilogue.bias = m % 2 == 0 ? bias.data() : nullptr;
-      soma::make_cpu_ops(soma::Precision::kBfloat16)->matmul({c.data(), m, n}, left, right, epilogue);
+      soma::cpu_device().make_ops(soma::Precision::kBfloat16)->matmul({c.data(), m, n}, left, right, epilogue);
       hash = hash_floats(c.data(), m * n, hash);
       for (int64_t i = 0; whole && i < m * n; ++i) {
         const int64_t row = i / n, col = i % n;

@@ -5,12 +5,15 @@
 #include <cstdint>
 #include <memory>
 
+#include "base/memory.h"
+
 namespace soma {
 
 class Arena {
  public:
-  static constexpr std::size_t kAlignment = 64;  // bytes: a cache line, and the widest vector
-  static constexpr int64_t kGranule = kAlignment / sizeof(float);
+  static constexpr int64_t kGranule = Memory::kAlignment / sizeof(float);
+
+  explicit Arena(Memory& memory) : data_(nullptr, Release{&memory}) {}
 
   // The number of floats a tensor of `count` floats takes, so that the next one starts aligned.
   static int64_t padded(int64_t count) { return (count + kGranule - 1) / kGranule * kGranule; }
@@ -24,13 +27,15 @@ class Arena {
   float* data() { return data_.get(); }
   const float* data() const { return data_.get(); }
   int64_t size() const { return size_; }
+  std::size_t bytes() const { return static_cast<std::size_t>(size_) * sizeof(float); }
 
  private:
   void reserve(int64_t count, bool dense);
-  struct Free {
-    void operator()(float* block) const;
+  struct Release {
+    Memory* memory;
+    void operator()(float* block) const { memory->release(block); }
   };
-  std::unique_ptr<float, Free> data_;
+  std::unique_ptr<float, Release> data_;
   int64_t size_ = 0;
 };
 

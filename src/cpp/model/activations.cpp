@@ -1,8 +1,6 @@
 // Carves the buffers of the activations.
 #include "model/activations.h"
 
-#include <algorithm>
-
 #include "model/blocks/block.h"
 
 namespace soma {
@@ -11,12 +9,6 @@ namespace {
 void place_block(const BufferPlan& plan, BlockActivations& a) {
   plan.rows(a.input, plan.config.d_model);
   plan.config.block->place_activations(plan, a);
-}
-
-// Rows of logits that exist at a time: at most 512 and at most 128 MB, but at least 16.
-int64_t head_rows(int64_t vocab_size) {
-  constexpr int64_t kMaxLogits = int64_t{32} << 20;
-  return std::clamp<int64_t>(kMaxLogits / vocab_size, 16, 512);
 }
 
 }  // namespace
@@ -55,16 +47,17 @@ int64_t Activations::carve(const ModelConfig& config, Operands operands, int64_t
   return carver.used();
 }
 
-int64_t HeadBuffers::carve(const ModelConfig& config, Operands operands, int64_t all, bool for_backward,
-                           int64_t teachers, float* base) {
-  const int64_t v = config.vocab_size;
+int64_t HeadBuffers::carve(const ModelConfig& config, const Ops& ops, int64_t all, bool for_backward, int64_t teachers,
+                           float* base) {
+  const Operands operands = ops.operands();
   Carver carver(base);
-  rows = std::min(all, head_rows(v));
-  logits = carver.take(rows * v);
-  losses = carver.take(rows);
-  gradient = operands.pairs && for_backward ? carver.take(operands.floats(rows, v)) : logits;
-  probabilities = teachers > 0 ? carver.take(rows * v) : nullptr;
-  of_one_teacher = teachers > 1 ? carver.take(rows * v) : nullptr;
+  layout = ops.logits_layout(all, config.vocab_size);
+  const int64_t floats = layout.rows * layout.ld;
+  losses = carver.take(all);
+  logits = carver.take(floats);
+  gradient = operands.pairs && for_backward ? carver.take(operands.floats(layout.rows, config.vocab_size)) : logits;
+  probabilities = teachers > 0 ? carver.take(floats) : nullptr;
+  of_one_teacher = teachers > 1 ? carver.take(floats) : nullptr;
   return carver.used();
 }
 

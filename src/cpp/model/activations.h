@@ -24,13 +24,14 @@ struct Activations {
 
 // The memory of the loss, whose logits exist for some rows at a time.
 struct HeadBuffers {
-  int64_t rows;
-  float *logits, *losses;                 // (rows, V), (rows)
+  LogitsLayout layout;
+  float* losses;                          // of all rows
+  float* logits;                          // (rows, V)
   float* gradient;                        // (rows, V) operand; in float32 the memory of the logits
   float *probabilities, *of_one_teacher;  // (rows, V) with a teacher; with several
 
   // Likewise, for a loss over `all` rows.
-  int64_t carve(const ModelConfig& config, Operands operands, int64_t all, bool for_backward, int64_t teachers,
+  int64_t carve(const ModelConfig& config, const Ops& ops, int64_t all, bool for_backward, int64_t teachers,
                 float* base);
 };
 

@@ -2,6 +2,7 @@
 #include "model/decode_weights.h"
 
 #include <algorithm>
+#include <memory>
 #include <type_traits>
 
 #include "base/interrupt.h"
@@ -23,30 +24,33 @@ void each_matrix(Weights& block, F&& f) {
 
 }  // namespace
 
-DecodeWeights::DecodeWeights(Transformer& model) : config_(model.config()) {
+DecodeWeights::DecodeWeights(Transformer& model)
+    : config_(model.config()), device_(model.device()), storage_(device_.memory()) {
   carve(model.parameters(), nullptr, nullptr);
 }
 
-DecodeWeights::DecodeWeights(Transformer& model, WeightFormat format) : config_(model.config()) {
+DecodeWeights::DecodeWeights(Transformer& model, WeightFormat format)
+    : config_(model.config()), device_(model.device()), storage_(device_.memory()) {
   storage_.reserve_dense(carve(model.parameters(), &format, nullptr));
   carve(model.parameters(), &format, storage_.data());
 }
 
 int64_t DecodeWeights::carve(const Parameters& from, const WeightFormat* format, float* base) {
+  const std::unique_ptr<Decoding> decoding = device_.make_decoding();
   Carver carver(base);
   const auto vector = [&](const Tensor& t) -> const float* {
     if (t.data == nullptr || format == nullptr) return t.data;
     float* copy = carver.take(t.size());
-    if (copy != nullptr) std::copy(t.data, t.data + t.size(), copy);
+    if (copy != nullptr) device_.memory().copy(copy, t.data, static_cast<std::size_t>(t.size()) * sizeof(float));
     return copy;
   };
   const auto matrix = [&](ConstMatrix w) -> DecodeMatrix {
     if (format == nullptr) return live_weights(w);
-    float* packed = carver.take(packed_size(*format, w.height(), w.width()));
+    float* packed = carver.take(decoding->packed_size(*format, w.height(), w.width()));
     float* scales = *format == WeightFormat::kInt8 ? carver.take(w.width()) : nullptr;
     if (packed == nullptr) return {};
     check_interrupt();
-    return pack_weights(packed, scales, *format, w);
+    return decoding->pack(packed, scales, *format, w);
   };
   wte = matrix(ConstMatrix(from.wte).t());
   head = config_.tied_head ? wte : matrix(ConstMatrix(from.head).t());

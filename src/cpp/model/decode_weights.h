@@ -22,6 +22,7 @@ class DecodeWeights {
   DecodeWeights& operator=(const DecodeWeights&) = delete;
 
   const ModelConfig& config() const { return config_; }
+  Device& device() const { return device_; }
   int64_t bytes_per_token() const;  // bytes of the weights that a token reads
   int64_t multiply_adds() const;    // multiply-adds of a token in one block
   int64_t widest_input() const;     // the largest inner dimension of its products
@@ -36,6 +37,7 @@ class DecodeWeights {
   int64_t carve(const Parameters& from, const WeightFormat* format, float* base);
 
   ModelConfig config_;
+  Device& device_;
   Arena storage_;
 };
 

@@ -6,18 +6,23 @@
 
 #include "base/check.h"
 #include "base/interrupt.h"
-#include "base/parallel.h"
 
 namespace soma {
 namespace {
 
-constexpr int64_t kMostRows = 252;            // rows of a prompt at a time: whole tiles of 12 and of 6 rows
-constexpr int64_t kWorthAThread = 16 * 1024;  // multiply-adds of an op: a microsecond of work, as long as several waits
+constexpr int64_t kMostRows = 252;                    // rows of a prompt at a time: whole tiles of 12 and of 6 rows
 constexpr int64_t kUninterrupted = int64_t{1} << 28;  // multiply-adds between two checks for an interrupt
 
 }  // namespace
 
-Decoder::Decoder(const DecodeWeights& weights, int64_t rows) : weights_(weights) {
+Decoder::Decoder(const DecodeWeights& weights, int64_t rows)
+    : weights_(weights),
+      decoding_(weights.device().make_decoding()),
+      cache_(weights.device().memory()),
+      logits_(host_memory()),
+      results_(weights.device().memory()),
+      buffer_arena_(weights.device().memory()),
+      rotation_(weights.device().memory()) {
   check(rows >= 1 && rows <= 1 << 16, "batch_size must be from 1 to 65536, got ", rows);
   const ModelConfig& config = weights_.config();
   capacity_ = (config.max_seq_len + 15) / 16 * 16;
@@ -55,11 +60,12 @@ void Decoder::prefill(int64_t row, const int32_t* ids, int64_t length) {
   lengths_[static_cast<std::size_t>(row)] = 0;
   places_.resize(static_cast<std::size_t>(length));
   for (int64_t i = 0; i < length; ++i) places_[static_cast<std::size_t>(i)] = {row, i};
+  float* const logits = results(row, 1);
   for (int64_t first = 0; first < length; first += kMostRows) {
     const int64_t count = std::min(kMostRows, length - first);
-    advance(places_.data() + first, ids_.data() + first, count, logits_.data() + row * vocab_size(),
-            first + count == length ? 1 : 0, true);
+    advance(places_.data() + first, ids_.data() + first, count, logits, first + count == length ? 1 : 0, true);
   }
+  fetch(row, logits, 1);
   lengths_[static_cast<std::size_t>(row)] = length;
 }
 
@@ -82,18 +88,26 @@ void Decoder::step(const int32_t* rows, const int32_t* ids, int64_t count) {
   std::sort(rows_.begin(), rows_.end());
   check(std::adjacent_find(rows_.begin(), rows_.end()) == rows_.end(), "rows must differ from each other");
 
-  const int64_t v = vocab_size();
+  float* const logits = results(in_order ? places_[0].row : -1, count);
+  advance(places_.data(), ids_.data(), count, logits, count, false);
   if (in_order) {
-    advance(places_.data(), ids_.data(), count, logits_.data() + places_[0].row * v, count, false);
+    fetch(places_[0].row, logits, count);
   } else {
-    scattered_.reserve(count * v);
-    advance(places_.data(), ids_.data(), count, scattered_.data(), count, false);
-    for (int64_t i = 0; i < count; ++i) {
-      const float* row = scattered_.data() + i * v;
-      std::copy(row, row + v, logits_.data() + places_[static_cast<std::size_t>(i)].row * v);
-    }
+    for (int64_t i = 0; i < count; ++i) fetch(places_[static_cast<std::size_t>(i)].row, logits + i * vocab_size(), 1);
   }
   for (const Place& place : places_) ++lengths_[static_cast<std::size_t>(place.row)];
+}
+
+float* Decoder::results(int64_t row, int64_t count) {
+  if (row >= 0 && weights_.device().memory().on_host()) return logits_.data() + row * vocab_size();
+  results_.reserve(count * vocab_size());
+  return results_.data();
+}
+
+void Decoder::fetch(int64_t row, const float* result, int64_t count) {
+  float* const to = logits_.data() + row * vocab_size();
+  if (result == to) return;  // computed in place
+  weights_.device().memory().download(to, result, static_cast<std::size_t>(count * vocab_size()) * sizeof(float));
 }
 
 void Decoder::advance(const Place* places, const int32_t* ids, int64_t count, float* logits, int64_t heads,
@@ -101,7 +115,7 @@ void Decoder::advance(const Place* places, const int32_t* ids, int64_t count, fl
   const ModelConfig& config = weights_.config();
   const int64_t c = config.d_model, work = count * weights_.multiply_adds();
   const auto layers = weights_.blocks.size();
-  const int64_t threads = std::clamp<int64_t>(work / 4 / kWorthAThread, 1, call_threads());
+  const int64_t threads = decoding_->threads(work);
   const int64_t normed = std::max(norm_rows(count, threads), norm_rows(heads, threads));
 
   // Single tokens stay float32, so that the bits of a row do not depend on the rows beside it.
@@ -126,14 +140,10 @@ void Decoder::advance(const Place* places, const int32_t* ids, int64_t count, fl
   buffer_arena_.reserve(carve(Carver(nullptr)).second);
   const DecodeBuffers d = carve(Carver(buffer_arena_.data())).first;
 
+  positions_.resize(static_cast<std::size_t>(count));
   layer_cache_.resize(layers * static_cast<std::size_t>(count));
   for (int64_t i = 0; i < count; ++i) {
-    float* row = d.stream.row(i);
-    decode_embed(row, weights_.wte, ids[i]);
-    if (config.learned_positions()) {
-      const float* position = weights_.wpe + places[i].position * c;
-      for (int64_t j = 0; j < c; ++j) row[j] += position[j];
-    }
+    positions_[static_cast<std::size_t>(i)] = places[i].position;
     for (std::size_t l = 0; l < layers; ++l) {
       layer_cache_[l * static_cast<std::size_t>(count) + static_cast<std::size_t>(i)] = cache_row(l, places[i]);
     }
@@ -142,6 +152,7 @@ void Decoder::advance(const Place* places, const int32_t* ids, int64_t count, fl
   int64_t longest = 0;
   for (int64_t i = 0; i < count; ++i) longest = std::max(longest, places[i].position + 1);
   rotation_.reach(config, longest);
+  decoding_->embed(d.stream, weights_.wte, weights_.wpe, ids, positions_.data());
 
   // Threads are woken once for a group of layers: all layers that may pass between two checks for an interrupt.
   const auto group = static_cast<std::size_t>(std::max<int64_t>(1, kUninterrupted / work));
@@ -149,8 +160,8 @@ void Decoder::advance(const Place* places, const int32_t* ids, int64_t count, fl
   for (std::size_t first = 0; first < layers; first += group) {
     check_interrupt();
     const std::size_t last = std::min(layers, first + group);
-    parallel_region(threads, [&](const ParallelRegion& region) {
-      BlockDecodeContext ctx{region, config, rotation_.turns()};
+    decoding_->run(threads, [&](DecodeOps& ops) {
+      BlockDecodeContext ctx{ops, config, rotation_.turns()};
       Matrix own = stream;
       for (std::size_t l = first; l < last; ++l) {
         ctx.layer = static_cast<int64_t>(l);
@@ -158,7 +169,7 @@ void Decoder::advance(const Place* places, const int32_t* ids, int64_t count, fl
                                    layer_cache_.data() + l * static_cast<std::size_t>(count));
       }
       if (last == layers && heads > 0) decode_head(ctx, logits, d, own, heads);
-      if (region.rank == 0) stream = own;
+      if (ops.first()) stream = own;
     });
   }
 }
@@ -167,10 +178,10 @@ void Decoder::decode_head(const BlockDecodeContext& ctx, float* logits, const De
                           int64_t count) {
   Matrix last{stream.row(stream.rows - count), count, stream.cols, stream.ld};
   if (ctx.config.final_norm()) {
-    last = decode_norm(ctx.region, d.normed1, last, {weights_.norm_w, weights_.norm_b, ctx.config.final_norm().kind},
-                       ctx.config.norm_eps());
+    last = ctx.ops.norm(d.normed1, last, {weights_.norm_w, weights_.norm_b, ctx.config.final_norm().kind},
+                        ctx.config.norm_eps());
   }
-  decode_linear(ctx.region, {logits, count, vocab_size(), vocab_size()}, last, weights_.head);
+  ctx.ops.linear({logits, count, vocab_size(), vocab_size()}, last, weights_.head);
 }
 
 }  // namespace soma

@@ -28,9 +28,9 @@ int64_t buffer_floats(const ModelConfig& config, const Ops& ops, int64_t batch, 
 
 }  // namespace
 
-int64_t training_floats(const ModelConfig& config, Precision precision, bool muon, int64_t batch, int64_t length,
-                        int64_t teachers) {
-  const std::unique_ptr<Ops> ops = make_cpu_ops(precision);
+int64_t training_floats(const ModelConfig& config, Device& device, Precision precision, bool muon, int64_t batch,
+                        int64_t length, int64_t teachers) {
+  const std::unique_ptr<Ops> ops = device.make_ops(precision);
   int64_t second_moments = 0, scratch = 0, pieces = 0;
   for (const ParameterInfo& info : describe_parameters(config)) {
     if (!muon || !info.is_hidden) {
@@ -43,14 +43,14 @@ int64_t training_floats(const ModelConfig& config, Precision precision, bool muo
       ++pieces;
     }
   }
-  const int64_t at_once = pieces >= call_threads() ? call_threads() : 1;
+  const int64_t at_once = pieces >= device.splits() ? device.splits() : 1;
   return 3 * Parameters{}.carve(config, nullptr) + second_moments + at_once * scratch +
          buffer_floats(config, *ops, batch, length, true) +
-         HeadBuffers{}.carve(config, ops->operands(), batch * length, true, teachers, nullptr);
+         HeadBuffers{}.carve(config, *ops, batch * length, true, teachers, nullptr);
 }
 
-int64_t teacher_floats(const ModelConfig& config, Precision precision, int64_t batch, int64_t length) {
-  return Parameters{}.carve(config, nullptr) + buffer_floats(config, *make_cpu_ops(precision), batch, length, false);
+int64_t teacher_floats(const ModelConfig& config, Device& device, Precision precision, int64_t batch, int64_t length) {
+  return Parameters{}.carve(config, nullptr) + buffer_floats(config, *device.make_ops(precision), batch, length, false);
 }
 
 }  // namespace soma

@@ -25,13 +25,14 @@ Dropout Noise::dropout(int64_t layer, DropoutSite site, int64_t first_row) const
   return {dropout_, mix_bits(of_layer + static_cast<uint64_t>(site)), first_row};
 }
 
-void Noise::mask_tokens(int32_t* ids, int64_t count) const {
-  if (token_mask_ == 0) return;
+bool Noise::mask_tokens(int32_t* ids, int64_t count) const {
+  if (token_mask_ == 0) return false;
   const uint64_t key = mix_bits(key_ ^ mix_bits(kTokens));
   for (int64_t i = 0; i < count; ++i) {
     const uint64_t bits = mix_bits(key + static_cast<uint64_t>(i)) >> 11;  // as many as a double has
     if (std::ldexp(static_cast<double>(bits), -53) < token_mask_) ids[i] = kMaskedToken;
   }
+  return true;
 }
 
 }  // namespace soma

@@ -23,7 +23,8 @@ class Noise {
   // For rows from `first_row` of the batch on. The embedding has layer 0.
   Dropout dropout(int64_t layer, DropoutSite site, int64_t first_row) const;
   // Replaces each id by kMaskedToken with the probability `token_mask`: word dropout (Gal & Ghahramani 2016).
-  void mask_tokens(int32_t* ids, int64_t count) const;
+  // Returns whether it may have replaced any.
+  bool mask_tokens(int32_t* ids, int64_t count) const;
 
  private:
   double dropout_ = 0, token_mask_ = 0;

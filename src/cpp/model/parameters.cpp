@@ -62,26 +62,23 @@ int64_t multiplied_parameters(const ModelConfig& config) {
   return count;
 }
 
-void initialize_parameters(const ModelConfig& config, float* arena, uint64_t seed) {
+void initialize_parameters(const ModelConfig& config, Memory& memory, float* arena, uint64_t seed) {
   const float residual = static_cast<float>(0.02 / std::sqrt(2.0 * static_cast<double>(config.n_layers)));
   uint64_t stream = 0;
   for (const ParameterInfo& info : describe_parameters(config)) {
     check_interrupt();
-    float* data = arena + info.offset;
-    switch (info.init) {
-      case Init::kNormal:
-        fill_normal(data, info.size(), 0.02f, seed, stream);
-        break;
-      case Init::kResidual:
-        fill_normal(data, info.size(), residual, seed, stream);
-        break;
-      case Init::kOne:
-        std::fill(data, data + info.size(), 1.0f);
-        break;
-      case Init::kZero:
-        std::fill(data, data + info.size(), 0.0f);
-        break;
-    }
+    write_floats(memory, arena + info.offset, info.size(), [&](float* data) {
+      switch (info.init) {
+        case Init::kNormal:
+          return fill_normal(data, info.size(), 0.02f, seed, stream);
+        case Init::kResidual:
+          return fill_normal(data, info.size(), residual, seed, stream);
+        case Init::kOne:
+          return void(std::fill(data, data + info.size(), 1.0f));
+        case Init::kZero:
+          return void(std::fill(data, data + info.size(), 0.0f));
+      }
+    });
     ++stream;
   }
 }

@@ -112,7 +112,7 @@ int64_t num_parameters(const ModelConfig& config);
 // The parameters in the matrices that a token is multiplied with: those of the blocks, and the head.
 int64_t multiplied_parameters(const ModelConfig& config);
 
-// Sets initial values. Tensor i draws from stream i of the seed.
-void initialize_parameters(const ModelConfig& config, float* arena, uint64_t seed);
+// Sets initial values, the same bits on every device. Tensor i draws from stream i of the seed.
+void initialize_parameters(const ModelConfig& config, Memory& memory, float* arena, uint64_t seed);
 
 }  // namespace soma

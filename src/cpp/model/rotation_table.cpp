@@ -8,21 +8,23 @@ namespace soma {
 
 void RotationTable::reach(const ModelConfig& config, int64_t positions) {
   if (!config.rotary_positions()) return;
-  const int64_t d = config.head_size(), half = d / 2, before = static_cast<int64_t>(turns_.size()) / d;
+  const int64_t d = config.head_size(), half = d / 2, before = turns_.size() / d;
   if (positions <= before) return;
   // The size doubles, since generation asks for one more position at a time.
   const int64_t count = std::max(positions, std::min(2 * before, config.max_seq_len));
-  turns_.resize(static_cast<std::size_t>(count * d));
+  turns_.reserve(count * d);
   const double theta = config.rope_theta > 0 ? config.rope_theta : kRopeTheta;
-  for (int64_t i = 0; i < half; ++i) {
-    const double frequency = std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(d));
-    for (int64_t p = before; p < count; ++p) {
-      const double angle = static_cast<double>(p) * frequency;
-      float* const row = turns_.data() + p * d;
-      row[i] = static_cast<float>(std::cos(angle));
-      row[half + i] = static_cast<float>(std::sin(angle));
+  write_floats(memory_, turns_.data(), count * d, [&](float* turns) {
+    for (int64_t i = 0; i < half; ++i) {
+      const double frequency = std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(d));
+      for (int64_t p = 0; p < count; ++p) {
+        const double angle = static_cast<double>(p) * frequency;
+        float* const row = turns + p * d;
+        row[i] = static_cast<float>(std::cos(angle));
+        row[half + i] = static_cast<float>(std::sin(angle));
+      }
     }
-  }
+  });
 }
 
 }  // namespace soma

@@ -2,21 +2,24 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
+#include "base/arena.h"
 #include "model/config.h"
 
 namespace soma {
 
 class RotationTable {
  public:
+  explicit RotationTable(Memory& memory) : memory_(memory), turns_(memory) {}
+
   // Extends the table to `positions` positions, if the model has rotary positions. Earlier results of turns() are void.
   void reach(const ModelConfig& config, int64_t positions);
   // (positions, D), see Rotation; null before the first reach.
-  const float* turns() const { return turns_.empty() ? nullptr : turns_.data(); }
+  const float* turns() const { return turns_.data(); }
 
  private:
-  std::vector<float> turns_;
+  Memory& memory_;
+  Arena turns_;
 };
 
 }  // namespace soma

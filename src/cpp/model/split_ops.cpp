@@ -7,16 +7,16 @@ namespace soma {
 
 void SplitOps::make(int64_t splits) {
   while (static_cast<int64_t>(splits_.size()) < splits) {
-    splits_.push_back(make_cpu_ops(precision_));
-    if (!profiled_.empty()) profiled_.push_back(std::make_unique<ProfiledOps>(*splits_.back()));
+    splits_.push_back(device_.make_ops(precision_));
+    if (!profiled_.empty()) profiled_.push_back(std::make_unique<ProfiledOps>(device_, *splits_.back()));
   }
 }
 
 void SplitOps::profile(bool on) {
   profiled_.clear();
   if (!on) return;
-  profiled_.push_back(std::make_unique<ProfiledOps>(*whole_));
-  for (const auto& ops : splits_) profiled_.push_back(std::make_unique<ProfiledOps>(*ops));
+  profiled_.push_back(std::make_unique<ProfiledOps>(device_, *whole_));
+  for (const auto& ops : splits_) profiled_.push_back(std::make_unique<ProfiledOps>(device_, *ops));
 }
 
 std::vector<OpRecord> SplitOps::take_profile() {

@@ -10,14 +10,15 @@
 #include <vector>
 
 #include "base/parallel.h"
-#include "ops/ops.h"
+#include "ops/device.h"
 #include "ops/profiled_ops.h"
 
 namespace soma {
 
 class SplitOps {
  public:
-  explicit SplitOps(Precision precision) : precision_(precision), whole_(make_cpu_ops(precision)) {}
+  SplitOps(Device& device, Precision precision)
+      : device_(device), precision_(precision), whole_(device.make_ops(precision)) {}
 
   Ops& whole() { return profiled_.empty() ? *whole_ : *profiled_[0]; }
 
@@ -39,12 +40,12 @@ class SplitOps {
     if (error) std::rethrow_exception(error);
   }
 
-  // f(ops, number, i) for every i of [0, count), side by side. Ops and their number, which is below call_threads(),
+  // f(ops, number, i) for every i of [0, count), side by side. Ops and their number, which is below splits(),
   // serve one call at a time.
   template <typename F>
   void each(int64_t count, F&& f) {
     std::vector<int64_t> idle;
-    for (int64_t i = std::min<int64_t>(count, call_threads()); i-- > 0;) idle.push_back(i);
+    for (int64_t i = std::min(count, device_.splits()); i-- > 0;) idle.push_back(i);
     make(static_cast<int64_t>(idle.size()));
     std::mutex lock;
     std::exception_ptr error;
@@ -85,7 +86,8 @@ class SplitOps {
     return profiled_.empty() ? *splits_[at] : *profiled_[at + 1];
   }
 
-  Precision precision_;
+  Device& device_;
+  const Precision precision_;
   std::unique_ptr<Ops> whole_;
   std::vector<std::unique_ptr<Ops>> splits_;
   std::vector<std::unique_ptr<ProfiledOps>> profiled_;  // while profiling: of the whole batch, then of the splits

@@ -7,7 +7,6 @@
 #include "base/check.h"
 #include "base/fork.h"
 #include "base/interrupt.h"
-#include "base/parallel.h"
 
 namespace soma {
 namespace {
@@ -29,19 +28,25 @@ constexpr int64_t kLeastWork = int64_t{1} << 19, kMostWork = int64_t{1} << 31;
 
 }  // namespace
 
-Transformer::Transformer(const ModelConfig& config, uint64_t seed, Precision precision, bool initialize)
-    : config_(config), precision_(precision), evaluation_precision_(precision) {
+Transformer::Transformer(const ModelConfig& config, uint64_t seed, Precision precision, Device& device, bool initialize)
+    : config_(config),
+      precision_(precision),
+      device_(device),
+      evaluation_precision_(precision),
+      values_(device.memory()),
+      gradients_(device.memory()) {
   config_.validate();
   infos_ = describe_parameters(config_);
   values_.reserve_dense(weights_.carve(config_, nullptr));
   weights_.carve(config_, values_.data());
   make_work();
-  if (initialize) initialize_parameters(config_, values_.data(), seed);
+  if (initialize) initialize_parameters(config_, device_.memory(), values_.data(), seed);
 }
 
 void Transformer::make_work() {
-  auto work = std::make_unique<Work>(precision_);
-  if (evaluation_precision_ != precision_) work->evaluation_ops = std::make_unique<SplitOps>(evaluation_precision_);
+  auto work = std::make_unique<Work>(device_, precision_);
+  if (evaluation_precision_ != precision_)
+    work->evaluation_ops = std::make_unique<SplitOps>(device_, evaluation_precision_);
   work->prepacked = weights_;
   work_ = std::move(work);
 }
@@ -53,7 +58,7 @@ void Transformer::leave_memory_of_calls() {
 
 void Transformer::set_evaluation_precision(Precision precision) {
   evaluation_precision_ = precision;
-  work_->evaluation_ops = precision == precision_ ? nullptr : std::make_unique<SplitOps>(precision);
+  work_->evaluation_ops = precision == precision_ ? nullptr : std::make_unique<SplitOps>(device_, precision);
 }
 
 int64_t Transformer::num_parameters() const {
@@ -77,10 +82,10 @@ int64_t Transformer::held_floats() const {
 }
 
 void Transformer::zero_grad() {
-  if (gradients_.size() > 0) std::fill(gradients_.data(), gradients_.data() + gradients_.size(), 0.0f);
+  if (gradients_.size() > 0) device_.memory().clear(gradients_.data(), gradients_.bytes());
 }
 
-const int32_t* Transformer::take_ids(const int32_t* ids, int64_t batch, int64_t length) {
+void Transformer::take_ids(const int32_t* ids, int64_t batch, int64_t length) {
   check(batch >= 1 && length >= 1, "ids must hold at least one token, got shape (", batch, ", ", length, ")");
   check(length <= config_.max_seq_len, "ids are ", length, " tokens long, but max_seq_len is ", config_.max_seq_len);
   work_->ids.assign(ids, ids + batch * length);
@@ -89,10 +94,9 @@ const int32_t* Transformer::take_ids(const int32_t* ids, int64_t batch, int64_t 
     check(ids[i] >= 0 && ids[i] < config_.vocab_size, "ids must be from 0 to ", config_.vocab_size - 1, ", got ",
           ids[i], " in row ", i / length, ", position ", i % length);
   }
-  return ids;
 }
 
-const int32_t* Transformer::take_targets(const int32_t* targets, int64_t count, int64_t* normalizer) {
+void Transformer::take_targets(const int32_t* targets, int64_t count, int64_t* normalizer) {
   work_->targets.assign(targets, targets + count);
   targets = work_->targets.data();
   int64_t counted = 0;
@@ -106,11 +110,17 @@ const int32_t* Transformer::take_targets(const int32_t* targets, int64_t count, 
   check(counted > 0 || *normalizer > 0, "targets are all ", kIgnoredTarget,
         " (ignored), so there is no loss to compute");
   if (*normalizer == 0) *normalizer = counted;
-  return targets;
+}
+
+const int32_t* Transformer::upload(Arena& arena, const std::vector<int32_t>& numbers) {
+  static_assert(sizeof(int32_t) == sizeof(float));
+  arena.reserve(static_cast<int64_t>(numbers.size()));
+  device_.memory().upload(arena.data(), numbers.data(), numbers.size() * sizeof(int32_t));
+  return reinterpret_cast<const int32_t*>(arena.data());
 }
 
 Transformer::Plan Transformer::plan(SplitOps& ops, int64_t batch, int64_t length, bool for_backward) {
-  const int64_t threads = call_threads(), size = arena_size(), m = batch * length;
+  const int64_t threads = device_.splits(), size = arena_size(), m = batch * length;
   const int64_t largest = (batch + threads - 1) / threads;
   int64_t outputs = 0;  // columns of the matrices of a block
   each_matrix(weights_.blocks[0], [&](const Tensor& t) { outputs += t.cols; });
@@ -118,9 +128,10 @@ Transformer::Plan Transformer::plan(SplitOps& ops, int64_t batch, int64_t length
   const int64_t work = m * (size + config_.n_layers * length * config_.q_dim());
   const bool worth_it = threads > 1 && work >= kLeastWork * threads && work <= kMostWork;
   const bool even = 8 * largest * threads <= 9 * batch;  // the longest split is at most an eighth longer than the mean
-  if (!(small && worth_it && even)) return {ops, weights_, batch, length, 1};
+  const bool cut = small && worth_it && even;
+  if (!cut && !ops.whole().packs_first()) return {ops, weights_, batch, length, 1};
   pack_weights(ops.whole(), for_backward);
-  return {ops, work_->prepacked, batch, length, threads};
+  return {ops, work_->prepacked, batch, length, cut ? threads : 1};
 }
 
 void Transformer::pack_weights(Ops& ops, bool for_backward) {
@@ -195,16 +206,31 @@ Matrix Transformer::final_rows(Ops& ops, int64_t row, int64_t count) {
 }
 
 void Transformer::forward(float* logits, const int32_t* ids, int64_t batch, int64_t length) {
-  ids = take_ids(ids, batch, length);
-  with_thread_pool([&] {
+  take_ids(ids, batch, length);
+  device_.run([&] {
     const Plan plan = this->plan(ops_of_evaluation(), batch, length, false);
-    run_blocks(plan, ids, false);
-    check_interrupt();
-    const int64_t v = config_.vocab_size;
-    plan.ops.run(plan.splits, plan.rows(), [&](Ops& ops, int64_t begin, int64_t end) {
-      ops.matmul({logits + begin * v, end - begin, v}, final_rows(ops, begin, end - begin),
-                 ConstMatrix(plan.weights.head).t());
-    });
+    run_blocks(plan, upload(work_->id_arena, work_->ids), false);
+    // On the host the product writes to the array of the caller, else to buffers that are downloaded one by one.
+    Memory& memory = device_.memory();
+    const int64_t v = config_.vocab_size, rows = plan.rows();
+    LogitsLayout layout{rows, v};
+    if (!memory.on_host()) {
+      layout = plan.ops.whole().logits_layout(rows, v);
+      work_->head_arena.reserve(layout.rows * layout.ld);
+    }
+    for (int64_t first = 0; first < rows; first += layout.rows) {
+      check_interrupt();
+      const int64_t n = std::min(layout.rows, rows - first);
+      float* const out = memory.on_host() ? logits : work_->head_arena.data();
+      plan.ops.run(plan.splits, n, [&](Ops& ops, int64_t begin, int64_t end) {
+        ops.matmul({out + begin * layout.ld, end - begin, v, layout.ld}, final_rows(ops, first + begin, end - begin),
+                   ConstMatrix(plan.weights.head).t());
+      });
+      if (memory.on_host()) continue;
+      const std::size_t row = sizeof(float) * static_cast<std::size_t>(v);
+      memory.download(logits + first * v, out, row, static_cast<std::size_t>(n),
+                      sizeof(float) * static_cast<std::size_t>(layout.ld));
+    }
   });
 }
 
@@ -221,57 +247,54 @@ Transformer::Lesson Transformer::begin_lesson(const Teaching& teaching, const in
   return lesson;
 }
 
-void Transformer::Lesson::probabilities(float* q, float* more, int64_t first, int64_t count) const {
+void Transformer::Lesson::probabilities(const Matrix& q, float* more, int64_t first) const {
   const float weight = 1.0f / static_cast<float>(teachers.size());
   for (std::size_t i = 0; i < teachers.size(); ++i) {
     const auto& [teacher, plan] = teachers[i];
-    const int64_t v = teacher->config_.vocab_size;
-    float* const data = i == 0 ? q : more;
-    plan.ops.run(plan.splits, count, [&](Ops& ops, int64_t begin, int64_t end) {
-      const Matrix logits{data + begin * v, end - begin, v};
+    const Matrix all{i == 0 ? q.data : more, q.rows, q.cols, q.ld};
+    plan.ops.run(plan.splits, q.rows, [&](Ops& ops, int64_t begin, int64_t end) {
+      const Matrix logits = all.part(begin, end);
       ops.matmul(logits, teacher->final_rows(ops, first + begin, end - begin), ConstMatrix(plan.weights.head).t());
-      ops.add_softmax({q + begin * v, end - begin, v}, logits, weight, i > 0);
+      ops.add_softmax(q.part(begin, end), logits, weight, i > 0);
     });
   }
 }
 
-double Transformer::run_head(const Plan& plan, const int32_t* targets, int64_t normalizer, bool backward,
-                             float* d_normed, const Lesson& lesson) {
+const float* Transformer::run_head(const Plan& plan, const int32_t* targets, int64_t normalizer, bool backward,
+                                   float* d_normed, const Lesson& lesson) {
   const int64_t c = config_.d_model, v = config_.vocab_size, rows = plan.rows();
   const int64_t teachers = static_cast<int64_t>(lesson.teachers.size());
   const Operands operands = plan.ops.whole().operands();
   HeadBuffers buffers{};
-  work_->head_arena.reserve(buffers.carve(config_, operands, rows, backward, teachers, nullptr));
-  buffers.carve(config_, operands, rows, backward, teachers, work_->head_arena.data());
+  work_->head_arena.reserve(buffers.carve(config_, plan.ops.whole(), rows, backward, teachers, nullptr));
+  buffers.carve(config_, plan.ops.whole(), rows, backward, teachers, work_->head_arena.data());
   const float grad_scale = backward ? 1.0f / static_cast<float>(normalizer) : 0.0f;
 
   const ConstMatrix head = plan.weights.head;
-  double total = 0;
-  for (int64_t first = 0; first < rows; first += buffers.rows) {
+  const auto [most, ld] = buffers.layout;
+  for (int64_t first = 0; first < rows; first += most) {
     check_interrupt();
-    const int64_t n = std::min(buffers.rows, rows - first);
-    if (teachers > 0) lesson.probabilities(buffers.probabilities, buffers.of_one_teacher, first, n);
+    const int64_t n = std::min(most, rows - first);
+    const Matrix all_logits{buffers.logits, n, v, ld}, q{buffers.probabilities, n, v, ld};
+    const Matrix all_gradients = operands.pairs ? operands.matrix(buffers.gradient, n, v) : all_logits;
+    if (teachers > 0) lesson.probabilities(q, buffers.of_one_teacher, first);
     plan.ops.run(plan.splits, n, [&](Ops& ops, int64_t begin, int64_t end) {
-      const int64_t count = end - begin;
-      const Matrix logits{buffers.logits + begin * v, count, v};
-      const Matrix gradient = operands.matrix(buffers.gradient + begin * operands.ld(v), count, v);
-      ops.matmul(logits, final_rows(ops, first + begin, count), head.t());
-      const int32_t* const wanted = targets + first + begin;
+      const int64_t row = first + begin, count = end - begin;
+      const Matrix logits = all_logits.part(begin, end), gradient = all_gradients.part(begin, end);
+      ops.matmul(logits, final_rows(ops, row, count), head.t());
       if (teachers > 0) {
-        ops.soft_cross_entropy(buffers.losses + begin, logits, {buffers.probabilities + begin * v, count, v}, wanted,
-                               lesson.share, grad_scale, gradient);
+        ops.soft_cross_entropy(buffers.losses + row, logits, q.part(begin, end), targets + row, lesson.share,
+                               grad_scale, gradient);
       } else {
-        ops.cross_entropy(buffers.losses + begin, logits, wanted, grad_scale, gradient);
+        ops.cross_entropy(buffers.losses + row, logits, targets + row, grad_scale, gradient);
       }
-      if (backward) ops.matmul({d_normed + (first + begin) * c, count, c}, gradient, head);
+      if (backward) ops.matmul({d_normed + row * c, count, c}, gradient, head);
     });
-    for (int64_t r = 0; r < n; ++r) total += buffers.losses[r];
     if (!backward) continue;
     const BlockContext whole{plan.ops.whole(), config_, n, 1, nullptr, plan.splits > 1};
-    whole.weight_gradients(
-        {{grads_.head, operands.matrix(buffers.gradient, n, v), final_rows(whole.ops, first, n), nullptr}});
+    whole.weight_gradients({{grads_.head, all_gradients, final_rows(whole.ops, first, n), nullptr}});
   }
-  return total / static_cast<double>(normalizer);
+  return buffers.losses;
 }
 
 void Transformer::run_backward(const Plan& plan, const int32_t* ids, const float* d_normed) {
@@ -315,34 +338,42 @@ void Transformer::run_backward(const Plan& plan, const int32_t* ids, const float
 }
 
 double Transformer::run_loss(const Task& task, bool backward, const Noise& noise, const Teaching& teaching) {
-  auto [given_ids, given_targets, batch, length, normalizer] = task;
-  const int32_t* const ids = take_ids(given_ids, batch, length);
-  const int32_t* const targets = take_targets(given_targets, batch * length, &normalizer);
+  auto [ids, targets, batch, length, normalizer] = task;
+  take_ids(ids, batch, length);
+  take_targets(targets, batch * length, &normalizer);
   if (backward) gradients();
   for (const Transformer* teacher : teaching.teachers) {
     check(teacher->config_.vocab_size == config_.vocab_size && teacher->config_.max_seq_len >= length,
           "a teacher must have a vocabulary of ", config_.vocab_size, " and read ", length, " tokens");
+    check(&teacher->device_ == &device_, "a teacher must be on ", device_.name(), ", the device of the model, got ",
+          teacher->device_.name());
   }
+  ids = upload(work_->id_arena, work_->ids);
   const Lesson lesson = begin_lesson(teaching, ids, batch, length);  // teachers see every token
-  noise.mask_tokens(work_->ids.data(), batch * length);
+  if (noise.mask_tokens(work_->ids.data(), batch * length)) upload(work_->id_arena, work_->ids);
   Plan plan = this->plan(backward ? work_->ops : ops_of_evaluation(), batch, length, backward);
   plan.noise = noise;
   run_blocks(plan, ids, backward);
   const Scratch& s = work_->activations.scratch;
   float* const d_normed = config_.final_norm() ? s.d_input : s.d_output;
-  const double loss = run_head(plan, targets, normalizer, backward, d_normed, lesson);
+  targets = upload(work_->target_arena, work_->targets);
+  const float* const losses = run_head(plan, targets, normalizer, backward, d_normed, lesson);
   if (backward) run_backward(plan, ids, d_normed);
-  return loss;
+  work_->losses.resize(work_->targets.size());
+  device_.memory().download(work_->losses.data(), losses, work_->losses.size() * sizeof(float));
+  double total = 0;
+  for (const float row : work_->losses) total += row;
+  return total / static_cast<double>(normalizer);
 }
 
 double Transformer::loss(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length,
                          int64_t normalizer) {
-  return with_thread_pool([&] { return run_loss({ids, targets, batch, length, normalizer}, false, {}, {}); });
+  return device_.run([&] { return run_loss({ids, targets, batch, length, normalizer}, false, {}, {}); });
 }
 
 double Transformer::loss_and_grad(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length,
                                   int64_t normalizer, const Noise& noise, const Teaching& teaching) {
-  return with_thread_pool([&] { return run_loss({ids, targets, batch, length, normalizer}, true, noise, teaching); });
+  return device_.run([&] { return run_loss({ids, targets, batch, length, normalizer}, true, noise, teaching); });
 }
 
 }  // namespace soma

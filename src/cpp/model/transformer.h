@@ -13,7 +13,7 @@
 #include "model/parameters.h"
 #include "model/rotation_table.h"
 #include "model/split_ops.h"
-#include "ops/ops.h"
+#include "ops/device.h"
 
 namespace soma {
 
@@ -30,7 +30,7 @@ class Transformer {
  public:
   // Throws std::invalid_argument on a bad config, std::bad_alloc if the parameters do not fit into memory. Without
   // `initialize` all parameters are zero, for a caller who sets them.
-  Transformer(const ModelConfig& config, uint64_t seed, Precision precision, bool initialize = true);
+  Transformer(const ModelConfig& config, uint64_t seed, Precision precision, Device& device, bool initialize = true);
 
   // For the child of a fork, if another thread of the parent was inside a call: replaces the memory of that call.
   // Parameters are unchanged. Gradients may be half accumulated, as after an interrupt. Profiling is off.
@@ -40,6 +40,7 @@ class Transformer {
   void set_evaluation_precision(Precision precision);
 
   const ModelConfig& config() const { return config_; }
+  Device& device() const { return device_; }
   const std::vector<ParameterInfo>& parameter_infos() const { return infos_; }
   int64_t num_parameters() const;
 
@@ -80,9 +81,9 @@ class Transformer {
   struct Lesson {
     std::vector<std::pair<Transformer*, Plan>> teachers;
     float share = 0;
-    // q(count, V) = the mean of the teachers' probabilities from the row `first` on. `more` is memory of as many
+    // q (rows, V) = the mean of the teachers' probabilities from the row `first` on. `more` is memory of as many
     // floats, which a single teacher does not need.
-    void probabilities(float* q, float* more, int64_t first, int64_t count) const;
+    void probabilities(const Matrix& q, float* more, int64_t first) const;
   };
   void make_work();
   SplitOps& ops_of_evaluation() { return work_->evaluation_ops == nullptr ? work_->ops : *work_->evaluation_ops; }
@@ -90,16 +91,18 @@ class Transformer {
   void pack_weights(Ops& ops, bool for_backward);
 
   // Copy the arrays of the caller, since another thread may write to them, and check the copies.
-  const int32_t* take_ids(const int32_t* ids, int64_t batch, int64_t length);
-  const int32_t* take_targets(const int32_t* targets, int64_t count, int64_t* normalizer);
+  void take_ids(const int32_t* ids, int64_t batch, int64_t length);
+  void take_targets(const int32_t* targets, int64_t count, int64_t* normalizer);
+  // Numbers as ops read them, in the memory of the device.
+  const int32_t* upload(Arena& arena, const std::vector<int32_t>& numbers);
   // Fills activations_; the result is activations_.final_normed.
   void run_blocks(const Plan& plan, const int32_t* ids, bool for_backward);
   NormWeights final_norm() const;
   NormStats final_stats(int64_t row) const;
   Matrix final_rows(Ops& ops, int64_t row, int64_t count);  // rows of final_normed
-  // The loss over the rows of final_normed, in chunks. With `backward` also the gradient of the head and `d_normed`.
-  double run_head(const Plan& plan, const int32_t* targets, int64_t normalizer, bool backward, float* d_normed,
-                  const Lesson& lesson);
+  // The losses of the rows of final_normed, in chunks. With `backward` also the gradient of the head and `d_normed`.
+  const float* run_head(const Plan& plan, const int32_t* targets, int64_t normalizer, bool backward, float* d_normed,
+                        const Lesson& lesson);
   // The forward passes of the teachers, without their heads.
   Lesson begin_lesson(const Teaching& teaching, const int32_t* ids, int64_t batch, int64_t length);
   void run_backward(const Plan& plan, const int32_t* ids, const float* d_normed);
@@ -113,21 +116,30 @@ class Transformer {
   ModelConfig config_;
   std::vector<ParameterInfo> infos_;
   const Precision precision_;
+  Device& device_;
   Precision evaluation_precision_;
   Arena values_, gradients_;
   Parameters weights_, grads_;
 
   // Memory that calls write to, and that holds nothing between calls.
   struct Work {
-    explicit Work(Precision precision) : ops(precision) {}
+    Work(Device& device, Precision precision)
+        : ops(device, precision),
+          activation_arena(device.memory()),
+          head_arena(device.memory()),
+          packing_arena(device.memory()),
+          id_arena(device.memory()),
+          target_arena(device.memory()),
+          rotation(device.memory()) {}
     SplitOps ops;
     std::unique_ptr<SplitOps> evaluation_ops;  // null: ops
-    Arena activation_arena, head_arena, packing_arena;
+    Arena activation_arena, head_arena, packing_arena, id_arena, target_arena;
     Parameters prepacked;  // weights_ with packed panels; valid within one call
     std::vector<Packing> packings;
     Activations activations;
     RotationTable rotation;
     std::vector<int32_t> ids, targets;
+    std::vector<float> losses;
   };
   std::unique_ptr<Work> work_;
 };

@@ -5,7 +5,6 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 
 #include "kernels/norm_kind.h"
 
@@ -49,6 +48,12 @@ struct Matrix {
   Matrix(float* d, int64_t r, int64_t c) : Matrix(d, r, c, c) {}
   Matrix(float* d, int64_t r, int64_t c, int64_t stride) : data(d), rows(r), cols(c), ld(stride) {}
   float* row(int64_t r) const { return data + r * ld; }
+  Matrix part(int64_t begin, int64_t end) const {  // some of its rows
+    Matrix m = *this;
+    m.data = row(begin);
+    m.rows = end - begin;
+    return m;
+  }
   operator ConstMatrix() const {
     ConstMatrix m{data, rows, cols};
     m.ld = ld;
@@ -185,10 +190,27 @@ struct AdamWRange {
 
 struct AdamWOptions {
   float lr, beta1, beta2, eps;
-  float grad_scale;    // clipping: every gradient is multiplied by it first
+  float grad_scale;    // clipping: every gradient is multiplied by it first; update() computes it
   int64_t step;        // 1 for the first step
   float weight_decay;  // of the stretches that decay
   bool cautious;       // no decay where the update's sign is not the parameter's
+};
+
+// A step over the parameters of `ranges`, arrays as for Ops::adamw. Beyond a norm of max_norm, the whole gradient is
+// scaled down to it.
+struct Update {
+  float *p, *g, *m, *v;
+  const AdamWRange* ranges;
+  int64_t count;
+  int64_t size;     // floats of the whole gradient
+  double max_norm;  // <= 0: no clipping
+  AdamWOptions options;
+};
+
+// The norm of the whole gradient, and the factor that clips it.
+struct Clip {
+  double norm;
+  float scale;
 };
 
 struct MuonOptions {
@@ -198,11 +220,19 @@ struct MuonOptions {
   bool cautious;  // decay only where factor and parameter have one sign, or one of them is zero
 };
 
+// How the logits of a loss are kept: the rows that exist at a time, and the floats from row to row.
+struct LogitsLayout {
+  int64_t rows, ld;
+};
+
 class Ops {
  public:
   virtual ~Ops() = default;
 
   virtual Operands operands() const = 0;
+  virtual LogitsLayout logits_layout(int64_t rows, int64_t vocab_size) const = 0;
+  // Whether the weights are packed at the beginning of every call, and not by the products that read them.
+  virtual bool packs_first() const = 0;
 
   // c = a b, then the epilogue: bias, residual, relu. Or c += a b.
   virtual void matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& epilogue = {}) = 0;
@@ -228,8 +258,9 @@ class Ops {
   // out(B*T, H*D) = softmax(scale q k^T, causal) v per head; lse(B*H*T) = log sum exp of the scaled scores, for
   // backward. A thread holds the scores of at most one tile of query rows.
   virtual void attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionShape& shape) = 0;
-  // dqkv = the gradient of qkv, with `rotated` the gradient before the rotation. Computes probabilities again from lse.
-  virtual void attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, const float* lse,
+  // dqkv = the gradient of qkv, with `rotated` the gradient before the rotation. `out` and lse are those of attention,
+  // from which probabilities and their means are computed again.
+  virtual void attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix out, ConstMatrix qkv, const float* lse,
                                   const AttentionShape& shape, const RotationGradient* rotated = nullptr) = 0;
 
   // out[j] += the sum over the rows of x, in order; x is floats
@@ -266,10 +297,16 @@ class Ops {
   virtual void adamw(float* p, float* g, float* m, float* v, const AdamWRange* ranges, int64_t count,
                      const AdamWOptions& options) = 0;
 
+  // sum_squares, then adamw. Where the norm is not finite, nothing is updated. A device whose memory is not the host's
+  // decides this without asking the host.
+  virtual Clip update(const Update& update);
+
   // g = scale g; m = momentum m + (1 - momentum) g; g = (1 - momentum) g + momentum m. Returns sum g^2.
   virtual double muon_momentum(Matrix g, Matrix m, float momentum, float scale) = 0;
   // y = s x; y may be pairs
   virtual void scale(Matrix y, ConstMatrix x, float s) = 0;
+  // muon_momentum, then x = g / (1.01 |g| + 1e-6); x may be pairs. Likewise.
+  virtual void muon_direction(Matrix x, Matrix g, Matrix m, float momentum, float grad_scale);
   // p -= lr (scale o + weight_decay p); o = 0
   virtual void muon(Matrix p, Matrix o, const MuonOptions& options) = 0;
   // y += rate (x - y) over n floats; where rate is 1, y = x
@@ -277,7 +314,5 @@ class Ops {
 };
 
 constexpr int32_t kIgnoredTarget = -100, kMaskedToken = -1;
-
-std::unique_ptr<Ops> make_cpu_ops(Precision precision);
 
 }  // namespace soma

@@ -95,6 +95,7 @@ auto ProfiledOps::timed(std::string op, const char* group, std::array<int64_t, 4
                         Call&& call) {
   const auto begin = std::chrono::steady_clock::now();
   const auto done = [&] {
+    device_.finish();
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     add_record(&records_, {std::move(op), group, shape, 1, seconds, cost});
   };
@@ -180,7 +181,7 @@ void ProfiledOps::attention(Matrix out, float* lse, ConstMatrix qkv, const Atten
 }
 
 // Five products: q k^T again, dp = dout v^T, dv = p^T dout, dq = ds k, dk = ds^T q.
-void ProfiledOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, const float* lse,
+void ProfiledOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix out, ConstMatrix qkv, const float* lse,
                                      const AttentionShape& s, const RotationGradient* rotation) {
   const double pairs = causal_pairs(s);
   OpCost cost{.products = 5 * 2 * pairs * static_cast<double>(s.head_size),
@@ -193,7 +194,7 @@ void ProfiledOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix 
     cost.read += norm ? kFloat * rotated(s) : 0;
   }
   timed("attention_backward", "attention", {s.batch, s.length, s.heads, s.head_size}, cost,
-        [&] { inner_.attention_backward(dqkv, dout, qkv, lse, s, rotation); });
+        [&] { inner_.attention_backward(dqkv, dout, out, qkv, lse, s, rotation); });
 }
 
 void ProfiledOps::dropout(Matrix y, ConstMatrix x, const Dropout& dropout) {

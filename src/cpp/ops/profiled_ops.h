@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "ops/ops.h"
+#include "ops/device.h"
 
 namespace soma {
 
@@ -41,12 +41,16 @@ void add_record(std::vector<OpRecord>* records, const OpRecord& more);
 
 class ProfiledOps final : public Ops {
  public:
-  explicit ProfiledOps(Ops& inner) : inner_(inner) {}
+  ProfiledOps(Device& device, Ops& inner) : device_(device), inner_(inner) {}
 
   // The records since the last call, in the order of first use.
   std::vector<OpRecord> take() { return std::exchange(records_, {}); }
 
   Operands operands() const override { return inner_.operands(); }
+  LogitsLayout logits_layout(int64_t rows, int64_t vocab_size) const override {
+    return inner_.logits_layout(rows, vocab_size);
+  }
+  bool packs_first() const override { return inner_.packs_first(); }
   void matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& epilogue) override;
   void weight_gradients(const WeightGradient* list, int64_t count) override;
   int64_t packed_floats(int64_t k, int64_t n) const override { return inner_.packed_floats(k, n); }
@@ -56,8 +60,8 @@ class ProfiledOps final : public Ops {
                      const float* residual, const Matrix* again) override;
   void norm_grad(float* dgamma, float* dbeta, ConstMatrix dy, ConstMatrix x, NormStats saved, NormKind kind) override;
   void attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionShape& shape) override;
-  void attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, const float* lse, const AttentionShape& shape,
-                          const RotationGradient* rotated) override;
+  void attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix out, ConstMatrix qkv, const float* lse,
+                          const AttentionShape& shape, const RotationGradient* rotated) override;
   void sum_rows(float* out, ConstMatrix x) override;
   void dropout(Matrix y, ConstMatrix x, const Dropout& dropout) override;
   void embed(Matrix out, const int32_t* ids, ConstMatrix wte, const ConstMatrix* wpe, int64_t length,
@@ -80,6 +84,7 @@ class ProfiledOps final : public Ops {
   template <typename Call>
   auto timed(std::string op, const char* group, std::array<int64_t, 4> shape, const OpCost& cost, Call&& call);
 
+  Device& device_;
   Ops& inner_;
   std::vector<OpRecord> records_;
 };

@@ -13,7 +13,7 @@
 #include "model/config.h"
 #include "model/noise.h"
 #include "model/parameters.h"
-#include "ops/decode.h"
+#include "ops/decode_ops.h"
 #include "ops/ops.h"
 
 namespace soma {
@@ -64,7 +64,7 @@ struct BlockContext {
 };
 
 struct BlockDecodeContext {
-  const ParallelRegion& region;
+  DecodeOps& ops;
   const ModelConfig& config;
   const float* turns;  // see Rotation
   int64_t layer = 0;
@@ -99,7 +99,7 @@ class Block {
   virtual void gradients(const BlockContext& ctx, const BlockParameters& dw, const BlockActivations& a,
                          const Scratch& s) const = 0;
   virtual void place_decode(const DecodePlan& plan, DecodeBuffers& d) const;
-  // stream (R, C) -> the output of the block. Until the region waits, it is valid for the calling thread alone. The new
+  // stream (R, C) -> the output of the block. Until sync(), it is valid for the calling thread alone. The new
   // keys and values go to cache[r] at cache[r].length.
   virtual Matrix decode(const BlockDecodeContext& ctx, const BlockDecodeWeights& w, const DecodeBuffers& d,
                         Matrix stream, const CacheRow* cache) const = 0;

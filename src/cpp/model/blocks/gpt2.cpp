@@ -118,7 +118,7 @@ class Gpt2Block final : public Block {
 
     ops.matmul(d_heads, ctx.drop_gradient(s.d_dropped1, s.d_middle, DropoutSite::kAttention),
                ConstMatrix(w.w_proj).t());
-    ops.attention_backward(d_qkv, d_heads, qkv, a.lse, ctx.attention_shape());
+    ops.attention_backward(d_qkv, d_heads, {a.attention, m, c}, qkv, a.lse, ctx.attention_shape());
     ops.matmul(d_normed1, d_qkv, ConstMatrix(w.w_qkv).t());
     ops.norm_backward(d_input, d_normed1, input, {a.mean1, a.rstd1}, norm1, s.d_middle, &normed1);
   }
@@ -138,21 +138,21 @@ class Gpt2Block final : public Block {
 
   Matrix decode(const BlockDecodeContext& ctx, const BlockDecodeWeights& w, const DecodeBuffers& d, Matrix stream,
                 const CacheRow* cache) const override {
-    const ParallelRegion& region = ctx.region;
+    DecodeOps& ops = ctx.ops;
     const float eps = ctx.config.norm_eps();
 
-    Matrix normed = decode_norm(region, d.normed1, stream, {w.norm1_w, w.norm1_b}, eps);
-    decode_qkv(region, d.qkv, normed, w.w_qkv, w.b_qkv, ctx.heads(), d.prompt);
-    decode_attention(region, d.heads, d.qkv, cache, ctx.heads(), d.scores);
-    region.wait();
-    decode_linear(region, d.middle, d.heads, w.w_proj, {.bias = w.b_proj, .residual = &stream}, d.prompt);
-    region.wait();
+    Matrix normed = ops.norm(d.normed1, stream, {w.norm1_w, w.norm1_b}, eps);
+    ops.qkv(d.qkv, normed, w.w_qkv, w.b_qkv, ctx.heads(), d.prompt);
+    ops.attention(d.heads, d.qkv, cache, ctx.heads(), d.scores);
+    ops.sync();
+    ops.linear(d.middle, d.heads, w.w_proj, {.bias = w.b_proj, .residual = &stream}, d.prompt);
+    ops.sync();
 
-    normed = decode_norm(region, d.normed2, d.middle, {w.norm2_w, w.norm2_b}, eps);
-    decode_linear(region, d.hidden, normed, w.w_fc, {.bias = w.b_fc, .activation = ctx.config.activation}, d.prompt);
-    region.wait();
-    decode_linear(region, d.stream, d.hidden, w.w_out, {.bias = w.b_out, .residual = &d.middle}, d.prompt);
-    region.wait();
+    normed = ops.norm(d.normed2, d.middle, {w.norm2_w, w.norm2_b}, eps);
+    ops.linear(d.hidden, normed, w.w_fc, {.bias = w.b_fc, .activation = ctx.config.activation}, d.prompt);
+    ops.sync();
+    ops.linear(d.stream, d.hidden, w.w_out, {.bias = w.b_out, .residual = &d.middle}, d.prompt);
+    ops.sync();
     return d.stream;
   }
 };

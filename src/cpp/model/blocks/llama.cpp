@@ -113,7 +113,8 @@ class LlamaBlock final : public Block {
 
     ops.matmul(d_heads, ctx.drop_gradient(s.d_dropped1, s.d_middle, DropoutSite::kAttention),
                ConstMatrix(w.w_proj).t());
-    ops.attention_backward(d_qkv, d_heads, qkv, a.lse, ctx.attention_shape(), &rotated);
+    ops.attention_backward(d_qkv, d_heads, {a.attention, m, ctx.config.q_dim()}, qkv, a.lse, ctx.attention_shape(),
+                           &rotated);
     ops.matmul(d_normed1, d_qkv, ConstMatrix(w.w_qkv).t());
     ops.norm_backward(d_input, d_normed1, input, {nullptr, a.rstd1}, rms(w.norm1_w), s.d_middle, &normed1);
   }
@@ -145,22 +146,22 @@ class LlamaBlock final : public Block {
 
   Matrix decode(const BlockDecodeContext& ctx, const BlockDecodeWeights& w, const DecodeBuffers& d, Matrix stream,
                 const CacheRow* cache) const override {
-    const ParallelRegion& region = ctx.region;
+    DecodeOps& ops = ctx.ops;
     const float eps = ctx.config.norm_eps();
     const Rotation rotation{ctx.turns, w.q_norm, w.k_norm, eps};
 
-    Matrix normed = decode_norm(region, d.normed1, stream, {w.norm1_w, nullptr, NormKind::kRmsNorm}, eps);
-    decode_qkv(region, d.qkv, normed, w.w_qkv, nullptr, ctx.heads(), d.prompt);
-    decode_attention(region, d.heads, d.qkv, cache, ctx.heads(), d.scores, &rotation);
-    region.wait();
-    decode_linear(region, d.middle, d.heads, w.w_proj, {.residual = &stream}, d.prompt);
-    region.wait();
+    Matrix normed = ops.norm(d.normed1, stream, {w.norm1_w, nullptr, NormKind::kRmsNorm}, eps);
+    ops.qkv(d.qkv, normed, w.w_qkv, nullptr, ctx.heads(), d.prompt);
+    ops.attention(d.heads, d.qkv, cache, ctx.heads(), d.scores, &rotation);
+    ops.sync();
+    ops.linear(d.middle, d.heads, w.w_proj, {.residual = &stream}, d.prompt);
+    ops.sync();
 
-    normed = decode_norm(region, d.normed2, d.middle, {w.norm2_w, nullptr, NormKind::kRmsNorm}, eps);
-    decode_swiglu(region, d.activated, d.hidden, normed, w.w_fc, d.prompt);
-    region.wait();
-    decode_linear(region, d.stream, d.activated, w.w_out, {.residual = &d.middle}, d.prompt);
-    region.wait();
+    normed = ops.norm(d.normed2, d.middle, {w.norm2_w, nullptr, NormKind::kRmsNorm}, eps);
+    ops.swiglu(d.activated, d.hidden, normed, w.w_fc, d.prompt);
+    ops.sync();
+    ops.linear(d.stream, d.activated, w.w_out, {.residual = &d.middle}, d.prompt);
+    ops.sync();
     return d.stream;
   }
 

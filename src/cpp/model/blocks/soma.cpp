@@ -90,7 +90,7 @@ class SomaBlock final : public Block {
     ops.norm_backward(d_sum1, d_middle, middle, {nullptr, a.rstd1}, {}, nullptr);
     ops.matmul(d_heads, ctx.drop_gradient(s.d_dropped1, s.d_branch1, DropoutSite::kAttention),
                ConstMatrix(w.w_proj).t());
-    ops.attention_backward(d_qkv, d_heads, qkv, a.lse, ctx.attention_shape());
+    ops.attention_backward(d_qkv, d_heads, {a.attention, m, c}, qkv, a.lse, ctx.attention_shape());
     ops.matmul(d_input, d_qkv, ConstMatrix(w.w_qkv).t(), {.residual = d_sum1.data});
   }
 
@@ -107,21 +107,21 @@ class SomaBlock final : public Block {
 
   Matrix decode(const BlockDecodeContext& ctx, const BlockDecodeWeights& w, const DecodeBuffers& d, Matrix stream,
                 const CacheRow* cache) const override {
-    const ParallelRegion& region = ctx.region;
+    DecodeOps& ops = ctx.ops;
     const float eps = ctx.config.norm_eps();
 
-    decode_qkv(region, d.qkv, stream, w.w_qkv, nullptr, ctx.heads(), d.prompt);
-    decode_attention(region, d.heads, d.qkv, cache, ctx.heads(), d.scores);
-    region.wait();
-    decode_linear(region, d.middle, d.heads, w.w_proj, {.residual = &stream}, d.prompt);
-    region.wait();
-    const Matrix middle = decode_norm(region, d.normed1, d.middle, {}, eps);
+    ops.qkv(d.qkv, stream, w.w_qkv, nullptr, ctx.heads(), d.prompt);
+    ops.attention(d.heads, d.qkv, cache, ctx.heads(), d.scores);
+    ops.sync();
+    ops.linear(d.middle, d.heads, w.w_proj, {.residual = &stream}, d.prompt);
+    ops.sync();
+    const Matrix middle = ops.norm(d.normed1, d.middle, {}, eps);
 
-    decode_linear(region, d.hidden, middle, w.w_fc, {.bias = w.b_fc, .activation = Activation::kRelu}, d.prompt);
-    region.wait();
-    decode_linear(region, d.stream, d.hidden, w.w_out, {.bias = w.b_out, .residual = &middle}, d.prompt);
-    region.wait();
-    return decode_norm(region, d.normed2, d.stream, {}, eps);
+    ops.linear(d.hidden, middle, w.w_fc, {.bias = w.b_fc, .activation = Activation::kRelu}, d.prompt);
+    ops.sync();
+    ops.linear(d.stream, d.hidden, w.w_out, {.bias = w.b_out, .residual = &middle}, d.prompt);
+    ops.sync();
+    return ops.norm(d.normed2, d.stream, {}, eps);
   }
 };
 

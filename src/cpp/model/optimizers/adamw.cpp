@@ -14,7 +14,8 @@ std::vector<const ParameterInfo*> all_of(const Transformer& model) {
 
 }  // namespace
 
-AdamWPass::AdamWPass(std::vector<const ParameterInfo*> parameters) : parameters_(std::move(parameters)) {
+AdamWPass::AdamWPass(Memory& memory, std::vector<const ParameterInfo*> parameters)
+    : parameters_(std::move(parameters)), second_(memory) {
   int64_t floats = 0;
   for (const ParameterInfo* info : parameters_) {
     const int64_t size = Arena::padded(info->size());  // the padding is zero and stays zero
@@ -29,19 +30,24 @@ AdamWPass::AdamWPass(std::vector<const ParameterInfo*> parameters) : parameters_
   second_.reserve(floats);
 }
 
-void AdamWPass::run(Transformer& model, float* first, const AdamWConfig& config, const StepOptions& options,
-                    float grad_scale, int64_t step) {
-  if (ranges_.empty()) return;
-  model.ops().adamw(model.values(), model.gradients(), first, second_.data(), ranges_.data(),
-                    static_cast<int64_t>(ranges_.size()),
-                    {.lr = static_cast<float>(options.lr),
-                     .beta1 = static_cast<float>(config.beta1),
-                     .beta2 = static_cast<float>(config.beta2),
-                     .eps = static_cast<float>(config.eps),
-                     .grad_scale = grad_scale,
-                     .step = step,
-                     .weight_decay = static_cast<float>(options.weight_decay),
-                     .cautious = config.cautious});
+Clip AdamWPass::run(Transformer& model, float* first, const AdamWConfig& config, const StepOptions& options,
+                    int64_t step) {
+  return model.ops().update({.p = model.values(),
+                             .g = model.gradients(),
+                             .m = first,
+                             .v = second_.data(),
+                             .ranges = ranges_.data(),
+                             .count = static_cast<int64_t>(ranges_.size()),
+                             .size = model.arena_size(),
+                             .max_norm = config.max_grad_norm,
+                             .options = {.lr = static_cast<float>(options.lr),
+                                         .beta1 = static_cast<float>(config.beta1),
+                                         .beta2 = static_cast<float>(config.beta2),
+                                         .eps = static_cast<float>(config.eps),
+                                         .grad_scale = 1,
+                                         .step = step,
+                                         .weight_decay = static_cast<float>(options.weight_decay),
+                                         .cautious = config.cautious}});
 }
 
 void AdamWPass::add_state(std::vector<StateArray>* state, float* first) {
@@ -53,12 +59,13 @@ void AdamWPass::add_state(std::vector<StateArray>* state, float* first) {
   }
 }
 
-AdamW::AdamW(Transformer& model, const AdamWConfig& config) : Optimizer(model, config), pass_(all_of(model)) {
+AdamW::AdamW(Transformer& model, const AdamWConfig& config)
+    : Optimizer(model, config), first_(model.device().memory()), pass_(model.device().memory(), all_of(model)) {
   first_.reserve(model.arena_size());
 }
 
-void AdamW::update(const StepOptions& options, float grad_scale) {
-  pass_.run(model_, first_.data(), config_, options, grad_scale, steps);
+double AdamW::update(const StepOptions& options) {
+  return pass_.run(model_, first_.data(), config_, options, steps + 1).norm;
 }
 
 std::vector<StateArray> AdamW::state() {

@@ -11,10 +11,10 @@ namespace soma {
 // moments exist for these parameters alone, one after another.
 class AdamWPass {
  public:
-  explicit AdamWPass(std::vector<const ParameterInfo*> parameters);
+  AdamWPass(Memory& memory, std::vector<const ParameterInfo*> parameters);
 
-  void run(Transformer& model, float* first, const AdamWConfig& config, const StepOptions& options, float grad_scale,
-           int64_t step);
+  // Step number `step`, from 1 on; clips by the norm of the gradient of the whole model.
+  Clip run(Transformer& model, float* first, const AdamWConfig& config, const StepOptions& options, int64_t step);
   // Adds its arrays to `state`.
   void add_state(std::vector<StateArray>* state, float* first);
 
@@ -30,7 +30,7 @@ class AdamW final : public Optimizer {
   std::vector<StateArray> state() override;
 
  private:
-  void update(const StepOptions& options, float grad_scale) override;
+  double update(const StepOptions& options) override;
 
   Arena first_;
   AdamWPass pass_;

@@ -1,7 +1,6 @@
 // Updates an average of weights, and exchanges it with the parameters.
 #include "model/optimizers/average.h"
 
-#include <algorithm>
 #include <stdexcept>
 
 #include "base/check.h"
@@ -9,9 +8,9 @@
 
 namespace soma {
 
-WeightAverage::WeightAverage(Transformer& model) : model_(model) {
+WeightAverage::WeightAverage(Transformer& model) : model_(model), values_(model.device().memory()) {
   values_.reserve(model.arena_size());
-  std::copy_n(model.values(), model.arena_size(), values_.data());
+  model.device().memory().copy(values_.data(), model.values(), values_.bytes());
 }
 
 void WeightAverage::update(double rate) {
@@ -25,7 +24,7 @@ void WeightAverage::apply(bool on) {
   if (on == applied_) return;
   const NoFork all_or_nothing;
   applied_ = on;
-  std::swap_ranges(values_.data(), values_.data() + values_.size(), model_.values());
+  model_.device().memory().exchange(values_.data(), model_.values(), values_.bytes());
 }
 
 }  // namespace soma

@@ -10,7 +10,6 @@
 
 #include "base/check.h"
 #include "base/interrupt.h"
-#include "base/parallel.h"
 
 namespace soma {
 namespace {
@@ -73,7 +72,8 @@ Muon::Muon(Transformer& model, const MuonConfig& config)
     : Optimizer(model, config.adamw),
       options_(config),
       hidden_(parameters_of(model, true)),
-      pass_(parameters_of(model, false)) {
+      first_(model.device().memory()),
+      pass_(model.device().memory(), parameters_of(model, false)) {
   options_.validate();
   first_.reserve(model.arena_size());
   for (const ParameterInfo* info : hidden_) cut(*info);
@@ -108,22 +108,25 @@ std::vector<StateArray> Muon::state() {
   return arrays;
 }
 
-void Muon::update(const StepOptions& options, float grad_scale) {
+double Muon::update(const StepOptions& options) {
   const Uninterrupted whole;
-  const int64_t threads = call_threads(), count = static_cast<int64_t>(pieces_.size());
+  const int64_t threads = model_.device().splits(), count = static_cast<int64_t>(pieces_.size());
   const bool together = threads > 1 && work_ >= kLeastWork * static_cast<double>(threads);
   const bool side_by_side = together && count >= threads;
   int64_t floats = 0;
   for (const Piece& p : pieces_) floats = std::max(floats, muon_scratch_floats(model_.ops(), p.rows, p.cols));
-  scratch_.resize(std::max(scratch_.size(), static_cast<std::size_t>(side_by_side ? threads : 1)));
+  while (scratch_.size() < static_cast<std::size_t>(side_by_side ? threads : 1)) {
+    scratch_.emplace_back(model_.device().memory());
+  }
   for (Arena& arena : scratch_) arena.reserve(floats);
 
   StepOptions rest = options;
   if (options_.adamw_decay >= 0) rest.weight_decay = options_.adamw_decay;
   const auto body = [&] {
-    pass_.run(model_, first_.data(), config_, rest, grad_scale, steps);
+    const Clip clip = pass_.run(model_, first_.data(), config_, rest, steps + 1);
+    if (!std::isfinite(clip.norm)) return clip.norm;
     const auto one = [&](Ops& ops, int64_t number, int64_t i) {
-      update_piece(ops, pieces_[static_cast<std::size_t>(i)], options, grad_scale,
+      update_piece(ops, pieces_[static_cast<std::size_t>(i)], options, clip.scale,
                    scratch_[static_cast<std::size_t>(number)].data());
     };
     if (side_by_side) {
@@ -131,12 +134,9 @@ void Muon::update(const StepOptions& options, float grad_scale) {
     } else {
       for (int64_t i = 0; i < count; ++i) one(model_.ops(), 0, i);
     }
+    return clip.norm;
   };
-  if (together) {
-    with_thread_pool(body);
-  } else {
-    body();
-  }
+  return together ? model_.device().run(body) : body();
 }
 
 void Muon::update_piece(Ops& ops, const Piece& piece, const StepOptions& options, float grad_scale, float* scratch) {
@@ -149,8 +149,7 @@ void Muon::update_piece(Ops& ops, const Piece& piece, const StepOptions& options
   Matrix next = kept.matrix(carver.take(kept.floats(rows, cols)), rows, cols);
   float* const squares = scratch + carver.used();
 
-  const double norm = std::sqrt(ops.muon_momentum(factor, moments, static_cast<float>(options.momentum), grad_scale));
-  ops.scale(x, factor, static_cast<float>(1.0 / (1.01 * norm + 1e-6)));
+  ops.muon_direction(x, factor, moments, static_cast<float>(options.momentum), grad_scale);
   for (int first = 0; first < kSteps;) {
     const int last = first + count_together(first, kept.pairs);
     iterate(ops, last == kSteps ? factor : next, x, first, last, squares);

@@ -32,7 +32,7 @@ class Muon final : public Optimizer {
     int64_t offset, rows, cols, ld;
   };
   void cut(const ParameterInfo& info);
-  void update(const StepOptions& options, float grad_scale) override;
+  double update(const StepOptions& options) override;
   void update_piece(Ops& ops, const Piece& piece, const StepOptions& options, float grad_scale, float* scratch);
   // out = the product of the polynomials [first, last) of x x^T, times x.
   void iterate(Ops& ops, const Matrix& out, const Matrix& x, int first, int last, float* scratch) const;

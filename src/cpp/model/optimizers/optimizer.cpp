@@ -38,12 +38,11 @@ double Optimizer::step(const StepOptions& options) {
   const float decay = std::max(1.0f, static_cast<float>(options.weight_decay));
   check(options.lr >= 0 && std::isfinite(static_cast<float>(options.lr) * decay),
         "lr must be a finite number >= 0, also after multiplication by weight_decay, got ", options.lr);
-  const double norm = std::sqrt(model_.ops().sum_squares(model_.gradients(), model_.arena_size()));
-  if (!std::isfinite(norm)) throw NonFiniteGradient{norm};
-  const double scale = config_.max_grad_norm > 0 ? std::min(1.0, config_.max_grad_norm / (norm + 1e-6)) : 1.0;
+  model_.gradients();  // made here, since both hold off fork()
   const NoFork whole_steps_only;
+  const double norm = update(options);
+  if (!std::isfinite(norm)) throw NonFiniteGradient{norm};
   ++steps;
-  update(options, static_cast<float>(scale));
   return norm;
 }
 

@@ -49,8 +49,8 @@ class Optimizer {
  protected:
   Optimizer(Transformer& model, const AdamWConfig& config);
 
-  // Updates the parameters. Gradients are multiplied by `grad_scale` first.
-  virtual void update(const StepOptions& options, float grad_scale) = 0;
+  // Clips, updates, clears the gradients; returns their norm. Where it is not finite, nothing is updated.
+  virtual double update(const StepOptions& options) = 0;
 
   Transformer& model_;
   const AdamWConfig config_;

@@ -120,7 +120,7 @@ void CpuOps::attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionS
   });
 }
 
-void CpuOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, const float* lse,
+void CpuOps::attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix, ConstMatrix qkv, const float* lse,
                                 const AttentionShape& s, const RotationGradient* rotated) {
   const Table& t = active_kernels();
   const Gemm g(t, precision_);

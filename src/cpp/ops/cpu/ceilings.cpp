@@ -58,7 +58,7 @@ Ceilings measure_ceilings() {
   };
   Ceilings ceilings{peak(Precision::kFloat32), peak(Precision::kBfloat16), {}};
 
-  Arena memory;
+  Arena memory(host_memory());
   memory.reserve(kLargest / static_cast<int64_t>(sizeof(float)));
   for (int64_t bytes = kSmallest; bytes <= kLargest; bytes *= kStep) {
     const int64_t half = bytes / static_cast<int64_t>(2 * sizeof(float)) / threads / kPage * kPage, piece = 2 * half;

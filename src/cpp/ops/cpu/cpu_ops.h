@@ -17,6 +17,8 @@ class CpuOps final : public Ops {
   explicit CpuOps(Precision precision) : precision_(precision) {}
 
   Operands operands() const override { return {precision_ == Precision::kBfloat16}; }
+  LogitsLayout logits_layout(int64_t rows, int64_t vocab_size) const override;
+  bool packs_first() const override { return false; }
   void matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& epilogue) override;
   void weight_gradients(const WeightGradient* list, int64_t count) override;
   int64_t packed_floats(int64_t k, int64_t n) const override;
@@ -26,8 +28,8 @@ class CpuOps final : public Ops {
                      const float* residual, const Matrix* again) override;
   void norm_grad(float* dgamma, float* dbeta, ConstMatrix dy, ConstMatrix x, NormStats saved, NormKind kind) override;
   void attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionShape& shape) override;
-  void attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix qkv, const float* lse, const AttentionShape& shape,
-                          const RotationGradient* rotated) override;
+  void attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix out, ConstMatrix qkv, const float* lse,
+                          const AttentionShape& shape, const RotationGradient* rotated) override;
   void sum_rows(float* out, ConstMatrix x) override;
   void dropout(Matrix y, ConstMatrix x, const Dropout& dropout) override;
   void embed(Matrix out, const int32_t* ids, ConstMatrix wte, const ConstMatrix* wpe, int64_t length,
@@ -51,7 +53,7 @@ class CpuOps final : public Ops {
   float* scratch(int64_t slot) { return scratch_.data() + slot * scratch_stride_; }
 
   const Precision precision_;
-  Arena packed_b_, scratch_;
+  Arena packed_b_{host_memory()}, scratch_{host_memory()};
   int64_t scratch_stride_ = 0;
   std::vector<double> partial_sums_;
 };

@@ -49,8 +49,6 @@ const kernels::Table& active_kernels() {
   return tables.get([] { return Tables(); }).level[static_cast<int>(active_isa())];
 }
 
-std::unique_ptr<Ops> make_cpu_ops(Precision precision) { return std::make_unique<CpuOps>(precision); }
-
 void CpuOps::reserve_scratch(int64_t slots, int64_t floats) {
   scratch_stride_ = Arena::padded(floats);
   scratch_.reserve(scratch_stride_ * slots);

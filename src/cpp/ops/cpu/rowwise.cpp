@@ -140,6 +140,12 @@ void CpuOps::embed_backward(Matrix dwte, const Matrix* dwpe, ConstMatrix dout, c
   });
 }
 
+// At most 512 rows and at most 128 MB, but at least 16 rows.
+LogitsLayout CpuOps::logits_layout(int64_t rows, int64_t vocab_size) const {
+  constexpr int64_t kMaxLogits = int64_t{32} << 20;
+  return {std::min(rows, std::clamp<int64_t>(kMaxLogits / vocab_size, 16, 512)), vocab_size};
+}
+
 void CpuOps::cross_entropy(float* losses, Matrix logits, const int32_t* targets, float grad_scale, Matrix gradient) {
   const auto& t = active_kernels();
   const int64_t v = logits.cols;

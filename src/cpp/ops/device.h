@@ -1,0 +1,50 @@
+// A device computes and has memory of its own. A model lives on one. What is asked of a device is done in order; only a
+// read of its memory must wait for it.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <type_traits>
+
+#include "base/memory.h"
+#include "ops/decode_ops.h"
+#include "ops/ops.h"
+
+namespace soma {
+
+class Device {
+ public:
+  virtual ~Device() = default;
+
+  virtual std::string name() const = 0;
+  virtual Memory& memory() = 0;
+  virtual std::unique_ptr<Ops> make_ops(Precision precision) = 0;
+  virtual std::unique_ptr<Decoding> make_decoding() = 0;
+  // The most ops that may run side by side in a call, each from an Ops of its own: threads of the processor, or 1.
+  virtual int64_t splits() const = 0;
+  // Returns when all that was asked is done. Throws what failed.
+  virtual void finish() = 0;
+
+  // Runs f, which asks for many ops one after another. f may throw.
+  template <typename F>
+  auto run(F&& f) -> decltype(f()) {
+    using Result = decltype(f());
+    if constexpr (std::is_void_v<Result>) {
+      using Function = std::remove_reference_t<F>;
+      run_call([](void* context) { (*static_cast<Function*>(context))(); },
+               const_cast<void*>(static_cast<const void*>(&f)));
+    } else {
+      Result result{};
+      run([&] { result = f(); });
+      return result;
+    }
+  }
+
+ protected:
+  virtual void run_call(void (*body)(void* context), void* context) = 0;
+};
+
+// The processor. Its memory is that of the host.
+Device& cpu_device();
+
+}  // namespace soma
