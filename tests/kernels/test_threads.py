@@ -12,6 +12,7 @@ import pytest
 
 import soma_native as soma
 from helpers.child import output_of
+from helpers.noise import NOISE, core_noise
 from helpers.numerics import normal
 from soma_native._core import _ops as ops
 
@@ -65,7 +66,32 @@ OPS: dict[str, Callable[[], Any]] = {
     "decode_attention": lambda: ops.decode_attention(
         large(4, 3 * 5 * 16), large(4, 512, 5 * 16), large(4, 512, 5 * 16), ids(500, 4), 5
     ),
+    "decode_swiglu": lambda: ops.decode_swiglu(large(4, 512), large(512, 1024)),
+    "column_sum": lambda: ops.column_sum(large(1024, 1024), large(1024)),
+    "sum_rows": lambda: ops.sum_rows(large(1024, 1024), large(1024)),
+    "rms_norm_grad": lambda: ops.rms_norm_grad(large(512, 512), large(512, 512), COLUMN, COLUMN),
+    "rotated_product": lambda: ops.rotated_product(large(1, 512, 512), large(512, 3 * 5 * 16), large(512, 16), 5),
+    "swiglu_product": lambda: ops.swiglu_product(large(512, 512), large(512, 512)),
+    "swiglu_gradient_product": lambda: ops.swiglu_gradient_product(large(512, 512), large(512, 512), large(512, 1024)),
+    "gelu_backward": lambda: ops.gelu_backward(large(1024, 1024), large(1024, 1024)),
+    "dropout": lambda: ops.dropout(large(1024, 1024), core_noise(**NOISE), site="mlp"),
+    "matmul_dropout": lambda: ops.matmul_dropout(large(512, 512), large(512, 512), core_noise(**NOISE)),
+    "soft_cross_entropy": lambda: ops.soft_cross_entropy(
+        large(512, 512), np.full((512, 512), 1 / 512, np.float32), ids(512, 512), 0.5, 1.0
+    ),
+    "add_softmax": lambda: ops.add_softmax(large(512, 512), 0.5),
+    "symmetric_product": lambda: ops.symmetric_product(large(512, 512)),
+    "muon_momentum": lambda: ops.muon_momentum(large(1024, 1024), large(1024, 1024), momentum=0.9, scale=1.0),
+    "muon": lambda: ops.muon(large(1024, 1024), large(1024, 1024), lr=0.1, scale=1.0, weight_decay=0.1),
+    "scale": lambda: ops.scale(large(1024, 1024), 2.0),
+    "average": lambda: ops.average(large(1 << 20), large(1 << 20), 0.5),
 }
+# Functions that start no threads, or that the table has under another name.
+OTHERS = {"masked_tokens", "matmul_through", "multiply_add_registers", "threads_at_work", "widest_job"}
+
+
+def test_every_op_is_in_the_table() -> None:
+    assert {name for name in dir(ops) if not name.startswith("_")} == {name.split()[0] for name in OPS} | OTHERS
 
 
 @pytest.mark.parametrize("name", OPS)

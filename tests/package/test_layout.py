@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -39,3 +40,23 @@ def test_a_broken_layout_is_found(code: str, promise: str, tmp_path: Path, monke
     (package / "files" / "a.py").write_text(code)
     monkeypatch.setattr(layout, "PACKAGE", package)
     assert [name for name, found in layout.measure().items() if found and "files" not in name] == [promise]
+
+
+def test_the_map_names_files_and_names_that_exist() -> None:
+    """Every path and every identifier in backticks in the tables of CONTRIBUTING.md."""
+    rows = [
+        line for line in (layout.ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines() if line[:1] == "|"
+    ]
+    named = set(re.findall(r"`([^`]+)`", " ".join(rows)))
+    tops = ("src", "bindings", "soma_native", "tests", "tools", "cmake", "benchmarks", "docs")
+    code = [
+        p for top in tops for p in (layout.ROOT / top).rglob("*") if p.suffix in {".py", ".h", ".cpp", ".cmake", ".md"}
+    ]
+    places = {f"/{p.relative_to(layout.ROOT).as_posix()}" for p in (*code, *(p.parent for p in code))}
+    paths = {name for name in named if re.fullmatch(r"[a-z][\w/]*\.(?:py|h|cpp|cmake|md)|[a-z]\w+(?:/\w+)*/", name)}
+    assert len(paths) > 40
+    assert not sorted(name for name in paths if not any(place.endswith(f"/{name.rstrip('/')}") for place in places))
+    words = set(re.findall(r"\w+", " ".join(p.read_text(encoding="utf-8") for p in code if p.suffix != ".md")))
+    identifiers = {name for name in named if re.fullmatch(r"(?=.*[A-Z_])[A-Za-z_]\w*[A-Za-z]", name)}
+    assert len(identifiers) > 10
+    assert identifiers - {"LICENSE"} <= words

@@ -121,6 +121,7 @@ struct DropoutRow {
   X(void, max_sum_exp, (const float* x, int64_t n, float* max, float* sum))                                         \
   /* x = grad_scale (softmax(x) - onehot(target)) in place; *max, *sum as above */                                  \
   X(void, cross_entropy_row, (float* x, int64_t n, int64_t target, float grad_scale, float* max, float* sum))       \
+  /* x = grad_scale (softmax(x) - (1 - share) onehot(target) - share q) in place, and the sums of the loss */       \
   X(void, soft_cross_entropy_row, (SoftCrossEntropy * row))                                                         \
   /* q = (onto ? q : 0) + share softmax(x); x is overwritten, q may be x where not onto */                          \
   X(void, add_softmax_row, (float* q, float* x, int64_t n, float share, bool onto))                                 \
