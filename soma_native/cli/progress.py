@@ -65,10 +65,14 @@ class ProgressDisplay(Callback):
         if event.history.floor is not None:
             self._line(f"floor: {event.history.floor}")
         self._said_at = event.seconds
-        if event.step >= event.total_steps:
-            self._line(f"already finished: all {event.total_steps:,} steps are done")
+        if event.total_steps is not None and event.step >= event.total_steps:
+            folder = event.trainer.config.checkpoint_dir
+            self._line(
+                f"already finished: all {event.total_steps:,} steps are done; to train the model on other texts, give "
+                f"--from {folder} and another --out"
+            )
         elif event.step:
-            self._line(f"continuing after step {event.step:,} of {event.total_steps:,}")
+            self._line(f"continuing after step {event.step:,}{_of(event.total_steps, ' of ')}")
         self._keep_validation(event.record)
         if self._live:
             self._start_bar(event)
@@ -78,9 +82,9 @@ class ProgressDisplay(Callback):
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._progress = Progress(
-            *([] if event.trainer.config.steps else [TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}")]),
+            *([] if event.trainer.config.steps else [TextColumn("epoch {task.fields[epoch]}{task.fields[epochs]}")]),
             BarColumn(bar_width=None),
-            TextColumn("{task.completed}/{task.total}"),
+            TextColumn("{task.completed}{task.fields[steps]}"),
             TextColumn("{task.fields[losses]}"),
             TextColumn("{task.fields[speed]} tokens/s"),
             TimeRemainingColumn(elapsed_when_finished=True),
@@ -89,8 +93,8 @@ class ProgressDisplay(Callback):
             refresh_per_second=4,  # drawing takes time from the training
         )
         self._task = self._progress.add_task(
-            "", total=event.total_steps, completed=event.step, epoch=event.epoch, epochs=event.epochs,
-            losses="loss -", speed="-",
+            "", total=event.total_steps, completed=event.step, epoch=event.epoch, epochs=_of(event.epochs),
+            steps=_of(event.total_steps), losses="loss -", speed="-",
         )  # fmt: skip
         self._progress.start()
 
@@ -100,7 +104,7 @@ class ProgressDisplay(Callback):
             if event.seconds - self._said_at >= _QUIET_SECONDS:
                 self._said_at = event.seconds
                 self._line(
-                    f"step {event.step}/{event.total_steps}  loss {event.loss:.4f}"
+                    f"step {event.step}{_of(event.total_steps)}  loss {event.loss:.4f}"
                     f"  {event.tokens_per_second:,.0f} tokens/s"
                 )
             return
@@ -108,8 +112,8 @@ class ProgressDisplay(Callback):
         losses = f"loss {self._smooth:.3f}"
         losses += self._validation
         self._progress.update(
-            self._task, completed=event.step, total=event.total_steps, epoch=event.epoch, epochs=event.epochs,
-            losses=losses, speed=f"{event.tokens_per_second:,.0f}",
+            self._task, completed=event.step, total=event.total_steps, epoch=event.epoch, epochs=_of(event.epochs),
+            steps=_of(event.total_steps), losses=losses, speed=f"{event.tokens_per_second:,.0f}",
         )  # fmt: skip
 
     def on_evaluate(self, event: Event) -> None:
@@ -136,7 +140,7 @@ class ProgressDisplay(Callback):
         """Remove the bar, and print the reason of an early end."""
         self.close()
         if event.message != "finished":
-            self._line(f"ended after step {event.step:,} of {event.total_steps:,}: {event.message}")
+            self._line(f"ended after step {event.step:,}{_of(event.total_steps, ' of ')}: {event.message}")
 
     def _line(self, text: str) -> None:
         if self._progress is not None:
@@ -145,18 +149,24 @@ class ProgressDisplay(Callback):
             print(text, file=self._stream, flush=True)
 
 
-def record_line(record: Record, epochs: int | None, total_steps: int) -> str:
+def _of(total: int | None, between: str = "/") -> str:
+    return "" if total is None else f"{between}{total:{',' if between != '/' else ''}}"
+
+
+def record_line(record: Record, epochs: int | None, total_steps: int | None) -> str:
     """A record of the history as one line of text; `epochs` is None for a run that counts steps.
+
+    `total_steps` is None for a run by time, until the clock has decided.
 
     >>> record_line({"epoch": 2, "step": 40, "train_loss": 3.25, "val_loss": None, "seconds": 1.5,
     ...              "tokens_per_second": 30000.0, "lr": 1e-3, "val_bits_per_byte": None}, epochs=20, total_steps=400)
     'epoch  2/20  step  40/400  loss 3.2500  lr 0.001  30,000 tokens/s  1.5 s, 13.5 s left'
     """
-    left = record["seconds"] * (total_steps - record["step"]) / record["step"]
+    left = 0.0 if total_steps is None else record["seconds"] * (total_steps - record["step"]) / record["step"]
     validation = "" if record["val_loss"] is None else f"  validation {record['val_loss']:.4f}{bits_text(record)}"
     return (
         ("" if epochs is None else f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}  ")
-        + f"step {record['step']:>{len(str(total_steps))}}/{total_steps}"
+        + f"step {record['step']:>{len(str(total_steps or ''))}}{_of(total_steps)}"
         f"  loss {record['train_loss']:.4f}{validation}  lr {record['lr']:.3g}"
         f"  {record['tokens_per_second']:,.0f} tokens/s"
         f"  {_time(record['seconds'])}" + (f", {_time(left)} left" if left else "")

@@ -104,6 +104,8 @@ def as_usage(arguments: argparse.Namespace, files: Sequence[Path], error: OtherR
         "Give what this run has, or leave the option out; to begin a new run, give another --out, or --overwrite in "
         "place of --resume"
     )
+    if any(difference.name == "texts" for difference in error.differences):
+        mend += f"; to train its model on other texts, give --from {arguments.out} and another --out"
     return UsageError(error.said(call, mend))
 
 

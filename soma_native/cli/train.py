@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from soma_native.checkpoint.folder import foreign_models, model_files
 from soma_native.cli.arguments import add_command, positive_type
 from soma_native.cli.corpus import add_corpus, check_not_empty, corpus_files
 from soma_native.cli.errors import PROGRAM, CommandError
@@ -21,13 +19,12 @@ from soma_native.cli.resume import as_usage, resumed
 from soma_native.cli.run_options import add_run_options
 from soma_native.cli.signals import signals_as_ctrl_c
 from soma_native.errors import OtherRunError
-from soma_native.files.atomic_folder import FolderView
 from soma_native.planning.train import TellPlan
 from soma_native.training.against_floor import AgainstFloor
 from soma_native.training.callbacks import Callback
 from soma_native.training.history import History, Record, bits_text
 from soma_native.training.samples import Samples
-from soma_native.training.state import STATE_FILE
+from soma_native.training.state import RUN, held_by
 from soma_native.training.trainer import Trainer
 
 _AT: tuple[Literal["epoch", "step", "train_loss", "val_loss", "val_bits_per_byte"], ...] = (
@@ -111,17 +108,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _refuse_to_replace(out: Path) -> None:
-    if os.path.lexists(FolderView(out).path(STATE_FILE)):
-        raise CommandError(f"{out}: holds a training run: --resume goes on with it, --overwrite replaces it")
-    found = model_files(out) or [name for name in ("history.json", "history.csv") if os.path.lexists(out / name)]
-    if found:
-        raise CommandError(
-            f"{out}: holds {found[0]}, which training would replace: give another folder, or --overwrite"
-        )
-    if found := foreign_models(out):
-        raise CommandError(
-            f"{out}: holds another model, {found[0]}: give another folder, or --overwrite to add this one"
-        )
+    if found := held_by(out):
+        mend = "--resume goes on with it, --overwrite replaces it"
+        raise CommandError(f"{out}: holds {found}: {mend if found == RUN else 'give another folder, or --overwrite'}")
 
 
 def _begin(arguments: argparse.Namespace, files: Sequence[Path]) -> Run:

@@ -131,7 +131,8 @@ class TokenStore:
 
         Raises:
             TypeError: a document is no 1-D array of integers. The message names it.
-            ValueError: an id is negative, or not below `vocab_size`. The message names document and position.
+            ValueError: an id is negative, or not below `vocab_size`: the message names document and position. Also
+                where there is no document.
 
         >>> TokenStore.from_arrays([[5, 6, 7], np.array([6, 5]), [7]], vocab_size=9, end_id=0).tokens
         array([5, 6, 7, 0, 6, 5, 0, 7, 0], dtype=uint8)
@@ -142,6 +143,8 @@ class TokenStore:
             raise ArgumentTypeError("arrays", f"must be an iterable of arrays of ids, got {type(arrays).__name__}")
         documents = (_integers(f"arrays[{d}]", ids) for d, ids in enumerate(arrays))
         head = list(itertools.islice(documents, 2))
+        if not head:
+            raise ArgumentError("arrays", "has no document: give an array of ids for each, such as [[5, 6, 7]]")
         if len(head) == 1 and len(head[0]) >= 2 and (not end or head[0][-1] == end_id):
             store = cls(head[0], np.zeros(1, np.int64), np.array([len(head[0])]), end_id=end_id)
             store.require_below(size, "arrays")

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from soma_native._checks import number, path
 from soma_native.checkpoint import load
-from soma_native.checkpoint.folder import model_files
 from soma_native.data.documents import Texts
 from soma_native.data.token_store import TokenStore
 from soma_native.errors import ArgumentError
@@ -25,6 +24,7 @@ from soma_native.training.callbacks import Callback, CallbackLike, Event
 from soma_native.training.history import History
 from soma_native.training.memory import free_memory
 from soma_native.training.recipes import VAL_FRACTION
+from soma_native.training.state import held_by
 from soma_native.training.trainer import Trainer
 
 
@@ -77,8 +77,8 @@ def train(
     began = time.perf_counter()
     if minutes is not None:
         number("minutes", minutes, above=0)
-    if out is not None and not overwrite and (found := model_files(path("out", out, "folder"))):
-        raise ArgumentError("out", f"holds {found[0]}: give another folder, or overwrite=True")
+    if out is not None and not overwrite and (found := held_by(path("out", out, "folder"))):
+        raise ArgumentError("out", f"holds {found}: give another folder, or overwrite=True")
     if isinstance(texts, Iterator):
         texts = list(texts)  # it is read three times
     others = callbacks if isinstance(callbacks, Iterable) else [callbacks]

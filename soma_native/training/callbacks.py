@@ -50,9 +50,8 @@ class Event:
             "end" once, unless an error or Ctrl-C ended the run.
         trainer: the trainer; `event.trainer.stop()` ends the training after this step.
         history: the history so far.
-        step, total_steps: optimizer steps done, and steps in all; with `minutes` one more than done, until the first
-            decision.
-        epoch, epochs: the epoch of the last step (from 1), and epochs in all.
+        step, total_steps: optimizer steps done, and steps in all; with `minutes` None in all, until the first decision.
+        epoch, epochs: the epoch of the last step (from 1), and epochs in all, or None likewise.
         loss: training loss of the last step, nats a token; NaN before the first.
         lr, grad_norm: learning rate and gradient norm (before clipping) of the last step; NaN before the first.
         seconds: wall-clock time so far.
@@ -66,9 +65,9 @@ class Event:
     trainer: RunningTrainer
     history: History
     step: int
-    total_steps: int
+    total_steps: int | None
     epoch: int
-    epochs: int
+    epochs: int | None
     loss: float
     lr: float
     grad_norm: float

@@ -26,8 +26,9 @@ logger = logging.getLogger("soma_native")
 class EventLog(Callback):
     """Writes the events of a run into `events.jsonl` of its folder, each line in one call.
 
-    Every object has "event" and "step". The events: "start" (version, machine, model, data, settings), "plan" (what
-    `Trainer.tell` was given, or a decision about the steps), "step" (about one a second, or one in `log_every` steps),
+    Every object has "event" and "step". The events: "start" (version, machine, model, data, settings; steps and epochs
+    in all, null until the clock decides), "plan" (what `Trainer.tell` was
+    given, or a decision about the steps), "step" (about one a second, or one in `log_every` steps),
     "eval" (a record of the history), "sample" (prompt, text), "save" (folder), "end" (reason; the floor and how the
     model compared). A number that is not finite is null.
 

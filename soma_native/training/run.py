@@ -129,7 +129,7 @@ class TrainingRun:
         self.earlier_seconds = state.seconds
         if state.isa != _core.active_isa():
             logger.warning("the run was saved on %s; on %s it rounds differently", state.isa, _core.active_isa())
-        logger.info("resumed from %s after step %d of %d", self.folder, self.step, self.total_steps)
+        logger.info("resumed from %s after %s", self.folder, self._so_far)
         return state.pace
 
     # --- the loop
@@ -161,7 +161,7 @@ class TrainingRun:
         self.history.stop_reason = reason
         if self.folder is not None and (self.step or not model_files(self.folder)):
             self._checkpoint()  # an untrained model never replaces another one
-        logger.info("training ended after step %d of %d: %s", self.step, self.total_steps, reason)
+        logger.info("training ended after %s: %s", self._so_far, reason)
         self._emit("end", reason)
         return self.history
 
@@ -361,16 +361,20 @@ class TrainingRun:
             return
         self._checkpoint()
         logger.warning(
-            "interrupted after step %d of %d; saved in %s, resume=True continues from there",
-            self.step, self.total_steps, self.folder, extra=_INTERRUPTED,
+            "interrupted after %s; saved in %s, resume=True continues from there", self._so_far, self.folder,
+            extra=_INTERRUPTED,
         )  # fmt: skip
 
     # --- events
 
     @property
-    def total_steps(self) -> int:
-        """Steps in all; one more than done, until the clock has decided."""
-        return self.step + 1 if self.layout.total_steps == UNDECIDED else self.layout.total_steps
+    def total_steps(self) -> int | None:
+        """Steps in all; None until the clock has decided."""
+        return None if self.layout.total_steps == UNDECIDED else self.layout.total_steps
+
+    @property
+    def _so_far(self) -> str:
+        return f"step {self.step}" + ("" if self.total_steps is None else f" of {self.total_steps}")
 
     @property
     def _epoch(self) -> int:
@@ -383,12 +387,13 @@ class TrainingRun:
     def _emit(self, kind: EventKind, message: str = "", details: Mapping[str, Any] = MappingProxyType({})) -> None:
         if not self.callbacks.wants(kind):
             return
+        total = self.total_steps
         self.callbacks.emit(
             kind,
             step=self.step,
-            total_steps=self.total_steps,
+            total_steps=total,
             epoch=self._epoch,
-            epochs=-(-self.total_steps // self.layout.sampler.steps_per_epoch),
+            epochs=None if total is None else -(-total // self.layout.sampler.steps_per_epoch),
             loss=self.loss,
             lr=self.lr,
             grad_norm=self.grad_norm,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable
 
@@ -11,6 +12,8 @@ from soma_native.generation.generator import Generator
 from soma_native.tokenizer.tokenizer import Tokenizer
 from soma_native.training.callbacks import Callback, Event
 
+_BROKEN = "\ufffd"  # stands for bytes that are no whole character
+_LOOKED_AT = 200  # tokens in which a line or a word begins
 _MOST_OF_THE_TIME = 1 / 50  # that samples may take of a run
 # Tokens of a prompt and of its continuation, by kind of tokenizer: some 20 words or 80 characters.
 _TOKENS = {"word": (4, 20), "bpe": (6, 24), "char": (20, 80), "byte": (20, 80)}
@@ -18,6 +21,9 @@ _TOKENS = {"word": (4, 20), "bpe": (6, 24), "char": (20, 80), "byte": (20, 80)}
 
 class Samples(Callback):
     """Tells a "sample" after a record: a document's beginning, and how the model goes on from it.
+
+    A part that begins inside a document is taken from its first whole line, else from its first whole word. Bytes that
+    are no whole character are left out.
 
     The model has the weights that are validated, averaged ones where there are any. A sample has its own random numbers
     and changes nothing of the training. A trainer without a tokenizer has no samples.
@@ -57,11 +63,22 @@ class Samples(Callback):
         ended = self._clock()
         self._count += 1
         self._next = ended + max(self._every, (ended - began) / _MOST_OF_THE_TIME)
-        event.trainer.tell("sample", prompt=prompt, text=text)
+        event.trainer.tell("sample", prompt=prompt, text=text.replace(_BROKEN, ""))
 
     def _prompt(self, tokenizer: Tokenizer, most: int) -> str:
-        """The beginning of the next document, without parts of characters at its ends."""
+        """The beginning of the next document, from a line or word on, without parts of characters at its ends."""
         d = self._count % len(self._store.starts)
         start, stop = int(self._store.starts[d]), int(self._store.stops[d])
-        ids = self._store.tokens[start : start + max(1, min(most, (stop - start) // 2))]
-        return tokenizer.decode(ids[ids < tokenizer.vocab_size]).strip("\ufffd")
+        tokens = self._store.tokens
+
+        def text(count: int) -> str:
+            ids = tokens[start : min(start + count, stop)]
+            return tokenizer.decode(ids[ids < tokenizer.vocab_size]).strip(_BROKEN)
+
+        count = max(1, min(most, (stop - start) // 2))
+        if start == 0 or tokens[start - 1] == self._store.end_id or tokenizer.kind == "word":
+            return text(count)
+        whole, length = text(_LOOKED_AT + count), len(text(count))
+        found = re.search(r"\n+(?=\S)", whole) or re.search(r"\s+(?=\S)", whole)
+        begin = found.end() if found else 0
+        return whole[begin : begin + length]

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from soma_native.checkpoint.folder import foreign_models, model_files
 from soma_native.errors import CheckpointError
 from soma_native.files.atomic_folder import FolderView
 from soma_native.files.safetensors_io import TensorFile, crc32_of_array, write_tensors
@@ -27,6 +28,7 @@ from soma_native.optim.average import WeightAverage
 from soma_native.optim.optimizer import Optimizer
 
 STATE_FILE = "training_state.safetensors"
+RUN = "a training run"
 _FORMAT = 1
 
 
@@ -138,3 +140,14 @@ def load_arrays(
                 raise CheckpointError("has values that are not finite", path=path, tensor=name)
         for name, target in targets.items():
             target[...] = file.read(name)
+
+
+def held_by(folder: Path) -> str | None:
+    """What of a run or a model lies in the folder, so that a new run may not begin there unasked; None for nothing."""
+    if os.path.lexists(FolderView(folder).path(STATE_FILE)):
+        return RUN
+    found = model_files(folder) or [name for name in ("history.json", "history.csv") if os.path.lexists(folder / name)]
+    if found:
+        return f"{found[0]}, which training would replace"
+    foreign = foreign_models(folder)
+    return f"another model, {foreign[0]}" if foreign else None

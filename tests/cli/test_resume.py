@@ -104,6 +104,7 @@ def test_an_option_given_otherwise_is_named(run: Any, corpus: Path, begun: Path,
     named, mend = last.removeprefix(begin).split(". Give what this run has, or leave the option out; ")
     assert named.removeprefix(f"{corpus.parent}/") == said, "this difference and no other"
     assert "another --out" in mend and "--overwrite" in mend
+    assert (f"on other texts, give --from {begun} and another --out" in mend) == (name == "corpus")
     assert files(begun) == before
 
 
@@ -117,6 +118,11 @@ def test_all_that_differs_is_named_at_once(run: Any, corpus: Path, begun: Path) 
 @pytest.mark.parametrize("options", [RUN, {"--split": "line"}, {"--split": "line", "--preset": "nano-cpu"}], ids=len)
 def test_the_same_options_or_none_go_on(run: Any, corpus: Path, begun: Path, options: dict[str, Any]) -> None:
     assert run("train", corpus, "--out", begun, "--resume", "--json", *flags(options)).json["stop_reason"] == "finished"
+
+
+def test_a_finished_run_says_how_its_model_learns_more(run: Any, corpus: Path, begun: Path) -> None:
+    said = run("train", corpus, "--out", begun, "--resume", "--split", "line").err
+    assert f"already finished: all 6 steps are done; to train the model on other texts, give --from {begun} and" in said
 
 
 def test_a_run_of_epochs_has_epochs(run: Any, corpus: Path, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_the_end_is_added_where_it_is_missing_and_short_documents_are_dropped() 
     assert documents(store) == [[5, 0], [5, 6, 0], [5, 6, 0]]
     assert (store.dropped_documents, store.dropped_tokens) == (2, 2)
     assert documents(soma.TokenStore.from_arrays([[5]], end_id=300)) == [[5, 300]]
-    nothing = soma.TokenStore.from_arrays([])
+    nothing = soma.TokenStore.from_arrays([[]])
     assert nothing.pairs == 0 and repr(nothing) == "TokenStore(0 documents, 0 tokens, 0 pairs, uint8)"
 
 
@@ -112,3 +112,9 @@ def test_copies_and_pickles_are_the_same_documents(tmp_path: Path) -> None:
     store = soma.TokenStore.from_arrays([np.memmap(tmp_path / "ids.bin", np.uint16, "r")], end_id=49)
     for other in (copy.copy(store), copy.deepcopy(store), pickle.loads(pickle.dumps(store))):
         assert (other.fingerprint(), other.end_id, repr(other)) == (store.fingerprint(), 49, repr(store))
+
+
+def test_no_arrays_at_all_are_refused() -> None:
+    with pytest.raises(ValueError, match="arrays has no document: give an array of ids for each"):
+        soma.TokenStore.from_arrays([])
+    assert soma.TokenStore.from_arrays([[7]]).dropped_documents == 1, "a document that is too short is counted"

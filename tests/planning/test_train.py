@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,6 +42,19 @@ def test_a_model_that_is_there_is_replaced_only_when_asked_for(tmp_path: Path) -
         soma.train([TEXT], minutes=0.02, out=tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     soma.train([TEXT], minutes=0.02, out=tmp_path, seed=1, overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["training_state.safetensors", "history.json", "model.safetensors", "a.gguf"])
+def test_whatever_training_made_is_in_the_way_of_both(tmp_path: Path, run: Any, name: str) -> None:
+    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+    out = tmp_path / "m"
+    out.mkdir()
+    (out / name).write_bytes(b"mine")
+    with pytest.raises(ValueError, match=r"out holds .*: give another folder, or overwrite=True"):
+        soma.train([TEXT], minutes=0.02, out=out)
+    refused = run("train", tmp_path / "text.txt", "--out", out, "--steps", 1)
+    assert refused.status == 1 and f"{out}: holds " in refused.err and "--overwrite" in refused.err
+    assert [(path.name, path.read_bytes()) for path in out.iterdir() if path.is_file()] == [(name, b"mine")]
 
 
 def test_a_text_too_short_to_hold_out_a_part_is_trained_on(tmp_path: Path) -> None:

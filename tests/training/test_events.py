@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ import pytest
 
 import soma_native as soma
 from helpers.training import SENTENCES, WORDS, at_step, interrupt, losses, make_model, make_trainer
+from soma_native.cli.progress import ProgressDisplay
 from soma_native.training.events import EVENTS_FILE, EventLog
 
 pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
@@ -94,6 +96,19 @@ def test_a_resumed_run_goes_on_in_the_file_without_what_it_does_again(tmp_path: 
     assert steps_of(found, "start") == [0, 5]
     assert steps_of(found, "eval") == [record["step"] for record in whole.records]
     assert steps_of(found, "end") == [count]
+
+
+def test_a_run_by_time_has_no_number_of_steps_until_the_clock_decides(tmp_path: Path) -> None:
+    stream, heard = io.StringIO(), []
+    trainer = make_trainer(checkpoint_dir=tmp_path, epochs=None, minutes=0.005, log_every=1)
+    with ProgressDisplay(stream, live=True) as display:
+        trainer.fit(SENTENCES, callbacks=[display, lambda event: heard.append((event.total_steps, event.epochs))])
+    start = events(tmp_path)[0]
+    assert (start["event"], start["total_steps"], start["epochs"]) == ("start", None, None)
+    assert heard[0] == (None, None) and None not in heard[-1]
+    plan = next(event for event in events(tmp_path) if event["event"] == "plan")
+    assert plan["total_steps"] > plan["step"]
+    assert "None" not in stream.getvalue()
 
 
 def test_ctrl_c_is_an_end_too(tmp_path: Path) -> None:

@@ -87,6 +87,28 @@ def test_a_prompt_has_no_part_of_a_character(kind: str) -> None:
     assert heard.samples[0][2].startswith(first)
 
 
+@pytest.mark.parametrize("kind", ["char", "byte", "bpe"])
+@pytest.mark.parametrize(
+    ("text", "before"),
+    [
+        ("the first line of many\nthe second line of this text\nand the last of all the lines that it has", "\n"),
+        ("one long line of words that has no second line at all, and goes on and on until its very end", " "),
+        ("東京は大きい町です。" * 8, ""),
+    ],
+    ids=["lines", "words", "neither"],
+)
+def test_a_prompt_from_within_a_text_begins_with_a_line_or_a_word(kind: str, text: str, before: str) -> None:
+    tok = soma.Tokenizer.train([text], kind=kind, vocab_size=270 if kind == "bpe" else None)
+    whole = TokenStore.encode([text], tok)
+    part = TokenStore(whole.tokens, [1], [len(whole.tokens)])
+    heard = Heard()
+    trainer = soma.Trainer(make_model(vocab_size=tok.vocab_size), tok, soma.TrainConfig(steps=1, eval_every=1))
+    trainer.fit([text], callbacks=[Samples(part, every=0.0, clock=lambda: 0.0), heard])
+    ((_, prompt, sample),) = heard.samples
+    assert prompt and f"{before}{prompt}" in text
+    assert sample.startswith(prompt) and "\ufffd" not in sample
+
+
 def test_without_a_tokenizer_there_are_none() -> None:
     heard = Heard()
     trainer = soma.Trainer(make_model(), None, soma.TrainConfig(steps=2))
