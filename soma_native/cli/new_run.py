@@ -19,6 +19,7 @@ from soma_native.data.documents import documents_of
 from soma_native.data.token_store import TokenStore
 from soma_native.files.atomic_folder import FolderView
 from soma_native.model.config import ModelConfig
+from soma_native.model.device import checked_device
 from soma_native.model.model import Model
 from soma_native.model.presets import PRESETS
 from soma_native.planning.corpus import survey
@@ -53,6 +54,7 @@ class Run(NamedTuple):
 def new_run(arguments: argparse.Namespace, files: Sequence[Path]) -> Run:
     """The run that the options ask for. What they leave open, a recipe or the planner chooses."""
     began = time.perf_counter()
+    checked_device(arguments.device)
     given = {name: value for name in SETTINGS if (value := getattr(arguments, name)) is not None}
     tokenizer = existing_tokenizer(arguments)
     base = _base(arguments, tokenizer)
@@ -81,7 +83,7 @@ def new_run(arguments: argparse.Namespace, files: Sequence[Path]) -> Run:
         model = base[0]
     else:
         sizes = _sizes(arguments, preset, plan, tokenizer.vocab_size)
-        model = Model(sizes, seed=config.seed, precision=arguments.precision or "auto")
+        model = Model(sizes, seed=config.seed, precision=arguments.precision or "auto", device=arguments.device)
     return Run(Trainer(model, tokenizer, config, used=time.perf_counter() - began), store, plan)
 
 
@@ -124,7 +126,11 @@ def _plan(
     if tokenizer is not None:
         fixed |= {"tokenizer": tokenizer.kind, "vocab_size": tokenizer.vocab_size}
     minutes = fixed.pop("minutes", None)
-    speed = None if {"epochs", "steps"} & given.keys() else measure_speed(arguments.precision or "auto")
+    speed = (
+        None
+        if {"epochs", "steps"} & given.keys()
+        else measure_speed(arguments.precision or "auto", device=arguments.device)
+    )
     return choose(survey(documents_of(files, arguments.split)), speed, minutes, fixed, free_memory())
 
 
@@ -140,11 +146,11 @@ def _base(arguments: argparse.Namespace, given: Tokenizer | None) -> tuple[Model
     if not os.path.lexists(FolderView(Path(source)).path("tokenizer.json")):
         if given is None:
             raise CommandError(f"{source}: has no tokenizer.json: give its tokenizer with --tokenizer FILE")
-        model, tok = load_model(source, precision=precision), given
+        model, tok = load_model(source, precision=precision, device=arguments.device), given
         if tok.vocab_size > (most := model.config.vocab_size):
             raise UsageError(f"--tokenizer {arguments.tokenizer}: has {tok.vocab_size} tokens, and the model {most}")
     else:
-        model, tok = load(source, precision=precision)
+        model, tok = load(source, precision=precision, device=arguments.device)
     preset, size, other = arguments.preset, arguments.vocab_size, arguments.tokenizer
     if preset is not None and not is_preset(model.config, preset):
         raise UsageError(f"--preset {preset}: the model of {source} has other sizes: leave the option out")

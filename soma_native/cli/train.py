@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from soma_native.checkpoint.folder import foreign_models, model_files
-from soma_native.cli.arguments import add_command, fraction_type, integer, positive_type, seed_type
+from soma_native.cli.arguments import add_command, add_device, fraction_type, integer, positive_type, seed_type
 from soma_native.cli.corpus import add_corpus, check_not_empty, corpus_files
 from soma_native.cli.errors import PROGRAM, CommandError
 from soma_native.cli.new_run import FROM_CONTEXT, FROM_LR, Run, new_run
@@ -90,6 +90,7 @@ def add_parser(commands: Any) -> None:
         help="of matrix products: float32, bfloat16, or auto: bfloat16 for training steps if the processor multiplies "
         "it faster, and float32 to validate (default: auto)",
     )
+    add_device(model)
     training = parser.add_argument_group("the training")
     length = training.add_mutually_exclusive_group()
     length.add_argument(

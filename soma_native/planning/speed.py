@@ -45,18 +45,21 @@ class Speed:
         return float(np.exp(rate)) / flops_per_token(config, config.max_seq_len)
 
 
-def measure_speed(precision: str = "auto", clock: Callable[[], float] = time.perf_counter) -> Speed:
+def measure_speed(
+    precision: str = "auto", clock: Callable[[], float] = time.perf_counter, device: str = "cpu"
+) -> Speed:
     """Time training steps of two small models: some seconds on a slow machine.
 
     Args:
         precision: as for `Model`.
         clock: gives the time in seconds.
+        device: as for `Model`.
     """
     rng = np.random.default_rng(0)
     parameters, flops = [], []
     for name in _SIZES:
         config = ModelConfig.preset(name)
-        model = Model(config, precision=precision)
+        model = Model(config, precision=precision, device=device)
         optimizer = Muon(model)
         ids = rng.integers(0, config.vocab_size, (STEP_TOKENS // config.max_seq_len, config.max_seq_len))
         seconds = []
