@@ -38,8 +38,9 @@ struct ModelHandle {
   std::atomic<std::thread::id> owner{};  // the thread that computes, while one does
   int forks = soma::forks();             // the count of forks when this process last made the lock
 
-  ModelHandle(const soma::ModelConfig& config, uint64_t seed, soma::Precision precision, bool initialize)
-      : transformer(config, seed, precision, soma::cpu_device(), initialize) {}
+  ModelHandle(const soma::ModelConfig& config, uint64_t seed, soma::Precision precision, soma::Device& device,
+              bool initialize)
+      : transformer(config, seed, precision, device, initialize) {}
 
   // In the child of a fork: makes the lock and the buffers anew if a thread of the parent held them. Needs the GIL.
   void after_fork() {

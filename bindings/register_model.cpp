@@ -106,6 +106,11 @@ double loss_and_grad(ModelHandle& model, const Ids& ids, const Ids& targets, int
   });
 }
 
+float* arena(ModelHandle& model, bool gradient) {
+  if (!gradient) return model.transformer.values();
+  return compute(model, [&] { return model.transformer.gradients(); });
+}
+
 }  // namespace
 
 void register_model(py::module_& m) {
@@ -203,11 +208,18 @@ void register_model(py::module_& m) {
            py::arg("token_mask") = 0.0, py::arg("numbers") = std::vector<uint64_t>());
 
   py::class_<ModelHandle>(m, "Model", "A transformer: parameters, forward, loss, gradients.")
-      .def(py::init([](const soma::ModelConfig& config, uint64_t seed, const std::string& precision, bool initialize) {
+      .def(py::init([](const soma::ModelConfig& config, uint64_t seed, const std::string& precision,
+                       const std::string& device, bool initialize) {
              const soma::Precision parsed = parse_precision(precision);
-             return without_gil([&] { return std::make_unique<ModelHandle>(config, seed, parsed, initialize); });
+             soma::Device& on = soma::find_device(device);
+             return without_gil([&] { return std::make_unique<ModelHandle>(config, seed, parsed, on, initialize); });
            }),
-           py::arg("config"), py::kw_only(), py::arg("seed"), py::arg("precision"), py::arg("initialize") = true)
+           py::arg("config"), py::kw_only(), py::arg("seed"), py::arg("precision"), py::arg("device") = "cpu",
+           py::arg("initialize") = true)
+      .def_property_readonly("device", [](const ModelHandle& h) { return h.transformer.device().name(); })
+      .def_property_readonly(
+          "on_host", [](const ModelHandle& h) { return h.transformer.device().memory().on_host(); },
+          "Whether arrays of the model are views of its memory.")
       .def(
           "set_evaluation_precision",
           [](ModelHandle& h, const std::string& precision) {
@@ -221,15 +233,32 @@ void register_model(py::module_& m) {
           "The floats of memory that the model has taken so far.")
       .def("parameters",
            [](const py::object& self) {
-             auto& model = self.cast<ModelHandle&>().transformer;
-             return views(model, model.values(), self);
+             auto& handle = self.cast<ModelHandle&>();
+             return views(handle, handle.transformer.values(), self);
            })
       .def("gradients",
            [](const py::object& self) {
              auto& handle = self.cast<ModelHandle&>();
              float* arena = compute(handle, [&] { return handle.transformer.gradients(); });
-             return views(handle.transformer, arena, self);
+             return views(handle, arena, self);
            })
+      .def(
+          "read",
+          [](ModelHandle& h, const std::string& name, bool gradient) {
+            const soma::ParameterInfo& info = find_parameter(h, name);
+            return read_array(h, info, arena(h, gradient) + info.offset);
+          },
+          py::arg("name"), py::arg("gradient") = false, "A copy of a parameter, or of its gradient.")
+      .def(
+          "write",
+          [](ModelHandle& h, const std::string& name, const FloatArray& array, bool gradient) {
+            const soma::ParameterInfo& info = find_parameter(h, name);
+            write_array(h, info, arena(h, gradient) + info.offset, array);
+          },
+          py::arg("name"), py::arg("array"), py::arg("gradient") = false, "Sets a parameter, or its gradient.")
+      .def(
+          "all_finite", [](ModelHandle& h) { return compute(h, [&] { return h.transformer.all_finite(); }); },
+          "Whether all parameters are finite; False also if their squares overflow.")
       .def("forward", &forward, py::arg("ids"))
       .def("loss", &loss, py::arg("ids"), py::arg("targets"), py::arg("normalizer") = 0)
       .def("loss_and_grad", &loss_and_grad, py::arg("ids"), py::arg("targets"), py::arg("normalizer") = 0,

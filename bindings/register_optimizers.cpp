@@ -28,13 +28,25 @@ struct OptimizerHandle {
     }
   }
 
-  // Views of one kind of array, by parameter.
+  // One kind of array, by parameter.
   static Views state(const py::object& self, const std::string& kind) {
     Views dict;
-    for (const soma::StateArray& array : self.cast<OptimizerHandle&>().optimizer->state()) {
-      if (kind == array.kind) dict[py::str(array.parameter->name)] = view(*array.parameter, array.data, self);
+    auto& handle = self.cast<OptimizerHandle&>();
+    for (const soma::StateArray& array : handle.optimizer->state()) {
+      if (kind == array.kind) {
+        dict[py::str(array.parameter->name)] = view(handle.model, *array.parameter, array.data, self);
+      }
     }
     return dict;
+  }
+
+  void write(const std::string& kind, const std::string& name, const FloatArray& values) {
+    for (const soma::StateArray& array : optimizer->state()) {
+      if (kind == array.kind && name == array.parameter->name) {
+        return write_array(model, *array.parameter, array.data, values);
+      }
+    }
+    soma::fail("this optimizer has no ", kind, " of '", name, "'");
   }
 };
 
@@ -64,7 +76,8 @@ void register_optimizers(py::module_& m) {
   py::class_<OptimizerHandle>(m, "Optimizer", "What updates a model's parameters.")
       .def("step", &OptimizerHandle::step, py::arg("lr"), py::arg("weight_decay"), py::arg("momentum") = 0.0)
       .def("state", &OptimizerHandle::state, py::arg("kind"),
-           "Views of its arrays of one kind (first_moment, second_moment, momentum), by parameter.")
+           "Its arrays of one kind (first_moment, second_moment, momentum), by parameter.")
+      .def("write", &OptimizerHandle::write, py::arg("kind"), py::arg("name"), py::arg("array"), "Sets one of them.")
       .def_property(
           "step_count", [](const OptimizerHandle& h) { return h.optimizer->steps; },
           [](OptimizerHandle& h, int64_t steps) {
@@ -103,8 +116,16 @@ void register_optimizers(py::module_& m) {
           "apply", [](AverageHandle& h, bool on) { compute(h.model, [&] { h.average.apply(on); }); }, py::arg("on"),
           "Whether the parameters and the average have changed places from now on.")
       .def_property_readonly("is_applied", [](const AverageHandle& h) { return h.average.applied(); })
-      .def("values", [](const py::object& self) {
-        auto& handle = self.cast<AverageHandle&>();
-        return views(handle.model.transformer, handle.average.values(), self);
-      });
+      .def("values",
+           [](const py::object& self) {
+             auto& handle = self.cast<AverageHandle&>();
+             return views(handle.model, handle.average.values(), self);
+           })
+      .def(
+          "write",
+          [](AverageHandle& h, const std::string& name, const FloatArray& array) {
+            const soma::ParameterInfo& info = find_parameter(h.model, name);
+            write_array(h.model, info, h.average.values() + info.offset, array);
+          },
+          py::arg("name"), py::arg("array"), "Sets the average of a parameter.");
 }

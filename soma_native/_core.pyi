@@ -154,8 +154,13 @@ class Model:
         *,
         seed: typing.SupportsInt | typing.SupportsIndex,
         precision: str,
+        device: str = "cpu",
         initialize: bool = True,
     ) -> None: ...
+    def all_finite(self) -> bool:
+        """
+        Whether all parameters are finite; False also if their squares overflow.
+        """
     def forward(
         self, ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32]
     ) -> numpy.typing.NDArray[numpy.float32]: ...
@@ -180,6 +185,10 @@ class Model:
         """
         Whether the model's operations measure themselves from now on.
         """
+    def read(self, name: str, gradient: bool = False) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        A copy of a parameter, or of its gradient.
+        """
     def set_evaluation_precision(self, precision: str) -> None:
         """
         What products without a gradient compute in from now on.
@@ -188,7 +197,15 @@ class Model:
         """
         What was measured since the last call, an OpRecord for each op and shape.
         """
+    def write(
+        self, name: str, array: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], gradient: bool = False
+    ) -> None:
+        """
+        Sets a parameter, or its gradient.
+        """
     def zero_grad(self) -> None: ...
+    @property
+    def device(self) -> str: ...
     @property
     def held_floats(self) -> int:
         """
@@ -196,6 +213,11 @@ class Model:
         """
     @property
     def num_parameters(self) -> int: ...
+    @property
+    def on_host(self) -> bool:
+        """
+        Whether arrays of the model are views of its memory.
+        """
 
 class Optimizer:
     """
@@ -203,7 +225,7 @@ class Optimizer:
     """
     def state(self, kind: str) -> dict[str, numpy.typing.NDArray[numpy.float32]]:
         """
-        Views of its arrays of one kind (first_moment, second_moment, momentum), by parameter.
+        Its arrays of one kind (first_moment, second_moment, momentum), by parameter.
         """
     def step(
         self,
@@ -211,6 +233,10 @@ class Optimizer:
         weight_decay: typing.SupportsFloat | typing.SupportsIndex,
         momentum: typing.SupportsFloat | typing.SupportsIndex = 0.0,
     ) -> float: ...
+    def write(self, kind: str, name: str, array: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]) -> None:
+        """
+        Sets one of them.
+        """
     @property
     def step_count(self) -> int: ...
     @step_count.setter
@@ -230,6 +256,10 @@ class WeightAverage:
         average += rate (parameters - average); where rate is 1, a copy.
         """
     def values(self) -> dict[str, numpy.typing.NDArray[numpy.float32]]: ...
+    def write(self, name: str, array: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]) -> None:
+        """
+        Sets the average of a parameter.
+        """
     @property
     def is_applied(self) -> bool: ...
 

@@ -145,12 +145,15 @@ def save(
     _log.info("saved %d parameters to %s", model.num_parameters, folder)
 
 
-def load(folder: str | os.PathLike[str], precision: str = "auto", *, verify: bool = True) -> tuple[Model, Tokenizer]:
+def load(
+    folder: str | os.PathLike[str], precision: str = "auto", device: str = "cpu", *, verify: bool = True
+) -> tuple[Model, Tokenizer]:
     """Load what `save` wrote, or a GPT-2, Llama or Qwen3 folder that `transformers` wrote.
 
     Args:
         folder: the folder.
         precision: as for `Model`.
+        device: as for `Model`. A folder has none, so a model may go to another than it was trained on.
         verify: whether to compare the files with the checksums of the save. Set it to False if you changed
             `config.json` or `tokenizer.json` on purpose. Sizes, shapes, types and NaN are always checked.
 
@@ -167,7 +170,7 @@ def load(folder: str | os.PathLike[str], precision: str = "auto", *, verify: boo
         checksums = _file_checksums(view) if verify else {}
         config, document = _read_config(view, checksums)
         tok = _read_tokenizer(view, config, checksums)
-        model = read_model(view, config, precision, verify)
+        model = read_model(view, config, precision, verify, device)
         model._settings = _read_settings(view, document)
         if verify and _file_checksums(view) != checksums:
             raise CheckpointError("was saved anew while it was read", path=view.folder)  # _consistently reads it again
@@ -176,12 +179,14 @@ def load(folder: str | os.PathLike[str], precision: str = "auto", *, verify: boo
     return _consistently(folder, read)
 
 
-def load_model(folder: str | os.PathLike[str], precision: str = "auto", *, verify: bool = True) -> Model:
+def load_model(
+    folder: str | os.PathLike[str], precision: str = "auto", device: str = "cpu", *, verify: bool = True
+) -> Model:
     """Load the model alone, from a folder with or without a `tokenizer.json`. Arguments and errors as `load`."""
 
     def read(view: FolderView) -> Model:
         config, document = _read_config(view, _file_checksums(view) if verify else {})
-        model = read_model(view, config, precision, verify)
+        model = read_model(view, config, precision, verify, device)
         model._settings = _read_settings(view, document)
         return model
 

@@ -35,8 +35,8 @@ class _Source(NamedTuple):
     name: str
 
 
-def read_model(view: FolderView, config: ModelConfig, precision: str, verify: bool) -> Model:
-    """The model of `config` with the weights of the folder.
+def read_model(view: FolderView, config: ModelConfig, precision: str, verify: bool, device: str = "cpu") -> Model:
+    """The model of `config` on `device` with the weights of the folder.
 
     Raises:
         CheckpointError: a tensor is missing, unknown, damaged or does not fit `config`.
@@ -72,13 +72,17 @@ def read_model(view: FolderView, config: ModelConfig, precision: str, verify: bo
         for own, (file, name) in sources.items():
             if own not in expected and own != architecture.head:
                 raise CheckpointError(f"is not one of a {config.block!r} model's", path=file.path, tensor=name)
-        model = Model._blank(config, precision)
+        model = Model._blank(config, precision, device)
         tensor_checksums = _tensor_checksums(files) if verify else {}
-        for own, array in model.parameters().items():
+        in_place = model.parameters() if model._core.on_host else {}
+        for own, whole in _core.parameter_shapes(config.core).items():
+            array = in_place[own] if own in in_place else np.empty(whole, np.float32)
             for stored, part in stored_parts(architecture, config, own, array):
                 _fill(part, sources[stored], tensor_checksums)
+            if own not in in_place:
+                model.write(own, array)
         if architecture.head in sources and architecture.head not in expected:
-            _check_tied(model.parameters()[architecture.embedding], sources[architecture.head])
+            _check_tied(model.read(architecture.embedding), sources[architecture.head])
         return model
     finally:
         for file in files:

@@ -40,6 +40,13 @@ def add_command(
     return parser
 
 
+def add_device(parser: argparse._ActionsContainer) -> None:
+    """Add --device."""
+    parser.add_argument(
+        "--device", default="cpu", metavar="D", help="where the model computes: cpu, cuda or cuda:N (default: cpu)"
+    )
+
+
 def integer(least: int, most: int | None = None) -> Callable[[str], int]:
     """An argparse type: integers from `least` to `most`."""
     return _type("a whole number", int, lambda value: _checks.integer("", value, least, most))

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from soma_native.cli.arguments import add_command, integer
+from soma_native.cli.arguments import add_command, add_device, integer
 from soma_native.cli.output import print_json, print_table
 from soma_native.model.config import PRECISIONS
 from soma_native.profiling.profile import Profile, Stepper, profile_steps, time_steps, verdict
@@ -40,6 +40,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("workload", metavar="WORKLOAD", choices=list(WORKLOADS), help=", ".join(WORKLOADS))
     parser.add_argument("--profile", action="store_true", help="time, rate and share of this machine's limits per op")
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of matrix products (default: auto)")
+    add_device(parser)
     parser.add_argument("--threads", type=integer(1, 1024), metavar="N", help="threads (default: the library's)")
     parser.add_argument("--steps", type=integer(1), metavar="N", help="steps to time (default: some seconds of steps)")
 
@@ -58,7 +59,7 @@ def _threads(count: int | None) -> Iterator[None]:
 def run(arguments: argparse.Namespace) -> None:
     """Time or profile the workload, and print the result."""
     with _threads(arguments.threads):
-        stepper = Stepper(WORKLOADS[arguments.workload], arguments.precision)
+        stepper = Stepper(WORKLOADS[arguments.workload], arguments.precision, arguments.device)
         if arguments.profile:
             _print_profile(profile_steps(stepper, arguments.steps), arguments.json)
         else:

@@ -11,7 +11,7 @@ from typing import Any
 
 from soma_native.analysis.floor import text_floor
 from soma_native.checkpoint import load
-from soma_native.cli.arguments import add_command, integer
+from soma_native.cli.arguments import add_command, add_device, integer
 from soma_native.cli.corpus import add_corpus, check_not_empty, corpus_files, named
 from soma_native.cli.errors import PROGRAM, CommandError, UsageError
 from soma_native.cli.output import print_json, print_table
@@ -62,6 +62,7 @@ def add_parser(commands: Any) -> None:
         default="auto",
         help="of matrix products: float32 or bfloat16; auto (the default) means float32 here",
     )
+    add_device(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -107,7 +108,7 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
         seconds = min(sum(file.stat().st_size for file in known), 1 << 26) >> 19
         if seconds > 20:
             print(f"{PROGRAM}: xz -9e will take about {seconds} seconds", file=sys.stderr)
-    model, tok = load(arguments.folder, precision=arguments.precision)
+    model, tok = load(arguments.folder, precision=arguments.precision, device=arguments.device)
     longest = model.config.max_seq_len
     if arguments.seq_len is not None and arguments.seq_len > longest:
         raise UsageError(f"--seq-len {arguments.seq_len}: the model's context is {longest}")

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from soma_native.checkpoint import load
-from soma_native.cli.arguments import add_command, integer, number, seed_type, text
+from soma_native.cli.arguments import add_command, add_device, integer, number, seed_type, text
 from soma_native.cli.corpus import read_stdin
 from soma_native.cli.errors import UsageError
 from soma_native.cli.output import print_json
@@ -64,6 +64,7 @@ def add_parser(commands: Any) -> None:
         help="form of the weights while generating: bfloat16 and int8 are faster and less exact, float32 is an exact "
         "copy packed for speed, auto uses the model's weights without a copy (default: auto)",
     )
+    add_device(parser)
     parser.add_argument("--seed", type=seed_type, metavar="N", help="the same seed gives the same text")
     parser.add_argument(
         "--stop", type=text, action="append", metavar="TEXT", help="end before this text; may be repeated"
@@ -78,7 +79,7 @@ def run(arguments: argparse.Namespace) -> None:
     if "" in (arguments.stop or []):
         raise UsageError("--stop: the text must not be empty")
     seed = secrets.randbits(53) if arguments.seed is None else arguments.seed  # 53 bits: exact in every JSON reader
-    model, tok = load(arguments.folder)
+    model, tok = load(arguments.folder, device=arguments.device)
     began = time.perf_counter()
     pieces = Generator(model, tok, weights=arguments.weights).stream(
         prompt,

@@ -19,6 +19,7 @@ from soma_native.data.documents import documents_of
 from soma_native.data.token_store import TokenStore
 from soma_native.files.atomic_folder import FolderView
 from soma_native.model.config import ModelConfig
+from soma_native.model.device import checked_device
 from soma_native.model.model import Model
 from soma_native.model.presets import PRESETS
 from soma_native.planning.corpus import survey
@@ -53,6 +54,7 @@ class Run(NamedTuple):
 def new_run(arguments: argparse.Namespace, files: Sequence[Path]) -> Run:
     """The run that the options ask for. What they leave open, a recipe or the planner chooses."""
     began = time.perf_counter()
+    checked_device(arguments.device)
     tokenizer = existing_tokenizer(arguments)
     base = _base(arguments, tokenizer)
     classic = None if base else classic_settings(arguments)
@@ -79,12 +81,16 @@ def new_run(arguments: argparse.Namespace, files: Sequence[Path]) -> Run:
     )
     if config.patience is not None and not config.val_fraction:
         raise UsageError("--patience needs validation: give a --val-fraction above 0, or more text")
-    model = base[0] if base else Model(sizes, seed=config.seed, precision=arguments.precision or "auto")
+    if base is not None:
+        model = base[0]
+    else:
+        model = Model(sizes, seed=config.seed, precision=arguments.precision or "auto", device=arguments.device)
     return Run(Trainer(model, tokenizer, config, used=time.perf_counter() - began), store, plan)
 
 
 def planned(arguments: argparse.Namespace, files: Sequence[Path]) -> Plan:
     """The plan of the run that the options ask for; of a classic, what its recipe leads to on this machine."""
+    checked_device(arguments.device)
     tokenizer = existing_tokenizer(arguments)
     base = _base(arguments, tokenizer)
     classic = None if base else classic_settings(arguments)
@@ -145,7 +151,7 @@ def _plan(
     corpus = survey(documents_of(files, arguments.split))
     speed = None
     if fixed.get("epochs") is None and fixed.get("steps") is None:
-        speed = measure_speed(fixed.get("precision", "auto"), fixed.get("optimizer", "muon"))
+        speed = measure_speed(fixed.get("precision", "auto"), fixed.get("optimizer", "muon"), device=arguments.device)
     return choose(corpus, speed, minutes, fixed, free_memory())
 
 
@@ -161,11 +167,11 @@ def _base(arguments: argparse.Namespace, given: Tokenizer | None) -> tuple[Model
     if not os.path.lexists(FolderView(Path(source)).path("tokenizer.json")):
         if given is None:
             raise CommandError(f"{source}: has no tokenizer.json: give its tokenizer with --tokenizer FILE")
-        model, tok = load_model(source, precision=precision), given
+        model, tok = load_model(source, precision=precision, device=arguments.device), given
         if tok.vocab_size > (most := model.config.vocab_size):
             raise UsageError(f"--tokenizer {arguments.tokenizer}: has {tok.vocab_size} tokens, and the model {most}")
     else:
-        model, tok = load(source, precision=precision)
+        model, tok = load(source, precision=precision, device=arguments.device)
     preset, size, other = arguments.preset, arguments.vocab_size, arguments.tokenizer
     if preset is not None and not is_preset(model.config, preset):
         raise UsageError(f"--preset {preset}: the model of {source} has other sizes: leave the option out")

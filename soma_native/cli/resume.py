@@ -42,7 +42,7 @@ def resumed(arguments: argparse.Namespace, files: Sequence[Path]) -> Run:
     given = {name: value for name in _SETTINGS if (value := getattr(arguments, name, None)) is not None}
     if arguments.recipe is not None:
         given = recipe_settings(CLASSICS[arguments.recipe][1], given)
-    trainer = Trainer.resume(arguments.out, **given)
+    trainer = Trainer.resume(arguments.out, arguments.device, **given)
     if trainer.tokenizer is None:
         raise CommandError(
             f"{arguments.out}: its run has no tokenizer: the command goes on with texts alone, and only Python with ids"

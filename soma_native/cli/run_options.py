@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from soma_native.cli.arguments import fraction_type, integer, positive_type, seed_type
+from soma_native.cli.arguments import add_device, fraction_type, integer, positive_type, seed_type
 from soma_native.cli.new_run import FROM_CONTEXT, FROM_LR
 from soma_native.model.config import PRECISIONS
 from soma_native.model.presets import PRESETS
@@ -41,6 +41,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         help="of matrix products: float32, bfloat16, or auto: bfloat16 for training steps if the processor multiplies "
         "it faster, and float32 to validate (default: auto)",
     )
+    add_device(model)
     training = parser.add_argument_group("the training")
     length = training.add_mutually_exclusive_group()
     length.add_argument(

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from soma_native.checkpoint.folder import foreign_models, model_files
-from soma_native.cli.arguments import add_command, fraction_type, seed_type
+from soma_native.cli.arguments import add_command, add_device, fraction_type, seed_type
 from soma_native.cli.errors import CommandError
 from soma_native.cli.output import output_folder, print_json, print_table
 from soma_native.cli.progress import ProgressDisplay
@@ -50,6 +50,7 @@ def add_parser(commands: Any) -> None:
         help=f"keep this part of the sentences ({VAL_FRACTION} without X) from training and report its loss",
     )
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of matrix products (default: auto)")
+    add_device(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -64,6 +65,7 @@ def run(arguments: argparse.Namespace) -> None:
             callbacks=[progress],
             tokenizer=arguments.tokenizer,
             precision=arguments.precision,
+            device=arguments.device,
         )
     if arguments.json:
         print_json(report)

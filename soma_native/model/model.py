@@ -14,6 +14,7 @@ from soma_native._checks import choice, instance, integer, number
 from soma_native.core import _core
 from soma_native.errors import ArgumentError, ArgumentTypeError
 from soma_native.model.config import PRECISIONS, ModelConfig
+from soma_native.model.device import checked_device
 
 Floats = npt.NDArray[np.float32]
 
@@ -58,6 +59,21 @@ def _as_ids(name: str, value: npt.ArrayLike) -> npt.NDArray[np.int32]:
     return np.ascontiguousarray(np.atleast_2d(array), dtype=np.int32)
 
 
+def as_floats(array: npt.ArrayLike, shape: tuple[int, ...]) -> Floats:
+    """An array of real numbers with this shape, as float32.
+
+    Raises:
+        ArgumentTypeError, ArgumentError: it holds something else, or has another shape.
+    """
+    given = np.asarray(array)
+    if given.dtype.kind not in "fiub":
+        raise ArgumentTypeError("array", f"must hold real numbers, got dtype {given.dtype}")
+    if given.shape != tuple(shape):
+        raise ArgumentError("array", f"must have shape {tuple(shape)}, got {given.shape}")
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(given, dtype=np.float32)
+
+
 def _as_noise(dropout: float, token_mask: float, noise: Sequence[int] | None) -> _core.Noise:
     rates = number("dropout", dropout, least=0, below=1), number("token_mask", token_mask, least=0, below=1)
     if noise is None and any(rates):
@@ -93,9 +109,12 @@ class Model:
             ``SOMA_PRECISION`` in the environment replaces this choice. For :meth:`forward` and :meth:`loss`, ``"auto"``
             uses float32, so that other programs reproduce their results. The attributes `precision` and
             `evaluation_precision` give the choices.
+        device: where the model computes: ``"cpu"``, ``"cuda"``, or ``"cuda:N"`` for GPU number N. No other device ever
+            takes its place.
 
     Raises:
-        ValueError: an unknown precision, also in SOMA_PRECISION, or a seed that is no integer from 0 to 2**64 - 1.
+        ValueError: an unknown precision, also in SOMA_PRECISION, a seed that is no integer from 0 to 2**64 - 1, or a
+            device that is not there; the message names what to install.
         MemoryError: the memory is too small for the parameters.
 
     >>> model = Model(ModelConfig.preset("showcase"), seed=1)
@@ -110,21 +129,23 @@ class Model:
     # Settings in the files of the model's folder beyond weights and sizes, by file; for `save` and `Generator`.
     _settings: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
 
-    def __init__(self, config: ModelConfig, seed: int = 0, precision: str = "auto") -> None:
+    def __init__(self, config: ModelConfig, seed: int = 0, precision: str = "auto", device: str = "cpu") -> None:
         instance("config", config, ModelConfig)
         seed = integer("seed", seed, 0, 2**64 - 1)
         self._config = config
         self._precision, evaluation = resolve_precision(precision)
-        self._core = _make_core(config, seed=seed, precision=self._precision)
+        self._core = _make_core(config, seed=seed, precision=self._precision, device=checked_device(device))
         self._evaluate_in(evaluation)
 
     @classmethod
-    def _blank(cls, config: ModelConfig, precision: str) -> Model:
+    def _blank(cls, config: ModelConfig, precision: str, device: str = "cpu") -> Model:
         """A model whose parameters are all zero, for a loader that fills them."""
         model = cls.__new__(cls)
         model._config = config
         model._precision, evaluation = resolve_precision(precision)
-        model._core = _make_core(config, seed=0, precision=model._precision, initialize=False)
+        model._core = _make_core(
+            config, seed=0, precision=model._precision, device=checked_device(device), initialize=False
+        )
         model._evaluate_in(evaluation)
         return model
 
@@ -137,6 +158,11 @@ class Model:
     def config(self) -> ModelConfig:
         """Sizes and block style."""
         return self._config
+
+    @property
+    def device(self) -> str:
+        """Where the model is and computes, such as ``"cpu"``."""
+        return self._core.device
 
     @property
     def precision(self) -> str:
@@ -160,12 +186,47 @@ class Model:
         and norm weights have one dimension. The names are those of a saved file, except for two matrices of a ``llama``
         layer: ``self_attn.qkv_proj.weight`` joins q, k and v, and ``mlp.gate_up_proj.weight`` joins gate and up. A
         saved file has the parts.
+
+        On a device other than the CPU these are copies that cannot be written to; :meth:`write` changes a parameter.
         """
         return self._core.parameters()
 
     def gradients(self) -> dict[str, Floats]:
-        """The accumulated gradients, with the names and shapes of :meth:`parameters`; views as well."""
+        """The accumulated gradients, with the names and shapes of :meth:`parameters`; views or copies as well."""
         return self._core.gradients()
+
+    def read(self, name: str) -> Floats:
+        """A copy of the parameter of this name, as float32, from any device.
+
+        Raises:
+            ValueError: there is no such parameter.
+        """
+        self._shape(name)
+        return self._core.read(name)
+
+    def write(self, name: str, array: npt.ArrayLike) -> None:
+        """Set the parameter of this name, on any device.
+
+        Args:
+            name: as in :meth:`parameters`.
+            array: numbers in the shape of the parameter; they are rounded to float32.
+
+        Raises:
+            TypeError: the array does not hold real numbers.
+            ValueError: there is no such parameter, or it has another shape. Nothing changed.
+
+        >>> model = Model(ModelConfig.preset("showcase"))
+        >>> model.write("lm_head", 2 * model.read("lm_head"))
+        """
+        self._core.write(name, as_floats(array, self._shape(name)))
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        shapes = _core.parameter_shapes(self._config.core)
+        if name not in shapes:
+            raise ArgumentError(
+                "name", f"must be a parameter of the model, such as {next(iter(shapes))!r}, got {name!r}"
+            )
+        return shapes[name]
 
     def forward(self, ids: npt.ArrayLike) -> Floats:
         """Logits of every position.
@@ -274,14 +335,14 @@ class Model:
             gradients = {}
         precisions = self._precision, self._evaluation_precision
         kept = {file: dict(settings) for file, settings in self._settings.items()}
-        return _model_of, (self._config.to_dict(), *precisions, self.parameters(), gradients, kept)
+        return _model_of, (self._config.to_dict(), *precisions, self.parameters(), gradients, kept, self.device)
 
     def __repr__(self) -> str:
         c = self._config
         return (
             f"Model(block={c.block!r}, parameters={self.num_parameters:,}, vocab_size={c.vocab_size}, "
             f"d_model={c.d_model}, n_layers={c.n_layers}, precision={self._precision!r}, "
-            f"evaluation_precision={self._evaluation_precision!r})"
+            f"evaluation_precision={self._evaluation_precision!r}, device={self.device!r})"
         )
 
 
@@ -325,14 +386,14 @@ def _model_of(
     parameters: dict[str, Floats],
     gradients: dict[str, Floats],
     settings: dict[str, dict[str, Any]],
+    device: str = "cpu",  # not in pickles of older versions
 ) -> Model:
-    model = Model._blank(ModelConfig(**config), precision)
+    model = Model._blank(ModelConfig(**config), precision, device)
     model._evaluate_in(evaluation)
     model._settings = settings
-    for views, arrays in ((model.parameters, parameters), (model.gradients, gradients)):
-        mine = views() if arrays else {}  # asking for gradients would allocate them
+    for is_gradient, arrays in ((False, parameters), (True, gradients)):
         for name, array in arrays.items():
-            mine[name][...] = array
+            model._core.write(name, array, is_gradient)
     return model
 
 

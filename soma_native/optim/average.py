@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from soma_native._checks import instance, integer, number
 from soma_native.core import _core
-from soma_native.model.model import Model
+from soma_native.model.model import Model, as_floats
 
 
 class WeightAverage:
@@ -75,8 +75,19 @@ class WeightAverage:
         self._updates = t + 1
 
     def values(self) -> dict[str, npt.NDArray[np.float32]]:
-        """The average, as writable views by parameter name; while it is applied, the weights that it stands for."""
+        """The average by parameter name; while it is applied, the weights that it stands for.
+
+        These are writable views on the CPU, and copies that cannot be written to on another device; there is `write`.
+        """
         return self._core.values()
+
+    def write(self, name: str, array: npt.ArrayLike) -> None:
+        """Set the array of this parameter in :meth:`values`, on any device.
+
+        Raises:
+            TypeError, ValueError: there is no such parameter, it has another shape, or `array` holds no real numbers.
+        """
+        self._core.write(name, as_floats(array, self.model._shape(name)))
 
     def apply(self, on: bool = True) -> None:
         """Put the average in the place of the model's parameters, or with False these back where they were."""
@@ -99,8 +110,8 @@ def _average_of(
     average = WeightAverage(model, decay)
     average.updates = updates
     average.apply(applied)  # both are the model's parameters until now
-    for name, array in average.values().items():
-        array[...] = values[name]
+    for name, array in values.items():
+        average.write(name, array)
     return average
 
 

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from soma_native._checks import FLOAT32_LEAST, FLOAT32_MAX, flag, instance, number, pair
 from soma_native.core import _core
-from soma_native.model.model import Model
+from soma_native.errors import ArgumentError
+from soma_native.model.model import Model, as_floats
 
 
 class Optimizer:
@@ -79,11 +80,25 @@ class Optimizer:
         self._core.step_count = value
 
     def state(self) -> dict[str, npt.NDArray[np.float32]]:
-        """The arrays that a run needs to go on, as writable views: `first_moment.<parameter>` and so on."""
+        """The arrays that a run needs to go on: `first_moment.<parameter>` and so on.
+
+        They are writable views on the CPU, and copies that cannot be written to on another device; there is `write`.
+        """
         return {f"{kind}.{name}": array for kind in self._kinds for name, array in self._core.state(kind).items()}
+
+    def write(self, name: str, array: npt.ArrayLike) -> None:
+        """Set the array of this name in :meth:`state`, on any device.
+
+        Raises:
+            TypeError, ValueError: there is no such array, it has another shape, or `array` holds no real numbers.
+        """
+        kind, _, parameter = name.partition(".")
+        shapes = _core.parameter_shapes(self.model.config.core)
+        if kind not in self._kinds or parameter not in shapes:
+            raise ArgumentError("name", f"must be that of an array of state(), got {name!r}")
+        self._core.write(kind, parameter, as_floats(array, shapes[parameter]))
 
     def _restore(self, steps: int, state: dict[str, npt.NDArray[np.float32]]) -> None:
         self.step_count = steps
-        mine = self.state()
         for name, array in state.items():
-            mine[name][...] = array
+            self.write(name, array)

@@ -59,7 +59,10 @@ class Speed:
 
 
 def measure_speed(
-    precision: str = "auto", optimizer: str = "muon", clock: Callable[[], float] = time.perf_counter
+    precision: str = "auto",
+    optimizer: str = "muon",
+    clock: Callable[[], float] = time.perf_counter,
+    device: str = "cpu",
 ) -> Speed:
     """Time training steps of two small models: some seconds on a slow machine.
 
@@ -67,12 +70,13 @@ def measure_speed(
         precision: as for `Model`.
         optimizer: "muon" or "adamw".
         clock: gives the time in seconds.
+        device: as for `Model`.
     """
     rng = np.random.default_rng(0)
     parameters, flops, update = [], [], []
     for name in _SIZES:
         config = ModelConfig.preset(name)
-        model = Model(config, precision=precision)
+        model = Model(config, precision=precision, device=device)
         step = (Muon if optimizer == "muon" else AdamW)(model).step
         least = []
         for windows in _WINDOWS:

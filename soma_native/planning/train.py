@@ -14,6 +14,7 @@ from soma_native.checkpoint import load
 from soma_native.data.documents import Texts
 from soma_native.data.token_store import TokenStore
 from soma_native.errors import ArgumentError
+from soma_native.model.device import checked_device
 from soma_native.model.model import Model
 from soma_native.planning.corpus import survey
 from soma_native.planning.plan import Plan, choose
@@ -55,6 +56,7 @@ def train(
     *,
     seed: int = 0,
     overwrite: bool = False,
+    device: str = "cpu",
     callbacks: Iterable[CallbackLike] | CallbackLike = (),
 ) -> tuple[Model, Tokenizer, History]:
     """Train a model of `texts`, as the command does: `plan` chooses tokenizer, size and settings.
@@ -65,6 +67,7 @@ def train(
         out: folder to save into, with the history and, if matplotlib is installed, loss.png; None saves nothing.
         seed: of the weights and the order of the data.
         overwrite: whether a model or a run that is in `out` already is replaced.
+        device: as for `Model`.
         callbacks: as for `Trainer.fit`.
 
     Returns:
@@ -77,6 +80,7 @@ def train(
     began = time.perf_counter()
     if minutes is not None:
         number("minutes", minutes, above=0)
+    checked_device(device)
     if out is not None and not overwrite and (found := held_by(path("out", out, "folder"))):
         raise ArgumentError("out", f"holds {found}: give another folder, or overwrite=True")
     if isinstance(texts, Iterator):
@@ -84,14 +88,20 @@ def train(
     others = callbacks if isinstance(callbacks, Iterable) else [callbacks]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch if out is None else out)
-        plan = choose(survey(texts), measure_speed(), minutes, {"seed": seed, "checkpoint_dir": folder}, free_memory())
+        plan = choose(
+            survey(texts),
+            measure_speed(device=device),
+            minutes,
+            {"seed": seed, "checkpoint_dir": folder},
+            free_memory(),
+        )
         tokenizer = Tokenizer.train(texts, plan.tokenizer, plan.vocab_size)
         store = TokenStore.encode(texts, tokenizer, plan.training.end_of_document)
         store.require_pairs("texts")
         config = dataclasses.replace(plan.training, val_fraction=held_out(store))
         floor = [AgainstFloor(*store.split(config.val_fraction))] if config.val_fraction else []
-        model = Model(dataclasses.replace(plan.model, vocab_size=tokenizer.vocab_size), seed=seed)
+        model = Model(dataclasses.replace(plan.model, vocab_size=tokenizer.vocab_size), seed=seed, device=device)
         trainer = Trainer(model, tokenizer, config, used=time.perf_counter() - began)
         history = trainer.fit(store, callbacks=[*floor, *others, TellPlan(plan)])
         history.plot_if_possible(folder / "loss.png")
-        return (*load(folder), history)
+        return (*load(folder, device=device), history)

@@ -25,9 +25,9 @@ LEAST_STEPS = 5
 class Stepper:
     """Training steps of a workload, one at a time: forward, backward, clipping, AdamW."""
 
-    def __init__(self, workload: Workload, precision: str = "auto") -> None:
+    def __init__(self, workload: Workload, precision: str = "auto", device: str = "cpu") -> None:
         self.workload = workload
-        self.model = Model(workload.config, precision=precision)
+        self.model = Model(workload.config, precision=precision, device=device)
         self._optimizer = AdamW(self.model, lr=1e-3)
         self._batches = training_batches(workload, 8)
         self._done = 0

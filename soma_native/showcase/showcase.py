@@ -56,6 +56,7 @@ def run_showcase(
     callbacks: Callable[..., Any] | Any = (),
     tokenizer: str = "word",
     precision: str = "auto",
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Train, save, load and sample; write `report.json` into `out`, and return its content.
 
@@ -68,6 +69,7 @@ def run_showcase(
         callbacks: as for `Trainer.fit`.
         tokenizer: "word", as the reference's, or "bpe".
         precision: as for `Model`.
+        device: as for `Model`.
 
     Raises:
         CheckpointError: the folder cannot be written.
@@ -75,7 +77,9 @@ def run_showcase(
     out = _checks.path("out", out, "folder")
     sentences = corpus()
     tok = Tokenizer.train(sentences, kind=tokenizer, vocab_size=RECIPE.vocab_size(tokenizer))
-    model = Model(ModelConfig.preset("showcase", vocab_size=tok.vocab_size), seed=seed, precision=precision)
+    model = Model(
+        ModelConfig.preset("showcase", vocab_size=tok.vocab_size), seed=seed, precision=precision, device=device
+    )
     fixed = {"seed": seed, "val_fraction": val_fraction, "end_of_document": None}  # no ends: the reference's pairs
     settings = TrainConfig(**RECIPE.settings() | fixed)
     trainer = Trainer(model, tok, settings)
@@ -84,7 +88,7 @@ def run_showcase(
     train_seconds = time.perf_counter() - began
     save(out, model, tok)
 
-    loaded, loaded_tok = load(out)  # from here on only the saved model is used
+    loaded, loaded_tok = load(out, device=device)  # from here on only the saved model is used
     generator = Generator(loaded, loaded_tok)
     samples = [{"prompt": prompt, "text": _sample(generator, loaded_tok, prompt, seed)} for prompt in PROMPTS]
     pairs = history.data["train"]["pairs"]

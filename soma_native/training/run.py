@@ -313,6 +313,8 @@ class TrainingRun:
         return bool(minutes) and self._clock() - self.saved_at >= 60 * cast(float, minutes)
 
     def _require_finite_weights(self) -> None:
+        if self.model._core.all_finite():
+            return
         for name, array in self.model.parameters().items():
             if not np.isfinite(array).all():
                 raise self._not_finite(f"{name} has values that are not finite", self.step)

@@ -60,12 +60,24 @@ class TrainingState:
 
 
 def _arrays(model: Model, optimizer: Optimizer, average: WeightAverage | None) -> dict[str, NDArray[Any]]:
-    """The arrays of a run, not copied, with their names in the file."""
+    """The arrays of a run with their names in the file; on the CPU they are not copied."""
     arrays = {f"parameter.{name}": array for name, array in model.parameters().items()}
     arrays |= optimizer.state()
     if average is not None:
         arrays |= {f"average.{name}": array for name, array in average.values().items()}
     return arrays
+
+
+def _write(
+    name: str, array: NDArray[np.float32], model: Model, optimizer: Optimizer, average: WeightAverage | None
+) -> None:
+    kind, _, parameter = name.partition(".")
+    if kind == "parameter":
+        model.write(parameter, array)
+    elif kind == "average" and average is not None:
+        average.write(parameter, array)
+    else:
+        optimizer.write(name, array)
 
 
 def write_state(
@@ -138,8 +150,8 @@ def load_arrays(
                 raise CheckpointError("is damaged: its checksum does not fit", path=path, tensor=name)
             if not np.isfinite(array).all():
                 raise CheckpointError("has values that are not finite", path=path, tensor=name)
-        for name, target in targets.items():
-            target[...] = file.read(name)
+        for name in targets:
+            _write(name, file.read(name), model, optimizer, average)
 
 
 def held_by(folder: Path) -> str | None:

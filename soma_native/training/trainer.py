@@ -102,11 +102,12 @@ class Trainer:
         return f"Trainer(model={self.model!r}, tokenizer={self.tokenizer!r}, history={self.history!r})"
 
     @classmethod
-    def resume(cls, folder: str | os.PathLike[str], **changes: Any) -> Trainer:
+    def resume(cls, folder: str | os.PathLike[str], device: str = "cpu", **changes: Any) -> Trainer:
         """A trainer that continues the run in `folder`. Call `fit` with the same texts.
 
         Args:
             folder: the `checkpoint_dir` of that run.
+            device: as for `Model`. It may be another than that of the run.
             changes: settings of `TrainConfig` to change. Only settings that do not change the weights may differ, such
                 as `checkpoint_every` and `log_every`. For any other, `fit` raises and names it.
 
@@ -118,9 +119,9 @@ class Trainer:
         precision = state.identity["precision"]
         tokenizer: Tokenizer | None = None
         if has_tokenizer(folder):
-            model, tokenizer = load(folder, precision=precision)
+            model, tokenizer = load(folder, precision=precision, device=device)
         else:
-            model = load_model(folder, precision=precision)
+            model = load_model(folder, precision=precision, device=device)
         model._evaluate_in(state.identity.get("evaluation_precision", precision))
         given = {**settings_of_older_runs(), **state.config}
         if set(LENGTHS) & changes.keys():

@@ -50,6 +50,7 @@ ANY_RUN = {
     "overwrite",
     "checkpoint_minutes",
     "source",  # the model that a run began with
+    "device",  # a run may go on on any
     "recipe",  # its settings are compared
 }  # options that say nothing of what is trained
 

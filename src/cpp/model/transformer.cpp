@@ -2,6 +2,7 @@
 #include "model/transformer.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "base/check.h"
@@ -79,6 +80,10 @@ float* Transformer::gradients() {
 int64_t Transformer::held_floats() const {
   return values_.size() + gradients_.size() + work_->activation_arena.size() + work_->head_arena.size() +
          work_->packing_arena.size();
+}
+
+bool Transformer::all_finite() {
+  return device_.run([&] { return std::isfinite(ops().sum_squares(values_.data(), values_.size())); });
 }
 
 void Transformer::zero_grad() {

@@ -47,6 +47,7 @@ class Transformer {
   float* values() { return values_.data(); }
   float* gradients();  // allocated at the first call
   int64_t arena_size() const { return values_.size(); }
+  bool all_finite();            // whether every parameter is; false also where their squares overflow
   int64_t held_floats() const;  // of memory: parameters, gradients, and what calls have taken so far
   Ops& ops() { return work_->ops.whole(); }
   SplitOps& split_ops() { return work_->ops; }

@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
 #include <type_traits>
 
 #include "base/memory.h"
@@ -46,5 +47,8 @@ class Device {
 
 // The processor. Its memory is that of the host.
 Device& cpu_device();
+
+// Throws std::invalid_argument for an unknown name.
+Device& find_device(std::string_view name);
 
 }  // namespace soma
