@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from soma_native.analysis.floor import Floor, text_floor
     from soma_native.checkpoint import load, load_model, save
     from soma_native.checkpoint.gguf import export_gguf
+    from soma_native.checkpoint.soma_pickle import import_soma_pickle
     from soma_native.data.documents import read_documents
     from soma_native.data.token_store import TokenStore
     from soma_native.errors import CheckpointError
@@ -52,6 +53,7 @@ _LAZY = {
     "available_isas": "system",
     "export_gguf": "checkpoint.gguf",
     "get_num_threads": "system",
+    "import_soma_pickle": "checkpoint.soma_pickle",
     "load": "checkpoint",
     "load_model": "checkpoint",
     "plan": "planning.plan",
@@ -91,6 +93,7 @@ __all__ = [
     "available_isas",
     "export_gguf",
     "get_num_threads",
+    "import_soma_pickle",
     "load",
     "load_model",
     "plan",

@@ -21,7 +21,8 @@ from soma_native.errors import ArgumentError, ArgumentTypeError, CheckpointError
 from soma_native.model.model import resolve_precision
 from soma_native.system import active_isa, get_num_threads
 
-_COMMANDS = ("showcase", "train", "plan", "generate", "evaluate", "export", "tokenizer", "bench", "info")
+_COMMANDS = ("showcase", "train", "plan", "generate", "evaluate", "export", "import", "tokenizer", "bench", "info")
+_MODULES = {"import": "import_pickle"}  # a module cannot have this name
 INTERRUPTED = 130
 PIPE_CLOSED = 141
 
@@ -39,7 +40,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     wanted = argv[:1] if argv and argv[0] in (*_COMMANDS, "--version") else _COMMANDS
     for name in _COMMANDS:
         if name in wanted:
-            import_module(f"soma_native.cli.{name}").add_parser(commands)
+            import_module(f"soma_native.cli.{_MODULES.get(name, name)}").add_parser(commands)
     return parser
 
 

@@ -59,8 +59,12 @@ def is_shallow(value: object, levels: int = 32) -> bool:
     return levels > 0 and all(is_shallow(one, levels - 1) for one in inside)
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path, *, pickles: bool = False) -> BinaryIO:
     """Open an ordinary file for reading. Links are followed. Pipes and devices are refused without waiting.
+
+    Args:
+        path: the file.
+        pickles: whether it may be a pickle.
 
     Raises:
         CheckpointError: the path is missing, a folder, a pipe, a device, a broken link or not readable; or the file is
@@ -77,7 +81,7 @@ def open_regular(path: Path) -> BinaryIO:
             beginning = file.peek(512)[:512]
             # A tensor file begins with eight arbitrary bytes, the length of its header. The header begins with a brace.
             for pattern, problem in _IMPOSTORS if beginning[8:9] != b"{" else ():
-                if pattern.match(beginning):
+                if pattern.match(beginning) and not (pickles and problem is PICKLE):
                     raise CheckpointError(problem, path=path)
             stack.pop_all()
             return file

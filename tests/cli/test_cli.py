@@ -51,7 +51,8 @@ def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 COMMANDS = (
     (), ("showcase",), ("train",), ("plan",), ("generate",), ("evaluate",), ("tokenizer",), ("tokenizer", "train"),
-    ("tokenizer", "encode"), ("tokenizer", "decode"), ("tokenizer", "inspect"), ("bench",), ("export",), ("info",),
+    ("tokenizer", "encode"), ("tokenizer", "decode"), ("tokenizer", "inspect"), ("bench",), ("export",), ("import",),
+    ("info",),
 )  # fmt: skip
 
 
