@@ -24,4 +24,6 @@ endfunction()
 
 add_executable(soma_cuda_mistakes)
 soma_emulate(soma_cuda_mistakes ${SOMA_CUDA_TESTS}/mistakes.cu)
-add_custom_target(soma_cuda_tests DEPENDS soma_cuda_mistakes)
+add_library(soma_cuda_emulated MODULE)
+soma_emulate(soma_cuda_emulated ${SOMA_CUDA_KERNELS} ${SOMA_CUDA_TESTS}/exports.cu)
+add_custom_target(soma_cuda_tests DEPENDS soma_cuda_mistakes soma_cuda_emulated)

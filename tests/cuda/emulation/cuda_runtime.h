@@ -29,8 +29,8 @@ struct alignas(16) uint4 {
 };
 using dim3 = emulation::Dim;
 
-constexpr const dim3 &threadIdx = emulation::here.thread, &blockIdx = emulation::here.block;
-constexpr const dim3 &blockDim = emulation::here.block_dim, &gridDim = emulation::here.grid_dim;
+inline constexpr const dim3 &threadIdx = emulation::here.thread, &blockIdx = emulation::here.block;
+inline constexpr const dim3 &blockDim = emulation::here.block_dim, &gridDim = emulation::here.grid_dim;
 
 // ------------------------------------------------------------------------------------------------------------- device
 
