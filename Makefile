@@ -27,7 +27,7 @@ unexport PYTHONPATH
 SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE \
   $(shell find cmake src bindings soma_native -type f \
     -not -path '*/__pycache__/*' -not -name '*.so' -not -name '*.pyd' 2>/dev/null)
-CXX_FILES := $(shell find src bindings tests -name '*.cpp' -o -name '*.h' 2>/dev/null)
+CXX_FILES := $(shell find src bindings tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' 2>/dev/null)
 
 VENV_STAMP := $(VENV)/.stamp-venv
 PACKAGE_STAMP := $(VENV)/.stamp-package
@@ -35,10 +35,10 @@ PLOT_STAMP := $(VENV)/.stamp-plot
 TEST_STAMP := $(VENV)/.stamp-test
 DEV_STAMP := $(VENV)/.stamp-dev
 
-.PHONY: help showcase test levels install dev lint format types stub sanitize bench wheel release clean distclean
+.PHONY: help showcase test levels test-cuda install dev lint format types stub sanitize bench wheel release clean distclean
 
 help: ## say what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 showcase: $(PACKAGE_STAMP) $(PLOT_STAMP) ## train the showcase model, save it, load it, let it speak (into runs/showcase)
 	$(BIN)/soma-native showcase --out $(OUT)
@@ -51,6 +51,11 @@ test: $(PACKAGE_STAMP) $(PLOT_STAMP) $(TEST_STAMP) ## run the whole test suite, 
 levels: $(PACKAGE_STAMP) $(PLOT_STAMP) $(TEST_STAMP) ## run the tests that train, in bfloat16 and then on sse in float32
 	SOMA_PRECISION=bfloat16 $(BIN)/pytest $(WORKERS) --dist loadfile -m trains $(PYTEST_ARGS)
 	SOMA_ISA=sse SOMA_PRECISION=float32 $(BIN)/pytest $(WORKERS) --dist loadfile -m trains $(PYTEST_ARGS)
+
+# On the processor: nothing of CUDA is needed. The kernels are checked for races and stray accesses while they run.
+test-cuda: $(DEV_STAMP) $(PACKAGE_STAMP) $(TEST_STAMP) ## run the CUDA kernels in an emulation, and their tests
+	@$(MAKE) in-tree PRESET=cuda-emulated
+	SOMA_CUDA_EMULATED=$(abspath build/cuda-emulated) $(BIN)/pytest $(WORKERS) $(PYTEST_ARGS) tests/cuda
 
 install: $(PACKAGE_STAMP) ## build the package and install it into .venv
 

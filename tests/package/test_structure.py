@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 CPP = ROOT / "src" / "cpp"
 BINDINGS = ROOT / "bindings"
-CPP_SUFFIXES = {".cpp", ".h"}
+CPP_SUFFIXES = {".cpp", ".h", ".cu"}
 
 # A layer may include itself and the layers listed here. The model includes ops and never kernels.
 LAYERS = {
@@ -313,7 +313,7 @@ def test_an_isa_unit_exports_one_symbol_and_no_weak_one(optimisation: str, tmp_p
 def test_every_file_opens_with_what_it_is_for() -> None:
     silent = []
     for path in FILES:
-        if path.suffix in {".cpp", ".h"}:
+        if path.suffix in CPP_SUFFIXES:
             opens = path.read_text(encoding="utf-8").startswith("// ")
         elif path.suffix == ".py":
             opens = bool(ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))))
@@ -327,7 +327,7 @@ def test_every_file_opens_with_what_it_is_for() -> None:
 
 
 def test_files_are_short() -> None:
-    source = [p for p in FILES if p.suffix in {".cpp", ".h", ".py", ".cmake"}]
+    source = [p for p in FILES if p.suffix in {*CPP_SUFFIXES, ".py", ".cmake"}]
     lengths = {relative(p): len(p.read_text(encoding="utf-8").splitlines()) for p in source}
     assert not {name: n for name, n in lengths.items() if n > MAX_LINES and name not in LONG_FILES}
     assert not [name for name in LONG_FILES if lengths.get(name, 0) <= MAX_LINES], (

@@ -1,0 +1,56 @@
+// The ops of ops.h on a GPU: the same names, equations and arguments, for memory of the device. They wait in `stream`.
+// Memory for partial sums is the caller's; how much says the function before. Results depend on shapes alone, and not
+// on the order in which blocks run: there are no atomics.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <vector>
+
+#include "ops/ops.h"
+
+namespace soma::cuda {
+
+// norms.cu
+void norm(Matrix y, NormStats saved, ConstMatrix x, const NormWeights& w, float eps, cudaStream_t stream);
+void norm_backward(Matrix dx, ConstMatrix dy, ConstMatrix x, NormStats saved, const NormWeights& w,
+                   const float* residual, const Matrix* again, cudaStream_t stream);
+int64_t norm_grad_floats(int64_t rows, int64_t cols);
+void norm_grad(float* dgamma, float* dbeta, ConstMatrix dy, ConstMatrix x, NormStats saved, NormKind kind,
+               float* partials, cudaStream_t stream);
+
+// rowwise.cu; x of sum_rows may be pairs too
+int64_t sum_rows_floats(int64_t rows, int64_t cols);
+void sum_rows(float* out, ConstMatrix x, float* partials, cudaStream_t stream);
+void dropout(Matrix y, ConstMatrix x, const Dropout& dropout, cudaStream_t stream);
+void embed(Matrix out, const int32_t* ids, ConstMatrix wte, const ConstMatrix* wpe, int64_t length,
+           const Dropout& dropout, cudaStream_t stream);
+// The rows of each id, in order, without masked tokens. On the host.
+struct SortedIds {
+  std::vector<int32_t> rows;    // all rows of the first id, then those of the next
+  std::vector<int32_t> starts;  // of each id within them, and the end
+};
+SortedIds sort_ids(const int32_t* ids, int64_t count);
+// `rows` and `starts` are those of sort_ids, on the device; `distinct` ids.
+void embed_backward(Matrix dwte, const Matrix* dwpe, ConstMatrix dout, const int32_t* ids, const int32_t* rows,
+                    const int32_t* starts, int64_t distinct, int64_t length, cudaStream_t stream);
+
+// loss.cu
+void cross_entropy(float* losses, Matrix logits, const int32_t* targets, float grad_scale, Matrix gradient,
+                   cudaStream_t stream);
+void soft_cross_entropy(float* losses, Matrix logits, ConstMatrix q, const int32_t* targets, float share,
+                        float grad_scale, Matrix gradient, cudaStream_t stream);
+void add_softmax(Matrix q, Matrix logits, float share, bool onto, cudaStream_t stream);
+
+// optimizer.cu; sums go to *sum on the device
+int64_t sum_squares_doubles(int64_t n);
+void sum_squares(double* sum, const float* x, int64_t n, double* partials, cudaStream_t stream);
+void adamw(float* p, float* g, float* m, float* v, const AdamWRange* ranges, int64_t count, const AdamWOptions& options,
+           cudaStream_t stream);
+void muon_momentum(double* sum, Matrix g, Matrix m, float momentum, float scale, double* partials,
+                   cudaStream_t stream);  // partials: one a row
+void scale(Matrix y, ConstMatrix x, float s, cudaStream_t stream);
+void muon(Matrix p, Matrix o, const MuonOptions& options, cudaStream_t stream);
+void average(float* y, const float* x, float rate, int64_t n, cudaStream_t stream);
+
+}  // namespace soma::cuda
