@@ -205,8 +205,9 @@ class _Machine:
 
     def _add_items(self, items: list[Any]) -> None:
         target, keys = self._stack[-1], [_plain(key) for key in items[::2]]
-        # The hash of nested tuples could take for ever.
-        if type(target) is not dict or len(items) % 2 or not all(type(key) in (str, int) for key in keys):
+        # The hashes of nested tuples, or of one long number again and again, could take for ever.
+        known = all(type(key) is str or (type(key) is int and key.bit_length() < 64) for key in keys)
+        if type(target) is not dict or len(items) % 2 or not known:
             raise Problem("has a dict with keys that are neither texts nor whole numbers")
         target.update(zip(keys, items[1::2], strict=True))
 

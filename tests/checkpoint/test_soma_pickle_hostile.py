@@ -111,6 +111,7 @@ def test_small_files_that_unfold_are_refused(tmp_path: Path, monkeypatch: pytest
     refused(tmp_path, b"]" * 100_000 + b"a" * 99_999 + b".", "no SOMA model")
     doubled = b"N" + b"2\x86" * 60  # a tuple of tuples of tuples, whose hash would take for ever
     refused(tmp_path, b"}" + doubled + b"Ns.", "keys that are neither texts nor whole numbers")
+    refused(tmp_path, b"}\x8b" + struct.pack("<I", 100) + b"\x01" * 100 + b"Ns.", "keys that are neither")
     text = b"X" + struct.pack("<I", 10**6) + b"a" * 10**6 + b"q\x000"
     call = b"(h\x00Vlatin1\ntR0"
     refused(tmp_path, text + b"c_codecs\nencode\nq\x01" + call + (b"h\x01" + call) * 1000 + b"N.", "more bytes than")
