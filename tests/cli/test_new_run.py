@@ -135,6 +135,22 @@ def test_windows_longer_than_the_model_are_refused(run: Any, base: Path, text: P
     assert result.status == 2 and "--seq-len must be from 1 to 16" in result.err
 
 
+def test_a_config_that_was_edited_is_taken_where_the_model_is_the_same_and_else_named(
+    run: Any, base: Path, text: Path, tmp_path: Path
+) -> None:
+    path = base / "config.json"
+    config = json.loads(path.read_text())
+    command = ("train", text, "--out", tmp_path / "more", "--from", base, *SMALL)
+    path.write_text(json.dumps({**config, "n_head": 2}))
+    result = run(*command)
+    assert (
+        result.status == 1 and "config.json: was changed since it was saved, and says n_heads 2 (trained" in result.err
+    )
+    assert not (tmp_path / "more").exists()
+    path.write_text(json.dumps({**config, "note": "mine"}))
+    assert run(*command).status == 0
+
+
 # --tokenizer FILE|DIR ------------------------------------------------------------------------------------------------
 
 
