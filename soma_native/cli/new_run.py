@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from soma_native.checkpoint import load, load_model
+from soma_native.checkpoint.folder import load_config
+from soma_native.checkpoint.hf_config import json_to_config
 from soma_native.cli.corpus import named
 from soma_native.cli.errors import CommandError, UsageError
 from soma_native.cli.tokenizer import train_on_files
 from soma_native.data.documents import documents_of
 from soma_native.data.token_store import TokenStore
+from soma_native.errors import CheckpointError
 from soma_native.files.atomic_folder import FolderView
+from soma_native.files.untrusted import parse_json, read_regular
 from soma_native.model.config import ModelConfig
 from soma_native.model.device import checked_device
 from soma_native.model.model import Model
@@ -31,6 +35,7 @@ from soma_native.tokenizer.train import KINDS
 from soma_native.training.config import TrainConfig
 from soma_native.training.memory import free_memory
 from soma_native.training.recipes import CLASSICS, RECIPES, Recipe
+from soma_native.training.state import STATE_FILE, read_state
 from soma_native.training.trainer import Trainer
 
 # Options that are settings of the run, by the name of both.
@@ -164,14 +169,15 @@ def _base(arguments: argparse.Namespace, given: Tokenizer | None) -> tuple[Model
         raise UsageError(f"--recipe cannot be given with --from {source}, whose model has its sizes")
     if not os.path.isdir(source):
         raise CommandError(f"--from {source}: there is no such folder")
+    how: dict[str, Any] = {"precision": precision, "device": arguments.device, "verify": _is_as_saved(Path(source))}
     if not os.path.lexists(FolderView(Path(source)).path("tokenizer.json")):
         if given is None:
             raise CommandError(f"{source}: has no tokenizer.json: give its tokenizer with --tokenizer FILE")
-        model, tok = load_model(source, precision=precision, device=arguments.device), given
+        model, tok = load_model(source, **how), given
         if tok.vocab_size > (most := model.config.vocab_size):
             raise UsageError(f"--tokenizer {arguments.tokenizer}: has {tok.vocab_size} tokens, and the model {most}")
     else:
-        model, tok = load(source, precision=precision, device=arguments.device)
+        model, tok = load(source, **how)
     preset, size, other = arguments.preset, arguments.vocab_size, arguments.tokenizer
     if preset is not None and not is_preset(model.config, preset):
         raise UsageError(f"--preset {preset}: the model of {source} has other sizes: leave the option out")
@@ -180,6 +186,33 @@ def _base(arguments: argparse.Namespace, given: Tokenizer | None) -> tuple[Model
     if other not in (None, tok.kind) if given is None else not same_tokens(tok, given):
         raise UsageError(f"--tokenizer {other}: the model of {source} has another: leave the option out")
     return model, tok
+
+
+def _is_as_saved(source: Path) -> bool:
+    """Whether the checksums of a folder are to be compared: not where only config.json was edited, without effect.
+
+    The state of a run tells what its model was.
+
+    Raises:
+        CommandError: config.json describes another model than the run trained.
+    """
+    try:
+        load_config(source)
+    except CheckpointError as error:
+        path = FolderView(source).path("config.json")
+        if error.path != str(path) or not os.path.lexists(FolderView(source).path(STATE_FILE)):
+            raise
+        there = json_to_config(parse_json(read_regular(path, 1 << 20), path), path).to_dict()
+        trained = read_state(source)[0].identity["model"]
+        changed = [
+            f"{name} {there[name]} (trained with {value})" for name, value in trained.items() if there[name] != value
+        ]
+        if changed:
+            raise CommandError(
+                f"{path}: was changed since it was saved, and says {', '.join(changed)}: set it back"
+            ) from None
+        return False
+    return True
 
 
 def is_preset(config: ModelConfig, name: str) -> bool:

@@ -36,6 +36,7 @@ _CHARACTERS_UP_TO = 3_000_000  # bytes of a corpus that characters suit
 _LARGEST_ALPHABET = 512  # different characters that characters suit
 _VOCABULARIES = ((10_000_000, 1024), (50_000_000, 4096), (math.inf, 8192))  # of bpe: most bytes of a corpus, size
 _LEAST_BPE = 258  # ids of a bpe vocabulary that merges anything
+_TOLD_FROM = 20_000  # bytes of a corpus from which a figure is expected
 _TIED_FROM = 1024  # vocabulary from which embedding and head are one
 
 
@@ -54,7 +55,7 @@ class Plan:
         steps, epochs: expected.
         flops: floating-point operations of all steps.
         bits_per_byte: expected on the validation: a law that was fitted to one text, by what bz2 leaves of this one.
-            None where the run has no such figure (words), or where the model has learned before.
+            None where the run has no such figure (words), the model has learned before, or the corpus is below 20 kB.
         memory: bytes that model and training take, as `training_memory` predicts.
         reasons: a sentence for each choice.
     """
@@ -160,7 +161,7 @@ def choose(
         epoch = outlook.epoch
         rate = epoch.pairs / speed.seconds(chosen.config, epoch.steps, epoch.padded, chosen.window)
     bits = {other: bits_per_byte(outlooks[other].loss, corpus) for other in outlooks}
-    told = kind != "word" and model is None
+    told = kind != "word" and model is None and corpus.bytes >= _TOLD_FROM
     seen = f"{outlook.epochs:,.0f} epochs" if outlook.epochs >= 100 else f"{outlook.epochs:.2g} epochs"
     reasons = (
         f"corpus: {corpus.bytes:,} bytes, {corpus.characters:,} characters ({corpus.alphabet:,} different), "

@@ -25,7 +25,7 @@ CLASSIC = ("--preset", "nano-cpu", *SMALL)
 @pytest.fixture(autouse=True)
 def known_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     speed = Speed((8e5, 4.8e6), (2e10, 4e10), (0.02, 0.1), "sse", 1, "float32")
-    monkeypatch.setattr(new_run, "measure_speed", lambda *_: speed)
+    monkeypatch.setattr(new_run, "measure_speed", lambda *_, **__: speed)
 
 
 @pytest.fixture
@@ -133,6 +133,22 @@ def test_help_says_how_a_run_begins_from_what_exists(run: Any) -> None:
 def test_windows_longer_than_the_model_are_refused(run: Any, base: Path, text: Path, tmp_path: Path) -> None:
     result = run("train", text, "--out", tmp_path / "more", "--from", base, "--seq-len", 17, "--steps", 1)
     assert result.status == 2 and "--seq-len must be from 1 to 16" in result.err
+
+
+def test_a_config_that_was_edited_is_taken_where_the_model_is_the_same_and_else_named(
+    run: Any, base: Path, text: Path, tmp_path: Path
+) -> None:
+    path = base / "config.json"
+    config = json.loads(path.read_text())
+    command = ("train", text, "--out", tmp_path / "more", "--from", base, *SMALL)
+    path.write_text(json.dumps({**config, "n_head": 2}))
+    result = run(*command)
+    assert (
+        result.status == 1 and "config.json: was changed since it was saved, and says n_heads 2 (trained" in result.err
+    )
+    assert not (tmp_path / "more").exists()
+    path.write_text(json.dumps({**config, "note": "mine"}))
+    assert run(*command).status == 0
 
 
 # --tokenizer FILE|DIR ------------------------------------------------------------------------------------------------
@@ -252,7 +268,7 @@ def test_the_speed_is_that_of_the_precision_and_the_optimizer_of_the_run(
 ) -> None:
     asked: list[tuple[str, str]] = []
 
-    def measure(*of: str) -> Speed:
+    def measure(*of: str, device: str) -> Speed:
         asked.append(of)  # type: ignore[arg-type]
         return Speed((8e5, 4.8e6), (2e10, 4e10), (0.02, 0.1), "sse", 1, "float32")
 

@@ -102,7 +102,7 @@ def test_the_tokenizer_suits_the_corpus(size: int, alphabet: int, kind: str) -> 
     assert f"tokenizer: {kind}" in plan.reasons[1]
 
 
-def test_what_is_given_stays() -> None:
+def test_a_plan_keeps_every_setting_that_is_given() -> None:
     given = {"preset": "1m", "tokenizer": "bpe", "vocab_size": 700, "seq_len": 64, "batch_size": 5, "lr": 1e-4}
     plan = choose(corpus(1_000_000), FAST, 4, given | {"optimizer": "adamw", "seed": 3})
     assert (plan.preset, plan.tokenizer, plan.vocab_size, plan.model.max_seq_len) == ("1m", "bpe", 700, 64)
@@ -141,6 +141,10 @@ def test_the_expected_figure_is_in_bits_a_byte_and_says_its_error() -> None:
 def test_where_no_figure_can_be_expected_none_is_said(given: dict[str, Any]) -> None:
     plan = choose(corpus(10**6), FAST, 4, given)
     assert plan.bits_per_byte is None and "expected" not in plan.reasons[2]
+
+
+def test_of_a_tiny_text_no_figure_is_expected() -> None:
+    assert choose(corpus(500), FAST, 1).bits_per_byte is None
 
 
 def test_the_memory_is_that_of_the_precision_that_was_asked_for() -> None:

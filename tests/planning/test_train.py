@@ -17,7 +17,7 @@ TEXT = "the cat saw the dog and the dog ran. " * 60
 @pytest.fixture(autouse=True)
 def known_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        module, "measure_speed", lambda *_: Speed((8e5, 4.8e6), (2e10, 4e10), (0.02, 0.1), "sse", 1, "float32")
+        module, "measure_speed", lambda *_, **__: Speed((8e5, 4.8e6), (2e10, 4e10), (0.02, 0.1), "sse", 1, "float32")
     )
 
 

@@ -58,7 +58,7 @@ def test_a_record_has_the_loss_in_bits_for_each_byte(kind: str, end: str | None)
     assert record["val_bits_per_byte"] == pytest.approx(record["val_loss"] * pairs / size / math.log(2), rel=1e-12)
 
 
-def test_evaluate_says_the_same_number(tmp_path: Path, run: Any) -> None:
+def test_evaluate_says_the_loss_and_bits_of_the_last_record(tmp_path: Path, run: Any) -> None:
     tok = TOKENIZERS["bpe"]
     config = soma.TrainConfig(steps=2, end_of_document=None, checkpoint_dir=tmp_path / "run")
     model = make_model(vocab_size=tok.vocab_size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 
 import soma_native as soma
-from helpers.training import SENTENCES, WORDS, at_step, losses, make_model, make_trainer, weights
+from helpers.interrupts import needs_timers
+from helpers.training import SENTENCES, WORDS, at_step, interrupt, losses, make_model, make_trainer, weights
 from soma_native.data.token_store import TokenStore
 from soma_native.data.windows import Windows
+from soma_native.training.state import read_state
 
 pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 
@@ -72,6 +75,35 @@ def test_a_run_resumes_bit_for_bit(tmp_path: Path) -> None:
         assert weights(rest.model) == weights(whole.model)
 
 
+@needs_timers
+def test_ctrl_c_while_a_teacher_computes_loses_no_step_and_the_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    teacher = make_model(seed=5, d_model=256, n_layers=4, d_ff=1024)  # nearly all of a step is its forward pass
+    whole = make_trainer(epochs=None, steps=4)
+    history = whole.fit(SENTENCES, teacher=teacher)
+    part = make_trainer(epochs=None, steps=4, checkpoint_dir=tmp_path)
+    compute = part.model.loss_and_grad
+    calls: list[int] = []
+
+    def loss_and_grad(*arguments: Any, **named: Any) -> float:
+        calls.append(1)
+        if len(calls) == 3:
+            signal.setitimer(signal.ITIMER_REAL, 0.001)
+        return compute(*arguments, **named)
+
+    part.model.loss_and_grad = loss_and_grad  # type: ignore[method-assign, assignment]
+    before = signal.signal(signal.SIGALRM, lambda *_: interrupt())
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            part.fit(SENTENCES, teacher=teacher)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert part.history.checkpoint == str(tmp_path) and read_state(tmp_path)[0].step >= 2
+    rest = soma.Trainer.resume(tmp_path)
+    assert losses(rest.fit(SENTENCES, teacher=teacher)) == losses(history)
+    assert weights(rest.model) == weights(whole.model)
+
+
 @pytest.mark.parametrize(
     ("begun", "given", "said"),
     [
@@ -93,7 +125,7 @@ def test_a_resume_with_other_teachers_is_refused(tmp_path: Path, begun: Any, giv
     soma.Trainer.resume(tmp_path).fit(SENTENCES, teacher=models(begun))
 
 
-def test_what_is_refused() -> None:
+def test_teachers_that_do_not_fit_are_refused_by_name() -> None:
     trainer = make_trainer()
     for teacher, said in (
         (make_model(vocab_size=40), "teacher has a vocabulary of 40"),

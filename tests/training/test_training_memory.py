@@ -61,7 +61,7 @@ def test_what_is_predicted_is_what_a_process_grows_by(
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_each_part_is_counted(precision: str) -> None:
+def test_average_best_weights_and_optimizer_count_in_the_memory(precision: str) -> None:
     config = soma.ModelConfig(**SHAPES["many parameters"], max_seq_len=32)
     weights = 4 * config.num_parameters
 

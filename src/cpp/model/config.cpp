@@ -82,7 +82,7 @@ void ModelConfig::validate() const {
   check(std::find(allowed.begin(), allowed.end(), activation) != allowed.end(), "activation of the ", traits().name,
         " block cannot be '", activation_name(activation), "'");
   check(traits().scales_attention || (scale_attn_weights && !scale_attn_by_inverse_layer_idx), "the ", traits().name,
-        " block takes neither scale_attn_weights=False nor scale_attn_by_inverse_layer_idx=True");
+        " block takes neither a false scale_attn_weights nor a true scale_attn_by_inverse_layer_idx");
   const double given[kOptions] = {static_cast<double>(n_kv_heads), static_cast<double>(head_dim), qk_norm ? 1.0 : 0.0,
                                   rope_theta, eps};
   for (int i = 0; i < kOptions; ++i) {
