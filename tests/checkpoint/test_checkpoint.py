@@ -33,8 +33,8 @@ def make_model(
     )
     model = soma_native.Model(config, seed=1)
     rng = np.random.default_rng(1)
-    for array in model.parameters().values():  # also biases and norms: no two tensors are equal
-        array[...] += rng.normal(0, 0.1, array.shape).astype(np.float32)
+    for name, array in model.parameters().items():  # also biases and norms: no two tensors are equal
+        model.write(name, array + rng.normal(0, 0.1, array.shape).astype(np.float32))
     return model
 
 

@@ -34,8 +34,8 @@ def ours(tied: bool, **fields: Any) -> soma_native.Model:
     config = soma_native.ModelConfig(**SHAPE, block="gpt2", tied_head=tied, **fields)
     model = soma_native.Model(config, seed=0)
     rng = np.random.default_rng(2)
-    for array in model.parameters().values():
-        array[...] += rng.normal(0, 0.2, array.shape).astype(np.float32)
+    for name, array in model.parameters().items():
+        model.write(name, array + rng.normal(0, 0.2, array.shape).astype(np.float32))
     return model
 
 

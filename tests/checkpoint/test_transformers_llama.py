@@ -41,8 +41,8 @@ def ours(kind: str, **options: Any) -> soma_native.Model:
     config = soma_native.ModelConfig(**SIZES, block="llama", qk_norm=kind == "qwen3", **options)
     model = soma_native.Model(config, seed=0)
     rng = np.random.default_rng(2)
-    for array in model.parameters().values():
-        array[...] += rng.normal(0, 0.2, array.shape).astype(np.float32)
+    for name, array in model.parameters().items():
+        model.write(name, array + rng.normal(0, 0.2, array.shape).astype(np.float32))
     return model
 
 

@@ -25,16 +25,15 @@ def make(block: str, **fields: Any) -> tuple[soma.Model, ref.Config]:
     model = soma.Model(soma.ModelConfig(**SIZES, **options, block=block), precision="float32")
     oracle = ref.Config(**model.config.to_dict())
     params = ref.random_parameters(oracle, seed=1)
-    for name, view in model.parameters().items():
-        view[...] = params[name]
+    for name in model.parameters():
+        model.write(name, params[name])
     return model, oracle
 
 
 def with_kept_weights(model: soma.Model, form: str) -> soma.Model:
     """A float32 model with the values that the format `form` keeps of the weights."""
     other = soma.Model(model.config, precision="float32")
-    for name, view in other.parameters().items():
-        value = model.parameters()[name]
+    for name, value in model.parameters().items():
         if value.ndim == 2 and "wpe" not in name:
             by_output = any(table in name for table in ("wte", "embed_tokens", "lm_head"))
             w = value.T if by_output else value
@@ -43,7 +42,7 @@ def with_kept_weights(model: soma.Model, form: str) -> soma.Model:
                 weights, scales = ref.quantize_int8(w)
                 kept = weights * scales
             value = kept.T if by_output else kept
-        view[...] = value
+        other.write(name, value)
     return other
 
 
@@ -177,8 +176,8 @@ def make_generator(**options: str) -> tuple[soma.Generator, soma.Model, soma.Tok
     )
     config = soma.ModelConfig(vocab_size=tok.vocab_size, d_model=64, n_layers=2, n_heads=2, d_ff=96, max_seq_len=16)
     model = soma.Model(config, seed=3)
-    for array in model.parameters().values():
-        array *= 20
+    for name, array in model.parameters().items():
+        model.write(name, 20 * array)
     return soma.Generator(model, tok, **options), model, tok
 
 

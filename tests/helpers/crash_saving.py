@@ -32,8 +32,8 @@ def save_state(folder: Path, number: int, width: int = 8) -> None:
         vocab_size=tok.vocab_size, d_model=width + 4 * kind, n_layers=1 + kind % 2, n_heads=2, d_ff=12, max_seq_len=10
     )
     model = soma_native.Model(config, seed=0)
-    for array in model.parameters().values():
-        array[...] = number
+    for name, array in model.parameters().items():
+        model.write(name, np.full_like(array, number))
     extra_files: dict[str, Any] = {"state.json": lambda path: path.write_text(json.dumps({"number": number}))}
     if kind == 0:
         extra_files["more.json"] = lambda path: path.write_text("{}")

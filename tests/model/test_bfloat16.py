@@ -17,8 +17,8 @@ from oracles import reference as ref
 
 def rounded_model(config: ref.Config, params: ref.Params, precision: str = "bfloat16") -> soma.Model:
     model = soma.Model(soma.ModelConfig(**config.to_dict()), precision=precision)
-    for name, view in model.parameters().items():
-        view[...] = params[name]
+    for name in model.parameters():
+        model.write(name, params[name])
     return model
 
 

@@ -153,8 +153,8 @@ def test_cached_decoding_is_the_full_forward(block: str, prompt: int) -> None:
     oracle = ref.Config(**config.to_dict())
     model = soma.Model(config, precision="float32")
     params = ref.random_parameters(oracle, seed=1)
-    for name, view in model.parameters().items():
-        view[...] = params[name]
+    for name in model.parameters():
+        model.write(name, params[name])
     ids = np.random.default_rng(2).integers(0, 301, (1, length)).astype(np.int32)
     want = model.forward(ids)[0]
     tolerance = model_tolerance(oracle, length)

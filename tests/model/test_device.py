@@ -29,6 +29,11 @@ def test_a_model_is_on_the_processor_unless_it_is_told_otherwise(model: soma.Mod
     assert pickle.loads(pickle.dumps(model)).device == "cpu"
 
 
+def test_arrays_can_be_written_to_only_where_they_are_views(model: soma.Model) -> None:
+    for arrays in (model.parameters(), model.gradients(), soma.Muon(model).state(), WeightAverage(model).values()):
+        assert {array.flags.writeable for array in arrays.values()} == {model._core.on_host}
+
+
 def test_parameters_are_read_as_copies_and_written_by_name(model: soma.Model) -> None:
     other = soma.Model(model.config, seed=2)
     for name, array in model.parameters().items():

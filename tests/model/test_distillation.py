@@ -25,8 +25,8 @@ TEACHERS = [  # of other sizes and blocks
 def build(config: ref.Config, seed: int, precision: str = "float32") -> tuple[soma.Model, ref.Params]:
     params = ref.random_parameters(config, seed=seed)
     model = soma.Model(soma.ModelConfig(**config.to_dict()), precision=precision)
-    for name, view in model.parameters().items():
-        view[...] = params[name]
+    for name in model.parameters():
+        model.write(name, params[name])
     return model, params
 
 

@@ -52,8 +52,8 @@ def native(config: ref.Config, params: ref.Params) -> soma.Model:
     model = soma.Model(soma.ModelConfig(**config.to_dict()), precision="float32")
     views = model.parameters()
     assert {name: view.shape for name, view in views.items()} == ref.parameter_shapes(config)
-    for name, view in views.items():
-        view[...] = params[name]
+    for name in views:
+        model.write(name, params[name])
     return model
 
 

@@ -146,8 +146,8 @@ def batch(config: ref.Config, rows: int, length: int, seed: int) -> tuple[ref.Ar
 
 def native(config: ref.Config, params: ref.Params) -> soma.Model:
     model = soma.Model(soma.ModelConfig(**config.to_dict()), precision="float32")
-    for name, view in model.parameters().items():
-        view[...] = params[name]
+    for name in model.parameters():
+        model.write(name, params[name])
     return model
 
 
