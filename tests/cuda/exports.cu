@@ -59,8 +59,9 @@ EXPORT void soma_set_order(int order, uint64_t seed) {
 }
 // Of the structs that Python mirrors.
 EXPORT void soma_sizes(int64_t* sizes) {
-  const std::size_t all[] = {sizeof(Matrix),  sizeof(ConstMatrix), sizeof(NormWeights),  sizeof(NormStats),
-                             sizeof(Dropout), sizeof(AdamWRange),  sizeof(AdamWOptions), sizeof(MuonOptions)};
+  const std::size_t all[] = {sizeof(Matrix),   sizeof(ConstMatrix), sizeof(NormWeights),   sizeof(NormStats),
+                             sizeof(Dropout),  sizeof(AdamWRange),  sizeof(AdamWOptions),  sizeof(MuonOptions),
+                             sizeof(Epilogue), sizeof(Quadratic),   sizeof(SwigluGradient)};
   for (const std::size_t size : all) *sizes++ = static_cast<int64_t>(size);
 }
 
@@ -141,6 +142,13 @@ EXPORT void soma_muon(const Matrix* p, const Matrix* o, const MuonOptions* optio
 }
 EXPORT void soma_average(float* y, const float* x, float rate, int64_t n) {
   cuda::average(y, x, rate, n, nullptr);
+  wait();
+}
+EXPORT void soma_matmul(const Matrix* c, const ConstMatrix* a, const ConstMatrix* b, const Epilogue* epilogue,
+                        bool bfloat16) {
+  const Precision precision = bfloat16 ? Precision::kBfloat16 : Precision::kFloat32;
+  const Device<float> scratch(cuda::matmul_floats(*a, *b, *epilogue, precision));
+  cuda::matmul(*c, *a, *b, *epilogue, precision, scratch.get(), nullptr);
   wait();
 }
 }

@@ -39,8 +39,31 @@ AdamWOptions = struct(
     "AdamWOptions", lr=F, beta1=F, beta2=F, eps=F, grad_scale=F, step=I64, weight_decay=F, cautious=ctypes.c_bool
 )
 MuonOptions = struct("MuonOptions", lr=F, scale=F, weight_decay=F, cautious=ctypes.c_bool)
+BOOL = ctypes.c_bool
+Epilogue = struct(
+    "Epilogue",
+    bias=POINTER,
+    residual=POINTER,
+    dropout=Dropout,
+    relu=BOOL,
+    gelu=POINTER,
+    gelu_erf=BOOL,
+    gelu_input=POINTER,
+    gelu_output=POINTER,
+    relu_output=POINTER,
+    swiglu=POINTER,
+    rotated=POINTER,
+    swiglu_gradient=POINTER,
+    accumulate=BOOL,
+    column_sums=POINTER,
+    symmetric=BOOL,
+    quadratic=POINTER,
+)
+Quadratic = struct("Quadratic", constant=F, linear=F, square=F, x=POINTER)
+SwigluGradient = struct("SwigluGradient", hidden=ConstMatrix, d_hidden=Matrix, output=Matrix)
 
 STRUCTS = (Matrix, ConstMatrix, NormWeights, NormStats, Dropout, AdamWRange, AdamWOptions, MuonOptions)
+STRUCTS += (Epilogue, Quadratic, SwigluGradient)
 sizes = (I64 * len(STRUCTS))()
 lib.soma_sizes(sizes)
 assert list(sizes) == [ctypes.sizeof(s) for s in STRUCTS], "the structs here are not those of ops.h"

@@ -11,6 +11,7 @@
 
 #ifdef SOMA_CUDA_EMULATED
 #define SOMA_UNROLL
+#define SOMA_ROLLED
 // An array of shared memory, aligned to 16 bytes.
 #define SOMA_SHARED(type, name, count)               \
   static constexpr char name##_tag = 0;              \
@@ -22,6 +23,7 @@
 #define SOMA_PLACE , ::emulation::Place at = ::emulation::Place::current()
 #else
 #define SOMA_UNROLL _Pragma("unroll")
+#define SOMA_ROLLED _Pragma("unroll 1")
 #define SOMA_SHARED(type, name, count) __shared__ __align__(16) type name[count]
 #define SOMA_DYNAMIC_SHARED(type, name)                                \
   extern __shared__ __align__(16) unsigned char soma_dynamic_shared[]; \
