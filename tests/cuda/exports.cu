@@ -59,9 +59,9 @@ EXPORT void soma_set_order(int order, uint64_t seed) {
 }
 // Of the structs that Python mirrors.
 EXPORT void soma_sizes(int64_t* sizes) {
-  const std::size_t all[] = {sizeof(Matrix),   sizeof(ConstMatrix), sizeof(NormWeights),   sizeof(NormStats),
-                             sizeof(Dropout),  sizeof(AdamWRange),  sizeof(AdamWOptions),  sizeof(MuonOptions),
-                             sizeof(Epilogue), sizeof(Quadratic),   sizeof(SwigluGradient)};
+  const std::size_t all[] = {sizeof(Matrix),   sizeof(ConstMatrix), sizeof(NormWeights),    sizeof(NormStats),
+                             sizeof(Dropout),  sizeof(AdamWRange),  sizeof(AdamWOptions),   sizeof(MuonOptions),
+                             sizeof(Epilogue), sizeof(Quadratic),   sizeof(SwigluGradient), sizeof(RotatedHeads)};
   for (const std::size_t size : all) *sizes++ = static_cast<int64_t>(size);
 }
 

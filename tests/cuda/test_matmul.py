@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 
 from helpers.cuda import (
+    AttentionShape,
     DeviceMatrix,
     Dropout,
     Epilogue,
     Matrix,
     Numbers,
     Quadratic,
+    RotatedHeads,
+    Rotation,
     SwigluGradient,
     empty,
     in_every_order,
@@ -197,6 +200,55 @@ def test_symmetric_products_and_their_polynomial(precision: str) -> None:
         assert relative_error(got, 3 * np.eye(n) - 2 * square.astype(float) + used @ used / 2) <= chain_tolerance(
             n, 1, 1
         )
+
+
+@pytest.mark.parametrize("pairs", [True, False])
+def test_swiglu_of_a_product(pairs: bool) -> None:
+    rng = np.random.default_rng(7)
+    x, w = normal(rng, 19, 30), normal(rng, 30, 2 * 38)
+
+    def compute() -> tuple[Array, Array]:
+        y = empty((19, 38), pairs)
+        return product(empty((19, 76)), DeviceMatrix(x), DeviceMatrix(w), swiglu=y.out).read(), y.read()
+
+    hidden, y = in_every_order(compute)
+    assert relative_error(y, ref.swiglu(hidden.astype(float))) <= chain_tolerance(1, 1) + pairs * 2.0**-8
+    if _core.active_isa() not in ("scalar", "sse"):
+        want = cpu.swiglu_product(x, w)[1]
+        assert np.array_equal(y, round_bfloat16(want) if pairs else want)
+
+
+@pytest.mark.parametrize("pairs", [True, False])
+@pytest.mark.parametrize("gains", [True, False])
+@pytest.mark.parametrize(("heads", "kv_heads", "size"), [(4, 2, 6), (1, 1, 2), (2, 1, 70)])
+def test_rotated_heads_of_a_product(pairs: bool, gains: bool, heads: int, kv_heads: int, size: int) -> None:
+    """Also in the place of the product itself, and against the processor."""
+    rng = np.random.default_rng(8)
+    batch, length, width = 2, 5, (heads + 2 * kv_heads) * size
+    x, w = normal(rng, batch * length, 20), normal(rng, 20, width)
+    angles = ref.angles(length, size, 100.0)
+    turns = np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    gain = [normal(rng, size), normal(rng, size)] if gains else [None, None]
+
+    def compute(in_place: bool = False) -> Array:
+        table, weights = Numbers(turns), [g if g is None else Numbers(g) for g in gain]
+        c = empty((batch * length, width))
+        out = c if in_place else empty((batch * length, width), pairs)
+        rotation = Rotation(address(table), *(g and address(g) for g in weights), 1e-5)
+        shape = AttentionShape(batch, length, heads, size, kv_heads, 1.0)
+        how = ctypes.byref(RotatedHeads(rotation, shape, out.out._obj))
+        product(c, DeviceMatrix(x), DeviceMatrix(w), rotated=how)
+        return out.read()
+
+    got = in_every_order(compute)
+    options = {"q_gain": gain[0], "k_gain": gain[1], "eps": 1e-5} if gains else {}
+    stacked = x.reshape(batch, length, -1)
+    want = cpu.rotated_product(stacked, w, turns, heads, kv_heads=kv_heads, **options)[1].reshape(got.shape)
+    assert relative_error(got, want) <= chain_tolerance(20, size, 1) + pairs * 2.0**-8
+    if not pairs:
+        assert np.array_equal(in_every_order(lambda: compute(in_place=True)), got)
+        if not gains and _core.active_isa() not in ("scalar", "sse"):
+            assert np.array_equal(got, want)
 
 
 def test_a_product_in_pairs_is_the_rounded_product() -> None:

@@ -61,9 +61,12 @@ Epilogue = struct(
 )
 Quadratic = struct("Quadratic", constant=F, linear=F, square=F, x=POINTER)
 SwigluGradient = struct("SwigluGradient", hidden=ConstMatrix, d_hidden=Matrix, output=Matrix)
+Rotation = struct("Rotation", turns=POINTER, q_gain=POINTER, k_gain=POINTER, eps=F)
+AttentionShape = struct("AttentionShape", batch=I64, length=I64, heads=I64, head_size=I64, kv_heads=I64, scale=F)
+RotatedHeads = struct("RotatedHeads", rotation=Rotation, shape=AttentionShape, qkv=Matrix)
 
 STRUCTS = (Matrix, ConstMatrix, NormWeights, NormStats, Dropout, AdamWRange, AdamWOptions, MuonOptions)
-STRUCTS += (Epilogue, Quadratic, SwigluGradient)
+STRUCTS += (Epilogue, Quadratic, SwigluGradient, RotatedHeads)
 sizes = (I64 * len(STRUCTS))()
 lib.soma_sizes(sizes)
 assert list(sizes) == [ctypes.sizeof(s) for s in STRUCTS], "the structs here are not those of ops.h"

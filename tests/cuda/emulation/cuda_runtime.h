@@ -21,12 +21,6 @@
 struct alignas(8) float2 {
   float x, y;
 };
-struct alignas(16) float4 {
-  float x, y, z, w;
-};
-struct alignas(16) uint4 {
-  uint32_t x, y, z, w;
-};
 using dim3 = emulation::Dim;
 
 inline constexpr const dim3 &threadIdx = emulation::here.thread, &blockIdx = emulation::here.block;

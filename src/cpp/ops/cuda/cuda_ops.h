@@ -53,8 +53,11 @@ void scale(Matrix y, ConstMatrix x, float s, cudaStream_t stream);
 void muon(Matrix p, Matrix o, const MuonOptions& options, cudaStream_t stream);
 void average(float* y, const float* x, float rate, int64_t n, cudaStream_t stream);
 
-// matmul.cu; without Epilogue::swiglu and Epilogue::rotated, and column_sums not of a transposed matrix. In bfloat16,
-// operands in floats are rounded into scratch first.
+// whole_rows.cu: what Epilogue::swiglu and Epilogue::rotated ask for, of a product c in floats
+void swiglu(Matrix y, ConstMatrix c, cudaStream_t stream);
+void rotate(const RotatedHeads& to, ConstMatrix c, cudaStream_t stream);
+
+// matmul.cu; column_sums are not of a transposed matrix. In bfloat16, operands in floats are rounded into scratch.
 int64_t matmul_floats(ConstMatrix a, ConstMatrix b, const Epilogue& epilogue, Precision precision);
 void matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& epilogue, Precision precision, float* scratch,
             cudaStream_t stream);

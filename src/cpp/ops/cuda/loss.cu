@@ -45,7 +45,7 @@ __device__ inline Stats row_stats(const float* x, const float* q, int64_t n) {
     teach(p.x, v.x);
     if (both) teach(p.y, v.y);
   });
-  // Each lane joins its own first, so the lanes of a pair would differ in the last bit: the lower lane's order counts.
+  // Both lanes of a pair join the lower lane's first, so that all lanes have the same bits.
   const unsigned lane = threadIdx.x % 32;
   for (int lanes = 16; lanes > 0; lanes /= 2) {
     const Stats other = of_other_lane(s, lanes);

@@ -274,7 +274,6 @@ void matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e, Precision
             cudaStream_t stream) {
   const int64_t m = c.rows, n = c.cols, depth = a.width();
   if (m == 0 || n == 0) return;
-  if (e.swiglu != nullptr || e.rotated != nullptr) throw std::invalid_argument("CUDA: no steps on whole rows yet");
   if (e.column_sums != nullptr && b.transposed) throw std::invalid_argument("CUDA: column sums of a transposed matrix");
   const Scratch s = scratch_of(a, b, e, precision);
   const Finish finish = finish_of(c, e);
@@ -297,7 +296,10 @@ void matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e, Precision
     Kernel{multiply_float32, grid, kThreads, stream}(finish, left, right, m, n, depth);
   }
   if (e.column_sums != nullptr) sum_rows(e.column_sums, b, scratch + s.a + s.b, stream);
-  for (const Rows& y : {finish.c, finish.gelu, finish.gelu_output, finish.d_hidden, finish.swiglu_output}) {
+  if (e.swiglu != nullptr) swiglu(*e.swiglu, c, stream);
+  if (e.rotated != nullptr) rotate(*e.rotated, c, stream);
+  const Rows rotated = e.rotated != nullptr ? Rows(e.rotated->qkv) : Rows();
+  for (const Rows& y : {finish.c, finish.gelu, finish.gelu_output, finish.d_hidden, finish.swiglu_output, rotated}) {
     if (y.data != nullptr && y.pairs && y.cols % 32 != 0) {
       Kernel{clear_padding, grid_of_rows(m), kThreads, stream}(y, m);
     }

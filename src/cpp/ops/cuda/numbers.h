@@ -11,7 +11,6 @@ namespace soma::cuda {
 // The larger or smaller, the second one where either is a NaN.
 __device__ inline float larger(float a, float b) { return a > b ? a : b; }
 __device__ inline float smaller(float a, float b) { return a < b ? a : b; }
-__device__ inline float within(float far, float x) { return smaller(far, larger(-far, x)); }
 
 // 2^n e^r for r in [-ln2/2, ln2/2] and shifted = n + 1.5 * 2^23.
 __device__ inline float exp_reduced(float shifted, float r) {

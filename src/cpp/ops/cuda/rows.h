@@ -9,7 +9,6 @@
 namespace soma::cuda {
 
 constexpr unsigned kWarps = 8, kThreads = 32 * kWarps;
-constexpr int64_t kMostBlocks = 0x7fffffff;
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
