@@ -1,7 +1,8 @@
-// Threads, instruction sets, and the poll through which Ctrl-C reaches a long computation.
+// Threads, instruction sets, GPUs, and the poll through which Ctrl-C reaches a long computation.
 #include <pybind11/stl.h>
 #include <pybind11/typing.h>
 
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,7 @@
 #include "base/isa.h"
 #include "base/parallel.h"
 #include "gil.h"
+#include "ops/backend.h"
 #include "registers.h"
 
 namespace py = pybind11;
@@ -34,6 +36,21 @@ py::typing::Tuple<py::str, py::ellipsis> available_isas() {
   return names;
 }
 
+using Gpus = py::typing::List<py::typing::Tuple<py::str, py::int_, py::int_>>;
+
+// Throws why no library of GPUs is open.
+soma::Backend& gpu_backend() {
+  soma::Backend* const found = soma::backend();
+  if (found == nullptr) throw std::runtime_error("no library for GPUs is open");
+  return *found;
+}
+
+Gpus gpus() {
+  Gpus list;
+  for (const soma::Gpu& gpu : gpu_backend().gpus()) list.append(py::make_tuple(gpu.name, gpu.bytes, gpu.capability));
+  return list;
+}
+
 }  // namespace
 
 void register_system(py::module_& m) {
@@ -44,6 +61,13 @@ void register_system(py::module_& m) {
       "active_isa", [] { return std::string(soma::isa_name(soma::active_isa())); },
       "The level in force: the highest available, capped by SOMA_ISA.");
   m.def("set_isa", &soma::set_isa, py::arg("name"), "Forces a level from now on.");
+  m.def("open_backend", &soma::open_backend, py::arg("path"), "Opens the library for GPUs, once for the process.");
+  m.def("gpus", &gpus, "Name, bytes of memory, and compute capability (90 for 9.0) of each GPU.");
+  m.def(
+      "gpu_driver", [] { return gpu_backend().driver(); }, "The newest CUDA that the driver knows, as 13000; 0: none.");
+  m.def(
+      "find_device", [](const std::string& name) { return soma::find_device(name).name(); }, py::arg("name"),
+      "The name of a device that can be used.");
   m.def("get_num_threads", &soma::num_threads, "Threads that compute.");
   m.def("set_num_threads", &soma::set_num_threads, py::arg("n"), "Sets the number of threads that compute.");
 }

@@ -45,14 +45,18 @@ __all__: list[str] = [
     "bpe_pattern_rules",
     "bpe_patterns",
     "byte_alphabet",
+    "find_device",
     "find_invalid_utf8",
     "get_num_threads",
+    "gpu_driver",
+    "gpus",
     "last_chunk_end",
     "measure_ceilings",
     "model_limits",
     "multiplied_parameters",
     "muon",
     "num_parameters",
+    "open_backend",
     "option_limits",
     "parameter_shapes",
     "set_isa",
@@ -627,6 +631,11 @@ def byte_alphabet() -> list[str]:
     The characters that stand for the 256 bytes in a vocabulary
     """
 
+def find_device(name: str) -> str:
+    """
+    The name of a device that can be used.
+    """
+
 def find_invalid_utf8(data: bytes) -> int:
     """
     Offset of the first byte that is not valid UTF-8, or -1
@@ -635,6 +644,16 @@ def find_invalid_utf8(data: bytes) -> int:
 def get_num_threads() -> int:
     """
     Threads that compute.
+    """
+
+def gpu_driver() -> int:
+    """
+    The newest CUDA that the driver knows, as 13000; 0: none.
+    """
+
+def gpus() -> list[tuple[str, int, int]]:
+    """
+    Name, bytes of memory, and compute capability (90 for 9.0) of each GPU.
     """
 
 def last_chunk_end(data: bytes, from_: typing.SupportsInt | typing.SupportsIndex) -> int:
@@ -678,6 +697,11 @@ def muon(
 def num_parameters(config: Config) -> int:
     """
     The number of parameters of a model, without building it.
+    """
+
+def open_backend(path: str) -> None:
+    """
+    Opens the library for GPUs, once for the process.
     """
 
 def option_limits() -> dict[str, tuple[typing.Any, typing.Any]]:

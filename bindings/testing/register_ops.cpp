@@ -294,7 +294,7 @@ py::typing::Tuple<Floats, MaybeFloats> embed_backward(const Floats& dout, const 
   MaybeFloats positions = dwpe ? MaybeFloats(copy(*dwpe)) : MaybeFloats();
   const Matrix token_out = matrix(tokens), position_out = positions ? matrix(*positions) : Matrix();
   run([&](soma::Ops& ops) {
-    ops.embed_backward(token_out, dwpe ? &position_out : nullptr, matrix(dout), ids.data(), ids.shape(1));
+    ops.embed_backward(token_out, dwpe ? &position_out : nullptr, matrix(dout), ids.data(), ids.data(), ids.shape(1));
   });
   return py::make_tuple(tokens, positions);
 }

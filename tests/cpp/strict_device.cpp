@@ -130,8 +130,9 @@ class StrictOps final : public Ops {
              const Dropout& dropout) override {
     memory().opened([&] { inner_->embed(out, ids, wte, wpe, length, dropout); });
   }
-  void embed_backward(Matrix dwte, const Matrix* dwpe, ConstMatrix dout, const int32_t* ids, int64_t length) override {
-    memory().opened([&] { inner_->embed_backward(dwte, dwpe, dout, ids, length); });
+  void embed_backward(Matrix dwte, const Matrix* dwpe, ConstMatrix dout, const int32_t* ids, const int32_t* on_host,
+                      int64_t length) override {
+    memory().opened([&] { inner_->embed_backward(dwte, dwpe, dout, ids, on_host, length); });
   }
   void cross_entropy(float* losses, Matrix logits, const int32_t* targets, float grad_scale, Matrix g) override {
     memory().opened([&] { inner_->cross_entropy(losses, logits, targets, grad_scale, g); });

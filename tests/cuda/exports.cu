@@ -57,6 +57,12 @@ EXPORT void soma_download(void* to, const void* from, int64_t bytes) {
 EXPORT void soma_set_order(int order, uint64_t seed) {
   emulation::set_order(static_cast<emulation::Order>(order), seed);
 }
+EXPORT void soma_set_memory(int64_t bytes) { emulation::set_memory(static_cast<std::size_t>(bytes)); }
+EXPORT int64_t soma_taken_memory() { return static_cast<int64_t>(emulation::taken_memory()); }
+EXPORT void soma_set_machine(int devices, int major, int minor, int driver) {
+  emulation::set_machine(devices, major, minor, driver);
+}
+EXPORT void soma_fail_next() { emulation::fail_next(); }
 // Of the structs that Python mirrors.
 EXPORT void soma_sizes(int64_t* sizes) {
   const std::size_t all[] = {sizeof(Matrix),   sizeof(ConstMatrix), sizeof(NormWeights),    sizeof(NormStats),
@@ -124,7 +130,7 @@ EXPORT double soma_sum_squares(const float* x, int64_t n) {
 }
 EXPORT void soma_adamw(float* p, float* g, float* m, float* v, const AdamWRange* ranges, int64_t count,
                        const AdamWOptions* options) {
-  cuda::adamw(p, g, m, v, ranges, count, *options, nullptr);
+  cuda::adamw(p, g, m, v, ranges, count, *options, nullptr, nullptr);
   wait();
 }
 EXPORT double soma_muon_momentum(const Matrix* g, const Matrix* m, float momentum, float scale) {

@@ -339,7 +339,8 @@ void Transformer::run_backward(const Plan& plan, const int32_t* ids, const float
   if (plan.noise.drops()) {
     whole_ops.dropout(d_embedding, d_embedding, plan.noise.dropout(0, DropoutSite::kEmbedding, 0));
   }
-  whole_ops.embed_backward(grads_.wte, config_.learned_positions() ? &dwpe : nullptr, d_embedding, ids, plan.length);
+  whole_ops.embed_backward(grads_.wte, config_.learned_positions() ? &dwpe : nullptr, d_embedding, ids,
+                           work_->ids.data(), plan.length);
 }
 
 double Transformer::run_loss(const Task& task, bool backward, const Noise& noise, const Teaching& teaching) {

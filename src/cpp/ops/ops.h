@@ -273,9 +273,10 @@ class Ops {
   // place of its row of wte.
   virtual void embed(Matrix out, const int32_t* ids, ConstMatrix wte, const ConstMatrix* wpe, int64_t length,
                      const Dropout& dropout = {}) = 0;
-  // dwte[ids[r]] += dout[r], without masked tokens; dwpe[r % T] += dout[r], if given
+  // dwte[ids[r]] += dout[r], without masked tokens; dwpe[r % T] += dout[r], if given. `on_host` has the same ids in
+  // memory of the host.
   virtual void embed_backward(Matrix dwte, const Matrix* dwpe, ConstMatrix dout, const int32_t* ids,
-                              int64_t length) = 0;
+                              const int32_t* on_host, int64_t length) = 0;
 
   // losses[r] = -log softmax(logits[r])[targets[r]], 0 for kIgnoredTarget. If grad_scale is not 0, gradient =
   // grad_scale (softmax - onehot), with a zero row for kIgnoredTarget. The logits are then overwritten; gradient is

@@ -213,13 +213,13 @@ void ProfiledOps::embed(Matrix out, const int32_t* ids, ConstMatrix wte, const C
 }
 
 void ProfiledOps::embed_backward(Matrix dwte, const Matrix* dwpe, ConstMatrix dout, const int32_t* ids,
-                                 int64_t length) {
+                                 const int32_t* on_host, int64_t length) {
   const double tables = dwpe != nullptr ? 2 : 1;
   const OpCost cost{.flops = tables * size(dout),
                     .read = kFloat * (tables + 1) * size(dout) + kId * static_cast<double>(dout.rows),
                     .written = kFloat * tables * size(dout)};
   timed("embed_backward", "embedding", {dout.rows, dout.cols}, cost,
-        [&] { inner_.embed_backward(dwte, dwpe, dout, ids, length); });
+        [&] { inner_.embed_backward(dwte, dwpe, dout, ids, on_host, length); });
 }
 
 void ProfiledOps::cross_entropy(float* losses, Matrix logits, const int32_t* targets, float grad_scale,

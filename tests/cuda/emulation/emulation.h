@@ -67,7 +67,12 @@ bool enqueue(Stream* stream, Launch launch);  // false: no GPU would launch this
 // In which order threads, blocks and streams take turns where CUDA leaves it open.
 enum class Order { kForward, kBackward, kShuffled };
 void set_order(Order order, uint64_t seed);
-// The memory of the device in bytes.
+// The memory of each device in bytes; how much is taken.
 void set_memory(std::size_t bytes);
+std::size_t taken_memory();
+// How many devices there are, their compute capability (major, minor), and the CUDA that the driver knows (0: none).
+void set_machine(int devices, int major, int minor, int driver);
+// The next time that the host synchronises, a kernel has failed.
+void fail_next();
 
 }  // namespace emulation

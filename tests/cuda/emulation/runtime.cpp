@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <mutex>
+#include <utility>
 
 #include "cuda_runtime.h"
 #include "machine.h"
@@ -34,6 +35,8 @@ struct Device {
   bool open = false;
   std::map<const void*, int> dynamic_bytes;  // of kernels, as cudaFuncSetAttribute said
   cudaError_t error = cudaSuccess;
+  int count = 1, major = 9, minor = 0, driver = CUDART_VERSION;
+  bool fails = false;
 };
 Device& device() {
   static Device* const one = new Device;
@@ -162,6 +165,17 @@ void set_order(Order order, uint64_t seed) {
 
 void set_memory(std::size_t bytes) { device().total = bytes; }
 
+std::size_t taken_memory() { return device().taken; }
+
+void set_machine(int devices, int major, int minor, int driver) {
+  device().count = devices;
+  device().major = major;
+  device().minor = minor;
+  device().driver = driver;
+}
+
+void fail_next() { device().fails = true; }
+
 bool enqueue(Stream* stream, Launch launch) {
   const std::lock_guard lock(mutex);
   const Dim grid = launch.grid;
@@ -189,6 +203,8 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "out of memory";
     case cudaErrorInvalidConfiguration:
       return "invalid configuration argument";
+    case cudaErrorIllegalAddress:
+      return "an illegal memory access was encountered";
     default:
       return "invalid argument";
   }
@@ -200,9 +216,31 @@ cudaError_t cudaGetLastError() {
   return error;
 }
 
-cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
+cudaError_t cudaDriverGetVersion(int* version) {
+  *version = device().driver;
   return cudaSuccess;
+}
+
+cudaError_t cudaRuntimeGetVersion(int* version) {
+  *version = CUDART_VERSION;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceCount(int* count) {
+  *count = 0;
+  if (device().driver < CUDART_VERSION) return emulation::result(cudaErrorInsufficientDriver);
+  *count = device().count;
+  return *count > 0 ? cudaSuccess : emulation::result(cudaErrorNoDevice);
+}
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int number) {
+  *properties = {"Emulation", device().total, device().major, device().minor};
+  return cudaSetDevice(number);
+}
+
+// All devices are one.
+cudaError_t cudaSetDevice(int number) {
+  return number >= 0 && number < device().count ? cudaSuccess : emulation::result(cudaErrorInvalidValue);
 }
 
 cudaError_t cudaMalloc(void** memory, std::size_t bytes) {
@@ -270,6 +308,15 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaM
   return cudaSuccess;
 }
 
+cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch,
+                              std::size_t width, std::size_t height, cudaMemcpyKind kind, cudaStream_t stream) {
+  for (std::size_t r = 0; r < height; ++r) {
+    cudaMemcpyAsync(static_cast<char*>(to) + r * to_pitch, static_cast<const char*>(from) + r * from_pitch, width, kind,
+                    stream);
+  }
+  return cudaSuccess;
+}
+
 cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t stream) {
   using namespace emulation;
   const std::lock_guard lock(mutex);
@@ -294,7 +341,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) { return cudaStreamSynchroniz
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   const std::lock_guard lock(emulation::mutex);
   emulation::run_all(emulation::stream_of(stream));
-  return cudaSuccess;
+  return std::exchange(device().fails, false) ? emulation::result(cudaErrorIllegalAddress) : cudaSuccess;
 }
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {

@@ -34,7 +34,8 @@ class CpuOps final : public Ops {
   void dropout(Matrix y, ConstMatrix x, const Dropout& dropout) override;
   void embed(Matrix out, const int32_t* ids, ConstMatrix wte, const ConstMatrix* wpe, int64_t length,
              const Dropout& dropout) override;
-  void embed_backward(Matrix dwte, const Matrix* dwpe, ConstMatrix dout, const int32_t* ids, int64_t length) override;
+  void embed_backward(Matrix dwte, const Matrix* dwpe, ConstMatrix dout, const int32_t* ids, const int32_t* on_host,
+                      int64_t length) override;
   void cross_entropy(float* losses, Matrix logits, const int32_t* targets, float grad_scale, Matrix gradient) override;
   void soft_cross_entropy(float* losses, Matrix logits, ConstMatrix q, const int32_t* targets, float share,
                           float grad_scale, Matrix gradient) override;

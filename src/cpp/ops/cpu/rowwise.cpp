@@ -128,7 +128,8 @@ void CpuOps::embed(Matrix out, const int32_t* ids, ConstMatrix wte, const ConstM
   });
 }
 
-void CpuOps::embed_backward(Matrix dwte, const Matrix* dwpe, ConstMatrix dout, const int32_t* ids, int64_t length) {
+void CpuOps::embed_backward(Matrix dwte, const Matrix* dwpe, ConstMatrix dout, const int32_t* ids, const int32_t*,
+                            int64_t length) {
   const auto& t = active_kernels();
   const int64_t c = dout.cols;
   for_ranges(c, 2 * dout.rows, kColumns, [&](int64_t begin, int64_t end) {

@@ -45,13 +45,18 @@ void add_softmax(Matrix q, Matrix logits, float share, bool onto, cudaStream_t s
 // optimizer.cu; sums go to *sum on the device
 int64_t sum_squares_doubles(int64_t n);
 void sum_squares(double* sum, const float* x, int64_t n, double* partials, cudaStream_t stream);
+// *clip on the device, as Ops::update makes it of the sum of squares. With it, adamw scales by it, or updates nothing.
+void clip(Clip* clip, const double* squares, double most, cudaStream_t stream);
 void adamw(float* p, float* g, float* m, float* v, const AdamWRange* ranges, int64_t count, const AdamWOptions& options,
-           cudaStream_t stream);
+           const Clip* clip, cudaStream_t stream);
 void muon_momentum(double* sum, Matrix g, Matrix m, float momentum, float scale, double* partials,
                    cudaStream_t stream);  // partials: one a row
 void scale(Matrix y, ConstMatrix x, float s, cudaStream_t stream);
+// x = g / (1.01 |g| + 1e-6); *squares is the sum of muon_momentum
+void muon_direction(Matrix x, ConstMatrix g, const double* squares, cudaStream_t stream);
 void muon(Matrix p, Matrix o, const MuonOptions& options, cudaStream_t stream);
 void average(float* y, const float* x, float rate, int64_t n, cudaStream_t stream);
+void exchange(float* a, float* b, int64_t n, cudaStream_t stream);
 
 // whole_rows.cu: what Epilogue::swiglu and Epilogue::rotated ask for, of a product c in floats
 void swiglu(Matrix y, ConstMatrix c, cudaStream_t stream);
@@ -61,5 +66,13 @@ void rotate(const RotatedHeads& to, ConstMatrix c, cudaStream_t stream);
 int64_t matmul_floats(ConstMatrix a, ConstMatrix b, const Epilogue& epilogue, Precision precision);
 void matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& epilogue, Precision precision, float* scratch,
             cudaStream_t stream);
+
+// attention.cu
+void attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionShape& shape, Precision precision,
+               cudaStream_t stream);
+int64_t attention_backward_floats(const AttentionShape& shape, Precision precision, bool rotated);
+void attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix out, ConstMatrix qkv, const float* lse,
+                        const AttentionShape& shape, const RotationGradient* rotated, Precision precision,
+                        float* scratch, cudaStream_t stream);
 
 }  // namespace soma::cuda

@@ -6,8 +6,8 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
-#include <stdexcept>
-#include <string>
+
+#include "ops/cuda/check.h"
 
 #ifdef SOMA_CUDA_EMULATED
 #define SOMA_UNROLL
@@ -34,11 +34,6 @@
 namespace soma::cuda {
 
 constexpr uint32_t kAllLanes = 0xffffffffu;
-
-// Throws what CUDA says of the call before.
-inline void check(cudaError_t error) {
-  if (error != cudaSuccess) throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(error));
-}
 
 // Kernel{f, grid, threads, stream, dynamic_bytes}(arguments...) is CUDA's f<<<...>>>(arguments...), or throws.
 template <typename... P>

@@ -37,6 +37,14 @@ __global__ void __launch_bounds__(kThreads) add_doubles(double* out, const doubl
   if (threadIdx.x == 0) *out = sum;
 }
 
+// The factor of the gradient beyond a norm of `most` (<= 0: none); 0 where the norm is not finite.
+__global__ void clip_norm(Clip* clip, const double* squares, double most) {
+  const double norm = sqrt(*squares);
+  const bool finite = norm - norm == 0;
+  const double factor = most > 0 ? most / (norm + 1e-6) : 1;
+  *clip = {norm, finite ? static_cast<float>(factor < 1 ? factor : 1) : 0.0f};
+}
+
 struct AdamWStep {
   float beta1, beta2, eps, grad_scale;
   float decay, rate, correction;  // lr weight_decay; lr / (1 - beta1^t); 1 / sqrt(1 - beta2^t)
@@ -54,7 +62,11 @@ struct Ranges {
 __device__ inline float not_negative(float x, float a) { return x < 0.0f ? 0.0f : a; }
 
 __global__ void __launch_bounds__(kThreads)
-    adamw_ranges(float* p, float* g, float* m, float* v, Ranges ranges, AdamWStep s) {
+    adamw_ranges(float* p, float* g, float* m, float* v, Ranges ranges, AdamWStep s, const Clip* clip) {
+  if (clip != nullptr) {
+    if (!(clip->norm - clip->norm == 0)) return;
+    s.grad_scale = clip->scale;
+  }
   int k = 0;
   for (int step = kMostRanges / 2; step > 0; step /= 2) {
     if (k + step < ranges.count && ranges.first_block[k + step] <= blockIdx.x) k += step;
@@ -92,9 +104,12 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) partials[blockIdx.x] = sum;
 }
 
-__global__ void __launch_bounds__(kThreads) scale_rows(Rows y, const float* x, int64_t ld, float s, int64_t rows) {
+// With `squares`: by their factor in Ops::muon_direction.
+__global__ void __launch_bounds__(kThreads)
+    scale_rows(Rows y, const float* x, int64_t ld, float s, const double* squares, int64_t rows) {
   const int64_t r = row_of_warp();
   if (r >= rows) return;
+  if (squares != nullptr) s = static_cast<float>(1.0 / (1.01 * sqrt(*squares) + 1e-6));
   const unsigned lane = threadIdx.x % 32;
   each_two(y.cols, lane, 32, [&](int64_t j, bool both) {
     const float2 v = read_two(x + r * ld + j, both);
@@ -114,6 +129,14 @@ __global__ void __launch_bounds__(kThreads) muon_rows(Rows p, Rows o, float deca
   }
 }
 
+__global__ void __launch_bounds__(kThreads) exchange_numbers(float* a, float* b, int64_t n) {
+  const int64_t i = index_of_thread();
+  if (i >= n) return;
+  const float kept = a[i];
+  a[i] = b[i];
+  b[i] = kept;
+}
+
 __global__ void __launch_bounds__(kThreads) average_numbers(float* y, const float* x, float rate, int64_t n) {
   const int64_t i = index_of_thread();
   if (i < n) y[i] = rate == 1.0f ? x[i] : fmaf(rate, x[i] - y[i], y[i]);
@@ -131,8 +154,12 @@ void sum_squares(double* sum, const float* x, int64_t n, double* partials, cudaS
   Kernel{add_doubles, dim3(1), kThreads, stream}(sum, partials, runs);
 }
 
+void clip(Clip* clip, const double* squares, double most, cudaStream_t stream) {
+  Kernel{clip_norm, dim3(1), 1, stream}(clip, squares, most);
+}
+
 void adamw(float* p, float* g, float* m, float* v, const AdamWRange* list, int64_t count, const AdamWOptions& o,
-           cudaStream_t stream) {
+           const Clip* clip, cudaStream_t stream) {
   const auto rest = [&](float beta) { return 1.0 - std::pow(static_cast<double>(beta), static_cast<double>(o.step)); };
   const AdamWStep step{.beta1 = o.beta1,
                        .beta2 = o.beta2,
@@ -145,7 +172,7 @@ void adamw(float* p, float* g, float* m, float* v, const AdamWRange* list, int64
   Ranges ranges{};
   int64_t before = 0, blocks = 0;
   const auto launch = [&] {
-    if (blocks > 0) Kernel{adamw_ranges, one_block_a_row(blocks), kThreads, stream}(p, g, m, v, ranges, step);
+    if (blocks > 0) Kernel{adamw_ranges, one_block_a_row(blocks), kThreads, stream}(p, g, m, v, ranges, step, clip);
     ranges.count = 0;
     blocks = 0;
   };
@@ -172,13 +199,21 @@ void muon_momentum(double* sum, Matrix g, Matrix m, float momentum, float scale,
 }
 
 void scale(Matrix y, ConstMatrix x, float s, cudaStream_t stream) {
-  if (x.rows > 0) Kernel{scale_rows, grid_of_rows(x.rows), kThreads, stream}(y, x.data, x.ld, s, x.rows);
+  if (x.rows > 0) Kernel{scale_rows, grid_of_rows(x.rows), kThreads, stream}(y, x.data, x.ld, s, nullptr, x.rows);
+}
+
+void muon_direction(Matrix x, ConstMatrix g, const double* squares, cudaStream_t stream) {
+  if (g.rows > 0) Kernel{scale_rows, grid_of_rows(g.rows), kThreads, stream}(x, g.data, g.ld, 0, squares, g.rows);
 }
 
 void muon(Matrix p, Matrix o, const MuonOptions& options, cudaStream_t stream) {
   if (p.rows == 0) return;
   Kernel{muon_rows, one_block_a_row(p.rows), kThreads, stream}(p, o, options.lr * options.weight_decay,
                                                                options.lr * options.scale, options.cautious);
+}
+
+void exchange(float* a, float* b, int64_t n, cudaStream_t stream) {
+  if (n > 0) Kernel{exchange_numbers, grid_of(n), kThreads, stream}(a, b, n);
 }
 
 void average(float* y, const float* x, float rate, int64_t n, cudaStream_t stream) {

@@ -1,0 +1,110 @@
+// Memory of a GPU, and its stream.
+#include "ops/cuda/device.h"
+
+#include <pthread.h>
+
+#include <atomic>
+#include <new>
+
+#include "ops/cuda/check.h"
+#include "ops/cuda/cuda_ops.h"
+#include "ops/cuda/device_ops.h"
+
+namespace soma::cuda {
+namespace {
+
+std::atomic<bool> used{false}, in_child{false};
+
+[[maybe_unused]] const int installed = pthread_atfork(nullptr, nullptr, [] { in_child = used.load(); });
+
+class OutOfMemory final : public std::bad_alloc {
+ public:
+  OutOfMemory(const std::string& device, std::size_t asked, std::size_t free, std::size_t total)
+      : what_("out of memory on " + device + ": " + std::to_string(asked) + " bytes asked, " + std::to_string(free) +
+              " of " + std::to_string(total) + " bytes free; a smaller batch, length or model needs less") {}
+  const char* what() const noexcept override { return what_.c_str(); }
+
+ private:
+  const std::string what_;
+};
+
+}  // namespace
+
+bool forked() { return in_child; }
+
+void expect_no_fork() {
+  used = true;
+  if (!in_child) return;
+  throw std::runtime_error(
+      "this process was forked from one that had used a GPU, and cannot use it: start processes with "
+      "multiprocessing.get_context('spawn'), or use the GPU in the children alone");
+}
+
+void* CudaMemory::allocate(std::size_t bytes, bool) {
+  const cudaStream_t stream = device_.stream();
+  void* block = nullptr;
+  const cudaError_t error = cudaMalloc(&block, bytes);
+  if (error == cudaErrorMemoryAllocation) {
+    cudaGetLastError();  // forgets it
+    std::size_t free = 0, total = 0;
+    check(cudaMemGetInfo(&free, &total));
+    throw OutOfMemory(device_.name(), bytes, free, total);
+  }
+  check(error);
+  check(cudaMemsetAsync(block, 0, bytes, stream));
+  return block;
+}
+
+void CudaMemory::release(void* block) noexcept {
+  if (!forked()) cudaFree(block);  // after an error there is nothing left to free
+}
+
+void CudaMemory::upload(void* to, const void* host, std::size_t bytes) {
+  check(cudaMemcpyAsync(to, host, bytes, cudaMemcpyHostToDevice, device_.stream()));
+  device_.finish();
+}
+
+void CudaMemory::download(void* host, const void* from, std::size_t bytes, std::size_t rows, std::size_t stride) {
+  const cudaStream_t stream = device_.stream();
+  if (rows == 1) {
+    check(cudaMemcpyAsync(host, from, bytes, cudaMemcpyDeviceToHost, stream));
+  } else {
+    check(cudaMemcpy2DAsync(host, bytes, from, stride, bytes, rows, cudaMemcpyDeviceToHost, stream));
+  }
+  device_.finish();
+}
+
+void CudaMemory::copy(void* to, const void* from, std::size_t bytes) {
+  check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, device_.stream()));
+}
+
+void CudaMemory::clear(void* at, std::size_t bytes) { check(cudaMemsetAsync(at, 0, bytes, device_.stream())); }
+
+void CudaMemory::exchange(void* a, void* b, std::size_t bytes) {
+  cuda::exchange(static_cast<float*>(a), static_cast<float*>(b), static_cast<int64_t>(bytes / sizeof(float)),
+                 device_.stream());
+}
+
+CudaDevice::CudaDevice(int number) : number_(number) {
+  check(cudaSetDevice(number));
+  check(cudaStreamCreate(&stream_));
+}
+
+cudaStream_t CudaDevice::stream() {
+  expect_no_fork();
+  check(cudaSetDevice(number_));
+  return stream_;
+}
+
+void CudaDevice::finish() { check(cudaStreamSynchronize(stream())); }
+
+std::unique_ptr<Ops> CudaDevice::make_ops(Precision precision) {
+  expect_no_fork();
+  return std::make_unique<CudaOps>(*this, precision);
+}
+
+std::unique_ptr<Decoding> CudaDevice::make_decoding() {
+  throw std::runtime_error("generation on a GPU is not there yet: load the model with device='cpu'");
+}
+
+}  // namespace soma::cuda

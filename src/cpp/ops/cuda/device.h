@@ -1,0 +1,61 @@
+// A GPU as a device: its memory, and one stream in which everything is done in order.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <string>
+#include <vector>
+
+#include "ops/backend.h"
+
+namespace soma::cuda {
+
+class CudaDevice;
+
+class CudaMemory final : public Memory {
+ public:
+  explicit CudaMemory(CudaDevice& device) : device_(device) {}
+
+  // Throws a std::bad_alloc that says how much was asked for and is free.
+  void* allocate(std::size_t bytes, bool dense) override;
+  void release(void* block) noexcept override;
+  void upload(void* to, const void* host, std::size_t bytes) override;
+  void download(void* host, const void* from, std::size_t bytes, std::size_t rows, std::size_t stride) override;
+  void copy(void* to, const void* from, std::size_t bytes) override;
+  void clear(void* at, std::size_t bytes) override;
+  void exchange(void* a, void* b, std::size_t bytes) override;  // of floats
+  bool on_host() const override { return false; }
+
+ private:
+  CudaDevice& device_;
+};
+
+class CudaDevice final : public Device {
+ public:
+  explicit CudaDevice(int number);
+
+  std::string name() const override { return number_ == 0 ? "cuda" : "cuda:" + std::to_string(number_); }
+  Memory& memory() override { return memory_; }
+  std::unique_ptr<Ops> make_ops(Precision precision) override;
+  std::unique_ptr<Decoding> make_decoding() override;
+  int64_t splits() const override { return 1; }
+  void finish() override;
+
+  // For the calls that follow on this thread. Throws in the child of a fork.
+  cudaStream_t stream();
+
+ protected:
+  void run_call(void (*body)(void* context), void* context) override { body(context); }
+
+ private:
+  const int number_;
+  cudaStream_t stream_ = nullptr;
+  CudaMemory memory_{*this};
+};
+
+// Throws in the child of a process that used CUDA before the fork.
+void expect_no_fork();
+// Whether this is such a child. What it had on a GPU is its parent's.
+bool forked();
+
+}  // namespace soma::cuda

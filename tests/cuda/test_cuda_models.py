@@ -1,0 +1,102 @@
+"""Models with device="cuda", in the emulation: against the reference and the processor, and bits in every order."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from test_bfloat16 import products, rounded
+from test_gradients import SMALL, assert_gradients, draw, expected
+
+import soma_native as soma
+from helpers.cuda import ORDERS, lib
+from helpers.numerics import bfloat16_tolerance, model_tolerance, relative_error
+from helpers.shapes import of_block
+from oracles import reference as ref
+
+BLOCKS = ["soma", "gpt2"]
+VARIANTS = [(block, tied) for block in BLOCKS for tied in (False, True)]
+TINY = replace(SMALL, d_model=12, n_heads=2, d_ff=10, max_seq_len=9)
+CASES = {
+    "one token": (SMALL, 1, 1),
+    "odd everything": (SMALL, 3, 13),
+    "head size 1": (replace(SMALL, d_model=5, n_heads=5, d_ff=3), 2, 9),
+    "several tiles": (replace(TINY, vocab_size=301, d_ff=140), 15, 9),
+}
+
+
+def on_gpu(config: ref.Config, params: ref.Params, precision: str = "float32") -> soma.Model:
+    model = soma.Model(soma.ModelConfig(**config.to_dict()), precision=precision, device="cuda")
+    for name, value in params.items():
+        model.write(name, value)
+    return model
+
+
+@pytest.mark.parametrize(("block", "tied"), VARIANTS)
+@pytest.mark.parametrize("case", CASES)
+def test_every_gradient_in_float32(block: str, tied: bool, case: str) -> None:
+    shape, rows, length = CASES[case]
+    config = of_block(shape, block, tied)
+    params, logits, loss, grads = expected(config, rows, length)
+    ids, targets = draw(config, rows, length)
+    model = on_gpu(config, params)
+    tolerance = model_tolerance(config, rows * length)
+    assert model.device == "cuda"
+    assert relative_error(model.forward(ids), logits) < tolerance
+    assert model.loss(ids, targets) == pytest.approx(loss, rel=tolerance)
+    assert model.loss_and_grad(ids, targets) == pytest.approx(loss, rel=tolerance)
+    assert_gradients(model.gradients(), grads, config, rows * length)
+
+
+@pytest.mark.parametrize(("block", "tied"), VARIANTS)
+def test_every_gradient_in_bfloat16(block: str, tied: bool) -> None:
+    shape, rows, length = CASES["odd everything"]
+    config = of_block(shape, block, tied)
+    params, logits, loss, grads = rounded(config, rows, length)
+    ids, targets = draw(config, rows, length)
+    model = on_gpu(config, params, "bfloat16")
+    tolerance = bfloat16_tolerance(products(config))
+    assert relative_error(model.forward(ids), logits) < tolerance
+    assert model.loss_and_grad(ids, targets) == pytest.approx(loss, rel=tolerance)
+    largest = max(float(np.linalg.norm(want)) / np.sqrt(want.size) for want in grads.values())
+    for name, value in model.gradients().items():
+        size = max(float(np.linalg.norm(grads[name])), 0.25 * largest * float(np.sqrt(value.size)))
+        assert np.linalg.norm(value - grads[name]) < tolerance * size, name
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("optimizer", [soma.AdamW, soma.Muon])
+@pytest.mark.parametrize("block", BLOCKS)
+def test_steps_have_the_same_bits_in_every_order(block: str, optimizer: type[soma.Muon], precision: str) -> None:
+    config = of_block(TINY, block)
+    ids, targets = draw(config, 2, 9)
+    runs = []
+    for order in ORDERS:
+        lib.soma_set_order(*order)
+        model = soma.Model(soma.ModelConfig(**config.to_dict()), seed=3, precision=precision, device="cuda")
+        steps = optimizer(model)
+        losses = [(model.loss_and_grad(ids, targets), steps.step(lr=0.01)) for _ in range(2)]
+        runs.append((losses, [array.tobytes() for array in model.parameters().values()]))
+    lib.soma_set_order(*ORDERS[0])
+    assert all(run == runs[0] for run in runs)
+
+
+@pytest.mark.parametrize("optimizer", [soma.AdamW, soma.Muon])
+@pytest.mark.parametrize("block", BLOCKS)
+def test_a_training_follows_that_on_the_processor(block: str, optimizer: type[soma.Muon]) -> None:
+    """The same initial bits; then the same losses and norms but for rounding. Clipping is on."""
+    config = soma.ModelConfig(**of_block(TINY, block).to_dict())
+    models = [soma.Model(config, seed=4, precision="float32", device=device) for device in ("cpu", "cuda")]
+    for name in models[0].parameters():
+        assert models[0].read(name).tobytes() == models[1].read(name).tobytes()
+    steps = [optimizer(model, max_grad_norm=0.5) for model in models]
+    rng = np.random.default_rng(5)
+    curves: list[list[tuple[float, float]]] = [[], []]
+    for _ in range(30):
+        ids = rng.integers(0, 3, (2, 10)).cumsum(axis=1) % config.vocab_size
+        for model, step, curve in zip(models, steps, curves, strict=True):
+            curve.append((model.loss_and_grad(ids[:, :-1], ids[:, 1:]), step.step(lr=0.01)))
+    losses = np.array(curves)[:, :, 0]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert losses[1, -5:].mean() < 0.8 * losses[1, 0]
