@@ -35,7 +35,7 @@ PLOT_STAMP := $(VENV)/.stamp-plot
 TEST_STAMP := $(VENV)/.stamp-test
 DEV_STAMP := $(VENV)/.stamp-dev
 
-.PHONY: help showcase test levels test-cuda install dev lint format types stub sanitize test-strict bench wheel release clean distclean
+.PHONY: help showcase test levels test-cuda cuda install dev lint format types stub sanitize test-strict bench wheel release clean distclean
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -106,6 +106,12 @@ test-strict: $(DEV_STAMP) $(PACKAGE_STAMP) $(TEST_STAMP) ## run the tests of mod
 	cp -r soma_native build/strict/package/ && rm -f build/strict/package/soma_native/_core*.so
 	cp build/strict/_core*.so build/strict/package/soma_native/
 	PYTHONPATH=build/strict/package $(BIN)/pytest $(WORKERS) --dist loadfile -q -p no:cacheprovider $(PYTEST_ARGS) $(STRICT_TESTS)
+
+# On a machine without CUDA: nvcc comes from PyPI. CUDA_CHIPS="-C cmake.define.CMAKE_CUDA_ARCHITECTURES=90a-real" is faster.
+CUDA_CHIPS ?=
+cuda: $(DEV_STAMP) ## build the wheel of the library for GPUs into dist/
+	$(PIP) install --quiet "scikit-build-core>=0.11" --requirement cmake/requirements-cuda.txt
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m build --wheel --no-isolation --outdir dist $(CUDA_CHIPS) cuda13
 
 bench: $(PACKAGE_STAMP) $(TEST_STAMP) ## run the benchmarks and write their records (into runs/records)
 	$(BIN)/python benchmarks/bench_train.py --json $(RECORDS)/train.json

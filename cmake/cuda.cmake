@@ -1,5 +1,5 @@
-# The CUDA kernels as a library, compiled by nvcc: of a toolkit, or of the wheels in requirements-cuda.txt in the Python
-# that builds. Nothing of it needs a GPU.
+# The library for GPUs, which the core opens at run time. Its kernels are compiled by nvcc: of a toolkit, or of the wheels
+# in requirements-cuda.txt in the Python that builds. Nothing of it needs a GPU.
 if(NOT CMAKE_CUDA_COMPILER AND "$ENV{CUDACXX}" STREQUAL "")
   find_package(Python 3.10 REQUIRED COMPONENTS Interpreter)
   execute_process(COMMAND ${Python_EXECUTABLE} -c
@@ -25,10 +25,15 @@ set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
 set(CMAKE_CUDA_VISIBILITY_PRESET hidden)
 
-file(GLOB SOMA_CUDA_SOURCES CONFIGURE_DEPENDS ${SOMA_SRC}/ops/cuda/*.cu)
-add_library(soma_cuda STATIC ${SOMA_CUDA_SOURCES})
-target_include_directories(soma_cuda PUBLIC ${SOMA_SRC})
+file(GLOB SOMA_CUDA_SOURCES CONFIGURE_DEPENDS ${SOMA_SRC}/ops/cuda/*.cu ${SOMA_SRC}/ops/cuda/*.cpp)
+add_library(soma_cuda MODULE ${SOMA_CUDA_SOURCES} ${SOMA_SRC}/ops/ops.cpp ${SOMA_SRC}/base/arena.cpp)
+target_include_directories(soma_cuda PRIVATE ${SOMA_SRC} ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
+# Its only name is soma_open_backend: those of CUDA's runtime stay its own.
+target_link_options(soma_cuda PRIVATE -Wl,--exclude-libs,ALL -Wl,--no-undefined)
+install(TARGETS soma_cuda LIBRARY DESTINATION soma_native_cuda13 COMPONENT cuda)
 # One rule as in the core: a*b+c has two roundings unless a kernel says fmaf. A kernel that spills registers is an error.
-target_compile_options(soma_cuda PRIVATE --fmad=false -Xcompiler=-Wall,-Wextra,-ffp-contract=off -Xfatbin=-compress-all
-  -Xptxas=--warn-on-spills,--warn-on-local-memory-usage --threads=2
-  $<$<BOOL:${SOMA_WERROR}>:-Werror=all-warnings -Xptxas=-Werror>)
+target_compile_options(soma_cuda PRIVATE
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -ffp-contract=off $<$<BOOL:${SOMA_WERROR}>:-Werror>>
+  $<$<COMPILE_LANGUAGE:CUDA>:--fmad=false -Xcompiler=-Wall,-Wextra,-ffp-contract=off -Xfatbin=-compress-all
+    -Xptxas=--warn-on-spills,--warn-on-local-memory-usage --threads=2
+    $<$<BOOL:${SOMA_WERROR}>:-Werror=all-warnings -Xptxas=-Werror>>)

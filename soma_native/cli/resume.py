@@ -67,7 +67,7 @@ def _of_the_model(arguments: argparse.Namespace, config: ModelConfig, identity: 
     if seq_len not in (None, config.max_seq_len):
         yield Difference("seq_len", config.max_seq_len, seq_len)
     begun = identity["precision"], identity["evaluation_precision"]
-    if precision is not None and resolve_precision(precision) != begun:
+    if precision is not None and resolve_precision(precision, arguments.device) != begun:
         yield Difference("precision", precisions(identity), precision)
 
 

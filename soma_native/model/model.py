@@ -22,8 +22,8 @@ Floats = npt.NDArray[np.float32]
 _FAST_BFLOAT16 = ("avx512_bf16", "amx")
 
 
-def resolve_precision(precision: str) -> tuple[str, str]:
-    """The precisions of training steps and of evaluation. ``"auto"`` depends on this machine; other values give both.
+def resolve_precision(precision: str, device: str = "cpu") -> tuple[str, str]:
+    """The precisions of training steps and of evaluation. ``"auto"`` depends on the device; other values give both.
 
     The environment variable ``SOMA_PRECISION`` replaces the choice of ``"auto"`` for training steps.
 
@@ -35,7 +35,8 @@ def resolve_precision(precision: str) -> tuple[str, str]:
         return precision, precision
     training = choice("SOMA_PRECISION", os.environ.get("SOMA_PRECISION") or "auto", PRECISIONS)
     if training == "auto":
-        training = "bfloat16" if _core.active_isa() in _FAST_BFLOAT16 else "float32"
+        fast = device != "cpu" or _core.active_isa() in _FAST_BFLOAT16
+        training = "bfloat16" if fast else "float32"
     return training, "float32"
 
 
@@ -87,10 +88,11 @@ def _as_noise(dropout: float, token_mask: float, noise: Sequence[int] | None) ->
 def _make_core(config: ModelConfig, **options: Any) -> _core.Model:
     try:
         return _core.Model(config.core, **options)
-    except MemoryError:
+    except MemoryError as error:
         count = config.num_parameters
+        there = "" if options["device"] == "cpu" else f"; {error}"
         raise MemoryError(
-            f"for a model of {count:,} parameters: its weights and gradients need {8 * count / 2**30:,.1f} GiB"
+            f"for a model of {count:,} parameters: its weights and gradients need {8 * count / 2**30:,.1f} GiB{there}"
         ) from None
 
 
@@ -105,7 +107,7 @@ class Model:
             every machine, instruction set and thread count.
         precision: the precision of matrix products. ``"float32"``, or ``"bfloat16"``: both operands are rounded to the
             nearest bfloat16; sums, weights and everything else stay in single precision. ``"auto"`` uses bfloat16 for
-            training steps (:meth:`loss_and_grad`) if this processor multiplies it faster, else float32.
+            training steps (:meth:`loss_and_grad`) if the device multiplies it faster, as every GPU does, else float32.
             ``SOMA_PRECISION`` in the environment replaces this choice. For :meth:`forward` and :meth:`loss`, ``"auto"``
             uses float32, so that other programs reproduce their results. The attributes `precision` and
             `evaluation_precision` give the choices.
@@ -133,8 +135,9 @@ class Model:
         instance("config", config, ModelConfig)
         seed = integer("seed", seed, 0, 2**64 - 1)
         self._config = config
-        self._precision, evaluation = resolve_precision(precision)
-        self._core = _make_core(config, seed=seed, precision=self._precision, device=checked_device(device))
+        device = checked_device(device)
+        self._precision, evaluation = resolve_precision(precision, device)
+        self._core = _make_core(config, seed=seed, precision=self._precision, device=device)
         self._evaluate_in(evaluation)
 
     @classmethod
@@ -142,10 +145,9 @@ class Model:
         """A model whose parameters are all zero, for a loader that fills them."""
         model = cls.__new__(cls)
         model._config = config
-        model._precision, evaluation = resolve_precision(precision)
-        model._core = _make_core(
-            config, seed=0, precision=model._precision, device=checked_device(device), initialize=False
-        )
+        device = checked_device(device)
+        model._precision, evaluation = resolve_precision(precision, device)
+        model._core = _make_core(config, seed=0, precision=model._precision, device=device, initialize=False)
         model._evaluate_in(evaluation)
         return model
 

@@ -100,3 +100,9 @@ def test_a_training_follows_that_on_the_processor(block: str, optimizer: type[so
     losses = np.array(curves)[:, :, 0]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
     assert losses[1, -5:].mean() < 0.8 * losses[1, 0]
+
+
+def test_auto_trains_in_bfloat16_and_evaluates_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SOMA_PRECISION", raising=False)
+    model = soma.Model(soma.ModelConfig(**TINY.to_dict()), device="cuda")
+    assert (model.precision, model.evaluation_precision) == ("bfloat16", "float32")
