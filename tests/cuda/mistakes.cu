@@ -290,7 +290,7 @@ void run_host_right() {
   try {
     launch({fill, 1, 1025}, x, 64);
   } catch (const std::runtime_error& error) {
-    thrown = std::strcmp(error.what(), "CUDA: invalid configuration argument") == 0;
+    thrown = std::strstr(error.what(), "invalid configuration argument") != nullptr;
   }
   if (waits && seen == 1 && refused && said && thrown) std::puts("right");
 }
