@@ -62,4 +62,12 @@ int64_t matmul_floats(ConstMatrix a, ConstMatrix b, const Epilogue& epilogue, Pr
 void matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& epilogue, Precision precision, float* scratch,
             cudaStream_t stream);
 
+// attention.cu
+void attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionShape& shape, Precision precision,
+               cudaStream_t stream);
+int64_t attention_backward_floats(const AttentionShape& shape, Precision precision, bool rotated);
+void attention_backward(Matrix dqkv, ConstMatrix dout, ConstMatrix out, ConstMatrix qkv, const float* lse,
+                        const AttentionShape& shape, const RotationGradient* rotated, Precision precision,
+                        float* scratch, cudaStream_t stream);
+
 }  // namespace soma::cuda
