@@ -65,9 +65,10 @@ EXPORT void soma_set_machine(int devices, int major, int minor, int driver) {
 EXPORT void soma_fail_next() { emulation::fail_next(); }
 // Of the structs that Python mirrors.
 EXPORT void soma_sizes(int64_t* sizes) {
-  const std::size_t all[] = {sizeof(Matrix),   sizeof(ConstMatrix), sizeof(NormWeights),    sizeof(NormStats),
-                             sizeof(Dropout),  sizeof(AdamWRange),  sizeof(AdamWOptions),   sizeof(MuonOptions),
-                             sizeof(Epilogue), sizeof(Quadratic),   sizeof(SwigluGradient), sizeof(RotatedHeads)};
+  const std::size_t all[] = {sizeof(Matrix),          sizeof(ConstMatrix), sizeof(NormWeights),    sizeof(NormStats),
+                             sizeof(Dropout),         sizeof(AdamWRange),  sizeof(AdamWOptions),   sizeof(MuonOptions),
+                             sizeof(Epilogue),        sizeof(Quadratic),   sizeof(SwigluGradient), sizeof(RotatedHeads),
+                             sizeof(RotationGradient)};
   for (const std::size_t size : all) *sizes++ = static_cast<int64_t>(size);
 }
 
@@ -155,6 +156,19 @@ EXPORT void soma_matmul(const Matrix* c, const ConstMatrix* a, const ConstMatrix
   const Precision precision = bfloat16 ? Precision::kBfloat16 : Precision::kFloat32;
   const Device<float> scratch(cuda::matmul_floats(*a, *b, *epilogue, precision));
   cuda::matmul(*c, *a, *b, *epilogue, precision, scratch.get(), nullptr);
+  wait();
+}
+EXPORT void soma_attention(const Matrix* out, float* lse, const ConstMatrix* qkv, const AttentionShape* shape,
+                           bool bfloat16) {
+  cuda::attention(*out, lse, *qkv, *shape, bfloat16 ? Precision::kBfloat16 : Precision::kFloat32, nullptr);
+  wait();
+}
+EXPORT void soma_attention_backward(const Matrix* dqkv, const ConstMatrix* dout, const ConstMatrix* out,
+                                    const ConstMatrix* qkv, const float* lse, const AttentionShape* shape,
+                                    const RotationGradient* rotated, bool bfloat16) {
+  const Precision precision = bfloat16 ? Precision::kBfloat16 : Precision::kFloat32;
+  const Device<float> scratch(cuda::attention_backward_floats(*shape, precision, rotated != nullptr));
+  cuda::attention_backward(*dqkv, *dout, *out, *qkv, lse, *shape, rotated, precision, scratch.get(), nullptr);
   wait();
 }
 }

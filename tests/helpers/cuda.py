@@ -64,9 +64,10 @@ SwigluGradient = struct("SwigluGradient", hidden=ConstMatrix, d_hidden=Matrix, o
 Rotation = struct("Rotation", turns=POINTER, q_gain=POINTER, k_gain=POINTER, eps=F)
 AttentionShape = struct("AttentionShape", batch=I64, length=I64, heads=I64, head_size=I64, kv_heads=I64, scale=F)
 RotatedHeads = struct("RotatedHeads", rotation=Rotation, shape=AttentionShape, qkv=Matrix)
+RotationGradient = struct("RotationGradient", rotation=Rotation, before=ConstMatrix, q_gain=POINTER, k_gain=POINTER)
 
 STRUCTS = (Matrix, ConstMatrix, NormWeights, NormStats, Dropout, AdamWRange, AdamWOptions, MuonOptions)
-STRUCTS += (Epilogue, Quadratic, SwigluGradient, RotatedHeads)
+STRUCTS += (Epilogue, Quadratic, SwigluGradient, RotatedHeads, RotationGradient)
 sizes = (I64 * len(STRUCTS))()
 lib.soma_sizes(sizes)
 assert list(sizes) == [ctypes.sizeof(s) for s in STRUCTS], "the structs here are not those of ops.h"
