@@ -27,7 +27,7 @@ import soma_native as soma
 
 STEPS = 2000  # of the peer
 OURS = {
-    "steps": 350, "batch_size": 12, "lr": 5e-3, "warmup_steps": 30, "weight_decay": 0.1, "optimizer": "muon",
+    "steps": 250, "batch_size": 12, "lr": 5e-3, "warmup_steps": 30, "weight_decay": 0.1, "optimizer": "muon",
     "schedule": "wsd", "cautious_decay": True,
 }  # fmt: skip
 
