@@ -63,25 +63,35 @@ def ours(text: str, minutes: float, seed: int, threads: int) -> dict[str, Any]:
     return {"best": min(figures), "last": figures[-1], "seconds": seconds, "parameters": parameters}
 
 
+def peer(vocab_size: int, seed: int, mode: str, threads: int) -> TorchTrainer:
+    """The model and the optimizer of nanoGPT's CPU recipe in PyTorch, with our initial values."""
+    config = soma.ModelConfig.preset("nano-cpu", vocab_size=vocab_size)
+    weights = {name: array.copy() for name, array in soma.Model(config, seed=seed).parameters().items()}
+    return TorchTrainer(Workload("nano-cpu", config, LENGTH, BATCH), mode, threads, PEAK, weights)
+
+
+def peer_step(trainer: TorchTrainer, train: np.ndarray, rng: np.random.Generator, step: int, passed: float) -> None:
+    """A step of that recipe, whose cosine has `passed` this part of its way."""
+    rate = PEAK * (0.1 + 0.45 * (1 + math.cos(math.pi * passed)))
+    for group in trainer.optimizer.param_groups:
+        group["lr"] = rate * min(1.0, (step + 1) / WARM_UP)
+    at = rng.integers(0, len(train) - LENGTH, BATCH)[:, None] + np.arange(LENGTH)
+    trainer.step(trainer.batch(train[at], train[at + 1]))
+
+
 def nanogpt(text: str, minutes: float, seed: int, threads: int) -> dict[str, Any]:
     """nanoGPT's CPU recipe in PyTorch, float32, for this time with its validations."""
     alphabet, ids = np.unique(np.array(list(text)), return_inverse=True)
     ids = ids.astype(np.int64)
     cut = int(0.9 * len(ids))
     train, validation = ids[:cut], ids[cut:]
-    config = soma.ModelConfig.preset("nano-cpu", vocab_size=len(alphabet))
-    weights = {name: array.copy() for name, array in soma.Model(config, seed=seed).parameters().items()}
-    trainer = TorchTrainer(Workload("nano-cpu", config, LENGTH, BATCH), "fp32-eager", threads, PEAK, weights)
+    trainer = peer(len(alphabet), seed, "fp32-eager", threads)
     per_byte = len(validation) / len("".join(alphabet[validation]).encode()) / math.log(2)
     rng = np.random.default_rng(seed)
     figures: list[float] = []
     seconds, step, began = 60 * minutes, 0, time.perf_counter()
     while (passed := (time.perf_counter() - began) / seconds) < 1:
-        rate = PEAK * (0.1 + 0.45 * (1 + math.cos(math.pi * passed)))
-        at = rng.integers(0, len(train) - LENGTH, BATCH)[:, None] + np.arange(LENGTH)
-        for group in trainer.optimizer.param_groups:
-            group["lr"] = rate * min(1.0, (step + 1) / WARM_UP)
-        trainer.step(trainer.batch(train[at], train[at + 1]))
+        peer_step(trainer, train, rng, step, passed)
         step += 1
         if passed >= (len(figures) + 1) / 10:
             figures.append(per_byte * whole_loss(trainer, validation))

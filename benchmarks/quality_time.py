@@ -12,16 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import Workload, machine_record, print_machine, write_record
-from quality_plain import BATCH, LENGTH, PEAK, WARM_UP, whole_loss
-from torch_peer import TorchTrainer
+from common import machine_record, print_machine, write_record
+from quality_plain import LENGTH, WARM_UP, peer, peer_step, whole_loss
 
 import soma_native as soma
 
@@ -55,22 +53,16 @@ def ours(train: np.ndarray, validation: np.ndarray, vocab: int, settings: dict[s
     return {"seconds": seconds, "loss": trainer.evaluate(soma.TokenStore.from_arrays([validation]))}
 
 
-def peer(
+def theirs(
     train: np.ndarray, validation: np.ndarray, vocab: int, seed: int, target: float, threads: int, mode: str
 ) -> dict[str, Any]:
     """nanoGPT's recipe in PyTorch; stops where its loss is reached."""
-    config = soma.ModelConfig.preset("nano-cpu", vocab_size=vocab)
-    weights = {name: array.copy() for name, array in soma.Model(config, seed=seed).parameters().items()}
-    trainer = TorchTrainer(Workload("nano-cpu", config, LENGTH, BATCH), mode, threads, PEAK, weights)
+    trainer = peer(vocab, seed, mode, threads)
     rng = np.random.default_rng(seed)
     seconds = 0.0
     for step in range(STEPS):
         began = time.perf_counter()
-        warm, passed = min(1.0, (step + 1) / WARM_UP), max(0.0, (step - WARM_UP) / (STEPS - WARM_UP))
-        for group in trainer.optimizer.param_groups:
-            group["lr"] = PEAK * warm * (0.1 + 0.45 * (1 + math.cos(math.pi * passed)))
-        at = rng.integers(0, len(train) - LENGTH, BATCH)[:, None] + np.arange(LENGTH)
-        trainer.step(trainer.batch(train[at], train[at + 1]))
+        peer_step(trainer, train, rng, step, max(0.0, (step - WARM_UP) / (STEPS - WARM_UP)))
         seconds += time.perf_counter() - began
         if step + 1 >= STEPS // 2 and (step + 1) % (STEPS // 40) == 0:
             loss = whole_loss(trainer, validation)
@@ -92,7 +84,7 @@ def main() -> int:
     rows = []
     for seed in args.seeds:
         row: dict[str, Any] = {"seed": seed, "ours": ours(train, validation, len(alphabet), settings, seed)}
-        row |= {"peer": peer(train, validation, len(alphabet), seed, args.loss, args.threads, args.mode)}
+        row |= {"peer": theirs(train, validation, len(alphabet), seed, args.loss, args.threads, args.mode)}
         rows.append(row)
         print(
             f"seed {seed}: ours {row['ours']['loss']:.4f} after {row['ours']['seconds']:.2f} s, PyTorch "
