@@ -8,6 +8,7 @@
 
 #include "ops/cuda/check.h"
 #include "ops/cuda/cuda_ops.h"
+#include "ops/cuda/decode_ops.h"
 #include "ops/cuda/device_ops.h"
 
 namespace soma::cuda {
@@ -103,8 +104,6 @@ std::unique_ptr<Ops> CudaDevice::make_ops(Precision precision) {
   return std::make_unique<CudaOps>(*this, precision);
 }
 
-std::unique_ptr<Decoding> CudaDevice::make_decoding() {
-  throw std::runtime_error("generation on a GPU is not there yet: load the model with device='cpu'");
-}
+std::unique_ptr<Decoding> CudaDevice::make_decoding() { return make_cuda_decoding(*this); }
 
 }  // namespace soma::cuda
