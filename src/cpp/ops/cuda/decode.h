@@ -5,9 +5,19 @@
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
+
 #include "ops/decode.h"
 
 namespace soma::cuda {
+
+// Rows whose ids or places are arguments of one launch: these have 4 KB.
+constexpr int64_t kRowsOfLaunch = 64;
+// Calls f(first, count) for the rows of each launch.
+template <typename F>
+void each_launch(int64_t rows, F f) {
+  for (int64_t first = 0; first < rows; first += kRowsOfLaunch) f(first, std::min(kRowsOfLaunch, rows - first));
+}
 
 int64_t row_floats(WeightFormat format, int64_t inner);
 // The bits of pack_weights of the processor, in rows.
