@@ -68,9 +68,15 @@ class Outlook:
 
 
 def candidate(
-    corpus: Corpus, kind: str, config: ModelConfig, precision: str, settings: Mapping[str, Any], seq_len: int | None
+    corpus: Corpus,
+    kind: str,
+    config: ModelConfig,
+    precision: str,
+    settings: Mapping[str, Any],
+    seq_len: int | None,
+    device: str = "cpu",
 ) -> Candidate:
-    """The model with its epochs and needs; `settings` are those of `TrainConfig` that are decided."""
+    """The model with its epochs and needs on a device; `settings` are those of `TrainConfig` that are decided."""
     window = min(seq_len or config.max_seq_len, config.max_seq_len)
     characters = corpus.characters / corpus.bytes if kind == "byte" else _characters_per_token(corpus, config)
     batches = (settings["batch_size"],) if "batch_size" in settings else _BATCHES
@@ -78,7 +84,7 @@ def candidate(
     epochs = {batch: epoch_of(corpus, characters, window, batch, held_out, kind != "byte") for batch in batches}
     needs = {
         batch: training_memory(
-            config, epoch.batch, epoch.longest, precision, settings.get("optimizer", "muon"), average=True
+            config, epoch.batch, epoch.longest, precision, settings.get("optimizer", "muon"), True, device=device
         )
         for batch, epoch in epochs.items()
     }

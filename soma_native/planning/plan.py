@@ -112,6 +112,7 @@ def choose(
     minutes: float | None = None,
     fixed: Mapping[str, Any] | None = None,
     free: int | None = None,
+    device: str = "cpu",
 ) -> Plan:
     """The plan for a corpus, on a machine of this speed.
 
@@ -123,6 +124,7 @@ def choose(
             "precision", and settings of `TrainConfig`.
         free: bytes of memory that are free; None is unknown. A preset that needs more than 80% of it is left out, a
             model or preset that `fixed` asks for where it needs more than all.
+        device: where the run computes, whose memory that is.
 
     Raises:
         ValueError: no model fits into the free memory, or no document has two tokens.
@@ -134,13 +136,13 @@ def choose(
     vocab_size = vocab_size or vocabulary_for(corpus, kind)
     seq_len, preset, model = (settings.pop(name, None) for name in ("seq_len", "preset", "model"))
     precision = settings.pop("precision", "auto")
-    precision = resolve_precision(precision)[0] if speed is None else speed.precision
+    precision = resolve_precision(precision, device)[0] if speed is None else speed.precision
     if model is None:
         options = _options(corpus, kind, vocab_size, PLANNED if preset is None else (preset,), seq_len)
     else:
         options = {"the given model": model}
     candidates = {
-        name: candidate(corpus, kind, config, precision, settings, seq_len) for name, config in options.items()
+        name: candidate(corpus, kind, config, precision, settings, seq_len, device) for name, config in options.items()
     }
     fits = fitting(candidates, free, 1.0 if preset or model else COMFORTABLE)
     worthy = minutes is None and settings.get("epochs") is None and settings.get("steps") is None

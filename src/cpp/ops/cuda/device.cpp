@@ -97,6 +97,13 @@ cudaStream_t CudaDevice::stream() {
   return stream_;
 }
 
+int64_t CudaDevice::free_bytes() {
+  stream();  // makes it the GPU of this thread
+  std::size_t free = 0, total = 0;
+  check(cudaMemGetInfo(&free, &total));
+  return static_cast<int64_t>(free);
+}
+
 void CudaDevice::finish() { check(cudaStreamSynchronize(stream())); }
 
 std::unique_ptr<Ops> CudaDevice::make_ops(Precision precision) {
