@@ -244,6 +244,7 @@ def check_unrun(line: str) -> None:
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 GUIDE = [
     "README.md",
+    "docs/cuda.md",
     "docs/embedding.md",
     "docs/exporting.md",
     "docs/files.md",
