@@ -3,7 +3,10 @@
 
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "base/check.h"
 #include "handle.h"
@@ -55,6 +58,20 @@ struct DecoderHandle {
   }
 };
 
+std::span<const int32_t> span_of(const std::optional<Ids>& ids) {
+  return ids ? std::span(ids->data(), static_cast<std::size_t>(ids->size())) : std::span<const int32_t>();
+}
+
+std::vector<int32_t> list_of(const std::optional<Ids>& ids) {
+  const auto span = span_of(ids);
+  return {span.begin(), span.end()};
+}
+
+void check_size(const soma::Sampler& sampler, const Logits& logits) {
+  check(logits.size() == sampler.vocab_size(), "logits must hold vocab_size = ", sampler.vocab_size(), " numbers, got ",
+        logits.size());
+}
+
 }  // namespace
 
 void register_generation(py::module_& m) {
@@ -80,23 +97,55 @@ void register_generation(py::module_& m) {
            })
       .def("length", [](const DecoderHandle& h, int64_t row) { return h.decoder.length(row); }, py::arg("row"));
 
-  py::class_<soma::Sampler>(m, "Sampler", "Draws the next token from logits.")
+  py::class_<soma::Sampler>(m, "Sampler", "Draws the next token from logits. A rule that is not given is off.")
       .def(py::init([](int64_t vocab_size, double temperature, int64_t top_k, double top_p, double repetition_penalty,
-                       uint64_t seed, const Ids& banned_ids) {
-             const soma::SamplerConfig config{vocab_size, temperature, top_k, top_p, repetition_penalty, seed};
-             return std::make_unique<soma::Sampler>(config, banned_ids.data(), banned_ids.size());
+                       uint64_t seed, const Ids& banned_ids, double min_p, double presence_penalty,
+                       double frequency_penalty, int64_t no_repeat_ngram_size, double dry_multiplier, double dry_base,
+                       int64_t dry_allowed_length, const std::optional<Ids>& dry_breakers,
+                       std::vector<std::vector<int32_t>> dry_breaker_sequences,
+                       std::vector<std::pair<int32_t, float>> logit_bias) {
+             return std::make_unique<soma::Sampler>(soma::SamplerConfig{
+                 .vocab_size = vocab_size,
+                 .logit_bias = std::move(logit_bias),
+                 .repetition_penalty = repetition_penalty,
+                 .presence_penalty = presence_penalty,
+                 .frequency_penalty = frequency_penalty,
+                 .dry_multiplier = dry_multiplier,
+                 .dry_base = dry_base,
+                 .dry_allowed_length = dry_allowed_length,
+                 .dry_breakers = list_of(dry_breakers),
+                 .dry_breaker_sequences = std::move(dry_breaker_sequences),
+                 .no_repeat_ngram_size = no_repeat_ngram_size,
+                 .temperature = temperature,
+                 .top_k = top_k,
+                 .top_p = top_p,
+                 .min_p = min_p,
+                 .seed = seed,
+                 .banned_ids = list_of(banned_ids),
+             });
            }),
            py::kw_only(), py::arg("vocab_size"), py::arg("temperature"), py::arg("top_k"), py::arg("top_p"),
-           py::arg("repetition_penalty"), py::arg("seed"), py::arg("banned_ids"))
+           py::arg("repetition_penalty"), py::arg("seed"), py::arg("banned_ids"), py::arg("min_p") = 0.0,
+           py::arg("presence_penalty") = 0.0, py::arg("frequency_penalty") = 0.0, py::arg("no_repeat_ngram_size") = 0,
+           py::arg("dry_multiplier") = 0.0, py::arg("dry_base") = 1.75, py::arg("dry_allowed_length") = 2,
+           py::arg("dry_breakers") = py::none(), py::arg("dry_breaker_sequences") = py::tuple(),
+           py::arg("logit_bias") = py::tuple())
       .def(
           "observe", [](soma::Sampler& s, const Ids& ids) { s.observe(ids.data(), ids.size()); }, py::arg("ids"))
       .def(
           "sample",
-          [](soma::Sampler& s, const Logits& logits) {
-            check(logits.size() == s.vocab_size(), "logits must hold vocab_size = ", s.vocab_size(), " numbers, got ",
-                  logits.size());
-            const float* data = logits.data();
-            return s.sample(data);
+          [](soma::Sampler& s, const Logits& logits, const std::optional<Ids>& only) {
+            check_size(s, logits);
+            return s.sample(logits.data(), span_of(only));
           },
-          py::arg("logits"));
+          py::arg("logits"), py::arg("only") = py::none(), "With `only`, one of these ids")
+      .def(
+          "probabilities",
+          [](soma::Sampler& s, const Logits& logits, const std::optional<Ids>& only) {
+            check_size(s, logits);
+            py::array_t<double> result(logits.size());
+            s.probabilities(result.mutable_data(), logits.data(), span_of(only));
+            return result;
+          },
+          py::arg("logits"), py::arg("only") = py::none(), "What sample draws from: float64 (vocab_size,)");
 }

@@ -28,6 +28,7 @@ __all__: list[str] = [
     "Sampler",
     "TextReader",
     "TokenCounter",
+    "TokenTable",
     "Tokenizer",
     "WeightAverage",
     "WordLosses",
@@ -295,7 +296,7 @@ class Decoder:
 
 class Sampler:
     """
-    Draws the next token from logits.
+    Draws the next token from logits. A rule that is not given is off.
     """
     def __init__(
         self,
@@ -307,9 +308,38 @@ class Sampler:
         repetition_penalty: typing.SupportsFloat | typing.SupportsIndex,
         seed: typing.SupportsInt | typing.SupportsIndex,
         banned_ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+        min_p: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        presence_penalty: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        frequency_penalty: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        no_repeat_ngram_size: typing.SupportsInt | typing.SupportsIndex = 0,
+        dry_multiplier: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        dry_base: typing.SupportsFloat | typing.SupportsIndex = 1.75,
+        dry_allowed_length: typing.SupportsInt | typing.SupportsIndex = 2,
+        dry_breakers: typing.Annotated[numpy.typing.ArrayLike, numpy.int32] | None = None,
+        dry_breaker_sequences: collections.abc.Sequence[
+            collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]
+        ] = (),
+        logit_bias: collections.abc.Sequence[
+            tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]
+        ] = (),
     ) -> None: ...
     def observe(self, ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32]) -> None: ...
-    def sample(self, logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]) -> int: ...
+    def probabilities(
+        self,
+        logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+        only: typing.Annotated[numpy.typing.ArrayLike, numpy.int32] | None = None,
+    ) -> numpy.typing.NDArray[numpy.float64]:
+        """
+        What sample draws from: float64 (vocab_size,)
+        """
+    def sample(
+        self,
+        logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+        only: typing.Annotated[numpy.typing.ArrayLike, numpy.int32] | None = None,
+    ) -> int:
+        """
+        With `only`, one of these ids
+        """
 
 class NgramCounter:
     """
@@ -353,6 +383,23 @@ class KneserNey:
     def discounts(self) -> typing.Annotated[list[typing.Annotated[list[float], "FixedSize(3)"]], "FixedSize(5)"]:
         """
         D1, D2, D3 of each order, from 1 on
+        """
+
+class TokenTable:
+    """
+    The ordinary tokens of a vocabulary in the order of their bytes.
+    """
+    def containing(self, bytes: bytes) -> numpy.typing.NDArray[numpy.int32]:
+        """
+        The ids of the tokens that have these bytes in them: int32 (n,)
+        """
+    def extending(self, bytes: bytes) -> numpy.typing.NDArray[numpy.int32]:
+        """
+        The ids of the tokens that begin with these bytes and are longer: int32 (n,)
+        """
+    def inside_words(self) -> numpy.typing.NDArray[numpy.int32]:
+        """
+        The ids of the tokens that go on with a word: int32 (n,)
         """
 
 class Tokenizer:
@@ -441,6 +488,10 @@ class Tokenizer:
     def token(self, id: typing.SupportsInt | typing.SupportsIndex) -> str:
         """
         The text of a token
+        """
+    def token_table(self) -> TokenTable:
+        """
+        A new table of the ordinary tokens
         """
     @property
     def kind(self) -> str: ...
