@@ -12,6 +12,7 @@
 #include "handle.h"
 #include "model/decode_weights.h"
 #include "model/decoder.h"
+#include "model/growth.h"
 #include "model/sampler.h"
 #include "registers.h"
 
@@ -49,6 +50,45 @@ struct DecoderHandle {
     compute(model, [&] { decoder.prefill(row, data, length); });
   }
 
+  void extend(const Ids& rows, const Ids& keep, const std::vector<Ids>& ids) {
+    check(rows.ndim() == 1 && keep.ndim() == 1 && rows.shape(0) == keep.shape(0) &&
+              rows.size() == static_cast<py::ssize_t>(ids.size()),
+          "rows, keep and ids must be of the same length");
+    std::vector<soma::PromptPiece> pieces;
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      check(ids[i].ndim() == 1, "ids must have one dimension each, got ", ids[i].ndim());
+      pieces.push_back({rows.data()[i], keep.data()[i], ids[i].data(), ids[i].shape(0)});
+    }
+    compute(model, [&] { decoder.extend(pieces.data(), static_cast<int64_t>(pieces.size())); });
+  }
+
+  void copy_row(int64_t from, int64_t to, int64_t length) {
+    compute(model, [&] { decoder.copy_row(from, to, length); });
+  }
+
+  // The tokens and the error of each row.
+  std::pair<std::vector<std::vector<int32_t>>, std::vector<std::string>> grow(
+      const std::vector<int64_t>& rows, const std::vector<soma::Sampler*>& samplers, const std::vector<int64_t>& left,
+      const std::vector<int32_t>& ends, int64_t steps) {
+    check(rows.size() == samplers.size() && rows.size() == left.size(),
+          "rows, samplers and left must be of the same length");
+    std::vector<soma::Growth> growths;
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      check(decoder.length(rows[i]) > 0, "row ", rows[i], " is empty: prefill it first");
+      check(left[i] >= 1, "left must be at least 1, got ", left[i]);
+      check(samplers[i] != nullptr && samplers[i]->vocab_size() == decoder.vocab_size(),
+            "samplers must be of the model's vocabulary");
+      growths.push_back({rows[i], samplers[i], left[i]});
+    }
+    compute(model, [&] { soma::grow(decoder, growths, ends, steps); });
+    std::pair<std::vector<std::vector<int32_t>>, std::vector<std::string>> result;
+    for (soma::Growth& g : growths) {
+      result.first.push_back(std::move(g.tokens));
+      result.second.push_back(std::move(g.error));
+    }
+    return result;
+  }
+
   void step(const Ids& rows, const Ids& ids) {
     check(rows.ndim() == 1 && ids.ndim() == 1 && rows.shape(0) == ids.shape(0),
           "rows and ids must be one-dimensional and of the same length");
@@ -81,14 +121,21 @@ void register_generation(py::module_& m) {
       .def_property_readonly("bytes_per_token",
                              [](const DecodeWeightsHandle& h) { return h.weights->bytes_per_token(); });
 
-  py::class_<DecoderHandle>(m, "Decoder", "Generation with cached keys and values, one row a sequence.")
+  py::class_<DecoderHandle> decoder(m, "Decoder", "Generation with cached keys and values, one row a sequence.");
+  decoder
       .def(py::init([](ModelHandle& model, int64_t batch_size, std::optional<DecodeWeightsHandle*> weights) {
              return std::make_unique<DecoderHandle>(model, batch_size, weights.value_or(nullptr));
            }),
            py::keep_alive<1, 2>(), py::keep_alive<1, 4>(), py::arg("model"), py::arg("batch_size"),
            py::arg("weights") = py::none())
+      .def_static(
+          "bytes_per_row", [](const ModelHandle& h) { return soma::Decoder::bytes_per_row(h.transformer.config()); },
+          py::arg("model"), "Bytes of keys, values and logits of a row.")
       .def("prefill", &DecoderHandle::prefill, py::arg("row"), py::arg("ids"))
+      .def("extend", &DecoderHandle::extend, py::arg("rows"), py::arg("keep"), py::arg("ids"),
+           "Reads pieces of prompts: each row keeps its first `keep` tokens, and its ids follow.")
       .def("step", &DecoderHandle::step, py::arg("rows"), py::arg("ids"))
+      .def("copy_row", &DecoderHandle::copy_row, py::arg("from_row"), py::arg("to_row"), py::arg("length"))
       .def("logits",
            [](const py::object& self) {
              auto& handle = self.cast<DecoderHandle&>();
@@ -148,4 +195,11 @@ void register_generation(py::module_& m) {
             return result;
           },
           py::arg("logits"), py::arg("only") = py::none(), "What sample draws from: float64 (vocab_size,)");
+
+  // After the class of its samplers, which the stub names.
+  decoder.def(
+      "grow", &DecoderHandle::grow, py::arg("rows"), py::arg("samplers"), py::arg("left"), py::arg("ends"),
+      py::arg("steps"),
+      "Draws and appends at most `steps` tokens a row: (tokens, errors). A token of `ends`, the last of `left` and "
+      "one that does not fit are not appended.");
 }

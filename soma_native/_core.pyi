@@ -280,9 +280,40 @@ class Decoder:
     """
     Generation with cached keys and values, one row a sequence.
     """
+    @staticmethod
+    def bytes_per_row(model: Model) -> int:
+        """
+        Bytes of keys, values and logits of a row.
+        """
     def __init__(
         self, model: Model, batch_size: typing.SupportsInt | typing.SupportsIndex, weights: DecodeWeights | None = None
     ) -> None: ...
+    def copy_row(
+        self,
+        from_row: typing.SupportsInt | typing.SupportsIndex,
+        to_row: typing.SupportsInt | typing.SupportsIndex,
+        length: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None: ...
+    def extend(
+        self,
+        rows: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+        keep: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+        ids: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.int32]],
+    ) -> None:
+        """
+        Reads pieces of prompts: each row keeps its first `keep` tokens, and its ids follow.
+        """
+    def grow(
+        self,
+        rows: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+        samplers: collections.abc.Sequence[Sampler],
+        left: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+        ends: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+        steps: typing.SupportsInt | typing.SupportsIndex,
+    ) -> tuple[list[list[int]], list[str]]:
+        """
+        Draws and appends at most `steps` tokens a row: (tokens, errors). A token of `ends`, the last of `left` and one that does not fit are not appended.
+        """
     def length(self, row: typing.SupportsInt | typing.SupportsIndex) -> int: ...
     def logits(self) -> numpy.typing.NDArray[numpy.float32]: ...
     def prefill(

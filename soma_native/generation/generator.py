@@ -15,6 +15,7 @@ from soma_native.checkpoint.hf_config import end_token, start_token, token_ids
 from soma_native.core import _core
 from soma_native.errors import ArgumentError, ArgumentTypeError
 from soma_native.generation.sampling import DEFAULTS, WEIGHTS, MoreSettings, Sampling
+from soma_native.generation.sequence import Sequence
 from soma_native.generation.text_writer import TextWriter
 from soma_native.model.model import Model
 from soma_native.tokenizer.tokenizer import Tokenizer
@@ -275,56 +276,47 @@ class Generator:
     def _run(self, prompts: list[str], sampling: Sampling) -> Iterator[tuple[int, str]]:
         """Encode the prompts now, and return an iterator of (row, piece)."""
         sampling.check_ids(self._model.config.vocab_size)
-        ids = [self._encode(prompt) for prompt in prompts]
-        if not ids or sampling.max_tokens == 0:
-            return iter(())
-        return self._decode(prompts, ids, sampling)
+        sequences = [self._sequence(prompt, sampling) for prompt in prompts]
+        return self._decode(sequences, sampling)
 
-    def _decode(self, prompts: list[str], prompt_ids: list[list[int]], sampling: Sampling) -> Iterator[tuple[int, str]]:
-        window = self._model.config.max_seq_len
-        decoder = _core.Decoder(self._model._core, len(prompts), self._weights)
-        samplers, histories, writers = [], [], []
-        for row, ids in enumerate(prompt_ids):
-            sampler = self._sampler(sampling)
-            sampler.observe(np.array(ids, dtype=np.int32))
-            decoder.prefill(row, np.array(ids[-window:], dtype=np.int32))
-            samplers.append(sampler)
-            histories.append(ids[-window:])
-            writers.append(TextWriter(self._needs_space(prompts[row]), sampling.stop))
-        active = list(range(len(prompts)))
+    def _sequence(self, prompt: str, sampling: Sampling) -> Sequence:
+        return Sequence(
+            self._encode(_text("prompt", prompt)),
+            TextWriter(self._needs_space(prompt), sampling.stop),
+            self._piece,
+            window=self._model.config.max_seq_len,
+            most=sampling.max_tokens,
+            ends=self._end_ids,
+        )
+
+    def _decode(self, sequences: list[Sequence], sampling: Sampling) -> Iterator[tuple[int, str]]:
+        rows = [row for row, sequence in enumerate(sequences) if sequence.finish_reason is None]
+        if not rows:
+            return
+        decoder = _core.Decoder(self._model._core, len(sequences), self._weights)
+        samplers = {}
+        for row in rows:
+            samplers[row] = self._sampler(sampling, sequences[row])
+            decoder.prefill(row, np.array(sequences[row].context, dtype=np.int32))
         logits = list(decoder.logits())  # views, which each step overwrites
-        for count in range(1, sampling.max_tokens + 1):
-            going, rows, ids = [], [], []
-            for row in active:
-                token = samplers[row].sample(logits[row])
-                writer = writers[row]
-                ended = token in self._end_ids
-                if not ended:
-                    piece = writer.write(self._piece(token))
-                    if piece:
-                        yield row, piece
-                if ended or writer.stopped or count == sampling.max_tokens:
-                    rest = writer.finish()
-                    if rest:
-                        yield row, rest
-                    continue
-                going.append(row)
-                history = histories[row]
-                history.append(token)
-                if len(history) > window:
-                    del history[: -max(1, window // 2)]
-                    decoder.prefill(row, np.array(history, dtype=np.int32))
-                else:
-                    rows.append(row)
-                    ids.append(token)
-            if rows:
-                decoder.step(np.array(rows, dtype=np.int32), np.array(ids, dtype=np.int32))
-            active = going
-            if not active:
-                return
+        while rows:
+            for row in rows:
+                piece = sequences[row].add(samplers[row].sample(logits[row]))
+                if piece:
+                    yield row, piece
+            rows = [row for row in rows if sequences[row].finish_reason is None]
+            stepping = [row for row in rows if len(sequences[row].context) == decoder.length(row) + 1]
+            for row in rows:
+                if row not in stepping:  # the context was full
+                    decoder.prefill(row, np.array(sequences[row].context, dtype=np.int32))
+            ids = [sequences[row].context[-1] for row in stepping]
+            decoder.step(np.array(stepping, dtype=np.int32), np.array(ids, dtype=np.int32))
 
-    def _sampler(self, sampling: Sampling) -> _core.Sampler:
-        return sampling.sampler(self._tok, self._model.config.vocab_size, self._banned, sampling.fresh_seed())
+    def _sampler(self, sampling: Sampling, sequence: Sequence) -> _core.Sampler:
+        seed = sampling.fresh_seed()
+        sampler = sampling.sampler(self._tok, self._model.config.vocab_size, self._banned, seed)
+        sampler.observe(np.array(sequence.prompt_ids, dtype=np.int32))
+        return sampler
 
     def _encode(self, prompt: str) -> list[int]:
         ids = self._tok.encode(prompt)
