@@ -28,6 +28,7 @@ __all__: list[str] = [
     "Sampler",
     "TextReader",
     "TokenCounter",
+    "TokenTable",
     "Tokenizer",
     "WeightAverage",
     "WordLosses",
@@ -279,9 +280,40 @@ class Decoder:
     """
     Generation with cached keys and values, one row a sequence.
     """
+    @staticmethod
+    def bytes_per_row(model: Model) -> int:
+        """
+        Bytes of keys, values and logits of a row.
+        """
     def __init__(
         self, model: Model, batch_size: typing.SupportsInt | typing.SupportsIndex, weights: DecodeWeights | None = None
     ) -> None: ...
+    def copy_row(
+        self,
+        from_row: typing.SupportsInt | typing.SupportsIndex,
+        to_row: typing.SupportsInt | typing.SupportsIndex,
+        length: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None: ...
+    def extend(
+        self,
+        rows: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+        keep: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+        ids: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.int32]],
+    ) -> None:
+        """
+        Reads pieces of prompts: each row keeps its first `keep` tokens, and its ids follow.
+        """
+    def grow(
+        self,
+        rows: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+        samplers: collections.abc.Sequence[Sampler],
+        left: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+        ends: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+        steps: typing.SupportsInt | typing.SupportsIndex,
+    ) -> tuple[list[list[int]], list[str]]:
+        """
+        Draws and appends at most `steps` tokens a row: (tokens, errors). A token of `ends`, the last of `left` and one that does not fit are not appended.
+        """
     def length(self, row: typing.SupportsInt | typing.SupportsIndex) -> int: ...
     def logits(self) -> numpy.typing.NDArray[numpy.float32]: ...
     def prefill(
@@ -295,7 +327,7 @@ class Decoder:
 
 class Sampler:
     """
-    Draws the next token from logits.
+    Draws the next token from logits. A rule that is not given is off.
     """
     def __init__(
         self,
@@ -307,9 +339,38 @@ class Sampler:
         repetition_penalty: typing.SupportsFloat | typing.SupportsIndex,
         seed: typing.SupportsInt | typing.SupportsIndex,
         banned_ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+        min_p: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        presence_penalty: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        frequency_penalty: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        no_repeat_ngram_size: typing.SupportsInt | typing.SupportsIndex = 0,
+        dry_multiplier: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        dry_base: typing.SupportsFloat | typing.SupportsIndex = 1.75,
+        dry_allowed_length: typing.SupportsInt | typing.SupportsIndex = 2,
+        dry_breakers: typing.Annotated[numpy.typing.ArrayLike, numpy.int32] | None = None,
+        dry_breaker_sequences: collections.abc.Sequence[
+            collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]
+        ] = (),
+        logit_bias: collections.abc.Sequence[
+            tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]
+        ] = (),
     ) -> None: ...
     def observe(self, ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32]) -> None: ...
-    def sample(self, logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]) -> int: ...
+    def probabilities(
+        self,
+        logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+        only: typing.Annotated[numpy.typing.ArrayLike, numpy.int32] | None = None,
+    ) -> numpy.typing.NDArray[numpy.float64]:
+        """
+        What sample draws from: float64 (vocab_size,)
+        """
+    def sample(
+        self,
+        logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+        only: typing.Annotated[numpy.typing.ArrayLike, numpy.int32] | None = None,
+    ) -> int:
+        """
+        With `only`, one of these ids
+        """
 
 class NgramCounter:
     """
@@ -353,6 +414,23 @@ class KneserNey:
     def discounts(self) -> typing.Annotated[list[typing.Annotated[list[float], "FixedSize(3)"]], "FixedSize(5)"]:
         """
         D1, D2, D3 of each order, from 1 on
+        """
+
+class TokenTable:
+    """
+    The ordinary tokens of a vocabulary in the order of their bytes.
+    """
+    def containing(self, bytes: bytes) -> numpy.typing.NDArray[numpy.int32]:
+        """
+        The ids of the tokens that have these bytes in them: int32 (n,)
+        """
+    def extending(self, bytes: bytes) -> numpy.typing.NDArray[numpy.int32]:
+        """
+        The ids of the tokens that begin with these bytes and are longer: int32 (n,)
+        """
+    def inside_words(self) -> numpy.typing.NDArray[numpy.int32]:
+        """
+        The ids of the tokens that go on with a word: int32 (n,)
         """
 
 class Tokenizer:
@@ -441,6 +519,10 @@ class Tokenizer:
     def token(self, id: typing.SupportsInt | typing.SupportsIndex) -> str:
         """
         The text of a token
+        """
+    def token_table(self) -> TokenTable:
+        """
+        A new table of the ordinary tokens
         """
     @property
     def kind(self) -> str: ...

@@ -1,0 +1,65 @@
+"""One text that grows token by token: what the model reads next, what was written, and how the text ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from soma_native.generation.text_writer import TextWriter
+
+
+class Sequence:
+    """A prompt and its continuation so far. Each drawn token goes to `add`, until there is a `finish_reason`.
+
+    Args:
+        ids: the tokens of the prompt.
+        writer: turns the continuation into text.
+        piece: the bytes of a token.
+        window: most tokens of a context, `max_seq_len`.
+        most: most tokens to add.
+        ends: the tokens that end the text.
+    """
+
+    def __init__(
+        self,
+        ids: list[int],
+        writer: TextWriter,
+        piece: Callable[[int], bytes],
+        *,
+        window: int,
+        most: int,
+        ends: Collection[int],
+    ) -> None:
+        self.prompt_ids = ids
+        self.context = ids[-window:]  # the tokens that the model has to read before the next one is drawn
+        self.tokens: list[int] = []  # of the continuation
+        self.finish_reason: str | None = None if most else "length"
+        self._writer = writer
+        self._piece = piece
+        self._window = window
+        self._most = most
+        self._ends = ends
+
+    @property
+    def left(self) -> int:
+        """The tokens that may still come."""
+        return self._most - len(self.tokens)
+
+    def add(self, token: int) -> str:
+        """Add the next token. Returns the text that is certain now, often "", and the rest of it at the end.
+
+        A token that fills the context makes `context` shorter: its last `window // 2` tokens, to be read again.
+        """
+        if token in self._ends:
+            self.finish_reason = "stop"
+            return self._writer.finish()
+        self.tokens.append(token)
+        text = self._writer.write(self._piece(token))
+        if not self.left:
+            text += self._writer.finish()
+            self.finish_reason = "length"
+        if self._writer.stopped:
+            self.finish_reason = "stop"
+        self.context.append(token)
+        if len(self.context) > self._window:
+            del self.context[: -max(1, self._window // 2)]
+        return text
