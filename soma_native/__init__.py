@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from soma_native.data.token_store import TokenStore
     from soma_native.errors import CheckpointError
     from soma_native.generation.generator import Generator
+    from soma_native.generation.scoring import Scores
     from soma_native.model.config import ModelConfig
     from soma_native.model.model import Model
     from soma_native.optim.adamw import AdamW
@@ -43,6 +44,7 @@ _LAZY = {
     "ModelConfig": "model.config",
     "Muon": "optim.muon",
     "Plan": "planning.plan",
+    "Scores": "generation.scoring",
     "Tokenizer": "tokenizer.tokenizer",
     "TokenStore": "data.token_store",
     "TrainConfig": "training.config",
@@ -83,6 +85,7 @@ __all__ = [
     "ModelConfig",
     "Muon",
     "Plan",
+    "Scores",
     "TokenStore",
     "Tokenizer",
     "TrainConfig",
