@@ -33,8 +33,8 @@ LONG_FILES = {"src/cpp/tokenizer/unicode_tables.cpp": "generated tables"}
 
 # Names of the public surface. Removing one breaks other people's programs.
 PUBLIC = (
-    "AdamW CheckpointError Floor Generator Model ModelConfig Muon Plan TokenStore Tokenizer TrainConfig Trainer "
-    "__version__ active_isa available_isas export_gguf get_num_threads import_soma_pickle load plan save "
+    "AdamW CheckpointError Completion Floor Generator Model ModelConfig Muon Plan TokenStore Tokenizer TrainConfig "
+    "Trainer __version__ active_isa available_isas export_gguf get_num_threads import_soma_pickle load plan save "
     "set_num_threads text_floor train"
 )
 PUBLIC_MEMBERS = {
@@ -45,7 +45,7 @@ PUBLIC_MEMBERS = {
     "AdamW": "step",
     "Muon": "step",
     "Trainer": "fit",
-    "Generator": "generate generate_batch stream",
+    "Generator": "generate generate_batch stream complete",
 }
 
 
