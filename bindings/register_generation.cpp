@@ -14,6 +14,7 @@
 #include "model/decoder.h"
 #include "model/growth.h"
 #include "model/sampler.h"
+#include "model/token_score.h"
 #include "registers.h"
 
 namespace {
@@ -98,13 +99,8 @@ struct DecoderHandle {
   }
 };
 
-std::span<const int32_t> span_of(const std::optional<Ids>& ids) {
-  return ids ? std::span(ids->data(), static_cast<std::size_t>(ids->size())) : std::span<const int32_t>();
-}
-
 std::vector<int32_t> list_of(const std::optional<Ids>& ids) {
-  const auto span = span_of(ids);
-  return {span.begin(), span.end()};
+  return ids ? std::vector<int32_t>(ids->data(), ids->data() + ids->size()) : std::vector<int32_t>();
 }
 
 void check_size(const soma::Sampler& sampler, const Logits& logits) {
@@ -180,21 +176,33 @@ void register_generation(py::module_& m) {
       .def(
           "observe", [](soma::Sampler& s, const Ids& ids) { s.observe(ids.data(), ids.size()); }, py::arg("ids"))
       .def(
+          "restrict_next", [](soma::Sampler& s, const Ids& ids) { s.restrict_next(list_of(ids)); }, py::arg("ids"),
+          "The next draw takes one of these ids")
+      .def(
           "sample",
-          [](soma::Sampler& s, const Logits& logits, const std::optional<Ids>& only) {
+          [](soma::Sampler& s, const Logits& logits) {
             check_size(s, logits);
-            return s.sample(logits.data(), span_of(only));
+            return s.sample(logits.data());
           },
-          py::arg("logits"), py::arg("only") = py::none(), "With `only`, one of these ids")
+          py::arg("logits"))
       .def(
           "probabilities",
-          [](soma::Sampler& s, const Logits& logits, const std::optional<Ids>& only) {
+          [](soma::Sampler& s, const Logits& logits) {
             check_size(s, logits);
             py::array_t<double> result(logits.size());
-            s.probabilities(result.mutable_data(), logits.data(), span_of(only));
+            s.probabilities(result.mutable_data(), logits.data());
             return result;
           },
-          py::arg("logits"), py::arg("only") = py::none(), "What sample draws from: float64 (vocab_size,)");
+          py::arg("logits"), "What sample draws from: float64 (vocab_size,)");
+
+  m.def(
+      "score_token",
+      [](const Logits& logits, int32_t id, int64_t top) {
+        auto score = soma::score_token({logits.data(), static_cast<std::size_t>(logits.size())}, id, top);
+        return std::pair(score.log_probability, std::move(score.top));
+      },
+      py::arg("logits"), py::arg("id"), py::arg("top"),
+      "The log-probability of an id, and the `top` most likely ids with theirs");
 
   // After the class of its samplers, which the stub names.
   decoder.def(

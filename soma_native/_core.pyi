@@ -60,6 +60,7 @@ __all__: list[str] = [
     "open_backend",
     "option_limits",
     "parameter_shapes",
+    "score_token",
     "set_isa",
     "set_num_threads",
     "teacher_floats",
@@ -374,21 +375,16 @@ class Sampler:
     ) -> None: ...
     def observe(self, ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32]) -> None: ...
     def probabilities(
-        self,
-        logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
-        only: typing.Annotated[numpy.typing.ArrayLike, numpy.int32] | None = None,
+        self, logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]
     ) -> numpy.typing.NDArray[numpy.float64]:
         """
         What sample draws from: float64 (vocab_size,)
         """
-    def sample(
-        self,
-        logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
-        only: typing.Annotated[numpy.typing.ArrayLike, numpy.int32] | None = None,
-    ) -> int:
+    def restrict_next(self, ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32]) -> None:
         """
-        With `only`, one of these ids
+        The next draw takes one of these ids
         """
+    def sample(self, logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]) -> int: ...
 
 class NgramCounter:
     """
@@ -812,6 +808,15 @@ def option_limits() -> dict[str, tuple[typing.Any, typing.Any]]:
 def parameter_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     """
     Shapes of a model's parameters by name, without building it.
+    """
+
+def score_token(
+    logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+    id: typing.SupportsInt | typing.SupportsIndex,
+    top: typing.SupportsInt | typing.SupportsIndex,
+) -> tuple[float, list[tuple[int, float]]]:
+    """
+    The log-probability of an id, and the `top` most likely ids with theirs
     """
 
 def set_isa(name: str) -> None:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from soma_native._checks import choice, instance
+from soma_native._checks import choice, instance, integer
 from soma_native.checkpoint.hf_config import end_token, start_token, token_ids
 from soma_native.core import _core
 from soma_native.errors import ArgumentError, ArgumentTypeError
-from soma_native.generation.sampling import DEFAULTS, WEIGHTS, MoreSettings, Sampling
+from soma_native.generation.completion import Completion
+from soma_native.generation.sampling import DEFAULTS, WEIGHTS, MoreSettings, Sampling, Settings
 from soma_native.generation.scoring import Scorer
 from soma_native.generation.sequence import Sequence
 from soma_native.generation.text_writer import TextWriter
@@ -274,6 +275,61 @@ class Generator(Scorer):
         run = self._run([_text("prompt", prompt)], sampling)
         return (piece for _, piece in run)
 
+    def complete(self, prompt: str, n: int = 1, logprobs: int = 0, **settings: Unpack[Settings]) -> list[Completion]:
+        """Continuations of a prompt with their tokens and probabilities. They are decoded together.
+
+        The first is the text that `generate` adds to the prompt. The prompt is read once for all of them.
+
+        Args:
+            prompt: the text to continue.
+            n: how many continuations.
+            logprobs: how many of the likeliest tokens to give for each place (`Completion.top`).
+            **settings: the keywords of `generate`. Continuation i has the seed `(seed + i) % 2**64`.
+
+        Raises:
+            TypeError, ValueError: as `generate`; `n` is below 1; `logprobs` is not from 0 to the vocabulary's size.
+
+        >>> import soma_native as soma
+        >>> tok = soma.Tokenizer.train(["the cat sat on the mat"], kind="word")
+        >>> config = soma.ModelConfig(
+        ...     vocab_size=tok.vocab_size, d_model=8, n_layers=1, n_heads=2, d_ff=16, max_seq_len=16)
+        >>> gen = soma.Generator(soma.Model(config, seed=0), tok)
+        >>> first, second = gen.complete("the cat", n=2, logprobs=3, max_tokens=4, seed=1)
+        >>> "the cat" + first.text == gen.generate("the cat", max_tokens=4, seed=1), first.finish_reason
+        (True, 'length')
+        >>> "the cat" + second.text == gen.generate("the cat", max_tokens=4, seed=2), len(second.top[0])
+        (True, 3)
+        """
+        n = integer("n", n, 1, 1 << 16)
+        logprobs = integer("logprobs", logprobs, 0, self._model.config.vocab_size)
+        sampling = Sampling.of(**settings)
+        sampling.check_ids(self._model.config.vocab_size)
+        first = self._sequence(prompt, sampling)
+        sequences = [first, *(first.again(self._writer(prompt, sampling)) for _ in range(1, n))]
+        texts = [""] * n
+        scores: list[list[tuple[float, list[tuple[int, float]]]]] = [[] for _ in range(n)]
+        if sampling.max_tokens > 0:
+            decoder = _core.Decoder(self._model._core, n, self._weights)
+            decoder.prefill(0, np.array(first.context, dtype=np.int32))
+            seed, logits = sampling.fresh_seed(), decoder.logits()
+            for row in range(1, n):
+                decoder.copy_row(0, row, len(first.context))
+            samplers = {i: self._sampler(sampling, s, (seed + i) % (1 << 64)) for i, s in enumerate(sequences)}
+            for row, token, piece in self._draw(decoder, sequences, samplers):
+                texts[row] += piece
+                if token not in self._end_ids:
+                    scores[row].append(_core.score_token(logits[row], token, logprobs))
+        return [
+            Completion(
+                texts[row],
+                tuple(sequences[row].tokens),
+                tuple(score for score, _ in scores[row]),
+                tuple(tuple(top) for _, top in scores[row]),
+                sequences[row].finish_reason or "length",
+            )
+            for row in range(n)
+        ]
+
     def _run(self, prompts: list[str], sampling: Sampling) -> Iterator[tuple[int, str]]:
         """Encode the prompts now, and return an iterator of (row, piece)."""
         sampling.check_ids(self._model.config.vocab_size)
@@ -283,7 +339,7 @@ class Generator(Scorer):
     def _sequence(self, prompt: str, sampling: Sampling) -> Sequence:
         return Sequence(
             self._encode(_text("prompt", prompt)),
-            TextWriter(self._needs_space(prompt), sampling.stop),
+            self._writer(prompt, sampling),
             self._piece,
             window=self._model.config.max_seq_len,
             most=sampling.max_tokens,
@@ -297,14 +353,22 @@ class Generator(Scorer):
         decoder = _core.Decoder(self._model._core, len(sequences), self._weights)
         samplers = {}
         for row in rows:
-            samplers[row] = self._sampler(sampling, sequences[row])
             decoder.prefill(row, np.array(sequences[row].context, dtype=np.int32))
+            samplers[row] = self._sampler(sampling, sequences[row], sampling.fresh_seed())
+        for row, _, piece in self._draw(decoder, sequences, samplers):
+            if piece:
+                yield row, piece
+
+    def _draw(
+        self, decoder: _core.Decoder, sequences: list[Sequence], samplers: dict[int, _core.Sampler]
+    ) -> Iterator[tuple[int, int, str]]:
+        """Let the rows of `samplers` grow to their ends: (row, token, text). The logits of the row are those before."""
+        rows = list(samplers)
         logits = list(decoder.logits())  # views, which each step overwrites
         while rows:
             for row in rows:
-                piece = sequences[row].add(samplers[row].sample(logits[row]))
-                if piece:
-                    yield row, piece
+                token = samplers[row].sample(logits[row])
+                yield row, token, sequences[row].add(token)
             rows = [row for row in rows if sequences[row].finish_reason is None]
             stepping = [row for row in rows if len(sequences[row].context) == decoder.length(row) + 1]
             for row in rows:
@@ -313,8 +377,7 @@ class Generator(Scorer):
             ids = [sequences[row].context[-1] for row in stepping]
             decoder.step(np.array(stepping, dtype=np.int32), np.array(ids, dtype=np.int32))
 
-    def _sampler(self, sampling: Sampling, sequence: Sequence) -> _core.Sampler:
-        seed = sampling.fresh_seed()
+    def _sampler(self, sampling: Sampling, sequence: Sequence, seed: int) -> _core.Sampler:
         sampler = sampling.sampler(self._tok, self._model.config.vocab_size, self._banned, seed)
         sampler.observe(np.array(sequence.prompt_ids, dtype=np.int32))
         return sampler
@@ -332,11 +395,9 @@ class Generator(Scorer):
             _log.warning("the prompt %r has no token of the vocabulary", prompt)
         return [self._start_id]
 
-    def _needs_space(self, prompt: str) -> bool | None:
-        """Whether a space comes before the first word; None for tokens that hold their own spaces."""
-        if self._tok.kind != "word":
-            return None
-        return bool(prompt) and not prompt[-1].isspace()
+    def _writer(self, prompt: str, sampling: Sampling) -> TextWriter:
+        space = bool(prompt) and not prompt[-1].isspace()  # before the first word
+        return TextWriter(space if self._tok.kind == "word" else None, sampling.stop)
 
     def _piece(self, token: int) -> bytes:
         piece = self._pieces.get(token)

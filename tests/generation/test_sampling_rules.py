@@ -173,18 +173,28 @@ def test_biases_rule_out_and_force() -> None:
     assert sampler(4, logit_bias=everything, banned=[0], **greedy).sample(logits) == 1
 
 
-def test_one_of_some_ids() -> None:
+def test_the_next_id_is_one_of_some() -> None:
     rng = np.random.default_rng(0)
     logits = rng.normal(0, 1, V).astype(np.float32)
-    only = np.array([7, 3, 21], np.int32)
+    some = np.array([7, 3, 21], np.int32)
+
+    def restricted(**options: Any) -> _core.Sampler:
+        one = sampler(**options)
+        read(one, some.tolist())
+        one.restrict_next(some)
+        return one
+
     wanted = np.full(V, -np.inf, np.float32)
-    wanted[only] = logits[only]
-    np.testing.assert_allclose(sampler().probabilities(logits, only), softmax(wanted), rtol=1e-6)
-    assert sampler(temperature=0.0).sample(logits, only) == only[logits[only].argmax()]
-    read(one := sampler(no_repeat_ngram_size=1), only.tolist())
-    assert one.sample(logits, only) in only, "the rule gives way, the choice does not"
+    wanted[some] = logits[some]
+    np.testing.assert_allclose(restricted().probabilities(logits), softmax(wanted), rtol=1e-6)
+    one = restricted(temperature=0.0)
+    assert one.sample(logits) == some[logits[some].argmax()]
+    assert one.sample(logits) == logits.argmax() not in some, "the one after it is any"
+    assert restricted(no_repeat_ngram_size=1).sample(logits) in some, "rules give way, the restriction does not"
     logits[0] = np.nan
-    assert sampler().sample(logits, only) in only
+    assert restricted().sample(logits) in some
+    with pytest.raises(ValueError, match="ids must be from 0"):
+        sampler().restrict_next(np.array([V], np.int32))
 
 
 @pytest.mark.parametrize(

@@ -33,8 +33,8 @@ LONG_FILES = {"src/cpp/tokenizer/unicode_tables.cpp": "generated tables"}
 
 # Names of the public surface. Removing one breaks other people's programs.
 PUBLIC = (
-    "AdamW CheckpointError Floor Generator Model ModelConfig Muon Plan Scores TokenStore Tokenizer TrainConfig Trainer "
-    "__version__ active_isa available_isas export_gguf get_num_threads import_soma_pickle load plan save "
+    "AdamW CheckpointError Completion Floor Generator Model ModelConfig Muon Plan Scores TokenStore Tokenizer TrainConfig "
+    "Trainer __version__ active_isa available_isas export_gguf get_num_threads import_soma_pickle load plan save "
     "set_num_threads text_floor train"
 )
 PUBLIC_MEMBERS = {
@@ -44,7 +44,7 @@ PUBLIC_MEMBERS = {
     "Model": "config precision num_parameters parameters gradients forward hidden loss loss_and_grad zero_grad",
     **dict.fromkeys(("AdamW", "Muon"), "step"),
     "Trainer": "fit",
-    "Generator": "generate generate_batch stream score score_batch embed",
+    "Generator": "generate generate_batch stream complete score score_batch embed",
     "Scores": "text tokens offsets logprobs ranks top total loss perplexity bits_per_byte",
 }
 

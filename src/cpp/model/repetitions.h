@@ -7,9 +7,9 @@
 
 namespace soma {
 
-// The suffix automaton of all tokens so far (Blumer et al., "The smallest automaton recognizing the subwords of a text",
-// 1985), built online: n tokens take O(n) time and memory in all. A state is a set of parts of the text that end at the
-// same places.
+// The suffix automaton of all tokens so far (Blumer et al., "The smallest automaton recognizing the subwords of a
+// text", 1985), built online: n tokens take O(n) time and memory in all. A state is a set of parts of the text that end
+// at the same places.
 class Repetitions {
  public:
   void add(int32_t token);

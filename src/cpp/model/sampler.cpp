@@ -70,6 +70,11 @@ void Sampler::observe(const int32_t* ids, int64_t count) {
   for (int64_t i = 0; i < count; ++i) see(ids[i]);
 }
 
+void Sampler::restrict_next(std::span<const int32_t> ids) {
+  check_ids("ids", ids, config_.vocab_size);
+  next_.assign(ids.begin(), ids.end());
+}
+
 void Sampler::see(int32_t id) {
   if (!seen_[static_cast<std::size_t>(id)]) {
     seen_[static_cast<std::size_t>(id)] = 1;
@@ -88,13 +93,13 @@ void Sampler::see(int32_t id) {
 }
 
 // Copies the logits. What may not be drawn gets -infinity.
-void Sampler::take(const float* logits, std::span<const int32_t> only) {
+void Sampler::take(const float* logits) {
   const auto v = static_cast<std::size_t>(config_.vocab_size);
-  if (only.empty()) {
+  if (next_.empty()) {
     logits_.assign(logits, logits + v);
   } else {
     logits_.assign(v, -INFINITY);
-    for (const int32_t id : only) logits_[static_cast<std::size_t>(id)] = logits[id];
+    for (const int32_t id : next_) logits_[static_cast<std::size_t>(id)] = logits[id];
   }
   for (const int32_t id : config_.banned_ids) logits_[static_cast<std::size_t>(id)] = -INFINITY;
 }
@@ -161,9 +166,8 @@ void Sampler::resize_candidates(std::size_t count) {
   candidates_.erase(end, candidates_.end());
 }
 
-double Sampler::weigh(const float* logits, std::span<const int32_t> only) {
-  check_ids("only", only, config_.vocab_size);
-  take(logits, only);
+double Sampler::weigh(const float* logits) {
+  take(logits);
   int broken = 0;
   for (const float logit : logits_) broken |= static_cast<int>(!(logit < INFINITY));
   check(broken == 0, "a logit is not finite: the model's weights are broken or were trained to divergence");
@@ -173,7 +177,7 @@ double Sampler::weigh(const float* logits, std::span<const int32_t> only) {
   const int64_t kept = std::min(top_k, allowed);
   choose_candidates(kept);
   if (candidates_.empty()) {  // the rules leave nothing, so they do not count
-    take(logits, only);
+    take(logits);
     choose_candidates(kept);
     check(!candidates_.empty(), "every logit that may be drawn is -infinity: the model's weights are broken");
   }
@@ -212,14 +216,14 @@ double Sampler::weigh(const float* logits, std::span<const int32_t> only) {
   return total;
 }
 
-void Sampler::probabilities(double* out, const float* logits, std::span<const int32_t> only) {
-  const double total = weigh(logits, only);
+void Sampler::probabilities(double* out, const float* logits) {
+  const double total = weigh(logits);
   std::fill(out, out + config_.vocab_size, 0.0);
   for (std::size_t i = 0; i < weights_.size(); ++i) out[candidates_[i].id] = weights_[i] / total;
 }
 
-int32_t Sampler::sample(const float* logits, std::span<const int32_t> only) {
-  const double total = weigh(logits, only);
+int32_t Sampler::sample(const float* logits) {
+  const double total = weigh(logits);
   std::size_t pick = 0;
   if (config_.temperature > 0) {
     uint32_t words[4];
@@ -229,6 +233,7 @@ int32_t Sampler::sample(const float* logits, std::span<const int32_t> only) {
     while (pick + 1 < weights_.size() && remaining >= weights_[pick]) remaining -= weights_[pick++];
   }
   ++draws_;
+  next_.clear();
   const int32_t chosen = candidates_[pick].id;
   if (!drawn_.empty() && drawn_[static_cast<std::size_t>(chosen)]++ == 0) drawn_ids_.push_back(chosen);
   see(chosen);

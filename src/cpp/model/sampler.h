@@ -53,13 +53,15 @@ class Sampler {
   // Reads the ids of a prompt, for all rules that look at the text.
   void observe(const int32_t* ids, int64_t count);
 
-  // Draws an id from logits(V), observes it and returns it; with `only`, one of these ids. Of equal logits the smaller
-  // id wins. Where the rules leave no id, they do not count. Throws std::invalid_argument if a logit is NaN or
-  // +infinity.
-  int32_t sample(const float* logits, std::span<const int32_t> only = {});
+  // The next draw takes one of these ids.
+  void restrict_next(std::span<const int32_t> ids);
+
+  // Draws an id from logits(V), observes it and returns it. Of equal logits the smaller id wins. Where the rules leave
+  // no id, they do not count. Throws std::invalid_argument if a logit is NaN or +infinity.
+  int32_t sample(const float* logits);
 
   // The distribution that sample() draws from, as probabilities(V).
-  void probabilities(double* out, const float* logits, std::span<const int32_t> only = {});
+  void probabilities(double* out, const float* logits);
 
  private:
   struct Candidate {
@@ -70,10 +72,10 @@ class Sampler {
   static bool better(const Candidate& a, const Candidate& b);
   bool finds_repetitions() const { return config_.no_repeat_ngram_size > 0 || config_.dry_multiplier > 0; }
   void see(int32_t id);
-  void take(const float* logits, std::span<const int32_t> only);
+  void take(const float* logits);
   void apply_rules();
   // Finds the candidates and their weights. Returns the sum of the weights.
-  double weigh(const float* logits, std::span<const int32_t> only);
+  double weigh(const float* logits);
   void choose_candidates(int64_t kept);
   void resize_candidates(std::size_t count);
 
@@ -86,6 +88,7 @@ class Sampler {
   std::vector<int32_t> text_;    // where breakers of several ids look for their last ones
   int64_t since_breaker_ = 0;
   Repetitions repetitions_;
+  std::vector<int32_t> next_;  // what the next draw takes one of; empty: any
   std::vector<float> logits_;  // after the rules
   std::vector<Candidate> candidates_;
   std::vector<double> weights_;
