@@ -40,7 +40,7 @@ from soma_native.training.trainer import Trainer
 
 # Options that are settings of the run, by the name of both.
 SETTINGS = (
-    "epochs", "steps", "minutes", "batch_size", "lr", "optimizer", "schedule", "dropout", "patience",
+    "epochs", "steps", "minutes", "batch_size", "lr", "optimizer", "schedule", "dropout", "teachers", "patience",
     "max_eval_windows", "checkpoint_minutes", "seed",
 )  # fmt: skip
 _LENGTHS = {"epochs", "steps", "minutes"}
@@ -165,6 +165,8 @@ def _base(arguments: argparse.Namespace, given: Tokenizer | None) -> tuple[Model
     if arguments.source is None:
         return None
     source, precision = arguments.source, arguments.precision or "auto"
+    if arguments.teachers:
+        raise UsageError(f"--teachers cannot be given with --from {source}, whose model has learned already")
     if arguments.recipe is not None:
         raise UsageError(f"--recipe cannot be given with --from {source}, whose model has its sizes")
     if not os.path.isdir(source):
