@@ -29,6 +29,7 @@ from soma_native.model.presets import PRESETS
 from soma_native.planning.corpus import survey
 from soma_native.planning.plan import Plan, choose
 from soma_native.planning.speed import measure_speed
+from soma_native.planning.tokens import characters_per_token
 from soma_native.planning.train import held_out
 from soma_native.tokenizer.tokenizer import Tokenizer
 from soma_native.tokenizer.train import KINDS
@@ -154,6 +155,8 @@ def _plan(
         fixed |= {"tokenizer": tokenizer.kind, "vocab_size": tokenizer.vocab_size}
     minutes = fixed.pop("minutes", None)
     corpus = survey(documents_of(files, arguments.split))
+    if tokenizer is not None:
+        fixed["characters"] = characters_per_token(corpus, tokenizer.kind, tokenizer.vocab_size, tokenizer)
     speed = None
     if fixed.get("epochs") is None and fixed.get("steps") is None:
         speed = measure_speed(fixed.get("precision", "auto"), fixed.get("optimizer", "muon"), device=arguments.device)

@@ -68,14 +68,23 @@ class Outlook:
 
 
 def candidate(
-    corpus: Corpus, kind: str, config: ModelConfig, precision: str, settings: Mapping[str, Any], seq_len: int | None
+    corpus: Corpus,
+    characters: float,
+    end: bool,
+    config: ModelConfig,
+    precision: str,
+    settings: Mapping[str, Any],
+    seq_len: int | None,
 ) -> Candidate:
-    """The model with its epochs and needs; `settings` are those of `TrainConfig` that are decided."""
+    """The model with its epochs and needs.
+
+    `settings` are those of `TrainConfig` that are decided, `characters` are those of a token, `end` says whether a
+    token ends each document.
+    """
     window = min(seq_len or config.max_seq_len, config.max_seq_len)
-    characters = corpus.characters / corpus.bytes if kind == "byte" else _characters_per_token(corpus, config)
     batches = (settings["batch_size"],) if "batch_size" in settings else _BATCHES
     held_out = settings.get("val_fraction", VAL_FRACTION)
-    epochs = {batch: epoch_of(corpus, characters, window, batch, held_out, kind != "byte") for batch in batches}
+    epochs = {batch: epoch_of(corpus, characters, window, batch, held_out, end) for batch in batches}
     found = Candidate(config, window, epochs, {}, characters)
     return replace(found, memory_by={batch: memory_of(found, batch, precision, settings) for batch in epochs})
 
@@ -172,9 +181,3 @@ def predicted_loss(parameters: float, tokens: float, fresh: float) -> float:
 def bits_per_byte(loss: float, corpus: Corpus) -> float:
     """A loss in nats a character of tinyshakespeare as bits a byte of this text, whose characters say more or less."""
     return loss / math.log(2) * corpus.richness * corpus.characters / corpus.bytes
-
-
-def _characters_per_token(corpus: Corpus, config: ModelConfig) -> float:
-    """Expected, from the number of tokens: about the logarithm of the vocabulary beside that of the alphabet."""
-    extra = config.vocab_size / max(corpus.alphabet, 257)
-    return 1.0 if extra <= 1.05 else 1.0 + 0.75 * math.log2(extra)

@@ -27,6 +27,7 @@ from soma_native.planning.candidates import (
 from soma_native.planning.corpus import Corpus, survey
 from soma_native.planning.lessons import DISTILL, Lessons, taught, worth_lessons
 from soma_native.planning.speed import Speed, measure_speed
+from soma_native.planning.tokens import characters_per_token
 from soma_native.training.config import TrainConfig
 from soma_native.training.memory import COMFORTABLE, free_memory, size_text
 from soma_native.training.recipes import VAL_FRACTION, regularisation
@@ -124,7 +125,7 @@ def choose(
         speed: of this machine, with the optimizer of the run; None where `fixed` has epochs or steps.
         minutes: of the run; None means what the corpus is worth, at most 10.
         fixed: what is decided already: "model" (a `ModelConfig`) or "preset", "tokenizer", "vocab_size", "seq_len",
-            "precision", and settings of `TrainConfig`.
+            "precision", "characters" (of a token), and settings of `TrainConfig`.
         free: bytes of memory that are free; None is unknown. A preset that needs more than 80% of it is left out, a
             model or preset that `fixed` asks for where it needs more than all.
 
@@ -136,6 +137,7 @@ def choose(
     asked = bool(kind or vocab_size)
     kind = kind or ("bpe" if vocab_size and vocab_size >= _LEAST_BPE else tokenizer_for(corpus))
     vocab_size = vocab_size or vocabulary_for(corpus, kind)
+    characters = settings.pop("characters", None) or characters_per_token(corpus, kind, vocab_size)
     seq_len, preset, model = (settings.pop(name, None) for name in ("seq_len", "preset", "model"))
     precision = settings.pop("precision", "auto")
     precision = resolve_precision(precision)[0] if speed is None else speed.precision
@@ -144,7 +146,8 @@ def choose(
     else:
         options = {"the given model": model}
     candidates = {
-        name: candidate(corpus, kind, config, precision, settings, seq_len) for name, config in options.items()
+        name: candidate(corpus, characters, kind != "byte", config, precision, settings, seq_len)
+        for name, config in options.items()
     }
     fits = fitting(candidates, free, 1.0 if preset or model else COMFORTABLE)
 
