@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 import soma_native as soma
+from helpers.training import interrupt
 from soma_native.cli import new_run
+from soma_native.cli.progress import ProgressDisplay
 from soma_native.planning import train as module
 from soma_native.planning.corpus import Corpus
 from soma_native.planning.lessons import lessons
@@ -112,6 +114,34 @@ def test_the_command_trains_teachers_and_says_so(run: Any, tmp_path: Path, monke
     assert run("train", text, "--out", out, "--resume").status == 0
     refused = run("train", text, "--out", tmp_path / "n", "--from", out, "--teachers", 2, "--steps", 2)
     assert refused.status == 2 and "--teachers cannot be given with --from" in refused.err
+
+
+def test_the_command_is_stopped_within_a_teacher_and_goes_on(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(new_run, "measure_speed", lambda *_, **__: WONDER)
+    text, out = tmp_path / "text.txt", tmp_path / "m"
+    text.write_text(TEXT, encoding="utf-8")
+
+    def on_step(self: ProgressDisplay, event: soma.Event) -> None:
+        if (event.teacher, event.step) == (2, 1):
+            interrupt()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ProgressDisplay, "on_step", on_step)
+        result = run("train", text, "--out", out, "--minutes", 0.05)
+    assert result.status == 130 and f"interrupted; saved in {out}; --resume goes on from there" in result.err
+    assert soma.load(out)[0].num_parameters > 0
+    assert "holds a training run" in run("train", text, "--out", out, "--minutes", 0.05).err
+    teacher = out / TEACHERS / "1"
+    teacher.rename(tmp_path / "kept")
+    refused = run("train", text, "--out", out, "--resume")
+    assert refused.status == 1 and refused.err.count("\n") == 1 and f"{teacher}: is missing" in refused.err
+    (tmp_path / "kept").rename(teacher)
+    result = run("train", text, "--out", out, "--resume")
+    assert result.status == 0, result.err
+    assert "teacher 1/4" not in result.err and "continuing after step 1" in result.err and "teacher 3/4" in result.err
+    assert not (out / TEACHERS).exists()
 
 
 def test_texts_become_a_taught_model_in_one_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
