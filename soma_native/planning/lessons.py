@@ -102,11 +102,14 @@ def taught(
 
 
 def worth_lessons(each: Candidate, batches: Sequence[int], speed: Speed, minutes: float) -> float:
-    """The minutes in which the most teachers learn in full, where a plan of `minutes` may be so long."""
+    """At least `minutes`, and so many that the most teachers learn in full that may be with `MOST_MINUTES`."""
     epoch = each.epochs_by[batches[-1]]
-    seconds = _EPOCHS * _cost(_MOST) * speed.seconds(each.config, epoch.steps, epoch.padded, each.window)
-    needed = math.ceil((seconds + START) / (6 * TRAINING)) / 10
-    return max(minutes, needed) if needed <= MOST_MINUTES else minutes
+    for count in range(_MOST, 1, -1):
+        seconds = _EPOCHS * _cost(count) * speed.seconds(each.config, epoch.steps, epoch.padded, each.window)
+        needed = math.ceil((seconds + START) / (6 * TRAINING)) / 10
+        if needed <= MOST_MINUTES:
+            return max(minutes, needed)
+    return minutes
 
 
 def _cost(teachers: int) -> float:

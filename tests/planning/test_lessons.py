@@ -67,6 +67,8 @@ def test_with_nothing_said_there_is_time_for_teachers() -> None:
     tiny = planned(20_000, None)
     assert tiny.teachers == 4 and tiny.minutes is not None and tiny.minutes < 4
     assert planned(1_000_000, None).teachers == 0
+    counts = [planned(size, None).teachers for size in range(50_000, 200_000, 10_000)]  # ten minutes are the most
+    assert counts == sorted(counts, reverse=True) and {*counts} == {4, 3, 2, 0}
 
 
 @pytest.mark.parametrize(
