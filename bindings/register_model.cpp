@@ -211,18 +211,20 @@ void register_model(py::module_& m) {
   m.def(
       "training_floats",
       [](const soma::ModelConfig& config, const std::string& precision, bool muon, int64_t batch, int64_t length,
-         int64_t teachers) {
-        return soma::training_floats(config, soma::cpu_device(), parse_precision(precision), muon, batch, length,
+         int64_t teachers, const std::string& device) {
+        return soma::training_floats(config, soma::find_device(device), parse_precision(precision), muon, batch, length,
                                      teachers);
       },
       py::arg("config"), py::arg("precision"), py::arg("muon"), py::arg("batch"), py::arg("length"),
-      py::arg("teachers"), "The floats that training takes, moments and buffers included, without allocating them.");
+      py::arg("teachers"), py::arg("device"),
+      "The floats that training takes, moments and buffers included, without allocating them.");
   m.def(
       "teacher_floats",
-      [](const soma::ModelConfig& config, const std::string& precision, int64_t batch, int64_t length) {
-        return soma::teacher_floats(config, soma::cpu_device(), parse_precision(precision), batch, length);
+      [](const soma::ModelConfig& config, const std::string& precision, int64_t batch, int64_t length,
+         const std::string& device) {
+        return soma::teacher_floats(config, soma::find_device(device), parse_precision(precision), batch, length);
       },
-      py::arg("config"), py::arg("precision"), py::arg("batch"), py::arg("length"),
+      py::arg("config"), py::arg("precision"), py::arg("batch"), py::arg("length"), py::arg("device"),
       "The floats that a teacher takes while another model is trained, without allocating them.");
 
   py::class_<soma::Noise>(m, "Noise", "Dropout and masked tokens of one micro-batch, which `numbers` name.")

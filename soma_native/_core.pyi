@@ -48,6 +48,7 @@ __all__: list[str] = [
     "byte_alphabet",
     "find_device",
     "find_invalid_utf8",
+    "free_bytes",
     "get_num_threads",
     "gpu_driver",
     "gpus",
@@ -737,6 +738,11 @@ def find_invalid_utf8(data: bytes) -> int:
     Offset of the first byte that is not valid UTF-8, or -1
     """
 
+def free_bytes(device: str) -> int | None:
+    """
+    Bytes that are free on a device with memory of its own; None: it has the host's.
+    """
+
 def get_num_threads() -> int:
     """
     Threads that compute.
@@ -834,6 +840,7 @@ def teacher_floats(
     precision: str,
     batch: typing.SupportsInt | typing.SupportsIndex,
     length: typing.SupportsInt | typing.SupportsIndex,
+    device: str,
 ) -> int:
     """
     The floats that a teacher takes while another model is trained, without allocating them.
@@ -846,6 +853,7 @@ def training_floats(
     batch: typing.SupportsInt | typing.SupportsIndex,
     length: typing.SupportsInt | typing.SupportsIndex,
     teachers: typing.SupportsInt | typing.SupportsIndex,
+    device: str,
 ) -> int:
     """
     The floats that training takes, moments and buffers included, without allocating them.

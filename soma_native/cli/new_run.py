@@ -160,7 +160,7 @@ def _plan(
     speed = None
     if fixed.get("epochs") is None and fixed.get("steps") is None:
         speed = measure_speed(fixed.get("precision", "auto"), fixed.get("optimizer", "muon"), device=arguments.device)
-    return choose(corpus, speed, minutes, fixed, free_memory())
+    return choose(corpus, speed, minutes, fixed, free_memory(device=arguments.device), arguments.device)
 
 
 def _base(arguments: argparse.Namespace, given: Tokenizer | None) -> tuple[Model, Tokenizer] | None:

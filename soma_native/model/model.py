@@ -13,10 +13,9 @@ import numpy.typing as npt
 from soma_native._checks import choice, instance, integer, number
 from soma_native.core import _core
 from soma_native.errors import ArgumentError, ArgumentTypeError
+from soma_native.model.arrays import Floats, as_given
 from soma_native.model.config import PRECISIONS, ModelConfig
 from soma_native.model.device import checked_device
-
-Floats = npt.NDArray[np.float32]
 
 # Instruction sets that multiply bfloat16 faster than single precision.
 _FAST_BFLOAT16 = ("avx512_bf16", "amx")
@@ -191,11 +190,11 @@ class Model:
 
         On a device other than the CPU these are copies that cannot be written to; :meth:`write` changes a parameter.
         """
-        return self._core.parameters()
+        return as_given(self._core.parameters(), "model.write(name, array) sets a parameter")
 
     def gradients(self) -> dict[str, Floats]:
         """The accumulated gradients, with the names and shapes of :meth:`parameters`; views or copies as well."""
-        return self._core.gradients()
+        return as_given(self._core.gradients(), "change a copy(); loss_and_grad and zero_grad set gradients")
 
     def read(self, name: str) -> Floats:
         """A copy of the parameter of this name, as float32, from any device.

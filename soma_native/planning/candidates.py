@@ -75,8 +75,9 @@ def candidate(
     precision: str,
     settings: Mapping[str, Any],
     seq_len: int | None,
+    device: str = "cpu",
 ) -> Candidate:
-    """The model with its epochs and needs.
+    """The model with its epochs and needs on a device.
 
     `settings` are those of `TrainConfig` that are decided, `characters` are those of a token, `end` says whether a
     token ends each document.
@@ -86,15 +87,17 @@ def candidate(
     held_out = settings.get("val_fraction", VAL_FRACTION)
     epochs = {batch: epoch_of(corpus, characters, window, batch, held_out, end) for batch in batches}
     found = Candidate(config, window, epochs, {}, characters)
-    return replace(found, memory_by={batch: memory_of(found, batch, precision, settings) for batch in epochs})
+    needs = {batch: memory_of(found, batch, precision, settings, device=device) for batch in epochs}
+    return replace(found, memory_by=needs)
 
 
-def memory_of(each: Candidate, batch: int, precision: str, settings: Mapping[str, Any], teachers: int = 0) -> int:
-    """Bytes that the training of a candidate takes, with teachers of its shape."""
+def memory_of(
+    each: Candidate, batch: int, precision: str, settings: Mapping[str, Any], teachers: int = 0, device: str = "cpu"
+) -> int:
+    """Bytes that the training of a candidate takes on a device, with teachers of its shape."""
     epoch, optimizer = each.epochs_by[batch], settings.get("optimizer", "muon")
-    return training_memory(
-        each.config, epoch.batch, epoch.longest, precision, optimizer, True, [each.config] * teachers
-    )
+    others = [each.config] * teachers
+    return training_memory(each.config, epoch.batch, epoch.longest, precision, optimizer, True, others, device=device)
 
 
 def fitting(candidates: Mapping[str, Candidate], free: int | None, share: float) -> dict[str, list[int]]:

@@ -83,6 +83,7 @@ def taught(
     minutes: float,
     settings: Mapping[str, Any],
     free: int | None,
+    device: str = "cpu",
 ) -> tuple[Outlook, Lessons] | None:
     """The outlook of a model that others teach, with the smallest batch, since a teacher has few steps.
 
@@ -94,7 +95,7 @@ def taught(
         found = lessons(alone.epochs, asked, most)
         if found is None:
             return None
-        needed = memory_of(each, alone.batch, speed.precision, settings, found.teachers)
+        needed = memory_of(each, alone.batch, speed.precision, settings, found.teachers, device)
         if asked or free is None or needed <= COMFORTABLE * free:
             steps = max(1, round(found.epochs * alone.epoch.steps))
             return replace(alone, epochs=found.epochs, steps=steps), found

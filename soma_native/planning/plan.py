@@ -117,6 +117,7 @@ def choose(
     minutes: float | None = None,
     fixed: Mapping[str, Any] | None = None,
     free: int | None = None,
+    device: str = "cpu",
 ) -> Plan:
     """The plan for a corpus, on a machine of this speed.
 
@@ -128,6 +129,7 @@ def choose(
             "precision", "characters" (of a token), and settings of `TrainConfig`.
         free: bytes of memory that are free; None is unknown. A preset that needs more than 80% of it is left out, a
             model or preset that `fixed` asks for where it needs more than all.
+        device: where the run computes, whose memory that is.
 
     Raises:
         ValueError: no model fits into the free memory, or no document has two tokens.
@@ -140,13 +142,13 @@ def choose(
     characters = settings.pop("characters", None) or characters_per_token(corpus, kind, vocab_size)
     seq_len, preset, model = (settings.pop(name, None) for name in ("seq_len", "preset", "model"))
     precision = settings.pop("precision", "auto")
-    precision = resolve_precision(precision)[0] if speed is None else speed.precision
+    precision = resolve_precision(precision, device)[0] if speed is None else speed.precision
     if model is None:
         options = _options(corpus, kind, vocab_size, PLANNED if preset is None else (preset,), seq_len)
     else:
         options = {"the given model": model}
     candidates = {
-        name: candidate(corpus, characters, kind != "byte", config, precision, settings, seq_len)
+        name: candidate(corpus, characters, kind != "byte", config, precision, settings, seq_len, device)
         for name, config in options.items()
     }
     fits = fitting(candidates, free, 1.0 if preset or model else COMFORTABLE)
@@ -166,7 +168,7 @@ def choose(
         longer = worth_lessons(candidates[name], fits[name], speed, minutes) if worthy else minutes
         if judged(longer)[1] == name:
             minutes, outlooks = longer, judged(longer)[0]
-        if found := taught(candidates[name], fits[name], speed, minutes, settings, free):
+        if found := taught(candidates[name], fits[name], speed, minutes, settings, free, device):
             outlooks[name], lesson = found
     chosen, outlook = candidates[name], outlooks[name]
     training = TrainConfig(**{
@@ -179,7 +181,7 @@ def choose(
     if lesson is None:  # or none, or as many as were asked for, for a part of the model's steps
         part = training.teacher_length * outlook.epochs
         lesson = Lessons(training.teachers, part, outlook.epochs)
-    memory = memory_of(chosen, training.batch_size, precision, settings, training.teachers)
+    memory = memory_of(chosen, training.batch_size, precision, settings, training.teachers, device)
     rate = None
     if speed is not None:
         epoch = outlook.epoch

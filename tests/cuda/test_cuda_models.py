@@ -1,4 +1,4 @@
-"""Models with device="cuda", in the emulation: against the reference and the processor, and bits in every order."""
+"""Models with device="cuda", in the emulation or on a GPU: against reference and processor, bits in every order."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from test_bfloat16 import products, rounded
 from test_gradients import SMALL, assert_gradients, draw, expected
 
 import soma_native as soma
-from helpers.cuda import ORDERS, lib
 from helpers.numerics import bfloat16_tolerance, model_tolerance, relative_error
+from helpers.orders import ORDERS, set_order
 from helpers.shapes import of_block
 from oracles import reference as ref
 
@@ -95,12 +95,12 @@ def test_steps_have_the_same_bits_in_every_order(block: str, optimizer: type[som
     ids, targets = draw(config, 2, 9)
     runs = []
     for order in ORDERS:
-        lib.soma_set_order(*order)
+        set_order(*order)
         model = soma.Model(soma.ModelConfig(**config.to_dict()), seed=3, precision=precision, device="cuda")
         steps = optimizer(model)
         losses = [(model.loss_and_grad(ids, targets), steps.step(lr=0.01)) for _ in range(2)]
         runs.append((losses, [array.tobytes() for array in model.parameters().values()]))
-    lib.soma_set_order(*ORDERS[0])
+    set_order()
     assert all(run == runs[0] for run in runs)
 
 

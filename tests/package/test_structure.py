@@ -33,9 +33,9 @@ LONG_FILES = {"src/cpp/tokenizer/unicode_tables.cpp": "generated tables"}
 
 # Names of the public surface. Removing one breaks other people's programs.
 PUBLIC = (
-    "AdamW CheckpointError Completion Floor Generator Model ModelConfig Muon Plan Scores TokenStore Tokenizer TrainConfig "
-    "Trainer __version__ active_isa available_isas export_gguf get_num_threads import_soma_pickle load plan save "
-    "set_num_threads text_floor train"
+    "AdamW CheckpointError Completion Floor Generator Model ModelConfig Muon Plan Scores TokenStore Tokenizer "
+    "TrainConfig Trainer __version__ active_isa available_isas export_gguf get_num_threads import_soma_pickle load "
+    "plan save set_num_threads text_floor train"
 )
 PUBLIC_MEMBERS = {
     "Tokenizer": "train encode encode_with_offsets encode_array encode_batch decode decode_bytes vocab_size kind "
