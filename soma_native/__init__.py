@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from soma_native.checkpoint.soma_pickle import import_soma_pickle
     from soma_native.data.documents import read_documents
     from soma_native.data.token_store import TokenStore
-    from soma_native.errors import CheckpointError
+    from soma_native.errors import CheckpointError, EngineClosedError, EngineFullError
+    from soma_native.generation.engine import Engine, Handle
     from soma_native.generation.generator import Generator
     from soma_native.model.config import ModelConfig
     from soma_native.model.model import Model
@@ -35,9 +36,13 @@ _LAZY = {
     "AdamW": "optim.adamw",
     "Callback": "training.callbacks",
     "CheckpointError": "errors",
+    "Engine": "generation.engine",
+    "EngineClosedError": "errors",
+    "EngineFullError": "errors",
     "Event": "training.callbacks",
     "Floor": "analysis.floor",
     "Generator": "generation.generator",
+    "Handle": "generation.engine",
     "History": "training.history",
     "Model": "model.model",
     "ModelConfig": "model.config",
@@ -75,9 +80,13 @@ __all__ = [
     "AdamW",
     "Callback",
     "CheckpointError",
+    "Engine",
+    "EngineClosedError",
+    "EngineFullError",
     "Event",
     "Floor",
     "Generator",
+    "Handle",
     "History",
     "Model",
     "ModelConfig",

@@ -76,6 +76,14 @@ class Sampling:
             stop=_stop_strings(stop),
         )
 
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> Sampling:
+        """The same for keywords of a user. One that is not there has its default."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        given = {name: options.get(name, getattr(DEFAULTS, name)) for name in names}
+        unknown = {name: value for name, value in options.items() if name not in (*names, "max_new_tokens")}
+        return cls.of(**given, max_new_tokens=options.get("max_new_tokens"), unknown=unknown)
+
     def fresh_seed(self) -> int:
         """The given seed, or one from the system's entropy."""
         return secrets.randbits(64) if self.seed is None else self.seed
