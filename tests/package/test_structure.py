@@ -33,19 +33,19 @@ LONG_FILES = {"src/cpp/tokenizer/unicode_tables.cpp": "generated tables"}
 
 # Names of the public surface. Removing one breaks other people's programs.
 PUBLIC = (
-    "AdamW CheckpointError Completion Floor Generator Model ModelConfig Muon Plan TokenStore Tokenizer TrainConfig "
-    "Trainer __version__ active_isa available_isas export_gguf get_num_threads import_soma_pickle load plan save "
-    "set_num_threads text_floor train"
+    "AdamW CheckpointError Completion Engine EngineClosedError EngineFullError Floor Generator Handle Model "
+    "ModelConfig Muon Plan TokenStore Tokenizer TrainConfig Trainer __version__ active_isa available_isas export_gguf "
+    "get_num_threads import_soma_pickle load plan save set_num_threads text_floor train"
 )
 PUBLIC_MEMBERS = {
     "Tokenizer": "train encode encode_with_offsets encode_array encode_batch decode decode_bytes vocab_size kind "
     "special_tokens token_to_id id_to_token save load",
     "ModelConfig": "preset",
     "Model": "config precision num_parameters parameters gradients forward loss loss_and_grad zero_grad",
-    "AdamW": "step",
-    "Muon": "step",
+    **dict.fromkeys(("AdamW", "Muon"), "step"),
     "Trainer": "fit",
     "Generator": "generate generate_batch stream complete",
+    "Engine": "submit close memory_of",
 }
 
 
