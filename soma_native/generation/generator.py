@@ -303,7 +303,6 @@ class Generator(Scorer):
         n = integer("n", n, 1, 1 << 16)
         logprobs = integer("logprobs", logprobs, 0, self._model.config.vocab_size)
         sampling = Sampling.of(**settings)
-        sampling.check_ids(self._model.config.vocab_size)
         first = self._sequence(prompt, sampling)
         sequences = [first, *(first.again(self._writer(prompt, sampling)) for _ in range(1, n))]
         texts = [""] * n
@@ -322,21 +321,21 @@ class Generator(Scorer):
         return [
             Completion(
                 texts[row],
-                tuple(sequences[row].tokens),
-                tuple(score for score, _ in scores[row]),
-                tuple(tuple(top) for _, top in scores[row]),
+                sequences[row].tokens,
                 sequences[row].finish_reason or "length",
+                [score for score, _ in scores[row]],
+                [top for _, top in scores[row]],
             )
             for row in range(n)
         ]
 
     def _run(self, prompts: list[str], sampling: Sampling) -> Iterator[tuple[int, str]]:
         """Encode the prompts now, and return an iterator of (row, piece)."""
-        sampling.check_ids(self._model.config.vocab_size)
         sequences = [self._sequence(prompt, sampling) for prompt in prompts]
         return self._decode(sequences, sampling)
 
     def _sequence(self, prompt: str, sampling: Sampling) -> Sequence:
+        sampling.check_ids(self._model.config.vocab_size)
         return Sequence(
             self._encode(_text("prompt", prompt)),
             self._writer(prompt, sampling),

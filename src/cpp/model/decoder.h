@@ -35,9 +35,9 @@ class Decoder {
   // Multiply-adds of a token, without attention.
   int64_t multiply_adds() const { return weights_.multiply_adds_per_token(); }
 
-  // Reads pieces of prompts together, each into another row. Checks all before it changes a row. Throws Interrupted when
-  // asked to stop; the rows then keep what they were to keep. The bits are those of whole prompts, however these are cut
-  // into pieces, if all pieces but the last of a prompt have at least kPromptRows tokens.
+  // Reads pieces of prompts together, each into another row. Checks all before it changes a row. Throws Interrupted
+  // when asked to stop; the rows then keep what they were to keep. The bits are those of whole prompts, however these
+  // are cut into pieces, if all pieces but the last of a prompt have at least kPromptRows tokens.
   void extend(const PromptPiece* pieces, int64_t count);
   // Replaces a row by ids, 1 <= length <= max_seq_len.
   void prefill(int64_t row, const int32_t* ids, int64_t length);
@@ -50,8 +50,8 @@ class Decoder {
   struct Place {
     int64_t row, position;
   };
-  // Runs ids_, at places_, through all layers. Those from `bodies` on are the last tokens of their rows, which get their
-  // logits. With `rounded`, inputs of products are rounded to bfloat16.
+  // Runs ids_, at places_, through all layers. Those from `bodies` on are the last tokens of their rows, which get
+  // their logits. With `rounded`, inputs of products are rounded to bfloat16.
   void run(int64_t bodies, bool rounded);
   // `count` of them at once; the last `heads` get their logits.
   void advance(const Place* places, const int32_t* ids, int64_t count, int64_t heads, bool rounded);
