@@ -13,14 +13,12 @@ export function level(logprob) {
   return found < 0 ? STEPS.length : found;
 }
 
-const sum = (values) => values.reduce((total, value) => total + value, 0);
-
 // The rows of a token's distribution, most likely first, and the probability of all tokens that are no row.
 // A token that was drawn from beyond the listed ones is `outsider`; its probability is a part of `rest`.
 export function distribution({ token, logprob, top }) {
   const rows = top.map((other) => ({ text: other.text, p: Math.exp(other.logprob), chosen: other.text === token }));
   rows.sort((a, b) => b.p - a.p);
-  const rest = Math.max(0, 1 - sum(rows.map((row) => row.p)));
+  const rest = Math.max(0, rows.reduce((left, row) => left - row.p, 1));
   const inside = token === undefined || rows.some((row) => row.chosen);
   return { rows, rest, outsider: inside ? null : { text: token, p: Math.exp(logprob), chosen: true } };
 }
@@ -35,64 +33,57 @@ function restBounds(share, largest, unseen, most, power) {
   return [Math.min(bunched, even, spread), Math.max(bunched, even, spread)];
 }
 
-// The rules in the order of the server (that of `transformers`): temperature, top-k, top-p, min-p.
-function rules(weights, rest, { top_k, top_p, min_p }, sure) {
-  const reasons = weights.map((_, index) => (top_k > 0 && index >= top_k ? "top-k" : ""));
-  let restReason = rest > 0 ? "" : "top-k";
-  const kept = weights.map((weight, index) => (reasons[index] ? 0 : weight));
-  const needed = top_p * (sum(kept) + rest);
-  if (top_p < 1) {
-    let reached = 0;
-    for (let index = 0; index < kept.length && !reasons[index]; index++) {
-      if (reached >= needed) {
-        kept[index] = 0;
-        reasons[index] = "top-p";
-      }
-      reached += kept[index];
-    }
-    if (rest > 0 && reached >= needed) restReason = "top-p";
-    rest = Math.max(0, Math.min(rest, needed - reached));
-  }
-  for (let index = 0; index < kept.length; index++) {
-    if (!reasons[index] && kept[index] < min_p) {
-      kept[index] = 0;
-      reasons[index] = "min-p";
-    }
-  }
-  if (min_p > 0 && rest > 0) {
-    const all = weights[weights.length - 1] < min_p;
-    if (all) restReason = "min-p";
-    if (all || sure) rest = 0;
-  }
-  const total = sum(kept) + rest;
-  return { shares: kept.map((weight) => weight / total), rest: rest / total, reasons, restReason };
+// What may be left: the number of rows and the weight of the rest, at the ends of what is possible. The rules are in the
+// order of the server (that of `transformers`): top-k, top-p, min-p. `sums[n]` is the weight of the first n rows.
+function outcomes(weights, sums, [least, most], listed, { top_p, min_p }) {
+  const whole = sums[listed];
+  const last = weights[listed - 1];
+  const after = (rest) => {
+    if (top_p >= 1) return { count: listed, rest };
+    const needed = top_p * (whole + rest);
+    let count = 1;
+    while (count < listed && sums[count] < needed) count++;
+    return { count, rest: Math.max(0, Math.min(rest, needed - whole)) };
+  };
+  const [a, b] = [after(least), after(most)];
+  const found = [];
+  for (let count = a.count; count <= b.count; count++) if (count < listed || a.rest === 0) found.push({ count, rest: 0 });
+  // The token that reaches top-p stays whole, so the rest can be one token more.
+  if (b.rest > 0) found.push({ count: listed, rest: a.rest }, { count: listed, rest: Math.min(most, b.rest + (top_p < 1 ? last : 0)) });
+  if (min_p === 0) return { found, count: b.count };
+  const worthy = weights.filter((weight) => weight >= min_p).length;
+  const cut = found.map(({ count, rest }) => ({ count: Math.min(count, worthy), rest: last < min_p ? 0 : rest }));
+  return { found: [...cut, ...cut.map(({ count }) => ({ count, rest: 0 }))], count: b.count };
 }
 
 // What temperature and the cuts leave: for each row and for the rest the least and the greatest probability, and the
 // rule that removes it. The ten most likely tokens are known one by one and the others as one sum, so some ends differ.
 export function cut({ rows, rest }, knobs, vocabulary) {
-  const greedy = knobs.temperature === 0;
-  if (greedy || rows.length === 0) {
+  if (knobs.temperature === 0 || rows.length === 0) {
     const only = (row, index) => ({ ...row, low: +(index === 0), high: +(index === 0), reason: index ? "temperature 0" : "" });
     return { rows: rows.map(only), rest: { p: rest, low: 0, high: 0, reason: rest > 0 ? "temperature 0" : "" } };
   }
   const power = 1 / knobs.temperature;
   const best = rows[0].p;
   const weights = rows.map((row) => (row.p / best) ** power);
+  const sums = weights.reduce((all, weight) => [...all, all[all.length - 1] + weight], [0]);
   const unseen = Math.max(1, (vocabulary || 50000) - rows.length);
-  const most = knobs.top_k > 0 ? Math.min(unseen, Math.max(0, knobs.top_k - rows.length)) : unseen;
-  const bounds = restBounds(rest / best, rows[rows.length - 1].p / best, unseen, most, power);
-  const [a, b] = bounds.map((bound, index) => rules(weights, bound, knobs, index === 0));
-  const ends = (x, y) => ({ low: Math.min(x, y), high: Math.max(x, y) });
-  const reason = (x, y, why) => (Math.max(x, y) > 0 ? "" : why);
-  return {
-    rows: rows.map((row, i) => ({
-      ...row,
-      ...ends(a.shares[i], b.shares[i]),
-      reason: reason(a.shares[i], b.shares[i], b.reasons[i] || a.reasons[i]),
-    })),
-    rest: { p: rest, ...ends(a.rest, b.rest), reason: rest > 0 ? reason(a.rest, b.rest, b.restReason) : "" },
+  const more = knobs.top_k > 0 ? Math.min(unseen, Math.max(0, knobs.top_k - rows.length)) : unseen;
+  const listed = knobs.top_k > 0 ? Math.min(knobs.top_k, rows.length) : rows.length;
+  const bounds = restBounds(rest / best, rows[rows.length - 1].p / best, unseen, more, power);
+  const { found, count } = outcomes(weights, sums, bounds, listed, knobs);
+  const ends = (share) => {
+    const shares = found.map((left) => share(left) / (sums[left.count] + left.rest));
+    return { low: Math.min(...shares), high: Math.max(...shares) };
   };
+  const why = (index) => (index >= listed ? "top-k" : index >= count ? "top-p" : "min-p");
+  const drawn = rows.map((row, index) => {
+    const share = ends((left) => (index < left.count ? weights[index] : 0));
+    return { ...row, ...share, reason: share.high > 0 ? "" : why(index) };
+  });
+  const share = ends((left) => left.rest);
+  const lost = bounds[1] <= 0 ? "top-k" : found.some((left) => left.rest > 0) ? "" : knobs.min_p > 0 && count === listed ? "min-p" : "top-p";
+  return { rows: drawn, rest: { p: rest, ...share, reason: rest > 0 && share.high === 0 ? lost : "" } };
 }
 
 // 0.1234 -> "12.3%", and a range where the ends differ after rounding.

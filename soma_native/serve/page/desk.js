@@ -13,7 +13,6 @@ export class Desk {
   removed = null; // the last removed branch
   compared = false; // whether two sheets are shown
   active = 0; // the sheet with the focus
-  #counting = 0;
 
   // `page` has model(index), settings(), seed(), run(task), stop(), show(place), say(text), changed() and room(), the
   // lowest place in the window that a text may take.
@@ -96,11 +95,12 @@ export class Desk {
     const shared = this.compared && this.sheets[0].branch === this.sheets[1].branch;
     this.onScreen.forEach((sheet, index) => {
       const { branch } = sheet;
+      if (branch.from === branch.pieces.length) return this.#write(index, seed, shared);
       const beginning = branch.pieces.slice(0, branch.from);
       const parent = this.tree.get(branch.parent);
       const beside = parent && textOf(beginning).startsWith(textOf(parent.pieces)) ? parent : branch;
-      if (branch.from < branch.pieces.length) this.#put(index, this.tree.add(beside.id, beginning));
-      this.#write(index, seed, shared && sheet.branch === branch);
+      this.#put(index, this.tree.add(beside.id, beginning));
+      this.#write(index, seed, false, branch);
     });
   }
 
@@ -115,11 +115,14 @@ export class Desk {
     this.#write(this.active, this.page.seed(), false);
   }
 
-  #write(index, seed, fork) {
+  // `fork` asks for a branch of its own. A branch on which nothing was written gives way to `origin`.
+  #write(index, seed, fork, origin = null) {
     const sheet = this.sheets[index];
     const model = this.page.model(index).id;
-    const other = sheet.branch.model !== undefined && sheet.branch.model !== model;
-    if (fork || other) this.#put(index, this.tree.add(sheet.branch.id, sheet.branch.pieces));
+    if (fork || (sheet.branch.model ?? model) !== model) {
+      origin = sheet.branch;
+      this.#put(index, this.tree.add(origin.id, origin.pieces));
+    }
     const { branch } = sheet;
     delete branch.draft;
     Object.assign(branch, { from: branch.pieces.length, model, seed, settings: this.page.settings() });
@@ -150,7 +153,11 @@ export class Desk {
         throw error;
       } finally {
         sheet.ends(signal);
+        const empty = origin !== null && this.tree.get(branch.id) && branch.from === branch.pieces.length && !branch.draft;
+        if (empty) this.tree.remove(branch.id);
+        if (empty && sheet.branch === branch) this.#put(index, this.tree.get(origin.id) ?? this.tree.all[0]);
         if (sheet.branch === branch) this.#note(sheet);
+        this.#count(index);
       }
     });
   }
@@ -213,9 +220,9 @@ export class Desk {
 
   // Says how much of the context the text takes, once nobody types.
   #count(index) {
-    clearTimeout(this.#counting);
-    this.#counting = setTimeout(async () => {
-      const sheet = this.sheets[index];
+    const sheet = this.sheets[index];
+    clearTimeout(sheet.counting);
+    sheet.counting = setTimeout(async () => {
       const model = this.page.model(index);
       const { pieces } = sheet.branch;
       if (pieces.length === 0 || !model.max_model_len) return;
