@@ -62,24 +62,30 @@ export class Desk {
     const sheet = this.sheets[index];
     sheet.branch = branch;
     sheet.show(branch.pieces, caret);
-    this.#note(sheet);
+    this.#note(sheet, { measured: "", used: "" });
   }
 
-  #note(sheet, more = "") {
+  // The line below a sheet. `more` has what is known of all of its text.
+  #note(sheet, more = {}) {
+    Object.assign(sheet.known, more);
     const said = sheet.branch.pieces.filter((piece) => "logprob" in piece);
     const tokens = said.reduce((all, piece) => all + (piece.count ?? 1), 0);
     const surprise = said.reduce((all, piece) => all + bits(piece.logprob), 0);
     const parts = tokens ? [`${tokens} ${tokens === 1 ? "token" : "tokens"}, ${(surprise / tokens).toFixed(2)} bits each`] : [];
     if (sheet.branch.seed !== undefined) parts.push(`seed ${sheet.branch.seed}`);
-    sheet.note.textContent = [...parts, more].filter(Boolean).join(" · ");
+    sheet.note.textContent = [...parts, sheet.known.measured, sheet.known.used].filter(Boolean).join(" · ");
   }
 
   // ---------------------------------------------------------------------------------------------- what the model does
 
-  #body(index, pieces, seed) {
-    const typed = pieces.length > 0 && !("logprob" in pieces[pieces.length - 1]);
-    // After a token of the model the text ends where a token ends: the server must not take it back to heal it.
-    return { model: this.page.model(index).id, prompt: textOf(pieces), logprobs: 10, ...this.page.settings(), seed, heal_prompt: typed };
+  // The request for what follows the pieces. After a token of the model the text ends where a token ends. So the prompt
+  // is tokens then: of a text the server may take back the last token, as one that a person has not finished.
+  async #body(index, pieces, seed, signal) {
+    const model = this.page.model(index).id;
+    const text = textOf(pieces);
+    const ends = pieces.length > 0 && "logprob" in pieces[pieces.length - 1];
+    const prompt = ends ? (await post("tokenize", { model, text }, signal)).tokens : text;
+    return { model, prompt, logprobs: 10, ...this.page.settings(), seed };
   }
 
   // Lets the models continue: one sheet, or two with the same seed. From one text two sheets make a branch each.
@@ -134,7 +140,8 @@ export class Desk {
       sheet.writes(signal);
       this.page.say("The model writes.");
       try {
-        for await (const chunk of stream("v1/completions", this.#body(index, branch.pieces, seed), signal)) {
+        const body = await this.#body(index, branch.pieces, seed, signal);
+        for await (const chunk of stream("v1/completions", body, signal)) {
           const choice = chunk.choices?.[0];
           if (!choice) continue;
           const tokens = ofCompletion(choice.logprobs);
@@ -156,7 +163,7 @@ export class Desk {
         const empty = origin !== null && this.tree.get(branch.id) && branch.from === branch.pieces.length && !branch.draft;
         if (empty) this.tree.remove(branch.id);
         if (empty && sheet.branch === branch) this.#put(index, this.tree.get(origin.id) ?? this.tree.all[0]);
-        if (sheet.branch === branch) this.#note(sheet);
+        if (sheet.branch === branch) this.#note(sheet, { measured: "" });
         this.#count(index);
       }
     });
@@ -175,7 +182,7 @@ export class Desk {
     const { sheet } = this;
     const { pieces } = sheet.branch;
     return this.page.run(async (signal) => {
-      const body = { ...this.#body(this.active, pieces, 0), max_tokens: 1, temperature: 0 };
+      const body = { ...(await this.#body(this.active, pieces, 0, signal)), max_tokens: 1, temperature: 0 };
       const [choice] = (await post("v1/completions", body, signal)).choices;
       const [token] = ofCompletion(choice.logprobs);
       if (!token || sheet.branch.pieces !== pieces) return;
@@ -199,7 +206,8 @@ export class Desk {
         branch.from = branch.pieces.length;
         if (sheet.branch !== branch) return;
         sheet.show(branch.pieces, sheet.caret);
-        this.#note(sheet, `${scores.bits_per_byte.toFixed(3)} bits per byte`);
+        const all = scores.bits_per_byte;
+        this.#note(sheet, { measured: Number.isFinite(all) ? `${all.toFixed(3)} bits per byte` : "" });
         this.page.say("Each token has the colour of its surprise.");
       });
     });
@@ -227,8 +235,8 @@ export class Desk {
       const { pieces } = sheet.branch;
       if (pieces.length === 0 || !model.max_model_len) return;
       try {
-        const { count, tokens } = await post("tokenize", { model: model.id, text: textOf(pieces) });
-        if (sheet.branch.pieces === pieces) this.#note(sheet, `${count ?? tokens.length} of ${model.max_model_len} tokens`);
+        const { tokens } = await post("tokenize", { model: model.id, text: textOf(pieces) });
+        if (sheet.branch.pieces === pieces) this.#note(sheet, { used: `${tokens.length} of ${model.max_model_len} tokens` });
       } catch {
         // The number is an extra: the next request says what is wrong.
       }

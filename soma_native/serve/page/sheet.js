@@ -26,7 +26,8 @@ export class Sheet {
     this.title = el("h2", { class: "sheet-title" });
     this.note = el("p", { class: "sheet-note" });
     this.element = el("section", { class: "sheet" }, this.title, el("div", { class: "paper" }, this.ink, this.pen), this.note);
-    this.counting = 0; // the timer of what is said below it
+    this.counting = 0; // the timer of the tokens below it
+    this.known = {};
     this.on = on;
     this.pen.addEventListener("input", () => on.edit(meant(this.pen.value)));
     for (const name of ["keyup", "click", "focus"]) this.pen.addEventListener(name, () => this.#follow(true));
