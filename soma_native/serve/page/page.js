@@ -196,12 +196,13 @@ async function connect() {
     field.replaceChildren(...models.map(({ id }) => el("option", { value: id }, id)));
     field.value = models.some(({ id }) => id === chosen) ? chosen : (models[index] ?? models[0])?.id;
   }
-  $("mode-compare").hidden = models.length < 2;
   chosen();
 }
 
 function chosen() {
+  $("mode-compare").hidden = models.length < 2;
   $("mode-chat").hidden = !model(0).chat;
+  $("modes").hidden = models.length < 2 && !model(0).chat;
   if (mode === "chat" && !model(0).chat) choose("write");
   document.title = models.length ? `${model(0).id} – soma` : "soma";
   knobs.offer(model(0).sampling);
