@@ -217,10 +217,10 @@ export class Desk {
 
   #edit(index, text) {
     this.page.stop();
-    const { caret } = this.sheets[index];
     const branch = this.tree.edit(this.sheets[index].branch, text);
-    // Two sheets have the same beginning: an edit of one is an edit of both.
-    this.onScreen.forEach((_, each) => this.#put(each, branch, each === index ? caret : undefined));
+    // Two sheets have the same beginning: an edit of one is an edit of both. The caret stays where a person writes, also
+    // in the middle of a character that takes several keys.
+    this.onScreen.forEach((_, each) => this.#put(each, branch, each === index ? null : undefined));
     this.page.say("");
     this.page.changed();
     this.#count(index);

@@ -28,6 +28,7 @@ const COARSE = window.matchMedia("(pointer: coarse)");
 
 let models = [];
 let mode = "write";
+let keeping = 0; // the timer until the branches are kept
 const jobs = new Set(); // one AbortController for each task that runs
 const knobs = new Knobs(() => panel.knobs(knobs.values));
 const panel = new Panel({
@@ -63,10 +64,15 @@ function show(place) {
   panel.show(place, knobs.values, model(index), mode === "chat" ? "A chat has no branches: they are in “Write”." : "");
 }
 
-// After each change: the branches are kept, and what depends on them is drawn.
+// After each change: what depends on the branches is drawn, and soon they are kept.
 function changed() {
-  keep({ tree: desk.tree, open: desk.sheets[0].branch.id, turns: chat.turns });
   draw();
+  clearTimeout(keeping);
+  keeping = setTimeout(keepAll, 500);
+}
+
+function keepAll() {
+  keep({ tree: desk.tree, open: desk.sheets[0].branch.id, turns: chat.turns });
 }
 
 function draw() {
@@ -77,6 +83,7 @@ function draw() {
     sheet.title.textContent = model(index).id;
   });
   const open = onScreen.map((sheet) => sheet.branch.id);
+  $("branch-tree").setAttribute("aria-multiselectable", String(compared));
   branches.show(desk.tree, active ? open.reverse() : open, models.length > 1);
   const running = jobs.size > 0;
   $("stop").hidden = !running;
@@ -292,6 +299,7 @@ $("keys").append(...KEYS.flatMap(([key, meaning]) => [el("dt", {}, el("kbd", {},
 $("legend-steps").append(...[...STEPS, 0].map((_, index) => el("li", { class: `s${index}` })));
 $("key").value = getKey();
 theme(document.documentElement.dataset.theme ?? "system");
+window.addEventListener("pagehide", keepAll);
 const kept = restored();
 if (kept) {
   desk.take(kept.tree, kept.open);
