@@ -81,6 +81,12 @@ def test_every_block_scores(block: str) -> None:
     assert gen.score(TEXT).logprobs[1:] == pytest.approx(expected(gen, TEXT, 8)[0], abs=1e-5)
 
 
+def test_a_text_of_several_forward_passes() -> None:
+    gen, text = make(), TEXT * 20
+    assert len(text) > 2 * 1024
+    assert gen.score(text).logprobs[1:] == pytest.approx(expected(gen, text, 8)[0], abs=1e-5)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_places_cut_the_text_into_its_tokens(kind: str) -> None:
     gen = make(kind)
@@ -162,7 +168,7 @@ def test_a_generator_with_packed_weights_scores_with_those_of_the_model() -> Non
 # embed ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", ["t", "the cat sat", TEXT])
+@pytest.mark.parametrize("text", ["t", "the cat sat", TEXT, TEXT * 20])
 @pytest.mark.parametrize("stride", [None, 3, 16])
 def test_a_vector_is_the_mean_of_the_hidden_states(text: str, stride: int | None, block: str) -> None:
     gen = make(block=block)
