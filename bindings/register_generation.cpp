@@ -3,7 +3,9 @@
 
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -13,12 +15,14 @@
 #include "model/decoder.h"
 #include "model/growth.h"
 #include "model/sampler.h"
+#include "model/token_score.h"
 #include "registers.h"
 
 namespace {
 
 using soma::check;
 using Logits = py::array_t<float, py::array::c_style>;
+using Score = std::pair<double, std::vector<std::pair<int32_t, double>>>;  // of a token, and of the likeliest ones
 
 struct DecodeWeightsHandle {
   ModelHandle& model;
@@ -65,25 +69,26 @@ struct DecoderHandle {
     compute(model, [&] { decoder.copy_row(from, to, length); });
   }
 
-  // The tokens and the error of each row.
-  std::pair<std::vector<std::vector<int32_t>>, std::vector<std::string>> grow(
+  // For each row: tokens, scores, error.
+  std::vector<std::tuple<std::vector<int32_t>, std::vector<Score>, std::string>> grow(
       const std::vector<int64_t>& rows, const std::vector<soma::Sampler*>& samplers, const std::vector<int64_t>& left,
-      const std::vector<int32_t>& ends, int64_t steps) {
-    check(rows.size() == samplers.size() && rows.size() == left.size(),
-          "rows, samplers and left must be of the same length");
+      const std::vector<int64_t>& tops, const std::vector<int32_t>& ends, int64_t steps) {
+    check(rows.size() == samplers.size() && rows.size() == left.size() && rows.size() == tops.size(),
+          "rows, samplers, left and tops must be of the same length");
     std::vector<soma::Growth> growths;
     for (std::size_t i = 0; i < rows.size(); ++i) {
       check(decoder.length(rows[i]) > 0, "row ", rows[i], " is empty: prefill it first");
       check(left[i] >= 1, "left must be at least 1, got ", left[i]);
       check(samplers[i] != nullptr && samplers[i]->vocab_size() == decoder.vocab_size(),
             "samplers must be of the model's vocabulary");
-      growths.push_back({rows[i], samplers[i], left[i]});
+      growths.push_back({rows[i], samplers[i], left[i], tops[i]});
     }
     compute(model, [&] { soma::grow(decoder, growths, ends, steps); });
-    std::pair<std::vector<std::vector<int32_t>>, std::vector<std::string>> result;
+    std::vector<std::tuple<std::vector<int32_t>, std::vector<Score>, std::string>> result;
     for (soma::Growth& g : growths) {
-      result.first.push_back(std::move(g.tokens));
-      result.second.push_back(std::move(g.error));
+      std::vector<Score> scores;
+      for (soma::TokenScore& score : g.scores) scores.emplace_back(score.log_probability, std::move(score.top));
+      result.emplace_back(std::move(g.tokens), std::move(scores), std::move(g.error));
     }
     return result;
   }
@@ -96,6 +101,15 @@ struct DecoderHandle {
     compute(model, [&] { decoder.step(row_data, id_data, count); });
   }
 };
+
+std::vector<int32_t> list_of(const std::optional<Ids>& ids) {
+  return ids ? std::vector<int32_t>(ids->data(), ids->data() + ids->size()) : std::vector<int32_t>();
+}
+
+void check_size(const soma::Sampler& sampler, const Logits& logits) {
+  check(logits.size() == sampler.vocab_size(), "logits must hold vocab_size = ", sampler.vocab_size(), " numbers, got ",
+        logits.size());
+}
 
 }  // namespace
 
@@ -129,30 +143,73 @@ void register_generation(py::module_& m) {
            })
       .def("length", [](const DecoderHandle& h, int64_t row) { return h.decoder.length(row); }, py::arg("row"));
 
-  py::class_<soma::Sampler>(m, "Sampler", "Draws the next token from logits.")
+  py::class_<soma::Sampler>(m, "Sampler", "Draws the next token from logits. A rule that is not given is off.")
       .def(py::init([](int64_t vocab_size, double temperature, int64_t top_k, double top_p, double repetition_penalty,
-                       uint64_t seed, const Ids& banned_ids) {
-             const soma::SamplerConfig config{vocab_size, temperature, top_k, top_p, repetition_penalty, seed};
-             return std::make_unique<soma::Sampler>(config, banned_ids.data(), banned_ids.size());
+                       uint64_t seed, const Ids& banned_ids, double min_p, double presence_penalty,
+                       double frequency_penalty, int64_t no_repeat_ngram_size, double dry_multiplier, double dry_base,
+                       int64_t dry_allowed_length, const std::optional<Ids>& dry_breakers,
+                       std::vector<std::vector<int32_t>> dry_breaker_sequences,
+                       std::vector<std::pair<int32_t, float>> logit_bias) {
+             return std::make_unique<soma::Sampler>(soma::SamplerConfig{
+                 .vocab_size = vocab_size,
+                 .logit_bias = std::move(logit_bias),
+                 .repetition_penalty = repetition_penalty,
+                 .presence_penalty = presence_penalty,
+                 .frequency_penalty = frequency_penalty,
+                 .dry_multiplier = dry_multiplier,
+                 .dry_base = dry_base,
+                 .dry_allowed_length = dry_allowed_length,
+                 .dry_breakers = list_of(dry_breakers),
+                 .dry_breaker_sequences = std::move(dry_breaker_sequences),
+                 .no_repeat_ngram_size = no_repeat_ngram_size,
+                 .temperature = temperature,
+                 .top_k = top_k,
+                 .top_p = top_p,
+                 .min_p = min_p,
+                 .seed = seed,
+                 .banned_ids = list_of(banned_ids),
+             });
            }),
            py::kw_only(), py::arg("vocab_size"), py::arg("temperature"), py::arg("top_k"), py::arg("top_p"),
-           py::arg("repetition_penalty"), py::arg("seed"), py::arg("banned_ids"))
+           py::arg("repetition_penalty"), py::arg("seed"), py::arg("banned_ids"), py::arg("min_p") = 0.0,
+           py::arg("presence_penalty") = 0.0, py::arg("frequency_penalty") = 0.0, py::arg("no_repeat_ngram_size") = 0,
+           py::arg("dry_multiplier") = 0.0, py::arg("dry_base") = 1.75, py::arg("dry_allowed_length") = 2,
+           py::arg("dry_breakers") = py::none(), py::arg("dry_breaker_sequences") = py::tuple(),
+           py::arg("logit_bias") = py::tuple())
       .def(
           "observe", [](soma::Sampler& s, const Ids& ids) { s.observe(ids.data(), ids.size()); }, py::arg("ids"))
       .def(
+          "restrict_next", [](soma::Sampler& s, const Ids& ids) { s.restrict_next(list_of(ids)); }, py::arg("ids"),
+          "The next draw takes one of these ids")
+      .def(
           "sample",
           [](soma::Sampler& s, const Logits& logits) {
-            check(logits.size() == s.vocab_size(), "logits must hold vocab_size = ", s.vocab_size(), " numbers, got ",
-                  logits.size());
-            const float* data = logits.data();
-            return s.sample(data);
+            check_size(s, logits);
+            return s.sample(logits.data());
           },
-          py::arg("logits"));
+          py::arg("logits"))
+      .def(
+          "probabilities",
+          [](soma::Sampler& s, const Logits& logits) {
+            check_size(s, logits);
+            py::array_t<double> result(logits.size());
+            s.probabilities(result.mutable_data(), logits.data());
+            return result;
+          },
+          py::arg("logits"), "What sample draws from: float64 (vocab_size,)");
+
+  m.def(
+      "score_token",
+      [](const Logits& logits, int32_t id, int64_t top) {
+        auto score = soma::score_token({logits.data(), static_cast<std::size_t>(logits.size())}, id, top);
+        return std::pair(score.log_probability, std::move(score.top));
+      },
+      py::arg("logits"), py::arg("id"), py::arg("top"),
+      "The log-probability of an id, and the `top` most likely ids with theirs");
 
   // After the class of its samplers, which the stub names.
-  decoder.def(
-      "grow", &DecoderHandle::grow, py::arg("rows"), py::arg("samplers"), py::arg("left"), py::arg("ends"),
-      py::arg("steps"),
-      "Draws and appends at most `steps` tokens a row: (tokens, errors). A token of `ends`, the last of `left` and "
-      "one that does not fit are not appended.");
+  decoder.def("grow", &DecoderHandle::grow, py::arg("rows"), py::arg("samplers"), py::arg("left"), py::arg("tops"),
+              py::arg("ends"), py::arg("steps"),
+              "Draws and appends at most `steps` tokens a row: (tokens, scores, error) of each. A token of `ends`, the "
+              "last of `left` and one that does not fit are not appended. A row whose `tops` is -1 has no scores.");
 }

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from soma_native.data.documents import read_documents
     from soma_native.data.token_store import TokenStore
     from soma_native.errors import CheckpointError, EngineClosedError, EngineFullError
+    from soma_native.generation.completion import Completion
     from soma_native.generation.engine import Engine, Handle
     from soma_native.generation.generator import Generator
     from soma_native.model.config import ModelConfig
@@ -36,6 +37,7 @@ _LAZY = {
     "AdamW": "optim.adamw",
     "Callback": "training.callbacks",
     "CheckpointError": "errors",
+    "Completion": "generation.completion",
     "Engine": "generation.engine",
     "EngineClosedError": "errors",
     "EngineFullError": "errors",
@@ -80,6 +82,7 @@ __all__ = [
     "AdamW",
     "Callback",
     "CheckpointError",
+    "Completion",
     "Engine",
     "EngineClosedError",
     "EngineFullError",

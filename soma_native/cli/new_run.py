@@ -169,7 +169,11 @@ def _base(arguments: argparse.Namespace, given: Tokenizer | None) -> tuple[Model
         raise UsageError(f"--recipe cannot be given with --from {source}, whose model has its sizes")
     if not os.path.isdir(source):
         raise CommandError(f"--from {source}: there is no such folder")
-    how: dict[str, Any] = {"precision": precision, "device": arguments.device, "verify": _is_as_saved(Path(source))}
+    how: dict[str, Any] = {
+        "precision": precision,
+        "device": arguments.device,
+        "verify_config": _is_as_saved(Path(source)),
+    }
     if not os.path.lexists(FolderView(Path(source)).path("tokenizer.json")):
         if given is None:
             raise CommandError(f"{source}: has no tokenizer.json: give its tokenizer with --tokenizer FILE")
@@ -189,7 +193,7 @@ def _base(arguments: argparse.Namespace, given: Tokenizer | None) -> tuple[Model
 
 
 def _is_as_saved(source: Path) -> bool:
-    """Whether the checksums of a folder are to be compared: not where only config.json was edited, without effect.
+    """Whether config.json is to be compared with its checksum: not where it was edited without effect.
 
     The state of a run tells what its model was.
 

@@ -6,19 +6,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from soma_native._checks import choice, instance
-from soma_native.checkpoint.hf_config import auto_penalty, end_token, start_token, token_ids
+from soma_native._checks import choice, instance, integer
+from soma_native.checkpoint.hf_config import end_token, start_token, token_ids
 from soma_native.core import _core
 from soma_native.errors import ArgumentError, ArgumentTypeError
-from soma_native.generation.sampling import DEFAULTS, WEIGHTS, Sampling
+from soma_native.generation.completion import Completion
+from soma_native.generation.sampling import DEFAULTS, WEIGHTS, MoreSettings, Sampling, Settings
 from soma_native.generation.sequence import Sequence
 from soma_native.generation.text_writer import TextWriter
 from soma_native.model.model import Model
 from soma_native.tokenizer.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _log = logging.getLogger("soma_native")
 
@@ -137,7 +141,7 @@ class Generator:
         stop: str | Iterable[str] | None = None,
         *,
         max_new_tokens: int | None = None,
-        **unknown: Any,
+        **more: Unpack[MoreSettings],
     ) -> str:
         """The prompt and its continuation.
 
@@ -154,11 +158,30 @@ class Generator:
             seed: the same seed gives the same text; None draws a new seed from the system.
             stop: one or several texts. The first to appear in the continuation ends it and is left out.
             max_new_tokens: another name for `max_tokens`.
-            **unknown: any other keyword raises a TypeError that names the allowed ones.
+            min_p: of what top_k and top_p leave, draw from the tokens that have at least this share of the probability
+                of the most likely one (Nguyen et al. 2024); 0 or None is off.
+            no_repeat_ngram_size: no run of so many tokens comes twice in prompt and text; 0 or None is off.
+            presence_penalty: subtracted from the logit of each token that was generated already, as OpenAI defines it:
+                -2 to 2. Tokens of the prompt alone are not counted. 0 or None is off.
+            frequency_penalty: the same, once for each time the token was generated.
+            dry_multiplier: DRY ("don't repeat yourself", p-e-w 2024), for prompt and text. A token that would extend a
+                repetition of n tokens loses `dry_multiplier * dry_base ** (n - dry_allowed_length)` of its logit. 0 or
+                None is off; 0.8 is usual.
+            dry_base: see there; at least 1. Default: 1.75.
+            dry_allowed_length: the shortest repetition that counts. Default: 2.
+            dry_sequence_breakers: texts that no repetition reaches across. A token with one of them in it is never
+                penalised. Default: a line break, a colon, a double quote and an asterisk.
+            logit_bias: numbers to add to the logits of ids, such as ``{13: -5.0}``; -infinity rules a token out.
+                Special tokens stay out.
+
+        The rules work in the order `logit_bias`, `repetition_penalty`, presence and frequency, DRY,
+        `no_repeat_ngram_size`, `temperature`, `top_k`, `top_p`, `min_p`. This is the order of `transformers`, and its
+        distribution. Where the rules leave no token, they do not count.
 
         Raises:
             TypeError: an unknown keyword (such as `max_length`; use `max_tokens`), or an argument of the wrong type.
-            ValueError: an argument outside its range, or a prompt the tokenizer refuses.
+            ValueError: an argument outside its range, an id of `logit_bias` that is not in the vocabulary, or a prompt
+                the tokenizer refuses.
 
         >>> import soma_native as soma
         >>> tok = soma.Tokenizer.train(["the cat sat on the mat"], kind="word")
@@ -170,8 +193,9 @@ class Generator:
         (True, 5)
         """
         sampling = Sampling.of(
-            max_tokens, temperature, top_k, top_p, repetition_penalty, seed, stop, max_new_tokens, unknown
-        )
+            max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=stop,
+            repetition_penalty=repetition_penalty, max_new_tokens=max_new_tokens, **more,
+        )  # fmt: skip
         return _text("prompt", prompt) + "".join(piece for _, piece in self._run([prompt], sampling))
 
     def generate_batch(
@@ -186,7 +210,7 @@ class Generator:
         stop: str | Iterable[str] | None = None,
         *,
         max_new_tokens: int | None = None,
-        **unknown: Any,
+        **more: Unpack[MoreSettings],
     ) -> list[str]:
         """Each prompt and its continuation, decoded together. Arguments and errors as `generate`.
 
@@ -203,8 +227,9 @@ class Generator:
         True
         """
         sampling = Sampling.of(
-            max_tokens, temperature, top_k, top_p, repetition_penalty, seed, stop, max_new_tokens, unknown
-        )
+            max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=stop,
+            repetition_penalty=repetition_penalty, max_new_tokens=max_new_tokens, **more,
+        )  # fmt: skip
         if isinstance(prompts, (str, bytes)) or not isinstance(prompts, Iterable):
             raise ArgumentTypeError("prompts", "must be a list of texts; for one text there is generate")
         texts = [_text(f"prompts[{row}]", prompt) for row, prompt in enumerate(prompts)]
@@ -225,7 +250,7 @@ class Generator:
         stop: str | Iterable[str] | None = None,
         *,
         max_new_tokens: int | None = None,
-        **unknown: Any,
+        **more: Unpack[MoreSettings],
     ) -> Iterator[str]:
         """The continuation piece by piece. Arguments and errors as `generate`.
 
@@ -243,20 +268,77 @@ class Generator:
         (5, True)
         """
         sampling = Sampling.of(
-            max_tokens, temperature, top_k, top_p, repetition_penalty, seed, stop, max_new_tokens, unknown
-        )
+            max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=stop,
+            repetition_penalty=repetition_penalty, max_new_tokens=max_new_tokens, **more,
+        )  # fmt: skip
         run = self._run([_text("prompt", prompt)], sampling)
         return (piece for _, piece in run)
 
+    def complete(self, prompt: str, n: int = 1, logprobs: int = 0, **settings: Unpack[Settings]) -> list[Completion]:
+        """Continuations of a prompt with their tokens and probabilities. They are decoded together.
+
+        The first is the text that `generate` adds to the prompt. The prompt is read once for all of them.
+
+        Args:
+            prompt: the text to continue.
+            n: how many continuations.
+            logprobs: how many of the likeliest tokens to give for each place (`Completion.top`).
+            **settings: the keywords of `generate`. Continuation i has the seed `(seed + i) % 2**64`.
+
+        Raises:
+            TypeError, ValueError: as `generate`; `n` is below 1; `logprobs` is not from 0 to the vocabulary's size.
+
+        >>> import soma_native as soma
+        >>> tok = soma.Tokenizer.train(["the cat sat on the mat"], kind="word")
+        >>> config = soma.ModelConfig(
+        ...     vocab_size=tok.vocab_size, d_model=8, n_layers=1, n_heads=2, d_ff=16, max_seq_len=16)
+        >>> gen = soma.Generator(soma.Model(config, seed=0), tok)
+        >>> first, second = gen.complete("the cat", n=2, logprobs=3, max_tokens=4, seed=1)
+        >>> "the cat" + first.text == gen.generate("the cat", max_tokens=4, seed=1), first.finish_reason
+        (True, 'length')
+        >>> "the cat" + second.text == gen.generate("the cat", max_tokens=4, seed=2), len(second.top[0])
+        (True, 3)
+        """
+        n = integer("n", n, 1, 1 << 16)
+        logprobs = integer("logprobs", logprobs, 0, self._model.config.vocab_size)
+        sampling = Sampling.of(**settings)
+        sampling.check_ids(self._model.config.vocab_size)
+        first = self._sequence(prompt, sampling)
+        sequences = [first, *(first.again(self._writer(prompt, sampling)) for _ in range(1, n))]
+        texts = [""] * n
+        scores: list[list[tuple[float, list[tuple[int, float]]]]] = [[] for _ in range(n)]
+        if sampling.max_tokens > 0:
+            decoder = _core.Decoder(self._model._core, n, self._weights)
+            decoder.prefill(0, np.array(first.context, dtype=np.int32))
+            seed, logits = sampling.fresh_seed(), decoder.logits()
+            for row in range(1, n):
+                decoder.copy_row(0, row, len(first.context))
+            samplers = {i: self._sampler(sampling, s, (seed + i) % (1 << 64)) for i, s in enumerate(sequences)}
+            for row, token, piece in self._draw(decoder, sequences, samplers):
+                texts[row] += piece
+                if token not in self._end_ids:
+                    scores[row].append(_core.score_token(logits[row], token, logprobs))
+        return [
+            Completion(
+                texts[row],
+                tuple(sequences[row].tokens),
+                tuple(score for score, _ in scores[row]),
+                tuple(tuple(top) for _, top in scores[row]),
+                sequences[row].finish_reason or "length",
+            )
+            for row in range(n)
+        ]
+
     def _run(self, prompts: list[str], sampling: Sampling) -> Iterator[tuple[int, str]]:
         """Encode the prompts now, and return an iterator of (row, piece)."""
+        sampling.check_ids(self._model.config.vocab_size)
         sequences = [self._sequence(prompt, sampling) for prompt in prompts]
         return self._decode(sequences, sampling)
 
     def _sequence(self, prompt: str, sampling: Sampling) -> Sequence:
         return Sequence(
             self._encode(_text("prompt", prompt)),
-            TextWriter(self._needs_space(prompt), sampling.stop),
+            self._writer(prompt, sampling),
             self._piece,
             window=self._model.config.max_seq_len,
             most=sampling.max_tokens,
@@ -270,14 +352,22 @@ class Generator:
         decoder = _core.Decoder(self._model._core, len(sequences), self._weights)
         samplers = {}
         for row in rows:
-            samplers[row] = self._sampler(sampling, sequences[row])
             decoder.prefill(row, np.array(sequences[row].context, dtype=np.int32))
+            samplers[row] = self._sampler(sampling, sequences[row], sampling.fresh_seed())
+        for row, _, piece in self._draw(decoder, sequences, samplers):
+            if piece:
+                yield row, piece
+
+    def _draw(
+        self, decoder: _core.Decoder, sequences: list[Sequence], samplers: dict[int, _core.Sampler]
+    ) -> Iterator[tuple[int, int, str]]:
+        """Let the rows of `samplers` grow to their ends: (row, token, text). The logits of the row are those before."""
+        rows = list(samplers)
         logits = list(decoder.logits())  # views, which each step overwrites
         while rows:
             for row in rows:
-                piece = sequences[row].add(samplers[row].sample(logits[row]))
-                if piece:
-                    yield row, piece
+                token = samplers[row].sample(logits[row])
+                yield row, token, sequences[row].add(token)
             rows = [row for row in rows if sequences[row].finish_reason is None]
             stepping = [row for row in rows if len(sequences[row].context) == decoder.length(row) + 1]
             for row in rows:
@@ -286,17 +376,8 @@ class Generator:
             ids = [sequences[row].context[-1] for row in stepping]
             decoder.step(np.array(stepping, dtype=np.int32), np.array(ids, dtype=np.int32))
 
-    def _sampler(self, sampling: Sampling, sequence: Sequence) -> _core.Sampler:
-        penalty = sampling.repetition_penalty
-        sampler = _core.Sampler(
-            vocab_size=self._model.config.vocab_size,
-            temperature=sampling.temperature,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-            repetition_penalty=auto_penalty(self._tok) if penalty == "auto" else penalty,
-            seed=sampling.fresh_seed(),
-            banned_ids=self._banned,
-        )
+    def _sampler(self, sampling: Sampling, sequence: Sequence, seed: int) -> _core.Sampler:
+        sampler = sampling.sampler(self._tok, self._model.config.vocab_size, self._banned, seed)
         sampler.observe(np.array(sequence.prompt_ids, dtype=np.int32))
         return sampler
 
@@ -313,11 +394,9 @@ class Generator:
             _log.warning("the prompt %r has no token of the vocabulary", prompt)
         return [self._start_id]
 
-    def _needs_space(self, prompt: str) -> bool | None:
-        """Whether a space comes before the first word; None for tokens that hold their own spaces."""
-        if self._tok.kind != "word":
-            return None
-        return bool(prompt) and not prompt[-1].isspace()
+    def _writer(self, prompt: str, sampling: Sampling) -> TextWriter:
+        space = bool(prompt) and not prompt[-1].isspace()  # before the first word
+        return TextWriter(space if self._tok.kind == "word" else None, sampling.stop)
 
     def _piece(self, token: int) -> bytes:
         piece = self._pieces.get(token)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection
+from typing import Literal
 
 from soma_native.generation.text_writer import TextWriter
 
@@ -32,12 +34,18 @@ class Sequence:
         self.prompt_ids = ids
         self.context = ids[-window:]  # the tokens that the model has to read before the next one is drawn
         self.tokens: list[int] = []  # of the continuation
-        self.finish_reason: str | None = None if most else "length"
+        self.finish_reason: Literal["stop", "length"] | None = None if most else "length"
         self._writer = writer
         self._piece = piece
         self._window = window
         self._most = most
         self._ends = ends
+
+    def again(self, writer: TextWriter) -> Sequence:
+        """Another continuation of the same prompt, which must have none yet."""
+        copied = copy.copy(self)
+        copied.context, copied.tokens, copied._writer = list(self.context), [], writer
+        return copied
 
     @property
     def left(self) -> int:
