@@ -328,11 +328,12 @@ class Decoder:
         rows: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
         samplers: collections.abc.Sequence[Sampler],
         left: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+        tops: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
         ends: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
         steps: typing.SupportsInt | typing.SupportsIndex,
-    ) -> tuple[list[list[int]], list[str]]:
+    ) -> list[tuple[list[int], list[tuple[float, list[tuple[int, float]]]], str]]:
         """
-        Draws and appends at most `steps` tokens a row: (tokens, errors). A token of `ends`, the last of `left` and one that does not fit are not appended.
+        Draws and appends at most `steps` tokens a row: (tokens, scores, error) of each. A token of `ends`, the last of `left` and one that does not fit are not appended. A row whose `tops` is -1 has no scores.
         """
     def length(self, row: typing.SupportsInt | typing.SupportsIndex) -> int: ...
     def logits(self) -> numpy.typing.NDArray[numpy.float32]: ...
