@@ -105,13 +105,12 @@ test-strict: $(DEV_STAMP) $(PACKAGE_STAMP) $(TEST_STAMP) ## run the tests of mod
 	rm -rf build/strict/package && mkdir -p build/strict/package
 	cp -r soma_native build/strict/package/ && rm -f build/strict/package/soma_native/_core*.so
 	cp build/strict/_core*.so build/strict/package/soma_native/
-	PYTHONPATH=build/strict/package $(BIN)/pytest $(WORKERS) --dist loadfile -q -p no:cacheprovider $(PYTEST_ARGS) $(STRICT_TESTS)
+	PYTHONPATH=$(abspath build/strict/package) $(BIN)/pytest $(WORKERS) --dist loadfile -q -p no:cacheprovider $(PYTEST_ARGS) $(STRICT_TESTS)
 
-# On a machine without CUDA: nvcc comes from PyPI. CUDA_CHIPS="-C cmake.define.CMAKE_CUDA_ARCHITECTURES=90a-real" is faster.
-CUDA_CHIPS ?=
+# On a machine without CUDA: nvcc comes from PyPI. For one kind of chip, as in CUDAARCHS=90a-real, it is faster.
 cuda: $(DEV_STAMP) ## build the wheel of the library for GPUs into dist/
 	$(PIP) install --quiet "scikit-build-core>=0.11" --requirement cmake/requirements-cuda.txt
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m build --wheel --no-isolation --outdir dist $(CUDA_CHIPS) cuda13
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m build --wheel --no-isolation --outdir dist cuda13
 
 bench: $(PACKAGE_STAMP) $(TEST_STAMP) ## run the benchmarks and write their records (into runs/records)
 	$(BIN)/python benchmarks/bench_train.py --json $(RECORDS)/train.json
