@@ -169,6 +169,10 @@ class Model:
         self, ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32]
     ) -> numpy.typing.NDArray[numpy.float32]: ...
     def gradients(self) -> dict[str, numpy.typing.NDArray[numpy.float32]]: ...
+    def hidden(self, ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32]) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        What the head reads, (B, T, C).
+        """
     def loss(
         self,
         ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
@@ -192,6 +196,20 @@ class Model:
     def read(self, name: str, gradient: bool = False) -> numpy.typing.NDArray[numpy.float32]:
         """
         A copy of a parameter, or of its gradient.
+        """
+    def score(
+        self,
+        ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+        targets: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+        top: typing.SupportsInt | typing.SupportsIndex = 0,
+    ) -> tuple[
+        numpy.typing.NDArray[numpy.float32],
+        numpy.typing.NDArray[numpy.int32],
+        numpy.typing.NDArray[numpy.int32],
+        numpy.typing.NDArray[numpy.float32],
+    ]:
+        """
+        (log-probabilities (N), ranks (N), ids of the best (N, top), their log-probabilities) of the N targets that are not -100.
         """
     def set_evaluation_precision(self, precision: str) -> None:
         """
