@@ -69,6 +69,26 @@ def decoder(options: dict[str, Any]) -> tuple[dict[str, Any], Callable[..., dict
     return {"parameters": contender.parameters}, run
 
 
+def scorer(options: dict[str, Any]) -> tuple[dict[str, Any], Callable[..., dict[str, Any]]]:
+    """Scoring of a text by one contender: command score(n) -> seconds and the first n log-probabilities."""
+    contender: Any
+    if options["contender"] == "transformers":
+        from transformers_peer import TransformersScorer
+
+        contender = TransformersScorer(options["folder"], options["text"], options["mode"], options["threads"])
+    else:
+        from native import NativeScorer
+
+        contender = NativeScorer(options["folder"], options["text"], options["mode"])
+
+    def score(n: int) -> dict[str, Any]:
+        begin = time.perf_counter()
+        logprobs = contender.score()
+        return {"seconds": time.perf_counter() - begin, "tokens": len(logprobs) + 1, "logprobs": logprobs[:n]}
+
+    return {"parameters": contender.parameters}, lambda do, n: score(n)
+
+
 def main() -> None:
     """Serve commands until the pipe closes."""
     answers = os.fdopen(os.dup(1), "w")
@@ -80,7 +100,7 @@ def main() -> None:
         answers.flush()
 
     try:
-        info, run = {"train": trainer, "decode": decoder}[sys.argv[1]](json.loads(sys.argv[2]))
+        info, run = {"train": trainer, "decode": decoder, "score": scorer}[sys.argv[1]](json.loads(sys.argv[2]))
         answer(info)
         for line in sys.stdin:
             answer(run(**json.loads(line)))

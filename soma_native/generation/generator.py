@@ -15,6 +15,7 @@ from soma_native.checkpoint.hf_config import auto_penalty, end_token, start_toke
 from soma_native.core import _core
 from soma_native.errors import ArgumentError, ArgumentTypeError
 from soma_native.generation.sampling import DEFAULTS, WEIGHTS, Sampling
+from soma_native.generation.scoring import Scorer
 from soma_native.generation.sequence import Sequence
 from soma_native.generation.text_writer import TextWriter
 from soma_native.model.model import Model
@@ -23,8 +24,8 @@ from soma_native.tokenizer.tokenizer import Tokenizer
 _log = logging.getLogger("soma_native")
 
 
-class Generator:
-    """Generates text with a model and its tokenizer.
+class Generator(Scorer):
+    """Generates text with a model and its tokenizer, and scores texts that are there already.
 
     A call keeps nothing for the next one. With `weights="auto"` the generator always reads the model's current weights,
     so it can be used during training, in the same thread.

@@ -34,17 +34,18 @@ LONG_FILES = {"src/cpp/tokenizer/unicode_tables.cpp": "generated tables"}
 # Names of the public surface. Removing one breaks other people's programs.
 PUBLIC = (
     "AdamW CheckpointError Engine EngineClosedError EngineFullError Floor Generator Handle Model ModelConfig Muon Plan "
-    "TokenStore Tokenizer TrainConfig Trainer __version__ active_isa available_isas export_gguf get_num_threads "
+    "Scores TokenStore Tokenizer TrainConfig Trainer __version__ active_isa available_isas export_gguf get_num_threads "
     "import_soma_pickle load plan save set_num_threads text_floor train"
 )
 PUBLIC_MEMBERS = {
     "Tokenizer": "train encode encode_with_offsets encode_array encode_batch decode decode_bytes vocab_size kind "
     "special_tokens token_to_id id_to_token save load",
     "ModelConfig": "preset",
-    "Model": "config precision num_parameters parameters gradients forward loss loss_and_grad zero_grad",
+    "Model": "config precision num_parameters parameters gradients forward hidden loss loss_and_grad zero_grad",
     **dict.fromkeys(("AdamW", "Muon"), "step"),
     "Trainer": "fit",
-    "Generator": "generate generate_batch stream",
+    "Generator": "generate generate_batch stream score score_batch embed",
+    "Scores": "text tokens offsets logprobs ranks top total loss perplexity bits_per_byte",
     "Engine": "submit close memory_of",
 }
 
