@@ -106,11 +106,13 @@ class Engine:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def submit(self, prompt: str, **options: Any) -> Handle:
+    def submit(self, prompt: str, *, ids: list[int] | None = None, **options: Any) -> Handle:
         """Ask for the continuation of a prompt, and return at once.
 
         Args:
             prompt: the text to continue.
+            ids: the tokens that the model reads in its place, such as special tokens of a chat; None for those of the
+                text.
             **options: the keywords of `Generator.generate`, such as `max_tokens`, `temperature` and `seed`.
 
         Raises:
@@ -120,7 +122,7 @@ class Engine:
             RuntimeError: the engine was made in another process, or the system refuses to start a thread.
         """
         sampling = Sampling.from_options(options)
-        sequence = self._generator._sequence(prompt, sampling)
+        sequence = self._generator._sequence(prompt, sampling, ids)
         job = Job(sequence, lambda: self._generator._sampler(sampling, sequence))
         self._thread.submit(job)
         return Handle(self, job)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from soma_native._checks import choice, instance
+from soma_native._checks import choice, instance, integer
 from soma_native.checkpoint.hf_config import auto_penalty, end_token, start_token, token_ids
 from soma_native.core import _core
 from soma_native.errors import ArgumentError, ArgumentTypeError
@@ -254,9 +254,11 @@ class Generator(Scorer):
         sequences = [self._sequence(prompt, sampling) for prompt in prompts]
         return self._decode(sequences, sampling)
 
-    def _sequence(self, prompt: str, sampling: Sampling) -> Sequence:
+    def _sequence(self, prompt: str, sampling: Sampling, ids: list[int] | None = None) -> Sequence:
+        most = self._tok.vocab_size - 1
+        given = None if ids is None else [integer(f"ids[{n}]", i, 0, most) for n, i in enumerate(ids)]
         return Sequence(
-            self._encode(_text("prompt", prompt)),
+            self._encode(_text("prompt", prompt)) if given is None else given or [self._start_id],
             TextWriter(self._needs_space(prompt), sampling.stop),
             self._piece,
             window=self._model.config.max_seq_len,
