@@ -334,10 +334,12 @@ class Generator(Scorer):
         sequences = [self._sequence(prompt, sampling) for prompt in prompts]
         return self._decode(sequences, sampling)
 
-    def _sequence(self, prompt: str, sampling: Sampling) -> Sequence:
+    def _sequence(self, prompt: str, sampling: Sampling, ids: list[int] | None = None) -> Sequence:
         sampling.check_ids(self._model.config.vocab_size)
+        most = self._tok.vocab_size - 1
+        given = None if ids is None else [integer(f"ids[{n}]", i, 0, most) for n, i in enumerate(ids)]
         return Sequence(
-            self._encode(_text("prompt", prompt)),
+            self._encode(_text("prompt", prompt)) if given is None else given or [self._start_id],
             self._writer(prompt, sampling),
             self._piece,
             window=self._model.config.max_seq_len,

@@ -103,6 +103,14 @@ def test_scoring_is_checked_against_transformers_and_recorded(tmp_path: Path) ->
         bench_score.check({"ours": [-1.0, -2.0], "theirs": [-1.0, -2.1]}, {"ours": "float32", "theirs": "fp32"})
 
 
+def test_a_server_is_measured_and_recorded(tmp_path: Path) -> None:
+    sizes = ("--preset", "showcase", "--clients", 2, "--tokens", 8, "--rounds", 1, "--crowd", 10, "--seconds", 0.4)
+    results = record("bench_serve.py", tmp_path / "s.json", "--no-peer", *sizes)["results"]
+    serve, engine, first, crowd = results
+    assert serve["tokens_per_second"] > 0 and engine["ours_over_this"]["serve"]["rounds"] and first["milliseconds"] > 0
+    assert crowd["right"] > 0 and crowd["alive"] and not crowd.keys() & {"wrong", "failed"}
+
+
 def test_tokenizers_are_compared_and_recorded(tmp_path: Path) -> None:
     pytest.importorskip("tokenizers")
     text = tmp_path / "text.txt"
