@@ -127,7 +127,6 @@ class Engine:
         vocab_size = self._generator._model.config.vocab_size
         top = -1 if logprobs is None else integer("logprobs", logprobs, 0, vocab_size)
         sampling = Sampling.of(**settings)
-        sampling.check_ids(vocab_size)
         generator, seed = self._generator, sampling.fresh_seed()
         sequence = generator._sequence(prompt, sampling)
         job = Job(sequence, lambda: generator._sampler(sampling, sequence, seed), top)
@@ -228,7 +227,7 @@ class Handle:
             raise self._job.error
         reason = self._job.finish_reason
         assert reason is not None
-        return Completion(self.text, tuple(self.tokens), self.logprobs, self.top, reason)
+        return Completion(self.text, self.tokens, reason, self.logprobs, self.top)
 
     def cancel(self) -> None:
         """End the text where it is. Its result is what was written by then, with the `finish_reason` "cancelled"."""
@@ -250,14 +249,14 @@ class Handle:
         return list(self._job.sequence.tokens)
 
     @property
-    def logprobs(self) -> tuple[float, ...]:
+    def logprobs(self) -> list[float]:
         """The log-probability of each token so far, as in `Completion`; empty without `logprobs` of `submit`."""
-        return tuple(score for score, _ in self._job.scores)
+        return [score for score, _ in self._job.scores]
 
     @property
-    def top(self) -> tuple[tuple[tuple[int, float], ...], ...]:
+    def top(self) -> list[list[tuple[int, float]]]:
         """The likeliest tokens in the place of each one so far, as in `Completion`."""
-        return tuple(tuple(top) for _, top in self._job.scores)
+        return [top for _, top in self._job.scores]
 
     @property
     def finish_reason(self) -> str | None:

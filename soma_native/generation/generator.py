@@ -16,6 +16,7 @@ from soma_native.core import _core
 from soma_native.errors import ArgumentError, ArgumentTypeError
 from soma_native.generation.completion import Completion
 from soma_native.generation.sampling import DEFAULTS, WEIGHTS, MoreSettings, Sampling, Settings
+from soma_native.generation.scoring import Scorer
 from soma_native.generation.sequence import Sequence
 from soma_native.generation.text_writer import TextWriter
 from soma_native.model.model import Model
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("soma_native")
 
 
-class Generator:
-    """Generates text with a model and its tokenizer.
+class Generator(Scorer):
+    """Generates text with a model and its tokenizer, and scores texts that are there already.
 
     A call keeps nothing for the next one. With `weights="auto"` the generator always reads the model's current weights,
     so it can be used during training, in the same thread.
@@ -302,7 +303,6 @@ class Generator:
         n = integer("n", n, 1, 1 << 16)
         logprobs = integer("logprobs", logprobs, 0, self._model.config.vocab_size)
         sampling = Sampling.of(**settings)
-        sampling.check_ids(self._model.config.vocab_size)
         first = self._sequence(prompt, sampling)
         sequences = [first, *(first.again(self._writer(prompt, sampling)) for _ in range(1, n))]
         texts = [""] * n
@@ -321,21 +321,21 @@ class Generator:
         return [
             Completion(
                 texts[row],
-                tuple(sequences[row].tokens),
-                tuple(score for score, _ in scores[row]),
-                tuple(tuple(top) for _, top in scores[row]),
+                sequences[row].tokens,
                 sequences[row].finish_reason or "length",
+                [score for score, _ in scores[row]],
+                [top for _, top in scores[row]],
             )
             for row in range(n)
         ]
 
     def _run(self, prompts: list[str], sampling: Sampling) -> Iterator[tuple[int, str]]:
         """Encode the prompts now, and return an iterator of (row, piece)."""
-        sampling.check_ids(self._model.config.vocab_size)
         sequences = [self._sequence(prompt, sampling) for prompt in prompts]
         return self._decode(sequences, sampling)
 
     def _sequence(self, prompt: str, sampling: Sampling) -> Sequence:
+        sampling.check_ids(self._model.config.vocab_size)
         return Sequence(
             self._encode(_text("prompt", prompt)),
             self._writer(prompt, sampling),

@@ -57,7 +57,7 @@ def test_probabilities_are_the_model_s_own(block: str) -> None:
         for place, top in zip(shares, one.top, strict=True):
             assert [i for i, _ in top] == np.argsort(-place, kind="stable")[:4].tolist()
             np.testing.assert_allclose([share for _, share in top], np.sort(place)[:-5:-1], atol=1e-4)
-    assert generator.complete("the cat", max_tokens=2)[0].top == ((), ())
+    assert generator.complete("the cat", max_tokens=2)[0].top == [[], []]
     every = generator.complete("the cat", max_tokens=1, logprobs=tok.vocab_size)[0].top[0]
     assert sum(np.exp(share) for _, share in every) == pytest.approx(1)
 
@@ -77,10 +77,10 @@ def test_reasons_to_finish() -> None:
     assert plain.finish_reason == "length" and len(plain.tokens) == 3
     word = plain.text.split()[0]
     (stopped,) = generator.complete("the", **ask, logit_bias={end: -np.inf}, stop=word)
-    assert stopped == Completion(" ", plain.tokens[:1], plain.logprobs[:1], ((),), "stop")
+    assert stopped == Completion(" ", plain.tokens[:1], "stop", plain.logprobs[:1], [[]])
     ended = generator.complete("the", **ask, n=2, logprobs=1, logit_bias={end: 100.0})
-    assert ended[0] == ended[1] == Completion("", (), (), (), "stop"), "the end itself is no part of the text"
-    assert generator.complete("the", n=2, max_tokens=0) == [Completion("", (), (), (), "length")] * 2
+    assert ended[0] == ended[1] == Completion("", [], "stop", [], []), "the end itself is no part of the text"
+    assert generator.complete("the", n=2, max_tokens=0) == [Completion("", [], "length", [], [])] * 2
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_log_probabilities_are_those_of_complete() -> None:
         assert found == [single.complete("The cat", logprobs=3, seed=seed, **settings)[0] for seed in range(4)]
         assert all(len(one.tokens) == len(one.logprobs) == len(one.top) for one in found)
         without = engine.submit("The cat", seed=0, **settings).result()
-        assert without == dataclasses.replace(found[0], logprobs=(), top=())
+        assert without == dataclasses.replace(found[0], logprobs=[], top=[])
 
 
 def test_what_a_handle_says() -> None:
@@ -113,22 +113,20 @@ def test_what_a_handle_says() -> None:
     with soma.Engine(model, tok) as engine:
         handle = engine.submit("The cat", max_tokens=5, seed=0)
         done = handle.result()
-        assert done.text == handle.text and list(done.tokens) == handle.tokens == tok.encode(done.text)
+        assert done.text == handle.text and done.tokens == handle.tokens == tok.encode(done.text)
         assert done.finish_reason == handle.finish_reason == "length"
         assert (handle.prompt_tokens, len(handle.tokens), handle.done) == (7, 5, True)
         assert 0 <= handle.first_seconds <= handle.seconds
         assert repr(handle) == "Handle(length, 5 tokens)"
         nothing = engine.submit("The cat", max_tokens=0)
-        assert nothing.result() == Completion("", (), (), (), "length") and list(nothing) == []
+        assert nothing.result() == Completion("", [], "length") and list(nothing) == []
 
 
 def test_an_end_token_ends_a_text() -> None:
     model, tok = make("char", special_tokens=("<|endoftext|>",))
     model.write("lm_head", 0 * model.read("lm_head"))  # of equal logits the first id wins: that of the end
     with soma.Engine(model, tok) as engine:
-        assert engine.submit("The cat", max_tokens=ENDLESS, temperature=0).result() == Completion(
-            "", (), (), (), "stop"
-        )
+        assert engine.submit("The cat", max_tokens=ENDLESS, temperature=0).result() == Completion("", [], "stop")
     with soma.Engine(model, tok, end_token=None) as engine:
         assert engine.submit("The cat", max_tokens=7, temperature=0).result().finish_reason == "length"
 
@@ -142,7 +140,7 @@ def test_a_chat_goes_on_where_it_was(weights: str) -> None:
     single = soma.Generator(model, tok, weights=weights)
     with soma.Engine(model, tok, 2, weights=weights) as engine:
         first, other = "The cat sat on the mat.", "A dog ate the cat's food"
-        said = list(engine.submit(first, max_tokens=20, seed=1).result().tokens)
+        said = engine.submit(first, max_tokens=20, seed=1).result().tokens
         engine.submit(other, max_tokens=20, seed=2).result()
         following = tok.decode_bytes([*tok.encode(first), *said[:15]]).decode("utf-8", "ignore") + " And then?"
         handle = engine.submit(following, max_tokens=20, seed=3)
@@ -196,7 +194,7 @@ def test_a_cancelled_text_leaves_its_place_to_another() -> None:
         with pytest.raises(TimeoutError, match="not complete after 0"):
             waiting.result(timeout=0)
         dropped.cancel()
-        assert dropped.result() == Completion("", (), (), (), "cancelled")
+        assert dropped.result() == Completion("", [], "cancelled")
         endless.cancel()
         assert endless.result().finish_reason == "cancelled"
         assert begun + "".join(endless) == endless.text
