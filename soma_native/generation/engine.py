@@ -131,7 +131,6 @@ class Engine:
         vocab_size = self._generator._model.config.vocab_size
         top = -1 if logprobs is None else integer("logprobs", logprobs, 0, vocab_size)
         sampling = Sampling.of(**settings)
-        sampling.check_ids(vocab_size)
         generator, seed = self._generator, sampling.fresh_seed()
         sequence = generator._sequence(prompt, sampling, ids)
         job = Job(sequence, lambda: generator._sampler(sampling, sequence, seed), top)
@@ -232,7 +231,7 @@ class Handle:
             raise self._job.error
         reason = self._job.finish_reason
         assert reason is not None
-        return Completion(self.text, self.tokens, self.logprobs, self.top, reason)
+        return Completion(self.text, self.tokens, reason, self.logprobs, self.top)
 
     def cancel(self) -> None:
         """End the text where it is. Its result is what was written by then, with the `finish_reason` "cancelled"."""

@@ -322,9 +322,9 @@ class Generator(Scorer):
             Completion(
                 texts[row],
                 sequences[row].tokens,
+                sequences[row].finish_reason or "length",
                 [score for score, _ in scores[row]],
                 [top for _, top in scores[row]],
-                sequences[row].finish_reason or "length",
             )
             for row in range(n)
         ]

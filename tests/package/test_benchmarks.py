@@ -237,3 +237,13 @@ def test_flops_count_every_matrix_product() -> None:
     c = w.config
     twice = replace(w, config=replace(c, vocab_size=2 * c.vocab_size))
     assert twice.flops_per_token - w.flops_per_token == 6 * c.vocab_size * c.d_model
+
+
+def test_texts_at_once_are_those_one_by_one(tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    path = tmp_path / "engine.json"
+    sizes = ("--sequences", 3, "--prompt", 4, "--tokens", 5, "--rounds", 2)
+    results = record("bench_engine.py", path, "--workloads", "showcase", "--weights", "int8", *sizes)["results"]
+    alone, at_once, _, peer = results
+    assert at_once["ours_over_this"] == {} and alone["ours_over_this"] and peer["ours_over_this"]
+    assert (alone["label"], peer["label"]) == ("soma_native one by one", "llama.cpp at once")
