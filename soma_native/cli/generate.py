@@ -115,6 +115,12 @@ def add_parser(commands: Any) -> None:
         help="add X to the logit of a token; -inf rules it out; may be repeated",
     )
     parser.add_argument(
+        "--heal-prompt",
+        action=argparse.BooleanOptionalAction,
+        default=DEFAULTS.heal_prompt,
+        help="read a prompt that ends inside a token as its author means",
+    )
+    parser.add_argument(
         "--weights",
         choices=WEIGHTS,
         default="auto",

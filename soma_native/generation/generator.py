@@ -15,9 +15,10 @@ from soma_native.checkpoint.hf_config import end_token, start_token, token_ids
 from soma_native.core import _core
 from soma_native.errors import ArgumentError, ArgumentTypeError
 from soma_native.generation.completion import Completion
+from soma_native.generation.healing import half_word, read_prompt
 from soma_native.generation.sampling import DEFAULTS, WEIGHTS, MoreSettings, Sampling, Settings
 from soma_native.generation.scoring import Scorer
-from soma_native.generation.sequence import Sequence
+from soma_native.generation.sequence import Sequence, kept_length
 from soma_native.generation.text_writer import TextWriter
 from soma_native.model.model import Model
 from soma_native.tokenizer.tokenizer import Tokenizer
@@ -174,6 +175,8 @@ class Generator(Scorer):
                 penalised. Default: a line break, a colon, a double quote and an asterisk.
             logit_bias: numbers to add to the logits of ids, such as ``{13: -5.0}``; -infinity rules a token out.
                 Special tokens stay out.
+            heal_prompt: read a prompt that ends inside a token as its author means: " lo" may go on as " lord", and a
+                space may begin the token of the next word. A word that is whole is never changed. Default: True.
 
         The rules work in the order `logit_bias`, `repetition_penalty`, presence and frequency, DRY,
         `no_repeat_ngram_size`, `temperature`, `top_k`, `top_p`, `min_p`. This is the order of `transformers`, and its
@@ -304,12 +307,12 @@ class Generator(Scorer):
         logprobs = integer("logprobs", logprobs, 0, self._model.config.vocab_size)
         sampling = Sampling.of(**settings)
         first = self._sequence(prompt, sampling)
-        sequences = [first, *(first.again(self._writer(prompt, sampling)) for _ in range(1, n))]
-        texts = [""] * n
+        sequences, texts = [first] * (n if sampling.max_tokens == 0 else 1), [""] * n
         scores: list[list[tuple[float, list[tuple[int, float]]]]] = [[] for _ in range(n)]
         if sampling.max_tokens > 0:
             decoder = _core.Decoder(self._model._core, n, self._weights)
-            decoder.prefill(0, np.array(first.context, dtype=np.int32))
+            self._read(decoder, 0, first)
+            sequences += [first.again(self._writer(prompt, sampling, first.rest)) for _ in range(1, n)]
             seed, logits = sampling.fresh_seed(), decoder.logits()
             for row in range(1, n):
                 decoder.copy_row(0, row, len(first.context))
@@ -336,16 +339,37 @@ class Generator(Scorer):
 
     def _sequence(self, prompt: str, sampling: Sampling, ids: list[int] | None = None) -> Sequence:
         sampling.check_ids(self._model.config.vocab_size)
-        most = self._tok.vocab_size - 1
-        given = None if ids is None else [integer(f"ids[{n}]", i, 0, most) for n, i in enumerate(ids)]
+        prompt = _text("prompt", prompt)
+        heals = sampling.heal_prompt and ids is None
+        head, rest = half_word(self._tok, prompt) if heals else (prompt, b"")
+        window, healing, most = self._model.config.max_seq_len, None, self._tok.vocab_size - 1
+        if ids is None:
+            ids = self._encode(head)
+        else:
+            ids = [integer(f"ids[{n}]", i, 0, most) for n, i in enumerate(ids)] or [self._start_id]
+        if heals and self._tok.kind == "bpe" and prompt:
+            healing = read_prompt(self._tok, prompt, ids, self._start_id, window)
         return Sequence(
-            self._encode(_text("prompt", prompt)) if given is None else given or [self._start_id],
-            self._writer(prompt, sampling),
+            ids,
+            self._writer(prompt, sampling, rest),
             self._piece,
-            window=self._model.config.max_seq_len,
+            window=window,
             most=sampling.max_tokens,
             ends=self._end_ids,
+            healing=healing,
+            rest=rest,
         )
+
+    def _read(self, decoder: _core.Decoder, row: int, sequence: Sequence) -> None:
+        """Let an empty row of the decoder read a prompt, its end as the author means it."""
+        held: list[int] = []
+        while True:
+            context = sequence.context
+            keep = kept_length(held, context, self._weights_form in ("bfloat16", "int8"))
+            decoder.extend(np.array([row], np.int32), np.array([keep], np.int32), [np.array(context[keep:], np.int32)])
+            if sequence.read(decoder.logits()[row]):
+                return
+            held = list(context)
 
     def _decode(self, sequences: list[Sequence], sampling: Sampling) -> Iterator[tuple[int, str]]:
         rows = [row for row, sequence in enumerate(sequences) if sequence.finish_reason is None]
@@ -354,7 +378,7 @@ class Generator(Scorer):
         decoder = _core.Decoder(self._model._core, len(sequences), self._weights)
         samplers = {}
         for row in rows:
-            decoder.prefill(row, np.array(sequences[row].context, dtype=np.int32))
+            self._read(decoder, row, sequences[row])
             samplers[row] = self._sampler(sampling, sequences[row], sampling.fresh_seed())
         for row, _, piece in self._draw(decoder, sequences, samplers):
             if piece:
@@ -381,6 +405,8 @@ class Generator(Scorer):
     def _sampler(self, sampling: Sampling, sequence: Sequence, seed: int) -> _core.Sampler:
         sampler = sampling.sampler(self._tok, self._model.config.vocab_size, self._banned, seed)
         sampler.observe(np.array(sequence.prompt_ids, dtype=np.int32))
+        if sequence.rest:
+            sampler.restrict_next(self._tok._token_table().extending(sequence.rest))
         return sampler
 
     def _encode(self, prompt: str) -> list[int]:
@@ -396,8 +422,8 @@ class Generator(Scorer):
             _log.warning("the prompt %r has no token of the vocabulary", prompt)
         return [self._start_id]
 
-    def _writer(self, prompt: str, sampling: Sampling) -> TextWriter:
-        space = bool(prompt) and not prompt[-1].isspace()  # before the first word
+    def _writer(self, prompt: str, sampling: Sampling, rest: bytes) -> TextWriter:
+        space = bool(prompt) and not prompt[-1].isspace() and not rest  # before the first word
         return TextWriter(space if self._tok.kind == "word" else None, sampling.stop)
 
     def _piece(self, token: int) -> bytes:

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from soma_native._checks import integer, number
+from soma_native._checks import flag, integer, number
 from soma_native.checkpoint.hf_config import SAMPLING, auto_penalty
 from soma_native.core import _core
 from soma_native.errors import ArgumentError, ArgumentTypeError
@@ -34,6 +34,7 @@ class MoreSettings(TypedDict, total=False):
     dry_allowed_length: int
     dry_sequence_breakers: str | Iterable[str] | None
     logit_bias: Mapping[int, float] | None
+    heal_prompt: bool
 
 
 class Settings(MoreSettings, total=False):
@@ -82,6 +83,7 @@ class Sampling:
     dry_allowed_length: int = 2
     dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
     logit_bias: tuple[tuple[int, float], ...] = ()
+    heal_prompt: bool = True
 
     @classmethod
     def of(cls, **given: Any) -> Sampling:
@@ -210,6 +212,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "dry_allowed_length": partial(integer, least=1, most=_MOST),
     "dry_sequence_breakers": _texts,
     "logit_bias": _biases,
+    "heal_prompt": flag,
 }
 # What None means.
 _OFF: dict[str, Any] = {

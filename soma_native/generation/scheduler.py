@@ -13,11 +13,10 @@ from typing import Literal
 import numpy as np
 
 from soma_native.core import _core
-from soma_native.generation.sequence import Sequence
+from soma_native.generation.sequence import LEAST_PIECE, Sequence, kept_length, shared_length
 
 Reason = Literal["stop", "length", "cancelled"]
 Score = tuple[float, list[tuple[int, float]]]  # the log-probability of a token, and those of the likeliest in its place
-LEAST_PIECE = 16  # tokens: a shorter piece of a prompt would not be rounded as the whole prompt is
 _STEPS = 16  # most tokens a row between two looks at who waits
 
 
@@ -112,18 +111,14 @@ class Scheduler:
 
     def join(self, job: Job) -> None:
         """Take a job. There must be fewer jobs than rows."""
-        try:
-            job.sampler = job.make_sampler()
-        except Exception as error:  # of this job alone
-            job.finish(error=error)
-        else:
-            self._jobs.append(job)
+        self._jobs.append(job)
 
     def round(self) -> None:
         """Read one piece of the prompts that wait, then let every other text grow."""
         for job in [job for job in self._jobs if job.cancelled]:
             self._leave(job, "cancelled")
         self._read()
+        self._begin()
         self._grow()
 
     def fail(self, error: Callable[[], BaseException]) -> None:
@@ -197,6 +192,19 @@ class Scheduler:
         job.row, row.job = row, job
         return row
 
+    def _begin(self) -> None:
+        """Make samplers for prompts that were read. One that is to be read in another way waits for its next piece."""
+        logits = self._decoder.logits()
+        for job in [job for job in self._jobs if job.sampler is None and not _unread(job)]:
+            row = job.row
+            if row is not None and not job.sequence.read(logits[row.index]):
+                row.held = row.held[: kept_length(row.held, job.sequence.context, self._rounds)]
+                continue
+            try:
+                job.sampler = job.make_sampler()
+            except Exception as error:  # of this job alone
+                self._leave(job, error=error)
+
     def _grow(self) -> None:
         growing = [(job, job.row, job.sampler) for job in self._jobs if not _unread(job)]
         ready = [(job, row, sampler) for job, row, sampler in growing if row is not None and sampler is not None]
@@ -222,12 +230,3 @@ class Scheduler:
 def _unread(job: Job) -> int:
     """The tokens of its context that the model has yet to read."""
     return len(job.sequence.context) - (0 if job.row is None else len(job.row.held))
-
-
-def shared_length(a: list[int], b: list[int]) -> int:
-    """The length of the longest common beginning. Slices are compared, at the speed of C."""
-    least, most = 0, min(len(a), len(b))
-    while least < most:
-        middle = (least + most + 1) // 2
-        least, most = (middle, most) if a[least:middle] == b[least:middle] else (least, middle - 1)
-    return least

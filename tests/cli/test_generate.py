@@ -35,6 +35,8 @@ def test_the_options_are_the_keywords(run: Any, folder: Path) -> None:
         flags += ["--logit-bias", f"{i}={value}"]
     assert run("generate", folder, "the cat", *flags).out == text + "\n"
     assert "dog" in text and "mat" not in text
+    healed, plain = (run("generate", folder, "the ca", *flags, *more).out for more in ((), ("--no-heal-prompt",)))
+    assert healed.startswith("the cat ") and plain.startswith("the ca ")
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,7 @@ def test_dry_finds_breakers_in_tokens_and_across_them() -> None:
         ({"logit_bias": {3: "x"}}, TypeError, r"logit_bias\[3\] must be a number"),
         ({"logit_bias": {3: math.inf}}, ValueError, r"logit_bias\[3\] must be finite"),
         ({"logit_bias": [3]}, TypeError, "logit_bias must be a dict of ids and numbers"),
+        ({"heal_prompt": 1}, TypeError, "heal_prompt must be True or False, got 1"),
     ],
 )
 def test_bad_settings(
