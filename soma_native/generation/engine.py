@@ -27,7 +27,7 @@ class Engine:
     """Generates many texts at once. Texts join and leave while others are written.
 
     Each text is the text that `Generator` gives for the same prompt, settings and seed, bit for bit, whatever is
-    written beside it. Sixteen texts at once take little longer than one, because each weight is read once for all.
+    written beside it. Many at once are written faster than one by one, because each weight is read once for all.
 
     Prompts wait in a queue, first come, first served. They are read in pieces, so a long prompt does not hold up the
     texts that grow. A prompt that begins like an earlier one, as the next turn of a chat does, takes over the keys and
