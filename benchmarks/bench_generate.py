@@ -23,6 +23,7 @@ from common import (
     Worker,
     WorkerError,
     Workload,
+    add_device,
     alternate,
     describe,
     machine_record,
@@ -53,6 +54,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=1.0, help="length of one contender's turn")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--isa", help="hold us to this instruction set")
+    add_device(parser)
     parser.add_argument("--json", help="write the record here")
     return parser.parse_args(argv)
 
@@ -98,6 +100,7 @@ def measure(args: argparse.Namespace, w: Workload, formats: list[str]) -> list[d
     try:
         for label, (contender, mode, shape) in plans.items():
             options = {"contender": contender, "workload": w.name, "block": shape.config.block, "mode": mode}
+            options["device"] = args.device
             workers[label] = Worker("decode", label, options, args.threads, args.isa)
         checks = check(workers, plans, ids)
         for task in args.tasks:
@@ -144,11 +147,11 @@ def measure(args: argparse.Namespace, w: Workload, formats: list[str]) -> list[d
 def main(argv: list[str] | None = None) -> int:
     """Run, print, record."""
     args = arguments(argv)
-    formats = args.formats
+    formats = args.formats if args.device == "cpu" else []  # llama.cpp runs on the processor here
     if formats and not (importlib.util.find_spec("llama_cpp") and importlib.util.find_spec("gguf")):
         print("llama.cpp is not installed (pip install llama-cpp-python gguf): ours alone", file=sys.stderr)
         formats = []
-    machine = machine_record(args.threads, args.isa)
+    machine = machine_record(args.threads, args.isa, args.device)
     print_machine(machine)
     results: list[dict[str, Any]] = []
     for name in args.workloads:

@@ -17,6 +17,7 @@ from common import (
     Worker,
     WorkerError,
     Workload,
+    add_device,
     alternate,
     describe,
     machine_record,
@@ -48,6 +49,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="steps of one turn, instead of --seconds")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--isa", help="hold both to this instruction set (avx2)")
+    add_device(parser)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--json", help="write the record here")
     return parser.parse_args(argv)
@@ -56,6 +58,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 def start(args: argparse.Namespace, w: Workload, contender: str, mode: str) -> Worker:
     """A worker that trains w."""
     options = {"contender": contender, "workload": w.name, "block": w.config.block, "mode": mode, "lr": args.lr}
+    options["device"] = args.device
     label = f"soma_native {mode}" if contender == "native" else f"torch {mode}"
     return Worker("train", label, options, args.threads, args.isa)
 
@@ -210,7 +213,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.modes and importlib.util.find_spec("torch") is None:
         print("PyTorch is not installed (pip install torch==2.13.0): timing soma_native alone", file=sys.stderr)
         args.modes = []
-    machine = machine_record(args.threads, args.isa)
+    machine = machine_record(args.threads, args.isa, args.device)
     print_machine(machine)
     results: list[dict[str, Any]] = []
     for name in args.workloads:

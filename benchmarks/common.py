@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -131,12 +132,19 @@ def pairwise(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
 # record ---------------------------------------------------------------------------------------------------------
 
 
-def machine_record(threads: int, isa: str | None) -> dict[str, Any]:
-    """Machine, instruction set, threads, commit and versions of a measurement."""
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add --device."""
+    parser.add_argument("--device", default="cpu", help="where all contenders compute: cpu, cuda or cuda:N")
+
+
+def machine_record(threads: int, isa: str | None, device: str = "cpu") -> dict[str, Any]:
+    """Machine, device, instruction set, threads, commit and versions of a measurement."""
     import soma_native
+    from soma_native.system import gpus
 
     return {
         "cpu": cpu_model(),
+        **({} if device == "cpu" else {"gpu": {gpu.device: gpu.name for gpu in gpus()}[device.removesuffix(":0")]}),
         "cpu_flags": cpu_flags(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": threads,
@@ -204,7 +212,8 @@ def write_record(path: str | None, benchmark: str, machine: dict[str, Any], resu
 def print_machine(machine: dict[str, Any]) -> None:
     """One paragraph above every table."""
     parts = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    print(f"{machine['cpu']}, {machine['threads']} threads, isa {machine['isa']}, commit {machine['commit']}")
+    gpu = f"{machine['gpu']}; " if "gpu" in machine else ""
+    print(f"{gpu}{machine['cpu']}, {machine['threads']} threads, isa {machine['isa']}, commit {machine['commit']}")
     print(parts + "\n", flush=True)
 
 

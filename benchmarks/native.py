@@ -12,21 +12,21 @@ import soma_native as soma
 from soma_native import _core
 
 
-def build(w: Workload, precision: str, params: dict[str, Any]) -> soma.Model:
+def build(w: Workload, precision: str, params: dict[str, Any], device: str) -> soma.Model:
     """Our model of a workload, holding the given weights."""
-    model = soma.Model(w.config, precision=precision)
-    views = model.parameters()
-    assert views.keys() == params.keys(), sorted(views.keys() ^ params.keys())
-    for name, view in views.items():
-        view[...] = params[name]
+    model = soma.Model(w.config, precision=precision, device=device)
+    names = model.parameters().keys()
+    assert names == params.keys(), sorted(names ^ params.keys())
+    for name in names:
+        model.write(name, params[name])
     return model
 
 
 class NativeTrainer:
     """Our training step, through the public Python interface."""
 
-    def __init__(self, w: Workload, precision: str, lr: float, params: dict[str, Any]) -> None:
-        self.model = build(w, precision, params)
+    def __init__(self, w: Workload, precision: str, lr: float, params: dict[str, Any], device: str) -> None:
+        self.model = build(w, precision, params, device)
         self.optimizer = soma.AdamW(self.model, lr=lr, betas=(0.9, 0.95), weight_decay=0.1, max_grad_norm=1.0)
         self.parameters = self.model.num_parameters
         self.isa = soma.active_isa()
@@ -48,8 +48,8 @@ class NativeDecoder:
     Modes: live (Generator's weights="auto"), float32, bfloat16, int8.
     """
 
-    def __init__(self, w: Workload, weights: str) -> None:
-        self.model = build(w, "float32", initial_parameters(w))
+    def __init__(self, w: Workload, weights: str, device: str) -> None:
+        self.model = build(w, "float32", initial_parameters(w), device)
         self.parameters = self.model.num_parameters
         kept = None if weights == "live" else _core.DecodeWeights(self.model._core, weights)
         self.decoder = _core.Decoder(self.model._core, 1, kept)

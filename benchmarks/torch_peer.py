@@ -112,7 +112,7 @@ class Transformer(nn.Module):
         """Mean negative log-likelihood of targets (B, T)."""
         x = self.wte(ids)
         if self.wpe is not None:
-            x = x + self.wpe(torch.arange(ids.shape[1]))
+            x = x + self.wpe(torch.arange(ids.shape[1], device=ids.device))
         for layer in self.layers:
             x = layer(x)
         logits = self.lm_head(self.ln_f(x))
@@ -154,11 +154,15 @@ def load(model: Transformer, w: Workload, params: dict[str, Any]) -> None:
 class TorchTrainer:
     """A training step of PyTorch in one of its modes: fp32-eager, fp32-compile, bf16-eager, bf16-compile."""
 
-    def __init__(self, w: Workload, mode: str, threads: int, lr: float, params: dict[str, Any]) -> None:
+    def __init__(
+        self, w: Workload, mode: str, threads: int, lr: float, params: dict[str, Any], device: str = "cpu"
+    ) -> None:
         precision, _, how = mode.partition("-")
         torch.set_num_threads(threads)
         self.model = Transformer(w)
         load(self.model, w, params)
+        self.model.to(device)
+        self.device = torch.device(device)
         self.weights = list(self.model.parameters())
         groups = [
             {"params": [p for p in self.weights if p.ndim >= 2], "weight_decay": 0.1},
@@ -171,11 +175,11 @@ class TorchTrainer:
 
     def batch(self, ids: Any, targets: Any) -> tuple[Tensor, Tensor]:
         """A batch as tensors of the type that PyTorch needs, made before the clock starts."""
-        return torch.from_numpy(ids).long(), torch.from_numpy(targets).long()
+        return torch.from_numpy(ids).long().to(self.device), torch.from_numpy(targets).long().to(self.device)
 
     def step(self, batch: tuple[Tensor, Tensor]) -> float:
         """Forward, backward, clip, AdamW; return the loss before the update."""
-        cast: Any = torch.autocast("cpu", torch.bfloat16) if self.autocast else contextlib.nullcontext()
+        cast: Any = torch.autocast(self.device.type, torch.bfloat16) if self.autocast else contextlib.nullcontext()
         with cast:
             loss = self.loss(*batch)
         loss.backward()

@@ -21,12 +21,14 @@ def trainer(options: dict[str, Any]) -> tuple[dict[str, Any], Callable[..., dict
     if options["contender"] == "torch":
         from torch_peer import TorchTrainer
 
-        contender = TorchTrainer(workload, options["mode"], options["threads"], options["lr"], params)
+        contender = TorchTrainer(
+            workload, options["mode"], options["threads"], options["lr"], params, options["device"]
+        )
         info = {"parameters": contender.parameters}
     else:
         from native import NativeTrainer
 
-        contender = NativeTrainer(workload, options["mode"], options["lr"], params)
+        contender = NativeTrainer(workload, options["mode"], options["lr"], params, options["device"])
         info = {"parameters": contender.parameters, "precision": contender.model.precision, "isa": contender.isa}
     del params
     batches = [contender.batch(*pair) for pair in training_batches(workload)]
@@ -55,7 +57,7 @@ def decoder(options: dict[str, Any]) -> tuple[dict[str, Any], Callable[..., dict
     else:
         from native import NativeDecoder
 
-        contender = NativeDecoder(workload, options["mode"])
+        contender = NativeDecoder(workload, options["mode"], options["device"])
 
     def run(do: str, ids: list[int], repeat: int = 1) -> dict[str, Any]:
         if do == "logits":

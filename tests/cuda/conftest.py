@@ -14,6 +14,6 @@ if built:
     os.environ["SOMA_CUDA_LIBRARY"] = str(Path(built) / "libsoma_cuda_emulated.so")
     collect_ignore_glob = []
 elif os.environ.get("SOMA_TEST_GPU"):
-    collect_ignore_glob = ["test_[!c]*.py", "test_cuda_errors.py"]
+    collect_ignore_glob = ["test_[!c]*.py", "test_cuda_errors.py", "test_cuda_memory.py"]
 else:
     collect_ignore_glob = ["test_*.py"]

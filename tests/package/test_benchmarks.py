@@ -79,7 +79,8 @@ def test_what_computes_something_else_is_not_timed() -> None:
 
 
 def test_a_worker_that_fails_says_why() -> None:
-    options = {"contender": "native", "workload": "showcase", "block": "soma", "mode": "float7", "lr": 1e-3}
+    options: dict[str, Any] = {"contender": "native", "workload": "showcase", "block": "soma", "mode": "float7"}
+    options |= {"lr": 1e-3, "device": "cpu"}
     with pytest.raises(common.WorkerError, match="float7"):
         common.Worker("train", "ours", options, threads=1)
 

@@ -1,0 +1,44 @@
+"""What the benchmarks time with --device cuda is what they time on the processor, but for rounding."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import soma_native as soma
+
+BENCHMARKS = str(Path(__file__).resolve().parents[2] / "benchmarks")
+sys.path.insert(0, BENCHMARKS)
+try:
+    from common import Workload, initial_parameters, training_batches
+    from native import NativeDecoder, NativeTrainer
+finally:
+    sys.path.remove(BENCHMARKS)
+
+SIZES = {"vocab_size": 19, "d_model": 12, "n_layers": 1, "n_heads": 2, "d_ff": 16, "max_seq_len": 12}
+TINY = Workload("tiny", soma.ModelConfig(**SIZES, block="gpt2"), 6, 2)
+DEVICES = ("cpu", "cuda")
+
+
+def test_training_steps() -> None:
+    curves = []
+    for device in DEVICES:
+        trainer = NativeTrainer(TINY, "float32", 1e-2, initial_parameters(TINY), device)
+        assert trainer.model.device == device
+        curves.append([trainer.step(trainer.batch(*pair)) for pair in training_batches(TINY)[:3]])
+    assert curves[0] == pytest.approx(curves[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("weights", ["live", "int8"])
+def test_generation(weights: str) -> None:
+    ids = [1, 5, 3, 18, 0, 7]
+    logits = []
+    for device in DEVICES:
+        decoder = NativeDecoder(TINY, weights, device)
+        assert decoder.model.device == device
+        decoder.sample(ids)
+        logits.append(np.array(decoder.logits(ids)))
+    assert np.linalg.norm(logits[0] - logits[1]) < 1e-5 * np.linalg.norm(logits[0])
