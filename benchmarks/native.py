@@ -1,7 +1,8 @@
-"""soma_native as a contender: a training step, decoding token by token, and many texts at once."""
+"""soma_native as a contender: a training step, decoding token by token, many texts at once, scores of a text."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,20 @@ class NativeDecoder:
         for i in range(half, len(tokens)):
             self.decoder.step(self.row, tokens[i : i + 1])
         return [float(x) for x in self.decoder.logits()[0]]
+
+
+class NativeScorer:
+    """Our scores of a text, as the public interface gives them: with its tokens, their places and ranks."""
+
+    def __init__(self, folder: str, text: str, precision: str) -> None:
+        model, tok = soma.load(folder, precision=precision)
+        self.parameters = model.num_parameters
+        self.generator = soma.Generator(model, tok)
+        self.text = Path(text).read_text(encoding="utf-8")
+
+    def score(self) -> list[float | None]:
+        """The log-probability of every token but the first."""
+        return self.generator.score(self.text).logprobs[1:]
 
 
 class NativeEngine:

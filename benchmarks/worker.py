@@ -69,6 +69,26 @@ def decoder(options: dict[str, Any]) -> tuple[dict[str, Any], Callable[..., dict
     return {"parameters": contender.parameters}, run
 
 
+def scorer(options: dict[str, Any]) -> tuple[dict[str, Any], Callable[..., dict[str, Any]]]:
+    """Scoring of a text by one contender: command score(n) -> seconds and the first n log-probabilities."""
+    contender: Any
+    if options["contender"] == "transformers":
+        from transformers_peer import TransformersScorer
+
+        contender = TransformersScorer(options["folder"], options["text"], options["mode"], options["threads"])
+    else:
+        from native import NativeScorer
+
+        contender = NativeScorer(options["folder"], options["text"], options["mode"])
+
+    def score(n: int) -> dict[str, Any]:
+        begin = time.perf_counter()
+        logprobs = contender.score()
+        return {"seconds": time.perf_counter() - begin, "tokens": len(logprobs) + 1, "logprobs": logprobs[:n]}
+
+    return {"parameters": contender.parameters}, lambda do, n: score(n)
+
+
 def engine(options: dict[str, Any]) -> tuple[dict[str, Any], Callable[..., dict[str, Any]]]:
     """Our texts at once or one by one: commands together and alone -> seconds and texts; export."""
     from native import NativeEngine
@@ -122,7 +142,7 @@ def main() -> None:
         raise SystemExit(1) from error
 
 
-KINDS = {"train": trainer, "decode": decoder, "engine": engine, "llama-batch": llama_batch}
+KINDS = {"train": trainer, "decode": decoder, "score": scorer, "engine": engine, "llama-batch": llama_batch}
 
 if __name__ == "__main__":
     main()

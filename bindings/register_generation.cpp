@@ -5,6 +5,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -21,6 +22,7 @@ namespace {
 
 using soma::check;
 using Logits = py::array_t<float, py::array::c_style>;
+using Score = std::pair<double, std::vector<std::pair<int32_t, double>>>;  // of a token, and of the likeliest ones
 
 struct DecodeWeightsHandle {
   ModelHandle& model;
@@ -67,25 +69,26 @@ struct DecoderHandle {
     compute(model, [&] { decoder.copy_row(from, to, length); });
   }
 
-  // The tokens and the error of each row.
-  std::pair<std::vector<std::vector<int32_t>>, std::vector<std::string>> grow(
+  // For each row: tokens, scores, error.
+  std::vector<std::tuple<std::vector<int32_t>, std::vector<Score>, std::string>> grow(
       const std::vector<int64_t>& rows, const std::vector<soma::Sampler*>& samplers, const std::vector<int64_t>& left,
-      const std::vector<int32_t>& ends, int64_t steps) {
-    check(rows.size() == samplers.size() && rows.size() == left.size(),
-          "rows, samplers and left must be of the same length");
+      const std::vector<int64_t>& tops, const std::vector<int32_t>& ends, int64_t steps) {
+    check(rows.size() == samplers.size() && rows.size() == left.size() && rows.size() == tops.size(),
+          "rows, samplers, left and tops must be of the same length");
     std::vector<soma::Growth> growths;
     for (std::size_t i = 0; i < rows.size(); ++i) {
       check(decoder.length(rows[i]) > 0, "row ", rows[i], " is empty: prefill it first");
       check(left[i] >= 1, "left must be at least 1, got ", left[i]);
       check(samplers[i] != nullptr && samplers[i]->vocab_size() == decoder.vocab_size(),
             "samplers must be of the model's vocabulary");
-      growths.push_back({rows[i], samplers[i], left[i]});
+      growths.push_back({rows[i], samplers[i], left[i], tops[i]});
     }
     compute(model, [&] { soma::grow(decoder, growths, ends, steps); });
-    std::pair<std::vector<std::vector<int32_t>>, std::vector<std::string>> result;
+    std::vector<std::tuple<std::vector<int32_t>, std::vector<Score>, std::string>> result;
     for (soma::Growth& g : growths) {
-      result.first.push_back(std::move(g.tokens));
-      result.second.push_back(std::move(g.error));
+      std::vector<Score> scores;
+      for (soma::TokenScore& score : g.scores) scores.emplace_back(score.log_probability, std::move(score.top));
+      result.emplace_back(std::move(g.tokens), std::move(scores), std::move(g.error));
     }
     return result;
   }
@@ -205,9 +208,8 @@ void register_generation(py::module_& m) {
       "The log-probability of an id, and the `top` most likely ids with theirs");
 
   // After the class of its samplers, which the stub names.
-  decoder.def(
-      "grow", &DecoderHandle::grow, py::arg("rows"), py::arg("samplers"), py::arg("left"), py::arg("ends"),
-      py::arg("steps"),
-      "Draws and appends at most `steps` tokens a row: (tokens, errors). A token of `ends`, the last of `left` and "
-      "one that does not fit are not appended.");
+  decoder.def("grow", &DecoderHandle::grow, py::arg("rows"), py::arg("samplers"), py::arg("left"), py::arg("tops"),
+              py::arg("ends"), py::arg("steps"),
+              "Draws and appends at most `steps` tokens a row: (tokens, scores, error) of each. A token of `ends`, the "
+              "last of `left` and one that does not fit are not appended. A row whose `tops` is -1 has no scores.");
 }

@@ -2,6 +2,7 @@
 #include <pybind11/stl.h>
 #include <pybind11/typing.h>
 
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -68,6 +69,13 @@ void register_system(py::module_& m) {
   m.def(
       "find_device", [](const std::string& name) { return soma::find_device(name).name(); }, py::arg("name"),
       "The name of a device that can be used.");
+  m.def(
+      "free_bytes",
+      [](const std::string& name) -> std::optional<int64_t> {
+        const int64_t bytes = soma::find_device(name).free_bytes();
+        return bytes < 0 ? std::nullopt : std::optional(bytes);
+      },
+      py::arg("device"), "Bytes that are free on a device with memory of its own; None: it has the host's.");
   m.def("get_num_threads", &soma::num_threads, "Threads that compute.");
   m.def("set_num_threads", &soma::set_num_threads, py::arg("n"), "Sets the number of threads that compute.");
 }

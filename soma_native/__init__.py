@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from soma_native.generation.completion import Completion
     from soma_native.generation.engine import Engine, Handle
     from soma_native.generation.generator import Generator
+    from soma_native.generation.scoring import Scores
     from soma_native.model.config import ModelConfig
     from soma_native.model.model import Model
     from soma_native.optim.adamw import AdamW
@@ -50,6 +51,7 @@ _LAZY = {
     "ModelConfig": "model.config",
     "Muon": "optim.muon",
     "Plan": "planning.plan",
+    "Scores": "generation.scoring",
     "Tokenizer": "tokenizer.tokenizer",
     "TokenStore": "data.token_store",
     "TrainConfig": "training.config",
@@ -95,6 +97,7 @@ __all__ = [
     "ModelConfig",
     "Muon",
     "Plan",
+    "Scores",
     "TokenStore",
     "Tokenizer",
     "TrainConfig",

@@ -48,6 +48,7 @@ __all__: list[str] = [
     "byte_alphabet",
     "find_device",
     "find_invalid_utf8",
+    "free_bytes",
     "get_num_threads",
     "gpu_driver",
     "gpus",
@@ -171,6 +172,10 @@ class Model:
         self, ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32]
     ) -> numpy.typing.NDArray[numpy.float32]: ...
     def gradients(self) -> dict[str, numpy.typing.NDArray[numpy.float32]]: ...
+    def hidden(self, ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32]) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        What the head reads, (B, T, C).
+        """
     def loss(
         self,
         ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
@@ -194,6 +199,20 @@ class Model:
     def read(self, name: str, gradient: bool = False) -> numpy.typing.NDArray[numpy.float32]:
         """
         A copy of a parameter, or of its gradient.
+        """
+    def score(
+        self,
+        ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+        targets: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+        top: typing.SupportsInt | typing.SupportsIndex = 0,
+    ) -> tuple[
+        numpy.typing.NDArray[numpy.float32],
+        numpy.typing.NDArray[numpy.int32],
+        numpy.typing.NDArray[numpy.int32],
+        numpy.typing.NDArray[numpy.float32],
+    ]:
+        """
+        (log-probabilities (N), ranks (N), ids of the best (N, top), their log-probabilities) of the N targets that are not -100.
         """
     def set_evaluation_precision(self, precision: str) -> None:
         """
@@ -309,11 +328,12 @@ class Decoder:
         rows: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
         samplers: collections.abc.Sequence[Sampler],
         left: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+        tops: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
         ends: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
         steps: typing.SupportsInt | typing.SupportsIndex,
-    ) -> tuple[list[list[int]], list[str]]:
+    ) -> list[tuple[list[int], list[tuple[float, list[tuple[int, float]]]], str]]:
         """
-        Draws and appends at most `steps` tokens a row: (tokens, errors). A token of `ends`, the last of `left` and one that does not fit are not appended.
+        Draws and appends at most `steps` tokens a row: (tokens, scores, error) of each. A token of `ends`, the last of `left` and one that does not fit are not appended. A row whose `tops` is -1 has no scores.
         """
     def length(self, row: typing.SupportsInt | typing.SupportsIndex) -> int: ...
     def logits(self) -> numpy.typing.NDArray[numpy.float32]: ...
@@ -719,6 +739,11 @@ def find_invalid_utf8(data: bytes) -> int:
     Offset of the first byte that is not valid UTF-8, or -1
     """
 
+def free_bytes(device: str) -> int | None:
+    """
+    Bytes that are free on a device with memory of its own; None: it has the host's.
+    """
+
 def get_num_threads() -> int:
     """
     Threads that compute.
@@ -816,6 +841,7 @@ def teacher_floats(
     precision: str,
     batch: typing.SupportsInt | typing.SupportsIndex,
     length: typing.SupportsInt | typing.SupportsIndex,
+    device: str,
 ) -> int:
     """
     The floats that a teacher takes while another model is trained, without allocating them.
@@ -828,6 +854,7 @@ def training_floats(
     batch: typing.SupportsInt | typing.SupportsIndex,
     length: typing.SupportsInt | typing.SupportsIndex,
     teachers: typing.SupportsInt | typing.SupportsIndex,
+    device: str,
 ) -> int:
     """
     The floats that training takes, moments and buffers included, without allocating them.

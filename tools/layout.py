@@ -27,7 +27,8 @@ LEVELS = (
     ("checkpoint", "data"),
     ("tokenizer", "optim"),
     ("files", "model"),
-    ("system", "version"),
+    ("system",),
+    ("version",),
     ("_checks",),
     ("core", "errors"),
 )

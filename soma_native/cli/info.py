@@ -1,9 +1,10 @@
-"""`soma-native info`: version, instruction sets, threads, and what precision "auto" means on this machine."""
+"""`soma-native info`: version, instruction sets, threads, GPUs, and what precision "auto" means on this machine."""
 
 from __future__ import annotations
 
 import argparse
 import platform
+from dataclasses import asdict
 from typing import Any
 
 import numpy
@@ -12,6 +13,7 @@ from soma_native import system
 from soma_native.cli.arguments import add_command
 from soma_native.cli.output import print_json, print_table
 from soma_native.model.model import resolve_precision
+from soma_native.training.memory import size_text
 from soma_native.version import __version__
 
 
@@ -33,7 +35,32 @@ def collect() -> dict[str, Any]:
         "python": platform.python_version(),
         "numpy": numpy.__version__,
         "system": f"{platform.system()} {platform.machine()}",
+        "cuda": collect_cuda(),
     }
+
+
+def collect_cuda() -> dict[str, Any]:
+    """The facts about GPUs; `problem` says why there is none."""
+    facts: dict[str, Any] = {"library": None, "driver": None, "gpus": [], "problem": None}
+    try:
+        facts["library"] = system.cuda_library()
+        facts["driver"] = system.cuda_driver()
+        facts["gpus"] = [asdict(gpu) for gpu in system.gpus()]
+    except RuntimeError as error:
+        facts["problem"] = str(error)
+    return facts
+
+
+def _rows_of_cuda(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = [
+        (f"GPU {gpu['device']}", f"{gpu['name']}, {size_text(gpu['memory'])}, capability {gpu['compute_capability']}")
+        for gpu in facts["gpus"]
+    ]
+    if facts["problem"]:
+        rows = [("GPUs", f"none: --device cuda {facts['problem']}")]
+    if facts["driver"]:
+        rows.append(("CUDA of the driver", facts["driver"]))
+    return rows
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -51,5 +78,6 @@ def run(arguments: argparse.Namespace) -> None:
         ('"auto" evaluates in', facts["evaluation_precision"]),
         ("Python, NumPy", f"{facts['python']}, {facts['numpy']}"),
         ("system", facts["system"]),
+        *_rows_of_cuda(facts["cuda"]),
     ]
     print_table("", ("what", "value"), rows)

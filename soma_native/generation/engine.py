@@ -110,12 +110,14 @@ class Engine:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def submit(self, prompt: str, **options: Unpack[Settings]) -> Handle:
+    def submit(self, prompt: str, *, logprobs: int | None = None, **settings: Unpack[Settings]) -> Handle:
         """Ask for the continuation of a prompt, and return at once.
 
         Args:
             prompt: the text to continue.
-            **options: the keywords of `Generator.generate`, such as `max_tokens`, `temperature` and `seed`.
+            logprobs: how many of the likeliest tokens to give for each place, as for `Generator.complete`; None gives
+                no log-probabilities, which is faster.
+            **settings: the keywords of `Generator.generate`.
 
         Raises:
             TypeError, ValueError: as `Generator.generate`.
@@ -123,9 +125,13 @@ class Engine:
             EngineClosedError: the engine is closed.
             RuntimeError: the engine was made in another process, or the system refuses to start a thread.
         """
-        sampling = Sampling.of(**options)
-        sequence = self._generator._sequence(prompt, sampling)
-        job = Job(sequence, lambda: self._generator._sampler(sampling, sequence, sampling.fresh_seed()))
+        vocab_size = self._generator._model.config.vocab_size
+        top = -1 if logprobs is None else integer("logprobs", logprobs, 0, vocab_size)
+        sampling = Sampling.of(**settings)
+        sampling.check_ids(vocab_size)
+        generator, seed = self._generator, sampling.fresh_seed()
+        sequence = generator._sequence(prompt, sampling)
+        job = Job(sequence, lambda: generator._sampler(sampling, sequence, seed), top)
         self._thread.submit(job)
         return Handle(self, job)
 
@@ -221,7 +227,9 @@ class Handle:
             raise TimeoutError(f"the text is not complete after {timeout} seconds")
         if self._job.error is not None:
             raise self._job.error
-        return Completion(self.text, self.tokens, str(self.finish_reason))
+        reason = self._job.finish_reason
+        assert reason is not None
+        return Completion(self.text, self.tokens, self.logprobs, self.top, reason)
 
     def cancel(self) -> None:
         """End the text where it is. Its result is what was written by then, with the `finish_reason` "cancelled"."""
@@ -241,6 +249,16 @@ class Handle:
     def tokens(self) -> list[int]:
         """The ids of the continuation so far."""
         return list(self._job.sequence.tokens)
+
+    @property
+    def logprobs(self) -> list[float]:
+        """The log-probability of each token so far, as in `Completion`; empty without `logprobs` of `submit`."""
+        return [score for score, _ in self._job.scores]
+
+    @property
+    def top(self) -> list[list[tuple[int, float]]]:
+        """The likeliest tokens in the place of each one so far, as in `Completion`."""
+        return [top for _, top in self._job.scores]
 
     @property
     def finish_reason(self) -> str | None:

@@ -17,6 +17,7 @@ from soma_native.errors import ArgumentError, ArgumentTypeError
 from soma_native.generation.completion import Completion
 from soma_native.generation.healing import half_word, read_prompt
 from soma_native.generation.sampling import DEFAULTS, WEIGHTS, MoreSettings, Sampling, Settings
+from soma_native.generation.scoring import Scorer
 from soma_native.generation.sequence import Sequence, kept_length
 from soma_native.generation.text_writer import TextWriter
 from soma_native.model.model import Model
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("soma_native")
 
 
-class Generator:
-    """Generates text with a model and its tokenizer.
+class Generator(Scorer):
+    """Generates text with a model and its tokenizer, and scores texts that are there already.
 
     A call keeps nothing for the next one. With `weights="auto"` the generator always reads the model's current weights,
     so it can be used during training, in the same thread.
@@ -324,9 +325,9 @@ class Generator:
             Completion(
                 texts[row],
                 sequences[row].tokens,
-                sequences[row].finish_reason or "length",
                 [score for score, _ in scores[row]],
                 [top for _, top in scores[row]],
+                sequences[row].finish_reason or "length",
             )
             for row in range(n)
         ]

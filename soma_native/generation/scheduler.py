@@ -8,21 +8,26 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 
 from soma_native.core import _core
 from soma_native.generation.sequence import LEAST_PIECE, Sequence, kept_length, shared_length
 
+Reason = Literal["stop", "length", "cancelled"]
+Score = tuple[float, list[tuple[int, float]]]  # the log-probability of a token, and those of the likeliest in its place
 _STEPS = 16  # most tokens a row between two looks at who waits
 
 
 class Job:
     """A sequence of an engine, and what its caller hears of it. The engine's thread writes, any thread reads."""
 
-    def __init__(self, sequence: Sequence, make_sampler: Callable[[], _core.Sampler]) -> None:
+    def __init__(self, sequence: Sequence, make_sampler: Callable[[], _core.Sampler], top: int) -> None:
         self.sequence = sequence
         self.make_sampler = make_sampler
+        self.top = top  # likeliest tokens to give for each place; -1: no log-probabilities either
+        self.scores: list[Score] = []
         self.sampler: _core.Sampler | None = None  # while it has a row: it is as large as the vocabulary
         self.row: Row | None = None
         self.reused = 0
@@ -30,14 +35,14 @@ class Job:
         self.listener: Callable[[], object] | None = None  # called after each of them
         self.text: list[str] = []
         self.cancelled = False
-        self.finish_reason: str | None = None
+        self.finish_reason: Reason | None = None
         self.error: BaseException | None = None
         self.ended = threading.Event()
         self.submitted = time.monotonic()
         self.first: float | None = None  # the time of the first token
         self.end: float | None = None
 
-    def take(self, tokens: list[int]) -> None:
+    def take(self, tokens: list[int], scores: list[Score]) -> None:
         """Add tokens that were drawn; those after the end of the text are dropped."""
         if self.first is None:
             self.first = time.monotonic()
@@ -46,11 +51,12 @@ class Job:
             pieces.append(self.sequence.add(token))
             if self.sequence.finish_reason is not None:
                 break
+        self.scores += scores[: len(self.sequence.tokens) - len(self.scores)]
         if piece := "".join(pieces):
             self.text.append(piece)
             self._put(piece)
 
-    def finish(self, reason: str | None = None, error: BaseException | None = None) -> None:
+    def finish(self, reason: Reason | None = None, error: BaseException | None = None) -> None:
         """Tell the caller that no more will come."""
         self.sampler = None
         self.finish_reason, self.error = reason, error
@@ -122,7 +128,7 @@ class Scheduler:
         for job in list(self._jobs):
             self._leave(job, error=error())
 
-    def _leave(self, job: Job, reason: str | None = None, error: BaseException | None = None) -> None:
+    def _leave(self, job: Job, reason: Reason | None = None, error: BaseException | None = None) -> None:
         self._jobs.remove(job)
         if job.row is not None:
             self._turns += 1
@@ -206,11 +212,12 @@ class Scheduler:
             return
         rows, samplers = [row.index for _, row, _ in ready], [sampler for _, _, sampler in ready]
         left = [job.sequence.left for job, _, _ in ready]
-        drawn, errors = self._decoder.grow(rows, samplers, left, self._ends, _STEPS)
-        for (job, row, _), tokens, error in zip(ready, drawn, errors, strict=True):
+        tops = [job.top for job, _, _ in ready]
+        grown = self._decoder.grow(rows, samplers, left, tops, self._ends, _STEPS)
+        for (job, row, _), (tokens, scores, error) in zip(ready, grown, strict=True):
             appended = tokens[: self._decoder.length(row.index) - len(row.held)]
             row.held += appended
-            job.take(tokens)
+            job.take(tokens, scores)
             if error:
                 row.held = []
                 self._leave(job, error=ValueError(error))

@@ -13,10 +13,9 @@ import numpy.typing as npt
 from soma_native._checks import choice, instance, integer, number
 from soma_native.core import _core
 from soma_native.errors import ArgumentError, ArgumentTypeError
+from soma_native.model.arrays import Floats, as_given
 from soma_native.model.config import PRECISIONS, ModelConfig
 from soma_native.model.device import checked_device
-
-Floats = npt.NDArray[np.float32]
 
 # Instruction sets that multiply bfloat16 faster than single precision.
 _FAST_BFLOAT16 = ("avx512_bf16", "amx")
@@ -191,11 +190,11 @@ class Model:
 
         On a device other than the CPU these are copies that cannot be written to; :meth:`write` changes a parameter.
         """
-        return self._core.parameters()
+        return as_given(self._core.parameters(), "model.write(name, array) sets a parameter")
 
     def gradients(self) -> dict[str, Floats]:
         """The accumulated gradients, with the names and shapes of :meth:`parameters`; views or copies as well."""
-        return self._core.gradients()
+        return as_given(self._core.gradients(), "change a copy(); loss_and_grad and zero_grad set gradients")
 
     def read(self, name: str) -> Floats:
         """A copy of the parameter of this name, as float32, from any device.
@@ -247,6 +246,22 @@ class Model:
         array = _as_ids("ids", ids)
         logits = self._core.forward(array)
         return logits if np.ndim(ids) == 2 else logits[0]
+
+    def hidden(self, ids: npt.ArrayLike) -> Floats:
+        """What the output head reads at every position: the last block's output, after the final norm if there is one.
+
+        Args:
+            ids: as in :meth:`forward`.
+
+        Returns:
+            float32, shape (B, T, C) or (T, C) with C = d_model. In bfloat16 these are the numbers before the head
+            rounds them.
+
+        Raises:
+            TypeError, ValueError, KeyboardInterrupt: as :meth:`forward`.
+        """
+        states = self._core.hidden(_as_ids("ids", ids))
+        return states if np.ndim(ids) == 2 else states[0]
 
     def loss(self, ids: npt.ArrayLike, targets: npt.ArrayLike, normalizer: int | None = None) -> float:
         """Mean negative log-likelihood of the targets, in nats.

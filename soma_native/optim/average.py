@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from soma_native._checks import instance, integer, number
 from soma_native.core import _core
+from soma_native.model.arrays import as_given
 from soma_native.model.model import Model, as_floats
 
 
@@ -79,7 +80,7 @@ class WeightAverage:
 
         These are writable views on the CPU, and copies that cannot be written to on another device; there is `write`.
         """
-        return self._core.values()
+        return as_given(self._core.values(), "average.write(name, array) sets an array")
 
     def write(self, name: str, array: npt.ArrayLike) -> None:
         """Set the array of this parameter in :meth:`values`, on any device.

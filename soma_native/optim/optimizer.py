@@ -11,6 +11,7 @@ import numpy.typing as npt
 from soma_native._checks import FLOAT32_LEAST, FLOAT32_MAX, flag, instance, number, pair
 from soma_native.core import _core
 from soma_native.errors import ArgumentError
+from soma_native.model.arrays import as_given
 from soma_native.model.model import Model, as_floats
 
 
@@ -84,7 +85,8 @@ class Optimizer:
 
         They are writable views on the CPU, and copies that cannot be written to on another device; there is `write`.
         """
-        return {f"{kind}.{name}": array for kind in self._kinds for name, array in self._core.state(kind).items()}
+        arrays = {f"{kind}.{name}": array for kind in self._kinds for name, array in self._core.state(kind).items()}
+        return as_given(arrays, "optimizer.write(name, array) sets an array")
 
     def write(self, name: str, array: npt.ArrayLike) -> None:
         """Set the array of this name in :meth:`state`, on any device.

@@ -96,7 +96,8 @@ def train(
             measure_speed(device=device),
             minutes,
             {"seed": seed, "checkpoint_dir": folder},
-            free_memory(),
+            free_memory(device=device),
+            device,
         )
         tokenizer = Tokenizer.train(texts, plan.tokenizer, plan.vocab_size)
         store = TokenStore.encode(texts, tokenizer, plan.training.end_of_document)

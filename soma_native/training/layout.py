@@ -147,9 +147,10 @@ class Layout:
             model.config, self.batch, self.longest, model.precision, config.optimizer,
             config.ema is not None or config.tail_average is not None, [teacher.config for teacher in self.teachers],
             best=config.keep_best and config.checkpoint_dir is not None and self.validation is not None,
+            device=model.device,
         )  # fmt: skip
         held = sum(each._core.held_floats for each in (model, *self.teachers))
-        require_memory(needed - 4 * held, free_memory(), self.batch, self.longest)
+        require_memory(needed - 4 * held, free_memory(device=model.device), self.batch, self.longest)
 
     def _tail(self) -> int:
         tail = 1.0 if self.config.tail_average is None else self.config.tail_average

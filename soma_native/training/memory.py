@@ -25,6 +25,7 @@ def training_memory(
     teachers: Iterable[ModelConfig] = (),
     *,
     best: bool = True,
+    device: str = "cpu",
 ) -> int:
     """Bytes that a model and its training take; nothing is allocated. The texts are not counted.
 
@@ -39,7 +40,8 @@ def training_memory(
         optimizer: "muon" or "adamw".
         average: whether the weights are averaged.
         teachers: the models whose probabilities are learned from.
-        best: whether a copy of the best weights is kept.
+        best: whether a copy of the best weights is kept, which lies in the host's memory.
+        device: whose memory is meant.
 
     >>> config = ModelConfig(vocab_size=64, d_model=64, n_layers=2, n_heads=2, d_ff=128, max_seq_len=32)
     >>> small, large = (training_memory(config, batch, 32, "float32") for batch in (1, 100))
@@ -47,23 +49,26 @@ def training_memory(
     True
     """
     teachers = tuple(teachers)
-    floats = _core.training_floats(config.core, precision, optimizer == "muon", batch, seq_len, len(teachers))
-    floats += (average + best) * config.num_parameters
-    floats += sum(_core.teacher_floats(teacher.core, precision, batch, seq_len) for teacher in teachers)
+    floats = _core.training_floats(config.core, precision, optimizer == "muon", batch, seq_len, len(teachers), device)
+    floats += (average + (best and device == "cpu")) * config.num_parameters
+    floats += sum(_core.teacher_floats(teacher.core, precision, batch, seq_len, device) for teacher in teachers)
     return _FLOAT * floats
 
 
-def free_memory(root: Path = Path("/")) -> int | None:
+def free_memory(root: Path = Path("/"), device: str = "cpu") -> int | None:
     """Bytes that this process can still take: what the system has, or what its cgroup allows, if that is less.
 
     Memory of files that were read counts as free, since the system gives it back. Swap does not.
 
     Args:
         root: the folder in which `proc` and `sys` lie.
+        device: whose memory is meant. A GPU's is what its driver says.
 
     Returns:
         None where the system does not say, as on any but Linux.
     """
+    if (free := _core.free_bytes(device)) is not None:
+        return free
     found = [*_of_system(root / "proc/meminfo"), *_of_cgroups(root)]
     return max(0, min(found)) if found else None
 

@@ -50,9 +50,9 @@ def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 # help and usage ------------------------------------------------------------------------------------------------------
 
 COMMANDS = (
-    (), ("showcase",), ("train",), ("plan",), ("generate",), ("evaluate",), ("tokenizer",), ("tokenizer", "train"),
-    ("tokenizer", "encode"), ("tokenizer", "decode"), ("tokenizer", "inspect"), ("bench",), ("export",), ("import",),
-    ("info",),
+    (), ("showcase",), ("train",), ("plan",), ("generate",), ("score",), ("evaluate",), ("tokenizer",),
+    ("tokenizer", "train"), ("tokenizer", "encode"), ("tokenizer", "decode"), ("tokenizer", "inspect"), ("bench",),
+    ("export",), ("import",), ("info",),
 )  # fmt: skip
 
 
@@ -115,6 +115,15 @@ def test_version_and_info(run: Any) -> None:
     assert info["precision"] in {"float32", "bfloat16"}
     text = run("info").out
     assert all(str(info[name]) in text for name in ("version", "isa", "threads", "precision"))
+
+
+def test_info_says_what_to_install_for_a_gpu(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SOMA_CUDA_LIBRARY", raising=False)
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: ())
+    told = run("info", "--json").json["cuda"]
+    problem = "needs the package soma-native-cuda13, which is not installed: pip install soma-native-cuda13"
+    assert told == {"library": None, "driver": None, "gpus": [], "problem": problem}
+    assert f"none: --device cuda {problem}" in " ".join(run("info").out.split())
 
 
 # train ---------------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ def test_too_little_memory_is_one_line_and_touches_nothing(
     text.write_text("the cat saw the dog and the dog ran. " * 40, encoding="utf-8")
     assert run("train", text, "--out", out, *SMALL).status == 0
     before = contents(out)
-    monkeypatch.setattr("soma_native.training.layout.free_memory", lambda: 500_000)
+    monkeypatch.setattr("soma_native.training.layout.free_memory", lambda **_: 500_000)
     for flags in (("--overwrite", *SMALL), ("--resume",)):
         refused = run("train", text, "--out", out, *flags)
         assert refused.status == 1

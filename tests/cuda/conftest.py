@@ -1,4 +1,6 @@
-"""The tests of CUDA run where `make test-cuda` built the emulation, and are not collected elsewhere."""
+"""The tests of CUDA run in the emulation that `make test-cuda` built. Those of models also run on a GPU, where
+tools/check_gpu.py says so in SOMA_TEST_GPU. They are not collected elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +8,12 @@ import os
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[1] / "model"))  # for what its tests share
+sys.path += [str(Path(__file__).parents[1] / folder) for folder in ("model", "generation")]  # what their tests share
 built = os.environ.get("SOMA_CUDA_EMULATED")
-collect_ignore_glob = [] if built else ["test_*.py"]
 if built:
     os.environ["SOMA_CUDA_LIBRARY"] = str(Path(built) / "libsoma_cuda_emulated.so")
+    collect_ignore_glob = []
+elif os.environ.get("SOMA_TEST_GPU"):
+    collect_ignore_glob = ["test_[!c]*.py", "test_cuda_errors.py"]
+else:
+    collect_ignore_glob = ["test_*.py"]

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
+import pickle
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import soma_native as soma
 from helpers.cuda import I64, lib
+from soma_native import _core
+from soma_native.cli.main import main
+from soma_native.optim.average import WeightAverage
 
 SIZES = {"vocab_size": 12, "d_model": 8, "n_layers": 1, "n_heads": 2, "d_ff": 16, "max_seq_len": 256}
 CONFIG = soma.ModelConfig(**SIZES)
@@ -73,6 +79,19 @@ def test_too_little_memory_says_how_much_and_the_process_goes_on() -> None:
     assert np.isfinite(model.loss_and_grad(np.zeros((8, 64), int), np.zeros((8, 64), int)))
 
 
+@pytest.mark.usefixtures("machine")
+def test_too_little_memory_for_keys_and_values_is_an_error_and_the_generator_goes_on() -> None:
+    model = soma.Model(CONFIG, device="cuda")
+    decoder, ids = _core.Decoder(model._core, 1), np.arange(5, dtype=np.int32)
+    decoder.prefill(0, ids)
+    want = decoder.logits().tobytes()
+    lib.soma_set_memory(I64(lib.soma_taken_memory() + 40_000))
+    with pytest.raises(MemoryError, match=r"^out of memory on cuda: \d+ bytes asked, \d+ of \d+ bytes free"):
+        _core.Decoder(model._core, 64)
+    decoder.prefill(0, ids)
+    assert decoder.logits().tobytes() == want
+
+
 def test_a_failed_kernel_is_an_error_of_the_call_that_waits_for_it() -> None:
     model = soma.Model(CONFIG, device="cuda")
     lib.soma_fail_next()
@@ -81,6 +100,47 @@ def test_a_failed_kernel_is_an_error_of_the_call_that_waits_for_it() -> None:
         match=r"^the GPU failed: an illegal memory access was encountered\. Start the program again; a run resumes",
     ):
         model.forward(IDS)
+
+
+def test_an_attempt_to_write_names_what_writes() -> None:
+    model = soma.Model(CONFIG, device="cuda")
+    optimizer, average = soma.Muon(model), WeightAverage(model)
+    writes: list[Callable[[Any], Any]] = [
+        lambda array: array.__setitem__(0, 1),
+        lambda array: array[:1].__setitem__(0, 1),
+        lambda array: array.__imul__(2),
+        lambda array: np.add(array, 1, out=array),
+    ]
+    for arrays, instead in (
+        (model.parameters(), r"model\.write\(name, array\)"),
+        (model.gradients(), r"change a copy\(\)"),
+        (optimizer.state(), r"optimizer\.write\(name, array\)"),
+        (average.values(), r"average\.write\(name, array\)"),
+    ):
+        array = next(iter(arrays.values()))
+        for write in writes:
+            with pytest.raises(ValueError, match=f"a copy of what is on the GPU, and cannot be written to: {instead}"):
+                write(array)
+        copy = array.copy()
+        copy[...] = 2
+        assert (copy == 2).all()
+        assert type(array + 1) is type(pickle.loads(pickle.dumps(array))) is np.ndarray
+
+
+@pytest.mark.usefixtures("machine")
+def test_info_lists_the_gpus_or_says_why_there_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    lib.soma_set_machine(2, 9, 0, CUDA_13)
+    assert main(["info", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["cuda"]
+    gpu = {"name": "Emulation", "memory": 4 << 30, "compute_capability": "9.0"}
+    assert told["gpus"] == [{"device": "cuda", **gpu}, {"device": "cuda:1", **gpu}]
+    assert (told["library"], told["driver"], told["problem"]) == (str(LIBRARY), "13.0", None)
+    assert main(["info"]) == 0
+    assert "Emulation, 4.3 GB, capability 9.0" in capsys.readouterr().out
+    lib.soma_set_machine(1, 9, 0, 12040)
+    assert main(["info"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "none: --device cuda cannot be used: the NVIDIA driver is for CUDA 12.4: one for CUDA 13.0" in said
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing() -> None:

@@ -1,4 +1,4 @@
-"""Trainings with device="cuda", in the emulation: runs that change their device, teachers and noise, averages."""
+"""Trainings with device="cuda", in the emulation or on a GPU: runs that change device, teachers and noise, averages."""
 
 from __future__ import annotations
 

@@ -160,3 +160,15 @@ def test_average(rate: float) -> None:
             return (averaged.read(),)
 
         assert_as_on_the_processor(in_every_order(compute), (cpu.average(y, x, rate),))
+
+
+def test_moments_do_not_stay_denormal() -> None:
+    """0.9 times the least number above zero is rounded to itself."""
+    tiny, zeros = np.full(300, 1e-45, np.float32), np.zeros(300, np.float32)
+    p, g, m, v = (Numbers(x) for x in (zeros, zeros, tiny, -tiny))
+    options = AdamWOptions(1e-2, 0.9, 0.95, 1e-8, 1.0, 9, 0.1, False)
+    everything = AdamWRange(0, 300, True)
+    lib.soma_adamw(*(x.pointer for x in (p, g, m, v)), ctypes.byref(everything), I64(1), ctypes.byref(options))
+    moments = DeviceMatrix(tiny.reshape(3, 100))
+    lib.soma_muon_momentum(DeviceMatrix(zeros.reshape(3, 100)).out, moments.out, F(0.95), F(1.0))
+    assert not any(x.any() for x in (m.read(), v.read(), moments.read()))

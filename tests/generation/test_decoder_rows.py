@@ -122,10 +122,10 @@ def test_a_row_is_cut_back_and_goes_another_way(block: str, form: str) -> None:
         (lambda d: d.copy_row(0, 1, 0), "length must be"),
         (lambda d: d.copy_row(1, 0, 1), "length must be"),
         (lambda d: d.copy_row(0, 2, 1), "row must be from 0 to 1"),
-        (lambda d: d.grow([1], [sampler(0)], [5], [], 1), "row 1 is empty"),
-        (lambda d: d.grow([0], [sampler(0)], [0], [], 1), "left must be at least 1"),
-        (lambda d: d.grow([0, 1], [sampler(0)], [1], [], 1), "same length"),
-        (lambda d: d.grow([0], [sampler(0, vocab_size=300)], [1], [], 1), "vocabulary"),
+        (lambda d: d.grow([1], [sampler(0)], [5], [-1], [], 1), "row 1 is empty"),
+        (lambda d: d.grow([0], [sampler(0)], [0], [-1], [], 1), "left must be at least 1"),
+        (lambda d: d.grow([0, 1], [sampler(0)], [1], [-1], [], 1), "same length"),
+        (lambda d: d.grow([0], [sampler(0, vocab_size=300)], [1], [-1], [], 1), "vocabulary"),
     ],
 )
 def test_what_a_row_cannot_do_changes_nothing(call: Any, message: str) -> None:
@@ -180,11 +180,10 @@ def test_rows_grow_as_if_alone(block: str, steps: int, threads: int) -> None:
     found: list[list[int]] = [[] for _ in prompts]
     live = list(range(5))
     while live:
-        tokens, errors = decoder.grow(
-            live, [samplers[r] for r in live], [most[r] - len(found[r]) for r in live], ends, steps
-        )
-        assert errors == [""] * len(live)
-        for row, drawn in zip(live, tokens, strict=True):
+        left = [most[row] - len(found[row]) for row in live]
+        grown = decoder.grow(live, [samplers[row] for row in live], left, [-1] * len(live), ends, steps)
+        for row, (drawn, scores, error) in zip(live, grown, strict=True):
+            assert (scores, error) == ([], "")
             assert 1 <= len(drawn) <= steps
             found[row] += drawn
         live = [row for row in live if found[row] != want[row]]
@@ -203,6 +202,18 @@ def test_a_row_with_broken_logits_does_not_disturb_the_others() -> None:
     decoder.prefill(0, ids)
     decoder.prefill(1, ids)
     decoder.logits()[0, 3] = np.nan
-    tokens, errors = decoder.grow([0, 1], [sampler(0), sampler(1)], [5, 5], [], 5)
-    assert tokens == [[], want]
-    assert "not finite" in errors[0] and errors[1] == ""
+    broken, whole_one = decoder.grow([0, 1], [sampler(0), sampler(1)], [5, 5], [-1, -1], [], 5)
+    assert broken[:2] == ([], []) and "not finite" in broken[2]
+    assert whole_one == (want, [], "")
+
+
+def test_scores_are_of_the_logits_that_a_token_was_drawn_from() -> None:
+    model, _ = make("gpt2", "live")
+    decoder, again = _core.Decoder(model._core, 2), _core.Decoder(model._core, 1)
+    decoder.prefill(0, text(9))
+    decoder.prefill(1, text(9))
+    (tokens, scores, _), _ = decoder.grow([0, 1], [sampler(0), sampler(1)], [4, 4], [3, 0], [], 4)
+    again.prefill(0, text(9))
+    for token, score in zip(tokens, scores, strict=True):
+        assert score == _core.score_token(again.logits()[0], token, 3) and len(score[1]) == 3
+        again.step(ints(0), ints(token))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gc
 import threading
 from pathlib import Path
@@ -94,6 +95,19 @@ def test_pieces_together_are_the_text() -> None:
             assert "Grüße" + handle.text == alone
 
 
+def test_log_probabilities_are_those_of_complete() -> None:
+    model, tok = make(max_seq_len=20)
+    single = soma.Generator(model, tok)
+    with soma.Engine(model, tok) as engine:
+        settings = {"max_tokens": 30, "min_p": 0.01, "frequency_penalty": 0.3, "dry_multiplier": 0.8, "stop": "at"}
+        handles = [engine.submit("The cat", logprobs=3, seed=seed, **settings) for seed in range(4)]
+        found = [handle.result() for handle in handles]
+        assert found == [single.complete("The cat", logprobs=3, seed=seed, **settings)[0] for seed in range(4)]
+        assert all(len(one.tokens) == len(one.logprobs) == len(one.top) for one in found)
+        without = engine.submit("The cat", seed=0, **settings).result()
+        assert without == dataclasses.replace(found[0], logprobs=[], top=[])
+
+
 def test_what_a_handle_says() -> None:
     model, tok = make("char", special_tokens=())
     with soma.Engine(model, tok) as engine:
@@ -105,14 +119,16 @@ def test_what_a_handle_says() -> None:
         assert 0 <= handle.first_seconds <= handle.seconds
         assert repr(handle) == "Handle(length, 5 tokens)"
         nothing = engine.submit("The cat", max_tokens=0)
-        assert nothing.result() == Completion("", [], "length") and list(nothing) == []
+        assert nothing.result() == Completion("", [], [], [], "length") and list(nothing) == []
 
 
 def test_an_end_token_ends_a_text() -> None:
     model, tok = make("char", special_tokens=("<|endoftext|>",))
     model.write("lm_head", 0 * model.read("lm_head"))  # of equal logits the first id wins: that of the end
     with soma.Engine(model, tok) as engine:
-        assert engine.submit("The cat", max_tokens=ENDLESS, temperature=0).result() == Completion("", [], "stop")
+        assert engine.submit("The cat", max_tokens=ENDLESS, temperature=0).result() == Completion(
+            "", [], [], [], "stop"
+        )
     with soma.Engine(model, tok, end_token=None) as engine:
         assert engine.submit("The cat", max_tokens=7, temperature=0).result().finish_reason == "length"
 
@@ -126,7 +142,7 @@ def test_a_chat_goes_on_where_it_was(weights: str) -> None:
     single = soma.Generator(model, tok, weights=weights)
     with soma.Engine(model, tok, 2, weights=weights) as engine:
         first, other = "The cat sat on the mat.", "A dog ate the cat's food"
-        said = engine.submit(first, max_tokens=20, seed=1).result().tokens
+        said = list(engine.submit(first, max_tokens=20, seed=1).result().tokens)
         engine.submit(other, max_tokens=20, seed=2).result()
         following = tok.decode_bytes([*tok.encode(first), *said[:15]]).decode("utf-8", "ignore") + " And then?"
         handle = engine.submit(following, max_tokens=20, seed=3)
@@ -180,7 +196,7 @@ def test_a_cancelled_text_leaves_its_place_to_another() -> None:
         with pytest.raises(TimeoutError, match="not complete after 0"):
             waiting.result(timeout=0)
         dropped.cancel()
-        assert dropped.result() == Completion("", [], "cancelled")
+        assert dropped.result() == Completion("", [], [], [], "cancelled")
         endless.cancel()
         assert endless.result().finish_reason == "cancelled"
         assert begun + "".join(endless) == endless.text
@@ -408,6 +424,8 @@ def test_wrong_arguments_of_a_text() -> None:
             ("The cat", {"max_length": 3}, TypeError, "max_length"),
             ("The cat", {"max_tokens": -1}, ValueError, "max_tokens must be"),
             ("The cat", {"temperature": "hot"}, TypeError, "temperature must be"),
+            ("The cat", {"logprobs": -1}, ValueError, "logprobs must be"),
+            ("The cat", {"logit_bias": {10**6: 1.0}}, ValueError, "logit_bias has the id 1000000"),
             ("Q", {}, ValueError, "Q"),
         ]:
             with pytest.raises(error, match=message):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from helpers.orders import in_every_order as in_every_order
 from oracles.ops import Array, round_bfloat16
 
 lib = ctypes.CDLL(str(Path(os.environ["SOMA_CUDA_EMULATED"]) / "libsoma_cuda_emulated.so"))
@@ -19,8 +19,6 @@ for name in ("soma_sum_squares", "soma_muon_momentum"):
     getattr(lib, name).restype = ctypes.c_double
 
 LAYER_NORM, RMS_NORM = 1, 2
-FORWARD, BACKWARD, SHUFFLED = range(3)
-ORDERS = [(FORWARD, 1), (BACKWARD, 1), (SHUFFLED, 1), (SHUFFLED, 2)]
 
 
 def struct(name: str, **fields: Any) -> Any:
@@ -65,9 +63,10 @@ Rotation = struct("Rotation", turns=POINTER, q_gain=POINTER, k_gain=POINTER, eps
 AttentionShape = struct("AttentionShape", batch=I64, length=I64, heads=I64, head_size=I64, kv_heads=I64, scale=F)
 RotatedHeads = struct("RotatedHeads", rotation=Rotation, shape=AttentionShape, qkv=Matrix)
 RotationGradient = struct("RotationGradient", rotation=Rotation, before=ConstMatrix, q_gain=POINTER, k_gain=POINTER)
+RowScores = struct("RowScores", logprobs=POINTER, ranks=POINTER, top=I64, top_ids=POINTER, top_logprobs=POINTER)
 
 STRUCTS = (Matrix, ConstMatrix, NormWeights, NormStats, Dropout, AdamWRange, AdamWOptions, MuonOptions)
-STRUCTS += (Epilogue, Quadratic, SwigluGradient, RotatedHeads, RotationGradient)
+STRUCTS += (Epilogue, Quadratic, SwigluGradient, RotatedHeads, RotationGradient, RowScores)
 sizes = (I64 * len(STRUCTS))()
 lib.soma_sizes(sizes)
 assert list(sizes) == [ctypes.sizeof(s) for s in STRUCTS], "the structs here are not those of ops.h"
@@ -142,17 +141,3 @@ class DeviceMatrix:
 def empty(shape: tuple[int, int], pairs: bool = False) -> DeviceMatrix:
     """Room for a result."""
     return DeviceMatrix(np.zeros(shape, np.float32), pairs, upload=False)
-
-
-def in_every_order(compute: Callable[[], Any]) -> Any:
-    """What `compute` returns, with the same bits in whatever order threads and blocks run."""
-    results = []
-    for order, seed in ORDERS:
-        lib.soma_set_order(order, ctypes.c_uint64(seed))
-        results.append(compute())
-    lib.soma_set_order(FORWARD, ctypes.c_uint64(1))
-    first = results[0] if isinstance(results[0], tuple) else (results[0],)
-    for other in results[1:]:
-        for a, b in zip(first, other if isinstance(other, tuple) else (other,), strict=True):
-            assert np.array_equal(a, b, equal_nan=True), "the order of the threads changes the result"
-    return results[0]

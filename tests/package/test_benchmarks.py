@@ -18,6 +18,7 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
 import bench_bpe  # noqa: E402
+import bench_score  # noqa: E402
 import bench_train  # noqa: E402
 import common  # noqa: E402
 
@@ -87,6 +88,19 @@ def test_generation_is_recorded(tmp_path: Path) -> None:
     options = ("--formats", "--weights", "live", "int8", "--rounds", 1, "--seconds", 0.01, "--tokens", 8)
     results = record("bench_generate.py", tmp_path / "g.json", "--workloads", "showcase", *options)["results"]
     assert [r["task"] for r in results] == [task for task in ("prefill", "decode", "sample") for _ in range(2)]
+
+
+def test_scoring_is_checked_against_transformers_and_recorded(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    text = tmp_path / "text.txt"
+    text.write_text("It isn't simple, is it?\nNo, 2 or 3 words.\n" * 50, encoding="utf-8")
+    options = ("--preset", "nano-cpu", "--tokenizer", "char", "--characters", 1000, "--rounds", 1)
+    results = record("bench_score.py", tmp_path / "s.json", text, *options)["results"]
+    assert [r["label"].split()[0] for r in results] == ["soma_native"] * 2 + ["transformers"] * 2
+    assert {r["tokens"] for r in results} == {1000}
+    assert set(results[2]["ours_over_this"]) == {"soma_native float32", "soma_native bfloat16"}
+    with pytest.raises(common.WorkerError, match="differs"):
+        bench_score.check({"ours": [-1.0, -2.0], "theirs": [-1.0, -2.1]}, {"ours": "float32", "theirs": "fp32"})
 
 
 def test_tokenizers_are_compared_and_recorded(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import soma_native as soma
-from soma_native.model.device import CUDA_PACKAGE
+from soma_native.system import CUDA_PACKAGE
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "cuda13"

@@ -211,6 +211,45 @@ def test_events_say_which_teacher_and_one_end_ends_the_run(tmp_path: Path) -> No
     assert len({event["run"] for event in found if event["event"] == "start"}) == 1
 
 
+@pytest.mark.parametrize("teacher", [2, None])
+def test_a_crash_between_two_models_loses_nothing(tmp_path: Path, teacher: int | None) -> None:
+    expected = trainer_of(tmp_path / "a", Clock(), **BY_STEPS)
+    history = expected.fit(SENTENCES)
+
+    def crash(event: soma.Event) -> None:
+        if event.kind == "start" and event.teacher == teacher:
+            raise RuntimeError("no power")
+
+    with pytest.raises(RuntimeError, match="no power"):
+        trainer_of(tmp_path / "b", Clock(), **BY_STEPS).fit(SENTENCES, callbacks=crash)
+    again = soma.Trainer.resume(tmp_path / "b")
+    assert losses(again.fit(SENTENCES)) == losses(history)
+    assert weights(again.model) == weights(expected.model)
+
+
+def test_ctrl_c_before_the_first_step_of_a_model_says_where_the_run_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def listen(event: soma.Event) -> None:
+        if event.kind == "start" and event.teacher == 2:
+            interrupt()
+
+    trainer = trainer_of(tmp_path, Clock(), **BY_STEPS)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(SENTENCES, callbacks=listen)
+    assert trainer.history.checkpoint == str(tmp_path)
+    assert f"interrupted after step 0 of 6 of teacher 2; saved in {tmp_path}" in caplog.text
+    assert phase_of(tmp_path)[0].teacher == 1
+    assert soma.Trainer.resume(tmp_path).fit(SENTENCES).stop_reason == "finished"
+
+
+def test_a_new_run_in_the_place_of_another_leaves_none_of_its_teachers(tmp_path: Path) -> None:
+    stopped(tmp_path, 3, 2, **BY_STEPS)
+    own = soma.TrainConfig(epochs=1, checkpoint_dir=tmp_path)
+    soma.Trainer(make_model(), WORDS, own).fit(SENTENCES)
+    assert not (tmp_path / TEACHERS).exists()
+
+
 def test_stop_ends_the_whole_run_and_it_goes_on(tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path / "a", Clock(), **BY_STEPS)
     before = weights(trainer.model)

@@ -147,7 +147,7 @@ def test_too_little_is_refused_and_most_of_it_warned_of(caplog: pytest.LogCaptur
 
 
 def test_a_run_that_does_not_fit_ends_before_its_first_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("soma_native.training.layout.free_memory", lambda: 1000)
+    monkeypatch.setattr("soma_native.training.layout.free_memory", lambda **_: 1000)
     trainer = make_trainer(checkpoint_dir=tmp_path / "out")
     events: list[str] = []
     with pytest.raises(ValueError, match="a smaller batch"):
@@ -166,10 +166,10 @@ def test_memory_that_a_model_holds_already_is_not_asked_for_again(
     assert held > 8 * config.num_parameters, "values, gradients and buffers"
     longest = trainer.history.data["train"]["longest_window"]
     needed = training_memory(config, 8, longest, trainer.model.precision, "adamw", best=False)
-    monkeypatch.setattr("soma_native.training.layout.free_memory", lambda: needed - held)
+    monkeypatch.setattr("soma_native.training.layout.free_memory", lambda **_: needed - held)
     with caplog.at_level(logging.WARNING, "soma_native"):
         trainer.fit(SENTENCES)
     assert "are free" in caplog.text
-    monkeypatch.setattr("soma_native.training.layout.free_memory", lambda: needed - held - 1)
+    monkeypatch.setattr("soma_native.training.layout.free_memory", lambda **_: needed - held - 1)
     with pytest.raises(ValueError, match="are free"):
         trainer.fit(SENTENCES)

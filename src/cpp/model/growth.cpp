@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <exception>
+#include <span>
 
 #include "base/parallel.h"
 
@@ -13,8 +14,13 @@ constexpr int64_t kWork = int64_t{1} << 26;    // multiply-adds of a call: about
 constexpr int64_t kShared = int64_t{1} << 13;  // logits to draw from that are worth several threads
 
 void draw(const Decoder& decoder, Growth& g) {
+  const float* const logits = decoder.logits() + g.row * decoder.vocab_size();
   try {
-    g.tokens.push_back(g.sampler->sample(decoder.logits() + g.row * decoder.vocab_size()));
+    g.tokens.push_back(g.sampler->sample(logits));
+    if (g.top >= 0) {
+      const std::span row(logits, static_cast<std::size_t>(decoder.vocab_size()));
+      g.scores.push_back(score_token(row, g.tokens.back(), g.top));
+    }
   } catch (const std::exception& error) {
     g.error = error.what();
   }

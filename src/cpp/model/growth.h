@@ -7,15 +7,19 @@
 
 #include "model/decoder.h"
 #include "model/sampler.h"
+#include "model/token_score.h"
 
 namespace soma {
 
-// A row that grows by at most `left` tokens, which `sampler` draws from its logits.
+// A row that grows by at most `left` tokens, which `sampler` draws from its logits. With top >= 0, each token has a
+// score with that many of the likeliest.
 struct Growth {
   int64_t row;
   Sampler* sampler;
   int64_t left;
+  int64_t top = -1;
   std::vector<int32_t> tokens = {};
+  std::vector<TokenScore> scores = {};
   std::string error = {};  // why no further token could be drawn
 };
 

@@ -15,8 +15,8 @@ namespace soma {
 // with scale = max|w| / 127 for each output; the whole sum is multiplied by the scale.
 enum class WeightFormat { kFloat32, kBfloat16, kInt8 };
 
-// The layout of weights: panels of 64 outputs, packed by pack_weights; or the live float32 weights of the model in
-// place, as (inner, outer) or transposed.
+// The layout of weights: packed by the device, on the processor in panels of 64 outputs; or the live float32 weights of
+// the model in place, as (inner, outer) or transposed.
 enum class WeightLayout { kPanels, kLive, kLiveTransposed };
 
 // W(inner, outer) as decoding reads it.

@@ -23,6 +23,8 @@ class Device {
   virtual std::unique_ptr<Decoding> make_decoding() = 0;
   // The most ops that may run side by side in a call, each from an Ops of its own: threads of the processor, or 1.
   virtual int64_t splits() const = 0;
+  // Bytes that can still be taken of a memory of its own; -1: it is the host's.
+  virtual int64_t free_bytes() { return -1; }
   // Returns when all that was asked is done. Throws what failed.
   virtual void finish() = 0;
 

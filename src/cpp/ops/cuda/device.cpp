@@ -8,6 +8,7 @@
 
 #include "ops/cuda/check.h"
 #include "ops/cuda/cuda_ops.h"
+#include "ops/cuda/decode_ops.h"
 #include "ops/cuda/device_ops.h"
 
 namespace soma::cuda {
@@ -96,6 +97,13 @@ cudaStream_t CudaDevice::stream() {
   return stream_;
 }
 
+int64_t CudaDevice::free_bytes() {
+  stream();  // makes it the GPU of this thread
+  std::size_t free = 0, total = 0;
+  check(cudaMemGetInfo(&free, &total));
+  return static_cast<int64_t>(free);
+}
+
 void CudaDevice::finish() { check(cudaStreamSynchronize(stream())); }
 
 std::unique_ptr<Ops> CudaDevice::make_ops(Precision precision) {
@@ -103,8 +111,6 @@ std::unique_ptr<Ops> CudaDevice::make_ops(Precision precision) {
   return std::make_unique<CudaOps>(*this, precision);
 }
 
-std::unique_ptr<Decoding> CudaDevice::make_decoding() {
-  throw std::runtime_error("generation on a GPU is not there yet: load the model with device='cpu'");
-}
+std::unique_ptr<Decoding> CudaDevice::make_decoding() { return make_cuda_decoding(*this); }
 
 }  // namespace soma::cuda

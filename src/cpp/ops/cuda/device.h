@@ -39,6 +39,7 @@ class CudaDevice final : public Device {
   std::unique_ptr<Ops> make_ops(Precision precision) override;
   std::unique_ptr<Decoding> make_decoding() override;
   int64_t splits() const override { return 1; }
+  int64_t free_bytes() override;
   void finish() override;
 
   // For the calls that follow on this thread. Throws in the child of a fork.

@@ -29,6 +29,9 @@ __device__ inline float exp_within(float x) {
   return exp_reduced(shifted, fmaf(n, 2.12194440e-4f, fmaf(n, -0.693359375f, x)));
 }
 
+// x, or 0 below 2^-126: steps of the processor flush such numbers, since moments of dead units become denormal.
+__device__ inline float flushed(float x) { return fabsf(x) < 1.17549435e-38f ? copysignf(0.0f, x) : x; }
+
 // e^x, saturated outside [-87, 88]; a NaN stays one.
 __device__ inline float exp_of(float x) { return exp_within(smaller(88.0f, larger(-87.0f, x))); }
 

@@ -78,8 +78,8 @@ __global__ void __launch_bounds__(kThreads)
     if (at >= ranges.size[k]) return;
     const int64_t i = ranges.offset[k] + at, iv = ranges.before[k] + at;
     const float grad = g[i] * s.grad_scale, before = p[i];
-    const float mean = fmaf(1.0f - s.beta1, grad, s.beta1 * m[i]);
-    const float square = fmaf(1.0f - s.beta2, grad * grad, s.beta2 * v[iv]);
+    const float mean = flushed(fmaf(1.0f - s.beta1, grad, s.beta1 * m[i]));
+    const float square = flushed(fmaf(1.0f - s.beta2, grad * grad, s.beta2 * v[iv]));
     const float rest = s.cautious ? before - not_negative(mean * before, decay * before) : before * kept;
     p[i] = rest - s.rate * (mean / fmaf(sqrtf(square), s.correction, s.eps));
     m[i] = mean;
@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(kThreads)
   double sum = 0;
   for (int64_t j = threadIdx.x; j < g.cols; j += kThreads) {
     const float grad = (1.0f - momentum) * (grads[j] * scale);
-    const float first = fmaf(momentum, moments[j], grad), made = fmaf(momentum, first, grad);
+    const float first = flushed(fmaf(momentum, moments[j], grad)), made = fmaf(momentum, first, grad);
     moments[j] = first;
     grads[j] = made;
     sum += static_cast<double>(made) * made;

@@ -82,4 +82,25 @@ __device__ inline float row_sum(int64_t c, F term) {
   return warp_sum(sum);
 }
 
+// A head of d numbers by a warp: through RMSNorm where it has a gain, then turned, see Rotation. write(i, x) may write
+// where x was, since each lane writes what it alone has read.
+template <typename F>
+__device__ inline void turn_head(const float* x, const float* gain, const float* cosines, int64_t d, float eps,
+                                 F write) {
+  const int64_t half = d / 2, lane = threadIdx.x % 32;
+  float rstd = 1.0f;
+  if (gain != nullptr) {
+    float squares = 0.0f;
+    for (int64_t i = lane; i < half; i += 32) squares += x[i] * x[i] + x[half + i] * x[half + i];
+    rstd = 1.0f / sqrtf(warp_sum(squares) / static_cast<float>(d) + eps);
+  }
+  const float* const sines = cosines + half;
+  for (int64_t i = lane; i < half; i += 32) {
+    float a = x[i], b = x[half + i];
+    if (gain != nullptr) a = a * rstd * gain[i], b = b * rstd * gain[half + i];
+    write(i, a * cosines[i] - b * sines[i]);
+    write(half + i, b * cosines[i] + a * sines[i]);
+  }
+}
+
 }  // namespace soma::cuda

@@ -30,7 +30,7 @@ __device__ inline void write_one(const Rows& y, int64_t r, int64_t j, float x) {
 __global__ void __launch_bounds__(kThreads)
     rotate_rows(Rows y, const float* c, int64_t ld, Rotation rotation, int64_t heads, int64_t kv, int64_t d,
                 int64_t length, int64_t rows) {
-  const int64_t all = heads + 2 * kv, r = row_of_warp() / all, head = row_of_warp() % all, half = d / 2;
+  const int64_t all = heads + 2 * kv, r = row_of_warp() / all, head = row_of_warp() % all;
   if (r >= rows) return;
   const int lane = static_cast<int>(threadIdx.x % 32);
   const float* const x = c + r * ld + head * d;
@@ -38,20 +38,8 @@ __global__ void __launch_bounds__(kThreads)
     for (int64_t i = lane; i < d; i += 32) write_one(y, r, head * d + i, x[i]);
     return;
   }
-  const float* const gain = head < heads ? rotation.q_gain : rotation.k_gain;
-  float rstd = 1.0f;
-  if (gain != nullptr) {
-    float squares = 0.0f;
-    for (int64_t i = lane; i < half; i += 32) squares += x[i] * x[i] + x[half + i] * x[half + i];
-    rstd = 1.0f / sqrtf(warp_sum(squares) / static_cast<float>(d) + rotation.eps);
-  }
-  const float *const cosines = rotation.turns + r % length * d, *const sines = cosines + half;
-  for (int64_t i = lane; i < half; i += 32) {
-    float a = x[i], b = x[half + i];
-    if (gain != nullptr) a = a * rstd * gain[i], b = b * rstd * gain[half + i];
-    write_one(y, r, head * d + i, a * cosines[i] - b * sines[i]);
-    write_one(y, r, head * d + half + i, b * cosines[i] + a * sines[i]);
-  }
+  turn_head(x, head < heads ? rotation.q_gain : rotation.k_gain, rotation.turns + r % length * d, d, rotation.eps,
+            [&](int64_t i, float v) { write_one(y, r, head * d + i, v); });
 }
 
 }  // namespace
