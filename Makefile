@@ -105,13 +105,12 @@ test-strict: $(DEV_STAMP) $(PACKAGE_STAMP) $(TEST_STAMP) ## run the tests of mod
 	rm -rf build/strict/package && mkdir -p build/strict/package
 	cp -r soma_native build/strict/package/ && rm -f build/strict/package/soma_native/_core*.so
 	cp build/strict/_core*.so build/strict/package/soma_native/
-	PYTHONPATH=build/strict/package $(BIN)/pytest $(WORKERS) --dist loadfile -q -p no:cacheprovider $(PYTEST_ARGS) $(STRICT_TESTS)
+	PYTHONPATH=$(abspath build/strict/package) $(BIN)/pytest $(WORKERS) --dist loadfile -q -p no:cacheprovider $(PYTEST_ARGS) $(STRICT_TESTS)
 
-# On a machine without CUDA: nvcc comes from PyPI. CUDA_CHIPS="-C cmake.define.CMAKE_CUDA_ARCHITECTURES=90a-real" is faster.
-CUDA_CHIPS ?=
+# On a machine without CUDA: nvcc comes from PyPI. For one kind of chip, as in CUDAARCHS=90a-real, it is faster.
 cuda: $(DEV_STAMP) ## build the wheel of the library for GPUs into dist/
 	$(PIP) install --quiet "scikit-build-core>=0.11" --requirement cmake/requirements-cuda.txt
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m build --wheel --no-isolation --outdir dist $(CUDA_CHIPS) cuda13
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m build --wheel --no-isolation --outdir dist cuda13
 
 bench: $(PACKAGE_STAMP) $(TEST_STAMP) ## run the benchmarks and write their records (into runs/records)
 	$(BIN)/python benchmarks/bench_train.py --json $(RECORDS)/train.json
@@ -155,11 +154,11 @@ $(PLOT_STAMP): $(VENV_STAMP) pyproject.toml tools/extras.py
 
 $(TEST_STAMP): $(VENV_STAMP) pyproject.toml tools/extras.py
 	@echo "installing the test tools and oracles (PyTorch among them: the largest download)"
-	$(BIN)/python tools/extras.py test oracle browser | $(PIP) install --quiet --requirement /dev/stdin
+	$(BIN)/python tools/extras.py test oracle serve browser | $(PIP) install --quiet --requirement /dev/stdin
 	@touch $@
 
 $(DEV_STAMP): $(VENV_STAMP) pyproject.toml tools/extras.py
-	$(BIN)/python tools/extras.py dev | $(PIP) install --quiet --requirement /dev/stdin
+	$(BIN)/python tools/extras.py dev serve | $(PIP) install --quiet --requirement /dev/stdin
 	@touch $@
 
 # PRESET is one of CMakePresets.json; it builds into build/PRESET.

@@ -21,3 +21,4 @@ void register_loss_ops(pybind11::module_& ops);
 void register_decode_ops(pybind11::module_& ops);
 void register_optimizer_ops(pybind11::module_& ops);
 void register_noise_ops(pybind11::module_& ops);
+void register_memory(pybind11::module_& ops);

@@ -12,7 +12,7 @@ if(NOT CMAKE_CUDA_COMPILER AND "$ENV{CUDACXX}" STREQUAL "")
   set(CMAKE_CUDA_FLAGS_INIT "-L${SOMA_CUDA_ROOT}/lib")  # nvcc looks in lib64, which the wheels lack
 endif()
 # 90a has wgmma and nothing else has; what drivers compile for later chips is 120-virtual, a part of 120.
-if(NOT CMAKE_CUDA_ARCHITECTURES)
+if(NOT CMAKE_CUDA_ARCHITECTURES AND "$ENV{CUDAARCHS}" STREQUAL "")
   set(CMAKE_CUDA_ARCHITECTURES 80-real 86-real 89-real 90a-real 100-real 120)
 endif()
 enable_language(CUDA)

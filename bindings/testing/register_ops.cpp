@@ -334,6 +334,7 @@ void register_ops(py::module_& parent) {
   register_decode_ops(m);
   register_optimizer_ops(m);
   register_noise_ops(m);
+  register_memory(m);
   const auto none = py::none();
   m.def("matmul", &matmul, py::arg("a"), py::arg("b"), py::kw_only(), py::arg("layout") = "nn", py::arg("bias") = none,
         py::arg("residual") = none, py::arg("relu") = false, py::arg("onto") = none, py::arg("precision") = "float32",

@@ -1,29 +1,27 @@
-"""What `Generator.complete` and `Handle.result` return: a continuation with its tokens and their probabilities."""
+"""A text that was generated, with all that a program asks of it."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
 
 
 @dataclasses.dataclass(frozen=True)
 class Completion:
-    """A continuation of a prompt.
+    """What a model wrote after a prompt.
 
     Attributes:
-        text: the continuation alone, without the stop string.
-        tokens: its ids, without the token that ended it. Where the end of the prompt was healed, the first of them
-            begins with that end. A stop string may be in the last ones.
-        logprobs: the natural logarithm of the probability of each token. It is the model's own: of the softmax of the
-            logits, before temperature and all other rules.
-        top: for each token the most likely ids in its place and their logarithms, best first; as many as `logprobs` of
-            the call.
-        finish_reason: "stop" at an end token or a stop string, "length" after `max_tokens`, "cancelled" after
+        text: the continuation, without the prompt and without the stop string.
+        tokens: the ids of its tokens, without the one that ended it. A stop string may be in the last ones.
+        finish_reason: "stop" for an end token or a stop string, "length" for `max_tokens`, "cancelled" for a call of
             `Handle.cancel`.
+        logprobs: the natural logarithm of the probability of each token. It is the model's own: of the softmax of the
+            logits, before temperature and all other rules. An engine gives them where `submit` asks for them.
+        top: for each token the likeliest ids in its place and their logarithms, best first; as many as `logprobs` of
+            the call says.
     """
 
     text: str
     tokens: list[int]
-    logprobs: list[float]
-    top: list[list[tuple[int, float]]]
-    finish_reason: Literal["stop", "length", "cancelled"]
+    finish_reason: str
+    logprobs: list[float] = dataclasses.field(default_factory=list)
+    top: list[list[tuple[int, float]]] = dataclasses.field(default_factory=list)

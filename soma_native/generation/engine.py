@@ -110,11 +110,15 @@ class Engine:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def submit(self, prompt: str, *, logprobs: int | None = None, **settings: Unpack[Settings]) -> Handle:
+    def submit(
+        self, prompt: str, *, ids: list[int] | None = None, logprobs: int | None = None, **settings: Unpack[Settings]
+    ) -> Handle:
         """Ask for the continuation of a prompt, and return at once.
 
         Args:
             prompt: the text to continue.
+            ids: the tokens that the model reads in its place, such as special tokens of a chat; None for those of the
+                text.
             logprobs: how many of the likeliest tokens to give for each place, as for `Generator.complete`; None gives
                 no log-probabilities, which is faster.
             **settings: the keywords of `Generator.generate`.
@@ -128,9 +132,8 @@ class Engine:
         vocab_size = self._generator._model.config.vocab_size
         top = -1 if logprobs is None else integer("logprobs", logprobs, 0, vocab_size)
         sampling = Sampling.of(**settings)
-        sampling.check_ids(vocab_size)
         generator, seed = self._generator, sampling.fresh_seed()
-        sequence = generator._sequence(prompt, sampling)
+        sequence = generator._sequence(prompt, sampling, ids)
         job = Job(sequence, lambda: generator._sampler(sampling, sequence, seed), top)
         self._thread.submit(job)
         return Handle(self, job)
@@ -229,7 +232,7 @@ class Handle:
             raise self._job.error
         reason = self._job.finish_reason
         assert reason is not None
-        return Completion(self.text, self.tokens, self.logprobs, self.top, reason)
+        return Completion(self.text, self.tokens, reason, self.logprobs, self.top)
 
     def cancel(self) -> None:
         """End the text where it is. Its result is what was written by then, with the `finish_reason` "cancelled"."""

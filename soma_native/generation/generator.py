@@ -325,9 +325,9 @@ class Generator(Scorer):
             Completion(
                 texts[row],
                 sequences[row].tokens,
+                sequences[row].finish_reason or "length",
                 [score for score, _ in scores[row]],
                 [top for _, top in scores[row]],
-                sequences[row].finish_reason or "length",
             )
             for row in range(n)
         ]
@@ -337,12 +337,17 @@ class Generator(Scorer):
         sequences = [self._sequence(prompt, sampling) for prompt in prompts]
         return self._decode(sequences, sampling)
 
-    def _sequence(self, prompt: str, sampling: Sampling) -> Sequence:
+    def _sequence(self, prompt: str, sampling: Sampling, ids: list[int] | None = None) -> Sequence:
         sampling.check_ids(self._model.config.vocab_size)
         prompt = _text("prompt", prompt)
-        head, rest = half_word(self._tok, prompt) if sampling.heal_prompt else (prompt, b"")
-        ids, window, healing = self._encode(head), self._model.config.max_seq_len, None
-        if sampling.heal_prompt and self._tok.kind == "bpe" and prompt:
+        heals = sampling.heal_prompt and ids is None
+        head, rest = half_word(self._tok, prompt) if heals else (prompt, b"")
+        window, healing, most = self._model.config.max_seq_len, None, self._tok.vocab_size - 1
+        if ids is None:
+            ids = self._encode(head)
+        else:
+            ids = [integer(f"ids[{n}]", i, 0, most) for n, i in enumerate(ids)] or [self._start_id]
+        if heals and self._tok.kind == "bpe" and prompt:
             healing = read_prompt(self._tok, prompt, ids, self._start_id, window)
         return Sequence(
             ids,

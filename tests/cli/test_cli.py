@@ -50,7 +50,7 @@ def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 # help and usage ------------------------------------------------------------------------------------------------------
 
 COMMANDS = (
-    (), ("showcase",), ("train",), ("plan",), ("generate",), ("score",), ("evaluate",), ("tokenizer",),
+    (), ("showcase",), ("train",), ("plan",), ("generate",), ("serve",), ("score",), ("evaluate",), ("tokenizer",),
     ("tokenizer", "train"), ("tokenizer", "encode"), ("tokenizer", "decode"), ("tokenizer", "inspect"), ("bench",),
     ("export",), ("import",), ("info",),
 )  # fmt: skip

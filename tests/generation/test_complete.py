@@ -77,10 +77,10 @@ def test_reasons_to_finish() -> None:
     assert plain.finish_reason == "length" and len(plain.tokens) == 3
     word = plain.text.split()[0]
     (stopped,) = generator.complete("the", **ask, logit_bias={end: -np.inf}, stop=word)
-    assert stopped == Completion(" ", plain.tokens[:1], plain.logprobs[:1], [[]], "stop")
+    assert stopped == Completion(" ", plain.tokens[:1], "stop", plain.logprobs[:1], [[]])
     ended = generator.complete("the", **ask, n=2, logprobs=1, logit_bias={end: 100.0})
-    assert ended[0] == ended[1] == Completion("", [], [], [], "stop"), "the end itself is no part of the text"
-    assert generator.complete("the", n=2, max_tokens=0) == [Completion("", [], [], [], "length")] * 2
+    assert ended[0] == ended[1] == Completion("", [], "stop", [], []), "the end itself is no part of the text"
+    assert generator.complete("the", n=2, max_tokens=0) == [Completion("", [], "length", [], [])] * 2
 
 
 @pytest.mark.parametrize(

@@ -119,16 +119,14 @@ def test_what_a_handle_says() -> None:
         assert 0 <= handle.first_seconds <= handle.seconds
         assert repr(handle) == "Handle(length, 5 tokens)"
         nothing = engine.submit("The cat", max_tokens=0)
-        assert nothing.result() == Completion("", [], [], [], "length") and list(nothing) == []
+        assert nothing.result() == Completion("", [], "length") and list(nothing) == []
 
 
 def test_an_end_token_ends_a_text() -> None:
     model, tok = make("char", special_tokens=("<|endoftext|>",))
     model.write("lm_head", 0 * model.read("lm_head"))  # of equal logits the first id wins: that of the end
     with soma.Engine(model, tok) as engine:
-        assert engine.submit("The cat", max_tokens=ENDLESS, temperature=0).result() == Completion(
-            "", [], [], [], "stop"
-        )
+        assert engine.submit("The cat", max_tokens=ENDLESS, temperature=0).result() == Completion("", [], "stop")
     with soma.Engine(model, tok, end_token=None) as engine:
         assert engine.submit("The cat", max_tokens=7, temperature=0).result().finish_reason == "length"
 
@@ -142,7 +140,7 @@ def test_a_chat_goes_on_where_it_was(weights: str) -> None:
     single = soma.Generator(model, tok, weights=weights)
     with soma.Engine(model, tok, 2, weights=weights) as engine:
         first, other = "The cat sat on the mat.", "A dog ate the cat's food"
-        said = list(engine.submit(first, max_tokens=20, seed=1).result().tokens)
+        said = engine.submit(first, max_tokens=20, seed=1).result().tokens
         engine.submit(other, max_tokens=20, seed=2).result()
         following = tok.decode_bytes([*tok.encode(first), *said[:15]]).decode("utf-8", "ignore") + " And then?"
         handle = engine.submit(following, max_tokens=20, seed=3)
@@ -196,7 +194,7 @@ def test_a_cancelled_text_leaves_its_place_to_another() -> None:
         with pytest.raises(TimeoutError, match="not complete after 0"):
             waiting.result(timeout=0)
         dropped.cancel()
-        assert dropped.result() == Completion("", [], [], [], "cancelled")
+        assert dropped.result() == Completion("", [], "cancelled")
         endless.cancel()
         assert endless.result().finish_reason == "cancelled"
         assert begun + "".join(endless) == endless.text

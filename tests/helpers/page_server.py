@@ -102,7 +102,8 @@ class Handler(BaseHTTPRequestHandler):
         if "refuse" in text:
             return self.refuse(400, "prompt has 999 tokens; the context of alpha holds 256: shorten it")
         if self.path == "/tokenize":
-            return self.json({"tokens": [ord(character) for character in text]})
+            offsets = [[place, place + 1] for place in range(len(text))]
+            return self.json({"tokens": [ord(character) for character in text], "offsets": offsets})
         if self.path == "/score":
             return self.score(text)
         return self.write(body, text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import soma_native as soma
+from helpers.child import run_child
 from soma_native.cli.main import main
 from soma_native.optim.average import WeightAverage
 
@@ -126,3 +128,19 @@ def test_the_command_names_the_option_and_what_to_install(
     said = capsys.readouterr().err
     assert "--device 'cuda' needs the package soma-native-cuda13, which is not installed" in said
     assert said.count("\n") == 1 and not any(out.glob("*")), "nothing was begun"
+
+
+PEEK = """
+from soma_native import _core
+model = small_model()
+print(model._core.on_host, flush=True)
+print(_core._ops.peek(model._core) == next(iter(model.parameters().values())).flat[0])
+"""
+
+
+def test_a_host_that_reads_memory_of_a_device_ends_the_process(model: soma.Model, tmp_path: Path) -> None:
+    """A planted mistake: `make test-strict` finds it."""
+    done = run_child(PEEK, tmp_path)
+    on_host, *said = done.stdout.split()
+    assert on_host == str(model._core.on_host)
+    assert (done.returncode, said) == ((0, ["True"]) if model._core.on_host else (-signal.SIGSEGV, []))

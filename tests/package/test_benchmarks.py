@@ -103,6 +103,14 @@ def test_scoring_is_checked_against_transformers_and_recorded(tmp_path: Path) ->
         bench_score.check({"ours": [-1.0, -2.0], "theirs": [-1.0, -2.1]}, {"ours": "float32", "theirs": "fp32"})
 
 
+def test_a_server_is_measured_and_recorded(tmp_path: Path) -> None:
+    sizes = ("--preset", "showcase", "--clients", 2, "--tokens", 8, "--rounds", 1, "--crowd", 10, "--seconds", 0.4)
+    results = record("bench_serve.py", tmp_path / "s.json", "--no-peer", *sizes)["results"]
+    serve, engine, first, crowd = results
+    assert serve["tokens_per_second"] > 0 and engine["ours_over_this"]["serve"]["rounds"] and first["milliseconds"] > 0
+    assert crowd["right"] > 0 and crowd["alive"] and not crowd.keys() & {"wrong", "failed"}
+
+
 def test_tokenizers_are_compared_and_recorded(tmp_path: Path) -> None:
     pytest.importorskip("tokenizers")
     text = tmp_path / "text.txt"
@@ -229,3 +237,13 @@ def test_flops_count_every_matrix_product() -> None:
     c = w.config
     twice = replace(w, config=replace(c, vocab_size=2 * c.vocab_size))
     assert twice.flops_per_token - w.flops_per_token == 6 * c.vocab_size * c.d_model
+
+
+def test_texts_at_once_are_those_one_by_one(tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    path = tmp_path / "engine.json"
+    sizes = ("--sequences", 3, "--prompt", 4, "--tokens", 5, "--rounds", 2)
+    results = record("bench_engine.py", path, "--workloads", "showcase", "--weights", "int8", *sizes)["results"]
+    alone, at_once, _, peer = results
+    assert at_once["ours_over_this"] == {} and alone["ours_over_this"] and peer["ours_over_this"]
+    assert (alone["label"], peer["label"]) == ("soma_native one by one", "llama.cpp at once")

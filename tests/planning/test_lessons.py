@@ -106,6 +106,7 @@ def test_the_command_trains_teachers_and_says_so(run: Any, tmp_path: Path, monke
     for said in ("teachers: 4 models of 30 epochs each first", "teacher 1/4", "teacher 4/4", "the model, taught by 4"):
         assert said in result.err
     assert result.err.count("train: 1 document") == 1
+    assert "the best of its 4 teachers: validation " in result.out
     found = [json.loads(line) for line in (out / "events.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [event.get("teacher") for event in found if event["event"] == "start"] == [1, 2, 3, 4, None]
     assert [event["teachers"] for event in found if event.get("preset")] == [4]
@@ -113,7 +114,7 @@ def test_the_command_trains_teachers_and_says_so(run: Any, tmp_path: Path, monke
     history = soma.History.from_json(out / "history.json")
     assert len(history.teachers) == 4 and history.floor is not None
     assert not (out / TEACHERS).exists() and soma.load(out)[0].num_parameters > 0
-    assert run("train", text, "--out", out, "--resume").status == 0
+    assert len(run("train", text, "--out", out, "--resume", "--json").json["teachers"]) == 4
     refused = run("train", text, "--out", tmp_path / "n", "--from", out, "--teachers", 2, "--steps", 2)
     assert refused.status == 2 and "--teachers cannot be given with --from" in refused.err
 

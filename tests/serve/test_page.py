@@ -182,6 +182,19 @@ def test_two_models_continue_the_same_text_with_the_same_seed(page: Page) -> Non
     assert page.text(0) == texts[0] + "!", "an edit of one is an edit of both"
 
 
+def test_of_a_long_text_the_model_reads_the_end(page: Page) -> None:
+    page.set("#knob-max_tokens", 1)
+    page.set(".pen", "\U0001f642" * 200 + "typed " * 20)
+    page.keys(ENTER, held=(CONTROL,))
+    page.ended()
+    page.keys(ENTER, held=(CONTROL,))
+    page.ended()
+    typed, tokens = (body["prompt"] for body in page.server.bodies("/v1/completions"))
+    assert typed == "\U0001f642" * 128 + "typed " * 20
+    assert len(tokens) == 256 and "".join(map(chr, tokens)).startswith("\U0001f642") and len(page.text()) > 320
+    page.until(lambda: "reads the last 256 of" in page.one(".sheet-note").text)
+
+
 def test_another_try_is_a_branch_beside_the_first(page: Page) -> None:
     page.go("Once")
     page.set("#seed", 3)

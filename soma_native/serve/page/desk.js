@@ -8,6 +8,18 @@ import { textOf, Tree } from "./tree.js";
 
 const COUNT_AFTER = 500; // ms without typing, before the server counts the tokens
 
+// What a model reads of a text: as much of its end as the context holds. After a token of the model the text ends where
+// a token ends. So the prompt is tokens then: of a text the server may take back the last token, as an unfinished word.
+async function promptOf(pieces, model, context, signal) {
+  const text = textOf(pieces);
+  const { tokens, offsets } = await post("tokenize", { model, text }, signal);
+  if ("logprob" in pieces[pieces.length - 1]) return tokens.slice(-context);
+  if (tokens.length <= context) return text;
+  // The tokens of a part can be a few more than in the whole.
+  const from = tokens.length - Math.max(1, context - 8);
+  return [...text].slice(offsets[from][0]).join("");
+}
+
 export class Desk {
   tree = new Tree();
   removed = null; // the last removed branch
@@ -78,14 +90,10 @@ export class Desk {
 
   // ---------------------------------------------------------------------------------------------- what the model does
 
-  // The request for what follows the pieces. After a token of the model the text ends where a token ends. So the prompt
-  // is tokens then: of a text the server may take back the last token, as one that a person has not finished.
   async #body(index, pieces, seed, signal) {
-    const model = this.page.model(index).id;
-    const text = textOf(pieces);
-    const ends = pieces.length > 0 && "logprob" in pieces[pieces.length - 1];
-    const prompt = ends ? (await post("tokenize", { model, text }, signal)).tokens : text;
-    return { model, prompt, logprobs: 10, ...this.page.settings(), seed };
+    const { id, max_model_len } = this.page.model(index);
+    const prompt = pieces.length ? await promptOf(pieces, id, max_model_len ?? Infinity, signal) : "";
+    return { model: id, prompt, logprobs: 10, ...this.page.settings(), seed };
   }
 
   // Lets the models continue: one sheet, or two with the same seed. From one text two sheets make a branch each.
@@ -163,7 +171,7 @@ export class Desk {
         const empty = origin !== null && this.tree.get(branch.id) && branch.from === branch.pieces.length && !branch.draft;
         if (empty) this.tree.remove(branch.id);
         if (empty && sheet.branch === branch) this.#put(index, this.tree.get(origin.id) ?? this.tree.all[0]);
-        if (sheet.branch === branch) this.#note(sheet, { measured: "" });
+        if (sheet.branch === branch) this.#note(sheet, { measured: "", used: "" });
         this.#count(index);
       }
     });
@@ -236,7 +244,9 @@ export class Desk {
       if (pieces.length === 0 || !model.max_model_len) return;
       try {
         const { tokens } = await post("tokenize", { model: model.id, text: textOf(pieces) });
-        if (sheet.branch.pieces === pieces) this.#note(sheet, { used: `${tokens.length} of ${model.max_model_len} tokens` });
+        const [all, most] = [tokens.length, model.max_model_len];
+        const used = all <= most ? `${all} of ${most} tokens` : `the model reads the last ${most} of ${all} tokens`;
+        if (sheet.branch.pieces === pieces) this.#note(sheet, { used });
       } catch {
         // The number is an extra: the next request says what is wrong.
       }

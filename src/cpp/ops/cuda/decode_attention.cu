@@ -14,31 +14,32 @@ struct Places {
 };
 
 struct Cached {
-  int64_t capacity, heads, kv, d;
+  int64_t capacity;
+  int heads, kv, d;
   float scale;
 };
 
 // One warp a head of a row, of all heads of q, k and v. Queries are turned in place, keys and values go to the cache.
 __global__ void __launch_bounds__(kThreads)
     append_heads(Rows qkv, Places places, Cached shape, Rotation rotation, int64_t rows) {
-  const int64_t all = shape.heads + 2 * shape.kv, r = row_of_warp() / all, head = row_of_warp() % all, d = shape.d;
+  const int all = shape.heads + 2 * shape.kv, warp = static_cast<int>(row_of_warp());
+  const int r = warp / all, head = warp % all, lane = static_cast<int>(threadIdx.x % 32), d = shape.d;
   if (r >= rows) return;
   float* const x = qkv.row(r) + head * d;
-  const int64_t position = places.lengths[r], lane = threadIdx.x % 32;
-  const int64_t key = head - shape.heads, value = key - shape.kv;
+  const int position = places.lengths[r], key = head - shape.heads, value = key - shape.kv;
   if (value >= 0) {
     float* const to = places.values[r] + (value * shape.capacity + position) * d;
-    for (int64_t i = lane; i < d; i += 32) to[i] = x[i];
+    for (int i = lane; i < d; i += 32) to[i] = x[i];
     return;
   }
-  const int64_t step = key < 0 ? 1 : kBlock;
+  const int step = key < 0 ? 1 : kBlock;
   float* const to =
-      key < 0 ? x : places.keys[r] + key * shape.capacity * d + position / kBlock * kBlock * d + position % kBlock;
+      key < 0 ? x : places.keys[r] + (key * shape.capacity + position / kBlock * kBlock) * d + position % kBlock;
   if (rotation.turns != nullptr) {
-    turn_head(x, key < 0 ? rotation.q_gain : rotation.k_gain, rotation.turns + position * d, d, rotation.eps,
-              [&](int64_t i, float v) { to[i * step] = v; });
+    turn_head(x, key < 0 ? rotation.q_gain : rotation.k_gain, rotation.turns + int64_t{position} * d, d, rotation.eps,
+              [&](int i, float v) { to[i * step] = v; });
   } else if (key >= 0) {
-    for (int64_t i = lane; i < d; i += 32) to[i * step] = x[i];
+    for (int i = lane; i < d; i += 32) to[i * step] = x[i];
   }
 }
 
@@ -55,8 +56,8 @@ __device__ inline float over_block(float x, float* of_warps, F f) {
 
 constexpr int kColumns = 128;  // of a head at a time
 
-// A block has a head (x) of a row (y) and a part (z) of its positions, one a thread. Without `parts` it writes to `out`,
-// else the largest score, the sum of weights and the weighted values.
+// A block has a head (x) of a row (y) and a part (z) of its positions, one a thread. Without `parts` it writes to
+// `out`, else the largest score, the sum of weights and the weighted values.
 __global__ void __launch_bounds__(kThreads) attend_part(Rows out, float* parts, Rows qkv, Places places, Cached shape) {
   SOMA_SHARED(float, weights, kThreads);
   SOMA_SHARED(float, sums, kWarps* kColumns);
@@ -136,7 +137,8 @@ int64_t attention_floats(int64_t rows, const CacheRow* cache, const HeadShape& s
 
 void attention(Matrix out, Matrix qkv, const CacheRow* cache, const HeadShape& s, const Rotation* rotation,
                float* scratch, cudaStream_t stream) {
-  const Cached shape{cache[0].capacity, s.heads, s.kv_heads, s.head_size, s.scale};
+  const Cached shape{cache[0].capacity, static_cast<int>(s.heads), static_cast<int>(s.kv_heads),
+                     static_cast<int>(s.head_size), s.scale};
   const int64_t all = s.heads + 2 * s.kv_heads;
   each_launch(out.rows, [&](int64_t first, int64_t count) {
     Places places{};

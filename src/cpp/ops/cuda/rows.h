@@ -87,15 +87,15 @@ __device__ inline float row_sum(int64_t c, F term) {
 template <typename F>
 __device__ inline void turn_head(const float* x, const float* gain, const float* cosines, int64_t d, float eps,
                                  F write) {
-  const int64_t half = d / 2, lane = threadIdx.x % 32;
+  const int half = static_cast<int>(d / 2), lane = static_cast<int>(threadIdx.x % 32);
   float rstd = 1.0f;
   if (gain != nullptr) {
     float squares = 0.0f;
-    for (int64_t i = lane; i < half; i += 32) squares += x[i] * x[i] + x[half + i] * x[half + i];
+    for (int i = lane; i < half; i += 32) squares += x[i] * x[i] + x[half + i] * x[half + i];
     rstd = 1.0f / sqrtf(warp_sum(squares) / static_cast<float>(d) + eps);
   }
   const float* const sines = cosines + half;
-  for (int64_t i = lane; i < half; i += 32) {
+  for (int i = lane; i < half; i += 32) {
     float a = x[i], b = x[half + i];
     if (gain != nullptr) a = a * rstd * gain[i], b = b * rstd * gain[half + i];
     write(i, a * cosines[i] - b * sines[i]);

@@ -18,11 +18,12 @@ __global__ void __launch_bounds__(kThreads) swiglu_rows(Rows y, const float* c, 
   y.finish(r, lane, 32);
 }
 
-__device__ inline void write_one(const Rows& y, int64_t r, int64_t j, float x) {
-  if (y.pairs) {
-    reinterpret_cast<uint16_t*>(y.row(r))[j] = static_cast<uint16_t>(pair_of(x, 0.0f));
+// Number j of a row.
+__device__ inline void write_one(float* row, bool pairs, int64_t j, float x) {
+  if (pairs) {
+    reinterpret_cast<uint16_t*>(row)[j] = static_cast<uint16_t>(pair_of(x, 0.0f));
   } else {
-    y.row(r)[j] = x;
+    row[j] = x;
   }
 }
 
@@ -32,14 +33,15 @@ __global__ void __launch_bounds__(kThreads)
                 int64_t length, int64_t rows) {
   const int64_t all = heads + 2 * kv, r = row_of_warp() / all, head = row_of_warp() % all;
   if (r >= rows) return;
-  const int lane = static_cast<int>(threadIdx.x % 32);
-  const float* const x = c + r * ld + head * d;
+  const float *const turn = rotation.turns + r % length * d, *const x = c + r * ld + head * d;
+  float* const row = y.row(r);
+  const int64_t first = head * d;
   if (head >= heads + kv) {
-    for (int64_t i = lane; i < d; i += 32) write_one(y, r, head * d + i, x[i]);
+    for (int64_t i = threadIdx.x % 32; i < d; i += 32) write_one(row, y.pairs, first + i, x[i]);
     return;
   }
-  turn_head(x, head < heads ? rotation.q_gain : rotation.k_gain, rotation.turns + r % length * d, d, rotation.eps,
-            [&](int64_t i, float v) { write_one(y, r, head * d + i, v); });
+  turn_head(x, head < heads ? rotation.q_gain : rotation.k_gain, turn, d, rotation.eps,
+            [&](int i, float v) { write_one(row, y.pairs, first + i, v); });
 }
 
 }  // namespace
