@@ -154,11 +154,11 @@ $(PLOT_STAMP): $(VENV_STAMP) pyproject.toml tools/extras.py
 
 $(TEST_STAMP): $(VENV_STAMP) pyproject.toml tools/extras.py
 	@echo "installing the test tools and oracles (PyTorch among them: the largest download)"
-	$(BIN)/python tools/extras.py test oracle | $(PIP) install --quiet --requirement /dev/stdin
+	$(BIN)/python tools/extras.py test oracle serve browser | $(PIP) install --quiet --requirement /dev/stdin
 	@touch $@
 
 $(DEV_STAMP): $(VENV_STAMP) pyproject.toml tools/extras.py
-	$(BIN)/python tools/extras.py dev | $(PIP) install --quiet --requirement /dev/stdin
+	$(BIN)/python tools/extras.py dev serve | $(PIP) install --quiet --requirement /dev/stdin
 	@touch $@
 
 # PRESET is one of CMakePresets.json; it builds into build/PRESET.

@@ -153,7 +153,7 @@ def machine_record(threads: int, isa: str | None, device: str = "cpu") -> dict[s
         "system": f"{platform.system()} {platform.release().split('-')[0]} on {platform.machine()}",
         "python": platform.python_version(),
         "commit": commit(),
-        "versions": versions("soma-native", "numpy", "torch", "tokenizers", "llama-cpp-python"),
+        "versions": versions("soma-native", "numpy", "torch", "transformers", "tokenizers", "llama-cpp-python"),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 

@@ -25,6 +25,8 @@ COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
     "tokens/s": lambda r: f"{r['tokens_per_second']:,.0f}",
     "MB/s": lambda r: f"{r['megabytes_per_second']:,.1f}",
     "seconds": lambda r: f"{r['seconds']:,.3f}",
+    "ms": lambda r: f"{r['milliseconds']:.1f}",
+    "answers": lambda r: f"{r['right']:,} right, {r.get('wrong', 0)} wrong, {r.get('failed', 0)} failed",
     "range": lambda r: f"{short(min(r['rounds']))} to {short(max(r['rounds']))}",
     "rounds": lambda r: str(len(r["rounds"])),
     "peak MB": lambda r: f"{r['peak_rss_mb'] if 'peak_rss_mb' in r else r['peak_megabytes']:,.0f}",

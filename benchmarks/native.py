@@ -1,7 +1,8 @@
-"""soma_native as a contender: a training step, and decoding token by token."""
+"""soma_native as a contender: a training step, decoding token by token, many texts at once, scores of a text."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -92,3 +93,64 @@ class NativeDecoder:
         for i in range(half, len(tokens)):
             self.decoder.step(self.row, tokens[i : i + 1])
         return [float(x) for x in self.decoder.logits()[0]]
+
+
+class NativeScorer:
+    """Our scores of a text, as the public interface gives them: with its tokens, their places and ranks."""
+
+    def __init__(self, folder: str, text: str, precision: str) -> None:
+        model, tok = soma.load(folder, precision=precision)
+        self.parameters = model.num_parameters
+        self.generator = soma.Generator(model, tok)
+        self.text = Path(text).read_text(encoding="utf-8")
+
+    def score(self) -> list[float | None]:
+        """The log-probability of every token but the first."""
+        return self.generator.score(self.text).logprobs[1:]
+
+
+class NativeEngine:
+    """Texts of random prompts, all at once by an engine, or one generate() after the other.
+
+    Args:
+        preset: the sizes of the model, whose weights are random.
+        peer_block: whether it is of a block that llama.cpp has, if its own is not.
+        weights: live (Generator's weights="auto"), float32, bfloat16, int8.
+        sequences, prompt, tokens: the number of texts, and the tokens of each prompt and text.
+    """
+
+    def __init__(self, preset: str, peer_block: bool, weights: str, sequences: int, prompt: int, tokens: int) -> None:
+        config = soma.ModelConfig.preset(preset)
+        if peer_block and config.block == "soma":
+            config = Workload(preset, config, 0, 0).as_block("gpt2").config
+        self.model = soma.Model(config, seed=1)
+        self.parameters = self.model.num_parameters
+        characters = "".join(chr(0x4E00 + i) for i in range(config.vocab_size - 1))
+        self.tok = soma.Tokenizer.train([characters], kind="char", special_tokens=("<|endoftext|>",))
+        self.ids = np.random.default_rng(5).integers(1, config.vocab_size, (sequences, prompt)).tolist()
+        self.prompts = [self.tok.decode(ids) for ids in self.ids]
+        form = "auto" if weights == "live" else weights
+        self.generator = soma.Generator(self.model, self.tok, end_token=None, weights=form)
+        self.engine = soma.Engine(self.model, self.tok, sequences, end_token=None, weights=form)
+        self.tokens = tokens
+
+    def alone(self) -> list[str]:
+        """One text after the other."""
+        return [
+            self.generator.generate(prompt, max_tokens=self.tokens, seed=seed)
+            for seed, prompt in enumerate(self.prompts)
+        ]
+
+    def together(self) -> list[str]:
+        """All texts at once."""
+        handles = [
+            self.engine.submit(prompt, max_tokens=self.tokens, seed=seed) for seed, prompt in enumerate(self.prompts)
+        ]
+        return [prompt + handle.result().text for prompt, handle in zip(self.prompts, handles, strict=True)]
+
+    def export(self, path: str, form: str) -> dict[str, Any]:
+        """Write the model for llama.cpp, and say what its logits must be after a prompt."""
+        soma.export_gguf(path, self.model, self.tok, form)
+        logits = self.model.forward(np.array(self.ids[0]))[-1].tolist()
+        config = self.model.config
+        return {"context": config.max_seq_len, "vocab_size": config.vocab_size, "ids": self.ids[0], "logits": logits}

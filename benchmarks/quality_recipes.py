@@ -47,7 +47,7 @@ SMALL = {"d_ff": 344, "max_seq_len": 64}  # 0.81 million parameters
 ROWS = {
     "1.5e14": Row("5m", {}, {**MUON, "steps": 2340, "batch_size": 8, "weight_decay": 0.5}),
     "3e14": Row("5m", {}, {**MUON, "steps": 4680, "batch_size": 8, "weight_decay": 0.5, "dropout": 0.1, "ema": 0.998}),
-    "small": Row("1m", SMALL, {**MUON, "steps": 2000, "batch_size": 12, "weight_decay": 0.1}),
+    "small": Row("1m", SMALL, {**MUON, "steps": 2000, "batch_size": 12, "weight_decay": 0.1, "decay_fraction": 1.0}),
     "small-long": Row(
         "1m", SMALL, {**MUON, "steps": 40000, "batch_size": 12, "weight_decay": 0.5, "dropout": 0.1, "ema": 0.999}
     ),

@@ -71,6 +71,59 @@ def decoder(options: dict[str, Any]) -> tuple[dict[str, Any], Callable[..., dict
     return {"parameters": contender.parameters}, run
 
 
+def scorer(options: dict[str, Any]) -> tuple[dict[str, Any], Callable[..., dict[str, Any]]]:
+    """Scoring of a text by one contender: command score(n) -> seconds and the first n log-probabilities."""
+    contender: Any
+    if options["contender"] == "transformers":
+        from transformers_peer import TransformersScorer
+
+        contender = TransformersScorer(options["folder"], options["text"], options["mode"], options["threads"])
+    else:
+        from native import NativeScorer
+
+        contender = NativeScorer(options["folder"], options["text"], options["mode"])
+
+    def score(n: int) -> dict[str, Any]:
+        begin = time.perf_counter()
+        logprobs = contender.score()
+        return {"seconds": time.perf_counter() - begin, "tokens": len(logprobs) + 1, "logprobs": logprobs[:n]}
+
+    return {"parameters": contender.parameters}, lambda do, n: score(n)
+
+
+def engine(options: dict[str, Any]) -> tuple[dict[str, Any], Callable[..., dict[str, Any]]]:
+    """Our texts at once or one by one: commands together and alone -> seconds and texts; export."""
+    from native import NativeEngine
+
+    options.pop("threads")
+    contender = NativeEngine(**options)
+
+    def run(do: str, **more: Any) -> dict[str, Any]:
+        if do == "export":
+            return contender.export(**more)
+        begin = time.perf_counter()
+        texts = getattr(contender, do)()
+        return {"seconds": time.perf_counter() - begin, "texts": texts}
+
+    return {"parameters": contender.parameters}, run
+
+
+def llama_batch(options: dict[str, Any]) -> tuple[dict[str, Any], Callable[..., dict[str, Any]]]:
+    """Batches of llama.cpp: commands together -> seconds, and logits(ids)."""
+    from llama_batch import LlamaBatch
+
+    contender = LlamaBatch(**options)
+
+    def run(do: str, ids: list[int] | None = None) -> dict[str, Any]:
+        if ids is not None:
+            return {"logits": contender.logits_after(ids)}
+        begin = time.perf_counter()
+        contender.write()
+        return {"seconds": time.perf_counter() - begin}
+
+    return {"parameters": contender.parameters}, run
+
+
 def main() -> None:
     """Serve commands until the pipe closes."""
     answers = os.fdopen(os.dup(1), "w")
@@ -82,7 +135,7 @@ def main() -> None:
         answers.flush()
 
     try:
-        info, run = {"train": trainer, "decode": decoder}[sys.argv[1]](json.loads(sys.argv[2]))
+        info, run = KINDS[sys.argv[1]](json.loads(sys.argv[2]))
         answer(info)
         for line in sys.stdin:
             answer(run(**json.loads(line)))
@@ -90,6 +143,8 @@ def main() -> None:
         answer({"error": f"{type(error).__name__}: {error}"})
         raise SystemExit(1) from error
 
+
+KINDS = {"train": trainer, "decode": decoder, "score": scorer, "engine": engine, "llama-batch": llama_batch}
 
 if __name__ == "__main__":
     main()

@@ -90,6 +90,28 @@ double loss(ModelHandle& model, const Ids& ids, const Ids& targets, int64_t norm
   return compute(model, [&] { return model.transformer.loss(b.ids, b.targets, b.rows, b.length, normalizer); });
 }
 
+py::array_t<float> hidden(ModelHandle& model, const Ids& ids) {
+  const Batch batch = read_batch(ids, nullptr);
+  py::array_t<float> rows({batch.rows, batch.length, model.transformer.config().d_model});
+  float* out = rows.mutable_data();
+  compute(model, [&] { model.transformer.hidden(out, batch.ids, batch.rows, batch.length); });
+  return rows;
+}
+
+using Floats = py::array_t<float>;
+using Numbers = py::array_t<int32_t>;
+
+py::typing::Tuple<Floats, Numbers, Numbers, Floats> score(ModelHandle& model, const Ids& ids, const Ids& targets,
+                                                          int64_t top) {
+  const Batch b = read_batch(ids, &targets);
+  const soma::TargetScores s =
+      compute(model, [&] { return model.transformer.score(b.ids, b.targets, b.rows, b.length, top); });
+  const auto count = static_cast<py::ssize_t>(s.ranks.size());
+  return py::make_tuple(Floats(count, s.logprobs.data()), Numbers(count, s.ranks.data()),
+                        Numbers({count, py::ssize_t{top}}, s.top_ids.data()),
+                        Floats({count, py::ssize_t{top}}, s.top_logprobs.data()));
+}
+
 double loss_and_grad(ModelHandle& model, const Ids& ids, const Ids& targets, int64_t normalizer,
                      const Maybe<soma::Noise>& noise, const std::vector<ModelHandle*>& teachers, float distill) {
   const Batch b = read_batch(ids, &targets);
@@ -262,6 +284,11 @@ void register_model(py::module_& m) {
           "all_finite", [](ModelHandle& h) { return compute(h, [&] { return h.transformer.all_finite(); }); },
           "Whether all parameters are finite; False also if their squares overflow.")
       .def("forward", &forward, py::arg("ids"))
+      .def("hidden", &hidden, py::arg("ids"), "What the head reads, (B, T, C).")
+      .def(
+          "score", &score, py::arg("ids"), py::arg("targets"), py::arg("top") = 0,
+          "(log-probabilities (N), ranks (N), ids of the best (N, top), their log-probabilities) of the N targets that "
+          "are not -100.")
       .def("loss", &loss, py::arg("ids"), py::arg("targets"), py::arg("normalizer") = 0)
       .def("loss_and_grad", &loss_and_grad, py::arg("ids"), py::arg("targets"), py::arg("normalizer") = 0,
            py::arg("noise") = none, py::arg("teachers") = std::vector<ModelHandle*>(), py::arg("distill") = 0.0f)

@@ -19,6 +19,7 @@
 #include "ids.h"
 #include "registers.h"
 #include "texts.h"
+#include "tokenizer/token_table.h"
 #include "tokenizer/tokenizer.h"
 #include "tokenizer_vocabulary.h"
 
@@ -199,9 +200,30 @@ py::str decode(const soma::Tokenizer& tokenizer, const IdArray<Int>& array) {
   return utf8_or_replacement(decoded(tokenizer, array.data(), static_cast<size_t>(array.size())));
 }
 
+py::array_t<int32_t> to_array(std::span<const int32_t> ids) {
+  return py::array_t<int32_t>(static_cast<py::ssize_t>(ids.size()), ids.data());
+}
+
 }  // namespace
 
 void register_tokenizer(py::module_& m) {
+  py::class_<soma::TokenTable>(m, "TokenTable", "The ordinary tokens of a vocabulary in the order of their bytes.")
+      .def(
+          "extending",
+          [](const soma::TokenTable& self, const py::bytes& bytes) {
+            return to_array(self.extending(std::string_view(bytes)));
+          },
+          py::arg("bytes"), "The ids of the tokens that begin with these bytes and are longer: int32 (n,)")
+      .def(
+          "containing",
+          [](const soma::TokenTable& self, const py::bytes& bytes) {
+            return to_array(self.containing(std::string_view(bytes)));
+          },
+          py::arg("bytes"), "The ids of the tokens that have these bytes in them: int32 (n,)")
+      .def(
+          "inside_words", [](const soma::TokenTable& self) { return to_array(self.inside_words()); },
+          "The ids of the tokens that go on with a word: int32 (n,)");
+
   py::class_<soma::Tokenizer>(m, "Tokenizer", "The core of soma_native.Tokenizer; see there.")
       .def(py::init(&make_tokenizer), py::arg("kind"), py::arg("tokens"), py::arg("special_ids"))
       .def_static("bpe", &make_bpe, py::arg("pattern"), py::arg("tokens"), py::arg("merges").none(true),
@@ -256,5 +278,9 @@ void register_tokenizer(py::module_& m) {
             soma::check(known(self, id), "id ", id, " is not in the vocabulary: ids are 0 to ", self.vocab_size() - 1);
             return to_str(self.token(static_cast<TokenId>(id)));
           },
-          py::arg("id"), "The text of a token");
+          py::arg("id"), "The text of a token")
+      .def(
+          "token_table",
+          [](const soma::Tokenizer& self) { return without_gil([&] { return soma::TokenTable(self); }); },
+          "A new table of the ordinary tokens");
 }

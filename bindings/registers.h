@@ -17,6 +17,7 @@ void register_tokenizer_training(pybind11::module_& m);
 void register_text_rules(pybind11::module_& m);
 void register_ops(pybind11::module_& m);
 void register_block_ops(pybind11::module_& ops);  // this and the next four into the submodule of register_ops
+void register_loss_ops(pybind11::module_& ops);
 void register_decode_ops(pybind11::module_& ops);
 void register_optimizer_ops(pybind11::module_& ops);
 void register_noise_ops(pybind11::module_& ops);

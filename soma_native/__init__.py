@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from soma_native.checkpoint.soma_pickle import import_soma_pickle
     from soma_native.data.documents import read_documents
     from soma_native.data.token_store import TokenStore
-    from soma_native.errors import CheckpointError
+    from soma_native.errors import CheckpointError, EngineClosedError, EngineFullError
+    from soma_native.generation.completion import Completion
+    from soma_native.generation.engine import Engine, Handle
     from soma_native.generation.generator import Generator
+    from soma_native.generation.scoring import Scores
     from soma_native.model.config import ModelConfig
     from soma_native.model.model import Model
     from soma_native.optim.adamw import AdamW
@@ -35,14 +38,20 @@ _LAZY = {
     "AdamW": "optim.adamw",
     "Callback": "training.callbacks",
     "CheckpointError": "errors",
+    "Completion": "generation.completion",
+    "Engine": "generation.engine",
+    "EngineClosedError": "errors",
+    "EngineFullError": "errors",
     "Event": "training.callbacks",
     "Floor": "analysis.floor",
     "Generator": "generation.generator",
+    "Handle": "generation.engine",
     "History": "training.history",
     "Model": "model.model",
     "ModelConfig": "model.config",
     "Muon": "optim.muon",
     "Plan": "planning.plan",
+    "Scores": "generation.scoring",
     "Tokenizer": "tokenizer.tokenizer",
     "TokenStore": "data.token_store",
     "TrainConfig": "training.config",
@@ -75,14 +84,20 @@ __all__ = [
     "AdamW",
     "Callback",
     "CheckpointError",
+    "Completion",
+    "Engine",
+    "EngineClosedError",
+    "EngineFullError",
     "Event",
     "Floor",
     "Generator",
+    "Handle",
     "History",
     "Model",
     "ModelConfig",
     "Muon",
     "Plan",
+    "Scores",
     "TokenStore",
     "Tokenizer",
     "TrainConfig",

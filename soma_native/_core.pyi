@@ -28,6 +28,7 @@ __all__: list[str] = [
     "Sampler",
     "TextReader",
     "TokenCounter",
+    "TokenTable",
     "Tokenizer",
     "WeightAverage",
     "WordLosses",
@@ -60,6 +61,7 @@ __all__: list[str] = [
     "open_backend",
     "option_limits",
     "parameter_shapes",
+    "score_token",
     "set_isa",
     "set_num_threads",
     "teacher_floats",
@@ -170,6 +172,10 @@ class Model:
         self, ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32]
     ) -> numpy.typing.NDArray[numpy.float32]: ...
     def gradients(self) -> dict[str, numpy.typing.NDArray[numpy.float32]]: ...
+    def hidden(self, ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32]) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        What the head reads, (B, T, C).
+        """
     def loss(
         self,
         ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
@@ -193,6 +199,20 @@ class Model:
     def read(self, name: str, gradient: bool = False) -> numpy.typing.NDArray[numpy.float32]:
         """
         A copy of a parameter, or of its gradient.
+        """
+    def score(
+        self,
+        ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+        targets: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+        top: typing.SupportsInt | typing.SupportsIndex = 0,
+    ) -> tuple[
+        numpy.typing.NDArray[numpy.float32],
+        numpy.typing.NDArray[numpy.int32],
+        numpy.typing.NDArray[numpy.int32],
+        numpy.typing.NDArray[numpy.float32],
+    ]:
+        """
+        (log-probabilities (N), ranks (N), ids of the best (N, top), their log-probabilities) of the N targets that are not -100.
         """
     def set_evaluation_precision(self, precision: str) -> None:
         """
@@ -280,9 +300,41 @@ class Decoder:
     """
     Generation with cached keys and values, one row a sequence.
     """
+    @staticmethod
+    def bytes_per_row(model: Model) -> int:
+        """
+        Bytes of keys, values and logits of a row.
+        """
     def __init__(
         self, model: Model, batch_size: typing.SupportsInt | typing.SupportsIndex, weights: DecodeWeights | None = None
     ) -> None: ...
+    def copy_row(
+        self,
+        from_row: typing.SupportsInt | typing.SupportsIndex,
+        to_row: typing.SupportsInt | typing.SupportsIndex,
+        length: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None: ...
+    def extend(
+        self,
+        rows: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+        keep: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+        ids: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.int32]],
+    ) -> None:
+        """
+        Reads pieces of prompts: each row keeps its first `keep` tokens, and its ids follow.
+        """
+    def grow(
+        self,
+        rows: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+        samplers: collections.abc.Sequence[Sampler],
+        left: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+        tops: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+        ends: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+        steps: typing.SupportsInt | typing.SupportsIndex,
+    ) -> list[tuple[list[int], list[tuple[float, list[tuple[int, float]]]], str]]:
+        """
+        Draws and appends at most `steps` tokens a row: (tokens, scores, error) of each. A token of `ends`, the last of `left` and one that does not fit are not appended. A row whose `tops` is -1 has no scores.
+        """
     def length(self, row: typing.SupportsInt | typing.SupportsIndex) -> int: ...
     def logits(self) -> numpy.typing.NDArray[numpy.float32]: ...
     def prefill(
@@ -296,7 +348,7 @@ class Decoder:
 
 class Sampler:
     """
-    Draws the next token from logits.
+    Draws the next token from logits. A rule that is not given is off.
     """
     def __init__(
         self,
@@ -308,8 +360,32 @@ class Sampler:
         repetition_penalty: typing.SupportsFloat | typing.SupportsIndex,
         seed: typing.SupportsInt | typing.SupportsIndex,
         banned_ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+        min_p: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        presence_penalty: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        frequency_penalty: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        no_repeat_ngram_size: typing.SupportsInt | typing.SupportsIndex = 0,
+        dry_multiplier: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        dry_base: typing.SupportsFloat | typing.SupportsIndex = 1.75,
+        dry_allowed_length: typing.SupportsInt | typing.SupportsIndex = 2,
+        dry_breakers: typing.Annotated[numpy.typing.ArrayLike, numpy.int32] | None = None,
+        dry_breaker_sequences: collections.abc.Sequence[
+            collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]
+        ] = (),
+        logit_bias: collections.abc.Sequence[
+            tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]
+        ] = (),
     ) -> None: ...
     def observe(self, ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32]) -> None: ...
+    def probabilities(
+        self, logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]
+    ) -> numpy.typing.NDArray[numpy.float64]:
+        """
+        What sample draws from: float64 (vocab_size,)
+        """
+    def restrict_next(self, ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32]) -> None:
+        """
+        The next draw takes one of these ids
+        """
     def sample(self, logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]) -> int: ...
 
 class NgramCounter:
@@ -354,6 +430,23 @@ class KneserNey:
     def discounts(self) -> typing.Annotated[list[typing.Annotated[list[float], "FixedSize(3)"]], "FixedSize(5)"]:
         """
         D1, D2, D3 of each order, from 1 on
+        """
+
+class TokenTable:
+    """
+    The ordinary tokens of a vocabulary in the order of their bytes.
+    """
+    def containing(self, bytes: bytes) -> numpy.typing.NDArray[numpy.int32]:
+        """
+        The ids of the tokens that have these bytes in them: int32 (n,)
+        """
+    def extending(self, bytes: bytes) -> numpy.typing.NDArray[numpy.int32]:
+        """
+        The ids of the tokens that begin with these bytes and are longer: int32 (n,)
+        """
+    def inside_words(self) -> numpy.typing.NDArray[numpy.int32]:
+        """
+        The ids of the tokens that go on with a word: int32 (n,)
         """
 
 class Tokenizer:
@@ -442,6 +535,10 @@ class Tokenizer:
     def token(self, id: typing.SupportsInt | typing.SupportsIndex) -> str:
         """
         The text of a token
+        """
+    def token_table(self) -> TokenTable:
+        """
+        A new table of the ordinary tokens
         """
     @property
     def kind(self) -> str: ...
@@ -718,6 +815,15 @@ def option_limits() -> dict[str, tuple[typing.Any, typing.Any]]:
 def parameter_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     """
     Shapes of a model's parameters by name, without building it.
+    """
+
+def score_token(
+    logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+    id: typing.SupportsInt | typing.SupportsIndex,
+    top: typing.SupportsInt | typing.SupportsIndex,
+) -> tuple[float, list[tuple[int, float]]]:
+    """
+    The log-probability of an id, and the `top` most likely ids with theirs
     """
 
 def set_isa(name: str) -> None:

@@ -75,6 +75,14 @@ def _rebuild(problem: str, path: str | None, tensor: str | None, in_python: str 
     return CheckpointError(problem, path=path, tensor=tensor, in_python=in_python)
 
 
+class EngineFullError(RuntimeError):
+    """As many texts wait in an `Engine` as may. Submit again later; a server answers 429 or 503."""
+
+
+class EngineClosedError(RuntimeError):
+    """An `Engine` was closed before this text was complete, or before it was asked for."""
+
+
 class Difference(NamedTuple):
     """An argument of a run, and what the run in the folder has in its place."""
 

@@ -19,7 +19,7 @@ MOST_TESTS_OUTSIDE = 6
 LEVELS = (
     ("__init__", "__main__"),
     ("cli",),
-    ("planning",),
+    ("serve", "planning"),
     ("showcase", "profiling"),
     ("training",),
     ("analysis",),

@@ -299,46 +299,6 @@ py::typing::Tuple<Floats, MaybeFloats> embed_backward(const Floats& dout, const 
   return py::make_tuple(tokens, positions);
 }
 
-Pair cross_entropy(const Floats& logits, const Ids& targets, float grad_scale, bool pairs) {
-  expect_dimensions("logits", logits, 2);
-  expect("targets", targets, {logits.shape(0)});
-  expect_ids("targets", targets, logits.shape(1), true);
-  check(!pairs || grad_scale != 0.0f, "pairs are of the gradient, and grad_scale is 0");
-  Floats gradient = copy(logits), losses = unset({logits.shape(0)}), lost = copy(logits);
-  const Operand result = Operand::into(gradient, pairs);
-  const Matrix scores = pairs ? matrix(lost) : result.get();
-  float* out = losses.mutable_data();
-  run([&](soma::Ops& ops) { ops.cross_entropy(out, scores, targets.data(), grad_scale, result.get()); });
-  result.finish();
-  return py::make_tuple(losses, gradient);
-}
-
-Pair soft_cross_entropy(const Floats& logits, const Floats& q, const Ids& targets, float share, float grad_scale,
-                        bool pairs) {
-  expect_dimensions("logits", logits, 2);
-  expect("q", q, {logits.shape(0), logits.shape(1)});
-  expect("targets", targets, {logits.shape(0)});
-  expect_ids("targets", targets, logits.shape(1), true);
-  Floats gradient = copy(logits), losses = unset({logits.shape(0)}), lost = copy(logits);
-  const Operand result = Operand::into(gradient, pairs);
-  const Matrix scores = pairs ? matrix(lost) : result.get();
-  float* out = losses.mutable_data();
-  run([&](soma::Ops& ops) {
-    ops.soft_cross_entropy(out, scores, matrix(q), targets.data(), share, grad_scale, result.get());
-  });
-  result.finish();
-  return py::make_tuple(losses, gradient);
-}
-
-Floats add_softmax(const Floats& logits, float share, const MaybeFloats& onto) {
-  expect_dimensions("logits", logits, 2);
-  if (onto) expect("onto", *onto, {logits.shape(0), logits.shape(1)});
-  Floats lost = copy(logits), q = onto ? copy(*onto) : lost;
-  const Matrix result = matrix(q), scores = matrix(lost);
-  run([&](soma::Ops& ops) { ops.add_softmax(result, scores, share, onto.has_value()); });
-  return q;
-}
-
 }  // namespace
 
 namespace {
@@ -370,6 +330,7 @@ std::pair<int, std::size_t> threads_at_work(const std::string& job) {
 void register_ops(py::module_& parent) {
   py::module_ m = parent.def_submodule("_ops", "Single operations of the core on float32 arrays, for its tests.");
   register_block_ops(m);
+  register_loss_ops(m);
   register_decode_ops(m);
   register_optimizer_ops(m);
   register_noise_ops(m);
@@ -410,14 +371,6 @@ void register_ops(py::module_& parent) {
   m.def("embed", &embed, py::arg("ids"), py::arg("wte"), py::arg("wpe") = none, "wte[ids] + wpe[position], (B, T, C).");
   m.def("embed_backward", &embed_backward, py::arg("dout"), py::arg("ids"), py::arg("dwte"), py::arg("dwpe") = none,
         "(dwte, dwpe) with what this batch adds.");
-  m.def("cross_entropy", &cross_entropy, py::arg("logits"), py::arg("targets"), py::arg("grad_scale") = 0.0f,
-        py::arg("pairs") = false,
-        "(losses (M), grad_scale (softmax - onehot)); the logits as they were where grad_scale is 0.");
-  m.def("soft_cross_entropy", &soft_cross_entropy, py::arg("logits"), py::arg("q"), py::arg("targets"),
-        py::arg("share"), py::arg("grad_scale"), py::arg("pairs") = false,
-        "(losses (M), grad_scale (softmax - (1 - share) onehot - share q)).");
-  m.def("add_softmax", &add_softmax, py::arg("logits"), py::arg("share"), py::arg("onto") = none,
-        "onto + share softmax(logits).");
   m.def(
       "multiply_add_registers",
       [](const std::string& precision, int64_t rounds) {

@@ -146,7 +146,12 @@ def save(
 
 
 def load(
-    folder: str | os.PathLike[str], precision: str = "auto", device: str = "cpu", *, verify: bool = True
+    folder: str | os.PathLike[str],
+    precision: str = "auto",
+    device: str = "cpu",
+    *,
+    verify: bool = True,
+    verify_config: bool = True,
 ) -> tuple[Model, Tokenizer]:
     """Load what `save` wrote, or a GPT-2, Llama or Qwen3 folder that `transformers` wrote.
 
@@ -156,6 +161,7 @@ def load(
         device: as for `Model`. A folder has none, so a model may go to another than it was trained on.
         verify: whether to compare the files with the checksums of the save. Set it to False if you changed
             `config.json` or `tokenizer.json` on purpose. Sizes, shapes, types and NaN are always checked.
+        verify_config: False takes a changed `config.json`, and still compares all other files.
 
     Returns:
         the model and its tokenizer.
@@ -168,7 +174,7 @@ def load(
 
     def read(view: FolderView) -> tuple[Model, Tokenizer]:
         checksums = _file_checksums(view) if verify else {}
-        config, document = _read_config(view, checksums)
+        config, document = _read_config(view, checksums if verify_config else {})
         tok = _read_tokenizer(view, config, checksums)
         model = read_model(view, config, precision, verify, device)
         model._settings = _read_settings(view, document)
@@ -180,12 +186,17 @@ def load(
 
 
 def load_model(
-    folder: str | os.PathLike[str], precision: str = "auto", device: str = "cpu", *, verify: bool = True
+    folder: str | os.PathLike[str],
+    precision: str = "auto",
+    device: str = "cpu",
+    *,
+    verify: bool = True,
+    verify_config: bool = True,
 ) -> Model:
     """Load the model alone, from a folder with or without a `tokenizer.json`. Arguments and errors as `load`."""
 
     def read(view: FolderView) -> Model:
-        config, document = _read_config(view, _file_checksums(view) if verify else {})
+        config, document = _read_config(view, _file_checksums(view) if verify and verify_config else {})
         model = read_model(view, config, precision, verify, device)
         model._settings = _read_settings(view, document)
         return model

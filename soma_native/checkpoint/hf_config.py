@@ -29,6 +29,8 @@ SAMPLING: dict[str, Any] = {
     "top_k": 50,
     "top_p": 0.95,
     "repetition_penalty": "auto",
+    "min_p": 0.0,
+    "no_repeat_ngram_size": 0,
 }
 
 _START_TOKENS = ("<|endoftext|>", "<BOS>", "<START>")

@@ -11,6 +11,7 @@ from typing import Any, NoReturn, TypeVar
 from soma_native import _checks
 from soma_native.cli.errors import PROGRAM, one_line
 from soma_native.errors import ArgumentError
+from soma_native.model.config import PRECISIONS
 
 _Value = TypeVar("_Value")
 
@@ -44,6 +45,16 @@ def add_device(parser: argparse._ActionsContainer) -> None:
     """Add --device."""
     parser.add_argument(
         "--device", default="cpu", metavar="D", help="where the model computes: cpu, cuda or cuda:N (default: cpu)"
+    )
+
+
+def add_precision(parser: argparse._ActionsContainer) -> None:
+    """Add --precision of a command that does not train."""
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="auto",
+        help="of matrix products: float32 or bfloat16; auto (the default) means float32 here",
     )
 
 
@@ -86,7 +97,7 @@ positive_type = number(above=0)
 
 # Arguments of the library whose option has another name.
 _OPTIONS = {"max_seq_len": "seq_len", "special_tokens": "special_token"}
-_POSITIONALS = {"folder": "DIR", "path": "PATH"}
+_POSITIONALS = {"folder": "DIR", "path": "PATH", "text": "TEXT"}
 
 
 def option_of(arguments: argparse.Namespace, name: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import secrets
 import time
 from typing import Any
@@ -14,6 +15,8 @@ from soma_native.cli.errors import UsageError
 from soma_native.cli.output import print_json
 from soma_native.generation.generator import Generator
 from soma_native.generation.sampling import DEFAULTS, PENALTY, WEIGHTS
+
+_SETTINGS = [field.name for field in dataclasses.fields(DEFAULTS) if field.name not in {"seed", "logit_bias"}]
 
 
 def add_parser(commands: Any) -> None:
@@ -57,6 +60,66 @@ def add_parser(commands: Any) -> None:
         help="divides the logits of tokens that are in the text already; 1 is off, auto is 1.15 for words, else 1 "
         "(default: %(default)s)",
     )
+    fraction: dict[str, Any] = {"type": number(), "metavar": "X"}
+    parser.add_argument(
+        "--min-p",
+        **fraction,
+        default=DEFAULTS.min_p,
+        help="draw from tokens with at least this share of the highest probability; 0 is off (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--no-repeat-ngram-size",
+        **count,
+        default=DEFAULTS.no_repeat_ngram_size,
+        help="no N tokens in a row come twice; 0 is off (default: %(default)s)",
+    )
+    for name, each in {"presence": "once", "frequency": "for each time"}.items():
+        parser.add_argument(
+            f"--{name}-penalty",
+            **fraction,
+            default=getattr(DEFAULTS, f"{name}_penalty"),
+            help=f"lowers the logits of generated tokens, {each}: -2 to 2 (default: %(default)s)",
+        )
+    parser.add_argument(
+        "--dry-multiplier",
+        **fraction,
+        default=DEFAULTS.dry_multiplier,
+        help="lowers the logits of tokens that extend a repetition; 0 is off, 0.8 is usual (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--dry-base",
+        **fraction,
+        default=DEFAULTS.dry_base,
+        help="how fast that grows with the length of the repetition (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--dry-allowed-length",
+        **count,
+        default=DEFAULTS.dry_allowed_length,
+        help="the shortest repetition that counts (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--dry-sequence-breakers",
+        type=text,
+        nargs="*",
+        default=DEFAULTS.dry_sequence_breakers,
+        metavar="TEXT",
+        help='texts that no repetition reaches across (default: a line break, ":", the double quote, "*")',
+    )
+    parser.add_argument(
+        "--logit-bias",
+        type=_bias,
+        action="append",
+        default=[],
+        metavar="ID=X",
+        help="add X to the logit of a token; -inf rules it out; may be repeated",
+    )
+    parser.add_argument(
+        "--heal-prompt",
+        action=argparse.BooleanOptionalAction,
+        default=DEFAULTS.heal_prompt,
+        help="read a prompt that ends inside a token as its author means",
+    )
     parser.add_argument(
         "--weights",
         choices=WEIGHTS,
@@ -71,6 +134,14 @@ def add_parser(commands: Any) -> None:
     )
 
 
+def _bias(given: str) -> tuple[int, float]:
+    token, equals, bias = given.partition("=")
+    try:
+        return int(token), float(bias if equals else "no number")
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be an id and a number such as 13=-5, got {given!r}") from None
+
+
 def run(arguments: argparse.Namespace) -> None:
     """Print the prompt and its continuation."""
     prompt = arguments.prompt
@@ -83,13 +154,9 @@ def run(arguments: argparse.Namespace) -> None:
     began = time.perf_counter()
     pieces = Generator(model, tok, weights=arguments.weights).stream(
         prompt,
-        max_tokens=arguments.max_tokens,
-        temperature=arguments.temperature,
-        top_k=arguments.top_k,
-        top_p=arguments.top_p,
-        repetition_penalty=arguments.repetition_penalty,
         seed=seed,
-        stop=arguments.stop,
+        logit_bias=dict(arguments.logit_bias),
+        **{name: getattr(arguments, name) for name in _SETTINGS},
     )
     if arguments.json:
         continuation = "".join(pieces)

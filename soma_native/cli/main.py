@@ -21,7 +21,10 @@ from soma_native.errors import ArgumentError, ArgumentTypeError, CheckpointError
 from soma_native.model.model import resolve_precision
 from soma_native.system import active_isa, get_num_threads
 
-_COMMANDS = ("showcase", "train", "plan", "generate", "evaluate", "export", "import", "tokenizer", "bench", "info")
+_COMMANDS = (
+    "showcase", "train", "plan", "generate", "serve", "score", "evaluate", "export", "import", "tokenizer", "bench",
+    "info",
+)  # fmt: skip
 _MODULES = {"import": "import_pickle"}  # a module cannot have this name
 INTERRUPTED = 130
 PIPE_CLOSED = 141

@@ -29,6 +29,7 @@ from soma_native.model.presets import PRESETS
 from soma_native.planning.corpus import survey
 from soma_native.planning.plan import Plan, choose
 from soma_native.planning.speed import measure_speed
+from soma_native.planning.tokens import characters_per_token
 from soma_native.planning.train import held_out
 from soma_native.tokenizer.tokenizer import Tokenizer
 from soma_native.tokenizer.train import KINDS
@@ -40,7 +41,7 @@ from soma_native.training.trainer import Trainer
 
 # Options that are settings of the run, by the name of both.
 SETTINGS = (
-    "epochs", "steps", "minutes", "batch_size", "lr", "optimizer", "schedule", "dropout", "patience",
+    "epochs", "steps", "minutes", "batch_size", "lr", "optimizer", "schedule", "dropout", "teachers", "patience",
     "max_eval_windows", "checkpoint_minutes", "seed",
 )  # fmt: skip
 _LENGTHS = {"epochs", "steps", "minutes"}
@@ -154,6 +155,8 @@ def _plan(
         fixed |= {"tokenizer": tokenizer.kind, "vocab_size": tokenizer.vocab_size}
     minutes = fixed.pop("minutes", None)
     corpus = survey(documents_of(files, arguments.split))
+    if tokenizer is not None:
+        fixed["characters"] = characters_per_token(corpus, tokenizer.kind, tokenizer.vocab_size, tokenizer)
     speed = None
     if fixed.get("epochs") is None and fixed.get("steps") is None:
         speed = measure_speed(fixed.get("precision", "auto"), fixed.get("optimizer", "muon"), device=arguments.device)
@@ -165,11 +168,17 @@ def _base(arguments: argparse.Namespace, given: Tokenizer | None) -> tuple[Model
     if arguments.source is None:
         return None
     source, precision = arguments.source, arguments.precision or "auto"
+    if arguments.teachers:
+        raise UsageError(f"--teachers cannot be given with --from {source}, whose model has learned already")
     if arguments.recipe is not None:
         raise UsageError(f"--recipe cannot be given with --from {source}, whose model has its sizes")
     if not os.path.isdir(source):
         raise CommandError(f"--from {source}: there is no such folder")
-    how: dict[str, Any] = {"precision": precision, "device": arguments.device, "verify": _is_as_saved(Path(source))}
+    how: dict[str, Any] = {
+        "precision": precision,
+        "device": arguments.device,
+        "verify_config": _is_as_saved(Path(source)),
+    }
     if not os.path.lexists(FolderView(Path(source)).path("tokenizer.json")):
         if given is None:
             raise CommandError(f"{source}: has no tokenizer.json: give its tokenizer with --tokenizer FILE")
@@ -189,7 +198,7 @@ def _base(arguments: argparse.Namespace, given: Tokenizer | None) -> tuple[Model
 
 
 def _is_as_saved(source: Path) -> bool:
-    """Whether the checksums of a folder are to be compared: not where only config.json was edited, without effect.
+    """Whether config.json is to be compared with its checksum: not where it was edited without effect.
 
     The state of a run tells what its model was.
 

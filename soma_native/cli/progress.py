@@ -38,6 +38,8 @@ class ProgressDisplay(Callback):
         self._smooth = math.nan
         self._validation = ""
         self._said_at = 0.0
+        self._introduced = False
+        self._from = (0, 0.0)  # step and seconds at which the display began with this model
 
     def __enter__(self) -> ProgressDisplay:
         return self
@@ -52,7 +54,30 @@ class ProgressDisplay(Callback):
             self._progress = None
 
     def on_start(self, event: Event) -> None:
-        """Print the sizes of the data, and draw the bar."""
+        """Print the sizes of the data once, and which model is trained where there are several; draw the bar."""
+        self.close()
+        self._smooth, self._validation, self._from = math.nan, "", (event.step, event.seconds)
+        if not self._introduced:
+            self._introduce(event)
+        self._introduced = True
+        self._said_at = event.seconds
+        if teachers := event.trainer.config.teachers:
+            self._line(
+                f"the model, taught by {teachers}" if event.teacher is None else f"teacher {event.teacher}/{teachers}"
+            )
+        if event.teacher is None and event.total_steps is not None and event.step >= event.total_steps:
+            folder = event.trainer.config.checkpoint_dir
+            self._line(
+                f"already finished: all {event.total_steps:,} steps are done; to train the model on other texts, give "
+                f"--from {folder} and another --out"
+            )
+        elif event.step:
+            self._line(f"continuing after step {event.step:,}{_of(event.total_steps, ' of ')}")
+        self._keep_validation(event.record)
+        if self._live:
+            self._start_bar(event)
+
+    def _introduce(self, event: Event) -> None:
         for name, counts in event.history.data.items():
             documents = f"{counts['documents']:,} document{'s' * (counts['documents'] != 1)}"
             self._line(
@@ -64,18 +89,6 @@ class ProgressDisplay(Callback):
             )  # fmt: skip
         if event.history.floor is not None:
             self._line(f"floor: {event.history.floor}")
-        self._said_at = event.seconds
-        if event.total_steps is not None and event.step >= event.total_steps:
-            folder = event.trainer.config.checkpoint_dir
-            self._line(
-                f"already finished: all {event.total_steps:,} steps are done; to train the model on other texts, give "
-                f"--from {folder} and another --out"
-            )
-        elif event.step:
-            self._line(f"continuing after step {event.step:,}{_of(event.total_steps, ' of ')}")
-        self._keep_validation(event.record)
-        if self._live:
-            self._start_bar(event)
 
     def _start_bar(self, event: Event) -> None:
         from rich.console import Console
@@ -124,7 +137,16 @@ class ProgressDisplay(Callback):
         self._said_at = event.seconds
         best = event.history.best is event.record
         epochs = None if event.trainer.config.steps else event.epochs
-        self._line(record_line(event.record, epochs, event.total_steps) + ("  best" if best else ""))
+        line = record_line(event.record, epochs, event.total_steps, self._left(event))
+        self._line(line + ("  best" if best else ""))
+
+    def _left(self, event: Event) -> float:
+        """Seconds until the end of the run, or by the speed since `on_start` until the end of this model."""
+        ended = event.teacher is None and event.step == event.total_steps
+        if event.trainer.config.minutes is not None:
+            return 0.0 if ended else max(0.0, 60 * event.trainer.config.minutes - event.seconds)
+        step, seconds = self._from
+        return (event.seconds - seconds) * ((event.total_steps or event.step) - event.step) / max(1, event.step - step)
 
     def on_sample(self, event: Event) -> None:
         """Print a text of the model in one line."""
@@ -153,16 +175,16 @@ def _of(total: int | None, between: str = "/") -> str:
     return "" if total is None else f"{between}{total:{',' if between != '/' else ''}}"
 
 
-def record_line(record: Record, epochs: int | None, total_steps: int | None) -> str:
-    """A record of the history as one line of text; `epochs` is None for a run that counts steps.
+def record_line(record: Record, epochs: int | None, total_steps: int | None, left: float = 0.0) -> str:
+    """A record of the history as one line of text, with the seconds that are left.
 
-    `total_steps` is None for a run by time, until the clock has decided.
+    `epochs` is None for a run that counts steps, `total_steps` for a run by time, until the clock has decided.
 
     >>> record_line({"epoch": 2, "step": 40, "train_loss": 3.25, "val_loss": None, "seconds": 1.5,
-    ...              "tokens_per_second": 30000.0, "lr": 1e-3, "val_bits_per_byte": None}, epochs=20, total_steps=400)
+    ...              "tokens_per_second": 30000.0, "lr": 1e-3, "val_bits_per_byte": None}, epochs=20, total_steps=400,
+    ...             left=13.5)
     'epoch  2/20  step  40/400  loss 3.2500  lr 0.001  30,000 tokens/s  1.5 s, 13.5 s left'
     """
-    left = 0.0 if total_steps is None else record["seconds"] * (total_steps - record["step"]) / record["step"]
     validation = "" if record["val_loss"] is None else f"  validation {record['val_loss']:.4f}{bits_text(record)}"
     return (
         ("" if epochs is None else f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}  ")

@@ -24,6 +24,7 @@ from soma_native.tokenizer.tokenizer import Tokenizer
 from soma_native.training.config import FREE_TO_CHANGE, TrainConfig
 from soma_native.training.differences import complete, differences, precisions, trained_on
 from soma_native.training.layout import Layout
+from soma_native.training.phase import Phase
 from soma_native.training.recipes import CLASSICS
 from soma_native.training.state import read_state
 from soma_native.training.trainer import Trainer
@@ -54,7 +55,8 @@ def resumed(arguments: argparse.Namespace, files: Sequence[Path]) -> Run:
     found = [*_of_the_model(arguments, trainer.model.config, identity)]
     found += _of_the_tokenizer(arguments, files, trainer, store, identity)
     if found:
-        layout = Layout(trainer.model, trainer.tokenizer, trainer.config, store, None)
+        number = Phase(**(state.phase or {})).teacher
+        layout = Layout(trainer.model, trainer.tokenizer, trainer.config, store, None, number=number)
         raise OtherRunError(Path(arguments.out), found + differences(layout, arguments.out, state))
     return Run(trainer, store, None)
 

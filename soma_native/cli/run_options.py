@@ -73,6 +73,12 @@ def add_run_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         "--dropout", type=fraction_type, metavar="X", help="part of the activations that is dropped (default: by plan)"
     )
     training.add_argument(
+        "--teachers",
+        type=integer(0),
+        metavar="N",
+        help="models that are trained first, from which the model then learns too (default: by plan, for tiny texts)",
+    )
+    training.add_argument(
         "--seed", type=seed_type, metavar="N", help="seed of the weights and of the order of the texts (default: 0)"
     )
     watching = parser.add_argument_group("validation and saves")

@@ -96,6 +96,8 @@ def run(arguments: argparse.Namespace) -> None:
     )
     if history.compared is not None:
         print(f"beside what needs no training: {history.compared}")
+    if history.best_teacher is not None:
+        print(f"the best of its {len(history.teachers)} teachers: validation {history.best_teacher:.4f}")
     last = history.records[-1]
     if saved is not last:
         print(
@@ -164,5 +166,6 @@ def _result(trainer: Trainer, history: History, out: str) -> dict[str, Any]:
         "floor": None if history.floor is None else {**asdict(history.floor), "sentence": history.compared},
         "stop_reason": history.stop_reason,
         "warnings": history.warnings,
+        "teachers": [{name: record[name] for name in _AT} for record in history.teachers],
         "epochs": [{name: record[name] for name in _AT} for record in history.records],
     }

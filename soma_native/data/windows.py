@@ -90,11 +90,15 @@ class Windows:
 
     def in_order(self, batch_size: int, limit: int | None = None) -> Iterator[tuple[NDArray[np.int32], ...]]:
         """Batches of all windows, or of `limit` evenly spread ones, sorted by length to limit padding."""
+        return map(self.batch, self.indices_in_order(batch_size, limit))
+
+    def indices_in_order(self, batch_size: int, limit: int | None = None) -> Iterator[NDArray[np.int64]]:
+        """The indices of the windows of each batch of `in_order`."""
         chosen = np.argsort(self.lengths, kind="stable")
         if limit is not None and limit < len(chosen):
             chosen = chosen[np.arange(limit) * len(chosen) // limit]
         for at in range(0, len(chosen), batch_size):
-            yield self.batch(chosen[at : at + batch_size])
+            yield chosen[at : at + batch_size]
 
 
 def gather(

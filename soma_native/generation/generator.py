@@ -6,24 +6,31 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from soma_native._checks import choice, instance
-from soma_native.checkpoint.hf_config import auto_penalty, end_token, start_token, token_ids
+from soma_native._checks import choice, instance, integer
+from soma_native.checkpoint.hf_config import end_token, start_token, token_ids
 from soma_native.core import _core
 from soma_native.errors import ArgumentError, ArgumentTypeError
-from soma_native.generation.sampling import DEFAULTS, WEIGHTS, Sampling
+from soma_native.generation.completion import Completion
+from soma_native.generation.healing import half_word, read_prompt
+from soma_native.generation.sampling import DEFAULTS, WEIGHTS, MoreSettings, Sampling, Settings
+from soma_native.generation.scoring import Scorer
+from soma_native.generation.sequence import Sequence, kept_length
 from soma_native.generation.text_writer import TextWriter
 from soma_native.model.model import Model
 from soma_native.tokenizer.tokenizer import Tokenizer
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 _log = logging.getLogger("soma_native")
 
 
-class Generator:
-    """Generates text with a model and its tokenizer.
+class Generator(Scorer):
+    """Generates text with a model and its tokenizer, and scores texts that are there already.
 
     A call keeps nothing for the next one. With `weights="auto"` the generator always reads the model's current weights,
     so it can be used during training, in the same thread.
@@ -136,7 +143,7 @@ class Generator:
         stop: str | Iterable[str] | None = None,
         *,
         max_new_tokens: int | None = None,
-        **unknown: Any,
+        **more: Unpack[MoreSettings],
     ) -> str:
         """The prompt and its continuation.
 
@@ -153,11 +160,32 @@ class Generator:
             seed: the same seed gives the same text; None draws a new seed from the system.
             stop: one or several texts. The first to appear in the continuation ends it and is left out.
             max_new_tokens: another name for `max_tokens`.
-            **unknown: any other keyword raises a TypeError that names the allowed ones.
+            min_p: of what top_k and top_p leave, draw from the tokens that have at least this share of the probability
+                of the most likely one (Nguyen et al. 2024); 0 or None is off.
+            no_repeat_ngram_size: no run of so many tokens comes twice in prompt and text; 0 or None is off.
+            presence_penalty: subtracted from the logit of each token that was generated already, as OpenAI defines it:
+                -2 to 2. Tokens of the prompt alone are not counted. 0 or None is off.
+            frequency_penalty: the same, once for each time the token was generated.
+            dry_multiplier: DRY ("don't repeat yourself", p-e-w 2024), for prompt and text. A token that would extend a
+                repetition of n tokens loses `dry_multiplier * dry_base ** (n - dry_allowed_length)` of its logit. 0 or
+                None is off; 0.8 is usual.
+            dry_base: see there; at least 1. Default: 1.75.
+            dry_allowed_length: the shortest repetition that counts. Default: 2.
+            dry_sequence_breakers: texts that no repetition reaches across. A token with one of them in it is never
+                penalised. Default: a line break, a colon, a double quote and an asterisk.
+            logit_bias: numbers to add to the logits of ids, such as ``{13: -5.0}``; -infinity rules a token out.
+                Special tokens stay out.
+            heal_prompt: read a prompt that ends inside a token as its author means: " lo" may go on as " lord", and a
+                space may begin the token of the next word. A word that is whole is never changed. Default: True.
+
+        The rules work in the order `logit_bias`, `repetition_penalty`, presence and frequency, DRY,
+        `no_repeat_ngram_size`, `temperature`, `top_k`, `top_p`, `min_p`. This is the order of `transformers`, and its
+        distribution. Where the rules leave no token, they do not count.
 
         Raises:
             TypeError: an unknown keyword (such as `max_length`; use `max_tokens`), or an argument of the wrong type.
-            ValueError: an argument outside its range, or a prompt the tokenizer refuses.
+            ValueError: an argument outside its range, an id of `logit_bias` that is not in the vocabulary, or a prompt
+                the tokenizer refuses.
 
         >>> import soma_native as soma
         >>> tok = soma.Tokenizer.train(["the cat sat on the mat"], kind="word")
@@ -169,8 +197,9 @@ class Generator:
         (True, 5)
         """
         sampling = Sampling.of(
-            max_tokens, temperature, top_k, top_p, repetition_penalty, seed, stop, max_new_tokens, unknown
-        )
+            max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=stop,
+            repetition_penalty=repetition_penalty, max_new_tokens=max_new_tokens, **more,
+        )  # fmt: skip
         return _text("prompt", prompt) + "".join(piece for _, piece in self._run([prompt], sampling))
 
     def generate_batch(
@@ -185,7 +214,7 @@ class Generator:
         stop: str | Iterable[str] | None = None,
         *,
         max_new_tokens: int | None = None,
-        **unknown: Any,
+        **more: Unpack[MoreSettings],
     ) -> list[str]:
         """Each prompt and its continuation, decoded together. Arguments and errors as `generate`.
 
@@ -202,8 +231,9 @@ class Generator:
         True
         """
         sampling = Sampling.of(
-            max_tokens, temperature, top_k, top_p, repetition_penalty, seed, stop, max_new_tokens, unknown
-        )
+            max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=stop,
+            repetition_penalty=repetition_penalty, max_new_tokens=max_new_tokens, **more,
+        )  # fmt: skip
         if isinstance(prompts, (str, bytes)) or not isinstance(prompts, Iterable):
             raise ArgumentTypeError("prompts", "must be a list of texts; for one text there is generate")
         texts = [_text(f"prompts[{row}]", prompt) for row, prompt in enumerate(prompts)]
@@ -224,7 +254,7 @@ class Generator:
         stop: str | Iterable[str] | None = None,
         *,
         max_new_tokens: int | None = None,
-        **unknown: Any,
+        **more: Unpack[MoreSettings],
     ) -> Iterator[str]:
         """The continuation piece by piece. Arguments and errors as `generate`.
 
@@ -242,72 +272,142 @@ class Generator:
         (5, True)
         """
         sampling = Sampling.of(
-            max_tokens, temperature, top_k, top_p, repetition_penalty, seed, stop, max_new_tokens, unknown
-        )
+            max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=stop,
+            repetition_penalty=repetition_penalty, max_new_tokens=max_new_tokens, **more,
+        )  # fmt: skip
         run = self._run([_text("prompt", prompt)], sampling)
         return (piece for _, piece in run)
 
+    def complete(self, prompt: str, n: int = 1, logprobs: int = 0, **settings: Unpack[Settings]) -> list[Completion]:
+        """Continuations of a prompt with their tokens and probabilities. They are decoded together.
+
+        The first is the text that `generate` adds to the prompt. The prompt is read once for all of them.
+
+        Args:
+            prompt: the text to continue.
+            n: how many continuations.
+            logprobs: how many of the likeliest tokens to give for each place (`Completion.top`).
+            **settings: the keywords of `generate`. Continuation i has the seed `(seed + i) % 2**64`.
+
+        Raises:
+            TypeError, ValueError: as `generate`; `n` is below 1; `logprobs` is not from 0 to the vocabulary's size.
+
+        >>> import soma_native as soma
+        >>> tok = soma.Tokenizer.train(["the cat sat on the mat"], kind="word")
+        >>> config = soma.ModelConfig(
+        ...     vocab_size=tok.vocab_size, d_model=8, n_layers=1, n_heads=2, d_ff=16, max_seq_len=16)
+        >>> gen = soma.Generator(soma.Model(config, seed=0), tok)
+        >>> first, second = gen.complete("the cat", n=2, logprobs=3, max_tokens=4, seed=1)
+        >>> "the cat" + first.text == gen.generate("the cat", max_tokens=4, seed=1), first.finish_reason
+        (True, 'length')
+        >>> "the cat" + second.text == gen.generate("the cat", max_tokens=4, seed=2), len(second.top[0])
+        (True, 3)
+        """
+        n = integer("n", n, 1, 1 << 16)
+        logprobs = integer("logprobs", logprobs, 0, self._model.config.vocab_size)
+        sampling = Sampling.of(**settings)
+        first = self._sequence(prompt, sampling)
+        sequences, texts = [first] * (n if sampling.max_tokens == 0 else 1), [""] * n
+        scores: list[list[tuple[float, list[tuple[int, float]]]]] = [[] for _ in range(n)]
+        if sampling.max_tokens > 0:
+            decoder = _core.Decoder(self._model._core, n, self._weights)
+            self._read(decoder, 0, first)
+            sequences += [first.again(self._writer(prompt, sampling, first.rest)) for _ in range(1, n)]
+            seed, logits = sampling.fresh_seed(), decoder.logits()
+            for row in range(1, n):
+                decoder.copy_row(0, row, len(first.context))
+            samplers = {i: self._sampler(sampling, s, (seed + i) % (1 << 64)) for i, s in enumerate(sequences)}
+            for row, token, piece in self._draw(decoder, sequences, samplers):
+                texts[row] += piece
+                if token not in self._end_ids:
+                    scores[row].append(_core.score_token(logits[row], token, logprobs))
+        return [
+            Completion(
+                texts[row],
+                sequences[row].tokens,
+                sequences[row].finish_reason or "length",
+                [score for score, _ in scores[row]],
+                [top for _, top in scores[row]],
+            )
+            for row in range(n)
+        ]
+
     def _run(self, prompts: list[str], sampling: Sampling) -> Iterator[tuple[int, str]]:
         """Encode the prompts now, and return an iterator of (row, piece)."""
-        ids = [self._encode(prompt) for prompt in prompts]
-        if not ids or sampling.max_tokens == 0:
-            return iter(())
-        return self._decode(prompts, ids, sampling)
+        sequences = [self._sequence(prompt, sampling) for prompt in prompts]
+        return self._decode(sequences, sampling)
 
-    def _decode(self, prompts: list[str], prompt_ids: list[list[int]], sampling: Sampling) -> Iterator[tuple[int, str]]:
-        window = self._model.config.max_seq_len
-        decoder = _core.Decoder(self._model._core, len(prompts), self._weights)
-        samplers, histories, writers = [], [], []
-        for row, ids in enumerate(prompt_ids):
-            sampler = self._sampler(sampling)
-            sampler.observe(np.array(ids, dtype=np.int32))
-            decoder.prefill(row, np.array(ids[-window:], dtype=np.int32))
-            samplers.append(sampler)
-            histories.append(ids[-window:])
-            writers.append(TextWriter(self._needs_space(prompts[row]), sampling.stop))
-        active = list(range(len(prompts)))
-        logits = list(decoder.logits())  # views, which each step overwrites
-        for count in range(1, sampling.max_tokens + 1):
-            going, rows, ids = [], [], []
-            for row in active:
-                token = samplers[row].sample(logits[row])
-                writer = writers[row]
-                ended = token in self._end_ids
-                if not ended:
-                    piece = writer.write(self._piece(token))
-                    if piece:
-                        yield row, piece
-                if ended or writer.stopped or count == sampling.max_tokens:
-                    rest = writer.finish()
-                    if rest:
-                        yield row, rest
-                    continue
-                going.append(row)
-                history = histories[row]
-                history.append(token)
-                if len(history) > window:
-                    del history[: -max(1, window // 2)]
-                    decoder.prefill(row, np.array(history, dtype=np.int32))
-                else:
-                    rows.append(row)
-                    ids.append(token)
-            if rows:
-                decoder.step(np.array(rows, dtype=np.int32), np.array(ids, dtype=np.int32))
-            active = going
-            if not active:
-                return
-
-    def _sampler(self, sampling: Sampling) -> _core.Sampler:
-        penalty = sampling.repetition_penalty
-        return _core.Sampler(
-            vocab_size=self._model.config.vocab_size,
-            temperature=sampling.temperature,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-            repetition_penalty=auto_penalty(self._tok) if penalty == "auto" else penalty,
-            seed=sampling.fresh_seed(),
-            banned_ids=self._banned,
+    def _sequence(self, prompt: str, sampling: Sampling, ids: list[int] | None = None) -> Sequence:
+        sampling.check_ids(self._model.config.vocab_size)
+        prompt = _text("prompt", prompt)
+        heals = sampling.heal_prompt and ids is None
+        head, rest = half_word(self._tok, prompt) if heals else (prompt, b"")
+        window, healing, most = self._model.config.max_seq_len, None, self._tok.vocab_size - 1
+        if ids is None:
+            ids = self._encode(head)
+        else:
+            ids = [integer(f"ids[{n}]", i, 0, most) for n, i in enumerate(ids)] or [self._start_id]
+        if heals and self._tok.kind == "bpe" and prompt:
+            healing = read_prompt(self._tok, prompt, ids, self._start_id, window)
+        return Sequence(
+            ids,
+            self._writer(prompt, sampling, rest),
+            self._piece,
+            window=window,
+            most=sampling.max_tokens,
+            ends=self._end_ids,
+            healing=healing,
+            rest=rest,
         )
+
+    def _read(self, decoder: _core.Decoder, row: int, sequence: Sequence) -> None:
+        """Let an empty row of the decoder read a prompt, its end as the author means it."""
+        held: list[int] = []
+        while True:
+            context = sequence.context
+            keep = kept_length(held, context, self._weights_form in ("bfloat16", "int8"))
+            decoder.extend(np.array([row], np.int32), np.array([keep], np.int32), [np.array(context[keep:], np.int32)])
+            if sequence.read(decoder.logits()[row]):
+                return
+            held = list(context)
+
+    def _decode(self, sequences: list[Sequence], sampling: Sampling) -> Iterator[tuple[int, str]]:
+        rows = [row for row, sequence in enumerate(sequences) if sequence.finish_reason is None]
+        if not rows:
+            return
+        decoder = _core.Decoder(self._model._core, len(sequences), self._weights)
+        samplers = {}
+        for row in rows:
+            self._read(decoder, row, sequences[row])
+            samplers[row] = self._sampler(sampling, sequences[row], sampling.fresh_seed())
+        for row, _, piece in self._draw(decoder, sequences, samplers):
+            if piece:
+                yield row, piece
+
+    def _draw(
+        self, decoder: _core.Decoder, sequences: list[Sequence], samplers: dict[int, _core.Sampler]
+    ) -> Iterator[tuple[int, int, str]]:
+        """Let the rows of `samplers` grow to their ends: (row, token, text). The logits of the row are those before."""
+        rows = list(samplers)
+        logits = list(decoder.logits())  # views, which each step overwrites
+        while rows:
+            for row in rows:
+                token = samplers[row].sample(logits[row])
+                yield row, token, sequences[row].add(token)
+            rows = [row for row in rows if sequences[row].finish_reason is None]
+            stepping = [row for row in rows if len(sequences[row].context) == decoder.length(row) + 1]
+            for row in rows:
+                if row not in stepping:  # the context was full
+                    decoder.prefill(row, np.array(sequences[row].context, dtype=np.int32))
+            ids = [sequences[row].context[-1] for row in stepping]
+            decoder.step(np.array(stepping, dtype=np.int32), np.array(ids, dtype=np.int32))
+
+    def _sampler(self, sampling: Sampling, sequence: Sequence, seed: int) -> _core.Sampler:
+        sampler = sampling.sampler(self._tok, self._model.config.vocab_size, self._banned, seed)
+        sampler.observe(np.array(sequence.prompt_ids, dtype=np.int32))
+        if sequence.rest:
+            sampler.restrict_next(self._tok._token_table().extending(sequence.rest))
+        return sampler
 
     def _encode(self, prompt: str) -> list[int]:
         ids = self._tok.encode(prompt)
@@ -322,11 +422,9 @@ class Generator:
             _log.warning("the prompt %r has no token of the vocabulary", prompt)
         return [self._start_id]
 
-    def _needs_space(self, prompt: str) -> bool | None:
-        """Whether a space comes before the first word; None for tokens that hold their own spaces."""
-        if self._tok.kind != "word":
-            return None
-        return bool(prompt) and not prompt[-1].isspace()
+    def _writer(self, prompt: str, sampling: Sampling, rest: bytes) -> TextWriter:
+        space = bool(prompt) and not prompt[-1].isspace() and not rest  # before the first word
+        return TextWriter(space if self._tok.kind == "word" else None, sampling.stop)
 
     def _piece(self, token: int) -> bytes:
         piece = self._pieces.get(token)

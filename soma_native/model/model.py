@@ -247,6 +247,22 @@ class Model:
         logits = self._core.forward(array)
         return logits if np.ndim(ids) == 2 else logits[0]
 
+    def hidden(self, ids: npt.ArrayLike) -> Floats:
+        """What the output head reads at every position: the last block's output, after the final norm if there is one.
+
+        Args:
+            ids: as in :meth:`forward`.
+
+        Returns:
+            float32, shape (B, T, C) or (T, C) with C = d_model. In bfloat16 these are the numbers before the head
+            rounds them.
+
+        Raises:
+            TypeError, ValueError, KeyboardInterrupt: as :meth:`forward`.
+        """
+        states = self._core.hidden(_as_ids("ids", ids))
+        return states if np.ndim(ids) == 2 else states[0]
+
     def loss(self, ids: npt.ArrayLike, targets: npt.ArrayLike, normalizer: int | None = None) -> float:
         """Mean negative log-likelihood of the targets, in nats.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from soma_native.core import _core
@@ -17,8 +17,8 @@ from soma_native.training.recipes import VAL_FRACTION
 
 MOST_MINUTES = 10.0  # where no time is given
 LAW_ERROR = 0.2  # of the expected bits: a novel was off by 14% (docs/LOG.md)
-_START = 3.0  # seconds that the start takes
-_TRAINING = 0.93  # share of the time that steps get beside the start; validation and saving take the rest
+START = 3.0  # seconds that the start takes
+TRAINING = 0.93  # share of the time that steps get beside the start; validation and saving take the rest
 
 # Predicted loss in nats a character, fitted to trials with English text (docs/LOG.md):
 # floor + size / parameters^a + data / tokens^b, tokens that are repeated counting less.
@@ -69,26 +69,35 @@ class Outlook:
 
 def candidate(
     corpus: Corpus,
-    kind: str,
+    characters: float,
+    end: bool,
     config: ModelConfig,
     precision: str,
     settings: Mapping[str, Any],
     seq_len: int | None,
     device: str = "cpu",
 ) -> Candidate:
-    """The model with its epochs and needs on a device; `settings` are those of `TrainConfig` that are decided."""
+    """The model with its epochs and needs on a device.
+
+    `settings` are those of `TrainConfig` that are decided, `characters` are those of a token, `end` says whether a
+    token ends each document.
+    """
     window = min(seq_len or config.max_seq_len, config.max_seq_len)
-    characters = corpus.characters / corpus.bytes if kind == "byte" else _characters_per_token(corpus, config)
     batches = (settings["batch_size"],) if "batch_size" in settings else _BATCHES
     held_out = settings.get("val_fraction", VAL_FRACTION)
-    epochs = {batch: epoch_of(corpus, characters, window, batch, held_out, kind != "byte") for batch in batches}
-    needs = {
-        batch: training_memory(
-            config, epoch.batch, epoch.longest, precision, settings.get("optimizer", "muon"), True, device=device
-        )
-        for batch, epoch in epochs.items()
-    }
-    return Candidate(config, window, epochs, needs, characters)
+    epochs = {batch: epoch_of(corpus, characters, window, batch, held_out, end) for batch in batches}
+    found = Candidate(config, window, epochs, {}, characters)
+    needs = {batch: memory_of(found, batch, precision, settings, device=device) for batch in epochs}
+    return replace(found, memory_by=needs)
+
+
+def memory_of(
+    each: Candidate, batch: int, precision: str, settings: Mapping[str, Any], teachers: int = 0, device: str = "cpu"
+) -> int:
+    """Bytes that the training of a candidate takes on a device, with teachers of its shape."""
+    epoch, optimizer = each.epochs_by[batch], settings.get("optimizer", "muon")
+    others = [each.config] * teachers
+    return training_memory(each.config, epoch.batch, epoch.longest, precision, optimizer, True, others, device=device)
 
 
 def fitting(candidates: Mapping[str, Candidate], free: int | None, share: float) -> dict[str, list[int]]:
@@ -127,7 +136,7 @@ def judge(
             epochs = float(settings["epochs"])
         else:
             assert speed is not None and minutes is not None
-            seconds = max(60 * minutes * _TRAINING - _START, 60 * minutes / 3)
+            seconds = max(60 * minutes * TRAINING - START, 60 * minutes / 3)
             epochs = seconds / speed.seconds(each.config, epoch.steps, epoch.padded, each.window)
         steps = max(1, round(epochs * epoch.steps))
         if steps >= _STEPS:
@@ -175,9 +184,3 @@ def predicted_loss(parameters: float, tokens: float, fresh: float) -> float:
 def bits_per_byte(loss: float, corpus: Corpus) -> float:
     """A loss in nats a character of tinyshakespeare as bits a byte of this text, whose characters say more or less."""
     return loss / math.log(2) * corpus.richness * corpus.characters / corpus.bytes
-
-
-def _characters_per_token(corpus: Corpus, config: ModelConfig) -> float:
-    """Expected, from the number of tokens: about the logarithm of the vocabulary beside that of the alphabet."""
-    extra = config.vocab_size / max(corpus.alphabet, 257)
-    return 1.0 if extra <= 1.05 else 1.0 + 0.75 * math.log2(extra)

@@ -16,7 +16,7 @@ from soma_native.errors import ArgumentError
 from soma_native.files.text_files import iter_sources, parts
 
 _LOOKED_AT = 1000  # most frequent characters that are asked for letters
-_SAMPLE = 1_000_000  # bytes at the beginning that are compressed
+_SAMPLE = 1_000_000  # bytes at the beginning that are compressed, and tried with tokenizers
 # Bits a character that bz2 leaves of so many bytes of tinyshakespeare, with which the law of losses was fitted.
 _SHAKESPEARE = ((20_000, 3.091), (100_000, 2.620), (300_000, 2.411), (1_000_000, 2.351))
 
@@ -31,6 +31,7 @@ class Corpus:
         characters: of all documents.
         alphabet: the number of different characters.
         lengths: (characters, documents) for each length of a document, ascending; empty means equal lengths.
+        beginning: of the text, a megabyte at most.
         richness: bits a character that bz2 leaves of the beginning, beside those of as much tinyshakespeare.
     """
 
@@ -40,6 +41,7 @@ class Corpus:
     alphabet: int
     lengths: tuple[tuple[int, int], ...] = field(default=(), repr=False)
     richness: float = field(default=1.0, repr=False, compare=False)
+    beginning: str = field(default="", repr=False, compare=False)
 
 
 def survey(texts: Texts) -> Corpus:
@@ -83,7 +85,9 @@ def survey(texts: Texts) -> Corpus:
     if not any(character.isalnum() for character in frequent):
         raise ArgumentError("texts", "has no letters and digits: give text")
     by_size = tuple(sorted(by_length.items()))
-    return Corpus(documents, size, counter.total(), alphabet, by_size, _richness(bytes(sample[:_SAMPLE])))
+    beginning = bytes(sample[:_SAMPLE])
+    text = beginning.decode(errors="ignore")  # the last character may be cut
+    return Corpus(documents, size, counter.total(), alphabet, by_size, _richness(beginning), text)
 
 
 def _richness(sample: bytes) -> float:

@@ -10,7 +10,6 @@ from typing import Any
 from soma_native._checks import number
 from soma_native.data.documents import Texts
 from soma_native.model.config import ModelConfig
-from soma_native.model.flops import flops_per_token
 from soma_native.model.model import resolve_precision
 from soma_native.planning.candidates import (
     LAW_ERROR,
@@ -22,10 +21,13 @@ from soma_native.planning.candidates import (
     candidate,
     fitting,
     judge,
+    memory_of,
     worth,
 )  # fmt: skip
 from soma_native.planning.corpus import Corpus, survey
+from soma_native.planning.lessons import DISTILL, Lessons, taught, worth_lessons
 from soma_native.planning.speed import Speed, measure_speed
+from soma_native.planning.tokens import characters_per_token
 from soma_native.training.config import TrainConfig
 from soma_native.training.memory import COMFORTABLE, free_memory, size_text
 from soma_native.training.recipes import VAL_FRACTION, regularisation
@@ -37,6 +39,7 @@ _LARGEST_ALPHABET = 512  # different characters that characters suit
 _VOCABULARIES = ((10_000_000, 1024), (50_000_000, 4096), (math.inf, 8192))  # of bpe: most bytes of a corpus, size
 _LEAST_BPE = 258  # ids of a bpe vocabulary that merges anything
 _TOLD_FROM = 20_000  # bytes of a corpus from which a figure is expected
+_WHY_TAUGHT = ", since the time allows more epochs than one model can use"
 _TIED_FROM = 1024  # vocabulary from which embedding and head are one
 
 
@@ -50,10 +53,11 @@ class Plan:
         preset: the model's preset, or "the given model".
         model: the configuration of the model, with the expected vocabulary.
         training: the settings of the run.
+        teachers: number of models that are trained first to teach this one; 0 for none.
         minutes: of the whole run; None where epochs or steps were given.
         tokens_per_second: expected; None where no speed was measured.
-        steps, epochs: expected.
-        flops: floating-point operations of all steps.
+        steps, epochs: expected, of the model itself.
+        flops: floating-point operations of all steps, those of teachers too.
         bits_per_byte: expected on the validation: a law that was fitted to one text, by what bz2 leaves of this one.
             None where the run has no such figure (words), the model has learned before, or the corpus is below 20 kB.
         memory: bytes that model and training take, as `training_memory` predicts.
@@ -65,6 +69,7 @@ class Plan:
     preset: str
     model: ModelConfig
     training: TrainConfig
+    teachers: int
     minutes: float | None
     tokens_per_second: float | None
     steps: int
@@ -78,8 +83,8 @@ class Plan:
         """The plan as JSON can hold it."""
         return {
             **{name: getattr(self, name) for name in (
-                "tokenizer", "vocab_size", "preset", "minutes", "tokens_per_second", "steps", "epochs", "flops",
-                "bits_per_byte", "memory",
+                "tokenizer", "vocab_size", "preset", "teachers", "minutes", "tokens_per_second", "steps", "epochs",
+                "flops", "bits_per_byte", "memory",
             )},
             "model": self.model.to_dict(),
             "training": self.training.to_dict(),
@@ -121,7 +126,7 @@ def choose(
         speed: of this machine, with the optimizer of the run; None where `fixed` has epochs or steps.
         minutes: of the run; None means what the corpus is worth, at most 10.
         fixed: what is decided already: "model" (a `ModelConfig`) or "preset", "tokenizer", "vocab_size", "seq_len",
-            "precision", and settings of `TrainConfig`.
+            "precision", "characters" (of a token), and settings of `TrainConfig`.
         free: bytes of memory that are free; None is unknown. A preset that needs more than 80% of it is left out, a
             model or preset that `fixed` asks for where it needs more than all.
         device: where the run computes, whose memory that is.
@@ -134,6 +139,7 @@ def choose(
     asked = bool(kind or vocab_size)
     kind = kind or ("bpe" if vocab_size and vocab_size >= _LEAST_BPE else tokenizer_for(corpus))
     vocab_size = vocab_size or vocabulary_for(corpus, kind)
+    characters = settings.pop("characters", None) or characters_per_token(corpus, kind, vocab_size)
     seq_len, preset, model = (settings.pop(name, None) for name in ("seq_len", "preset", "model"))
     precision = settings.pop("precision", "auto")
     precision = resolve_precision(precision, device)[0] if speed is None else speed.precision
@@ -142,26 +148,44 @@ def choose(
     else:
         options = {"the given model": model}
     candidates = {
-        name: candidate(corpus, kind, config, precision, settings, seq_len, device) for name, config in options.items()
+        name: candidate(corpus, characters, kind != "byte", config, precision, settings, seq_len, device)
+        for name, config in options.items()
     }
     fits = fitting(candidates, free, 1.0 if preset or model else COMFORTABLE)
+
+    def judged(minutes: float | None) -> tuple[dict[str, Outlook], str]:
+        found = {name: judge(candidates[name], batches, speed, minutes, settings) for name, batches in fits.items()}
+        return found, best(candidates, found, by_time=speed is not None)
+
     worthy = minutes is None and settings.get("epochs") is None and settings.get("steps") is None
     if worthy:
         assert speed is not None
         minutes = worth(candidates, fits, speed, settings)
-    outlooks = {name: judge(candidates[name], batches, speed, minutes, settings) for name, batches in fits.items()}
-    name = best(candidates, outlooks, by_time=speed is not None)
+    outlooks, name = judged(minutes)
+    lesson = None
+    by_plan = model is None and preset is None and not {"teachers", "teacher_length", "distill"} & settings.keys()
+    if speed is not None and minutes is not None and (by_plan or settings.get("teachers")):
+        longer = worth_lessons(candidates[name], fits[name], speed, minutes) if worthy else minutes
+        if judged(longer)[1] == name:
+            minutes, outlooks = longer, judged(longer)[0]
+        if found := taught(candidates[name], fits[name], speed, minutes, settings, free, device):
+            outlooks[name], lesson = found
     chosen, outlook = candidates[name], outlooks[name]
     training = TrainConfig(**{
         "optimizer": "muon", "schedule": "wsd", "cautious_decay": True, "val_fraction": VAL_FRACTION,
         "batch_size": outlook.batch, "minutes": minutes, "seq_len": None if model is None else seq_len,
-        **regularisation(outlook.epochs, outlook.steps), **settings,
+        **regularisation(outlook.epochs, 0 if lesson else outlook.steps),
+        **({"distill": DISTILL} if lesson or settings.get("teachers") else {}),
+        **({"teachers": lesson.teachers, "teacher_length": lesson.length} if lesson else {}), **settings,
     })  # fmt: skip
-    tokens = outlook.epochs * outlook.epoch.pairs
+    if lesson is None:  # or none, or as many as were asked for, for a part of the model's steps
+        part = training.teacher_length * outlook.epochs
+        lesson = Lessons(training.teachers, part, outlook.epochs)
+    memory = memory_of(chosen, training.batch_size, precision, settings, training.teachers, device)
     rate = None
     if speed is not None:
         epoch = outlook.epoch
-        rate = epoch.pairs / speed.seconds(chosen.config, epoch.steps, epoch.padded, chosen.window)
+        rate = epoch.pairs / speed.seconds(chosen.config, epoch.steps, epoch.padded, chosen.window) / lesson.slower
     bits = {other: bits_per_byte(outlooks[other].loss, corpus) for other in outlooks}
     told = kind != "word" and model is None and corpus.bytes >= _TOLD_FROM
     seen = f"{outlook.epochs:,.0f} epochs" if outlook.epochs >= 100 else f"{outlook.epochs:.2g} epochs"
@@ -175,14 +199,14 @@ def choose(
         f"{', which is what this corpus is worth' if worthy else ''}: "
         f"{'' if settings.get('steps') else 'about '}{_steps(outlook, chosen.window)}, {seen}"
         + ("" if speed is None else f", at {rate:,.0f} tokens/s ({speed})"),
-        _memory_reason(candidates, name, training.batch_size, fits, free),
+        _memory_reason(candidates, memory, fits, free),
         f"regularisation for {seen}: dropout {training.dropout:g}, masked tokens {training.token_mask:g}, "
         f"weight decay {training.weight_decay:g}, average {'none' if training.ema is None else training.ema}",
+        *([f"{lesson}{', as asked' if settings.get('teachers') else _WHY_TAUGHT}"] if training.teachers else []),
     )
     return Plan(
-        kind, vocab_size, name, chosen.config, training, minutes, rate, outlook.steps, outlook.epochs,
-        flops_per_token(chosen.config, chosen.window) * tokens, bits[name] if told else None,
-        chosen.memory_by[training.batch_size], reasons,
+        kind, vocab_size, name, chosen.config, training, training.teachers, minutes, rate, outlook.steps,
+        outlook.epochs, lesson.flops(chosen, outlook.epoch.pairs), bits[name] if told else None, memory, reasons,
     )  # fmt: skip
 
 
@@ -239,10 +263,8 @@ def _steps(outlook: Outlook, window: int) -> str:
     return f"{said}some {mean:,.0f} tokens (at most {outlook.batch} x {window})"
 
 
-def _memory_reason(
-    candidates: Mapping[str, Candidate], name: str, batch: int, fits: Mapping[str, Any], free: int | None
-) -> str:
-    said = f"memory: needs {size_text(candidates[name].memory_by[batch])}"
+def _memory_reason(candidates: Mapping[str, Candidate], needed: int, fits: Mapping[str, Any], free: int | None) -> str:
+    said = f"memory: needs {size_text(needed)}"
     if free is None:
         return said
     left_out = [

@@ -34,10 +34,13 @@ class TellPlan(Callback):
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
+        self._told = False
 
     def on_start(self, event: Event) -> None:
-        """Tell it."""
-        event.trainer.tell("plan", **self._plan.to_dict())
+        """Tell it, before the first step of all."""
+        if not self._told:
+            event.trainer.tell("plan", **self._plan.to_dict())
+        self._told = True
 
 
 def held_out(store: TokenStore) -> float:

@@ -60,7 +60,7 @@ class Tokenizer:
     Tokenizer(kind='word', vocab_size=10)
     """
 
-    __slots__ = ("_beside", "_core", "_loss_said", "_settings", "_special")
+    __slots__ = ("_beside", "_core", "_loss_said", "_settings", "_special", "_table")
 
     def __init__(self, core: _core.Tokenizer | RuledCore, settings: Mapping[str, Any] | None = None) -> None:
         if not isinstance(core, (_core.Tokenizer, RuledCore)):
@@ -70,6 +70,7 @@ class Tokenizer:
         self._beside: dict[str, bytes] = {}  # files beside it in a model's folder, which `save` writes again
         self._special = {core.token(i): i for i in core.special_ids}
         self._loss_said = False  # whether the log has that texts do not suit the kind: once is enough
+        self._table: _core.TokenTable | None = None
 
     @staticmethod
     def train(
@@ -300,6 +301,12 @@ class Tokenizer:
             self._encode_joined([text if isinstance(text, str) else read_utf8(text)], index)
             raise
         yield self._encode_joined([text if isinstance(text, str) else read_utf8(text)], index)[0]
+
+    def _token_table(self) -> _core.TokenTable:
+        """The ordinary tokens by their bytes, made at first use."""
+        if self._table is None:
+            self._table = self._core.token_table()
+        return self._table
 
     def _warn_of_losses(self, losses: _core.WordLosses) -> None:
         """Say once that texts do not suit kind "word", where they do not."""

@@ -43,10 +43,10 @@ class Event:
     """An event of a training run.
 
     Attributes:
-        kind: "start" once before the first step; "step" after each optimizer step; "plan" after a decision about the
-            number of steps, and when a callback tells the run's plan; "evaluate" after each new record
-            of the history; "epoch" at the end of each epoch, after its record; "checkpoint" after a checkpoint was
-            saved; "warning" when the trainer warns; "sample" when a callback tells one (`Trainer.tell`);
+        kind: "start" before the first step, also of each teacher; "step" after each optimizer step; "plan" after a
+            decision about the number of steps, and when a callback tells the run's plan; "evaluate" after each new
+            record of the history; "epoch" at the end of each epoch, after its record; "checkpoint" after a checkpoint
+            was saved; "warning" when the trainer warns; "sample" when a callback tells one (`Trainer.tell`);
             "end" once, unless an error or Ctrl-C ended the run.
         trainer: the trainer; `event.trainer.stop()` ends the training after this step.
         history: the history so far.
@@ -59,6 +59,8 @@ class Event:
         record: the newest record of the history ("evaluate" and after), or None.
         message: the text of a warning, the folder of a checkpoint, the reason of a decision or of the end; else "".
         details: of a plan (a decision of `history.decisions`, or what was told) or sample ("prompt", "text"), by name.
+        teacher: the number of the teacher that is trained, from 1, in a run that trains its own; `trainer`, `history`
+            and steps are then the teacher's. None while the model itself is trained.
     """
 
     kind: EventKind
@@ -76,6 +78,7 @@ class Event:
     record: Record | None
     message: str = ""
     details: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    teacher: int | None = None
 
 
 class Callback:
@@ -125,16 +128,10 @@ CallbackLike: TypeAlias = "Callable[[Event], object] | object"
 class Dispatcher:
     """Finds the hooks of the callbacks once. Calls the hooks of an event in the order of the callbacks."""
 
-    def __init__(
-        self,
-        callbacks: Iterable[CallbackLike] | CallbackLike,
-        trainer: RunningTrainer,
-        first: Iterable[Callback] = (),
-    ) -> None:
+    def __init__(self, callbacks: Iterable[CallbackLike], trainer: RunningTrainer) -> None:
         self._trainer = trainer
-        given = [*first, *(callbacks if isinstance(callbacks, Iterable) else [callbacks])]
         self._hooks: dict[str, list[Callable[[Event], object]]] = {kind: [] for kind in EVENT_KINDS}
-        for callback in given:
+        for callback in callbacks:
             own = {kind: getattr(callback, f"on_{kind}") for kind in EVENT_KINDS if hasattr(callback, f"on_{kind}")}
             if isinstance(callback, type) or not (own or callable(callback)):
                 problem = (

@@ -29,6 +29,7 @@ _COUNTS = {
     "patience": 1,
     "checkpoint_every": 1,
     "log_every": 1,
+    "teachers": 0,
 }
 _NUMBERS: dict[str, dict[str, float]] = {
     "minutes": {"above": 0},
@@ -45,6 +46,7 @@ _NUMBERS: dict[str, dict[str, float]] = {
     "max_grad_norm": {"least": 0},
     "min_delta": {"least": 0},
     "distill": {"least": 0, "most": 1},
+    "teacher_length": {"above": 0, "most": 1},
     "checkpoint_minutes": {"least": 0},
     "val_fraction": {"least": 0, "below": 1},
 }
@@ -99,6 +101,11 @@ class TrainConfig:
         tail_average: likewise with the mean of the weights over this last part of all steps, above 0 and at most 1.
         distill: the share of KL(teacher || model) in the loss where `fit` has a teacher, from 0 to 1; the rest is
             cross-entropy. Without a teacher it has no meaning.
+        teachers: number of models that `fit` trains first, one after another, to teach the model by the mean of their
+            probabilities. Each has the model's shape, these settings and a seed of its own. They are kept in
+            `checkpoint_dir`, in the folder `.soma-teachers`, until the run is finished.
+        teacher_length: of each of them, as a part of the model's own steps, epochs or time, above 0 and at most 1. The
+            steps and epochs are the model's; `minutes` are those of all together.
         grad_accumulation: micro-batches in a step; the gradient is that of the mean over all their pairs.
         seed: the seed of the order of the data and of noise, at least 0 and below 2**64.
         val_fraction: part of the data held out for validation (see `TokenStore.split`), at least 0 and below 1.
@@ -157,6 +164,8 @@ class TrainConfig:
     ema: float | None = None
     tail_average: float | None = None
     distill: float = 0.5
+    teachers: int = 0
+    teacher_length: float = 0.5
     grad_accumulation: int = 1
     seed: int = 0
     end_of_document: str | None = "auto"

@@ -1,11 +1,13 @@
-"""The mean loss of a model on given data, without training, and the bytes that it is a loss of."""
+"""The loss of a model on given data, without training, and the bytes that it is a loss of."""
 
 from __future__ import annotations
 
 import dataclasses
 
 import numpy as np
+from numpy.typing import NDArray
 
+from soma_native.data.token_store import TokenStore
 from soma_native.data.windows import Windows
 from soma_native.model.model import Model
 from soma_native.tokenizer.byte_lengths import byte_lengths
@@ -29,17 +31,30 @@ def mean_loss(model: Model, windows: Windows, batch_size: int = 8, limit: int | 
     return total / pairs
 
 
+def document_losses(model: Model, windows: Windows, batch_size: int = 8) -> NDArray[np.float64]:
+    """The negative log-likelihood of each document, in nats: the sum over its pairs, (documents,).
+
+    Raises:
+        ValueError: a logit is not finite.
+    """
+    store = windows.store
+    losses = np.zeros(len(store.starts))
+    for batch in windows.indices_in_order(batch_size):
+        logprobs = model._core.score(*windows.batch(batch))[0]
+        documents = np.searchsorted(store.stops, windows.starts[batch], side="right")
+        np.subtract.at(losses, np.repeat(documents, windows.lengths[batch]), logprobs)
+    return losses
+
+
 def predicted_bytes(windows: Windows, tokenizer: Tokenizer | None, limit: int | None = None) -> tuple[int, int] | None:
     """The pairs over which `mean_loss` is a mean, and the UTF-8 bytes of text that their targets spell.
 
     None where bytes do not compare: without a tokenizer, with one of kind "word", which loses case and punctuation,
     with unknown tokens or ids that it does not have, and where no byte is predicted.
     """
-    if tokenizer is None or tokenizer.kind == "word":
+    spelled = _spelled_bytes(windows.store, tokenizer)
+    if spelled is None:
         return None
-    if dataclasses.replace(windows.store, unknown_id=tokenizer.token_to_id("<UNK>")).unknown_tokens:
-        return None
-    spelled = byte_lengths(tokenizer)
     pairs = size = 0
     for _, targets in windows.in_order(256, limit):
         ids = targets[targets >= 0]
@@ -47,3 +62,24 @@ def predicted_bytes(windows: Windows, tokenizer: Tokenizer | None, limit: int | 
             return None
         pairs, size = pairs + len(ids), size + int(spelled[ids].sum())
     return (pairs, size) if size else None
+
+
+def document_bytes(store: TokenStore, tokenizer: Tokenizer) -> NDArray[np.int64] | None:
+    """The UTF-8 bytes of each document, (documents,), without its first token, which nothing predicts.
+
+    None where bytes do not compare, as for `predicted_bytes`.
+    """
+    spelled = _spelled_bytes(store, tokenizer)
+    if spelled is None:
+        return None
+    bounds = zip(store.starts + 1, store.stops, strict=True)
+    return np.array([spelled[store.tokens[first:stop]].sum() for first, stop in bounds], np.int64)
+
+
+def _spelled_bytes(store: TokenStore, tokenizer: Tokenizer | None) -> NDArray[np.int64] | None:
+    """The bytes of each id, (vocab_size,), if the tokenizer keeps all of the text of this store."""
+    if tokenizer is None or tokenizer.kind == "word":
+        return None
+    if dataclasses.replace(store, unknown_id=tokenizer.token_to_id("<UNK>")).unknown_tokens:
+        return None
+    return byte_lengths(tokenizer)

@@ -26,8 +26,9 @@ logger = logging.getLogger("soma_native")
 class EventLog(Callback):
     """Writes the events of a run into `events.jsonl` of its folder, each line in one call.
 
-    Every object has "event" and "step". The events: "start" (version, machine, model, data, settings; steps and epochs
-    in all, null until the clock decides), "plan" (what `Trainer.tell` was
+    Every object has "event" and "step", and "teacher" with its number while a run trains a teacher, whose steps are its
+    own. There is a "start" for each model, and one "end". The events: "start" (version, machine, model, data, settings;
+    steps and epochs in all, null until the clock decides), "plan" (what `Trainer.tell` was
     given, or a decision about the steps), "step" (about one a second, or one in `log_every` steps),
     "eval" (a record of the history), "sample" (prompt, text), "save" (folder), "end" (reason; the floor and how the
     model compared). A number that is not finite is null.
@@ -43,8 +44,9 @@ class EventLog(Callback):
         self._path = folder / EVENTS_FILE
         self._waiting: list[str] | None = []  # lines from before the first step
         self._file: int | None = None
-        self._resumed, self._run, self._first = False, "", 0
+        self._resumed, self._run, self._first = False, "", (math.inf, 0)
         self._step = 0
+        self._teacher: int | None = None
         self._said_at = -math.inf  # seconds of the run
         self._warned = self._ended = False
 
@@ -54,7 +56,8 @@ class EventLog(Callback):
         said = {"seed": config.seed, "parameters": model.num_parameters, "data": event.history.data}
         self._run = f"{zlib.crc32(json.dumps(said, sort_keys=True).encode()):08x}"
         self._resumed = config.resume
-        self._first = self._step = event.step
+        self._step, self._teacher = event.step, event.teacher
+        self._first = _at(event.teacher, event.step)
         self._write(
             "start", event.step, run=self._run, total_steps=event.total_steps, epochs=event.epochs,
             seconds=event.seconds, version=__version__, isa=active_isa(), threads=get_num_threads(),
@@ -112,7 +115,8 @@ class EventLog(Callback):
             self._file = None
 
     def _write(self, event: str, step: int, **fields: Any) -> None:
-        line = json.dumps(_plain({"event": event, "step": step, **fields}), allow_nan=False) + "\n"
+        of: dict[str, int] = {} if self._teacher is None else {"teacher": self._teacher}
+        line = json.dumps(_plain({"event": event, "step": step, **of, **fields}), allow_nan=False) + "\n"
         if self._waiting is not None:
             self._waiting.append(line)
         elif self._file is not None:
@@ -151,8 +155,13 @@ class EventLog(Callback):
         self._warned = True
 
 
-def _end_of(path: Path, run: str, step: int) -> int:
-    """The bytes of the lines up to `step`, without a torn one at the end; 0 for no file, or one of another run."""
+def _at(teacher: int | None, step: int) -> tuple[float, int]:
+    """The place in a run: teachers come first, in their order."""
+    return (math.inf if teacher is None else teacher), step
+
+
+def _end_of(path: Path, run: str, last: tuple[float, int]) -> int:
+    """The bytes of the lines up to this place, without a torn one at the end; 0 for no file, or one of another run."""
     end = 0
     if not os.path.lexists(path):
         return end
@@ -161,9 +170,9 @@ def _end_of(path: Path, run: str, step: int) -> int:
             try:
                 event = json.loads(line)
                 own = end > 0 or (event["event"] == "start" and event["run"] == run)
-                if not own or event["step"] > step or not line.endswith(b"\n"):
+                if not own or _at(event.get("teacher"), event["step"]) > last or not line.endswith(b"\n"):
                     break
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, AttributeError):
                 break
             end += len(line)
     return end

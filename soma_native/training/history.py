@@ -65,6 +65,8 @@ class History:
             documents and tokens, unknown tokens, the longest window.
         floor: what predictors without training reach on the validation data (`train` measures it), or None.
         averaged_from: the validation is that of averaged weights after this step; None without an average.
+        teachers: the best record of each model that the run trained before its own, to be taught by it; the last
+            record where nothing is validated.
         warnings: the warnings of the trainer, such as over-fitting.
         decisions: how the run's length was decided while it ran, in order: after `step` steps there were to be
             `total_steps` in all, a record every `eval_every` steps, at most `max_eval_windows` windows in a validation
@@ -87,6 +89,7 @@ class History:
         self.data: dict[str, dict[str, int]] = {}
         self.floor: Floor | None = None
         self.averaged_from: int | None = None
+        self.teachers: list[Record] = []
         self.warnings: list[str] = []
         self.decisions: list[Decision] = []
         self.stop_reason: str | None = None
@@ -97,6 +100,18 @@ class History:
         """The record of the lowest validation loss, the first of equals; None without validation."""
         judged = [record for record in self.records if record["val_loss"] is not None]
         return min(judged, key=_val_loss) if judged else None
+
+    @property
+    def best_teacher(self) -> float | None:
+        """The lowest validation loss of a teacher; None without teachers and without validation."""
+        return min((record["val_loss"] for record in self.teachers if record["val_loss"] is not None), default=None)
+
+    def following(self) -> History:
+        """The history of the model that is trained after this one, which is a teacher."""
+        history = History()
+        history.floor, history.checkpoint = self.floor, self.checkpoint
+        history.teachers = [*self.teachers, self.best or self.records[-1]]
+        return history
 
     @property
     def compared(self) -> str | None:
@@ -120,6 +135,17 @@ class History:
         limit = _val_loss(best) * (1.0 + _OVERFIT_MARGIN)
         turned = [_val_loss(record) > limit and record["train_loss"] < best["train_loss"] for record in later]
         return best if any(first and second for first, second in itertools.pairwise(turned)) else None
+
+    @property
+    def overfit_warning(self) -> str | None:
+        """`overfit_from` in words, or None."""
+        turn = self.overfit_from
+        if turn is None:
+            return None
+        return (
+            f"over-fitting from step {turn['step']} (epoch {turn['epoch']}) on: the validation loss was lowest there, "
+            f"{turn['val_loss']:.4f}, and has risen since, while the training loss kept falling"
+        )
 
     def bad_evaluations(self, min_delta: float = 0.0) -> int:
         """Number of evaluations since the validation loss last fell by more than `min_delta` below the lowest one."""
@@ -148,6 +174,7 @@ class History:
             "data": self.data,
             "floor": None if self.floor is None else asdict(self.floor),
             "averaged_from": self.averaged_from,
+            "teachers": self.teachers,
             "warnings": self.warnings,
             "decisions": self.decisions,
             "stop_reason": self.stop_reason,
@@ -177,6 +204,7 @@ class History:
             floor = values.get("floor")
             history.floor = None if floor is None else Floor(**floor)
             history.averaged_from = values.get("averaged_from")
+            history.teachers = list(values.get("teachers", []))
             history.warnings = list(values["warnings"])
             history.decisions = list(values.get("decisions", []))  # older runs have none
             history.stop_reason = values["stop_reason"]
@@ -252,6 +280,9 @@ class History:
         curve("training", [(record["step"], record["train_loss"]) for record in self.records])
         curve("validation", [point for point in judged if point[0] <= averaged])
         curve("validation, averaged weights", [point for point in judged if point[0] > averaged])
+        if self.best_teacher is not None:
+            lowest = unit * self.best_teacher
+            axes.axhline(lowest, color="tab:purple", linestyle=":", linewidth=1, label=f"best teacher, {lowest:.3f}")
         if self.floor is not None and bits is not None:
             floor = {"character 5-gram": self.floor.ngram, "single tokens": self.floor.tokens, "xz -9e": self.floor.xz}
             for style, (name, height) in zip((":", "-.", "--"), floor.items(), strict=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 import math
@@ -23,6 +22,7 @@ from soma_native.training.config import FREE_TO_CHANGE, LENGTHS, TrainConfig
 from soma_native.training.evaluate import predicted_bytes
 from soma_native.training.history import Decision
 from soma_native.training.memory import free_memory, require_memory, training_memory
+from soma_native.training.phase import fingerprint, teacher_seed
 
 logger = logging.getLogger("soma_native")
 
@@ -36,6 +36,8 @@ class Layout:
 
     Attributes:
         model, tokenizer, config: the arguments.
+        number: of the teacher that the model is to become, in a run that trains its own; None for the model itself.
+        seed: of this model's order of data and noise.
         store: all texts, before a part of them is held out.
         sampler: gives the batches of each step.
         validation: the windows of the validation data, or None.
@@ -64,8 +66,10 @@ class Layout:
         texts: Texts | TokenStore,
         validation: Texts | TokenStore | None,
         teacher: Model | Iterable[Model] | None = None,
+        number: int | None = None,
     ) -> None:
         self.model, self.tokenizer, self.config = model, tokenizer, config
+        self.number, self.seed = number, teacher_seed(config.seed, number)
         self._seq_len = model.config.max_seq_len if config.seq_len is None else config.seq_len
         self.teachers = () if teacher is None else as_teachers("teacher", teacher, model, self._seq_len)
         if teacher is not None and not self.teachers:
@@ -78,10 +82,10 @@ class Layout:
         self.sampler: Sampler
         windows = Windows(train, self._seq_len)
         if config.sampling == "random":
-            self.sampler = RandomSampler(train, self._seq_len, config.batch_size, config.seed, config.grad_accumulation)
+            self.sampler = RandomSampler(train, self._seq_len, config.batch_size, self.seed, config.grad_accumulation)
         else:
             self.sampler = EpochSampler(
-                windows, config.batch_size, config.seed, config.grad_accumulation, config.fresh_windows
+                windows, config.batch_size, self.seed, config.grad_accumulation, config.fresh_windows
             )
         self.validation = None if held_out is None else Windows(held_out, self._seq_len)
         self.bits_per_nat: float | None = None
@@ -92,7 +96,8 @@ class Layout:
                 self.bits_per_nat = predicted[0] / predicted[1] / math.log(2)
 
         per_epoch = self.sampler.steps_per_epoch
-        self.total_steps = config.epochs_or_default * per_epoch if config.steps is None else config.steps
+        whole = config.epochs_or_default * per_epoch if config.steps is None else config.steps
+        self.total_steps = whole if number is None else max(1, round(config.teacher_length * whole))
         default_eval_every = per_epoch if config.steps is None else -(-self.total_steps // 10)
         if config.minutes is not None:
             self.total_steps = default_eval_every = UNDECIDED
@@ -122,7 +127,7 @@ class Layout:
             "evaluation_precision": model.evaluation_precision,
             "training texts": train.fingerprint(),
             "validation texts": None if held_out is None else held_out.fingerprint(),
-            "teacher": [_fingerprint(teacher) for teacher in self.teachers] or None,
+            "teacher": None if config.teachers else [fingerprint(teacher) for teacher in self.teachers] or None,
         }
         if config.optimizer == "muon":
             settings["momentum_steps"] = self.momentum_steps
@@ -179,14 +184,6 @@ class Layout:
         """Muon's momentum in step `step`, counted from 0."""
         low, high = _MOMENTUM
         return high if step >= self.momentum_steps else low + (high - low) * step / self.momentum_steps
-
-
-def _fingerprint(model: Model) -> str:
-    digest = hashlib.blake2b(json.dumps(model.config.to_dict(), sort_keys=True).encode(), digest_size=16)
-    for name, array in model.parameters().items():
-        digest.update(name.encode())
-        digest.update(array.data)
-    return digest.hexdigest()
 
 
 def _parts(

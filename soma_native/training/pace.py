@@ -78,14 +78,15 @@ class Pace:
 
     Args:
         layout: the plan of the run.
-        seconds: the time that the run has, from the call of `fit` on.
+        seconds: at which the run ends, from the call of `fit` on.
         measured: by the run before it was resumed.
+        began: the second at which this part of the run began.
     """
 
-    def __init__(self, layout: Layout, seconds: float, measured: Measured) -> None:
+    def __init__(self, layout: Layout, seconds: float, measured: Measured, began: float = 0.0) -> None:
         self._layout = layout
-        self._budget = seconds
-        self._target = seconds - min(_MARGIN * seconds, _MOST_MARGIN)
+        self._budget = max(0.0, seconds - began)
+        self._target = seconds - min(_MARGIN * self._budget, _MOST_MARGIN)
         self.measured = measured
         self._laps: list[float] = []
         self._mark: float | None = None

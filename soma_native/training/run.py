@@ -7,12 +7,12 @@ import math
 import threading
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from soma_native.checkpoint import save
 from soma_native.checkpoint.folder import model_files
@@ -30,6 +30,8 @@ from soma_native.training.interrupt import InterruptGuard
 from soma_native.training.layout import UNDECIDED, Layout
 from soma_native.training.optimize import make_average, make_optimizer
 from soma_native.training.pace import Clock, Pace, cool_down
+from soma_native.training.phase import FINISHED, STUDENT, Phase
+from soma_native.training.snapshot import Snapshot
 from soma_native.training.state import STATE_FILE, TrainingState, load_arrays, read_state, write_state
 
 logger = logging.getLogger("soma_native")
@@ -38,36 +40,34 @@ _SAID: tuple[Literal["reason", "step", "total_steps"], ...] = ("reason", "step",
 _INTERRUPTED = {"interrupted": True}  # marks a log record, so that the command can print words of its own instead
 
 
-def _overfit_warning(history: History) -> str | None:
-    turn = history.overfit_from
-    if turn is None:
-        return None
-    return (
-        f"over-fitting from step {turn['step']} (epoch {turn['epoch']}) on: the validation loss was lowest there, "
-        f"{turn['val_loss']:.4f}, and has risen since, while the training loss kept falling"
-    )
-
-
-class _Snapshot:
-    """A copy of a model's weights that `save` accepts in place of a model."""
-
-    def __init__(self, model: Model) -> None:
-        self.config = model.config
-        self.num_parameters = model.num_parameters
-        self._settings = model._settings
-        self._parameters = {name: array.copy() for name, array in model.parameters().items()}
-
-    def parameters(self) -> dict[str, NDArray[np.float32]]:
-        """The copies, by name."""
-        return self._parameters
-
-
 class TrainingRun:
-    """One call of `Trainer.fit`: the data, the optimizer, and the state of the run."""
+    """One call of `Trainer.fit`, or the part of it that trains one model: data, optimizer, state.
+
+    Args:
+        layout: the plan of the run.
+        history: gets the records.
+        callbacks: hear of the events.
+        stop: set to end the run.
+        clock: gives the time in seconds.
+        began: the time at which the run began, on this clock.
+        resume: whether to go on from the state in the folder.
+        phase: the part of a run with teachers.
+        student: the model that is trained after the teachers.
+    """
 
     def __init__(
-        self, layout: Layout, history: History, callbacks: Dispatcher, stop: threading.Event, clock: Clock, began: float
+        self,
+        layout: Layout,
+        history: History,
+        callbacks: Dispatcher,
+        stop: threading.Event,
+        clock: Clock,
+        began: float,
+        resume: bool,
+        phase: Phase | None = None,
+        student: Model | None = None,
     ) -> None:
+        self.phase, self._student = Phase() if phase is None else phase, student
         self.layout = layout
         self.model, self.config = layout.model, layout.config
         self.history = history
@@ -84,27 +84,28 @@ class TrainingRun:
         self.loss_sum = 0.0
         self.pairs = 0
         self.step_seconds = 0.0
-        self.earlier_seconds = 0.0  # of the run before it was resumed
         self.began = began
-        self.saved_step, self.saved_at = 0, began
+        self.saved_step, self.saved_at = 0, began + self.phase.began
         measured = None
         self.overfit_warning: str | None = None  # the current one, which is in history.warnings
-        self.best: _Snapshot | None = None  # the weights of the lowest validation loss, until they are saved
+        self.best: Snapshot | None = None  # the weights of the lowest validation loss, until they are saved
         directory = self.config.checkpoint_dir
         self.folder = None if directory is None else Path(directory)
-        if self.config.resume:
+        if resume:
             measured = self._resume()
-        elif self.folder is not None and (self.folder / STATE_FILE).exists():
-            logger.warning("%s holds another training run, which the first checkpoint will replace", self.folder)
-        elif self.folder is not None and (found := model_files(self.folder)):
-            logger.warning("%s holds a model (%s), which the first checkpoint will replace", self.folder, found[0])
+        elif self.folder is not None and self.history.checkpoint is None:  # no earlier part of this run is there
+            if (self.folder / STATE_FILE).exists():
+                logger.warning("%s holds another training run, which the first checkpoint will replace", self.folder)
+            elif found := model_files(self.folder):
+                logger.warning("%s holds a model (%s), which the first checkpoint will replace", self.folder, found[0])
         self.history.averaged_from = None if self.average is None else layout.averaged_from
         if layout.store.end_id is not None:
             keep_end(self.model, layout.store.end_id)
         self.model.zero_grad()
         self.pace: Pace | None = None
         if self.config.minutes is not None:
-            self.pace = Pace(layout, 60 * self.config.minutes, Pace.measured_of(measured))
+            end = self.phase.end(60 * self.config.minutes, self.config.teachers, self.config.teacher_length)
+            self.pace = Pace(layout, end, Pace.measured_of(measured), self.phase.began)
 
     def _resume(self) -> dict[str, float | None] | None:
         """Take the state of the run in the folder. Returns what its pace has measured."""
@@ -120,13 +121,13 @@ class TrainingRun:
         if self.average is not None:
             self.average.updates = max(0, state.step - self.layout.averaged_from)
         self.optimizer.step_count = optimizer_steps
-        self.overfit_warning = _overfit_warning(self.history)
+        self.overfit_warning = self.history.overfit_warning
         self.history.data = self.layout.data
         self.history.stop_reason = None
         self.history.checkpoint = str(self.folder)
         self.step = self.saved_step = state.step
         self.loss_sum, self.pairs, self.step_seconds = state.loss_sum, state.pairs, state.step_seconds
-        self.earlier_seconds = state.seconds
+        self.saved_at, self.began = self.began, self.began - state.seconds
         if state.isa != _core.active_isa():
             logger.warning("the run was saved on %s; on %s it rounds differently", state.isa, _core.active_isa())
         logger.info("resumed from %s after %s", self.folder, self._so_far)
@@ -159,10 +160,12 @@ class TrainingRun:
                 message = "step %d: loss %.4f, lr %.3g, gradient norm %.3g"
                 logger.info(message, self.step, self.loss, self.lr, self.grad_norm)
         self.history.stop_reason = reason
+        self._warn_of_better_teachers()
         if self.folder is not None and (self.step or not model_files(self.folder)):
             self._checkpoint()  # an untrained model never replaces another one
         logger.info("training ended after %s: %s", self._so_far, reason)
-        self._emit("end", reason)
+        if self.layout.number is None or reason not in FINISHED:  # else the run goes on with another model
+            self._emit("end", reason)
         return self.history
 
     def _lap(self, kind: Literal["start", "step", "validation", "save"]) -> None:
@@ -189,7 +192,7 @@ class TrainingRun:
         for i, (ids, targets) in enumerate(micro_batches):
             loss += self.model.loss_and_grad(
                 ids, targets, pairs, dropout=self.config.dropout, token_mask=self.config.token_mask,
-                noise=(self.config.seed, self.step, i), teachers=self.layout.teachers, distill=self.config.distill,
+                noise=(self.layout.seed, self.step, i), teachers=self.layout.teachers, distill=self.config.distill,
             )  # fmt: skip
         if not math.isfinite(loss):
             raise self._not_finite(f"the loss is {loss}")
@@ -264,7 +267,7 @@ class TrainingRun:
             self._require_finite_weights()
             if lowest is None or lowest["val_loss"] is None or val_loss < lowest["val_loss"]:
                 with self._averaged() as model:
-                    snapshot = _Snapshot(model)
+                    snapshot = Snapshot(model)
         with guard.hold():
             self.history.records.append(record)
             self.loss_sum, self.pairs, self.step_seconds = 0.0, 0, 0.0
@@ -275,7 +278,7 @@ class TrainingRun:
         self._warn_of_overfitting()
 
     def _warn_of_overfitting(self) -> None:
-        message = _overfit_warning(self.history)
+        message = self.history.overfit_warning
         if message == self.overfit_warning:
             return
         if self.overfit_warning in self.history.warnings:
@@ -287,6 +290,17 @@ class TrainingRun:
             message = "no over-fitting after all: the validation loss has reached a new lowest value"
         logger.warning("%s", message)
         self._emit("warning", message)
+
+    def _warn_of_better_teachers(self) -> None:
+        """A run that lost its time may leave the model too few steps."""
+        if self.history.stop_reason in FINISHED and self.layout.number is None and not self._is_best():
+            message = (
+                f"the model did not become better than its best teacher (validation {self.history.best_teacher:.4f}), "
+                "which was saved in its place: give more minutes"
+            )
+            self.history.warnings.append(message)
+            logger.warning("%s", message)
+            self._emit("warning", message)
 
     def _reason_to_end(self) -> str | None:
         if self.step >= self.layout.total_steps:
@@ -328,15 +342,15 @@ class TrainingRun:
         self._require_finite_weights()
         if not self.config.keep_best or self.history.best is None:
             with self._averaged() as model:
-                save(self.folder, model, self.layout.tokenizer)
+                self._save(model)
         elif self.best is not None:
-            save(self.folder, cast(Model, self.best), self.layout.tokenizer)
+            self._save(cast(Model, self.best))
             self.best = None
         self.history.checkpoint = str(self.folder)
         state = TrainingState(
             self.step, self.layout.identity, self.config.to_dict(), _core.active_isa(), self.history.to_dict(),
             self.loss_sum, self.pairs, self.step_seconds, self._seconds,
-            None if self.pace is None else self.pace.to_dict(),
+            None if self.pace is None else self.pace.to_dict(), asdict(self.phase) if self.config.teachers else None,
         )  # fmt: skip
         with replace_files(self.folder) as staging:
             write_state(staging.path / STATE_FILE, state, self.model, self.optimizer, self.average)
@@ -346,12 +360,32 @@ class TrainingRun:
         logger.info("saved a checkpoint after step %d in %s", self.step, self.folder)
         self._emit("checkpoint", str(self.folder))
 
+    def _save(self, model: Model) -> None:
+        """Save the model: a teacher beside the others, and the best of all as the model of the folder."""
+        assert self.folder is not None
+        if self.layout.number is not None:
+            if self._student is not None and STUDENT not in self.phase.kept:
+                self.phase.keep(self.folder, STUDENT, self._student)
+            self.phase.keep(self.folder, str(self.layout.number), model)
+        if self._is_best():
+            save(self.folder, model, self.layout.tokenizer)
+
+    def _is_best(self) -> bool:
+        """Whether no teacher before this model is better; where none is validated, whether the run is finished."""
+        best, teacher = self.history.best, self.history.best_teacher
+        if not self.history.teachers:
+            return True
+        if best is None or teacher is None or not self.config.keep_best:
+            return self.layout.number is None and self.history.stop_reason in FINISHED
+        return cast(float, best["val_loss"]) < teacher
+
     def interrupted(self) -> None:
         """Save after a Ctrl-C, if there is a folder and the run is between two steps. Nothing is validated any more."""
         self.history.stop_reason = "interrupted"
         if self.average is not None:
             self.average.apply(False)  # the signal may have come between the two ends of a validation
-        if self.folder is None or self.step == 0:  # an untrained model must not replace the folder's model
+        earlier = self.step == 0 and self.history.checkpoint is not None  # the state at the end of the last teacher
+        if self.folder is None or (self.step == 0 and not earlier):  # no untrained model replaces the folder's
             why = "there is no checkpoint_dir" if self.folder is None else "nothing was trained yet"
             logger.warning("interrupted after step %d; %s, so nothing was saved", self.step, why, extra=_INTERRUPTED)
             return
@@ -361,7 +395,8 @@ class TrainingRun:
                 extra=_INTERRUPTED,
             )  # fmt: skip
             return
-        self._checkpoint()
+        if not earlier:
+            self._checkpoint()
         logger.warning(
             "interrupted after %s; saved in %s, resume=True continues from there", self._so_far, self.folder,
             extra=_INTERRUPTED,
@@ -376,7 +411,8 @@ class TrainingRun:
 
     @property
     def _so_far(self) -> str:
-        return f"step {self.step}" + ("" if self.total_steps is None else f" of {self.total_steps}")
+        total = "" if self.total_steps is None else f" of {self.total_steps}"
+        return f"step {self.step}{total}" + ("" if self.layout.number is None else f" of teacher {self.layout.number}")
 
     @property
     def _epoch(self) -> int:
@@ -384,7 +420,7 @@ class TrainingRun:
 
     @property
     def _seconds(self) -> float:
-        return self.earlier_seconds + self._clock() - self.began
+        return self._clock() - self.began
 
     def _emit(self, kind: EventKind, message: str = "", details: Mapping[str, Any] = MappingProxyType({})) -> None:
         if not self.callbacks.wants(kind):
@@ -404,4 +440,5 @@ class TrainingRun:
             record=self.history.records[-1] if self.history.records else None,
             message=message,
             details=details,
+            teacher=self.layout.number,
         )

@@ -26,6 +26,7 @@ from soma_native.files.safetensors_io import TensorFile, crc32_of_array, write_t
 from soma_native.model.model import Model
 from soma_native.optim.average import WeightAverage
 from soma_native.optim.optimizer import Optimizer
+from soma_native.training.phase import FINISHED, Phase
 
 STATE_FILE = "training_state.safetensors"
 RUN = "a training run"
@@ -45,6 +46,7 @@ class TrainingState:
         loss_sum, pairs: sums over the steps since the last record: training loss times pairs, and pairs.
         step_seconds, seconds: time of the steps since the last record; wall-clock time of the whole run.
         pace: what a run by time has measured, as `Pace.to_dict`.
+        phase: the `Phase` of a run that trains teachers, as a dict.
     """
 
     step: int
@@ -57,6 +59,7 @@ class TrainingState:
     step_seconds: float
     seconds: float
     pace: dict[str, float | None] | None = None
+    phase: dict[str, Any] | None = None
 
 
 def _arrays(model: Model, optimizer: Optimizer, average: WeightAverage | None) -> dict[str, NDArray[Any]]:
@@ -118,6 +121,13 @@ def read_state(folder: str | os.PathLike[str]) -> tuple[TrainingState, int]:
         raise CheckpointError("was written by another version in an unknown format", path=path)
     steps = values.pop("optimizer_steps")
     return TrainingState(**values), steps
+
+
+def phase_of(folder: str | os.PathLike[str]) -> tuple[Phase, bool]:
+    """The part in which the run in `folder` stands, and whether the run is finished. Raises as `read_state`."""
+    state, _ = read_state(folder)
+    phase = Phase(**(state.phase or {}))
+    return phase, phase.teacher is None and state.history["stop_reason"] in FINISHED
 
 
 def load_arrays(

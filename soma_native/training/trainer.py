@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from soma_native._checks import choice, instance, number
 from soma_native.checkpoint import load, load_model
@@ -16,7 +16,7 @@ from soma_native.checkpoint.folder import has_tokenizer
 from soma_native.data.documents import Texts
 from soma_native.data.token_store import TokenStore
 from soma_native.data.windows import Windows
-from soma_native.errors import ArgumentError
+from soma_native.errors import ArgumentError, CheckpointError
 from soma_native.files.held_folder import hold_folder
 from soma_native.model.model import Model
 from soma_native.tokenizer.tokenizer import Tokenizer
@@ -27,9 +27,10 @@ from soma_native.training.events import EventLog
 from soma_native.training.history import History
 from soma_native.training.interrupt import InterruptGuard
 from soma_native.training.layout import Layout
-from soma_native.training.pace import forwards
+from soma_native.training.pace import Clock, forwards
+from soma_native.training.phase import FINISHED, STUDENT, TEACHERS, Phase, forget, new_teacher
 from soma_native.training.run import TrainingRun
-from soma_native.training.state import read_state
+from soma_native.training.state import phase_of, read_state
 
 
 class Trainer:
@@ -155,12 +156,13 @@ class Trainer:
             teacher: a model of the same vocabulary, or several whose probabilities are averaged. The training loss, in
                 the history too, is then (1 - config.distill) cross-entropy + config.distill KL(teacher || model); see
                 `Model.loss_and_grad`. Validation losses stay cross-entropies. Do not change a teacher meanwhile. A
-                run that is resumed needs the same teachers.
+                run that is resumed needs the same teachers. None with `config.teachers` above 0, which trains its own.
 
         Returns:
             The history. Early stopping and `stop` make it shorter; `stop_reason` tells them apart. The model has its
             latest weights, or their average if the settings ask for one. The weights of the lowest validation loss are
-            in `checkpoint_dir`.
+            in `checkpoint_dir`. Of a run with `config.teachers` that ended while it trained a teacher, the history is
+            that teacher's, the model has not changed, and `checkpoint_dir` has the best teacher so far.
 
         Raises:
             TypeError: the trainer has no tokenizer, and `texts` or `validation` is no `TokenStore`.
@@ -168,14 +170,21 @@ class Trainer:
                 fit the data, or the run to resume had other texts or settings. The message names the problem.
             FloatingPointError: a loss, gradient or weight is not finite. The message names the step. The checkpoint on
                 disk stays the last good one.
-            CheckpointError: a checkpoint could not be saved, the one to resume from is damaged, or another run works in
-                `checkpoint_dir`.
+            CheckpointError: a checkpoint could not be saved, the one to resume from is damaged, a teacher that it needs
+                is missing or another, or another run works in `checkpoint_dir`.
             KeyboardInterrupt: Ctrl-C. A checkpoint was saved in the folder `history.checkpoint`, if it is not None.
         """
         self.history = History()
-        folder = self.config.checkpoint_dir
+        folder, taught = self.config.checkpoint_dir, self.config.teachers > 0
+        if taught and teacher is not None:
+            raise ArgumentError(
+                "teacher", f"and teachers={self.config.teachers}, which are trained, exclude each other"
+            )
+        if taught and folder is None:
+            raise ArgumentError("teachers", "needs checkpoint_dir, the folder in which they are kept")
         log = None if folder is None else EventLog(Path(folder))
-        dispatcher = Dispatcher(callbacks, self, () if log is None else [log])
+        listeners = [*([] if log is None else [log]), *(callbacks if isinstance(callbacks, Iterable) else [callbacks])]
+        dispatcher = Dispatcher(listeners, self)
         clock = forwards(self._clock)
         began = clock() - self._used
         try:
@@ -183,10 +192,71 @@ class Trainer:
                 contextlib.nullcontext() if folder is None else hold_folder(Path(folder)),
                 log or contextlib.nullcontext(),
             ):
-                layout = Layout(self.model, self.tokenizer, self.config, texts, validation, teacher)
-                return self._run(TrainingRun(layout, self.history, dispatcher, self._stop, clock, began))
+                if taught:
+                    self._fit_taught(texts, validation, listeners, clock, began)
+                else:
+                    layout = Layout(self.model, self.tokenizer, self.config, texts, validation, teacher)
+                    resume = self.config.resume
+                    self._run(TrainingRun(layout, self.history, dispatcher, self._stop, clock, began, resume))
+                if folder is not None and self.history.stop_reason in FINISHED:
+                    forget(Path(folder))
+                return self.history
         finally:
+            self._running = None
             self._stop.clear()
+
+    def _fit_taught(
+        self,
+        texts: Texts | TokenStore,
+        validation: Texts | TokenStore | None,
+        listeners: list[CallbackLike],
+        clock: Clock,
+        began: float,
+    ) -> None:
+        """Train the teachers one after another, then the model; each is a phase of the run, and may be resumed."""
+        config, resume = self.config, self.config.resume
+        folder = Path(cast(str, config.checkpoint_dir))
+        store = TokenStore.encode(texts, self.tokenizer, config.end_of_document)
+        if validation is not None:
+            validation = TokenStore.encode(validation, self.tokenizer, config.end_of_document)
+        phase, finished = phase_of(folder) if resume else (Phase(1, clock() - began), False)
+        student = None
+        if phase.teacher is not None:
+            models = {name: phase.load(folder, name, self.model) for name in phase.kept}  # all are whole
+            student = models.get(STUDENT)
+            del models
+        while phase.teacher is not None:
+            model = new_teacher(self.model, config.seed, phase.teacher)
+            trainer = Trainer(model, self.tokenizer, config, clock=self._clock)
+            trainer.history, trainer._stop = self.history, self._stop
+            layout = Layout(model, self.tokenizer, config, store, validation, number=phase.teacher)
+            run = TrainingRun(
+                layout,
+                self.history,
+                Dispatcher(listeners, trainer),
+                self._stop,
+                clock,
+                began,
+                resume,
+                phase,
+                self.model,
+            )
+            self._running = run
+            if trainer._run(run).stop_reason not in FINISHED:
+                return
+            began, resume = run.began, False
+            phase = phase.following(config.teachers, clock() - began)
+            self.history = self.history.following()
+        if student is not None:
+            for name, array in student.parameters().items():
+                self.model.write(name, array)
+        teachers = [] if finished else [phase.load(folder, n, self.model) for n in phase.kept if n != STUDENT]
+        layout = Layout(self.model, self.tokenizer, config, store, validation, teachers or None)
+        dispatcher = Dispatcher(listeners, self)
+        run = TrainingRun(layout, self.history, dispatcher, self._stop, clock, began, resume, phase)
+        if finished and run._reason_to_end() is None:
+            raise CheckpointError("is gone, for the run was finished: begin a new one", path=folder / TEACHERS)
+        self._run(run)
 
     def averaged(self) -> contextlib.AbstractContextManager[Model]:
         """In this block, inside a callback, the model has the weights that are validated and saved: averaged ones."""

@@ -50,9 +50,9 @@ def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 # help and usage ------------------------------------------------------------------------------------------------------
 
 COMMANDS = (
-    (), ("showcase",), ("train",), ("plan",), ("generate",), ("evaluate",), ("tokenizer",), ("tokenizer", "train"),
-    ("tokenizer", "encode"), ("tokenizer", "decode"), ("tokenizer", "inspect"), ("bench",), ("export",), ("import",),
-    ("info",),
+    (), ("showcase",), ("train",), ("plan",), ("generate",), ("serve",), ("score",), ("evaluate",), ("tokenizer",),
+    ("tokenizer", "train"), ("tokenizer", "encode"), ("tokenizer", "decode"), ("tokenizer", "inspect"), ("bench",),
+    ("export",), ("import",), ("info",),
 )  # fmt: skip
 
 

@@ -149,6 +149,12 @@ def test_a_config_that_was_edited_is_taken_where_the_model_is_the_same_and_else_
     assert not (tmp_path / "more").exists()
     path.write_text(json.dumps({**config, "note": "mine"}))
     assert run(*command).status == 0
+    weights = base / "model.safetensors"
+    damaged = bytearray(weights.read_bytes())
+    damaged[-5] ^= 1
+    weights.write_bytes(damaged)
+    result = run(*command[:3], tmp_path / "other", *command[4:])
+    assert result.status == 1 and "model.safetensors: tensor " in result.err and "checksum" in result.err
 
 
 # --tokenizer FILE|DIR ------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ RUN = {
     "--split": "line", "--preset": "nano-cpu", "--tokenizer": "word", "--vocab-size": 15, "--steps": 6,
     "--batch-size": 4, "--seq-len": 16, "--lr": 0.01, "--val-fraction": 0.2, "--max-eval-windows": 3,
     "--precision": "float32", "--seed": 3, "--optimizer": "adamw", "--schedule": "cosine",
-    "--dropout": 0.1, "--patience": 50,
+    "--dropout": 0.1, "--patience": 50, "--teachers": 0,
 }  # fmt: skip
 # What each option is given otherwise, and what the error says of it.
 OTHERWISE = {
@@ -35,6 +35,7 @@ OTHERWISE = {
     "optimizer": ("muon", "--optimizer muon: this run has adamw"),
     "schedule": ("wsd", "--schedule wsd: this run has cosine"),
     "dropout": (0.3, "--dropout 0.3: this run has 0.1"),
+    "teachers": (1, "--teachers 1: this run has 0"),
     "patience": (2, "--patience 2: this run has 50"),
     "minutes": (2, "--minutes 2: this run has 6 steps"),
     "val_fraction": (0.5, "--val-fraction 0.5: this run has 0.2"),

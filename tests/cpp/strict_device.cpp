@@ -144,6 +144,9 @@ class StrictOps final : public Ops {
   void add_softmax(Matrix q, Matrix logits, float share, bool onto) override {
     memory().opened([&] { inner_->add_softmax(q, logits, share, onto); });
   }
+  void score(const RowScores& scores, ConstMatrix logits, const int32_t* targets) override {
+    memory().opened([&] { inner_->score(scores, logits, targets); });
+  }
   double sum_squares(const float* x, int64_t n) override {
     return memory().opened([&] { return inner_->sum_squares(x, n); });
   }

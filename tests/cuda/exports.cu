@@ -65,10 +65,10 @@ EXPORT void soma_set_machine(int devices, int major, int minor, int driver) {
 EXPORT void soma_fail_next() { emulation::fail_next(); }
 // Of the structs that Python mirrors.
 EXPORT void soma_sizes(int64_t* sizes) {
-  const std::size_t all[] = {sizeof(Matrix),          sizeof(ConstMatrix), sizeof(NormWeights),    sizeof(NormStats),
-                             sizeof(Dropout),         sizeof(AdamWRange),  sizeof(AdamWOptions),   sizeof(MuonOptions),
-                             sizeof(Epilogue),        sizeof(Quadratic),   sizeof(SwigluGradient), sizeof(RotatedHeads),
-                             sizeof(RotationGradient)};
+  const std::size_t all[] = {
+      sizeof(Matrix),         sizeof(ConstMatrix),  sizeof(NormWeights),      sizeof(NormStats), sizeof(Dropout),
+      sizeof(AdamWRange),     sizeof(AdamWOptions), sizeof(MuonOptions),      sizeof(Epilogue),  sizeof(Quadratic),
+      sizeof(SwigluGradient), sizeof(RotatedHeads), sizeof(RotationGradient), sizeof(RowScores)};
   for (const std::size_t size : all) *sizes++ = static_cast<int64_t>(size);
 }
 
@@ -122,6 +122,10 @@ EXPORT void soma_soft_cross_entropy(float* losses, const Matrix* logits, const C
 }
 EXPORT void soma_add_softmax(const Matrix* q, const Matrix* logits, float share, bool onto) {
   cuda::add_softmax(*q, *logits, share, onto, nullptr);
+  wait();
+}
+EXPORT void soma_score(const RowScores* scores, const Matrix* logits, const int32_t* targets) {
+  cuda::score(*scores, *logits, targets, nullptr);
   wait();
 }
 EXPORT double soma_sum_squares(const float* x, int64_t n) {

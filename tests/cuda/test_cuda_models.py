@@ -67,6 +67,27 @@ def test_every_gradient_in_bfloat16(block: str, tied: bool) -> None:
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("block", BLOCKS)
+def test_scores_and_hidden_states_are_those_of_the_logits(block: str, precision: str) -> None:
+    config = of_block(replace(TINY, vocab_size=301), block)
+    ids, targets = draw(config, 15, 9)
+    model = on_gpu(config, expected(config, 15, 9)[0], precision)
+    counted = targets != ref.IGNORE
+    logits = model.forward(ids)[counted].astype(float)
+    want = np.log(ref.softmax(logits))
+    logprobs, ranks, best, _ = model._core.score(ids, targets, 3)
+    order = np.argsort(-logits, axis=1, kind="stable")
+    assert np.abs(logprobs - want[np.arange(len(want)), targets[counted]]).max() < 1e-5
+    assert np.array_equal(ranks, 1 + np.argmax(order == targets[counted][:, None], axis=1))
+    assert np.array_equal(best, order[:, :3])
+    on_cpu = soma.Model(model.config, precision=precision)
+    for name in on_cpu.parameters():
+        on_cpu.write(name, model.read(name))
+    tolerance = model_tolerance(config, 135) if precision == "float32" else bfloat16_tolerance(products(config))
+    assert relative_error(model.hidden(ids), on_cpu.hidden(ids)) < tolerance
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("optimizer", [soma.AdamW, soma.Muon])
 @pytest.mark.parametrize("block", BLOCKS)
 def test_steps_have_the_same_bits_in_every_order(block: str, optimizer: type[soma.Muon], precision: str) -> None:

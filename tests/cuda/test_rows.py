@@ -18,6 +18,7 @@ from helpers.cuda import (
     NormStats,
     NormWeights,
     Numbers,
+    RowScores,
     empty,
     in_every_order,
     lib,
@@ -297,6 +298,34 @@ def test_a_loss_without_a_gradient_leaves_the_logits_and_a_nan_stays() -> None:
     lib.soma_cross_entropy(losses.pointer, x.out, ids.pointer, F(0.0), x.out)
     assert np.array_equal(x.read(), logits, equal_nan=True)
     assert np.isnan(losses.read()).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("ties", [True, False])
+def test_scores(ties: bool) -> None:
+    rng = np.random.default_rng(9)
+    for v in VOCABULARIES:
+        logits, targets = 5 * normal(rng, 4, v), rng.integers(0, v, 4).astype(np.int32)
+        logits = np.round(logits) if ties else logits
+        targets[0] = v - 1
+        top = min(v, 7)
+
+        def compute(logits: Array = logits, targets: Array = targets, top: int = top) -> tuple[Array, ...]:
+            x, ids = DeviceMatrix(logits), Numbers(targets)
+            shapes = [(4, np.float32), (4, np.int32), ((4, top), np.int32), ((4, top), np.float32)]
+            parts = [Numbers(np.zeros(shape, dtype), upload=False) for shape, dtype in shapes]
+            logprobs, ranks, best, theirs = (part.memory.address for part in parts)
+            lib.soma_score(ctypes.byref(RowScores(logprobs, ranks, top, best, theirs)), x.out, ids.pointer)
+            return tuple(part.read() for part in parts)
+
+        logprobs, ranks, best, theirs = in_every_order(compute)
+        order, wide = np.argsort(-logits, axis=1, kind="stable"), logits.astype(float)
+        want = wide - wide.max(axis=1, keepdims=True)
+        want -= np.log(np.exp(want).sum(axis=1, keepdims=True))
+        size = chain_tolerance(v, 1, 1) * (1 + np.abs(wide).max()) * 4
+        assert np.abs(logprobs - want[np.arange(4), targets]).max() <= size
+        assert np.array_equal(ranks, 1 + np.argmax(order == targets[:, None], axis=1))
+        assert np.array_equal(best, order[:, :top])
+        assert np.abs(theirs - np.take_along_axis(want, order[:, :top], axis=1)).max() <= size
 
 
 @pytest.mark.parametrize("onto", [True, False])

@@ -63,9 +63,10 @@ Rotation = struct("Rotation", turns=POINTER, q_gain=POINTER, k_gain=POINTER, eps
 AttentionShape = struct("AttentionShape", batch=I64, length=I64, heads=I64, head_size=I64, kv_heads=I64, scale=F)
 RotatedHeads = struct("RotatedHeads", rotation=Rotation, shape=AttentionShape, qkv=Matrix)
 RotationGradient = struct("RotationGradient", rotation=Rotation, before=ConstMatrix, q_gain=POINTER, k_gain=POINTER)
+RowScores = struct("RowScores", logprobs=POINTER, ranks=POINTER, top=I64, top_ids=POINTER, top_logprobs=POINTER)
 
 STRUCTS = (Matrix, ConstMatrix, NormWeights, NormStats, Dropout, AdamWRange, AdamWOptions, MuonOptions)
-STRUCTS += (Epilogue, Quadratic, SwigluGradient, RotatedHeads, RotationGradient)
+STRUCTS += (Epilogue, Quadratic, SwigluGradient, RotatedHeads, RotationGradient, RowScores)
 sizes = (I64 * len(STRUCTS))()
 lib.soma_sizes(sizes)
 assert list(sizes) == [ctypes.sizeof(s) for s in STRUCTS], "the structs here are not those of ops.h"

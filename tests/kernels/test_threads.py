@@ -80,6 +80,7 @@ OPS: dict[str, Callable[[], Any]] = {
         large(512, 512), np.full((512, 512), 1 / 512, np.float32), ids(512, 512), 0.5, 1.0
     ),
     "add_softmax": lambda: ops.add_softmax(large(512, 512), 0.5),
+    "score": lambda: ops.score(large(512, 512), ids(512, 512), 3),
     "symmetric_product": lambda: ops.symmetric_product(large(512, 512)),
     "muon_momentum": lambda: ops.muon_momentum(large(1024, 1024), large(1024, 1024), momentum=0.9, scale=1.0),
     "muon": lambda: ops.muon(large(1024, 1024), large(1024, 1024), lr=0.1, scale=1.0, weight_decay=0.1),

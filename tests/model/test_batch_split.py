@@ -60,7 +60,7 @@ def trained(config: soma.ModelConfig, precision: str, rows: int, threads: int, l
             ids, targets = batch(config, rows, length, seed=10 * step + part)
             made.append(model.loss(ids, targets))
             made.append(model.forward(ids).tobytes())
-            assert splits(model) == (2 * expected if precision == "float32" else 0)  # bfloat16: in other ops
+            assert splits(model) == 2 * expected
             made.append(model.loss_and_grad(ids, targets))
             ops = model._core.take_profile()
             assert sum(r.calls for r in ops if r.op == "embed") == expected, (rows, threads)

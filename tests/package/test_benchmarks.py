@@ -18,6 +18,7 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
 import bench_bpe  # noqa: E402
+import bench_score  # noqa: E402
 import bench_train  # noqa: E402
 import common  # noqa: E402
 
@@ -88,6 +89,27 @@ def test_generation_is_recorded(tmp_path: Path) -> None:
     options = ("--formats", "--weights", "live", "int8", "--rounds", 1, "--seconds", 0.01, "--tokens", 8)
     results = record("bench_generate.py", tmp_path / "g.json", "--workloads", "showcase", *options)["results"]
     assert [r["task"] for r in results] == [task for task in ("prefill", "decode", "sample") for _ in range(2)]
+
+
+def test_scoring_is_checked_against_transformers_and_recorded(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    text = tmp_path / "text.txt"
+    text.write_text("It isn't simple, is it?\nNo, 2 or 3 words.\n" * 50, encoding="utf-8")
+    options = ("--preset", "nano-cpu", "--tokenizer", "char", "--characters", 1000, "--rounds", 1)
+    results = record("bench_score.py", tmp_path / "s.json", text, *options)["results"]
+    assert [r["label"].split()[0] for r in results] == ["soma_native"] * 2 + ["transformers"] * 2
+    assert {r["tokens"] for r in results} == {1000}
+    assert set(results[2]["ours_over_this"]) == {"soma_native float32", "soma_native bfloat16"}
+    with pytest.raises(common.WorkerError, match="differs"):
+        bench_score.check({"ours": [-1.0, -2.0], "theirs": [-1.0, -2.1]}, {"ours": "float32", "theirs": "fp32"})
+
+
+def test_a_server_is_measured_and_recorded(tmp_path: Path) -> None:
+    sizes = ("--preset", "showcase", "--clients", 2, "--tokens", 8, "--rounds", 1, "--crowd", 10, "--seconds", 0.4)
+    results = record("bench_serve.py", tmp_path / "s.json", "--no-peer", *sizes)["results"]
+    serve, engine, first, crowd = results
+    assert serve["tokens_per_second"] > 0 and engine["ours_over_this"]["serve"]["rounds"] and first["milliseconds"] > 0
+    assert crowd["right"] > 0 and crowd["alive"] and not crowd.keys() & {"wrong", "failed"}
 
 
 def test_tokenizers_are_compared_and_recorded(tmp_path: Path) -> None:
@@ -216,3 +238,13 @@ def test_flops_count_every_matrix_product() -> None:
     c = w.config
     twice = replace(w, config=replace(c, vocab_size=2 * c.vocab_size))
     assert twice.flops_per_token - w.flops_per_token == 6 * c.vocab_size * c.d_model
+
+
+def test_texts_at_once_are_those_one_by_one(tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    path = tmp_path / "engine.json"
+    sizes = ("--sequences", 3, "--prompt", 4, "--tokens", 5, "--rounds", 2)
+    results = record("bench_engine.py", path, "--workloads", "showcase", "--weights", "int8", *sizes)["results"]
+    alone, at_once, _, peer = results
+    assert at_once["ours_over_this"] == {} and alone["ours_over_this"] and peer["ours_over_this"]
+    assert (alone["label"], peer["label"]) == ("soma_native one by one", "llama.cpp at once")

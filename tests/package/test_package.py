@@ -78,7 +78,7 @@ def test_the_metadata_names_licence_and_python() -> None:
 
 
 def test_the_package_is_typed_and_complete() -> None:
-    for name in ("py.typed", "_core.pyi", "showcase/corpus.txt"):
+    for name in ("py.typed", "_core.pyi", "showcase/corpus.txt", "serve/page/index.html"):
         assert (PACKAGE / name).is_file(), f"the package lacks {name}"
 
 
@@ -87,7 +87,8 @@ def test_nothing_else_is_installed() -> None:
     tops = {Path(str(f)).parts[0] for f in distribution().files or []}
     assert {t for t in tops if not t.endswith(".dist-info") and not t.startswith("..")} == {"soma_native"}
     inside = {Path(str(f)).suffix for f in distribution().files or [] if Path(str(f)).parts[0] == "soma_native"}
-    assert inside <= {".py", ".pyc", ".pyi", ".typed", ".txt", ".so", ".pyd", ""}
+    page = {".html", ".css", ".js", ".svg"}
+    assert inside <= {".py", ".pyc", ".pyi", ".typed", ".txt", ".so", ".pyd", "", *page}
 
 
 # --------------------------------------------------------------------------------------------------------------- import

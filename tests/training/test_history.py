@@ -229,4 +229,4 @@ def test_a_long_silence_is_broken_without_a_terminal() -> None:
 def test_record_line_tells_long_times_in_hours() -> None:
     record = history_of([(3.5, 2.5)]).records[0]
     record["seconds"] = 3700.0
-    assert record_line(record, 2, 20).endswith("  1:01:40, 1:01:40 left")
+    assert record_line(record, 2, 20, left=3700.0).endswith("  1:01:40, 1:01:40 left")

@@ -37,6 +37,8 @@ SETTINGS: dict[str, tuple[Any, str]] = {
     "ema": (0.9, "none"),
     "tail_average": (0.25, "none"),
     "distill": (0.25, "0.5"),
+    "teachers": (2, "0"),
+    "teacher_length": (0.25, "0.5"),
     "betas": ([0.8, 0.9], "[0.9, 0.95]"),
     "eps": (1e-6, "1e-08"),
     "weight_decay": (0.2, "0.1"),

@@ -34,7 +34,6 @@ struct Int8Weights {
 };
 
 constexpr int64_t kGroups = 16 / kWidth;  // pairs of vectors in half a panel
-constexpr int kFetchingRows = 4;          // more rows need no prefetch: their arithmetic takes longer than memory
 
 // Stores columns [j, j + n) of row r of the result; n <= kWidth unless full.
 inline void store_product(const RowsProduct& p, Vec sum, int64_t r, int64_t j, int64_t n) {
@@ -68,12 +67,13 @@ void product_tile(const RowsProduct& p, int64_t row, int64_t pair) {
     SOMA_UNROLL for (int i = 0; i < kPairs; ++i) low[r][i] = high[r][i] = set1(0.0f);
   }
   const int64_t stride = p.row_stride;
-  const bool fetch = kRows <= kFetchingRows && kFull && p.fetch;
+  constexpr int64_t kAhead = (kRows > 4 ? 4 : 1) * Weights::kAhead;  // while many rows compute, more lines can come
+  const bool fetch = kFull && p.fetch && row == 0;                   // later rows find the panel in L2
   for (int64_t k = 0, at = 0; k < p.k; ++k, at += stride) {
     if (fetch) {
       SOMA_UNROLL for (int i = 0; i < kPairs; ++i) {
-        SOMA_FETCH(w[i] + at + Weights::kAhead);
-        if (Weights::kHalfBytes > 64) SOMA_FETCH(w[i] + at + Weights::kAhead + 64);
+        SOMA_FETCH(w[i] + at + kAhead);
+        if (Weights::kHalfBytes > 64) SOMA_FETCH(w[i] + at + kAhead + 64);
       }
     }
     SOMA_UNROLL for (int i = 0; i < kPairs; ++i) {
@@ -130,24 +130,35 @@ inline void product(const RowsProduct& p) {
 }
 
 // Float32 weights stay in the model's own (k, n). Short pieces of rows are the slowest way to read memory. So some rows
-// are read from end to end, while the sums of the few rows of y stay in L1 and the next rows come into L2.
-template <int kCount>
-inline void stream_rows(const RowsProduct& p, int64_t k) {
-  const float* w = reinterpret_cast<const float*>(p.w + k * p.row_stride);
+// are read from end to end, while the sums of the few rows of y stay in L1 and the next rows come into L2. With more
+// rows of y the pieces are shorter, so that the sums still fit. kRows rows of y share a load of weights.
+template <int kCount, int kRows>
+inline void stream_rows(const RowsProduct& p, int64_t k, int64_t row, int64_t column, int64_t columns) {
+  const float* w = reinterpret_cast<const float*>(p.w + k * p.row_stride) + column;
   const int64_t ld = p.row_stride / 4;
-  for (int64_t r = 0; r < p.m; ++r) {
-    float* y = p.y + r * p.ldy;
-    Vec x[kCount];
-    SOMA_UNROLL for (int i = 0; i < kCount; ++i) x[i] = set1(p.x[r * p.ldx + k + i]);
-    each(p.n, [&](int64_t j, int64_t n) {
-      Vec sum = k == 0 ? set1(0.0f) : load_tail(y + j, n);
-      SOMA_UNROLL for (int i = 0; i < kCount; ++i) {
-        if (kCount > 1 && r == 0) SOMA_FETCH(w + (kCount + i) * ld + j);
-        sum = fma(x[i], load_tail(w + i * ld + j, n), sum);
-      }
-      store_tail(y + j, sum, n);
-    });
+  float* y = p.y + row * p.ldy + column;
+  Vec x[kRows][kCount];
+  SOMA_UNROLL for (int r = 0; r < kRows; ++r) {
+    SOMA_UNROLL for (int i = 0; i < kCount; ++i) x[r][i] = set1(p.x[(row + r) * p.ldx + k + i]);
   }
+  each(columns, [&](int64_t j, int64_t n) {
+    Vec sum[kRows];
+    SOMA_UNROLL for (int r = 0; r < kRows; ++r) sum[r] = k == 0 ? set1(0.0f) : load_tail(y + r * p.ldy + j, n);
+    SOMA_UNROLL for (int i = 0; i < kCount; ++i) {
+      if (kCount > 1 && row == 0) SOMA_FETCH(w + (kCount + i) * ld + j);
+      const Vec weights = load_tail(w + i * ld + j, n);
+      SOMA_UNROLL for (int r = 0; r < kRows; ++r) sum[r] = fma(x[r][i], weights, sum[r]);
+    }
+    SOMA_UNROLL for (int r = 0; r < kRows; ++r) store_tail(y + r * p.ldy + j, sum[r], n);
+  });
+}
+
+template <int kCount>
+inline void stream_all_rows(const RowsProduct& p, int64_t k, int64_t column, int64_t columns) {
+  constexpr int kShared = kWidth == 16 ? 2 : 1;  // rows whose inputs fit into registers
+  int64_t row = 0;
+  for (; row + kShared <= p.m; row += kShared) stream_rows<kCount, kShared>(p, k, row, column, columns);
+  for (; row < p.m; ++row) stream_rows<kCount, 1>(p, k, row, column, columns);
 }
 
 void finish_product(const RowsProduct* p) {
@@ -158,14 +169,18 @@ void finish_product(const RowsProduct* p) {
 }
 
 void stream_float32(const RowsProduct& p) {
-  int64_t k = 0;
-  for (; k + 8 <= p.k; k += 8) stream_rows<8>(p, k);
-  for (; k < p.k; ++k) stream_rows<1>(p, k);
+  const int64_t piece = p.m <= 4 ? p.n : 256;
+  for (int64_t column = 0; column < p.n; column += piece) {
+    const int64_t columns = p.n - column < piece ? p.n - column : piece;
+    int64_t k = 0;
+    for (; k + 8 <= p.k; k += 8) stream_all_rows<8>(p, k, column, columns);
+    for (; k < p.k; ++k) stream_all_rows<1>(p, k, column, columns);
+  }
   finish_product(&p);
 }
 
 void product_float32(const RowsProduct* p) {
-  constexpr int64_t kStreamedRows = 4, kStreamedBytes = 1 << 20;  // smaller weights stay in a cache
+  constexpr int64_t kStreamedRows = 32, kStreamedBytes = 1 << 20;  // smaller weights stay in a cache
   const bool live = p->panel_stride == 2 * Float32Weights::kHalfBytes;
   const bool stream = live && p->m <= kStreamedRows && p->k * p->row_stride > kStreamedBytes;
   stream ? stream_float32(*p) : product<Float32Weights>(*p);

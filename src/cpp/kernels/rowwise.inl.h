@@ -379,6 +379,15 @@ void max_sum_exp(const float* x, int64_t n, float* max_out, float* sum_out) {
   *sum_out = exp_and_sum(nullptr, x, n, 1.0f, *max_out);
 }
 
+int64_t count_better(const float* x, int64_t n, int64_t target) {  // sums of ones are exact
+  const Vec chosen = set1(x[target]), one = set1(1.0f);
+  const auto above = [&](Vec a, Vec b, int64_t m) { return keep(where_positive(sub(a, b), one), m); };
+  const float worse = sum_over(target, [&](int64_t i, int64_t m) { return above(chosen, load_tail(x + i, m), m); });
+  n -= target, x += target;
+  const float better = sum_over(n, [&](int64_t i, int64_t m) { return above(load_tail(x + i, m), chosen, m); });
+  return target - static_cast<int64_t>(worse) + static_cast<int64_t>(better);
+}
+
 void cross_entropy_row(float* x, int64_t n, int64_t target, float grad_scale, float* max_out, float* sum_out) {
   *max_out = row_max(x, n);
   *sum_out = exp_and_sum(x, x, n, 1.0f, *max_out);

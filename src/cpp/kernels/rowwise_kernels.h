@@ -119,6 +119,8 @@ struct DropoutRow {
   X(void, scale_add, (float* y, const float* x, float s, int64_t n))                                                \
   /* *max = max x, *sum = sum exp(x - max) */                                                                       \
   X(void, max_sum_exp, (const float* x, int64_t n, float* max, float* sum))                                         \
+  /* the number of j with x[j] > x[target], or with x[j] = x[target] and j < target; n <= 2^24 */                   \
+  X(int64_t, count_better, (const float* x, int64_t n, int64_t target))                                             \
   /* x = grad_scale (softmax(x) - onehot(target)) in place; *max, *sum as above */                                  \
   X(void, cross_entropy_row, (float* x, int64_t n, int64_t target, float grad_scale, float* max, float* sum))       \
   /* x = grad_scale (softmax(x) - (1 - share) onehot(target) - share q) in place, and the sums of the loss */       \

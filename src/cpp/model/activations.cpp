@@ -61,4 +61,19 @@ int64_t HeadBuffers::carve(const ModelConfig& config, const Ops& ops, int64_t al
   return carver.used();
 }
 
+int64_t ScoreBuffers::carve(const ModelConfig& config, const Ops& ops, int64_t all, int64_t top, float* base) {
+  static_assert(sizeof(int32_t) == sizeof(float));
+  Carver carver(base);
+  layout = ops.logits_layout(all, config.vocab_size);
+  const int64_t c = config.d_model;
+  rows = carver.take(config.final_norm() ? ops.operands().floats(layout.rows, c) : layout.rows * c);
+  logits = carver.take(layout.rows * layout.ld);
+  scores.top = top;
+  scores.logprobs = carver.take(layout.rows);
+  scores.ranks = reinterpret_cast<int32_t*>(carver.take(layout.rows));
+  scores.top_ids = reinterpret_cast<int32_t*>(carver.take(layout.rows * top));
+  scores.top_logprobs = carver.take(layout.rows * top);
+  return carver.used();
+}
+
 }  // namespace soma

@@ -35,6 +35,17 @@ struct HeadBuffers {
                 float* base);
 };
 
+// The memory of scores, whose logits exist for some rows at a time.
+struct ScoreBuffers {
+  LogitsLayout layout;
+  float* rows;    // (rows, C) as final_normed has them, if they do not lie side by side there
+  float* logits;  // (rows, V)
+  RowScores scores;
+
+  // Likewise, for `all` rows.
+  int64_t carve(const ModelConfig& config, const Ops& ops, int64_t all, int64_t top, float* base);
+};
+
 // The same buffers from the sequence `first` on.
 BlockActivations activations_from(const BlockActivations& a, const BufferPlan& from);
 Scratch scratch_from(const Scratch& s, const BufferPlan& from);

@@ -85,6 +85,10 @@ int64_t DecodeWeights::multiply_adds() const {
   return total;
 }
 
+int64_t DecodeWeights::multiply_adds_per_token() const {
+  return static_cast<int64_t>(blocks.size()) * multiply_adds() + head.inner * head.outer;
+}
+
 int64_t DecodeWeights::widest_input() const {
   int64_t widest = 0;
   each_matrix(blocks[0], [&](const DecodeMatrix& w) { widest = std::max(widest, w.inner); });

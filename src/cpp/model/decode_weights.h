@@ -23,9 +23,10 @@ class DecodeWeights {
 
   const ModelConfig& config() const { return config_; }
   Device& device() const { return device_; }
-  int64_t bytes_per_token() const;  // bytes of the weights that a token reads
-  int64_t multiply_adds() const;    // multiply-adds of a token in one block
-  int64_t widest_input() const;     // the largest inner dimension of its products
+  int64_t bytes_per_token() const;          // bytes of the weights that a token reads
+  int64_t multiply_adds() const;            // multiply-adds of a token in one block
+  int64_t multiply_adds_per_token() const;  // in all blocks and the head
+  int64_t widest_input() const;             // the largest inner dimension of its products
 
   DecodeMatrix wte, head;  // (C, V); the embedding of a token is an output of wte
   const float* wpe = nullptr;

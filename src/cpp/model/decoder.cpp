@@ -10,10 +10,18 @@
 namespace soma {
 namespace {
 
-constexpr int64_t kMostRows = 252;                    // rows of a prompt at a time: whole tiles of 12 and of 6 rows
+constexpr int64_t kMostRows = 252;                    // tokens at a time: whole tiles of 12 and of 6 rows
 constexpr int64_t kUninterrupted = int64_t{1} << 28;  // multiply-adds between two checks for an interrupt
 
+// Positions of a cache row: max_seq_len, rounded up to a block of keys.
+int64_t capacity_of(const ModelConfig& config) { return (config.max_seq_len + 15) / 16 * 16; }
+
 }  // namespace
+
+int64_t Decoder::bytes_per_row(const ModelConfig& config) {
+  const int64_t cached = config.n_layers * 2 * capacity_of(config) * config.kv_dim();
+  return static_cast<int64_t>(sizeof(float)) * (cached + config.vocab_size);
+}
 
 Decoder::Decoder(const DecodeWeights& weights, int64_t rows)
     : weights_(weights),
@@ -25,7 +33,7 @@ Decoder::Decoder(const DecodeWeights& weights, int64_t rows)
       rotation_(weights.device().memory()) {
   check(rows >= 1 && rows <= 1 << 16, "batch_size must be from 1 to 65536, got ", rows);
   const ModelConfig& config = weights_.config();
-  capacity_ = (config.max_seq_len + 15) / 16 * 16;
+  capacity_ = capacity_of(config);
   lengths_.assign(static_cast<std::size_t>(rows), 0);
   cache_.reserve(config.n_layers * rows * 2 * capacity_ * config.kv_dim());
   logits_.reserve(rows * config.vocab_size);
@@ -50,31 +58,56 @@ int64_t Decoder::length(int64_t row) const {
   return lengths_[static_cast<std::size_t>(row)];
 }
 
-void Decoder::prefill(int64_t row, const int32_t* ids, int64_t length) {
-  check_row(row);
+void Decoder::check_distinct() {
+  std::sort(rows_.begin(), rows_.end());
+  check(std::adjacent_find(rows_.begin(), rows_.end()) == rows_.end(), "rows must differ from each other");
+}
+
+void Decoder::extend(const PromptPiece* pieces, int64_t count) {
   const int64_t limit = weights_.config().max_seq_len;
-  check(length >= 1, "ids must hold at least one token, got ", length);
-  check(length <= limit, "ids are ", length, " tokens long, but max_seq_len is ", limit);
-  ids_.assign(ids, ids + length);  // a copy, since another thread may write to the array of the caller
-  for (const int32_t id : ids_) check_id(id);
-  lengths_[static_cast<std::size_t>(row)] = 0;
-  places_.resize(static_cast<std::size_t>(length));
-  for (int64_t i = 0; i < length; ++i) places_[static_cast<std::size_t>(i)] = {row, i};
-  float* const logits = results(row, 1);
-  for (int64_t first = 0; first < length; first += kMostRows) {
-    const int64_t count = std::min(kMostRows, length - first);
-    advance(places_.data() + first, ids_.data() + first, count, logits, first + count == length ? 1 : 0, true);
+  std::vector<std::vector<int32_t>> ids;  // copies, since another thread may write to the arrays of the caller
+  rows_.clear();
+  for (int64_t i = 0; i < count; ++i) {
+    const PromptPiece& p = pieces[i];
+    check_row(p.row);
+    check(p.count >= 1, "ids must hold at least one token, got ", p.count);
+    check(p.keep >= 0 && p.keep <= length(p.row), "keep must be from 0 to the ", length(p.row), " tokens of row ",
+          p.row, ", got ", p.keep);
+    check(p.count <= limit - p.keep, "ids are ", p.keep + p.count, " tokens long, but max_seq_len is ", limit);
+    for (const int32_t id : ids.emplace_back(p.ids, p.ids + p.count)) check_id(id);
+    rows_.push_back(static_cast<int32_t>(p.row));
   }
-  fetch(row, logits, 1);
-  lengths_[static_cast<std::size_t>(row)] = length;
+  check_distinct();
+  for (int64_t i = 0; i < count; ++i) lengths_[static_cast<std::size_t>(pieces[i].row)] = pieces[i].keep;
+
+  for (const bool rounded : {false, true}) {
+    places_.clear();
+    ids_.clear();
+    const auto take = [&](int64_t i, int64_t first, int64_t end) {
+      const PromptPiece& p = pieces[i];
+      const bool rounds = weights_.head.format != WeightFormat::kFloat32 && p.keep + p.count >= kPromptRows;
+      for (int64_t t = first; rounds == rounded && t < end; ++t) {
+        places_.push_back({p.row, p.keep + t});
+        ids_.push_back(ids[static_cast<std::size_t>(i)][static_cast<std::size_t>(t)]);
+      }
+    };
+    for (int64_t i = 0; i < count; ++i) take(i, 0, pieces[i].count - 1);
+    const auto bodies = static_cast<int64_t>(places_.size());
+    for (int64_t i = 0; i < count; ++i) take(i, pieces[i].count - 1, pieces[i].count);
+    run(bodies, rounded);
+  }
+  for (int64_t i = 0; i < count; ++i) lengths_[static_cast<std::size_t>(pieces[i].row)] += pieces[i].count;
+}
+
+void Decoder::prefill(int64_t row, const int32_t* ids, int64_t length) {
+  const PromptPiece piece{row, 0, ids, length};
+  extend(&piece, 1);
 }
 
 void Decoder::step(const int32_t* rows, const int32_t* ids, int64_t count) {
-  if (count == 0) return;
   rows_.assign(rows, rows + count);
   ids_.assign(ids, ids + count);
   places_.clear();
-  bool in_order = true;
   for (int64_t i = 0; i < count; ++i) {
     const int64_t row = rows_[static_cast<std::size_t>(i)];
     check_row(row);
@@ -82,45 +115,65 @@ void Decoder::step(const int32_t* rows, const int32_t* ids, int64_t count) {
     const int64_t filled = lengths_[static_cast<std::size_t>(row)], limit = weights_.config().max_seq_len;
     check(filled > 0, "row ", row, " is empty: prefill it first");
     check(filled < limit, "row ", row, " is full: it holds max_seq_len = ", limit, " tokens");
-    in_order = in_order && row == rows_[0] + i;
     places_.push_back({row, filled});
   }
-  std::sort(rows_.begin(), rows_.end());
-  check(std::adjacent_find(rows_.begin(), rows_.end()) == rows_.end(), "rows must differ from each other");
-
-  float* const logits = results(in_order ? places_[0].row : -1, count);
-  advance(places_.data(), ids_.data(), count, logits, count, false);
-  if (in_order) {
-    fetch(places_[0].row, logits, count);
-  } else {
-    for (int64_t i = 0; i < count; ++i) fetch(places_[static_cast<std::size_t>(i)].row, logits + i * vocab_size(), 1);
-  }
+  check_distinct();
+  run(0, false);
   for (const Place& place : places_) ++lengths_[static_cast<std::size_t>(place.row)];
 }
 
-float* Decoder::results(int64_t row, int64_t count) {
-  if (row >= 0 && weights_.device().memory().on_host()) return logits_.data() + row * vocab_size();
-  results_.reserve(count * vocab_size());
-  return results_.data();
+void Decoder::copy_row(int64_t from, int64_t to, int64_t length) {
+  check_row(from);
+  check_row(to);
+  check(from != to, "row ", from, " cannot be copied to itself");
+  const int64_t filled = lengths_[static_cast<std::size_t>(from)], d = weights_.config().head_size();
+  check(length >= 1 && length <= filled, "length must be from 1 to the ", filled, " tokens of row ", from, ", got ",
+        length);
+  Memory& memory = weights_.device().memory();
+  const auto copy = [&](float* target, const float* source, int64_t positions) {
+    memory.copy(target, source, static_cast<std::size_t>(positions * d) * sizeof(float));
+  };
+  lengths_[static_cast<std::size_t>(to)] = 0;
+  for (std::size_t l = 0; l < weights_.blocks.size(); ++l) {
+    const CacheRow source = cache_row(l, {from, 0}), target = cache_row(l, {to, 0});
+    for (int64_t head = 0; head < weights_.config().kv_heads(); ++head) {
+      const int64_t at = head * capacity_ * d;
+      copy(target.keys + at, source.keys + at, (length + 15) / 16 * 16);  // whole blocks of keys
+      copy(target.values + at, source.values + at, length);
+    }
+  }
+  if (length == filled)
+    std::copy_n(logits_.data() + from * vocab_size(), vocab_size(), logits_.data() + to * vocab_size());
+  lengths_[static_cast<std::size_t>(to)] = length;
 }
 
-void Decoder::fetch(int64_t row, const float* result, int64_t count) {
-  float* const to = logits_.data() + row * vocab_size();
-  if (result == to) return;  // computed in place
-  weights_.device().memory().download(to, result, static_cast<std::size_t>(count * vocab_size()) * sizeof(float));
+void Decoder::run(int64_t bodies, bool rounded) {
+  const auto total = static_cast<int64_t>(places_.size());
+  for (int64_t first = 0; first < total; first += kMostRows) {
+    const int64_t count = std::min(kMostRows, total - first),
+                  heads = std::clamp<int64_t>(first + count - bodies, 0, count);
+    advance(places_.data() + first, ids_.data() + first, count, heads, rounded);
+  }
 }
 
-void Decoder::advance(const Place* places, const int32_t* ids, int64_t count, float* logits, int64_t heads,
-                      bool prompt) {
+void Decoder::advance(const Place* places, const int32_t* ids, int64_t count, int64_t heads, bool rounded) {
   const ModelConfig& config = weights_.config();
   const int64_t c = config.d_model, work = count * weights_.multiply_adds();
   const auto layers = weights_.blocks.size();
   const int64_t threads = decoding_->threads(work);
   const int64_t normed = std::max(norm_rows(count, threads), norm_rows(heads, threads));
 
-  // Single tokens stay float32, so that the bits of a row do not depend on the rows beside it.
-  const bool many = prompt && count >= kPromptRows, rounded = many && weights_.head.format != WeightFormat::kFloat32;
+  const bool tiles = rounded || (count >= kPromptRows && weights_.head.layout != WeightLayout::kPanels);
   PromptMemory memory{};
+
+  // Logits of rows that follow each other are made in their place, if the host may write there.
+  Memory& device = weights_.device().memory();
+  const Place* const ends = places + count - heads;
+  bool in_order = heads > 0;
+  for (int64_t i = 0; i < heads; ++i) in_order = in_order && ends[i].row == ends[0].row + i;
+  const bool in_place = in_order && device.on_host();
+  if (!in_place) results_.reserve(heads * vocab_size());
+  float* const logits = in_place ? logits_.data() + ends[0].row * vocab_size() : results_.data();
 
   const auto carve = [&](Carver carver) {
     const DecodePlan plan{config, count, carver};
@@ -130,7 +183,7 @@ void Decoder::advance(const Place* places, const int32_t* ids, int64_t count, fl
     d.normed1 = carver.take(normed * padded_ld(c));
     d.normed2 = carver.take(normed * padded_ld(c));
     d.scores = carver.take(threads * (capacity_ + 16));
-    if (rounded || (many && weights_.head.layout != WeightLayout::kPanels)) {
+    if (tiles) {
       memory.panels = carver.take(threads * kPromptPanels);
       if (rounded) memory.rows = carver.take(prompt_floats(count, weights_.widest_input()));
       d.prompt = &memory;
@@ -171,6 +224,11 @@ void Decoder::advance(const Place* places, const int32_t* ids, int64_t count, fl
       if (last == layers && heads > 0) decode_head(ctx, logits, d, own, heads);
       if (ops.first()) stream = own;
     });
+  }
+  const int64_t together = in_order ? heads : 1;
+  for (int64_t i = in_place ? heads : 0; i < heads; i += together) {
+    device.download(logits_.data() + ends[i].row * vocab_size(), logits + i * vocab_size(),
+                    static_cast<std::size_t>(together * vocab_size()) * sizeof(float));
   }
 }
 

@@ -82,6 +82,18 @@ int64_t Transformer::held_floats() const {
          work_->packing_arena.size();
 }
 
+void Transformer::profile(bool on) {
+  work_->ops.profile(on);
+  if (work_->evaluation_ops != nullptr) work_->evaluation_ops->profile(on);
+}
+
+std::vector<OpRecord> Transformer::take_profile() {
+  std::vector<OpRecord> records = work_->ops.take_profile();
+  if (work_->evaluation_ops == nullptr) return records;
+  for (const OpRecord& r : work_->evaluation_ops->take_profile()) add_record(&records, r);
+  return records;
+}
+
 bool Transformer::all_finite() {
   return device_.run([&] { return std::isfinite(ops().sum_squares(values_.data(), values_.size())); });
 }

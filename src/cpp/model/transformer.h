@@ -26,6 +26,13 @@ struct Teaching {
   float share = 0;
 };
 
+// The results of Transformer::score, for the targets that count, in order. See RowScores.
+struct TargetScores {
+  std::vector<float> logprobs;
+  std::vector<int32_t> ranks, top_ids;
+  std::vector<float> top_logprobs;
+};
+
 class Transformer {
  public:
   // Throws std::invalid_argument on a bad config, std::bad_alloc if the parameters do not fit into memory. Without
@@ -51,13 +58,19 @@ class Transformer {
   int64_t held_floats() const;  // of memory: parameters, gradients, and what calls have taken so far
   Ops& ops() { return work_->ops.whole(); }
   SplitOps& split_ops() { return work_->ops; }
-  // See SplitOps. Only training steps are measured.
-  void profile(bool on) { work_->ops.profile(on); }
-  std::vector<OpRecord> take_profile() { return work_->ops.take_profile(); }
+  // See SplitOps.
+  void profile(bool on);
+  std::vector<OpRecord> take_profile();
   const Parameters& parameters() const { return weights_; }
 
   // logits(B, T, V) for ids(B, T).
   void forward(float* logits, const int32_t* ids, int64_t batch, int64_t length);
+
+  // What the head reads, (B, T, C), in floats: in bfloat16 before its product rounds them.
+  void hidden(float* rows, const int32_t* ids, int64_t batch, int64_t length);
+  // The scores of all targets that are not kIgnoredTarget, and their `top` best ids. Only their rows of logits are
+  // computed, some at a time. Throws std::invalid_argument where a logit is not finite.
+  TargetScores score(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length, int64_t top);
 
   // The sum of -log p(target) / normalizer over targets that are not kIgnoredTarget. normalizer 0: their number.
   double loss(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length, int64_t normalizer);
@@ -101,6 +114,8 @@ class Transformer {
   NormWeights final_norm() const;
   NormStats final_stats(int64_t row) const;
   Matrix final_rows(Ops& ops, int64_t row, int64_t count);  // rows of final_normed
+  // `count` rows of final_normed with these ascending numbers side by side, in `memory` if they do not lie so.
+  Matrix gather_rows(Ops& ops, const int64_t* rows, int64_t count, float* memory);
   // The losses of the rows of final_normed, in chunks. With `backward` also the gradient of the head and `d_normed`.
   const float* run_head(const Plan& plan, const int32_t* targets, int64_t normalizer, bool backward, float* d_normed,
                         const Lesson& lesson);

@@ -220,6 +220,18 @@ struct MuonOptions {
   bool cautious;  // decay only where factor and parameter have one sign, or one of them is zero
 };
 
+// The results of Ops::score. Of two ids, that of the larger logit is better; of equal logits, the smaller id.
+struct RowScores {
+  float* logprobs;      // (rows): log softmax(logits)[target], in nats
+  int32_t* ranks;       // (rows): 1 + the number of ids that are better than the target
+  int64_t top;          // how many of the best ids; from 0 to the columns of the logits
+  int32_t* top_ids;     // (rows, top): the best first
+  float* top_logprobs;  // (rows, top): theirs
+  RowScores from(int64_t row) const {
+    return {logprobs + row, ranks + row, top, top_ids + row * top, top_logprobs + row * top};
+  }
+};
+
 // How the logits of a loss are kept: the rows that exist at a time, and the floats from row to row.
 struct LogitsLayout {
   int64_t rows, ld;
@@ -290,6 +302,8 @@ class Ops {
                                   float grad_scale, Matrix gradient) = 0;
   // q = (onto ? q : 0) + share softmax(logits), row by row. Logits are overwritten; q may be logits where not onto.
   virtual void add_softmax(Matrix q, Matrix logits, float share, bool onto) = 0;
+  // See RowScores. Where a logit is not finite, its row has a log-probability that is not finite, and no best ids.
+  virtual void score(const RowScores& scores, ConstMatrix logits, const int32_t* targets) = 0;
 
   // sum x^2 over n floats
   virtual double sum_squares(const float* x, int64_t n) = 0;

@@ -14,6 +14,7 @@ constexpr double kExp = 22, kSoftmax = kExp + 6, kDivergence = 22, kGelu = kExp 
 constexpr double kGeluErf = kExp + 44, kGeluErfBackward = kGeluErf + 4;
 constexpr double kNorm = 8, kNormBackward = 14, kNormGrad = 5, kAdamW = 18, kMomentum = 8, kMuon = 4;
 constexpr double kRmsNorm = 4, kRmsNormBackward = 10, kRmsNormGrad = 3, kRotation = 3, kRotationNorm = 4;
+constexpr double kRank = 2;  // a difference and a sum
 constexpr double kSwiglu = kExp + 5, kSwigluBackward = kSwiglu + 8;
 constexpr double kDropout = 1;  // and ten operations on integers
 constexpr double kFloat = sizeof(float), kId = sizeof(int32_t);
@@ -245,6 +246,15 @@ void ProfiledOps::add_softmax(Matrix q, Matrix logits, float share, bool onto) {
   const OpCost cost{
       .flops = (kSoftmax + (onto ? 1 : 0)) * n, .read = kFloat * (onto ? 2 : 1) * n, .written = kFloat * n};
   timed("add_softmax", "loss", {logits.rows, logits.cols}, cost, [&] { inner_.add_softmax(q, logits, share, onto); });
+}
+
+// The best ids are looked for among all.
+void ProfiledOps::score(const RowScores& scores, ConstMatrix logits, const int32_t* targets) {
+  const double n = size(logits), rows = static_cast<double>(logits.rows), top = static_cast<double>(scores.top);
+  const OpCost cost{.flops = (kSoftmax + kRank + (scores.top > 0 ? 1 : 0)) * n,
+                    .read = kFloat * n + kId * rows,
+                    .written = (kFloat + kId) * rows * (1 + top)};
+  timed("score", "loss", {logits.rows, logits.cols, scores.top}, cost, [&] { inner_.score(scores, logits, targets); });
 }
 
 double ProfiledOps::sum_squares(const float* x, int64_t n) {

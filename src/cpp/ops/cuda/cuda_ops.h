@@ -41,6 +41,7 @@ void cross_entropy(float* losses, Matrix logits, const int32_t* targets, float g
 void soft_cross_entropy(float* losses, Matrix logits, ConstMatrix q, const int32_t* targets, float share,
                         float grad_scale, Matrix gradient, cudaStream_t stream);
 void add_softmax(Matrix q, Matrix logits, float share, bool onto, cudaStream_t stream);
+void score(const RowScores& scores, ConstMatrix logits, const int32_t* targets, cudaStream_t stream);
 
 // optimizer.cu; sums go to *sum on the device
 int64_t sum_squares_doubles(int64_t n);

@@ -132,6 +132,10 @@ void CudaOps::add_softmax(Matrix q, Matrix logits, float share, bool onto) {
   cuda::add_softmax(q, logits, share, onto, device_.stream());
 }
 
+void CudaOps::score(const RowScores& scores, ConstMatrix logits, const int32_t* targets) {
+  cuda::score(scores, logits, targets, device_.stream());
+}
+
 double CudaOps::sum_squares(const float* x, int64_t n) {
   double* const sum = scratch_doubles(1 + sum_squares_doubles(n));
   cuda::sum_squares(sum, x, n, sum + 1, device_.stream());

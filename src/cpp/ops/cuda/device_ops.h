@@ -38,6 +38,7 @@ class CudaOps final : public Ops {
   void soft_cross_entropy(float* losses, Matrix logits, ConstMatrix q, const int32_t* targets, float share,
                           float grad_scale, Matrix gradient) override;
   void add_softmax(Matrix q, Matrix logits, float share, bool onto) override;
+  void score(const RowScores& scores, ConstMatrix logits, const int32_t* targets) override;
   double sum_squares(const float* x, int64_t n) override;
   void adamw(float* p, float* g, float* m, float* v, const AdamWRange* ranges, int64_t count,
              const AdamWOptions& options) override;

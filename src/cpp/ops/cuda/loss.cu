@@ -1,5 +1,5 @@
-// Softmax and cross entropy: one block a row. The first pass makes maximum and sum of exponentials at once (Milakov and
-// Gimelshein 2018), the second one writes the gradient.
+// Softmax, cross entropy and scores: one block a row. The first pass makes maximum and sum of exponentials at once
+// (Milakov and Gimelshein 2018), the second one writes the gradient.
 #include "ops/cuda/cuda_ops.h"
 #include "ops/cuda/rows.h"
 
@@ -117,6 +117,61 @@ __global__ void __launch_bounds__(kThreads)
   });
 }
 
+// A logit and its id. A NaN is not better than any.
+struct Choice {
+  float logit;
+  int32_t id;
+};
+
+__device__ inline bool better(Choice a, Choice b) { return a.logit > b.logit || (a.logit == b.logit && a.id < b.id); }
+
+// The best ids are found one after the other: few are asked for.
+__global__ void __launch_bounds__(kThreads)
+    score_rows(RowScores scores, const float* logits, int64_t ld, int64_t n, const int32_t* targets) {
+  const int64_t r = blockIdx.x;
+  const float* const row = logits + r * ld;
+  const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const Stats s = row_stats(row, nullptr, n);
+  const float log_sum = log_of(s.sum);
+  const Choice target{row[targets[r]], targets[r]};
+  const auto each = [&](auto take) {
+    for (int64_t j = threadIdx.x; j < n; j += kThreads) take(Choice{row[j], static_cast<int32_t>(j)});
+  };
+  float count = 0.0f;  // exact
+  each([&](Choice c) { count += better(c, target) ? 1.0f : 0.0f; });
+  count = warp_sum(count);
+  SOMA_SHARED(float, counts, kWarps);
+  if (lane == 0) counts[warp] = count;
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    int32_t rank = 1;
+    for (const float of_warp : counts) rank += static_cast<int32_t>(of_warp);
+    scores.ranks[r] = rank;
+    scores.logprobs[r] = (target.logit - s.max) - log_sum;
+  }
+  SOMA_SHARED(Choice, choices, kWarps);
+  Choice last{INFINITY, -1};
+  for (int64_t i = r * scores.top; i < (r + 1) * scores.top; ++i) {
+    Choice best{-INFINITY, 0x7fffffff};  // no logit is worse
+    const auto join = [&](Choice c) { best = better(c, best) ? c : best; };
+    each([&](Choice c) {
+      if (better(last, c)) join(c);
+    });
+    for (int lanes = 16; lanes > 0; lanes /= 2) {
+      join({__shfl_xor_sync(kAllLanes, best.logit, lanes), __shfl_xor_sync(kAllLanes, best.id, lanes)});
+    }
+    if (lane == 0) choices[warp] = best;
+    __syncthreads();
+    for (const Choice& of_warp : choices) join(of_warp);
+    last = best;
+    if (threadIdx.x == 0) {
+      scores.top_ids[i] = best.id;
+      scores.top_logprobs[i] = (best.logit - s.max) - log_sum;
+    }
+    __syncthreads();  // all have read `choices`
+  }
+}
+
 dim3 one_block_a_row(int64_t rows) { return dim3(static_cast<unsigned>(rows)); }
 
 }  // namespace
@@ -139,6 +194,12 @@ void add_softmax(Matrix q, Matrix logits, float share, bool onto, cudaStream_t s
   if (logits.rows == 0) return;
   Kernel{add_softmax_rows, one_block_a_row(logits.rows), kThreads, stream}(q.data, q.ld, logits.data, logits.ld,
                                                                            logits.cols, share, onto);
+}
+
+void score(const RowScores& scores, ConstMatrix logits, const int32_t* targets, cudaStream_t stream) {
+  if (logits.rows == 0) return;
+  Kernel{score_rows, one_block_a_row(logits.rows), kThreads, stream}(scores, logits.data, logits.ld, logits.cols,
+                                                                     targets);
 }
 
 }  // namespace soma::cuda

@@ -1,0 +1,124 @@
+"""One text that grows token by token: what the model reads next, what was written, and how the text ended."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soma_native.generation.healing import Healing, Reading
+from soma_native.generation.text_writer import TextWriter
+
+LEAST_PIECE = 16  # tokens: a shorter piece of a prompt would not be rounded as the whole prompt is
+
+
+class Sequence:
+    """A prompt and its continuation so far. Each drawn token goes to `add`, until there is a `finish_reason`.
+
+    The model has to read `context`. Then `read` says whether the first token may be drawn.
+
+    Args:
+        ids: the tokens of the prompt.
+        writer: turns the continuation into text.
+        piece: the bytes of a token.
+        window: most tokens of a context, `max_seq_len`.
+        most: most tokens to add.
+        ends: the tokens that end the text.
+        healing: finds how the prompt's end is read (healing.py); None where it is read as it stands.
+        rest: bytes of the prompt after `ids`, which the first token must begin with.
+    """
+
+    def __init__(
+        self,
+        ids: list[int],
+        writer: TextWriter,
+        piece: Callable[[int], bytes],
+        *,
+        window: int,
+        most: int,
+        ends: Collection[int],
+        healing: Healing | None = None,
+        rest: bytes = b"",
+    ) -> None:
+        self.prompt_ids = ids
+        self.context = ids[-window:]  # the tokens that the model has to read before the next one is drawn
+        self.tokens: list[int] = []  # of the continuation
+        self.finish_reason: Literal["stop", "length"] | None = None if most else "length"
+        self._writer = writer
+        self._piece = piece
+        self._window = window
+        self._most = most
+        self._ends = ends
+        self._healing = healing
+        self.rest = rest
+        if healing is not None:
+            self._go_on(lambda: next(healing))
+
+    def read(self, logits: NDArray[np.float32]) -> bool:
+        """Whether the prompt is read, from the logits (vocab_size,) after `context`. Else `context` is another one."""
+        healing, read = self._healing, list(self.context)
+        if healing is not None:
+            self._go_on(lambda: healing.send(logits))
+        return self._healing is None and self.context == read
+
+    def _go_on(self, step: Callable[[], list[int]]) -> None:
+        try:
+            self.context = step()
+        except StopIteration as end:
+            reading: Reading = end.value
+            before = len(self.prompt_ids) - min(len(self.prompt_ids), self._window)  # what the model does not see
+            self.prompt_ids = self.prompt_ids[:before] + reading.ids
+            self.context, self.rest, self._healing = list(reading.ids), reading.rest, None
+
+    def again(self, writer: TextWriter) -> Sequence:
+        """Another continuation of the same prompt, which must have none yet."""
+        copied = copy.copy(self)
+        copied.context, copied.tokens, copied._writer = list(self.context), [], writer
+        return copied
+
+    @property
+    def left(self) -> int:
+        """The tokens that may still come."""
+        return self._most - len(self.tokens)
+
+    def add(self, token: int) -> str:
+        """Add the next token. Returns the text that is certain now, often "", and the rest of it at the end.
+
+        A token that fills the context makes `context` shorter: its last `window // 2` tokens, to be read again.
+        """
+        if token in self._ends:
+            self.finish_reason = "stop"
+            return self._writer.finish()
+        self.tokens.append(token)
+        text = self._writer.write(self._piece(token)[len(self.rest) :])
+        self.rest = b""
+        if not self.left:
+            text += self._writer.finish()
+            self.finish_reason = "length"
+        if self._writer.stopped:
+            self.finish_reason = "stop"
+        self.context.append(token)
+        if len(self.context) > self._window:
+            del self.context[: -max(1, self._window // 2)]
+        return text
+
+
+def kept_length(held: list[int], context: list[int], rounds: bool) -> int:
+    """How much of what a row holds may stay for another context: the last token of this is read in any case.
+
+    With `rounds`, tokens of a context below `LEAST_PIECE` are read in another way than those of a longer one.
+    """
+    length = shared_length(held, context[:-1])
+    return 0 if rounds and length < LEAST_PIECE else length
+
+
+def shared_length(a: list[int], b: list[int]) -> int:
+    """The length of the longest common beginning. Slices are compared, at the speed of C."""
+    least, most = 0, min(len(a), len(b))
+    while least < most:
+        middle = (least + most + 1) // 2
+        least, most = (middle, most) if a[least:middle] == b[least:middle] else (least, middle - 1)
+    return least
