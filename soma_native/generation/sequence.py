@@ -54,6 +54,7 @@ class Sequence:
         self._ends = ends
         self._healing = healing
         self.rest = rest
+        self.healed = 0  # bytes of the first token that are the prompt's end
         if healing is not None:
             self._go_on(lambda: next(healing))
 
@@ -94,7 +95,7 @@ class Sequence:
             return self._writer.finish()
         self.tokens.append(token)
         text = self._writer.write(self._piece(token)[len(self.rest) :])
-        self.rest = b""
+        self.healed, self.rest = self.healed + len(self.rest), b""
         if not self.left:
             text += self._writer.finish()
             self.finish_reason = "length"

@@ -92,7 +92,7 @@ def completion_of(fields: Fields, models: Models) -> Ask:
     echo = fields.take("echo", flag, False)
     if fields.peek("best_of") == fields.peek("n", 1):
         fields.ignore("best_of")
-    return _ask(fields, served, prompts or [Prompt("", [])], logprobs=logprobs, echo=echo)
+    return _ask(fields, served, prompts or [Prompt("", [])], logprobs, echo=echo)
 
 
 def chat_of(fields: Fields, models: Models) -> Ask:
@@ -110,10 +110,10 @@ def chat_of(fields: Fields, models: Models) -> Ask:
     if top and not wanted:
         raise ArgumentError("top_logprobs", "needs logprobs: true")
     prompt = _fitting("messages", Prompt(*served.template.prompt(messages, served.tok), exact=True), served)
-    return _ask(fields, served, [prompt], logprobs=top if wanted else None, chat=True)
+    return _ask(fields, served, [prompt], top if wanted else None, chat=True)
 
 
-def _ask(fields: Fields, served: Served, prompts: list[Prompt], **more: Any) -> Ask:
+def _ask(fields: Fields, served: Served, prompts: list[Prompt], logprobs: int | None, **more: Any) -> Ask:
     limits = served.limits
     n = fields.take("n", lambda name, value: integer(name, value, 1, limits.max_texts), 1)
     if n * len(prompts) > limits.max_texts:
@@ -135,14 +135,16 @@ def _ask(fields: Fields, served: Served, prompts: list[Prompt], **more: Any) -> 
     usage = fields.take("stream_options", _with_usage, False)
     if usage and not stream:
         raise ArgumentError("stream_options", "needs stream: true")
-    count = n * len(prompts) * sampling["max_tokens"] * (1 + (more.get("logprobs") or 0))
-    if more.get("logprobs") is not None and not stream and count > limits.max_numbers:
+    count = n * len(prompts) * sampling["max_tokens"] * (1 + (logprobs or 0))
+    if logprobs is not None and not stream and count > limits.max_numbers:
         problem = f"with max_tokens and n means up to {count} numbers; an answer may have {limits.max_numbers}"
         raise ArgumentError("logprobs", f"{problem}: ask for less, or for a stream")
+    if logprobs is not None:
+        logprobs = min(logprobs, served.model.config.vocab_size)
     fields.ignore(*_IGNORED)
     fields.refuse(_REFUSED, _HARMLESS)
     fields.close()
-    return Ask(served, prompts, n, sampling, stream, usage, **more)
+    return Ask(served, prompts, n, sampling, stream, usage, logprobs, **more)
 
 
 _MOST = ("max_tokens", "max_completion_tokens")

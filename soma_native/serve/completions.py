@@ -69,7 +69,7 @@ class Answer:
         try:
             with refusing():
                 for index in range(self._count if ask.sampling["max_tokens"] else 0):
-                    self._texts.append(Text(ask, ask.prompts[index // ask.n], index % ask.n, work))
+                    self._texts.append(Text(ask, ask.prompts[index // ask.n], index % ask.n))
         except BaseException:
             self._cancel()
             raise

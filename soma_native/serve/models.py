@@ -91,11 +91,12 @@ class Served:
             created = int((path / CONFIG).stat().st_mtime)
         return cls(name_of(path), model, tok, created=created, **more)
 
-    def submit(self, prompt: Prompt, number: int, sampling: Mapping[str, Any]) -> Handle:
+    def submit(self, prompt: Prompt, number: int, sampling: Mapping[str, Any], logprobs: int | None) -> Handle:
         """Ask the engine for the continuation `number` of a prompt. Raises as `Engine.submit` does."""
         seed = sampling.get("seed")
         options = {**sampling, "seed": None if seed is None else (seed + number) % 2**64}
-        return self.engine.submit(prompt.text, ids=prompt.ids if prompt.exact else None, **options)
+        ids = prompt.ids if prompt.exact else None
+        return self.engine.submit(prompt.text, ids=ids, logprobs=logprobs, **options)
 
     def places(self, prompt: Prompt) -> list[int]:
         """Where each token of a prompt begins in its text, in code points."""

@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from soma_native.data.windows import IGNORE_INDEX
 from soma_native.errors import EngineClosedError
-from soma_native.model.model import Model
 from soma_native.serve.answers import Part, Token
 from soma_native.serve.asks import Ask
 from soma_native.serve.errors import ApiError
@@ -22,47 +20,15 @@ from soma_native.serve.vocabulary import Places
 Work = Callable[..., Awaitable[Any]]  # calls a function in another thread
 
 
-class LogProbs:
-    """Log-probabilities of a continuation, given token by token, from the contexts that generation has.
-
-    They are of the model's own distribution, before any rule of sampling, and in the precision of `Model.forward`.
-
-    Args:
-        model: the model.
-        prompt: the tokens before the continuation.
-        top: how many alternatives each token has.
-    """
-
-    def __init__(self, model: Model, prompt: list[int], top: int) -> None:
-        self._core = model._core
-        self._window = model.config.max_seq_len
-        self._context = prompt[-self._window :]
-        self._top = min(top, model.config.vocab_size)
-
-    def next(self, tokens: list[int]) -> list[tuple[float, list[tuple[int, float]]]]:
-        """The log-probability of each of the next tokens, and the alternatives, the likeliest first."""
-        found: list[tuple[float, list[tuple[int, float]]]] = []
-        while tokens:
-            room = self._window - len(self._context) + 1
-            part, tokens = tokens[:room], tokens[room:]
-            known = len(self._context) - 1  # targets that are no part of the continuation
-            ids = np.array([self._context + part[:-1]], np.int32)
-            targets = np.array([[IGNORE_INDEX] * known + part], np.int32)
-            logprobs, _, top_ids, top = self._core.score(ids, targets, self._top)
-            rows = zip(logprobs.tolist(), top_ids.tolist(), top.tolist(), strict=True)
-            found += [(logprob, list(zip(*row, strict=True))) for logprob, *row in rows]
-            self._context += part
-            if len(self._context) > self._window:  # as generation goes on when its context is full
-                del self._context[: -max(1, self._window // 2)]
-        return found
-
-
 def prompt_tokens(served: Served, prompt: Prompt, top: int) -> list[Token]:
-    """The tokens of a prompt with their log-probabilities; nothing predicts the first."""
-    tokens = list(zip(prompt.ids, served.places(prompt), strict=True))
-    first = [Token(token, place) for token, place in tokens[:1]]
-    scored = LogProbs(served.model, prompt.ids[:1], top).next(prompt.ids[1:]) if tokens else []
-    return first + [Token(token, place, *said) for (token, place), said in zip(tokens[1:], scored, strict=True)]
+    """The tokens of a prompt that fits into the context, with their log-probabilities; nothing predicts the first."""
+    places, ids = served.places(prompt), np.array([prompt.ids], np.int32)
+    found = [Token(*pair) for pair in zip(prompt.ids[:1], places[:1], strict=True)]
+    if len(prompt.ids) > 1:
+        logprobs, _, top_ids, best = served.model._core.score(ids[:, :-1], ids[:, 1:], top)
+        tops = [list(zip(*row, strict=True)) for row in zip(top_ids.tolist(), best.tolist(), strict=True)]
+        found += map(Token, prompt.ids[1:], places[1:], logprobs.tolist(), tops)
+    return found
 
 
 class Text:
@@ -72,27 +38,25 @@ class Text:
         ask: the request.
         prompt: the text to continue.
         number: of the continuation among the `n` of this prompt.
-        work: calls a function in another thread.
 
     Raises:
         ValueError, TypeError: a field of the request is wrong; the error names it.
         EngineFullError, EngineClosedError: as `Engine.submit`.
     """
 
-    def __init__(self, ask: Ask, prompt: Prompt, number: int, work: Work) -> None:
+    def __init__(self, ask: Ask, prompt: Prompt, number: int) -> None:
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         self._stream = ask.stream
-        self._work = work
-        self._handle = ask.served.submit(prompt, number, ask.sampling)
+        self._handle = ask.served.submit(prompt, number, ask.sampling, ask.logprobs)
         self._job = self._handle._job
         self._job.listener = self._listen
-        ids = self._job.sequence.prompt_ids
-        self._logprobs = None if ask.logprobs is None else LogProbs(ask.served.model, ids, ask.logprobs)
+        self._with_logprobs = ask.logprobs is not None
+        self._vocabulary = ask.served.vocabulary
         begin = len(prompt.text) if ask.echo else 0
-        space = None if ask.served.tok.kind != "word" else bool(prompt.text) and not prompt.text[-1].isspace()
-        self._places = Places(ask.served.vocabulary, space, begin)
-        self._end = begin  # of the text so far
+        self._space = None if ask.served.tok.kind != "word" else bool(prompt.text) and not prompt.text[-1].isspace()
+        self._places: Places | None = None  # once the first token says how the prompt's end was read
+        self._begin = self._end = begin  # of the text so far
         self._seen = 0  # tokens
         self._held: deque[Token] = deque()  # tokens whose text is not there yet
 
@@ -135,18 +99,22 @@ class Text:
             text = "".join(piece for piece in pieces if piece is not None)
             if text or ended:
                 self._end += len(text)
-                tokens = [] if self._logprobs is None else await self._tokens(self._logprobs)
-                yield Part(text, tokens, self._handle.finish_reason if ended else None)
+                yield Part(
+                    text, self._tokens() if self._with_logprobs else [], self._handle.finish_reason if ended else None
+                )
             if ended:
                 return
             await self._changed.wait()
 
-    async def _tokens(self, logprobs: LogProbs) -> list[Token]:
+    def _tokens(self) -> list[Token]:
         """The tokens of the text so far that were not given yet. Those of a stop string never come."""
-        new = self._job.sequence.tokens[self._seen :]
-        self._seen += len(new)
-        for token, said in zip(new, await self._work(logprobs.next, new) if new else (), strict=True):
-            self._held.append(Token(token, self._places.next(token), *said))
+        scores, sequence = self._job.scores[self._seen :], self._job.sequence
+        if scores and self._places is None:
+            self._places = Places(self._vocabulary, self._space, self._begin, sequence.healed)
+        for token, (logprob, top) in zip(sequence.tokens[self._seen :], scores, strict=False):
+            assert self._places is not None
+            self._held.append(Token(token, self._places.next(token), logprob, top))
+        self._seen += len(scores)
         found = []
         while self._held and self._held[0].place < self._end:
             found.append(self._held.popleft())

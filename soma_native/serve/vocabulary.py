@@ -42,18 +42,21 @@ class Places:
         vocabulary: of the tokens.
         space: for words, whether a space comes before the first one; None for tokens that hold their own spaces.
         begin: the place of the first token.
+        healed: bytes of the first token that are the end of the prompt.
     """
 
-    def __init__(self, vocabulary: Vocabulary, space: bool | None, begin: int = 0) -> None:
+    def __init__(self, vocabulary: Vocabulary, space: bool | None, begin: int = 0, healed: int = 0) -> None:
         self._raw = vocabulary.raw
-        self._space = space
+        self._space = space and not healed
+        self._healed = healed
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._next = begin
 
     def next(self, token: int) -> int:
         """The place of this token: that of the first character which it begins or completes."""
         place = self._next
-        self._next += len(self._utf8.decode(self._raw(token))) + bool(self._space)
+        self._next += len(self._utf8.decode(self._raw(token)[self._healed :])) + bool(self._space)
+        self._healed = 0
         if self._space is not None:
             self._space = True
         return place

@@ -163,6 +163,20 @@ def test_words_have_their_places(client: Client) -> None:
         assert text[begin:end] == f" {token}"
 
 
+def test_a_prompt_that_ends_inside_a_word_is_continued(client: Client, words: Served) -> None:
+    ask = {"model": "words", "prompt": "the c", "max_tokens": 4, "seed": 2, "logprobs": 20}
+    for echo in (False, True):
+        (choice,) = client.post("/v1/completions", **ask, echo=echo).json["choices"]
+        said, text = choice["logprobs"], choice["text"]
+        assert text[5 * echo :] == generated(words, "the c", max_tokens=4, seed=2)
+        tokens, places = said["tokens"][-4:], said["text_offset"][-4:]
+        assert tokens[0] == "cat" and text[places[0] : places[1]] == "at" and places[0] == 5 * echo
+        assert text[places[1] : places[2]] == f" {tokens[1]}" and text[places[3] :] == f" {tokens[3]}"
+        assert len(said["top_logprobs"][-1]) == words.model.config.vocab_size, "no more than there are"
+    whole = client.post("/v1/completions", **ask, heal_prompt=False).json["choices"][0]["text"]
+    assert whole.startswith(" ")
+
+
 def test_echo_begins_with_the_prompt_and_its_log_probabilities(client: Client, served: Served) -> None:
     ask = {"prompt": "the cat", "echo": True, "logprobs": 2, "max_tokens": 0}
     answer = client.post("/v1/completions", **ask).json
