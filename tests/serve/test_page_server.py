@@ -37,6 +37,7 @@ def client(words: Served) -> Iterator[Client]:
 @pytest.fixture
 def page(browser: Any, client: Client) -> Iterator[Page]:
     found = Page(browser, Real(client))
+    browser.set_window_size(1280, 900)
     found.open(anew=True)
     found.set("[aria-label='Tokens, as a number']", 8)
     yield found
@@ -87,9 +88,13 @@ def test_two_models_and_a_chat(page: Page) -> None:
     page.run("const m = document.getElementById('model-0'); m.value = 'chats'; m.dispatchEvent(new Event('change'))")
     page.click("#mode-chat")
     page.click("#chat-input")
+    page.driver.set_window_size(1280, 600)
     page.keys("the cat sat", ENTER)
     page.until(lambda: len(page.all("#messages .assistant .token")) == 8)
     page.ended()
+    ends = "return ['#chat-input', '#actions'].map((s) => document.querySelector(s).getBoundingClientRect())"
+    field, actions = page.run(f"{ends}.map((r) => [r.top, r.bottom])")
+    assert field[1] <= actions[0], "the field of the next message is not covered"
     assert not page.one("#problem").is_displayed()
 
 

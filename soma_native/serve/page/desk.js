@@ -2,6 +2,7 @@
 
 import { post, stream } from "./api.js";
 import { bits } from "./cuts.js";
+import { follow } from "./dom.js";
 import { begun, ofCompletion, ofScores, Reader } from "./pieces.js";
 import { Sheet } from "./sheet.js";
 import { edited, textOf, Tree } from "./tree.js";
@@ -184,10 +185,7 @@ export class Desk {
 
   // Adds what arrived, and keeps the end in sight where it was.
   #follow(sheet, pieces) {
-    const before = sheet.end.getBoundingClientRect().bottom;
-    sheet.append(pieces, sheet.branch.pieces);
-    const beyond = sheet.end.getBoundingClientRect().bottom - this.page.room();
-    if (before > 0 && before <= window.innerHeight && beyond > 0) window.scrollBy({ top: beyond, behavior: "instant" });
+    follow(sheet.end, this.page.room(), () => sheet.append(pieces, sheet.branch.pieces));
   }
 
   // Asks what the model would write at the end of the text, without writing it.
