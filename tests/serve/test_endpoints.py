@@ -162,3 +162,10 @@ def test_a_wrong_path_or_method_is_told_what_there_is(
     answer = client.send(method, path, None, {})
     assert answer.status == status and problem in answer.message
     assert (answer.headers["allow"] or "") == ("" if status == 404 else problem.split("takes ")[1].split(", not")[0])
+
+
+@pytest.mark.parametrize(("given", "name"), [("", "input"), (["a", ""], "input[1]")])
+def test_an_input_without_tokens_is_named(client: Client, given: object, name: str) -> None:
+    answer = client.post("/v1/embeddings", input=given)
+    assert answer.status == 400 and answer.json["error"]["param"] == name
+    assert answer.message == f"{name} has no token of the vocabulary: ''"
