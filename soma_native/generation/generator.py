@@ -13,7 +13,7 @@ import numpy as np
 from soma_native._checks import choice, instance, integer, string, strings
 from soma_native.checkpoint.hf_config import end_token, start_token, token_ids
 from soma_native.core import _core
-from soma_native.errors import ArgumentError
+from soma_native.errors import ArgumentError, ArgumentTypeError
 from soma_native.generation.completion import Completion
 from soma_native.generation.healing import half_word, read_prompt
 from soma_native.generation.sampling import DEFAULTS, WEIGHTS, MoreSettings, Sampling, Settings
@@ -343,6 +343,8 @@ class Generator(Scorer):
         window, healing, most = self._model.config.max_seq_len, None, self._tok.vocab_size - 1
         if ids is None:
             ids = self._encode(head)
+        elif isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
+            raise ArgumentTypeError("ids", f"must be a list of tokens, got {ids!r:.80}")
         else:
             ids = [integer(f"ids[{n}]", i, 0, most) for n, i in enumerate(ids)] or [self._start_id]
         if heals and self._tok.kind == "bpe" and prompt:
