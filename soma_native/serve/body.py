@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from starlette.requests import Request
 
+from soma_native._checks import string
 from soma_native.errors import ArgumentTypeError
 from soma_native.files.untrusted import is_shallow
 from soma_native.serve.errors import ApiError
@@ -149,10 +150,9 @@ class Fields:
 
 def text(name: str, value: Any) -> str:
     """`value`, which must be a text without lone surrogates."""
-    if not isinstance(value, str):
-        raise ArgumentTypeError(name, f"must be a text, got {value!r:.80}")
+    found = string(name, value)
     try:
-        value.encode()
+        found.encode()
     except UnicodeEncodeError:
         raise ArgumentTypeError(name, "has half of a surrogate pair, which is no character") from None
-    return value
+    return found

@@ -418,7 +418,7 @@ def test_wrong_arguments_of_a_text() -> None:
     model, tok = make("char", special_tokens=())
     with soma.Engine(model, tok, 1) as engine:
         for prompt, options, error, message in [
-            (b"The cat", {}, TypeError, "prompt must be a text, got bytes"),
+            (b"The cat", {}, TypeError, "prompt must be a text, got b'The cat'"),
             ("The cat", {"max_length": 3}, TypeError, "max_length"),
             ("The cat", {"max_tokens": -1}, ValueError, "max_tokens must be"),
             ("The cat", {"temperature": "hot"}, TypeError, "temperature must be"),
