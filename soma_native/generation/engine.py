@@ -14,9 +14,9 @@ from soma_native.core import _core
 from soma_native.generation.completion import Completion
 from soma_native.generation.engine_thread import EngineThread
 from soma_native.generation.generator import Generator
+from soma_native.generation.prefix import LEAST_PIECE
 from soma_native.generation.sampling import Sampling, Settings
 from soma_native.generation.scheduler import Job, Scheduler
-from soma_native.generation.sequence import LEAST_PIECE
 from soma_native.model.model import Model
 from soma_native.tokenizer.tokenizer import Tokenizer
 

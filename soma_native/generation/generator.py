@@ -16,9 +16,10 @@ from soma_native.core import _core
 from soma_native.errors import ArgumentError, ArgumentTypeError
 from soma_native.generation.completion import Completion
 from soma_native.generation.healing import half_word, read_prompt
+from soma_native.generation.prefix import kept_length
 from soma_native.generation.sampling import DEFAULTS, WEIGHTS, MoreSettings, Sampling, Settings
 from soma_native.generation.scoring import Scorer
-from soma_native.generation.sequence import Sequence, kept_length
+from soma_native.generation.sequence import Sequence
 from soma_native.generation.text_writer import TextWriter
 from soma_native.model.model import Model
 from soma_native.tokenizer.tokenizer import Tokenizer

@@ -13,7 +13,8 @@ from typing import Literal
 import numpy as np
 
 from soma_native.core import _core
-from soma_native.generation.sequence import LEAST_PIECE, Sequence, kept_length, shared_length
+from soma_native.generation.prefix import LEAST_PIECE, kept_length, shared_length
+from soma_native.generation.sequence import Sequence
 
 Reason = Literal["stop", "length", "cancelled"]
 Score = tuple[float, list[tuple[int, float]]]  # the log-probability of a token, and those of the likeliest in its place
