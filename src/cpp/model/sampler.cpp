@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "base/check.h"
 #include "base/random.h"
@@ -110,7 +111,10 @@ void Sampler::apply_rules() {
   const auto logit = [this](int32_t id) -> float& { return logits_[static_cast<std::size_t>(id)]; };
   for (const auto& [id, bias] : config_.logit_bias) logit(id) += bias;
   const auto penalty = static_cast<float>(config_.repetition_penalty);
-  for (const int32_t id : seen_ids_) logit(id) = logit(id) > 0 ? logit(id) / penalty : logit(id) * penalty;
+  constexpr float kMost = std::numeric_limits<float>::max();  // of several infinite logits none could be drawn
+  for (const int32_t id : seen_ids_) {
+    logit(id) = logit(id) > 0 ? std::min(logit(id) / penalty, kMost) : logit(id) * penalty;
+  }
   for (const int32_t id : drawn_ids_) {
     const double times = drawn_[static_cast<std::size_t>(id)];
     logit(id) -= static_cast<float>(config_.presence_penalty + config_.frequency_penalty * times);
