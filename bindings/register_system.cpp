@@ -64,6 +64,7 @@ void register_system(py::module_& m) {
   m.def("set_isa", &soma::set_isa, py::arg("name"), "Forces a level from now on.");
   m.def("open_backend", &soma::open_backend, py::arg("path"), "Opens the library for GPUs, once for the process.");
   m.def("gpus", &gpus, "Name, bytes of memory, and compute capability (90 for 9.0) of each GPU.");
+  m.def("gpu_products", [] { return gpu_backend().products(); }, "What makes large products on GPUs.");
   m.def(
       "gpu_driver", [] { return gpu_backend().driver(); }, "The newest CUDA that the driver knows, as 13000; 0: none.");
   m.def(

@@ -28,12 +28,15 @@ set(CMAKE_CUDA_VISIBILITY_PRESET hidden)
 file(GLOB SOMA_CUDA_SOURCES CONFIGURE_DEPENDS ${SOMA_SRC}/ops/cuda/*.cu ${SOMA_SRC}/ops/cuda/*.cpp)
 add_library(soma_cuda MODULE ${SOMA_CUDA_SOURCES} ${SOMA_SRC}/ops/ops.cpp ${SOMA_SRC}/base/arena.cpp)
 target_include_directories(soma_cuda PRIVATE ${SOMA_SRC} ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
+# Where pip puts cuBLASLt, which the library looks for.
+set_target_properties(soma_cuda PROPERTIES INSTALL_RPATH "$ORIGIN/../nvidia/cu13/lib")
+target_link_libraries(soma_cuda PRIVATE ${CMAKE_DL_LIBS})
 # Its only name is soma_open_backend: those of CUDA's runtime stay its own.
 target_link_options(soma_cuda PRIVATE -Wl,--exclude-libs,ALL -Wl,--no-undefined)
 install(TARGETS soma_cuda LIBRARY DESTINATION soma_native_cuda13 COMPONENT cuda)
 # One rule as in the core: a*b+c has two roundings unless a kernel says fmaf. A kernel that spills registers is an error.
 target_compile_options(soma_cuda PRIVATE
   $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -ffp-contract=off $<$<BOOL:${SOMA_WERROR}>:-Werror>>
-  $<$<COMPILE_LANGUAGE:CUDA>:--fmad=false -Xcompiler=-Wall,-Wextra,-ffp-contract=off -Xfatbin=-compress-all
+  $<$<COMPILE_LANGUAGE:CUDA>:--fmad=false -Xcompiler=-Wall,-Wextra,-ffp-contract=off --compress-mode=size
     -Xptxas=--warn-on-spills,--warn-on-local-memory-usage --threads=2
     $<$<BOOL:${SOMA_WERROR}>:-Werror=all-warnings -Xptxas=-Werror>>)

@@ -51,6 +51,7 @@ __all__: list[str] = [
     "free_bytes",
     "get_num_threads",
     "gpu_driver",
+    "gpu_products",
     "gpus",
     "last_chunk_end",
     "measure_ceilings",
@@ -752,6 +753,11 @@ def get_num_threads() -> int:
 def gpu_driver() -> int:
     """
     The newest CUDA that the driver knows, as 13000; 0: none.
+    """
+
+def gpu_products() -> str:
+    """
+    What makes large products on GPUs.
     """
 
 def gpus() -> list[tuple[str, int, int]]:

@@ -73,6 +73,19 @@ def cuda_driver() -> str | None:
     return f"{version // 1000}.{version % 1000 // 10}" if version else None
 
 
+def cuda_products() -> str:
+    """What makes large products on GPUs: cuBLASLt with its version, or own kernels, and why.
+
+    Raises:
+        RuntimeError: the library for GPUs is not installed, or SOMA_CUBLAS names one that cannot be used.
+    """
+    open_cuda()
+    try:
+        return _core.gpu_products()
+    except RuntimeError as error:
+        raise RuntimeError(f"cannot be used: {error}") from None
+
+
 def cuda_library() -> str:
     """The path of the library for GPUs.
 

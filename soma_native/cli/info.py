@@ -41,10 +41,11 @@ def collect() -> dict[str, Any]:
 
 def collect_cuda() -> dict[str, Any]:
     """The facts about GPUs; `problem` says why there is none."""
-    facts: dict[str, Any] = {"library": None, "driver": None, "gpus": [], "problem": None}
+    facts: dict[str, Any] = {"library": None, "driver": None, "products": None, "gpus": [], "problem": None}
     try:
         facts["library"] = system.cuda_library()
         facts["driver"] = system.cuda_driver()
+        facts["products"] = system.cuda_products()
         facts["gpus"] = [asdict(gpu) for gpu in system.gpus()]
     except RuntimeError as error:
         facts["problem"] = str(error)
@@ -60,6 +61,8 @@ def _rows_of_cuda(facts: dict[str, Any]) -> list[tuple[str, str]]:
         rows = [("GPUs", f"none: --device cuda {facts['problem']}")]
     if facts["driver"]:
         rows.append(("CUDA of the driver", facts["driver"]))
+    if facts["gpus"]:
+        rows.append(("large products", facts["products"]))
     return rows
 
 

@@ -12,6 +12,7 @@ sys.path += [str(Path(__file__).parents[1] / folder) for folder in ("model", "ge
 built = os.environ.get("SOMA_CUDA_EMULATED")
 if built:
     os.environ["SOMA_CUDA_LIBRARY"] = str(Path(built) / "libsoma_cuda_emulated.so")
+    os.environ["SOMA_CUBLAS"] = str(Path(built) / "libsoma_fake_cublas.so")
     collect_ignore_glob = []
 elif os.environ.get("SOMA_TEST_GPU"):
     collect_ignore_glob = ["test_[!c]*.py", "test_cuda_errors.py", "test_cuda_memory.py"]

@@ -1,6 +1,7 @@
 // What tests/cuda call by ctypes: the ops, with the structs of ops.h by address, and the memory of the device. Each
 // function synchronises. Scratch memory is allocated here, exactly as much as the op says.
 #include <cstring>
+#include <string>
 
 #include "ops/cuda/cuda_ops.h"
 #include "ops/cuda/language.h"
@@ -9,6 +10,10 @@ using namespace soma;
 using cuda::check;
 
 namespace {
+
+// Made at their first use. No static variables of functions: their guards are for ThreadSanitizer, which is not there.
+cuda::Cublas* large = nullptr;
+std::string error;
 
 // Device memory for as long as it lives.
 template <typename T>
@@ -161,6 +166,21 @@ EXPORT void soma_matmul(const Matrix* c, const ConstMatrix* a, const ConstMatrix
   const Device<float> scratch(cuda::matmul_floats(*a, *b, *epilogue, precision));
   cuda::matmul(*c, *a, *b, *epilogue, precision, scratch.get(), nullptr);
   wait();
+}
+// The same with cuBLASLt, whatever its size. Returns what went wrong, or null.
+EXPORT const char* soma_matmul_large(const Matrix* c, const ConstMatrix* a, const ConstMatrix* b,
+                                     const Epilogue* epilogue, bool bfloat16) {
+  try {
+    if (large == nullptr) large = new cuda::Cublas(*cuda::cublas_library());
+    const Precision precision = bfloat16 ? Precision::kBfloat16 : Precision::kFloat32;
+    const Device<float> scratch(cuda::matmul_floats(*a, *b, *epilogue, precision, large));
+    cuda::matmul(*c, *a, *b, *epilogue, precision, scratch.get(), nullptr, large);
+    wait();
+    return nullptr;
+  } catch (const std::exception& e) {
+    error = e.what();
+    return error.c_str();
+  }
 }
 EXPORT void soma_attention(const Matrix* out, float* lse, const ConstMatrix* qkv, const AttentionShape* shape,
                            bool bfloat16) {

@@ -21,6 +21,8 @@ class Backend {
 
   // The newest CUDA that the driver knows, such as 13000; 0 without a driver.
   virtual int64_t driver() = 0;
+  // What makes large products: a library that is installed, or why there is none.
+  virtual std::string products() = 0;
   // In the order of their numbers. Throws why there is none.
   virtual std::vector<Gpu> gpus() = 0;
   // Lives as long as the process. Throws why GPU `number` cannot be used.

@@ -23,6 +23,15 @@ class CudaBackend final : public Backend {
     return cudaDriverGetVersion(&version) == cudaSuccess ? version : 0;
   }
 
+  std::string products() override {
+    std::string why;
+    const CublasLibrary* const library = cublas_library(&why);
+    if (library == nullptr) return "own kernels alone: " + why;
+    const std::size_t version = library->version;
+    return "cuBLASLt " + std::to_string(version / 10000) + "." + std::to_string(version / 100 % 100) + "." +
+           std::to_string(version % 100);
+  }
+
   std::vector<Gpu> gpus() override {
     expect_no_fork();
     int count = 0;

@@ -8,11 +8,13 @@
 
 namespace soma::cuda {
 
+[[noreturn]] inline void fail(const std::string& why) {
+  throw std::runtime_error("the GPU failed: " + why + ". Start the program again; a run resumes from its last save");
+}
+
 // Throws what CUDA says of a call. Errors of kernels come with a later call.
 inline void check(cudaError_t error) {
-  if (error == cudaSuccess) return;
-  throw std::runtime_error(std::string("the GPU failed: ") + cudaGetErrorString(error) +
-                           ". Start the program again; a run resumes from its last save");
+  if (error != cudaSuccess) fail(cudaGetErrorString(error));
 }
 
 }  // namespace soma::cuda

@@ -7,6 +7,7 @@
 
 #include <vector>
 
+#include "ops/cuda/cublas.h"
 #include "ops/ops.h"
 
 namespace soma::cuda {
@@ -64,9 +65,11 @@ void swiglu(Matrix y, ConstMatrix c, cudaStream_t stream);
 void rotate(const RotatedHeads& to, ConstMatrix c, cudaStream_t stream);
 
 // matmul.cu; column_sums are not of a transposed matrix. In bfloat16, operands in floats are rounded into scratch.
-int64_t matmul_floats(ConstMatrix a, ConstMatrix b, const Epilogue& epilogue, Precision precision);
+// `large` makes what it can; null: own kernels make all.
+int64_t matmul_floats(ConstMatrix a, ConstMatrix b, const Epilogue& epilogue, Precision precision,
+                      const Cublas* large = nullptr);
 void matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& epilogue, Precision precision, float* scratch,
-            cudaStream_t stream);
+            cudaStream_t stream, Cublas* large = nullptr);
 
 // attention.cu
 void attention(Matrix out, float* lse, ConstMatrix qkv, const AttentionShape& shape, Precision precision,

@@ -46,10 +46,11 @@ class CudaDecodeOps final : public DecodeOps {
     const Operands pairs{.pairs = true};
     const int64_t widened = w.format == WeightFormat::kInt8 ? pairs.floats(w.outer, w.inner) : 0;
     ConstMatrix weights = pairs.matrix(nullptr, w.outer, w.inner);
-    float* const memory = scratch(widened + matmul_floats(x, weights.t(), {}, Precision::kBfloat16));
+    Cublas* const large = device_.large(y.rows * y.cols * x.cols);
+    float* const memory = scratch(widened + matmul_floats(x, weights.t(), {}, Precision::kBfloat16, large));
     weights.data = widened > 0 ? memory : reinterpret_cast<const float*>(w.data);
     if (widened > 0) widen(pairs.matrix(memory, w.outer, w.inner), w, device_.stream());
-    matmul(y, x, weights.t(), {}, Precision::kBfloat16, memory + widened, device_.stream());
+    matmul(y, x, weights.t(), {}, Precision::kBfloat16, memory + widened, device_.stream(), large);
   }
   // Memory of the operation under way.
   float* scratch(int64_t floats) {

@@ -89,6 +89,7 @@ void CudaMemory::exchange(void* a, void* b, std::size_t bytes) {
 CudaDevice::CudaDevice(int number) : number_(number) {
   check(cudaSetDevice(number));
   check(cudaStreamCreate(&stream_));
+  if (const CublasLibrary* const library = cublas_library()) cublas_ = std::make_unique<Cublas>(*library);
 }
 
 cudaStream_t CudaDevice::stream() {

@@ -3,10 +3,12 @@
 
 #include <cuda_runtime.h>
 
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "ops/backend.h"
+#include "ops/cuda/cublas.h"
 
 namespace soma::cuda {
 
@@ -42,6 +44,10 @@ class CudaDevice final : public Device {
   int64_t free_bytes() override;
   void finish() override;
 
+  // For a product of so many multiply-adds, if it is large and cuBLASLt is there; else null.
+  Cublas* large(int64_t multiply_adds) {
+    return cublas_ != nullptr && cublas_->wants(multiply_adds) ? cublas_.get() : nullptr;
+  }
   // For the calls that follow on this thread. Throws in the child of a fork.
   cudaStream_t stream();
 
@@ -51,6 +57,7 @@ class CudaDevice final : public Device {
  private:
   const int number_;
   cudaStream_t stream_ = nullptr;
+  std::unique_ptr<Cublas> cublas_;
   CudaMemory memory_{*this};
 };
 

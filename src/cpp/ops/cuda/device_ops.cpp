@@ -45,8 +45,9 @@ LogitsLayout CudaOps::logits_layout(int64_t rows, int64_t vocab_size) const {
 
 void CudaOps::matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& epilogue) {
   b = packed(b);
-  float* const memory = scratch(matmul_floats(a, b, epilogue, precision_));
-  cuda::matmul(c, a, b, epilogue, precision_, memory, device_.stream());
+  Cublas* const large = device_.large(c.rows * c.cols * a.width());
+  float* const memory = scratch(matmul_floats(a, b, epilogue, precision_, large));
+  cuda::matmul(c, a, b, epilogue, precision_, memory, device_.stream(), large);
 }
 
 void CudaOps::weight_gradients(const WeightGradient* list, int64_t count) {

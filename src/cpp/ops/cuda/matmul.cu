@@ -201,6 +201,16 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// A block finishes a row of C, from `first` on, of a product in floats.
+__global__ void __launch_bounds__(kThreads)
+    finish_rows(Finish finish, const float* product, int64_t ld, int64_t first, int64_t n) {
+  const float* const row = product + blockIdx.x * ld;
+  for (int64_t j = 2 * threadIdx.x; j < n; j += 2 * kThreads) {
+    const bool both = j + 1 < n;
+    finish.store(first + blockIdx.x, j, read_two(row + j, both), both);
+  }
+}
+
 // The zeros behind rows in pairs.
 __global__ void __launch_bounds__(kThreads) clear_padding(Rows y, int64_t rows) {
   const int64_t r = row_of_warp();
@@ -236,16 +246,55 @@ Finish finish_of(const Matrix& c, const Epilogue& e) {
   return f;
 }
 
+// Whether a product is stored as it is.
+bool plain(const Matrix& c, const Epilogue& e) {
+  return c.data != nullptr && !c.pairs && e.bias == nullptr && e.residual == nullptr && !e.dropout && !e.relu &&
+         e.gelu == nullptr && e.gelu_input == nullptr && e.relu_output == nullptr && e.swiglu_gradient == nullptr;
+}
+
+// What waits for its epilogue, in products of `large`: some rows, of 64 MB.
+constexpr int64_t kStagedFloats = int64_t{1} << 24;
+int64_t staged_ld(int64_t n) { return (n + 3) / 4 * 4; }
+int64_t staged_rows(int64_t m, int64_t n) {
+  return std::min(m, std::max<int64_t>(kStagedFloats / staged_ld(n) / kTile, 1) * kTile);
+}
+
 // Where in scratch what lies, in floats.
 struct Scratch {
-  int64_t a = 0, b = 0, sums = 0;
+  int64_t workspace = 0, staged = 0, a = 0, b = 0, sums = 0;
+  int64_t all() const { return workspace + staged + a + b + sums; }
 };
-Scratch scratch_of(const ConstMatrix& a, const ConstMatrix& b, const Epilogue& e, Precision precision) {
+Scratch scratch_of(const ConstMatrix& a, const ConstMatrix& b, const Epilogue& e, Precision precision,
+                   const Cublas* large) {
   const Operands pairs{.pairs = true};
   const bool rounds = precision == Precision::kBfloat16;
-  return {.a = rounds && !a.pairs ? pairs.floats(a.rows, a.cols) : 0,
+  const int64_t m = a.height(), n = b.width();
+  return {.workspace = large != nullptr ? Cublas::kWorkspaceFloats : 0,
+          .staged = large != nullptr ? staged_rows(m, n) * staged_ld(n) : 0,
+          .a = rounds && !a.pairs ? pairs.floats(a.rows, a.cols) : 0,
           .b = rounds && !b.pairs ? pairs.floats(b.rows, b.cols) : 0,
           .sums = e.column_sums != nullptr ? sum_rows_floats(b.rows, b.cols) : 0};
+}
+
+// The product by `large`, with its epilogue; false: it has no algorithm, and nothing is done.
+bool multiply_large(Cublas& large, const Matrix& c, const ConstMatrix& a, const ConstMatrix& b, const Epilogue& e,
+                    const Finish& finish, float* workspace, cudaStream_t stream) {
+  if (e.symmetric) return false;  // own kernels make half of it
+  if (plain(c, e)) return large.multiply(c, a, b, e.accumulate, workspace, stream);
+  const int64_t n = c.cols, ld = staged_ld(n), most = staged_rows(c.rows, n);
+  float* const staged = workspace + Cublas::kWorkspaceFloats;
+  for (int64_t first = 0; first < c.rows; first += most) {
+    const int64_t rows = std::min(most, c.rows - first);
+    ConstMatrix part = a;
+    part.data = a.transposed ? a.at(0, first) : a.at(first, 0);
+    (a.transposed ? part.cols : part.rows) = rows;
+    if (!large.multiply({staged, rows, n, ld}, part, b, false, workspace, stream)) {
+      if (first == 0) return false;
+      throw std::runtime_error("CUDA: cuBLASLt made some rows of a product, and cannot make the others");
+    }
+    Kernel{finish_rows, dim3(static_cast<unsigned>(rows)), kThreads, stream}(finish, staged, ld, first, n);
+  }
+  return true;
 }
 
 // The operand as pairs: itself, or rounded into `scratch`.
@@ -265,22 +314,26 @@ Tiles<kDeep> tiles_of(const ConstMatrix& x) {
 
 }  // namespace
 
-int64_t matmul_floats(ConstMatrix a, ConstMatrix b, const Epilogue& e, Precision precision) {
-  const Scratch s = scratch_of(a, b, e, precision);
-  return s.a + s.b + s.sums;
+int64_t matmul_floats(ConstMatrix a, ConstMatrix b, const Epilogue& e, Precision precision, const Cublas* large) {
+  return scratch_of(a, b, e, precision, large).all();
 }
 
 void matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e, Precision precision, float* scratch,
-            cudaStream_t stream) {
+            cudaStream_t stream, Cublas* large) {
   const int64_t m = c.rows, n = c.cols, depth = a.width();
   if (m == 0 || n == 0) return;
   if (e.column_sums != nullptr && b.transposed) throw std::invalid_argument("CUDA: column sums of a transposed matrix");
-  const Scratch s = scratch_of(a, b, e, precision);
+  const Scratch s = scratch_of(a, b, e, precision, large);
+  float* const rounded = scratch + s.workspace + s.staged;
   const Finish finish = finish_of(c, e);
   const dim3 grid(static_cast<unsigned>(ceil_div(n, kTile)), static_cast<unsigned>(ceil_div(m, kTile)));
   if (precision == Precision::kBfloat16) {
-    a = as_pairs(a, scratch, stream);
-    b = as_pairs(b, scratch + s.a, stream);
+    a = as_pairs(a, rounded, stream);
+    b = as_pairs(b, rounded + s.a, stream);
+  }
+  if (large != nullptr && multiply_large(*large, c, a, b, e, finish, scratch, stream)) {
+    // done
+  } else if (precision == Precision::kBfloat16) {
     const auto multiply = [&](auto deep_a, auto deep_b) {
       constexpr bool kDeepA = decltype(deep_a)::value, kDeepB = decltype(deep_b)::value;
       Kernel{multiply_bfloat16<kDeepA, kDeepB>, grid, kThreads, stream}(finish, tiles_of<kDeepA>(a),
@@ -295,7 +348,7 @@ void matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e, Precision
     const Floats right{b.data, b.transposed ? b.ld : 1, b.transposed ? 1 : b.ld, n};
     Kernel{multiply_float32, grid, kThreads, stream}(finish, left, right, m, n, depth);
   }
-  if (e.column_sums != nullptr) sum_rows(e.column_sums, b, scratch + s.a + s.b, stream);
+  if (e.column_sums != nullptr) sum_rows(e.column_sums, b, rounded + s.a + s.b, stream);
   if (e.swiglu != nullptr) swiglu(*e.swiglu, c, stream);
   if (e.rotated != nullptr) rotate(*e.rotated, c, stream);
   const Rows rotated = e.rotated != nullptr ? Rows(e.rotated->qkv) : Rows();
