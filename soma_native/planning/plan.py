@@ -10,6 +10,7 @@ from typing import Any
 from soma_native._checks import number
 from soma_native.data.documents import Texts
 from soma_native.model.config import ModelConfig
+from soma_native.model.device import checked_device
 from soma_native.model.model import resolve_precision
 from soma_native.planning.candidates import (
     LAW_ERROR,
@@ -95,20 +96,22 @@ class Plan:
         return "\n".join(self.reasons)
 
 
-def plan(texts: Texts, minutes: float | None = MOST_MINUTES) -> Plan:
-    """Plan a training run, and train nothing. Takes some seconds: the speed of this machine is measured.
+def plan(texts: Texts, minutes: float | None = MOST_MINUTES, *, device: str = "cpu") -> Plan:
+    """Plan a training run, and train nothing. Takes some seconds: the speed of the device is measured.
 
     Args:
         texts: the documents, as for `Trainer.fit`.
         minutes: of the run; None means what the corpus is worth, at most 10, as in `train`.
+        device: where the run computes, whose memory counts, as for `Model`.
 
     Raises:
-        TypeError, ValueError, FileNotFoundError: as `survey`, for minutes that are not above 0, and for
-            too little memory.
+        TypeError, ValueError, FileNotFoundError: as `survey`, for minutes that are not above 0, for a device that
+            cannot be used, and for too little memory.
     """
     if minutes is not None:
         number("minutes", minutes, above=0)
-    return choose(survey(texts), measure_speed(), minutes, free=free_memory())
+    checked_device(device)
+    return choose(survey(texts), measure_speed(device=device), minutes, free=free_memory(device=device), device=device)
 
 
 def choose(

@@ -231,3 +231,23 @@ def test_a_plan_can_be_printed_and_stored() -> None:
     assert [line.split(":")[0].split()[0] for line in str(plan).splitlines()] == [
         "corpus", "tokenizer", "model", "time", "memory", "regularisation",
     ]  # fmt: skip
+
+
+def test_a_plan_is_for_the_device_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its speed and its free memory count; one that is not there is refused before anything is measured."""
+    with pytest.raises(ValueError, match="device must be 'cpu', 'cuda' or"):
+        soma.plan(["some text"], device="tpu")
+    asked: dict[str, Any] = {}
+
+    def answer_by(name: str, answer: Any) -> None:
+        def answers(*given: Any, **named: Any) -> Any:
+            asked[name] = named.get("device", *given[:1])
+            return (answer, named) if name == "choose" else answer
+
+        monkeypatch.setattr(f"soma_native.planning.plan.{name}", answers)
+
+    for name, answer in {"checked_device": "cuda", "measure_speed": FAST, "free_memory": 99, "choose": 1}.items():
+        answer_by(name, answer)
+    chosen: Any = soma.plan(["some text"], device="cuda")
+    assert chosen == (1, {"free": 99, "device": "cuda"})
+    assert asked == dict.fromkeys(["checked_device", "measure_speed", "free_memory", "choose"], "cuda")
