@@ -31,6 +31,9 @@ void register_profile(py::module_& m) {
       .def_readonly("bf16", &Ceilings::bf16)
       .def_readonly("bandwidths", &Ceilings::bandwidths);
   m.def(
-      "measure_ceilings", [] { return without_gil(soma::measure_ceilings); },
-      "Measures them: about a second, and 256 MB for as long.");
+      "measure_ceilings",
+      [](const std::string& device) {
+        return without_gil([&] { return soma::measure_ceilings(soma::find_device(device)); });
+      },
+      py::arg("device") = "cpu", "Measures them: about a second, and 256 MB for as long.");
 }

@@ -770,7 +770,7 @@ def last_chunk_end(data: bytes, from_: typing.SupportsInt | typing.SupportsIndex
     The last place behind `from_` where valid UTF-8 may be cut without changing how any kind of tokenizer splits it; 0 where there is none
     """
 
-def measure_ceilings() -> Ceilings:
+def measure_ceilings(device: str = "cpu") -> Ceilings:
     """
     Measures them: about a second, and 256 MB for as long.
     """

@@ -89,12 +89,13 @@ def _print_times(stepper: Any, times: list[float], as_json: bool) -> None:
         ("GFLOP/s", f"{result['gflops']:,.1f}"),
         ("steps", len(times)),
     ]
-    print_table(_title(stepper.workload, stepper.model.precision), ("measure", "value"), rows)
+    print_table(_title(stepper.workload, stepper.model.precision, stepper.model.device), ("measure", "value"), rows)
 
 
-def _title(workload: Any, precision: str) -> str:
+def _title(workload: Any, precision: str, device: str) -> str:
     batch = f"{workload.name}, {workload.config.block} block, batch {workload.batch} x {workload.seq_len}"
-    return f"{batch}, {precision}, {active_isa()}, threads: {get_num_threads()}"
+    where = f"{active_isa()}, threads: {get_num_threads()}" if device == "cpu" else device
+    return f"{batch}, {precision}, {where}"
 
 
 def _print_profile(profile: Profile, as_json: bool) -> None:
@@ -103,7 +104,7 @@ def _print_profile(profile: Profile, as_json: bool) -> None:
         return
     ceilings = profile.ceilings
     memory = ceilings.bandwidths[-1]
-    print(_title(profile.workload, profile.precision))
+    print(_title(profile.workload, profile.precision, profile.device))
     print(
         f"ceilings: FMA {ceilings.fma / 1e9:,.0f} GFLOP/s, bf16 {ceilings.bf16 / 1e9:,.0f} GFLOP/s, memory "
         f"{memory.read / 1e9:.1f} GB/s read, {memory.update / 1e9:.1f} GB/s updated"

@@ -64,16 +64,19 @@ class Bandwidth:
 
 @dataclass(frozen=True)
 class Ceilings:
-    """The limits of this machine with the instruction set and threads in use."""
+    """The limits of a device: of this machine with the instruction set and threads in use, or of a GPU."""
 
     fma: float  # floating-point operations per second in single precision
     bf16: float  # the same for products of bfloat16, summed in single precision
     bandwidths: tuple[Bandwidth, ...]  # by rising size
 
     @classmethod
-    def measure(cls) -> Ceilings:
-        """Measure the ceilings. Takes about a second and 256 MB."""
-        found = _core.measure_ceilings()
+    def measure(cls, device: str = "cpu") -> Ceilings:
+        """Measure the ceilings. Takes about a second and 256 MB; on a GPU at most 800 MB there.
+
+        A GPU's are what its copies and its own products reach.
+        """
+        found = _core.measure_ceilings(device)
         return cls(found.fma, found.bf16, tuple(Bandwidth(b.bytes, b.read, b.update) for b in found.bandwidths))
 
     def best(self, other: Ceilings) -> Ceilings:
@@ -149,6 +152,7 @@ class Profile:
     seconds: float  # of a step
     ceilings: Ceilings
     ops: list[Op]
+    device: str = "cpu"
 
     @property
     def outside(self) -> float:
@@ -172,7 +176,7 @@ def profile_steps(stepper: Stepper, steps: int | None = None, seconds: float = 4
     """Profile `steps` steps (None: as many as fit into `seconds`). Measures the ceilings before and after."""
     model = stepper.model
     fitting = stepper.warm_up(seconds)
-    before = Ceilings.measure()
+    before = Ceilings.measure(model.device)
     taken: list[tuple[float, list[_core.OpRecord]]] = []
     model._core.profile(True)
     try:
@@ -180,7 +184,7 @@ def profile_steps(stepper: Stepper, steps: int | None = None, seconds: float = 4
             taken.append((stepper.step(), model._core.take_profile()))
     finally:
         model._core.profile(False)
-    ceilings = before.best(Ceilings.measure())
+    ceilings = before.best(Ceilings.measure(model.device))
     taken.sort(key=lambda step: step[0])
     kept = taken[: (len(taken) + 1) // 2]
     return Profile(
@@ -192,6 +196,7 @@ def profile_steps(stepper: Stepper, steps: int | None = None, seconds: float = 4
         sum(took for took, _ in kept) / len(kept),
         ceilings,
         mean_ops([records for _, records in kept], ceilings, model.precision),
+        model.device,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import sys
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 import soma_native as soma
+from soma_native.profiling.profile import Ceilings
 
 BENCHMARKS = str(Path(__file__).resolve().parents[2] / "benchmarks")
 sys.path.insert(0, BENCHMARKS)
@@ -42,3 +45,22 @@ def test_generation(weights: str) -> None:
         decoder.sample(ids)
         logits.append(np.array(decoder.logits(ids)))
     assert np.linalg.norm(logits[0] - logits[1]) < 1e-5 * np.linalg.norm(logits[0])
+
+
+def test_the_ceilings_of_a_profile_are_those_of_the_gpu() -> None:
+    """In a quarter of the memory that is free, which is little here, so that the emulation is quick."""
+    emulated = os.environ.get("SOMA_CUDA_EMULATED")
+    if emulated:
+        from helpers.cuda import lib
+
+        lib.soma_taken_memory.restype = ctypes.c_int64
+        lib.soma_set_memory(ctypes.c_int64(lib.soma_taken_memory() + (20 << 20)))
+    try:
+        ceilings = Ceilings.measure("cuda")
+    finally:
+        if emulated:
+            lib.soma_set_memory(ctypes.c_int64(4 << 30))
+    assert ceilings.fma > 0 and ceilings.bf16 > 0
+    sizes = [bandwidth.bytes for bandwidth in ceilings.bandwidths]
+    assert sizes == [1 << 20, 4 << 20] if emulated else len(sizes) == 5
+    assert all(bandwidth.read == bandwidth.update > 0 for bandwidth in ceilings.bandwidths)

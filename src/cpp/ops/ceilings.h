@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "ops/ops.h"
+#include "ops/device.h"
 
 namespace soma {
 
@@ -25,7 +25,10 @@ struct Ceilings {
 // number of floating-point operations. values(3): see peak_fma in gemm_kernels.h.
 double multiply_add_registers(Precision precision, float* values, int64_t rounds);
 
-// Takes about a second and 256 MB. Throws Interrupted.
+// Of the processor. Takes about a second and 256 MB. Throws Interrupted.
 Ceilings measure_ceilings();
+// On a GPU, products and copies are those of its ops: fma and bf16 are of products in both precisions, read and update
+// of copies within its memory. Takes at most 800 MB there.
+Ceilings measure_ceilings(Device& device);
 
 }  // namespace soma
