@@ -23,7 +23,7 @@ function(soma_emulate target)
 endfunction()
 
 add_executable(soma_cuda_mistakes)
-soma_emulate(soma_cuda_mistakes ${SOMA_CUDA_TESTS}/mistakes.cu)
+soma_emulate(soma_cuda_mistakes ${SOMA_CUDA_TESTS}/mistakes.cu ${SOMA_SRC}/ops/cuda/recording.cpp)
 add_library(soma_cuda_emulated MODULE)
 soma_emulate(soma_cuda_emulated ${SOMA_CUDA_KERNELS} ${SOMA_CUDA_TESTS}/exports.cu)
 # The host's part as it is: the core opens this library as it opens the one for GPUs.

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "ops/cuda/cuda_ops.h"
+#include "ops/cuda/graphs.h"
 #include "ops/cuda/language.h"
 
 using namespace soma;
@@ -13,7 +14,13 @@ namespace {
 
 // Made at their first use. No static variables of functions: their guards are for ThreadSanitizer, which is not there.
 cuda::Cublas* large = nullptr;
+cuda::Graphs* graphs = nullptr;
+cudaStream_t stream = nullptr;
 std::string error;
+
+// y[i] += x, with x as an argument or as one that differs from call to call.
+void add_plain(float* y, float x) { y[threadIdx.x] += x; }
+void add_varying(float* y, cuda::Varying<float> x) { y[threadIdx.x] += x.get(); }
 
 // Device memory for as long as it lives.
 template <typename T>
@@ -67,6 +74,10 @@ EXPORT int64_t soma_taken_memory() { return static_cast<int64_t>(emulation::take
 EXPORT void soma_set_machine(int devices, int major, int minor, int driver) {
   emulation::set_machine(devices, major, minor, driver);
 }
+EXPORT void soma_graph_counts(int64_t* made, int64_t* launched) {
+  *made = emulation::graph_counts().made;
+  *launched = emulation::graph_counts().launched;
+}
 EXPORT void soma_fail_next() { emulation::fail_next(); }
 // Of the structs that Python mirrors.
 EXPORT void soma_sizes(int64_t* sizes) {
@@ -75,6 +86,35 @@ EXPORT void soma_sizes(int64_t* sizes) {
       sizeof(AdamWRange),     sizeof(AdamWOptions), sizeof(MuonOptions),      sizeof(Epilogue),  sizeof(Quadratic),
       sizeof(SwigluGradient), sizeof(RotatedHeads), sizeof(RotationGradient), sizeof(RowScores)};
   for (const std::size_t size : all) *sizes++ = static_cast<int64_t>(size);
+}
+
+// Adds 1, 2, ... `steps` to eight numbers, each in a call that may be repeated as a graph. What they are then, if right.
+EXPORT float soma_repeat(int steps, bool varying) {
+  if (graphs == nullptr) {
+    graphs = new cuda::Graphs;
+    check(cudaStreamCreate(&stream));
+  }
+  const float zeros[8] = {};
+  const Device<float> y(8, zeros);
+  for (int step = 1; step <= steps; ++step) {
+    const auto body = [&] {
+      const cuda::Recording* const recording = cuda::Recording::capturing();
+      const cudaStream_t into = recording != nullptr ? recording->stream() : stream;
+      const auto x = static_cast<float>(step);
+      varying ? cuda::Kernel{add_varying, dim3(1), 8, into}(y.get(), x)
+              : cuda::Kernel{add_plain, dim3(1), 8, into}(y.get(), x);
+    };
+    graphs->run(
+        stream, [](void* context) { (*static_cast<decltype(body)*>(context))(); },
+        const_cast<void*>(static_cast<const void*>(&body)));
+  }
+  check(cudaStreamSynchronize(stream));
+  float sums[8];
+  check(cudaMemcpy(sums, y.get(), sizeof sums, cudaMemcpyDeviceToHost));
+  for (const float sum : sums) {
+    if (sum != sums[0]) return -1;
+  }
+  return sums[0];
 }
 
 EXPORT void soma_norm(const Matrix* y, const NormStats* saved, const ConstMatrix* x, const NormWeights* w, float eps) {
@@ -109,10 +149,8 @@ EXPORT void soma_embed(const Matrix* out, const int32_t* ids, const ConstMatrix*
 // host_ids: the same ids on the host
 EXPORT void soma_embed_backward(const Matrix* dwte, const Matrix* dwpe, const ConstMatrix* dout, const int32_t* ids,
                                 const int32_t* host_ids, int64_t length) {
-  const cuda::SortedIds sorted = cuda::sort_ids(host_ids, dout->rows);
-  const auto count = static_cast<int64_t>(sorted.rows.size()), starts = static_cast<int64_t>(sorted.starts.size());
-  const Device<int32_t> rows(count, sorted.rows.data()), begins(starts, sorted.starts.data());
-  cuda::embed_backward(*dwte, dwpe, *dout, ids, rows.get(), begins.get(), starts - 1, length, nullptr);
+  const Device<int32_t> sorted(cuda::sorted_ids(dout->rows), cuda::sort_ids(host_ids, dout->rows).data());
+  cuda::embed_backward(*dwte, dwpe, *dout, ids, sorted.get(), length, nullptr);
   wait();
 }
 EXPORT void soma_cross_entropy(float* losses, const Matrix* logits, const int32_t* targets, float grad_scale,

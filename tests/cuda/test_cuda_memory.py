@@ -30,7 +30,7 @@ def test_what_is_predicted_is_what_is_taken(shape: str, optimizer: str, precisio
     sizes, batch = SHAPES[shape]
     config, ids = soma.ModelConfig(**SIZES, **sizes), np.arange(batch * 32).reshape(batch, 32) % 301
     gc.collect()
-    before, free = lib.soma_taken_memory(), free_memory(device="cuda")
+    free, before = free_memory(device="cuda"), lib.soma_taken_memory()
     assert free is not None and free > 0
     model = soma.Model(config, precision=precision, device="cuda")
     average = WeightAverage(model)

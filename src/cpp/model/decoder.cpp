@@ -205,26 +205,29 @@ void Decoder::advance(const Place* places, const int32_t* ids, int64_t count, in
   int64_t longest = 0;
   for (int64_t i = 0; i < count; ++i) longest = std::max(longest, places[i].position + 1);
   rotation_.reach(config, longest);
-  decoding_->embed(d.stream, weights_.wte, weights_.wpe, ids, positions_.data());
+  const auto pass = [&] {
+    decoding_->embed(d.stream, weights_.wte, weights_.wpe, ids, positions_.data());
 
-  // Threads are woken once for a group of layers: all layers that may pass between two checks for an interrupt.
-  const auto group = static_cast<std::size_t>(std::max<int64_t>(1, kUninterrupted / work));
-  Matrix stream = d.stream;  // the result of the last block for this thread
-  for (std::size_t first = 0; first < layers; first += group) {
-    check_interrupt();
-    const std::size_t last = std::min(layers, first + group);
-    decoding_->run(threads, [&](DecodeOps& ops) {
-      BlockDecodeContext ctx{ops, config, rotation_.turns()};
-      Matrix own = stream;
-      for (std::size_t l = first; l < last; ++l) {
-        ctx.layer = static_cast<int64_t>(l);
-        own = config.block->decode(ctx, weights_.blocks[l], d, own,
-                                   layer_cache_.data() + l * static_cast<std::size_t>(count));
-      }
-      if (last == layers && heads > 0) decode_head(ctx, logits, d, own, heads);
-      if (ops.first()) stream = own;
-    });
-  }
+    // Threads are woken once for a group of layers: all layers that may pass between two checks for an interrupt.
+    const auto group = static_cast<std::size_t>(std::max<int64_t>(1, kUninterrupted / work));
+    Matrix stream = d.stream;  // the result of the last block for this thread
+    for (std::size_t first = 0; first < layers; first += group) {
+      check_interrupt();
+      const std::size_t last = std::min(layers, first + group);
+      decoding_->run(threads, [&](DecodeOps& ops) {
+        BlockDecodeContext ctx{ops, config, rotation_.turns()};
+        Matrix own = stream;
+        for (std::size_t l = first; l < last; ++l) {
+          ctx.layer = static_cast<int64_t>(l);
+          own = config.block->decode(ctx, weights_.blocks[l], d, own,
+                                     layer_cache_.data() + l * static_cast<std::size_t>(count));
+        }
+        if (last == layers && heads > 0) decode_head(ctx, logits, d, own, heads);
+        if (ops.first()) stream = own;
+      });
+    }
+  };
+  heads == count && !tiles ? weights_.device().repeat(pass) : pass();
   const int64_t together = in_order ? heads : 1;
   for (int64_t i = in_place ? heads : 0; i < heads; i += together) {
     device.download(logits_.data() + ends[i].row * vocab_size(), logits + i * vocab_size(),

@@ -73,6 +73,7 @@ class SplitOps {
     if (error) std::rethrow_exception(error);
   }
 
+  bool profiled() const { return !profiled_.empty(); }
   // Turns profiling of the ops on or off. Turning it off drops the records that were not taken.
   void profile(bool on);
   // The records since the last call; empty while profiling is off. Splits run side by side, so the time of an op is the

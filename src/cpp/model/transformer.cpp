@@ -26,6 +26,8 @@ void each_matrix(BlockParameters& block, F&& f) {
 // multiply-adds of a pass, at least for each thread (else threads wait), and at most in all (else an interrupt waits).
 constexpr int64_t kSmallModel = int64_t{2} << 20, kSmallBatch = int64_t{4} << 20;
 constexpr int64_t kLeastWork = int64_t{1} << 19, kMostWork = int64_t{1} << 31;
+// The most multiply-adds of a pass that is repeated as a whole, which an interrupt cannot end.
+constexpr int64_t kMostRepeated = int64_t{1} << 36;
 
 }  // namespace
 
@@ -369,14 +371,18 @@ double Transformer::run_loss(const Task& task, bool backward, const Noise& noise
   ids = upload(work_->id_arena, work_->ids);
   const Lesson lesson = begin_lesson(teaching, ids, batch, length);  // teachers see every token
   if (noise.mask_tokens(work_->ids.data(), batch * length)) upload(work_->id_arena, work_->ids);
-  Plan plan = this->plan(backward ? work_->ops : ops_of_evaluation(), batch, length, backward);
-  plan.noise = noise;
-  run_blocks(plan, ids, backward);
-  const Scratch& s = work_->activations.scratch;
-  float* const d_normed = config_.final_norm() ? s.d_input : s.d_output;
   targets = upload(work_->target_arena, work_->targets);
-  const float* const losses = run_head(plan, targets, normalizer, backward, d_normed, lesson);
-  if (backward) run_backward(plan, ids, d_normed);
+  const float* losses = nullptr;
+  const auto pass = [&] {
+    Plan plan = this->plan(backward ? work_->ops : ops_of_evaluation(), batch, length, backward);
+    plan.noise = noise;
+    run_blocks(plan, ids, backward);
+    const Scratch& s = work_->activations.scratch;
+    float* const d_normed = config_.final_norm() ? s.d_input : s.d_output;
+    losses = run_head(plan, targets, normalizer, backward, d_normed, lesson);
+    if (backward) run_backward(plan, ids, d_normed);
+  };
+  batch * length * arena_size() <= kMostRepeated ? repeat(pass) : pass();
   work_->losses.resize(work_->targets.size());
   device_.memory().download(work_->losses.data(), losses, work_->losses.size() * sizeof(float));
   double total = 0;

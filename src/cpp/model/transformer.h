@@ -58,6 +58,11 @@ class Transformer {
   int64_t held_floats() const;  // of memory: parameters, gradients, and what calls have taken so far
   Ops& ops() { return work_->ops.whole(); }
   SplitOps& split_ops() { return work_->ops; }
+  // See Device::repeat; f runs as it is while ops are timed one by one.
+  template <typename F>
+  void repeat(F&& f) {
+    work_->ops.profiled() ? f() : device_.repeat(f);
+  }
   // See SplitOps.
   void profile(bool on);
   std::vector<OpRecord> take_profile();

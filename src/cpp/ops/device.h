@@ -43,8 +43,18 @@ class Device {
     }
   }
 
+  // Runs f, which asks for ops and reads nothing. The device may run it twice, the first time without computing, and may
+  // replay what was asked for before.
+  template <typename F>
+  void repeat(F&& f) {
+    using Function = std::remove_reference_t<F>;
+    repeat_call([](void* context) { (*static_cast<Function*>(context))(); },
+                const_cast<void*>(static_cast<const void*>(&f)));
+  }
+
  protected:
   virtual void run_call(void (*body)(void* context), void* context) = 0;
+  virtual void repeat_call(void (*body)(void* context), void* context) { body(context); }
 };
 
 // The processor. Its memory is that of the host.

@@ -60,6 +60,7 @@ struct Launch {
 };
 struct Stream;
 struct Event;
+struct Graph;
 bool enqueue(Stream* stream, Launch launch);  // false: no GPU would launch this
 
 // ------------------------------------------------------------------------------------------------- what tests can set
@@ -72,6 +73,11 @@ void set_memory(std::size_t bytes);
 std::size_t taken_memory();
 // How many devices there are, their compute capability (major, minor), and the CUDA that the driver knows (0: none).
 void set_machine(int devices, int major, int minor, int driver);
+// How many graphs were made and launched.
+struct GraphCounts {
+  int64_t made, launched;
+};
+GraphCounts graph_counts();
 // The next time that the host synchronises, a kernel has failed.
 void fail_next();
 

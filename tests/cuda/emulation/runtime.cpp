@@ -75,11 +75,18 @@ struct Task {
 struct Stream {
   std::deque<Task> tasks;
   uint64_t ran = 0, running_to = 0;
+  Graph* capture = nullptr;
+};
+
+// Tasks with the arguments that they were captured with.
+struct Graph {
+  std::vector<Task> tasks;
 };
 
 namespace {
 
 std::recursive_mutex mutex;
+GraphCounts counts{};
 Stream default_stream;
 std::vector<Stream*> streams{&default_stream};
 
@@ -110,7 +117,10 @@ void run_all() {
   for (Stream* const stream : order) run_all(*stream);
 }
 
-void add(Stream* stream, Task task) { stream_of(stream).tasks.push_back(std::move(task)); }
+void add(Stream* stream, Task task) {
+  Stream& s = stream_of(stream);
+  s.capture != nullptr ? s.capture->tasks.push_back(std::move(task)) : s.tasks.push_back(std::move(task));
+}
 
 void expect_inside(const void* p, std::size_t bytes, const char* does) {
   const auto address = reinterpret_cast<uintptr_t>(p);
@@ -173,6 +183,8 @@ void set_machine(int devices, int major, int minor, int driver) {
   device().minor = minor;
   device().driver = driver;
 }
+
+GraphCounts graph_counts() { return counts; }
 
 void fail_next() { device().fails = true; }
 
@@ -340,6 +352,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) { return cudaStreamSynchroniz
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   const std::lock_guard lock(emulation::mutex);
+  if (emulation::stream_of(stream).capture != nullptr) return emulation::result(cudaErrorStreamCaptureUnsupported);
   emulation::run_all(emulation::stream_of(stream));
   return std::exchange(device().fails, false) ? emulation::result(cudaErrorIllegalAddress) : cudaSuccess;
 }
@@ -383,6 +396,42 @@ cudaError_t cudaDeviceSynchronize() {
   emulation::run_all();
   return cudaSuccess;
 }
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  const std::lock_guard lock(emulation::mutex);
+  emulation::Stream& s = emulation::stream_of(stream);
+  if (s.capture != nullptr || &s == &emulation::default_stream) {
+    return emulation::result(cudaErrorStreamCaptureUnsupported);
+  }
+  s.capture = new emulation::Graph;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  const std::lock_guard lock(emulation::mutex);
+  *graph = std::exchange(stream->capture, nullptr);
+  return *graph != nullptr ? cudaSuccess : emulation::result(cudaErrorStreamCaptureUnsupported);
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* ready, cudaGraph_t graph, unsigned long long) {
+  ++emulation::counts.made;
+  *ready = new emulation::Graph(*graph);
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t ready, cudaStream_t stream) {
+  const std::lock_guard lock(emulation::mutex);
+  ++emulation::counts.launched;
+  for (const emulation::Task& task : ready->tasks) emulation::add(stream, task);
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete graph;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t ready) { return cudaGraphDestroy(ready); }
 
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int value) {
   if (value < 0 || static_cast<std::size_t>(value) > emulation::kMostSharedBytes) {

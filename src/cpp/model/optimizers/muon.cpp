@@ -132,7 +132,9 @@ double Muon::update(const StepOptions& options) {
     if (side_by_side) {
       model_.split_ops().each(count, one);
     } else {
-      for (int64_t i = 0; i < count; ++i) one(model_.ops(), 0, i);
+      model_.repeat([&] {
+        for (int64_t i = 0; i < count; ++i) one(model_.ops(), 0, i);
+      });
     }
     return clip.norm;
   };

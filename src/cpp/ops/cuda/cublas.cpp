@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "ops/cuda/check.h"
+#include "ops/cuda/recording.h"
 
 namespace soma::cuda {
 namespace {
@@ -167,6 +168,15 @@ bool Cublas::multiply(const Matrix& c, const ConstMatrix& a, const ConstMatrix& 
   if (known == plans_.end()) known = plans_.emplace(key, make(key)).first;
   const Plan& plan = known->second;
   if (!plan.found) return false;
+  if (Recording* const recording = Recording::looking()) {
+    recording->note(key);
+    for (const void* const at : {static_cast<const void*>(c.data), static_cast<const void*>(a.data),
+                                 static_cast<const void*>(b.data), static_cast<const void*>(workspace)}) {
+      recording->note(at);
+    }
+    recording->note(accumulate);
+    return true;
+  }
   const float one = 1.0f, beta = accumulate ? 1.0f : 0.0f;
   expect(library_.multiply(handle_, plan.product, &one, b.data, plan.a, a.data, plan.b, &beta, c.data, plan.c, c.data,
                            plan.c, &plan.choice.algorithm, workspace,

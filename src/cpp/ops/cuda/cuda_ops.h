@@ -26,15 +26,13 @@ void sum_rows(float* out, ConstMatrix x, float* partials, cudaStream_t stream);
 void dropout(Matrix y, ConstMatrix x, const Dropout& dropout, cudaStream_t stream);
 void embed(Matrix out, const int32_t* ids, ConstMatrix wte, const ConstMatrix* wpe, int64_t length,
            const Dropout& dropout, cudaStream_t stream);
-// The rows of each id, in order, without masked tokens. On the host.
-struct SortedIds {
-  std::vector<int32_t> rows;    // all rows of the first id, then those of the next
-  std::vector<int32_t> starts;  // of each id within them, and the end
-};
-SortedIds sort_ids(const int32_t* ids, int64_t count);
-// `rows` and `starts` are those of sort_ids, on the device; `distinct` ids.
-void embed_backward(Matrix dwte, const Matrix* dwpe, ConstMatrix dout, const int32_t* ids, const int32_t* rows,
-                    const int32_t* starts, int64_t distinct, int64_t length, cudaStream_t stream);
+// The rows of each id, in order, without masked tokens: the number of distinct ids; all rows of the first id, then those
+// of the next; where those of each id start, and the end. Made on the host; always of sorted_ids(count) numbers.
+inline int64_t sorted_ids(int64_t count) { return 2 * count + 2; }
+std::vector<int32_t> sort_ids(const int32_t* ids, int64_t count);
+// `sorted` is that of sort_ids for all rows, on the device.
+void embed_backward(Matrix dwte, const Matrix* dwpe, ConstMatrix dout, const int32_t* ids, const int32_t* sorted,
+                    int64_t length, cudaStream_t stream);
 
 // loss.cu
 void cross_entropy(float* losses, Matrix logits, const int32_t* targets, float grad_scale, Matrix gradient,

@@ -98,16 +98,18 @@ __global__ void __launch_bounds__(kThreads) widen_rows(Rows pairs, Outputs w, in
   }
 }
 
-struct Tokens {
-  int32_t ids[kRowsOfLaunch], positions[kRowsOfLaunch];
+struct Token {
+  int32_t id, position;
 };
+using Tokens = VaryingList<Token, kRowsOfLaunch>;
 
 template <WeightFormat kFormat>
 __global__ void __launch_bounds__(kThreads)
     embed_tokens(Rows out, Outputs table, const float* scales, const float* wpe, Tokens tokens, int64_t rows) {
   const int64_t r = row_of_warp(), lane = threadIdx.x % 32, c = out.cols;
   if (r >= rows) return;
-  const int64_t id = tokens.ids[r], position = tokens.positions[r];
+  const Token token = tokens[r];
+  const int64_t id = token.id, position = token.position;
   const float scale = scales != nullptr ? scales[id] : 1.0f;
   for (int64_t k = kNumbers * lane; k < c; k += kDepth) {
     float x[kNumbers];
@@ -265,11 +267,9 @@ void widen(Matrix pairs, const DecodeMatrix& w, cudaStream_t stream) {
 void embed(Matrix out, const DecodeMatrix& table, const float* wpe, const int32_t* ids, const int64_t* positions,
            cudaStream_t stream) {
   each_launch(out.rows, [&](int64_t first, int64_t count) {
-    Tokens tokens{};
-    for (int64_t r = 0; r < count; ++r) {
-      tokens.ids[r] = ids[first + r];
-      tokens.positions[r] = static_cast<int32_t>(positions[first + r]);
-    }
+    Token list[kRowsOfLaunch];
+    for (int64_t r = 0; r < count; ++r) list[r] = {ids[first + r], static_cast<int32_t>(positions[first + r])};
+    const Tokens tokens(list, count);
     with_format(table.format, [&](auto f) {
       Kernel{embed_tokens<decltype(f)::value>, grid_of_rows(count), kThreads, stream}(
           out.part(first, first + count), outputs_of(table), table.scales, wpe, tokens, count);

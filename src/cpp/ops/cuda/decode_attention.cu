@@ -7,11 +7,12 @@ namespace {
 
 constexpr int kBlock = 16;  // positions whose keys lie together
 
-// The places of rows in the cache.
-struct Places {
-  float *keys[kRowsOfLaunch], *values[kRowsOfLaunch];
-  int32_t lengths[kRowsOfLaunch];
+// The place of a row in the cache, and the positions that it has.
+struct Place {
+  float *keys, *values;
+  int64_t length;
 };
+using Places = VaryingList<Place, kRowsOfLaunch>;
 
 struct Cached {
   int64_t capacity;
@@ -26,15 +27,16 @@ __global__ void __launch_bounds__(kThreads)
   const int r = warp / all, head = warp % all, lane = static_cast<int>(threadIdx.x % 32), d = shape.d;
   if (r >= rows) return;
   float* const x = qkv.row(r) + head * d;
-  const int position = places.lengths[r], key = head - shape.heads, value = key - shape.kv;
+  const Place place = places[r];
+  const int position = static_cast<int>(place.length), key = head - shape.heads, value = key - shape.kv;
   if (value >= 0) {
-    float* const to = places.values[r] + (value * shape.capacity + position) * d;
+    float* const to = place.values + (value * shape.capacity + position) * d;
     for (int i = lane; i < d; i += 32) to[i] = x[i];
     return;
   }
   const int step = key < 0 ? 1 : kBlock;
   float* const to =
-      key < 0 ? x : places.keys[r] + (key * shape.capacity + position / kBlock * kBlock) * d + position % kBlock;
+      key < 0 ? x : place.keys + (key * shape.capacity + position / kBlock * kBlock) * d + position % kBlock;
   if (rotation.turns != nullptr) {
     turn_head(x, key < 0 ? rotation.q_gain : rotation.k_gain, rotation.turns + int64_t{position} * d, d, rotation.eps,
               [&](int i, float v) { to[i * step] = v; });
@@ -63,11 +65,12 @@ __global__ void __launch_bounds__(kThreads) attend_part(Rows out, float* parts, 
   SOMA_SHARED(float, sums, kWarps* kColumns);
   SOMA_SHARED(float, of_warps, 2 * kWarps);
   const int64_t h = blockIdx.x, r = blockIdx.y, d = shape.d, first = static_cast<int64_t>(blockIdx.z) * kThreads;
-  const int64_t rest = places.lengths[r] + 1 - first, n = rest < kThreads ? rest : kThreads;
+  const Place place = places[r];
+  const int64_t rest = place.length + 1 - first, n = rest < kThreads ? rest : kThreads;
   if (n <= 0) return;
   const int64_t start = (h / (shape.heads / shape.kv) * shape.capacity + first) * d;
-  const float *const q = qkv.row(r) + h * d, *const keys = places.keys[r] + start;
-  const float* const values = places.values[r] + start;
+  const float *const q = qkv.row(r) + h * d, *const keys = place.keys + start;
+  const float* const values = place.values + start;
   const int64_t t = threadIdx.x, lane = t % 32, warp = t / 32;
   const float lowest = __uint_as_float(0xff800000u);
 
@@ -109,7 +112,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t r = row_of_warp() / shape.heads, h = row_of_warp() % shape.heads, d = shape.d;
   if (r >= rows) return;
   const float* const first = parts + row_of_warp() * most_parts * (d + 2);
-  const float* const end = first + (places.lengths[r] / kThreads + 1) * (d + 2);
+  const float* const end = first + (places[r].length / kThreads + 1) * (d + 2);
   float most = first[0], sum = 0.0f;
   for (const float* p = first; p < end; p += d + 2) most = larger(p[0], most);
   const auto factor = [&](const float* p) { return exp_of((p[0] - most) * shape.scale); };
@@ -141,12 +144,10 @@ void attention(Matrix out, Matrix qkv, const CacheRow* cache, const HeadShape& s
                      static_cast<int>(s.head_size), s.scale};
   const int64_t all = s.heads + 2 * s.kv_heads;
   each_launch(out.rows, [&](int64_t first, int64_t count) {
-    Places places{};
-    for (int64_t r = 0; r < count; ++r) {
-      places.keys[r] = cache[first + r].keys;
-      places.values[r] = cache[first + r].values;
-      places.lengths[r] = static_cast<int32_t>(cache[first + r].length);
-    }
+    Place list[kRowsOfLaunch];
+    for (int64_t r = 0; r < count; ++r)
+      list[r] = {cache[first + r].keys, cache[first + r].values, cache[first + r].length};
+    const Places places(list, count);
     const Rows to = out.part(first, first + count), from = qkv.part(first, first + count);
     Kernel{append_heads, grid_of_rows(count * all), kThreads, stream}(
         from, places, shape, rotation != nullptr ? *rotation : Rotation{}, count);

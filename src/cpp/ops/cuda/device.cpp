@@ -29,6 +29,16 @@ class OutOfMemory final : public std::bad_alloc {
   const std::string what_;
 };
 
+// Whether a recording looks, which notes the copy (from null: the clearing) instead.
+bool noted(const void* to, const void* from, std::size_t bytes) {
+  Recording* const recording = Recording::looking();
+  if (recording == nullptr) return false;
+  recording->note(to);
+  recording->note(from);
+  recording->note(bytes);
+  return true;
+}
+
 }  // namespace
 
 bool forked() { return in_child; }
@@ -42,6 +52,7 @@ void expect_no_fork() {
 }
 
 void* CudaMemory::allocate(std::size_t bytes, bool) {
+  if (Recording::capturing() != nullptr) throw std::logic_error("CUDA: a recorded call takes memory");
   const cudaStream_t stream = device_.stream();
   void* block = nullptr;
   const cudaError_t error = cudaMalloc(&block, bytes);
@@ -66,6 +77,7 @@ void CudaMemory::upload(void* to, const void* host, std::size_t bytes) {
 }
 
 void CudaMemory::download(void* host, const void* from, std::size_t bytes, std::size_t rows, std::size_t stride) {
+  if (Recording::current() != nullptr) throw std::logic_error("CUDA: a recorded call reads what is not computed yet");
   const cudaStream_t stream = device_.stream();
   if (rows == 1) {
     check(cudaMemcpyAsync(host, from, bytes, cudaMemcpyDeviceToHost, stream));
@@ -76,10 +88,14 @@ void CudaMemory::download(void* host, const void* from, std::size_t bytes, std::
 }
 
 void CudaMemory::copy(void* to, const void* from, std::size_t bytes) {
+  if (noted(to, from, bytes)) return;
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, device_.stream()));
 }
 
-void CudaMemory::clear(void* at, std::size_t bytes) { check(cudaMemsetAsync(at, 0, bytes, device_.stream())); }
+void CudaMemory::clear(void* at, std::size_t bytes) {
+  if (noted(at, nullptr, bytes)) return;
+  check(cudaMemsetAsync(at, 0, bytes, device_.stream()));
+}
 
 void CudaMemory::exchange(void* a, void* b, std::size_t bytes) {
   cuda::exchange(static_cast<float*>(a), static_cast<float*>(b), static_cast<int64_t>(bytes / sizeof(float)),
@@ -89,13 +105,15 @@ void CudaMemory::exchange(void* a, void* b, std::size_t bytes) {
 CudaDevice::CudaDevice(int number) : number_(number) {
   check(cudaSetDevice(number));
   check(cudaStreamCreate(&stream_));
+  graphs_ = std::make_unique<Graphs>();
   if (const CublasLibrary* const library = cublas_library()) cublas_ = std::make_unique<Cublas>(*library);
 }
 
 cudaStream_t CudaDevice::stream() {
   expect_no_fork();
   check(cudaSetDevice(number_));
-  return stream_;
+  const Recording* const recording = Recording::capturing();
+  return recording != nullptr ? recording->stream() : stream_;
 }
 
 int64_t CudaDevice::free_bytes() {

@@ -9,6 +9,7 @@
 
 #include "ops/backend.h"
 #include "ops/cuda/cublas.h"
+#include "ops/cuda/graphs.h"
 
 namespace soma::cuda {
 
@@ -53,11 +54,13 @@ class CudaDevice final : public Device {
 
  protected:
   void run_call(void (*body)(void* context), void* context) override { body(context); }
+  void repeat_call(void (*body)(void* context), void* context) override { graphs_->run(stream(), body, context); }
 
  private:
   const int number_;
   cudaStream_t stream_ = nullptr;
   std::unique_ptr<Cublas> cublas_;
+  std::unique_ptr<Graphs> graphs_;
   CudaMemory memory_{*this};
 };
 

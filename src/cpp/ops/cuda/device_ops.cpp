@@ -110,14 +110,13 @@ void CudaOps::embed(Matrix out, const int32_t* ids, ConstMatrix wte, const Const
 
 void CudaOps::embed_backward(Matrix dwte, const Matrix* dwpe, ConstMatrix dout, const int32_t* ids,
                              const int32_t* on_host, int64_t length) {
-  SortedIds sorted = sort_ids(on_host, dout.rows);  // while the device does what it was asked for before
-  const auto count = static_cast<int64_t>(sorted.rows.size()),
-             distinct = static_cast<int64_t>(sorted.starts.size()) - 1;
-  sorted.rows.insert(sorted.rows.end(), sorted.starts.begin(), sorted.starts.end());
-  ids_.reserve(count + distinct + 1);
-  device_.memory().upload(ids_.data(), sorted.rows.data(), sorted.rows.size() * sizeof(int32_t));
-  const auto* const rows = reinterpret_cast<const int32_t*>(ids_.data());
-  cuda::embed_backward(dwte, dwpe, dout, ids, rows, rows + count, distinct, length, device_.stream());
+  ids_.reserve(sorted_ids(dout.rows));
+  auto* const sorted = reinterpret_cast<int32_t*>(ids_.data());
+  if (Recording::capturing() == nullptr) {
+    const std::vector<int32_t> numbers = sort_ids(on_host, dout.rows);  // while the device is at work
+    device_.memory().upload(sorted, numbers.data(), numbers.size() * sizeof(int32_t));
+  }
+  cuda::embed_backward(dwte, dwpe, dout, ids, sorted, length, device_.stream());
 }
 
 void CudaOps::cross_entropy(float* losses, Matrix logits, const int32_t* targets, float grad_scale, Matrix gradient) {

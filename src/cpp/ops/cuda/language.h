@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "ops/cuda/check.h"
+#include "ops/cuda/recording.h"
 
 #ifdef SOMA_CUDA_EMULATED
 #define SOMA_UNROLL
@@ -35,7 +36,8 @@ namespace soma::cuda {
 
 constexpr uint32_t kAllLanes = 0xffffffffu;
 
-// Kernel{f, grid, threads, stream, dynamic_bytes}(arguments...) is CUDA's f<<<...>>>(arguments...), or throws.
+// Kernel{f, grid, threads, stream, dynamic_bytes}(arguments...) is CUDA's f<<<...>>>(arguments...), or throws. It is only
+// noted while a recording looks.
 template <typename... P>
 struct Kernel {
   void (*kernel)(P...);
@@ -45,6 +47,15 @@ struct Kernel {
   std::size_t dynamic_bytes = 0;
 
   void operator()(P... arguments) const {
+    if (Recording* const recording = Recording::looking()) {
+      recording->note(reinterpret_cast<const void*>(kernel));
+      for (const std::size_t part :
+           {std::size_t{grid.x}, std::size_t{grid.y}, std::size_t{grid.z}, std::size_t{threads}, dynamic_bytes}) {
+        recording->note(part);
+      }
+      (recording->note(arguments), ...);
+      return;
+    }
     cudaLaunchConfig_t config{};
     config.gridDim = grid;
     config.blockDim = dim3(threads);

@@ -65,7 +65,7 @@ __device__ inline Stats row_stats(const float* x, const float* q, int64_t n) {
 // What a row loses, and grad_scale (softmax - (1 - share) onehot - share q) as its gradient, if grad_scale is not 0.
 __global__ void __launch_bounds__(kThreads)
     cross_entropy_rows(float* losses, const float* logits, int64_t ld, int64_t n, const float* q, int64_t ld_q,
-                       const int32_t* targets, float share, float grad_scale, Rows gradient) {
+                       const int32_t* targets, float share, Varying<float> gradient_scale, Rows gradient) {
   const int64_t r = blockIdx.x;
   const float *const row = logits + r * ld, *const taught = q != nullptr ? q + r * ld_q : nullptr;
   const int32_t target = targets[r];
@@ -80,6 +80,7 @@ __global__ void __launch_bounds__(kThreads)
     }
     losses[r] = loss;
   }
+  const float grad_scale = gradient_scale.get();
   if (grad_scale == 0.0f) return;
   __syncthreads();  // row[target] is read
   const float factor = grad_scale / s.sum, hard = grad_scale * (1.0f - share), soft = -grad_scale * share;

@@ -105,13 +105,13 @@ __device__ inline uint64_t mixed(uint64_t x) {
 
 // What Dropout says, for kernels: the factor of an element, 0 or `scale`, by the hash of the processor's kernel.
 struct Drop {
-  uint64_t key;  // of the first row
+  Varying<uint64_t> key;  // of the first row
   int32_t threshold;
   float scale;
   bool on;
 
   __device__ float factor(int64_t row, int64_t col) const {
-    const uint64_t bits = mixed(key + static_cast<uint64_t>(row));
+    const uint64_t bits = mixed(key.get() + static_cast<uint64_t>(row));
     uint32_t hash = static_cast<uint32_t>(bits) + static_cast<uint32_t>(col);
     hash = ((hash ^ hash >> 16) * 0x7FEB352Du) ^ static_cast<uint32_t>(bits >> 32);
     hash = (hash ^ hash >> 15) * 0x846CA68Bu;

@@ -90,7 +90,8 @@ __global__ void __launch_bounds__(kThreads)
 
 // One block a row.
 __global__ void __launch_bounds__(kThreads)
-    muon_momentum_rows(double* partials, Rows g, Rows m, float momentum, float scale) {
+    muon_momentum_rows(double* partials, Rows g, Rows m, Varying<float> by, Varying<float> grad_scale) {
+  const float momentum = by.get(), scale = grad_scale.get();
   float *const grads = g.row(blockIdx.x), *const moments = m.row(blockIdx.x);
   double sum = 0;
   for (int64_t j = threadIdx.x; j < g.cols; j += kThreads) {
@@ -119,7 +120,9 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // decay = lr weight_decay, rate = lr scale
-__global__ void __launch_bounds__(kThreads) muon_rows(Rows p, Rows o, float decay, float rate, bool cautious) {
+__global__ void __launch_bounds__(kThreads)
+    muon_rows(Rows p, Rows o, Varying<float> of_p, Varying<float> of_o, bool cautious) {
+  const float decay = of_p.get(), rate = of_o.get();
   const int64_t r = blockIdx.x;
   for (int64_t j = threadIdx.x; j < p.cols; j += kThreads) {
     const float before = p.row(r)[j], factor = o.row(r)[j];

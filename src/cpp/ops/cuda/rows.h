@@ -17,10 +17,11 @@ inline dim3 grid_of_rows(int64_t rows) { return dim3(static_cast<unsigned>(ceil_
 inline dim3 grid_of(int64_t threads) { return dim3(static_cast<unsigned>(ceil_div(threads, kThreads))); }
 
 inline Drop drop_of(const Dropout& d) {
+  if (!d) return {};
   return {.key = d.key + static_cast<uint64_t>(d.first_row),
           .threshold = static_cast<int32_t>(std::floor(std::ldexp(d.rate, 32)) - 0x1p31),
           .scale = static_cast<float>(1 / (1 - d.rate)),
-          .on = static_cast<bool>(d)};
+          .on = true};
 }
 
 __device__ inline int64_t row_of_warp() { return static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32; }

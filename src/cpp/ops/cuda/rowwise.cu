@@ -72,15 +72,15 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // One warp adds the rows of one id in order, kColumnsOfWarp columns of them.
-__global__ void __launch_bounds__(kThreads)
-    add_rows_of_ids(float* dwte, const float* dout, const int32_t* ids, const int32_t* rows, const int32_t* starts,
-                    int64_t distinct, int64_t c) {
+__global__ void __launch_bounds__(kThreads) add_rows_of_ids(float* dwte, const float* dout, const int32_t* ids,
+                                                            const int32_t* sorted, int64_t count, int64_t c) {
   const int64_t which = row_of_warp(), first = blockIdx.y * kColumnsOfWarp;
-  if (which >= distinct) return;
+  if (which >= sorted[0]) return;
+  const int32_t *const rows = sorted + 1, *const starts = rows + count;
   const int32_t begin = starts[which], end = starts[which + 1];
-  const int64_t count = c - first < kColumnsOfWarp ? c - first : kColumnsOfWarp;
+  const int64_t width = c - first < kColumnsOfWarp ? c - first : kColumnsOfWarp;
   float* const to = dwte + ids[rows[begin]] * c + first;
-  each_two(count, threadIdx.x % 32, 32, [&](int64_t j, bool both) {
+  each_two(width, threadIdx.x % 32, 32, [&](int64_t j, bool both) {
     float2 sum = read_two(to + j, both);
     for (int32_t i = begin; i < end; ++i) {
       const float2 d = read_two(dout + rows[i] * c + first + j, both);
@@ -126,25 +126,28 @@ void embed(Matrix out, const int32_t* ids, ConstMatrix wte, const ConstMatrix* w
       drop_of(dropout), out.rows);
 }
 
-SortedIds sort_ids(const int32_t* ids, int64_t count) {
-  SortedIds sorted;
+std::vector<int32_t> sort_ids(const int32_t* ids, int64_t count) {
+  std::vector<int32_t> sorted(static_cast<std::size_t>(sorted_ids(count)));
+  int32_t *const rows = sorted.data() + 1, *const starts = rows + count;
+  int32_t *end = rows, *start = starts;
   for (int32_t r = 0; r < count; ++r) {
-    if (ids[r] != kMaskedToken) sorted.rows.push_back(r);
+    if (ids[r] != kMaskedToken) *end++ = r;
   }
-  std::stable_sort(sorted.rows.begin(), sorted.rows.end(), [&](int32_t a, int32_t b) { return ids[a] < ids[b]; });
-  for (std::size_t i = 0; i < sorted.rows.size(); ++i) {
-    if (i == 0 || ids[sorted.rows[i]] != ids[sorted.rows[i - 1]]) sorted.starts.push_back(static_cast<int32_t>(i));
+  std::stable_sort(rows, end, [&](int32_t a, int32_t b) { return ids[a] < ids[b]; });
+  for (const int32_t* r = rows; r < end; ++r) {
+    if (r == rows || ids[r[0]] != ids[r[-1]]) *start++ = static_cast<int32_t>(r - rows);
   }
-  sorted.starts.push_back(static_cast<int32_t>(sorted.rows.size()));
+  *start = static_cast<int32_t>(end - rows);
+  sorted[0] = static_cast<int32_t>(start - starts);
   return sorted;
 }
 
-void embed_backward(Matrix dwte, const Matrix* dwpe, ConstMatrix dout, const int32_t* ids, const int32_t* rows,
-                    const int32_t* starts, int64_t distinct, int64_t length, cudaStream_t stream) {
-  const int64_t c = dout.cols;
-  if (distinct > 0) {
-    const dim3 grid(grid_of_rows(distinct).x, static_cast<unsigned>(ceil_div(c, kColumnsOfWarp)));
-    Kernel{add_rows_of_ids, grid, kThreads, stream}(dwte.data, dout.data, ids, rows, starts, distinct, c);
+void embed_backward(Matrix dwte, const Matrix* dwpe, ConstMatrix dout, const int32_t* ids, const int32_t* sorted,
+                    int64_t length, cudaStream_t stream) {
+  const int64_t c = dout.cols, most = std::min(dout.rows, dwte.rows);  // distinct ids: how many there are, is varying
+  if (most > 0) {
+    const dim3 grid(grid_of_rows(most).x, static_cast<unsigned>(ceil_div(c, kColumnsOfWarp)));
+    Kernel{add_rows_of_ids, grid, kThreads, stream}(dwte.data, dout.data, ids, sorted, dout.rows, c);
   }
   if (dwpe != nullptr && dout.rows > 0) {
     Kernel{add_rows_of_positions, grid_of(length * c), kThreads, stream}(dwpe->data, dwpe->ld, dout.data, length,
