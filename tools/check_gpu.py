@@ -35,12 +35,19 @@ def checks(modes: Sequence[str]) -> list[Check]:
     train = [PYTHON, "benchmarks/bench_train.py", "--device", "cuda", "--precision", "bfloat16", "--rounds", "3"]
     train += ["--seconds", "1", "--modes", *modes]
     generate = [PYTHON, "benchmarks/bench_generate.py", "--device", "cuda", "--rounds", "3", "--seconds", "0.5"]
+    profile = [PYTHON, "-m", "soma_native", "bench", "--device", "cuda", "--precision", "bfloat16", "--profile"]
+    alone = [*train[: -len(modes) or None], "--workloads"]
+    processor = [PYTHON, "benchmarks/bench_train.py", "--rounds", "3", "--seconds", "1", "--modes", "--workloads"]
     found: list[Check] = [
-        ("info", 30, [PYTHON, "-m", "soma_native", "info"]),
-        ("tests of models", 140, [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/cuda"]),
-        ("training, small", 80, [*train, "--workloads", "showcase", "nano-cpu"]),
-        ("training, gpt2-124m", 80, [*train, "--workloads", "gpt2-124m"]),
-        ("generation", 70, [*generate, "--workloads", "showcase", "gpt2-124m"]),
+        ("info", 15, [PYTHON, "-m", "soma_native", "info"]),
+        ("ceilings and ops", 30, [*profile, "gpt2-124m"]),
+        ("tests of models", 120, [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/cuda"]),
+        ("training, small", 60, [*train, "--workloads", "showcase", "nano-cpu"]),
+        ("training, gpt2-124m", 60, [*train, "--workloads", "gpt2-124m"]),
+        ("small, no graphs", 30, ["env", "SOMA_CUDA_GRAPHS=0", *alone, "showcase", "nano-cpu"]),
+        ("gpt2-124m, no cuBLASLt", 30, ["env", "SOMA_CUBLAS=none", *alone, "gpt2-124m"]),
+        ("showcase, processor", 15, [*processor, "showcase"]),
+        ("generation", 50, [*generate, "--workloads", "showcase", "gpt2-124m"]),
     ]
     if sanitizer := shutil.which("compute-sanitizer"):
         for tool in ("memcheck", "racecheck"):

@@ -22,8 +22,10 @@ def test_its_commands_are_those_of_the_benchmarks_and_take_eight_minutes(monkeyp
     found = check_gpu.checks(["bf16-eager", "bf16-compile"])
     assert sum(seconds for _, seconds, _ in found) <= 8 * 60
     parse = {f"benchmarks/{module.__name__}.py": module.arguments for module in (bench_train, bench_generate)}
-    seen = [parse[command[1]](command[2:]).device for _, _, command in found if command[1] in parse]
-    assert seen == ["cuda"] * 3
+    commands = [command[2 * (command[0] == "env") :] for _, _, command in found]
+    seen = [parse[command[1]](command[2:]) for command in commands if command[1] in parse]
+    assert [options.device for options in seen] == [*["cuda"] * 4, "cpu", "cuda"]
+    assert [bool(options.modes) for options in seen[:5]] == [True, True, False, False, False]
     files = [word for _, _, command in found for word in command if word.startswith(("benchmarks/", "tests/"))]
     assert all((ROOT / file).exists() for file in files)
 
