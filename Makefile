@@ -17,7 +17,8 @@ SOMA_CMAKE ?=
 SOMA_PACKAGE ?= .
 PYTEST_ARGS ?=
 # One test process for each core, because most tests keep one core busy. At most four, because oracles need much memory.
-WORKERS := -n auto --maxprocesses 4
+# A process without tests takes over some of another's, so that none waits for the slowest file.
+WORKERS := -n auto --maxprocesses 4 --dist worksteal
 OUT ?= runs/showcase
 RECORDS ?= runs/records
 
@@ -44,13 +45,13 @@ showcase: $(PACKAGE_STAMP) $(PLOT_STAMP) ## train the showcase model, save it, l
 	$(BIN)/soma-native showcase --out $(OUT)
 
 test: $(PACKAGE_STAMP) $(PLOT_STAMP) $(TEST_STAMP) ## run the whole test suite, with PyTorch and others as oracles
-	$(BIN)/pytest $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/pytest $(WORKERS) $(PYTEST_ARGS)
 
 # CI runs `test` with SOMA_PRECISION=float32, then these. A processor without instructions for bfloat16 widens the
 # operands, so the tests run everywhere.
 levels: $(PACKAGE_STAMP) $(PLOT_STAMP) $(TEST_STAMP) ## run the tests that train, in bfloat16 and then on sse in float32
-	SOMA_PRECISION=bfloat16 $(BIN)/pytest $(WORKERS) --dist loadfile -m trains $(PYTEST_ARGS)
-	SOMA_ISA=sse SOMA_PRECISION=float32 $(BIN)/pytest $(WORKERS) --dist loadfile -m trains $(PYTEST_ARGS)
+	SOMA_PRECISION=bfloat16 $(BIN)/pytest $(WORKERS) -m trains $(PYTEST_ARGS)
+	SOMA_ISA=sse SOMA_PRECISION=float32 $(BIN)/pytest $(WORKERS) -m trains $(PYTEST_ARGS)
 
 # On the processor: nothing of CUDA is needed. The kernels are checked for races and stray accesses while they run.
 test-cuda: $(DEV_STAMP) $(PACKAGE_STAMP) $(TEST_STAMP) ## run the CUDA kernels in an emulation, and their tests
@@ -95,7 +96,7 @@ sanitize: $(DEV_STAMP) $(PACKAGE_STAMP) $(TEST_STAMP) ## run the kernel and toke
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0:strict_string_checks=1:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
 	PYTHONPATH=build/sanitize/package \
-	$(BIN)/pytest $(WORKERS) --dist worksteal -q -p no:cacheprovider $(PYTEST_ARGS) $(SANITIZE_TESTS)
+	$(BIN)/pytest $(WORKERS) -q -p no:cacheprovider $(PYTEST_ARGS) $(SANITIZE_TESTS)
 
 # A host that touches the memory of a device ends the process. Tests that write to views of parameters are left out: a
 # device has none.
@@ -105,7 +106,7 @@ test-strict: $(DEV_STAMP) $(PACKAGE_STAMP) $(TEST_STAMP) ## run the tests of mod
 	rm -rf build/strict/package && mkdir -p build/strict/package
 	cp -r soma_native build/strict/package/ && rm -f build/strict/package/soma_native/_core*.so
 	cp build/strict/_core*.so build/strict/package/soma_native/
-	PYTHONPATH=$(abspath build/strict/package) $(BIN)/pytest $(WORKERS) --dist loadfile -q -p no:cacheprovider $(PYTEST_ARGS) $(STRICT_TESTS)
+	PYTHONPATH=$(abspath build/strict/package) $(BIN)/pytest $(WORKERS) -q -p no:cacheprovider $(PYTEST_ARGS) $(STRICT_TESTS)
 
 # On a machine without CUDA: nvcc comes from PyPI. For one kind of chip, as in CUDAARCHS=90a-real, it is faster.
 cuda: $(DEV_STAMP) ## build the wheel of the library for GPUs into dist/
