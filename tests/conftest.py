@@ -197,11 +197,36 @@ def trains(path: Path) -> bool:
     return bool(TRAINS.search(text)) or any(trains(file) for file in files if HERE in file.parents and file != path)
 
 
+def for_sanitizers(items: list[pytest.Item]) -> list[pytest.Item]:
+    """What `make sanitize` runs: of a test of models each case on every third level, a third of the cases on each.
+
+    What levels have of their own are kernels. Tests of kernels run each case on each level.
+    """
+    levels, chosen = available_isas(), []
+    numbers: dict[tuple[Path, str], dict[str, int]] = {}
+    for item in items:
+        if "isa" not in getattr(item, "fixturenames", ()) or item.path.parent.name == "kernels":
+            chosen.append(item)
+            continue
+        spec: Any = item.callspec  # type: ignore[attr-defined]
+        case = spec.id.split("-")
+        case.remove(spec.params["isa"])
+        known = numbers.setdefault((item.path, item.name.partition("[")[0]), {})
+        number = known.setdefault("-".join(case), len(known))
+        # The digits, so that a parameter of three values does not give each level one of them.
+        digits = sum(number // 3**place for place in range(6))
+        if (digits + levels.index(spec.params["isa"])) % min(3, len(levels)) == 0:
+            chosen.append(item)
+    return chosen
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests that train, but no test that runs on all levels anyway."""
+    """Marks the tests that train, but no test that runs on all levels anyway. Chooses those for the sanitizers."""
     for item in items:
         if trains(item.path) and "isa" not in getattr(item, "fixturenames", ()):
             item.add_marker("trains")
+    if os.environ.get("SOMA_SANITIZED"):
+        items[:] = for_sanitizers(items)
 
 
 # With SOMA_TESTS_NO_SKIP=1, as .ci/run sets it, a skipped test is a failure. Otherwise a run without an oracle would
