@@ -50,8 +50,8 @@ test: $(PACKAGE_STAMP) $(PLOT_STAMP) $(TEST_STAMP) ## run the whole test suite, 
 # CI runs `test` with SOMA_PRECISION=float32, then these. A processor without instructions for bfloat16 widens the
 # operands, so the tests run everywhere.
 levels: $(PACKAGE_STAMP) $(PLOT_STAMP) $(TEST_STAMP) ## run the tests that train, in bfloat16 and then on sse in float32
-	SOMA_PRECISION=bfloat16 $(BIN)/pytest $(WORKERS) -m trains $(PYTEST_ARGS)
-	SOMA_ISA=sse SOMA_PRECISION=float32 $(BIN)/pytest $(WORKERS) -m trains $(PYTEST_ARGS)
+	SOMA_PRECISION=bfloat16 $(BIN)/pytest $(WORKERS) -m bfloat16 $(PYTEST_ARGS)
+	SOMA_ISA=sse SOMA_PRECISION=float32 $(BIN)/pytest $(WORKERS) -m sse $(PYTEST_ARGS)
 
 # On the processor: nothing of CUDA is needed. The kernels are checked for races and stray accesses while they run.
 test-cuda: $(DEV_STAMP) $(PACKAGE_STAMP) $(TEST_STAMP) ## run the CUDA kernels in an emulation, and their tests

@@ -179,7 +179,9 @@ def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # Training depends on the rounding of products. So `make levels` runs all tests that train twice more: in bfloat16, and
-# on a low level. They are found by their source, so that a new test is never left out.
+# on a low level. They are found by their source, so that a new test is never left out. The marker `levels` names the
+# runs that can tell more than the whole suite on the best level in float32: "bfloat16" where a test of processes or
+# files trains but looks at no number, "sse" where it names float32 itself, none where it trains nothing of its own.
 
 TRAINS = re.compile(
     r"\bsoma(_native)?\.(AdamW|Muon|Trainer|cli)\b|\bimport .*\b(AdamW|Muon|Trainer|run_showcase)\b|"
@@ -195,6 +197,16 @@ def trains(path: Path) -> bool:
     imported = (sys.modules.get(name) for name in re.findall(r"^(?:from|import) (\w+)", text, flags=re.MULTILINE))
     files = (Path(file) for module in imported if (file := getattr(module, "__file__", None)))
     return bool(TRAINS.search(text)) or any(trains(file) for file in files if HERE in file.parents and file != path)
+
+
+def runs_of_levels(item: pytest.Item) -> tuple[str, ...]:
+    """The runs of `make levels` that a test belongs to, by the names of their markers."""
+    fixtures = getattr(item, "fixturenames", ())
+    if "isa" in fixtures or not trains(item.path):
+        return ()  # it runs on all levels anyway, or on none
+    if marker := item.get_closest_marker("levels"):
+        return marker.args
+    return ("sse",) if "precision" in fixtures else ("bfloat16", "sse")  # what is given a precision gets both anyway
 
 
 def for_sanitizers(items: list[pytest.Item]) -> list[pytest.Item]:
@@ -221,10 +233,11 @@ def for_sanitizers(items: list[pytest.Item]) -> list[pytest.Item]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests that train, but no test that runs on all levels anyway. Chooses those for the sanitizers."""
+    """Marks the tests that train. Chooses those for the sanitizers."""
     for item in items:
-        if trains(item.path) and "isa" not in getattr(item, "fixturenames", ()):
-            item.add_marker("trains")
+        runs = runs_of_levels(item)
+        for name in (*runs, "trains") if runs else ():
+            item.add_marker(name)
     if os.environ.get("SOMA_SANITIZED"):
         items[:] = for_sanitizers(items)
 

@@ -1,4 +1,4 @@
-"""The tests that run once more, in `make sanitize`: which are chosen, and that no case is lost."""
+"""The tests that run once more, in `make levels` and `make sanitize`: which are chosen, and that no case is lost."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import soma_native
 from oracles import reference as ref
+
+pytestmark = pytest.mark.levels()
 
 TESTS = Path(__file__).resolve().parents[1]
 CHILD = "import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
@@ -40,3 +44,15 @@ def test_the_sanitizers_see_each_case_and_each_level(tmp_path: Path) -> None:
 def test_kernels_are_sanitized_on_every_level(tmp_path: Path) -> None:
     kernels = collected(tmp_path, "kernels/test_gelu.py", "kernels/test_scores.py", SOMA_SANITIZED="1")
     assert kernels == collected(tmp_path, "kernels/test_gelu.py", "kernels/test_scores.py", SOMA_SANITIZED="")
+
+
+FILES = ("model/test_gradients.py", "model/test_muon.py", "cli/test_program.py", "cli/test_corpus.py")
+
+
+@pytest.mark.parametrize(("run", "other"), [("bfloat16", "test_program.py"), ("sse", "test_gradients.py")])
+def test_a_test_that_trains_runs_where_it_can_tell_more(tmp_path: Path, run: str, other: str) -> None:
+    """Both runs have what `Muon` computes. Where a test gives both precisions itself, one run is enough."""
+    chosen = collected(tmp_path, *FILES, "-m", run)
+    assert {file for file, _ in chosen} == {"test_muon.py", other}
+    assert not [name for _, name in chosen if name.startswith("test_every_parameter")], "runs on all levels anyway"
+    assert any(name.startswith("test_it_learns") for _, name in chosen) == (run == "sse")
