@@ -281,6 +281,7 @@ def jobs_of(page: Path) -> list[tuple[str, list[str]]]:
     return jobs
 
 
+@pytest.mark.levels("bfloat16")
 @pytest.mark.parametrize("page", [page for page in PAGES if languages_of(page)], ids=page_name)
 def test_the_examples_of_a_page_run(page: Path, tmp_path: Path) -> None:
     """In order and in one folder, beside a text file. Later examples may use files of earlier ones."""

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.levels()
+
 ROOT = Path(__file__).resolve().parents[2]
 
 CPP = ROOT / "src" / "cpp"
