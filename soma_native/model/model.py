@@ -18,7 +18,7 @@ from soma_native.model.config import PRECISIONS, ModelConfig
 from soma_native.model.device import checked_device
 
 # Instruction sets that multiply bfloat16 faster than single precision.
-_FAST_BFLOAT16 = ("avx512_bf16", "amx")
+_FAST_BFLOAT16 = ("avx512_bf16", "amx", "neon_bf16")
 
 
 def resolve_precision(precision: str, device: str = "cpu") -> tuple[str, str]:

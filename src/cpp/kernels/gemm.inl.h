@@ -252,10 +252,16 @@ inline const float* separate(const float* p) {
 }
 
 struct Floats {
-  static Vec multiply_add(Vec a, Vec b, Vec c) { return fma(a, b, c); }
+  template <typename Factor>
+  static Vec multiply_add(Factor a, Vec b, Vec c) {
+    return fma(a, b, c);
+  }
 };
 struct Pairs {
-  static Vec multiply_add(Vec a, Vec b, Vec c) { return dot_pairs(a, b, c); }
+  template <typename Factor>
+  static Vec multiply_add(Factor a, Vec b, Vec c) {
+    return dot_pairs(a, b, c);
+  }
 };
 
 // The operand A: element (i, p) is at data[i*row + p*depth].
@@ -288,7 +294,7 @@ void tile(float* c, int64_t ldc, const TileA& a, const float* b, int64_t k, int6
     Vec column[kVectors];
     SOMA_UNROLL for (int j = 0; j < kVectors; ++j) column[j] = in_register(load(b + p * kGemmCols + j * kWidth));
     SOMA_UNROLL for (int i = 0; i < kRows; ++i) {
-      const Vec x = set1(base[i / 3][i % 3 == 0 ? 0 : i % 3 == 1 ? a.row : 2 * a.row]);
+      const auto x = element(base[i / 3] + (i % 3 == 0 ? 0 : i % 3 == 1 ? a.row : 2 * a.row));
       SOMA_UNROLL for (int j = 0; j < kVectors; ++j) sum[i][j] = Units::multiply_add(x, column[j], sum[i][j]);
     }
     SOMA_UNROLL for (int g = 0; g < (kRows + 2) / 3; ++g) base[g] = separate(base[g] + a.depth);
