@@ -149,6 +149,7 @@ class Noise:
         dropout: typing.SupportsFloat | typing.SupportsIndex = 0.0,
         token_mask: typing.SupportsFloat | typing.SupportsIndex = 0.0,
         numbers: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [],
+        first_row: typing.SupportsInt | typing.SupportsIndex = 0,
     ) -> None: ...
 
 class Model:
