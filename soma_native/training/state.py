@@ -62,7 +62,7 @@ class TrainingState:
     phase: dict[str, Any] | None = None
 
 
-def _arrays(model: Model, optimizer: Optimizer, average: WeightAverage | None) -> dict[str, NDArray[Any]]:
+def state_arrays(model: Model, optimizer: Optimizer, average: WeightAverage | None) -> dict[str, NDArray[Any]]:
     """The arrays of a run with their names in the file; on the CPU they are not copied."""
     arrays = {f"parameter.{name}": array for name, array in model.parameters().items()}
     arrays |= optimizer.state()
@@ -71,9 +71,10 @@ def _arrays(model: Model, optimizer: Optimizer, average: WeightAverage | None) -
     return arrays
 
 
-def _write(
-    name: str, array: NDArray[np.float32], model: Model, optimizer: Optimizer, average: WeightAverage | None
+def write_array(
+    model: Model, optimizer: Optimizer, average: WeightAverage | None, name: str, array: NDArray[np.float32]
 ) -> None:
+    """Set one of `state_arrays`."""
     kind, _, parameter = name.partition(".")
     if kind == "parameter":
         model.write(parameter, array)
@@ -87,7 +88,7 @@ def write_state(
     path: Path, state: TrainingState, model: Model, optimizer: Optimizer, average: WeightAverage | None = None
 ) -> None:
     """Write the state file to `path`, inside `replace_files`. Its header holds checksums of everything."""
-    arrays = _arrays(model, optimizer, average)
+    arrays = state_arrays(model, optimizer, average)
     content = json.dumps({"format": _FORMAT, "optimizer_steps": optimizer.step_count, **asdict(state)}, allow_nan=False)
     sums = {name: crc32_of_array(array) for name, array in arrays.items()}
     metadata = {"state": content, "state_crc32": str(zlib.crc32(content.encode())), "tensor_crc32": json.dumps(sums)}
@@ -140,7 +141,7 @@ def load_arrays(
         CheckpointError: a tensor is missing, of another shape, or damaged.
     """
     path = _state_path(folder)
-    targets = _arrays(model, optimizer, average)
+    targets = state_arrays(model, optimizer, average)
     with TensorFile(path) as file:
         sums = json.loads(file.metadata.get("tensor_crc32", "{}"))
         for name in file.entries.keys() - targets.keys():
@@ -161,7 +162,7 @@ def load_arrays(
             if not np.isfinite(array).all():
                 raise CheckpointError("has values that are not finite", path=path, tensor=name)
         for name in targets:
-            _write(name, file.read(name), model, optimizer, average)
+            write_array(model, optimizer, average, name, file.read(name))
 
 
 def held_by(folder: Path) -> str | None:
