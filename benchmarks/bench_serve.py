@@ -34,7 +34,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from common import (
-    ROOT,
     WorkerError,
     isa_environment,
     machine_record,
@@ -117,7 +116,8 @@ class Contender:
 @contextlib.contextmanager
 def server_of(command: list[str], threads: int, isa: str | None) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """A server in a process of its own, and the port that it says: as JSON with a "url", or as an address."""
-    environment = {**thread_environment(threads), **isa_environment(isa), "PYTHONPATH": str(ROOT)}
+    package = str(Path(soma.__file__).parents[1])  # the one that was measured, installed or not
+    environment = {**thread_environment(threads), **isa_environment(isa), "PYTHONPATH": package}
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}
     )

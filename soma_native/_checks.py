@@ -90,6 +90,20 @@ def choice(argument: str, value: Any, allowed: Iterable[str], where: str = "") -
     return value
 
 
+def string(argument: str, value: Any) -> str:
+    """`value`, which must be a str. Else raises an ArgumentTypeError."""
+    if not isinstance(value, str):
+        raise ArgumentTypeError(argument, f"must be a text, got {value!r:.80}")
+    return value
+
+
+def strings(argument: str, value: Any, single: str) -> list[str]:
+    """`value` as a list, whose items must be str. `single` is the function for one text. Raises as `string` does."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise ArgumentTypeError(argument, f"must be a list of texts; for one text there is {single}")
+    return [string(f"{argument}[{i}]", item) for i, item in enumerate(value)]
+
+
 def flag(argument: str, value: Any) -> bool:
     """`value`, which must be True or False. Else raises an ArgumentTypeError."""
     if not isinstance(value, bool):

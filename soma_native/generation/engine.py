@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import threading
 import weakref
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
 
-from soma_native._checks import integer
+from soma_native._checks import instance, integer, number
 from soma_native.core import _core
 from soma_native.generation.completion import Completion
 from soma_native.generation.engine_thread import EngineThread
 from soma_native.generation.generator import Generator
+from soma_native.generation.prefix import LEAST_PIECE
 from soma_native.generation.sampling import Sampling, Settings
 from soma_native.generation.scheduler import Job, Scheduler
-from soma_native.generation.sequence import LEAST_PIECE
 from soma_native.model.model import Model
 from soma_native.tokenizer.tokenizer import Tokenizer
 
@@ -98,6 +99,7 @@ class Engine:
     @staticmethod
     def memory_of(model: Model, max_sequences: int = 16) -> int:
         """The bytes that an engine takes for keys, values and logits of its sequences, beside the weights."""
+        instance("model", model, Model)
         return integer("max_sequences", max_sequences, 1, 1 << 16) * _core.Decoder.bytes_per_row(model._core)
 
     def __repr__(self) -> str:
@@ -222,11 +224,12 @@ class Handle:
         Raises:
             TimeoutError: it takes longer. The text goes on.
             EngineClosedError: the engine was closed before the text was complete; `text` has what there is.
-            ValueError: the model's logits are not finite.
+            ValueError: the model's logits are not finite, or `timeout` is not finite.
             RuntimeError: the engine failed; the message says at what.
         """
         self._engine._thread.check_process()
-        if not self._job.ended.wait(timeout):
+        wait = None if timeout is None else min(number("timeout", timeout), threading.TIMEOUT_MAX)
+        if not self._job.ended.wait(wait):
             raise TimeoutError(f"the text is not complete after {timeout} seconds")
         if self._job.error is not None:
             raise self._job.error

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from soma_native._checks import choice, instance, integer
+from soma_native._checks import choice, instance, integer, string, strings
 from soma_native.checkpoint.hf_config import end_token, start_token, token_ids
 from soma_native.core import _core
 from soma_native.errors import ArgumentError, ArgumentTypeError
 from soma_native.generation.completion import Completion
 from soma_native.generation.healing import half_word, read_prompt
+from soma_native.generation.prefix import kept_length
 from soma_native.generation.sampling import DEFAULTS, WEIGHTS, MoreSettings, Sampling, Settings
 from soma_native.generation.scoring import Scorer
-from soma_native.generation.sequence import Sequence, kept_length
+from soma_native.generation.sequence import Sequence
 from soma_native.generation.text_writer import TextWriter
 from soma_native.model.model import Model
 from soma_native.tokenizer.tokenizer import Tokenizer
@@ -200,7 +201,7 @@ class Generator(Scorer):
             max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=stop,
             repetition_penalty=repetition_penalty, max_new_tokens=max_new_tokens, **more,
         )  # fmt: skip
-        return _text("prompt", prompt) + "".join(piece for _, piece in self._run([prompt], sampling))
+        return string("prompt", prompt) + "".join(piece for _, piece in self._run([prompt], sampling))
 
     def generate_batch(
         self,
@@ -234,9 +235,7 @@ class Generator(Scorer):
             max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=stop,
             repetition_penalty=repetition_penalty, max_new_tokens=max_new_tokens, **more,
         )  # fmt: skip
-        if isinstance(prompts, (str, bytes)) or not isinstance(prompts, Iterable):
-            raise ArgumentTypeError("prompts", "must be a list of texts; for one text there is generate")
-        texts = [_text(f"prompts[{row}]", prompt) for row, prompt in enumerate(prompts)]
+        texts = strings("prompts", prompts, "generate")
         pieces: list[list[str]] = [[text] for text in texts]
         for row, piece in self._run(texts, sampling):
             pieces[row].append(piece)
@@ -275,7 +274,7 @@ class Generator(Scorer):
             max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=stop,
             repetition_penalty=repetition_penalty, max_new_tokens=max_new_tokens, **more,
         )  # fmt: skip
-        run = self._run([_text("prompt", prompt)], sampling)
+        run = self._run([string("prompt", prompt)], sampling)
         return (piece for _, piece in run)
 
     def complete(self, prompt: str, n: int = 1, logprobs: int = 0, **settings: Unpack[Settings]) -> list[Completion]:
@@ -339,12 +338,14 @@ class Generator(Scorer):
 
     def _sequence(self, prompt: str, sampling: Sampling, ids: list[int] | None = None) -> Sequence:
         sampling.check_ids(self._model.config.vocab_size)
-        prompt = _text("prompt", prompt)
+        prompt = string("prompt", prompt)
         heals = sampling.heal_prompt and ids is None
         head, rest = half_word(self._tok, prompt) if heals else (prompt, b"")
         window, healing, most = self._model.config.max_seq_len, None, self._tok.vocab_size - 1
         if ids is None:
             ids = self._encode(head)
+        elif isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
+            raise ArgumentTypeError("ids", f"must be a list of tokens, got {ids!r:.80}")
         else:
             ids = [integer(f"ids[{n}]", i, 0, most) for n, i in enumerate(ids)] or [self._start_id]
         if heals and self._tok.kind == "bpe" and prompt:
@@ -411,11 +412,7 @@ class Generator(Scorer):
 
     def _encode(self, prompt: str) -> list[int]:
         ids = self._tok.encode(prompt)
-        unknown_id = self._tok.token_to_id("<UNK>") if "<UNK>" in self._tok.special_tokens else None
-        if unknown_id is not None and unknown_id in ids:
-            found = zip(*self._tok.encode_with_offsets(prompt), strict=True)
-            words = dict.fromkeys(prompt[begin:end] for token, (begin, end) in found if token == unknown_id)
-            _log.warning("not in the vocabulary, read as <UNK>: %s", ", ".join(words))
+        self._warn_unknown(prompt, ids)
         if ids:
             return ids
         if prompt:
@@ -431,12 +428,6 @@ class Generator(Scorer):
         if piece is None:
             piece = self._pieces[token] = self._tok.decode_bytes([token])
         return piece
-
-
-def _text(name: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise ArgumentTypeError(name, f"must be a text, got {type(value).__name__}")
-    return value
 
 
 def _generator_of(model: Model, tok: Tokenizer, end_token: str | None, weights: str) -> Generator:

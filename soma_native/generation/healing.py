@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from soma_native.generation.prefix import shared_length
 from soma_native.tokenizer.tokenizer import Tokenizer
 
 _MOST_TOKENS = 16  # of a prompt's end that may give way
@@ -60,7 +61,7 @@ def read_prompt(tok: Tokenizer, prompt: str, ids: list[int], start: int, window:
     cut = max(0, len(ids) - window)
     ids = ids[cut:]
     others = _other_readings(tok, prompt, ids, cut)
-    stay = min((_common(ids, other.ids) for other in others), default=0)  # the tokens of all readings
+    stay = min((shared_length(ids, other.ids) for other in others), default=0)  # the tokens of all readings
     if not others or (stay == 0 and len(ids) == window):
         return Reading(ids)
     table = tok._token_table()
@@ -114,7 +115,7 @@ def _other_readings(tok: Tokenizer, prompt: str, ids: list[int], cut: int) -> li
     if prompt[-1:].isspace() and found:
         # White space is cut elsewhere where a word follows: its last character begins the token of the word.
         with_word = tok.encode(prompt + "a")[cut:]
-        stay = _common(ids, with_word[: len(ids)])
+        stay = shared_length(ids, with_word[: len(ids)])
         if 0 < len(ids) - stay <= len(found):
             rest, kept = found[len(ids) - stay - 1], ids[:stay]
             for token in with_word[stay:]:
@@ -125,11 +126,6 @@ def _other_readings(tok: Tokenizer, prompt: str, ids: list[int], cut: int) -> li
             if len(table.extending(rest)) and Reading(kept, rest) not in readings:
                 readings.append(Reading(kept, rest))
     return readings
-
-
-def _common(a: list[int], b: list[int]) -> int:
-    """The number of equal tokens at the beginning."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _in_word(character: str) -> bool:

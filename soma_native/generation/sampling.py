@@ -168,7 +168,7 @@ def _penalty(name: str, value: Any) -> float | Literal["auto"]:
 
 
 def _texts(name: str, value: Any) -> tuple[str, ...]:
-    if not isinstance(value, str) and not isinstance(value, Iterable):
+    if not isinstance(value, Iterable) or isinstance(value, Mapping):
         raise ArgumentTypeError(name, f"must be a text or a list of texts, got {value!r:.80}")
     strings = (value,) if isinstance(value, str) else tuple(value)
     for string in strings:

@@ -13,7 +13,8 @@ from typing import Literal
 import numpy as np
 
 from soma_native.core import _core
-from soma_native.generation.sequence import LEAST_PIECE, Sequence, kept_length, shared_length
+from soma_native.generation.prefix import LEAST_PIECE, kept_length, shared_length
+from soma_native.generation.sequence import Sequence
 
 Reason = Literal["stop", "length", "cancelled"]
 Score = tuple[float, list[tuple[int, float]]]  # the log-probability of a token, and those of the likeliest in its place
@@ -213,7 +214,8 @@ class Scheduler:
         rows, samplers = [row.index for _, row, _ in ready], [sampler for _, _, sampler in ready]
         left = [job.sequence.left for job, _, _ in ready]
         tops = [job.top for job, _, _ in ready]
-        grown = self._decoder.grow(rows, samplers, left, tops, self._ends, _STEPS)
+        steps = 1 if any(job.first is None for job, _, _ in ready) else _STEPS  # the first piece comes at once
+        grown = self._decoder.grow(rows, samplers, left, tops, self._ends, steps)
         for (job, row, _), (tokens, scores, error) in zip(ready, grown, strict=True):
             appended = tokens[: self._decoder.length(row.index) - len(row.held)]
             row.held += appended

@@ -6,14 +6,13 @@ import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from soma_native._checks import integer
+from soma_native._checks import integer, string, strings
 from soma_native.data.windows import IGNORE_INDEX, gather
-from soma_native.errors import ArgumentError, ArgumentTypeError
+from soma_native.errors import ArgumentError
 from soma_native.model.model import Model
 from soma_native.tokenizer.tokenizer import Tokenizer
 
@@ -145,11 +144,12 @@ class Scorer:
         >>> len(scores.logprobs), scores.logprobs[0], len(scores.top[1])
         (7, None, 2)
         """
-        return self._scores(["text"], [_text("text", text)], top, stride)[0]
+        return self._scores(["text"], [string("text", text)], top, stride)[0]
 
     def score_batch(self, texts: Iterable[str], top: int = 0, stride: int | None = None) -> list[Scores]:
         """The scores of several texts, which share forward passes. Arguments and errors as `score`."""
-        return self._scores(*_named_texts(texts), top, stride)
+        found = strings("texts", texts, "score")
+        return self._scores([f"texts[{i}]" for i in range(len(found))], found, top, stride)
 
     def embed(self, text: str, stride: int | None = None) -> NDArray[np.float32]:
         """A vector for a text: the mean of `Model.hidden` over its tokens.
@@ -162,7 +162,7 @@ class Scorer:
         Raises:
             TypeError, ValueError, KeyboardInterrupt: as `score`; the text needs one token.
         """
-        ids = self._tok.encode_array(_text("text", text))
+        ids = self._tok.encode_array(string("text", text))
         if len(ids) == 0:
             raise ArgumentError("text", f"has no token of the vocabulary: {text!r:.80}")
         windows = _Windows.over([len(ids)], [0], self._model.config.max_seq_len, self._stride(stride))
@@ -217,12 +217,19 @@ class Scorer:
         if len(ids) < 2:
             has = "only one token" if ids else "no token of the vocabulary"
             raise ArgumentError(name, f"has {has}: a score needs two or more, got {text!r:.80}")
-        unknown = self._unknown_id()
-        if unknown is not None and unknown in ids:
-            words = dict.fromkeys(text[a:b] for i, (a, b) in zip(ids, offsets, strict=True) if i == unknown)
-            more = f" and {len(words) - 10} more" if len(words) > 10 else ""
-            _log.warning("not in the vocabulary, read as <UNK>: %s%s", ", ".join([*words][:10]), more)
+        self._warn_unknown(text, ids)
         return ids, offsets
+
+    def _warn_unknown(self, text: str, ids: list[int]) -> None:
+        """Name the first words, or characters, of a text that are not in the vocabulary."""
+        unknown = self._unknown_id()
+        if unknown is None or unknown not in ids:
+            return
+        pairs = zip(*self._tok.encode_with_offsets(text), strict=True)
+        found = dict.fromkeys(text[begin:end] for i, (begin, end) in pairs if i == unknown)
+        named = [word if word.isprintable() and not word.isspace() else repr(word) for word in [*found][:10]]
+        more = f" and {len(found) - 10} more" if len(found) > 10 else ""
+        _log.warning("not in the vocabulary, read as <UNK>: %s%s", ", ".join(named), more)
 
     def _unknown_id(self) -> int | None:
         return self._tok.token_to_id("<UNK>") if "<UNK>" in self._tok.special_tokens else None
@@ -231,16 +238,3 @@ class Scorer:
         if self._tok.kind == "word" or self._unknown_id() in ids:
             return None
         return len(self._tok.decode_bytes(ids[1:]))
-
-
-def _named_texts(texts: Any) -> tuple[list[str], list[str]]:
-    if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
-        raise ArgumentTypeError("texts", "must be a list of texts; for one text there is score")
-    found = [_text(f"texts[{i}]", text) for i, text in enumerate(texts)]
-    return [f"texts[{i}]" for i in range(len(found))], found
-
-
-def _text(name: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise ArgumentTypeError(name, f"must be a text, got {type(value).__name__}")
-    return value

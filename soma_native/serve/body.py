@@ -9,10 +9,13 @@ from typing import Any, NoReturn
 
 from starlette.requests import Request
 
+from soma_native._checks import string
 from soma_native.errors import ArgumentTypeError
 from soma_native.files.untrusted import is_shallow
 from soma_native.serve.errors import ApiError
 from soma_native.serve.limits import Limits
+
+_MOST_DIGITS = 400  # of an integer; the largest double has 309
 
 
 async def read_body(request: Request, limits: Limits) -> Fields:
@@ -59,19 +62,28 @@ def parse(data: bytes) -> dict[str, Any]:
             raise ValueError("a key appears twice in an object")
         return found
 
+    def whole(digits: str) -> int:
+        if len(digits) > _MOST_DIGITS:
+            raise ValueError(f"a number has {len(digits)} digits")
+        return int(digits)
+
     def no_constant(name: str) -> NoReturn:
         raise ValueError(f"{name} is not a JSON number")
 
     if not data.strip():
         raise ApiError(400, "the request has no body: send a JSON object")
     try:
-        document = json.loads(data.decode("utf-8"), object_pairs_hook=no_repeats, parse_constant=no_constant)
+        document = json.loads(
+            data.decode("utf-8"), object_pairs_hook=no_repeats, parse_int=whole, parse_constant=no_constant
+        )
     except RecursionError:
-        document = None
-    except ValueError as error:  # invalid JSON or UTF-8, an integer of thousands of digits
+        raise ApiError(400, "the JSON of the request is nested too deeply") from None
+    except UnicodeDecodeError as error:
+        raise ApiError(400, f"the body of the request is not UTF-8: byte {error.start} is wrong") from None
+    except ValueError as error:
         raise ApiError(400, f"the body of the request is not valid JSON: {error}") from None
-    if document is None or not is_shallow(document):
-        raise ApiError(400, "the JSON of the request is nested too deeply, or null")
+    if not is_shallow(document):
+        raise ApiError(400, "the JSON of the request is nested too deeply")
     if not isinstance(document, dict):
         raise ApiError(400, f"the JSON of the request must be an object, not {json.dumps(document)[:60]}")
     return document
@@ -138,10 +150,9 @@ class Fields:
 
 def text(name: str, value: Any) -> str:
     """`value`, which must be a text without lone surrogates."""
-    if not isinstance(value, str):
-        raise ArgumentTypeError(name, f"must be a text, got {value!r:.80}")
+    found = string(name, value)
     try:
-        value.encode()
+        found.encode()
     except UnicodeEncodeError:
         raise ArgumentTypeError(name, "has half of a surrogate pair, which is no character") from None
-    return value
+    return found

@@ -140,6 +140,10 @@ class Endpoints:
         def take(fields: Fields) -> tuple[Served, list[Any], str]:
             served = self._models.named(fields.take("model", text))
             inputs = fields.first(("input",), lambda name, value: prompts_of(name, value, served, fitting=False))
+            for number, one in enumerate(inputs):
+                if not one.ids:
+                    name = f"input[{number}]" if len(inputs) > 1 else "input"
+                    raise ArgumentError(name, f"has no token of the vocabulary: {one.text!r:.80}")
             form = fields.take("encoding_format", lambda name, value: choice(name, value, ("float", "base64")), "float")
             size = served.model.config.d_model
             fields.take("dimensions", lambda name, value: integer(name, value, size, size))

@@ -80,7 +80,7 @@ class Guard:
             api_key.isascii() and api_key.isprintable() and api_key.strip() == api_key != ""
         ):
             raise ArgumentError("api_key", "must be printable ASCII characters without spaces around them")
-        self._app, self._metrics, self._paths, self._local = app, metrics, frozenset(paths), local
+        self._app, self._metrics, self._paths, self._local = app, metrics, tuple(paths), local
         self._key = None if api_key is None else api_key.encode()
         self._origins = {_origin(origin) for origin in allow_origins}
         self._hosts = {urlsplit(origin).hostname for origin in self._origins}
@@ -113,7 +113,7 @@ class Guard:
             except ClientDisconnect:
                 self._metrics.add("clients_gone_total")
             except (ApiError, HTTPException) as error:
-                await _answer(error)(scope, receive, send_with_headers)
+                await self._answer(error, scope)(scope, receive, send_with_headers)
             except Exception:
                 _log.exception("%s %s failed", scope["method"], scope["path"])
                 if status != GONE:  # the answer has begun: only its end can say that it failed
@@ -149,6 +149,16 @@ class Guard:
                 raise ApiError(401, problem, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
         return found
 
+    def _answer(self, error: ApiError | HTTPException, scope: Scope) -> Response:
+        if isinstance(error, HTTPException):  # of the router: no such path, or method
+            path = f"{scope['path']!r:.80}"
+            problem, headers = f"there is no {path} here; there are {', '.join(self._paths)}", {}
+            if error.status_code == 405:
+                allowed = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
+                problem, headers = f"{path} takes {allowed}, not {scope['method']:.20}", {"Allow": allowed}
+            error = ApiError(error.status_code, problem, headers=headers)
+        return error.response()
+
     def _counted(self, path: str) -> str:
         if path in self._paths:
             return path
@@ -183,9 +193,3 @@ def _preflight(headers: Mapping[str, str]) -> dict[str, str]:
     if "access-control-request-private-network" in headers:
         found["Access-Control-Allow-Private-Network"] = "true"
     return found
-
-
-def _answer(error: ApiError | HTTPException) -> Response:
-    if isinstance(error, HTTPException):  # of the router: no such path, or method
-        error = ApiError(error.status_code, error.detail, headers=dict(error.headers or {}))
-    return error.response()

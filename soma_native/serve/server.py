@@ -11,20 +11,26 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from types import FrameType
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from soma_native.serve.errors import ApiError
 from soma_native.serve.limits import Limits
 
-_BODY = json.dumps(ApiError(408, "the request did not arrive in time: send it faster").body()).encode()
-_TOO_SLOW = (
-    b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Type: application/json\r\n"
-    b"Content-Length: %d\r\n\r\n%s" % (len(_BODY), _BODY)
-)
+
+def _last_answer(error: ApiError) -> bytes:
+    """An error as the last bytes of a connection, where no application answers."""
+    body = json.dumps(error.body()).encode()
+    head = f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\nConnection: close\r\n"
+    return head.encode() + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+
+
+_TOO_SLOW = _last_answer(ApiError(408, "the request did not arrive in time: send it faster"))
+_NO_HTTP = _last_answer(ApiError(400, "this is no request of HTTP/1.1 with valid headers"))
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -60,7 +66,7 @@ class Server(uvicorn.Server):
     def __init__(self, app: ASGIApp, limits: Limits, on_stop: Callable[[], None] = lambda: None) -> None:
         super().__init__(
             uvicorn.Config(
-                app,
+                self._limited(app, limits.connections),
                 http=_protocol(limits.idle_seconds),
                 loop="asyncio",
                 ws="none",
@@ -69,13 +75,24 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                limit_concurrency=limits.connections,
                 timeout_keep_alive=max(1, round(limits.idle_seconds)),
                 timeout_graceful_shutdown=max(1, round(limits.grace_seconds)),
             )
         )
         self._on_stop = on_stop
         self.ended_by: int | None = None  # the signal of a second Ctrl-C
+
+    def _limited(self, app: ASGIApp, most: int) -> ASGIApp:
+        """The application, which answers while there are at most this many connections."""
+
+        async def limited(scope: Scope, receive: Receive, send: Send) -> None:
+            if len(self.server_state.connections) <= most:
+                return await app(scope, receive, send)
+            more = {"Connection": "close", "Retry-After": "1"}
+            full = ApiError(503, f"the server has its {most} connections: ask again later", headers=more)
+            return await full.response()(scope, receive, send)
+
+        return limited
 
     def run_on(self, listening: socket.socket) -> None:
         """Serve until the end. The socket is closed then."""
@@ -137,6 +154,10 @@ def _protocol(idle_seconds: float) -> type[asyncio.Protocol]:
             if self._reading is not None and self.cycle is not None and not self.cycle.response_complete:
                 self._reading.cancel()
                 self._reading, self._begun = None, False
+
+        def send_400_response(self, msg: str) -> None:
+            self.transport.write(_NO_HTTP)
+            self.transport.close()
 
         def pause_writing(self) -> None:
             super().pause_writing()

@@ -271,6 +271,11 @@ def test_unknown_words_are_named(caplog: pytest.LogCaptureFixture) -> None:
     assert text.startswith("The Zebra sat, zebra and Yak. ")
     assert "read as <UNK>: Zebra, zebra, Yak" in caplog.text
     caplog.clear()
+    generator.generate(" ".join(f"z{i}" for i in range(13)), max_tokens=1, seed=0)
+    assert caplog.messages == [
+        f"not in the vocabulary, read as <UNK>: {', '.join(f'z{i}' for i in range(10))} and 3 more"
+    ]
+    caplog.clear()
     generator.generate("The cat", max_tokens=2, seed=0)
     assert caplog.text == ""
 

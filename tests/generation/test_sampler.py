@@ -50,6 +50,13 @@ def test_a_seen_id_is_penalised_once() -> None:
     assert [one.sample(logits) for _ in range(3)] == [2, 3, 2], "-1 * 2 is below -1.2, then -1.2 * 2 below it"
 
 
+def test_a_tiny_penalty_makes_no_logit_infinite() -> None:
+    logits = np.array([0.0, 50.0, 90.0, 1.0], np.float32)
+    one = sampler(4, 0, temperature=1.0, repetition_penalty=1e-37)
+    one.observe(np.array([1, 2], np.int32))
+    assert np.array_equal(one.probabilities(logits), [0, 0.5, 0.5, 0]), "both are as large as a float can be"
+
+
 def test_broken_logits_are_refused_and_banned_ones_are_not_looked_at() -> None:
     for bad in (np.nan, np.inf):
         logits = np.array([0.0, bad, 1.0], np.float32)

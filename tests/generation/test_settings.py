@@ -86,6 +86,7 @@ def test_dry_finds_breakers_in_tokens_and_across_them() -> None:
         ({"dry_allowed_length": 0}, ValueError, "dry_allowed_length must be"),
         ({"dry_sequence_breakers": ["a", ""]}, ValueError, "dry_sequence_breakers must not hold an empty text"),
         ({"dry_sequence_breakers": 5}, TypeError, "dry_sequence_breakers must be"),
+        ({"dry_sequence_breakers": {"a": 1}}, TypeError, "dry_sequence_breakers must be"),
         ({"logit_bias": {10**6: 1.0}}, ValueError, "logit_bias has the id 1000000, but ids are from 0 to"),
         ({"logit_bias": {-1: 1.0}}, ValueError, "logit_bias has the id -1"),
         ({"logit_bias": {"cat": 1.0}}, TypeError, "logit_bias must have integers as ids, got 'cat'"),

@@ -149,6 +149,8 @@ def test_words_and_unknown_tokens_have_no_bytes(caplog: pytest.LogCaptureFixture
         scores = gen.score("the cat %§%")
     assert scores.bytes is None and scores.bits_per_byte is None and math.isfinite(scores.total)
     assert "not in the vocabulary, read as <UNK>: %, §" in caplog.text
+    gen.score("the\t\rcat")
+    assert r"read as <UNK>: '\t', '\r'" in caplog.text, "a message is one line"
 
 
 def test_scores_print_in_a_line_and_can_be_pickled() -> None:
@@ -194,7 +196,7 @@ def test_a_vector_is_the_mean_of_the_hidden_states(text: str, stride: int | None
     [
         (("",), ValueError, "text has no token of the vocabulary: a score needs two or more, got ''"),
         (("a",), ValueError, "text has only one token: a score needs two or more, got 'a'"),
-        ((b"the cat",), TypeError, "text must be a text, got bytes"),
+        ((b"the cat",), TypeError, "text must be a text, got b'the cat'"),
         (("the cat", 9999), ValueError, r"top must be from 0 to \d+, got 9999"),
         (("the cat", -1), ValueError, r"top must be from 0 to \d+, got -1"),
         (("the cat", 1.5), TypeError, "top must be an integer"),
@@ -212,14 +214,14 @@ def test_texts_and_vectors_that_are_refused() -> None:
     for texts, error, message in (
         ("the cat", TypeError, "texts must be a list of texts; for one text there is score"),
         (7, TypeError, "texts must be a list of texts"),
-        (["the cat", 7], TypeError, r"texts\[1\] must be a text, got int"),
+        (["the cat", 7], TypeError, r"texts\[1\] must be a text, got 7"),
         (["the cat", "t"], ValueError, r"texts\[1\] has only one token"),
     ):
         with pytest.raises(error, match=message):
             gen.score_batch(texts)  # type: ignore[arg-type]
     for text, error, message in (
         ("", ValueError, "text has no token of the vocabulary: ''"),
-        (None, TypeError, "text must be a text, got NoneType"),
+        (None, TypeError, "text must be a text, got None"),
     ):
         with pytest.raises(error, match=message):
             gen.embed(text)  # type: ignore[arg-type]

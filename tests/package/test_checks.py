@@ -24,6 +24,8 @@ from soma_native.errors import ArgumentError, ArgumentTypeError
         (_checks.pair("p", [0, 0.5], least=0, below=1), (0.0, 0.5)),
         (_checks.choice("c", "a", ["a", "b"]), "a"),
         (_checks.flag("f", False), False),
+        (_checks.string("s", "a"), "a"),
+        (_checks.strings("s", ("a", "b"), "one"), ["a", "b"]),
         (_checks.path("p", "a/b"), Path("a/b")),
     ],
 )

@@ -145,3 +145,27 @@ def test_files_of_the_page_are_served_and_nothing_else(client: Client) -> None:
         assert answer.body == content and answer.headers["content-type"].startswith(kind)
     for path in ("/page/", "/page/../models.py", "/page/%2e%2e/models.py", "/page/..%2fmodels.py", "/page/none.js"):
         assert client.get(path).status == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "problem"),
+    [
+        ("POST", "/v1/responses", 404, "there is no '/v1/responses' here; there are /, /health, /metrics, /v1/models"),
+        ("GET", "/a%0Ab", 404, r"there is no '/a\nb' here"),
+        ("GET", "/v1/completions", 405, "'/v1/completions' takes POST, not GET"),
+        ("PUT", "/health", 405, "'/health' takes GET, HEAD, not PUT"),
+    ],
+)
+def test_a_wrong_path_or_method_is_told_what_there_is(
+    client: Client, method: str, path: str, status: int, problem: str
+) -> None:
+    answer = client.send(method, path, None, {})
+    assert answer.status == status and problem in answer.message
+    assert (answer.headers["allow"] or "") == ("" if status == 404 else problem.split("takes ")[1].split(", not")[0])
+
+
+@pytest.mark.parametrize(("given", "name"), [("", "input"), (["a", ""], "input[1]")])
+def test_an_input_without_tokens_is_named(client: Client, given: object, name: str) -> None:
+    answer = client.post("/v1/embeddings", input=given)
+    assert answer.status == 400 and answer.json["error"]["param"] == name
+    assert answer.message == f"{name} has no token of the vocabulary: ''"

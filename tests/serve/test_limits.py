@@ -102,7 +102,8 @@ def test_a_reader_that_stops_is_left() -> None:
 def test_too_many_connections() -> None:
     with serving(make_served(limits=Limits(connections=2))) as client:
         with client.raw(b"GET /he") as first, client.raw(b"GET /he"):
-            assert client.get("/health").status == 503
+            answer = client.get("/health")
+            assert answer.status == 503 and "has its 2 connections: ask again later" in answer.message
             first.close()
 
 
@@ -124,7 +125,9 @@ def test_what_is_no_http_is_a_400(data: bytes) -> None:
             with contextlib.suppress(ConnectionError):
                 while more := connection.recv(65536):
                     answer += more
-        assert answer.startswith(b"HTTP/1.1 400 "), answer
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 400 "), answer
+        assert json.loads(body)["error"]["message"] == "this is no request of HTTP/1.1 with valid headers"
         assert client.get("/health").status == 200
 
 

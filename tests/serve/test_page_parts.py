@@ -98,6 +98,10 @@ def test_tokens_get_their_part_of_the_text(page: Page) -> None:
     assert take((" the sea", ["the", "sea"])) == [(" the", -1), (" sea", -1)]
     assert take(("", ["bytes:\\xc3"]), ("é", ["bytes:\\xa9"])) == [("é", -2)]
     assert take(("use", [" house"])) == [("use", -1)]
+    assert take(("use, a", [" house", ",", " a"]), ("b, a", [" b", ",", " a"])) == [
+        *[("use", -1), (",", -1), (" a", -1)],
+        ("b, a", -3),
+    ], "the first token alone can begin in the prompt"
     assert take(("ab", ["a", "b", "bytes:\\xe2"])) == [("ab", -3)], "what cannot be told apart is one piece"
     assert take(("typed", [])) == [("typed", None)]
 
@@ -115,6 +119,16 @@ def test_an_alternative_is_written_as_it_stands_in_the_text(page: Page) -> None:
         (token, "bytes:\\xe2"),
     ]
     assert page.module("pieces.js", script, cases) == [" house", " a", " word", None, None, None, None]
+
+
+def test_a_token_knows_what_of_it_stands_in_the_prompt(page: Page) -> None:
+    pieces = [("rd", " lord"), ("at", "cat"), (" sea", "sea"), (" sea", " sea"), ("lord, good", "lord")]
+    script = "return a[0].map(([text, token]) => m.begun({ text, token }))"
+    assert page.module("pieces.js", script, pieces) == [" lo", "c", "", "", ""]
+    assert page.module("pieces.js", "return [m.begun({ text: 'typed' }), m.begun({ text: '', begins: 'c' })]") == [
+        "",
+        "c",
+    ]
 
 
 def test_scores_count_code_points_and_the_page_counts_units(page: Page) -> None:

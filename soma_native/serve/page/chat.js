@@ -2,7 +2,7 @@
 
 import { stream } from "./api.js";
 import { level } from "./cuts.js";
-import { $, el } from "./dom.js";
+import { $, el, follow } from "./dom.js";
 import { Reader, ofChat } from "./pieces.js";
 import { textOf } from "./tree.js";
 
@@ -10,7 +10,7 @@ export class Chat {
   #turns = []; // {role, pieces}
   #marked = null;
 
-  // `on` has focus(place), send() and panel().
+  // `on` has focus(place), send(), panel() and room(), the lowest place in the window that the message's field may take.
   constructor(on) {
     this.on = on;
     this.input = $("chat-input");
@@ -54,7 +54,7 @@ export class Chat {
         const choice = chunk.choices?.[0];
         const pieces = choice ? reader.take(choice.delta?.content ?? "", ofChat(choice.logprobs)) : [];
         answer.pieces.push(...pieces);
-        body.append(...pieces.map(span));
+        follow(this.input, this.on.room(), () => body.append(...pieces.map(span)));
         yield { tokens: answer.pieces.length, text: textOf(answer.pieces) };
       }
     } finally {
@@ -65,7 +65,7 @@ export class Chat {
   #add(turn) {
     this.#turns.push(turn);
     const item = message(turn);
-    this.list.append(item);
+    follow(this.input, this.on.room(), () => this.list.append(item));
     return item;
   }
 

@@ -2,9 +2,10 @@
 
 import { post, stream } from "./api.js";
 import { bits } from "./cuts.js";
-import { ofCompletion, ofScores, Reader } from "./pieces.js";
+import { follow } from "./dom.js";
+import { begun, ofCompletion, ofScores, Reader } from "./pieces.js";
 import { Sheet } from "./sheet.js";
-import { textOf, Tree } from "./tree.js";
+import { edited, textOf, Tree } from "./tree.js";
 
 const COUNT_AFTER = 500; // ms without typing, before the server counts the tokens
 
@@ -118,12 +119,17 @@ export class Desk {
     });
   }
 
-  // Continues from an alternative of a token: as a new branch, or at the end of the text in place.
+  // Continues from an alternative of a token: as a new branch, or at the end of the text in place. Where the token began
+  // in the text before, the alternative takes the place of that end, too.
   pick({ piece, index }, { token, text }) {
     const { branch } = this.sheet;
     const chosen = piece.top.find((other) => other.text === token) ?? piece;
     const picked = { text, token, logprob: chosen.logprob, top: piece.top, picked: true };
-    const next = index < branch.pieces.length ? this.tree.add(branch.id, branch.pieces.slice(0, index)) : branch;
+    const pieces = branch.pieces.slice(0, index);
+    const [before, begins] = [textOf(pieces), begun(piece)];
+    const shared = begins && before.toLowerCase().endsWith(begins.toLowerCase()) ? begins.length : 0;
+    const kept = shared ? edited(pieces, before.slice(0, -shared)).pieces : pieces;
+    const next = shared || index < branch.pieces.length ? this.tree.add(branch.id, kept) : branch;
     this.tree.append(next, [picked]);
     this.#put(this.active, next);
     this.#write(this.active, this.page.seed(), false);
@@ -179,10 +185,7 @@ export class Desk {
 
   // Adds what arrived, and keeps the end in sight where it was.
   #follow(sheet, pieces) {
-    const before = sheet.end.getBoundingClientRect().bottom;
-    sheet.append(pieces, sheet.branch.pieces);
-    const beyond = sheet.end.getBoundingClientRect().bottom - this.page.room();
-    if (before > 0 && before <= window.innerHeight && beyond > 0) window.scrollBy({ top: beyond, behavior: "instant" });
+    follow(sheet.end, this.page.room(), () => sheet.append(pieces, sheet.branch.pieces));
   }
 
   // Asks what the model would write at the end of the text, without writing it.
@@ -195,7 +198,7 @@ export class Desk {
       const [token] = ofCompletion(choice.logprobs);
       if (!token || sheet.branch.pieces !== pieces) return;
       const gap = choice.text.endsWith(token.token) ? choice.text.slice(0, choice.text.length - token.token.length) : "";
-      const piece = { text: "", gap, logprob: 0, top: token.top };
+      const piece = { text: "", gap, begins: begun({ token: token.token, text: choice.text }), logprob: 0, top: token.top };
       this.page.show({ index: pieces.length, start: sheet.text.length, piece }, true);
     });
   }

@@ -24,6 +24,14 @@ export function rove(event, items) {
   return true;
 }
 
+// Makes a change. An element that was in sight stays above `room`, the lowest place that nothing covers.
+export function follow(element, room, change) {
+  const before = element.getBoundingClientRect().bottom;
+  change();
+  const beyond = element.getBoundingClientRect().bottom - room;
+  if (before > 0 && before <= window.innerHeight && beyond > 0) window.scrollBy({ top: beyond, behavior: "instant" });
+}
+
 // Gives a file to the person.
 export function download(name, type, text) {
   const address = URL.createObjectURL(new Blob([text], { type }));

@@ -25,6 +25,7 @@ const KEYS = [
   ["? or Ctrl /", "This help"],
 ];
 const COARSE = window.matchMedia("(pointer: coarse)");
+const room = () => window.innerHeight - $("actions").offsetHeight - 8;
 
 let models = [];
 let mode = "write";
@@ -39,13 +40,13 @@ const panel = new Panel({
   },
   leave: () => (mode === "chat" ? chat.input : desk.sheet.pen).focus(),
 });
-const chat = new Chat({ focus: show, send: () => go(), panel: () => panel.focus() });
+const chat = new Chat({ focus: show, send: () => go(), panel: () => panel.focus(), room });
 const model = (index) => models.find((one) => one.id === $(`model-${index}`).value) ?? { id: "" };
 const desk = new Desk({
   model,
   settings: () => knobs.values,
   seed: () => knobs.seed,
-  room: () => window.innerHeight - $("actions").offsetHeight - 8,
+  room,
   run,
   stop,
   say,

@@ -19,9 +19,22 @@ function join(text, tokens) {
   return { ...tokens[0], text, logprob: tokens.reduce((total, token) => total + token.logprob, 0), count: tokens.length };
 }
 
+// The end of a token that a text begins with. The first token of an answer can begin with the end of the prompt.
+function endOf(token, text) {
+  let at = 0;
+  while (!text.startsWith(token.slice(at))) at++;
+  return token.slice(at);
+}
+
+// What a piece's token has before the piece's text: the end of the prompt, which the model read as a part of the token.
+export function begun({ token, text, begins }) {
+  return begins ?? (token?.endsWith(text) ? token.slice(0, token.length - text.length) : "");
+}
+
 // Collects the tokens of a stream. Tokens that end inside a character wait for the text that they make.
 export class Reader {
   #waiting = [];
+  #first = true;
 
   // The pieces that a chunk of text and tokens completes.
   take(text, tokens) {
@@ -32,7 +45,10 @@ export class Reader {
     if (tokens.length === 0 && this.#waiting.length === 0) return [{ text }];
     const all = [...this.#waiting, ...tokens];
     this.#waiting = [];
-    const parts = all.length === 1 ? [text] : align(text, all.map((token) => token.token));
+    const [own, ...others] = all.map((token) => token.token);
+    let parts = others.length === 0 ? [text] : align(text, [own, ...others]);
+    if (!parts && this.#first) parts = align(text, [endOf(own, text), ...others]);
+    this.#first = false;
     if (!parts || parts.includes("")) return [join(text, all)];
     return all.map((token, index) => ({ text: parts[index], ...token }));
   }

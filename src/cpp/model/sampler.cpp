@@ -3,9 +3,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "base/check.h"
 #include "base/random.h"
+#include "ops/best.h"
 
 namespace soma {
 namespace {
@@ -109,7 +111,10 @@ void Sampler::apply_rules() {
   const auto logit = [this](int32_t id) -> float& { return logits_[static_cast<std::size_t>(id)]; };
   for (const auto& [id, bias] : config_.logit_bias) logit(id) += bias;
   const auto penalty = static_cast<float>(config_.repetition_penalty);
-  for (const int32_t id : seen_ids_) logit(id) = logit(id) > 0 ? logit(id) / penalty : logit(id) * penalty;
+  constexpr float kMost = std::numeric_limits<float>::max();  // of several infinite logits none could be drawn
+  for (const int32_t id : seen_ids_) {
+    logit(id) = logit(id) > 0 ? std::min(logit(id) / penalty, kMost) : logit(id) * penalty;
+  }
   for (const int32_t id : drawn_ids_) {
     const double times = drawn_[static_cast<std::size_t>(id)];
     logit(id) -= static_cast<float>(config_.presence_penalty + config_.frequency_penalty * times);
@@ -130,40 +135,12 @@ void Sampler::apply_rules() {
   }
 }
 
-bool Sampler::better(const Candidate& a, const Candidate& b) {
-  return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
-}
-
-// Finds the `kept` best ids that may be drawn, in no order. Few logits exceed the worst candidate so far, so runs of 16
-// logits without one are skipped at the speed of reading.
+// Finds the `kept` best ids that may be drawn, in no order.
 void Sampler::choose_candidates(int64_t kept) {
-  constexpr int64_t kRun = 16;
-  const auto room = static_cast<std::size_t>(kept), most = 2 * room + kRun;
   const auto v = static_cast<int64_t>(logits_.size());
-  float least = -INFINITY;
-  candidates_.clear();
-  for (int64_t run = 0; run < v; run += kRun) {
-    const int64_t end = std::min(v, run + kRun);
-    int above = 0;
-    for (int64_t i = run; i < end; ++i) above |= static_cast<int>(logits_[static_cast<std::size_t>(i)] > least);
-    if (above == 0) continue;
-    for (int64_t i = run; i < end; ++i) {
-      const float logit = logits_[static_cast<std::size_t>(i)];
-      if (logit > least) candidates_.push_back({logit, static_cast<int32_t>(i)});  // of equal logits the first id wins
-    }
-    if (candidates_.size() >= most) {
-      resize_candidates(room);
-      least = candidates_.back().logit;
-    }
-  }
-  if (candidates_.size() > room) resize_candidates(room);
-}
-
-// Keeps the `count` best candidates, the worst of them last.
-void Sampler::resize_candidates(std::size_t count) {
-  const auto end = candidates_.begin() + static_cast<std::ptrdiff_t>(count);
-  std::nth_element(candidates_.begin(), end - 1, candidates_.end(), better);
-  candidates_.erase(end, candidates_.end());
+  candidates_.resize(static_cast<std::size_t>(room_for_best(kept, v)));
+  const int32_t* const end = find_best(candidates_.data(), kept, logits_.data(), v, -INFINITY);
+  candidates_.resize(static_cast<std::size_t>(end - candidates_.data()));
 }
 
 double Sampler::weigh(const float* logits) {
@@ -187,11 +164,13 @@ double Sampler::weigh(const float* logits) {
     return 1;
   }
   // Sorted for top-p, and so that the draw does not depend on the search for candidates.
+  const auto better = [x = logits_.data()](int32_t a, int32_t b) { return soma::better(x, a, b); };
   if (config_.top_p < 1 || kept < allowed) std::sort(candidates_.begin(), candidates_.end(), better);
-  const float top = std::min_element(candidates_.begin(), candidates_.end(), better)->logit;
+  const auto logit = [&](int32_t id) { return static_cast<double>(logits_[static_cast<std::size_t>(id)]); };
+  const double top = logit(*std::min_element(candidates_.begin(), candidates_.end(), better));
   double total = 0;
-  for (const Candidate& candidate : candidates_) {
-    weights_.push_back(std::exp((static_cast<double>(candidate.logit) - top) / config_.temperature));
+  for (const int32_t id : candidates_) {
+    weights_.push_back(std::exp((logit(id) - top) / config_.temperature));
     total += weights_.back();
   }
   if (config_.top_p < 1) {
@@ -219,7 +198,7 @@ double Sampler::weigh(const float* logits) {
 void Sampler::probabilities(double* out, const float* logits) {
   const double total = weigh(logits);
   std::fill(out, out + config_.vocab_size, 0.0);
-  for (std::size_t i = 0; i < weights_.size(); ++i) out[candidates_[i].id] = weights_[i] / total;
+  for (std::size_t i = 0; i < weights_.size(); ++i) out[candidates_[i]] = weights_[i] / total;
 }
 
 int32_t Sampler::sample(const float* logits) {
@@ -234,7 +213,7 @@ int32_t Sampler::sample(const float* logits) {
   }
   ++draws_;
   next_.clear();
-  const int32_t chosen = candidates_[pick].id;
+  const int32_t chosen = candidates_[pick];
   if (!drawn_.empty() && drawn_[static_cast<std::size_t>(chosen)]++ == 0) drawn_ids_.push_back(chosen);
   see(chosen);
   return chosen;

@@ -64,12 +64,6 @@ class Sampler {
   void probabilities(double* out, const float* logits);
 
  private:
-  struct Candidate {
-    float logit;
-    int32_t id;
-  };
-
-  static bool better(const Candidate& a, const Candidate& b);
   bool finds_repetitions() const { return config_.no_repeat_ngram_size > 0 || config_.dry_multiplier > 0; }
   void see(int32_t id);
   void take(const float* logits);
@@ -77,7 +71,6 @@ class Sampler {
   // Finds the candidates and their weights. Returns the sum of the weights.
   double weigh(const float* logits);
   void choose_candidates(int64_t kept);
-  void resize_candidates(std::size_t count);
 
   SamplerConfig config_;
   std::vector<char> banned_, seen_, breaks_;  // by id
@@ -90,7 +83,7 @@ class Sampler {
   Repetitions repetitions_;
   std::vector<int32_t> next_;  // what the next draw takes one of; empty: any
   std::vector<float> logits_;  // after the rules
-  std::vector<Candidate> candidates_;
+  std::vector<int32_t> candidates_;
   std::vector<double> weights_;
   uint64_t draws_ = 0, round_ = 0;
 };

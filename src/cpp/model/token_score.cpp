@@ -3,9 +3,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
+#include <limits>
 
 #include "base/check.h"
+#include "ops/best.h"
 
 namespace soma {
 
@@ -19,12 +20,11 @@ TokenScore score_token(std::span<const float> logits, int32_t id, int64_t top) {
   const double total = most + std::log(sum);
   TokenScore score{logits[static_cast<std::size_t>(id)] - total, {}};
   if (top == 0) return score;
-  std::vector<int32_t> ids(logits.size());
-  std::iota(ids.begin(), ids.end(), 0);
-  const auto end = ids.begin() + static_cast<std::ptrdiff_t>(std::min(top, size));
-  std::partial_sort(ids.begin(), end, ids.end(),
-                    [&](int32_t a, int32_t b) { return logits[a] > logits[b] || (logits[a] == logits[b] && a < b); });
-  for (auto i = ids.begin(); i < end; ++i) score.top.emplace_back(*i, logits[*i] - total);
+  top = std::min(top, size);
+  std::vector<int32_t> ids(static_cast<std::size_t>(room_for_best(top, size)));
+  int32_t* const end = find_best(ids.data(), top, logits.data(), size, std::numeric_limits<float>::quiet_NaN());
+  std::sort(ids.data(), end, [&](int32_t a, int32_t b) { return better(logits.data(), a, b); });
+  for (const int32_t* i = ids.data(); i < end; ++i) score.top.emplace_back(*i, logits[*i] - total);
   return score;
 }
 

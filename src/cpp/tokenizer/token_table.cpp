@@ -2,7 +2,6 @@
 #include "tokenizer/token_table.h"
 
 #include <algorithm>
-#include <ranges>
 
 #include "tokenizer/split.h"
 
@@ -37,11 +36,22 @@ TokenTable::TokenTable(const Tokenizer& tokenizer) {
 }
 
 std::span<const int32_t> TokenTable::extending(std::string_view bytes) const {
-  const auto places = std::views::iota(size_t{0}, ids_.size());
-  const auto after = [&](auto from, auto&& before) { return std::ranges::partition_point(from, places.end(), before); };
-  const auto first = after(places.begin(), [&](size_t place) { return token(place) <= bytes; });
-  const auto last = after(first, [&](size_t place) { return token(place).substr(0, bytes.size()) <= bytes; });
-  return {ids_.data() + *first, static_cast<size_t>(last - first)};
+  // The first place from `from` on whose token is not `before`: a binary search.
+  const auto after = [&](size_t from, auto&& before) {
+    size_t to = ids_.size();
+    while (from < to) {
+      const size_t middle = from + (to - from) / 2;
+      if (before(token(middle))) {
+        from = middle + 1;
+      } else {
+        to = middle;
+      }
+    }
+    return from;
+  };
+  const size_t first = after(0, [&](std::string_view each) { return each <= bytes; });
+  const size_t last = after(first, [&](std::string_view each) { return each.substr(0, bytes.size()) <= bytes; });
+  return {ids_.data() + first, last - first};
 }
 
 std::vector<int32_t> TokenTable::containing(std::string_view bytes) const {
