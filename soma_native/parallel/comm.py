@@ -41,7 +41,7 @@ class Comm(Protocol):
 
 
 def as_comm(value: Any) -> Comm:
-    """`value` as a `Comm`; a communicator of mpi4py gets an adapter.
+    """`value` as a `Comm`; a communicator of mpi4py gets an adapter, and its ranks share the processors.
 
     Raises:
         ArgumentTypeError: it is neither.
@@ -49,7 +49,9 @@ def as_comm(value: Any) -> Comm:
     if type(value).__module__.split(".")[0] == "mpi4py" and hasattr(value, "Allgather"):
         from soma_native.parallel.mpi import MpiComm
 
-        return MpiComm(value)
+        comm = MpiComm(value)
+        comm.share_processors()
+        return comm
     missing = [name for name in _NAMES if not hasattr(value, name)]
     if missing:
         problem = f"must be mpi4py's MPI.COMM_WORLD, or have {', '.join(_NAMES)}; {value!r:.80} has no {missing[0]}"

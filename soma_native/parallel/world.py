@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,15 @@ class World:
         self._comm = comm
         self.rank, self.size = (0, 1) if comm is None else (comm.rank, comm.size)
         self.alone, self.first = self.size == 1, self.rank == 0
+
+    def watched(self, say: Callable[[str], None] | None = None) -> AbstractContextManager[None]:
+        """A block of all ranks in which one that dies, hangs or fails ends all, where `comm` can see to that.
+
+        Args:
+            say: gets the line that names the rank; None logs it.
+        """
+        watched = None if self.alone else getattr(self._comm, "watched", None)
+        return nullcontext() if watched is None else cast(AbstractContextManager[None], watched(say))
 
     def allreduce(self, buffer: NDArray[Any]) -> None:
         """As `Comm.allreduce`."""
@@ -90,10 +100,10 @@ class World:
         """
         if self.alone:
             return work()
-        problem = None
+        problem: BaseException | None = None
         try:
             result = work()
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             problem = error
         found = self.texts("" if problem is None else str(problem) or type(problem).__name__)
         if problem is not None:

@@ -5,10 +5,12 @@ Every rank has the whole model, and takes the same steps with the same gradients
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from soma_native.errors import ArgumentError, OtherRunError
 from soma_native.model.model import Model
@@ -79,6 +81,19 @@ def _sum_gradients(world: World, model: Model) -> None:
         model._core.write(name, whole[first:end].reshape(array.shape), True)
 
 
+def share_arrays(
+    world: World, arrays: Mapping[str, NDArray[np.float32]], write: Callable[[str, NDArray[np.float32]], None]
+) -> None:
+    """Give the arrays of rank 0 to all: `write` sets one of them by its name."""
+    if world.alone:
+        return
+    for name, array in arrays.items():
+        buffer = np.array(array)
+        world.broadcast(buffer.reshape(-1))
+        if not world.first:
+            write(name, buffer)
+
+
 def read_run(
     world: World, layout: Layout, folder: Path | None, optimizer: Optimizer, average: WeightAverage | None
 ) -> tuple[TrainingState, int]:
@@ -107,9 +122,8 @@ def read_run(
         assert found is not None
         return found
     state, steps = world.share(None if found is None else (asdict(found[0]), found[1]))
-    for name, array in state_arrays(model, optimizer, average).items():
-        buffer = np.array(array)
-        world.broadcast(buffer.reshape(-1))
-        if not world.first:
-            write_array(model, optimizer, average, name, buffer)
+    share_arrays(
+        world, state_arrays(model, optimizer, average),
+        lambda name, array: write_array(model, optimizer, average, name, array),
+    )  # fmt: skip
     return TrainingState(**state), steps

@@ -203,6 +203,7 @@ class Trainer:
         began = clock() - self._used
         try:
             with contextlib.ExitStack() as stack:
+                stack.enter_context(world.watched())
                 world.together(lambda: None if folder is None else stack.enter_context(hold_folder(Path(folder))))
                 if log is not None:
                     stack.enter_context(log)
