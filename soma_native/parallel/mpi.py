@@ -5,9 +5,10 @@ The standard only recommends that MPI's own sums have one order, and that all ra
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -76,6 +77,14 @@ class MpiComm:
         """As `Comm.broadcast`."""
         self._wait(self._mpi.Ibarrier())
         self._mpi.Bcast(buffer)
+
+    def gather(self, buffer: NDArray[Any], bounds: Sequence[int]) -> None:
+        """As `World.gather`."""
+        from mpi4py import MPI
+
+        counts = [end - first for first, end in itertools.pairwise(bounds)]
+        self._wait(self._mpi.Ibarrier())
+        self._mpi.Allgatherv(MPI.IN_PLACE, (buffer, (counts, list(bounds[:-1]))))
 
     def _wait(self, request: Any) -> None:
         """Wait for all ranks: at first without a pause, then with pauses of an eighth of the time, or 5 ms."""

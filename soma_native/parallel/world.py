@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar, cast
 
@@ -53,6 +53,19 @@ class World:
         """As `Comm.broadcast`."""
         if self._comm is not None and not self.alone:
             self._comm.broadcast(buffer)
+
+    def gather(self, buffer: NDArray[Any], bounds: Sequence[int]) -> None:
+        """Give all ranks the parts of each: rank r has `buffer[bounds[r]:bounds[r + 1]]`.
+
+        Through the method `gather` of the `Comm`, if it has one; else as a sum.
+        """
+        if self._comm is None or self.alone:
+            return
+        if (gather := getattr(self._comm, "gather", None)) is not None:
+            gather(buffer, bounds)
+            return
+        buffer[: bounds[self.rank]] = buffer[bounds[self.rank + 1] :] = -0.0  # x + -0 is x, also where x is -0
+        self._comm.allreduce(buffer)
 
     def sum(self, *values: float) -> list[float]:
         """The sums of these numbers over the ranks."""

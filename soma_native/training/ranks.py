@@ -21,7 +21,8 @@ from soma_native.system import active_isa
 from soma_native.training.differences import differences
 from soma_native.training.layout import Layout
 from soma_native.training.phase import fingerprint
-from soma_native.training.state import TrainingState, load_arrays, read_state, state_arrays, write_array
+from soma_native.training.shards import Shards
+from soma_native.training.state import TrainingState, check_arrays, read_arrays, read_state, state_arrays, write_array
 from soma_native.version import __version__
 
 
@@ -95,7 +96,12 @@ def share_arrays(
 
 
 def read_run(
-    world: World, layout: Layout, folder: Path | None, optimizer: Optimizer, average: WeightAverage | None
+    world: World,
+    layout: Layout,
+    folder: Path | None,
+    optimizer: Optimizer,
+    average: WeightAverage | None,
+    shards: Shards,
 ) -> tuple[TrainingState, int]:
     """Load the arrays of the run in the folder of the first rank, on all ranks.
 
@@ -103,10 +109,12 @@ def read_run(
 
     Raises:
         OtherRunError: the run differs from the one that `layout` is the plan of.
-        FileNotFoundError, CheckpointError: as `read_state` and `load_arrays`.
+        FileNotFoundError, CheckpointError: as `read_state` and `check_arrays`.
         RankError: any of these happened on the first rank.
     """
     model = layout.model
+    shapes = {name: array.shape for name, array in state_arrays(model, {}, average).items()}
+    shapes |= {name: shape for name, (shape, _) in shards.state.items()}
 
     def read() -> tuple[TrainingState, int] | None:
         if folder is None:
@@ -114,16 +122,14 @@ def read_run(
         state, steps = read_state(folder)
         if found := differences(layout, folder, state):
             raise OtherRunError(folder, found)
-        load_arrays(folder, model, optimizer, average)
+        check_arrays(folder, shapes)
         return state, steps
 
     found = world.together(read)
-    if world.alone:
-        assert found is not None
-        return found
     state, steps = world.share(None if found is None else (asdict(found[0]), found[1]))
-    share_arrays(
-        world, state_arrays(model, optimizer, average),
-        lambda name, array: write_array(model, optimizer, average, name, array),
-    )  # fmt: skip
+    arrays = None if folder is None else read_arrays(folder, shapes)
+    for name, shape in shapes.items():
+        array = np.empty(shape, np.float32) if arrays is None else np.array(next(arrays))
+        world.broadcast(array.reshape(-1))
+        write_array(model, optimizer, average, name, array)
     return TrainingState(**state), steps

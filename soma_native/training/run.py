@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, Literal, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from soma_native.checkpoint import save
 from soma_native.checkpoint.folder import model_files
@@ -31,8 +32,9 @@ from soma_native.training.optimize import make_average, make_optimizer
 from soma_native.training.pace import Clock, Pace, cool_down
 from soma_native.training.phase import FINISHED, STUDENT, Phase
 from soma_native.training.ranks import begin_together, gradients_of_step, read_run
+from soma_native.training.shards import share_parameters, whole_state
 from soma_native.training.snapshot import Snapshot
-from soma_native.training.state import STATE_FILE, TrainingState, write_state
+from soma_native.training.state import STATE_FILE, TrainingState, state_arrays, warn_of_what_is_replaced, write_state
 
 logger = logging.getLogger("soma_native")
 
@@ -80,7 +82,8 @@ class TrainingRun:
         self._clock = clock
         begin_together(self.world, layout)
         self.world.together(layout.require_memory)
-        self.optimizer = make_optimizer(self.model, self.config)
+        self.optimizer, self.shards = make_optimizer(self.model, self.config, self.world)
+        self._whole: dict[str, NDArray[np.float32]] = {}  # the state of the optimizers of all ranks, for a save
         self.average = make_average(self.model, self.config)
         self.step = 0
         self.loss = self.lr = self.grad_norm = math.nan
@@ -97,10 +100,7 @@ class TrainingRun:
         if resume:
             measured = self._resume()
         elif self.folder is not None and self.history.checkpoint is None:  # no earlier part of this run is there
-            if (self.folder / STATE_FILE).exists():
-                logger.warning("%s holds another training run, which the first checkpoint will replace", self.folder)
-            elif found := model_files(self.folder):
-                logger.warning("%s holds a model (%s), which the first checkpoint will replace", self.folder, found[0])
+            warn_of_what_is_replaced(self.folder)
         self.history.averaged_from = None if self.average is None else layout.averaged_from
         if layout.store.end_id is not None:
             keep_end(self.model, layout.store.end_id)
@@ -112,13 +112,13 @@ class TrainingRun:
 
     def _resume(self) -> dict[str, float | None] | None:
         """Take the state of the run in the folder. Returns what its pace has measured."""
-        state, optimizer_steps = read_run(self.world, self.layout, self.folder, self.optimizer, self.average)
+        state, steps = read_run(self.world, self.layout, self.folder, self.optimizer, self.average, self.shards)
         self.history.__dict__.update(History.from_dict(state.history).__dict__)
         for decision in self.history.decisions:
             self.layout.decide(decision)
         if self.average is not None:
             self.average.updates = max(0, state.step - self.layout.averaged_from)
-        self.optimizer.step_count = optimizer_steps
+        self.optimizer.step_count = steps
         self.history.data = self.layout.data
         self.history.stop_reason = None
         self.history.checkpoint = None if self.folder is None else str(self.folder)
@@ -149,6 +149,7 @@ class TrainingRun:
             if reason is not None:
                 break
             if save:
+                self._gather()
                 self.world.together(self._checkpoint)
                 self._lap("save")
             self._train_step(guard)
@@ -159,6 +160,7 @@ class TrainingRun:
                 logger.info(message, self.step, self.loss, self.lr, self.grad_norm)
         self.history.stop_reason = reason
         self._warn_of_better_teachers()
+        self._gather()
         self.world.together(self._last_checkpoint)
         logger.info("training ended after %s: %s", self._so_far, reason)
         if self.layout.number is None or reason not in FINISHED:  # else the run goes on with another model
@@ -179,6 +181,7 @@ class TrainingRun:
         wishes = self._checkpoint_due(), self._stop.is_set(), guard.pending
         save, stop, interrupted = wishes if self.world.alone else map(bool, self.world.sum(*wishes))
         if interrupted:
+            self._gather()
             raise KeyboardInterrupt
         return save, stop
 
@@ -203,6 +206,7 @@ class TrainingRun:
             except FloatingPointError as error:
                 raise self._not_finite(str(error)) from error
             self.step += 1
+            share_parameters(self.world, self.model, self.shards)
             if self.average is not None and self.step > self.layout.averaged_from:
                 self.average.update()
             self.loss, self.lr, self.grad_norm = loss, lr, grad_norm
@@ -275,10 +279,9 @@ class TrainingRun:
         validated = "" if val_loss is None else f", validation loss {val_loss:.4f}{bits_text(record)}"
         logger.info("epoch %d, step %d: loss %.4f%s", record["epoch"], self.step, record["train_loss"], validated)
         self._emit("evaluate")
-        self._warn_of_overfitting()
+        self._warn(self.history.renew_overfit_warning())
 
-    def _warn_of_overfitting(self) -> None:
-        message = self.history.renew_overfit_warning()
+    def _warn(self, message: str | None) -> None:
         if message is not None:
             logger.warning("%s", message)
             self._emit("warning", message)
@@ -286,13 +289,10 @@ class TrainingRun:
     def _warn_of_better_teachers(self) -> None:
         """A run that lost its time may leave the model too few steps."""
         if self.history.stop_reason in FINISHED and self.layout.number is None and not self._is_best():
-            message = (
-                f"the model did not become better than its best teacher (validation {self.history.best_teacher:.4f}), "
-                "which was saved in its place: give more minutes"
-            )
+            best = f"its best teacher (validation {self.history.best_teacher:.4f})"
+            message = f"the model did not become better than {best}, which was saved in its place: give more minutes"
             self.history.warnings.append(message)
-            logger.warning("%s", message)
-            self._emit("warning", message)
+            self._warn(message)
 
     def _reason_to_end(self, stop: bool) -> str | None:
         if self.step >= self.layout.total_steps:
@@ -317,6 +317,10 @@ class TrainingRun:
             return self.step % self.config.checkpoint_every == 0
         minutes = self.config.checkpoint_minutes
         return bool(minutes) and self._clock() - self.saved_at >= 60 * cast(float, minutes)
+
+    def _gather(self) -> None:
+        if not self.world.alone:
+            self._whole = whole_state(self.world, self.optimizer, self.shards)
 
     def _require_finite_weights(self) -> None:
         if self.model._core.all_finite():
@@ -346,10 +350,11 @@ class TrainingRun:
             None if self.pace is None else self.pace.to_dict(), asdict(self.phase) if self.config.teachers else None,
         )  # fmt: skip
         with replace_files(self.folder) as staging:
-            write_state(staging.path / STATE_FILE, state, self.model, self.optimizer, self.average)
+            whole = state_arrays(self.model, self._whole or self.optimizer.state(), self.average)
+            write_state(staging.path / STATE_FILE, state, self.optimizer.step_count, whole)
             self.history.to_json(staging.path / "history.json")
             self.history.to_csv(staging.path / "history.csv")
-        self.saved_step, self.saved_at = self.step, self._clock()
+        self.saved_step, self.saved_at, self._whole = self.step, self._clock(), {}
         logger.info("saved a checkpoint after step %d in %s", self.step, self.folder)
         self._emit("checkpoint", str(self.folder))
 
@@ -386,7 +391,9 @@ class TrainingRun:
             why = "there is no checkpoint_dir" if self.folder is None else "nothing was trained yet"
             logger.warning("interrupted after step %d; %s, so nothing was saved", self.step, why, extra=_INTERRUPTED)
             return
-        if self.optimizer.step_count != self.step:  # a signal handler of the program raised within the step
+        if self.optimizer.step_count != self.step or not (
+            self.world.alone or self._whole
+        ):  # a signal handler of the program raised within the step
             logger.warning(
                 "interrupted inside step %d, so nothing was saved; %s is unchanged", self.step + 1, self.folder,
                 extra=_INTERRUPTED,
