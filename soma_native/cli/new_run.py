@@ -160,6 +160,8 @@ def _plan(
     speed = None
     if fixed.get("epochs") is None and fixed.get("steps") is None:
         speed = measure_speed(fixed.get("precision", "auto"), fixed.get("optimizer", "muon"), device=arguments.device)
+        ranks = getattr(arguments, "ranks", 1)  # `plan` has none
+        speed = dataclasses.replace(speed, flops=tuple(ranks * each for each in speed.flops))
     return choose(corpus, speed, minutes, fixed, free_memory(device=arguments.device), arguments.device)
 
 
