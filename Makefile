@@ -36,7 +36,7 @@ PLOT_STAMP := $(VENV)/.stamp-plot
 TEST_STAMP := $(VENV)/.stamp-test
 DEV_STAMP := $(VENV)/.stamp-dev
 
-.PHONY: help showcase test levels test-cuda cuda install dev lint format types stub sanitize test-strict bench wheel release clean distclean
+.PHONY: help showcase test levels test-aarch64 test-cuda cuda install dev lint format types stub sanitize test-strict bench wheel release clean distclean
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,11 @@ test: $(PACKAGE_STAMP) $(PLOT_STAMP) $(TEST_STAMP) ## run the whole test suite, 
 levels: $(PACKAGE_STAMP) $(PLOT_STAMP) $(TEST_STAMP) ## run the tests that train, in bfloat16 and then on sse in float32
 	SOMA_PRECISION=bfloat16 $(BIN)/pytest $(WORKERS) -m bfloat16 $(PYTEST_ARGS)
 	SOMA_ISA=sse SOMA_PRECISION=float32 $(BIN)/pytest $(WORKERS) -m sse $(PYTEST_ARGS)
+
+# On x86-64 Linux: it needs g++-aarch64-linux-gnu and qemu-user.
+test-aarch64: $(DEV_STAMP) ## build the wheel for aarch64 and try it on emulated processors
+	$(BIN)/python tools/extras.py release | $(PIP) install --quiet "scikit-build-core>=0.11" --requirement /dev/stdin
+	$(BIN)/python tools/try_aarch64.py
 
 # On the processor: nothing of CUDA is needed. The kernels are checked for races and stray accesses while they run.
 test-cuda: $(DEV_STAMP) $(PACKAGE_STAMP) $(TEST_STAMP) ## run the CUDA kernels in an emulation, and their tests

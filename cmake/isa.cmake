@@ -20,10 +20,14 @@ endif()
 # explicit -mavx512f and the like, which need SSE3. So every build runs on every x86-64 processor.
 set(SOMA_X86_RESET -march=x86-64 -mtune=generic -mprefer-vector-width=none -mno-sse3 -mno-popcnt -mno-lzcnt -mno-bmi
   -mno-bmi2 -mno-tbm -mno-movbe -mno-adx -mno-prfchw)
+# The same on Arm; Apple's compiler already aims at the oldest of its processors.
+set(SOMA_ARM_RESET -march=armv8-a -mtune=generic)
 
 function(soma_reset_isa target)
   if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$" AND NOT MSVC)
     target_compile_options(${target} PRIVATE ${SOMA_X86_RESET})
+  elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$" AND NOT MSVC AND NOT APPLE)
+    target_compile_options(${target} PRIVATE ${SOMA_ARM_RESET})
   endif()
 endfunction()
 

@@ -20,6 +20,8 @@
 #include <sys/auxv.h>
 #elif defined(__APPLE__)
 #include <sys/sysctl.h>
+#elif defined(_WIN32)
+#include <windows.h>
 #endif
 #endif
 #if defined(SOMA_HAVE_AMX) && !defined(SOMA_EMULATE_AMX)
@@ -76,7 +78,7 @@ bool may_use_amx(uint32_t leaf7_edx, uint64_t state) {
 #endif
 
 #ifdef SOMA_HAVE_NEON_BF16
-// FEAT_BF16. Windows on Arm has no question for it.
+// FEAT_BF16, as the system tells it.
 bool has_neon_bf16() {
 #if defined(__linux__)
   constexpr unsigned long kBf16 = 1ul << 14;  // HWCAP2_BF16
@@ -85,6 +87,9 @@ bool has_neon_bf16() {
   int has = 0;
   size_t size = sizeof(has);
   return sysctlbyname("hw.optional.arm.FEAT_BF16", &has, &size, nullptr, 0) == 0 && has == 1;
+#elif defined(_WIN32)
+  constexpr unsigned long kBf16 = 68;  // PF_ARM_V86_BF16_INSTRUCTIONS_AVAILABLE; an older Windows answers no
+  return IsProcessorFeaturePresent(kBf16) != 0;
 #else
   return false;
 #endif

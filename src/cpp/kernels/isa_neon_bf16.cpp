@@ -20,6 +20,7 @@ namespace {
 #include "kernels/optimizer.inl.h"
 #include "kernels/attention.inl.h"
 #include "kernels/epilogue.inl.h"
+#include "kernels/gemm_squares.inl.h"
 #include "kernels/gemm.inl.h"
 #include "kernels/decode.inl.h"
 #include "kernels/peak.inl.h"

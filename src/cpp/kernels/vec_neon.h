@@ -92,6 +92,20 @@ inline Vec dot_pairs(Vec a, Vec b, Vec c) { return {vbfdotq_f32(c.v, bfloat16_of
 inline Vec dot_pairs(Element a, Vec b, Vec c) {
   return {vbfdotq_laneq_f32(c.v, bfloat16_of(b), vreinterpretq_bf16_f32(a.v), 0)};
 }
+// c + a b for squares of sums: lanes 2i and 2i + 1 of a are row i, of b column i, and lane 2i + j of c is their sum.
+inline Vec dot_squares(Vec a, Vec b, Vec c) { return {vbfmmlaq_f32(c.v, bfloat16_of(a), bfloat16_of(b))}; }
+// Rows of four sums as two squares, and back: the upper lanes of a change places with the lower ones of b.
+inline void swap_middle(Vec a, Vec b, Vec* first, Vec* second) {
+  const float64x2_t x = vreinterpretq_f64_f32(a.v), y = vreinterpretq_f64_f32(b.v);
+  *first = {vreinterpretq_f32_f64(vzip1q_f64(x, y))};
+  *second = {vreinterpretq_f32_f64(vzip2q_f64(x, y))};
+}
+inline void interleave(Vec a, Vec b, Vec* first, Vec* second) {
+  *first = {vzip1q_f32(a.v, b.v)};
+  *second = {vzip2q_f32(a.v, b.v)};
+}
+// Two units at p and two at q.
+inline Vec two_of_each(const float* p, const float* q) { return {vcombine_f32(vld1_f32(p), vld1_f32(q))}; }
 #else
 // The bits of a, rounded to the nearest bfloat16 (ties to even), in the upper half of each lane; NaN stays NaN.
 inline uint32x4_t bfloat16_bits(Vec a) {
