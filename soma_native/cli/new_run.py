@@ -42,7 +42,7 @@ from soma_native.training.trainer import Trainer
 # Options that are settings of the run, by the name of both.
 SETTINGS = (
     "epochs", "steps", "minutes", "batch_size", "lr", "optimizer", "schedule", "dropout", "teachers", "patience",
-    "max_eval_windows", "checkpoint_minutes", "seed",
+    "max_eval_windows", "checkpoint_minutes", "seed", "sync_every",
 )  # fmt: skip
 _LENGTHS = {"epochs", "steps", "minutes"}
 FROM_LR = 0.3  # share of the usual learning rate for a model that has learned already

@@ -7,7 +7,7 @@ rank 0. MPI alone would let the others wait for ever for a process that is stopp
 from __future__ import annotations
 
 import logging
-import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -112,6 +112,7 @@ class Watch:
                 self._end(rank, f"has kept the others waiting for {self._absence:g} s")
 
     def _end(self, rank: int, problem: str) -> None:
+        if hasattr(signal, "alarm"):
+            signal.alarm(int(GRACE))  # ends the process where MPI waits for a network that is gone, and holds the GIL
         self._say(f"rank {rank}: {' '.join(problem.split())}; {_AFTER}")
-        threading.Timer(GRACE, os._exit, (1,)).start()  # where MPI cannot end itself
         self._mpi.Abort(1)

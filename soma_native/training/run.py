@@ -13,7 +13,6 @@ from types import MappingProxyType
 from typing import Any, Literal, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from soma_native.checkpoint import save
 from soma_native.checkpoint.folder import model_files
@@ -28,11 +27,10 @@ from soma_native.training.evaluate import mean_loss
 from soma_native.training.history import Decision, History, Record, bits_text
 from soma_native.training.interrupt import InterruptGuard
 from soma_native.training.layout import UNDECIDED, Layout
-from soma_native.training.optimize import make_average, make_optimizer
+from soma_native.training.optimize import make_average
 from soma_native.training.pace import Clock, Pace, cool_down
 from soma_native.training.phase import FINISHED, STUDENT, Phase
-from soma_native.training.ranks import begin_together, gradients_of_step, read_run
-from soma_native.training.shards import share_parameters, whole_state
+from soma_native.training.ranks import Ranks
 from soma_native.training.snapshot import Snapshot
 from soma_native.training.state import STATE_FILE, TrainingState, state_arrays, warn_of_what_is_replaced, write_state
 
@@ -80,10 +78,8 @@ class TrainingRun:
         self.callbacks = callbacks
         self._stop = stop
         self._clock = clock
-        begin_together(self.world, layout)
-        self.world.together(layout.require_memory)
-        self.optimizer, self.shards = make_optimizer(self.model, self.config, self.world)
-        self._whole: dict[str, NDArray[np.float32]] = {}  # the state of the optimizers of all ranks, for a save
+        self.ranks = Ranks(self.world, layout)
+        self.optimizer = self.ranks.optimizer
         self.average = make_average(self.model, self.config)
         self.step = 0
         self.loss = self.lr = self.grad_norm = math.nan
@@ -112,7 +108,7 @@ class TrainingRun:
 
     def _resume(self) -> dict[str, float | None] | None:
         """Take the state of the run in the folder. Returns what its pace has measured."""
-        state, steps = read_run(self.world, self.layout, self.folder, self.optimizer, self.average, self.shards)
+        state, steps = self.ranks.read(self.folder, self.average)
         self.history.__dict__.update(History.from_dict(state.history).__dict__)
         for decision in self.history.decisions:
             self.layout.decide(decision)
@@ -149,7 +145,7 @@ class TrainingRun:
             if reason is not None:
                 break
             if save:
-                self._gather()
+                self.ranks.gather()
                 self.world.together(self._checkpoint)
                 self._lap("save")
             self._train_step(guard)
@@ -160,7 +156,7 @@ class TrainingRun:
                 logger.info(message, self.step, self.loss, self.lr, self.grad_norm)
         self.history.stop_reason = reason
         self._warn_of_better_teachers()
-        self._gather()
+        self.ranks.gather()
         self.world.together(self._last_checkpoint)
         logger.info("training ended after %s: %s", self._so_far, reason)
         if self.layout.number is None or reason not in FINISHED:  # else the run goes on with another model
@@ -174,14 +170,17 @@ class TrainingRun:
     def _keep_pace(self) -> None:
         if self.pace is not None:
             self._lap("step")
+        if self.pace is not None and self.ranks.agreed:
             self._decide(self.world.share(self.pace.decide(self.step, self._seconds) if self.world.first else None))
 
     def _wishes(self, guard: InterruptGuard) -> tuple[bool, bool]:
         """Whether to save and whether to stop now: the first rank says when to save, each may stop all, or Ctrl-C."""
+        if not self.ranks.agreed:
+            return False, False
         wishes = self._checkpoint_due(), self._stop.is_set(), guard.pending
         save, stop, interrupted = wishes if self.world.alone else map(bool, self.world.sum(*wishes))
         if interrupted:
-            self._gather()
+            self.ranks.gather()
             raise KeyboardInterrupt
         return save, stop
 
@@ -194,7 +193,7 @@ class TrainingRun:
 
     def _train_step(self, guard: InterruptGuard) -> None:
         began = self._clock()
-        loss, pairs = gradients_of_step(self.world, self.layout, self.step)
+        loss, pairs = self.ranks.gradients(self.step)
         if not math.isfinite(loss):
             raise self._not_finite(f"the loss is {loss}")
         lr = self.layout.schedule(self.step)
@@ -206,12 +205,12 @@ class TrainingRun:
             except FloatingPointError as error:
                 raise self._not_finite(str(error)) from error
             self.step += 1
-            share_parameters(self.world, self.model, self.shards)
+            done, pairs_done = self.ranks.after_step(self.step, self._record_due(), loss, pairs, self.average)
             if self.average is not None and self.step > self.layout.averaged_from:
                 self.average.update()
             self.loss, self.lr, self.grad_norm = loss, lr, grad_norm
-            self.loss_sum += loss * pairs
-            self.pairs += pairs
+            self.loss_sum += done
+            self.pairs += pairs_done
             self.step_seconds += self._clock() - began
 
     def _averaged(self) -> AbstractContextManager[Model]:
@@ -318,10 +317,6 @@ class TrainingRun:
         minutes = self.config.checkpoint_minutes
         return bool(minutes) and self._clock() - self.saved_at >= 60 * cast(float, minutes)
 
-    def _gather(self) -> None:
-        if not self.world.alone:
-            self._whole = whole_state(self.world, self.optimizer, self.shards)
-
     def _require_finite_weights(self) -> None:
         if self.model._core.all_finite():
             return
@@ -350,11 +345,11 @@ class TrainingRun:
             None if self.pace is None else self.pace.to_dict(), asdict(self.phase) if self.config.teachers else None,
         )  # fmt: skip
         with replace_files(self.folder) as staging:
-            whole = state_arrays(self.model, self._whole or self.optimizer.state(), self.average)
+            whole = state_arrays(self.model, self.ranks.whole, self.average)
             write_state(staging.path / STATE_FILE, state, self.optimizer.step_count, whole)
             self.history.to_json(staging.path / "history.json")
             self.history.to_csv(staging.path / "history.csv")
-        self.saved_step, self.saved_at, self._whole = self.step, self._clock(), {}
+        self.saved_step, self.saved_at, self.ranks.whole = self.step, self._clock(), {}
         logger.info("saved a checkpoint after step %d in %s", self.step, self.folder)
         self._emit("checkpoint", str(self.folder))
 
@@ -391,9 +386,9 @@ class TrainingRun:
             why = "there is no checkpoint_dir" if self.folder is None else "nothing was trained yet"
             logger.warning("interrupted after step %d; %s, so nothing was saved", self.step, why, extra=_INTERRUPTED)
             return
-        if self.optimizer.step_count != self.step or not (
-            self.world.alone or self._whole
-        ):  # a signal handler of the program raised within the step
+        if self.world.alone and self.ranks.agreed:
+            self.ranks.gather()
+        if self.optimizer.step_count != self.step or not self.ranks.whole:  # a handler raised within the step
             logger.warning(
                 "interrupted inside step %d, so nothing was saved; %s is unchanged", self.step + 1, self.folder,
                 extra=_INTERRUPTED,

@@ -307,10 +307,11 @@ class Trainer:
 
     def _run(self, run: TrainingRun) -> History:
         self._running = run
+        together = not self._world.alone or self.config.sync_every is not None  # all ranks end after an outer step
         try:
             with InterruptGuard() as guard:
                 try:
-                    with contextlib.nullcontext() if self._world.alone else guard.hold():  # all ranks end at one step
+                    with guard.hold() if together else contextlib.nullcontext():
                         return run.loop(guard)
                 except KeyboardInterrupt:
                     run.interrupted()

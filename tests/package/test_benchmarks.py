@@ -181,6 +181,18 @@ def test_recipes_are_trained_with_their_settings(tmp_path: Path) -> None:
     assert result["flops"] > 30 * 12 * 64 * 6 * 7e5
 
 
+def test_local_steps_are_compared_with_a_sum_in_every_step(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("to be, or not to be: that is the question\n" * 100, encoding="utf-8")
+    options = ("--seeds", 1, "--steps", 12, "--batch-size", 4, "--ranks", 2, "--sync-every", 0, 6, "--context", 16)
+    done = run("quality_diloco.py", text, *options, "--json", tmp_path / "q.json")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "q.json").read_text())["results"]
+    assert [result["sync_every"] for result in results] == [0, 6]
+    assert results[1]["link"] < results[0]["link"] / 2
+    assert all(result["best"] < 4.0 for result in results)
+
+
 @pytest.mark.levels("bfloat16")
 def test_the_plain_command_runs_beside_its_peer(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import soma_native as soma
+from helpers.child import run_child
 from helpers.mpi import end_of, start_ranks
 from helpers.training import SENTENCES, WORDS, make_model
 from soma_native.parallel.threads import run_ranks
@@ -128,3 +129,28 @@ with comm.watched():
     status, _, err = end_of(start_ranks(3, "-c", code, cwd=tmp_path))
     assert status != 0
     assert "rank 1: has kept the others waiting for 1 s; all ranks were ended" in err
+
+
+# A communicator between two ranks, of which the other says nothing, and whose Abort holds the GIL for ever.
+_ALONE = """
+import ctypes, threading, signal
+from soma_native.parallel import watch
+
+class Silent:
+    def Get_rank(self): return 0
+    def Get_size(self): return 2
+    def isend(self, sign, dest): pass
+    def iprobe(self, source): return False
+    def Abort(self, status): ctypes.PyDLL(None).pause()
+
+watch.GRACE = 1.0
+with watch.Watch(Silent(), silence=0.1, absence=60, say=lambda line: print(line, flush=True)):
+    threading.Event().wait()
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "alarm"), reason="this system has no alarm")
+def test_a_process_ends_where_mpi_cannot(tmp_path: Path) -> None:
+    done = run_child(_ALONE, tmp_path)
+    assert done.returncode == -signal.SIGALRM
+    assert done.stdout.startswith("rank 1: has given no sign for 0.1 s: it hangs, or is gone; all ranks were ended")

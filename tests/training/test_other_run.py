@@ -45,6 +45,7 @@ SETTINGS: dict[str, tuple[Any, str]] = {
     "final_weight_decay": (1.0, "none"),
     "max_grad_norm": (2.0, "1.0"),
     "grad_accumulation": (2, "1"),
+    "sync_every": (2, "none"),
     "seed": (1, "0"),
     "val_fraction": (0.5, "0.2"),
     "eval_every": (5, "none"),
