@@ -17,7 +17,8 @@ SOMA_CMAKE ?=
 SOMA_PACKAGE ?= .
 PYTEST_ARGS ?=
 # One test process for each core, because most tests keep one core busy. At most four, because oracles need much memory.
-WORKERS := -n auto --maxprocesses 4
+# A process without tests takes over some of another's, so that none waits for the slowest file.
+WORKERS := -n auto --maxprocesses 4 --dist worksteal
 OUT ?= runs/showcase
 RECORDS ?= runs/records
 
@@ -35,7 +36,7 @@ PLOT_STAMP := $(VENV)/.stamp-plot
 TEST_STAMP := $(VENV)/.stamp-test
 DEV_STAMP := $(VENV)/.stamp-dev
 
-.PHONY: help showcase test levels test-cuda cuda install dev lint format types stub sanitize test-strict bench wheel release clean distclean
+.PHONY: help showcase test levels test-aarch64 test-cuda cuda install dev lint format types stub sanitize test-strict bench wheel release clean distclean
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,13 +45,18 @@ showcase: $(PACKAGE_STAMP) $(PLOT_STAMP) ## train the showcase model, save it, l
 	$(BIN)/soma-native showcase --out $(OUT)
 
 test: $(PACKAGE_STAMP) $(PLOT_STAMP) $(TEST_STAMP) ## run the whole test suite, with PyTorch and others as oracles
-	$(BIN)/pytest $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/pytest $(WORKERS) $(PYTEST_ARGS)
 
 # CI runs `test` with SOMA_PRECISION=float32, then these. A processor without instructions for bfloat16 widens the
 # operands, so the tests run everywhere.
 levels: $(PACKAGE_STAMP) $(PLOT_STAMP) $(TEST_STAMP) ## run the tests that train, in bfloat16 and then on sse in float32
-	SOMA_PRECISION=bfloat16 $(BIN)/pytest $(WORKERS) --dist loadfile -m trains $(PYTEST_ARGS)
-	SOMA_ISA=sse SOMA_PRECISION=float32 $(BIN)/pytest $(WORKERS) --dist loadfile -m trains $(PYTEST_ARGS)
+	SOMA_PRECISION=bfloat16 $(BIN)/pytest $(WORKERS) -m bfloat16 $(PYTEST_ARGS)
+	SOMA_ISA=sse SOMA_PRECISION=float32 $(BIN)/pytest $(WORKERS) -m sse $(PYTEST_ARGS)
+
+# On x86-64 Linux: it needs g++-aarch64-linux-gnu and qemu-user.
+test-aarch64: $(DEV_STAMP) ## build the wheel for aarch64 and try it on emulated processors
+	$(BIN)/python tools/extras.py release | $(PIP) install --quiet "scikit-build-core>=0.11" --requirement /dev/stdin
+	$(BIN)/python tools/try_aarch64.py
 
 # On the processor: nothing of CUDA is needed. The kernels are checked for races and stray accesses while they run.
 test-cuda: $(DEV_STAMP) $(PACKAGE_STAMP) $(TEST_STAMP) ## run the CUDA kernels in an emulation, and their tests
@@ -83,7 +89,8 @@ stub: $(DEV_STAMP) $(PACKAGE_STAMP) ## write soma_native/_core.pyi from the inst
 # The sanitized module goes into a package of its own and never into the source tree. libstdc++ is loaded first, because
 # the address sanitizer looks for __cxa_throw when it starts, before Python loads any C++. There is no check for leaks,
 # because CPython keeps memory until the process ends. AMX is emulated: a use of tiles that a processor would refuse
-# ends the process. tests/model/test_bfloat16.py is left out: it takes minutes and calls no other kernel.
+# ends the process. tests/model/test_bfloat16.py is left out: it takes minutes and calls no other kernel. SOMA_SANITIZED
+# gives each level a third of the cases of a test of models; a list of tests on the command line runs whole.
 SANITIZE_TESTS ?= tests/kernels tests/generation tests/model/test_gradients.py tests/tokenizer/test_tokenizer.py \
   tests/tokenizer/test_tokenizer_errors.py tests/tokenizer/test_bpe_encode.py tests/tokenizer/test_bpe_training.py \
   tests/analysis/test_ngram.py
@@ -94,8 +101,8 @@ sanitize: $(DEV_STAMP) $(PACKAGE_STAMP) $(TEST_STAMP) ## run the kernel and toke
 	cp build/sanitize/_core*.so build/sanitize/package/soma_native/
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0:strict_string_checks=1:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
-	PYTHONPATH=build/sanitize/package \
-	$(BIN)/pytest $(WORKERS) --dist worksteal -q -p no:cacheprovider $(PYTEST_ARGS) $(SANITIZE_TESTS)
+	SOMA_SANITIZED=$(if $(filter file,$(origin SANITIZE_TESTS)),1) PYTHONPATH=build/sanitize/package \
+	$(BIN)/pytest $(WORKERS) -q -p no:cacheprovider $(PYTEST_ARGS) $(SANITIZE_TESTS)
 
 # A host that touches the memory of a device ends the process. Tests that write to views of parameters are left out: a
 # device has none.
@@ -105,7 +112,7 @@ test-strict: $(DEV_STAMP) $(PACKAGE_STAMP) $(TEST_STAMP) ## run the tests of mod
 	rm -rf build/strict/package && mkdir -p build/strict/package
 	cp -r soma_native build/strict/package/ && rm -f build/strict/package/soma_native/_core*.so
 	cp build/strict/_core*.so build/strict/package/soma_native/
-	PYTHONPATH=$(abspath build/strict/package) $(BIN)/pytest $(WORKERS) --dist loadfile -q -p no:cacheprovider $(PYTEST_ARGS) $(STRICT_TESTS)
+	PYTHONPATH=$(abspath build/strict/package) $(BIN)/pytest $(WORKERS) -q -p no:cacheprovider $(PYTEST_ARGS) $(STRICT_TESTS)
 
 # On a machine without CUDA: nvcc comes from PyPI. For one kind of chip, as in CUDAARCHS=90a-real, it is faster.
 cuda: $(DEV_STAMP) ## build the wheel of the library for GPUs into dist/

@@ -80,7 +80,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="10m")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--weights", choices=list(FORMATS), default="auto")
+    parser.add_argument("--weights", choices=list(FORMATS), default="float32")
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--prompt", type=int, default=16, help="tokens of a prompt")
     parser.add_argument("--tokens", type=int, default=128, help="tokens of a text")

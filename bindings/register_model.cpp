@@ -228,8 +228,8 @@ void register_model(py::module_& m) {
       "The floats that a teacher takes while another model is trained, without allocating them.");
 
   py::class_<soma::Noise>(m, "Noise", "Dropout and masked tokens of one micro-batch, which `numbers` name.")
-      .def(py::init<double, double, const std::vector<uint64_t>&>(), py::arg("dropout") = 0.0,
-           py::arg("token_mask") = 0.0, py::arg("numbers") = std::vector<uint64_t>());
+      .def(py::init<double, double, const std::vector<uint64_t>&, int64_t>(), py::arg("dropout") = 0.0,
+           py::arg("token_mask") = 0.0, py::arg("numbers") = std::vector<uint64_t>(), py::arg("first_row") = 0);
 
   py::class_<ModelHandle>(m, "Model", "A transformer: parameters, forward, loss, gradients.")
       .def(py::init([](const soma::ModelConfig& config, uint64_t seed, const std::string& precision,

@@ -1,5 +1,7 @@
 // Optimizers and averages of weights: a step without the GIL, what is saved of them as views.
 #include <memory>
+#include <optional>
+#include <set>
 #include <string>
 #include <utility>
 
@@ -58,10 +60,12 @@ struct AverageHandle {
       : model(handle), average(compute(handle, [&] { return soma::WeightAverage(handle.transformer); })) {}
 };
 
+using Owned = std::optional<std::set<std::string>>;
+
 // What AdamW takes; Muon takes it too, for everything but matrices.
 soma::AdamWConfig adamw_config(double lr, double beta1, double beta2, double eps, double weight_decay,
-                               double max_grad_norm, bool cautious) {
-  return {lr, beta1, beta2, eps, weight_decay, max_grad_norm, cautious};
+                               double max_grad_norm, bool cautious, Owned owned) {
+  return {lr, beta1, beta2, eps, weight_decay, max_grad_norm, cautious, std::move(owned)};
 }
 
 template <typename Optimizer, typename Config>
@@ -87,23 +91,25 @@ void register_optimizers(py::module_& m) {
   m.def(
       "adamw",
       [](ModelHandle& model, double lr, double beta1, double beta2, double eps, double weight_decay,
-         double max_grad_norm, bool cautious) {
-        return make_optimizer<soma::AdamW>(model,
-                                           adamw_config(lr, beta1, beta2, eps, weight_decay, max_grad_norm, cautious));
+         double max_grad_norm, bool cautious, Owned owned) {
+        return make_optimizer<soma::AdamW>(
+            model, adamw_config(lr, beta1, beta2, eps, weight_decay, max_grad_norm, cautious, std::move(owned)));
       },
       py::keep_alive<0, 1>(), py::arg("model"), py::kw_only(), py::arg("lr"), py::arg("beta1"), py::arg("beta2"),
-      py::arg("eps"), py::arg("weight_decay"), py::arg("max_grad_norm"), py::arg("cautious"),
+      py::arg("eps"), py::arg("weight_decay"), py::arg("max_grad_norm"), py::arg("cautious"), py::arg("owned"),
       "AdamW over a model's parameters.");
   m.def(
       "muon",
       [](ModelHandle& model, double lr, double beta1, double beta2, double eps, double weight_decay,
-         double max_grad_norm, bool cautious, double adamw_weight_decay, bool classic, int64_t head_blocks) {
+         double max_grad_norm, bool cautious, Owned owned, double adamw_weight_decay, bool classic,
+         int64_t head_blocks) {
         return make_optimizer<soma::Muon>(
-            model, soma::MuonConfig{adamw_config(lr, beta1, beta2, eps, weight_decay, max_grad_norm, cautious),
-                                    adamw_weight_decay, classic, head_blocks});
+            model, soma::MuonConfig{
+                       adamw_config(lr, beta1, beta2, eps, weight_decay, max_grad_norm, cautious, std::move(owned)),
+                       adamw_weight_decay, classic, head_blocks});
       },
       py::keep_alive<0, 1>(), py::arg("model"), py::kw_only(), py::arg("lr"), py::arg("beta1"), py::arg("beta2"),
-      py::arg("eps"), py::arg("weight_decay"), py::arg("max_grad_norm"), py::arg("cautious"),
+      py::arg("eps"), py::arg("weight_decay"), py::arg("max_grad_norm"), py::arg("cautious"), py::arg("owned"),
       py::arg("adamw_weight_decay"), py::arg("classic"), py::arg("head_blocks"),
       "Muon over a model's hidden matrices, AdamW over its other parameters.");
 

@@ -150,6 +150,7 @@ class Noise:
         dropout: typing.SupportsFloat | typing.SupportsIndex = 0.0,
         token_mask: typing.SupportsFloat | typing.SupportsIndex = 0.0,
         numbers: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [],
+        first_row: typing.SupportsInt | typing.SupportsIndex = 0,
     ) -> None: ...
 
 class Model:
@@ -665,6 +666,7 @@ def adamw(
     weight_decay: typing.SupportsFloat | typing.SupportsIndex,
     max_grad_norm: typing.SupportsFloat | typing.SupportsIndex,
     cautious: bool,
+    owned: collections.abc.Set[str] | None,
 ) -> Optimizer:
     """
     AdamW over a model's parameters.
@@ -795,6 +797,7 @@ def muon(
     weight_decay: typing.SupportsFloat | typing.SupportsIndex,
     max_grad_norm: typing.SupportsFloat | typing.SupportsIndex,
     cautious: bool,
+    owned: collections.abc.Set[str] | None,
     adamw_weight_decay: typing.SupportsFloat | typing.SupportsIndex,
     classic: bool,
     head_blocks: typing.SupportsInt | typing.SupportsIndex,

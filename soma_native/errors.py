@@ -83,6 +83,22 @@ class EngineClosedError(RuntimeError):
     """An `Engine` was closed before this text was complete, or before it was asked for."""
 
 
+class RankError(RuntimeError):
+    """Another process of the run has failed, so that this one ends too.
+
+    Args:
+        rank: the number of that process.
+        problem: what it said.
+    """
+
+    def __init__(self, rank: int, problem: str) -> None:
+        super().__init__(rank, problem)
+        self.rank, self.problem = rank, problem
+
+    def __str__(self) -> str:
+        return f"rank {self.rank}: {self.problem}"
+
+
 class Difference(NamedTuple):
     """An argument of a run, and what the run in the folder has in its place."""
 

@@ -179,7 +179,9 @@ def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # Training depends on the rounding of products. So `make levels` runs all tests that train twice more: in bfloat16, and
-# on a low level. They are found by their source, so that a new test is never left out.
+# on a low level. They are found by their source, so that a new test is never left out. The marker `levels` names the
+# runs that can tell more than the whole suite on the best level in float32: "bfloat16" where a test of processes or
+# files trains but looks at no number, "sse" where it names float32 itself, none where it trains nothing of its own.
 
 TRAINS = re.compile(
     r"\bsoma(_native)?\.(AdamW|Muon|Trainer|cli)\b|\bimport .*\b(AdamW|Muon|Trainer|run_showcase)\b|"
@@ -197,11 +199,47 @@ def trains(path: Path) -> bool:
     return bool(TRAINS.search(text)) or any(trains(file) for file in files if HERE in file.parents and file != path)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests that train, but no test that runs on all levels anyway."""
+def runs_of_levels(item: pytest.Item) -> tuple[str, ...]:
+    """The runs of `make levels` that a test belongs to, by the names of their markers."""
+    fixtures = getattr(item, "fixturenames", ())
+    if "isa" in fixtures or not trains(item.path):
+        return ()  # it runs on all levels anyway, or on none
+    if marker := item.get_closest_marker("levels"):
+        return marker.args
+    return ("sse",) if "precision" in fixtures else ("bfloat16", "sse")  # what is given a precision gets both anyway
+
+
+def for_sanitizers(items: list[pytest.Item]) -> list[pytest.Item]:
+    """What `make sanitize` runs: of a test of models each case on every third level, a third of the cases on each.
+
+    What levels have of their own are kernels. Tests of kernels run each case on each level.
+    """
+    levels, chosen = available_isas(), []
+    numbers: dict[tuple[Path, str], dict[str, int]] = {}
     for item in items:
-        if trains(item.path) and "isa" not in getattr(item, "fixturenames", ()):
-            item.add_marker("trains")
+        if "isa" not in getattr(item, "fixturenames", ()) or item.path.parent.name == "kernels":
+            chosen.append(item)
+            continue
+        spec: Any = item.callspec  # type: ignore[attr-defined]
+        case = spec.id.split("-")
+        case.remove(spec.params["isa"])
+        known = numbers.setdefault((item.path, item.name.partition("[")[0]), {})
+        number = known.setdefault("-".join(case), len(known))
+        # The digits, so that a parameter of three values does not give each level one of them.
+        digits = sum(number // 3**place for place in range(6))
+        if (digits + levels.index(spec.params["isa"])) % min(3, len(levels)) == 0:
+            chosen.append(item)
+    return chosen
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests that train. Chooses those for the sanitizers."""
+    for item in items:
+        runs = runs_of_levels(item)
+        for name in (*runs, "trains") if runs else ():
+            item.add_marker(name)
+    if os.environ.get("SOMA_SANITIZED"):
+        items[:] = for_sanitizers(items)
 
 
 # With SOMA_TESTS_NO_SKIP=1, as .ci/run sets it, a skipped test is a failure. Otherwise a run without an oracle would

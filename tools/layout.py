@@ -27,6 +27,7 @@ LEVELS = (
     ("checkpoint", "data"),
     ("tokenizer", "optim"),
     ("files", "model"),
+    ("parallel",),
     ("system",),
     ("version",),
     ("_checks",),

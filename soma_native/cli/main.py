@@ -16,8 +16,9 @@ from soma_native.cli.arguments import Parser, option_of
 from soma_native.cli.corpus import named
 from soma_native.cli.errors import PROGRAM, CommandError, UsageError, one_line
 from soma_native.cli.output import Stream, drop_output, usable_streams
+from soma_native.cli.ranks import silent_ranks
 from soma_native.cli.signals import ended_by
-from soma_native.errors import ArgumentError, ArgumentTypeError, CheckpointError
+from soma_native.errors import ArgumentError, ArgumentTypeError, CheckpointError, RankError
 from soma_native.model.model import resolve_precision
 from soma_native.system import active_isa, get_num_threads
 
@@ -53,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: from argparse, for --help (0) and bad usage (2).
     """
-    with usable_streams() as output:
+    argv = sys.argv[1:] if argv is None else argv
+    with usable_streams() as output, silent_ranks(argv):
         try:
             try:
                 return _run(argv, output)
@@ -69,8 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _fail(f"standard output: {error.strerror or error}", 1)
 
 
-def _run(argv: Sequence[str] | None, output: Stream) -> int:
-    argv = sys.argv[1:] if argv is None else argv
+def _run(argv: Sequence[str], output: Stream) -> int:
     parser = _parser(argv)
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
@@ -107,7 +108,7 @@ def _run(argv: Sequence[str] | None, output: Stream) -> int:
         return _fail(f"{where}{error.strerror}" if error.strerror else str(error), 1)
     except CheckpointError as error:
         return _fail(str(error).removesuffix(error.in_python), 1)
-    except (CommandError, ValueError, FloatingPointError) as error:
+    except (CommandError, RankError, ValueError, FloatingPointError) as error:
         return _fail(str(error), 1)
     finally:
         logging.getLogger("soma_native").removeHandler(handler)

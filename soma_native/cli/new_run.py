@@ -42,7 +42,7 @@ from soma_native.training.trainer import Trainer
 # Options that are settings of the run, by the name of both.
 SETTINGS = (
     "epochs", "steps", "minutes", "batch_size", "lr", "optimizer", "schedule", "dropout", "teachers", "patience",
-    "max_eval_windows", "checkpoint_minutes", "seed",
+    "max_eval_windows", "checkpoint_minutes", "seed", "sync_every",
 )  # fmt: skip
 _LENGTHS = {"epochs", "steps", "minutes"}
 FROM_LR = 0.3  # share of the usual learning rate for a model that has learned already
@@ -160,6 +160,8 @@ def _plan(
     speed = None
     if fixed.get("epochs") is None and fixed.get("steps") is None:
         speed = measure_speed(fixed.get("precision", "auto"), fixed.get("optimizer", "muon"), device=arguments.device)
+        ranks = getattr(arguments, "ranks", 1)  # `plan` has none
+        speed = dataclasses.replace(speed, flops=tuple(ranks * each for each in speed.flops))
     return choose(corpus, speed, minutes, fixed, free_memory(device=arguments.device), arguments.device)
 
 

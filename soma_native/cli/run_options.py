@@ -79,6 +79,12 @@ def add_run_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         help="models that are trained first, from which the model then learns too (default: by plan, for tiny texts)",
     )
     training.add_argument(
+        "--sync-every",
+        type=integer(1),
+        metavar="N",
+        help="local steps of each of several ranks between two in which all take the mean (DiLoCo), for slow links",
+    )
+    training.add_argument(
         "--seed", type=seed_type, metavar="N", help="seed of the weights and of the order of the texts (default: 0)"
     )
     watching = parser.add_argument_group("validation and saves")

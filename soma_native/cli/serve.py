@@ -43,7 +43,12 @@ def add_parser(commands: Any) -> None:
         metavar="URL",
         help="let pages of this origin ask, such as https://example.org; may be repeated, '*' is all",
     )
-    parser.add_argument("--weights", choices=WEIGHTS, default="auto", help="form of the weights, as for generate")
+    parser.add_argument(
+        "--weights",
+        choices=WEIGHTS,
+        default="float32",
+        help="form of the weights, as for generate; auto needs no memory for a copy (default: %(default)s)",
+    )
     add_device(parser)
     count: dict[str, Any] = {"type": integer(1, 1 << 16), "metavar": "N"}
     parser.add_argument(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from soma_native.cli.errors import PROGRAM, CommandError
 from soma_native.cli.new_run import Run, new_run
 from soma_native.cli.output import output_folder, print_json
 from soma_native.cli.progress import ProgressDisplay
+from soma_native.cli.ranks import join_ranks, run_of_all, say_of_ranks, say_where
 from soma_native.cli.resume import as_usage, resumed
 from soma_native.cli.run_options import add_run_options
 from soma_native.cli.signals import signals_as_ctrl_c
@@ -68,20 +70,24 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Train, and print the result."""
-    files = corpus_files(arguments.corpus)
-    check_not_empty(files)
-    for file in files:
-        if not file.is_file():
-            raise CommandError(f"{file}: is not an ordinary file, and training reads its texts twice: write it to one")
-    with output_folder(arguments.out) as out, signals_as_ctrl_c():
-        if not (arguments.resume or arguments.overwrite):
-            _refuse_to_replace(out)
+    world = join_ranks()
+    arguments.ranks = world.size
+    if not world.alone and not arguments.resume and arguments.teachers is None:
+        arguments.teachers = 0  # a plan may want some
+    with world.watched(say_of_ranks), contextlib.ExitStack() as stack:
+        say_where(world)
+        files = world.together(lambda: _files(arguments))
+        out = Path(arguments.out)
+        world.together(lambda: stack.enter_context(_output_folder(arguments)) if world.first else None)
+        stack.enter_context(signals_as_ctrl_c())
         try:
-            run = _begin(arguments, files)
+            run = run_of_all(world, lambda: _begin(arguments, files), arguments, files)
             trainer = run.trainer
-            history = _fit(run, quiet=arguments.json)
+            history = _fit(run, quiet=arguments.json, display=world.first)
         except OtherRunError as error:
             raise as_usage(arguments, files, error) from None
+        if not world.first:
+            return
         history.plot_if_possible(out / "loss.png")  # without matplotlib the training still succeeds
     result = _result(trainer, history, arguments.out)
     if arguments.json:
@@ -109,6 +115,23 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"warning: {warning}")
 
 
+def _files(arguments: argparse.Namespace) -> list[Path]:
+    files = corpus_files(arguments.corpus)
+    check_not_empty(files)
+    for file in files:
+        if not file.is_file():
+            raise CommandError(f"{file}: is not an ordinary file, and training reads its texts twice: write it to one")
+    return files
+
+
+@contextlib.contextmanager
+def _output_folder(arguments: argparse.Namespace) -> Iterator[None]:
+    with output_folder(arguments.out) as out:
+        if not (arguments.resume or arguments.overwrite):
+            _refuse_to_replace(out)
+        yield
+
+
 def _refuse_to_replace(out: Path) -> None:
     if found := held_by(out):
         mend = "--resume goes on with it, --overwrite replaces it"
@@ -134,7 +157,9 @@ def _callbacks(run: Run, progress: Callback, quiet: bool) -> list[Callback]:
     ]
 
 
-def _fit(run: Run, quiet: bool) -> History:
+def _fit(run: Run, quiet: bool, display: bool) -> History:
+    if not display:
+        return run.trainer.fit(run.store)
     if run.plan is not None and not quiet:
         print(run.plan, file=sys.stderr)
     try:

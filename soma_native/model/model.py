@@ -18,7 +18,7 @@ from soma_native.model.config import PRECISIONS, ModelConfig
 from soma_native.model.device import checked_device
 
 # Instruction sets that multiply bfloat16 faster than single precision.
-_FAST_BFLOAT16 = ("avx512_bf16", "amx")
+_FAST_BFLOAT16 = ("avx512_bf16", "amx", "neon_bf16")
 
 
 def resolve_precision(precision: str, device: str = "cpu") -> tuple[str, str]:
@@ -74,14 +74,14 @@ def as_floats(array: npt.ArrayLike, shape: tuple[int, ...]) -> Floats:
         return np.ascontiguousarray(given, dtype=np.float32)
 
 
-def _as_noise(dropout: float, token_mask: float, noise: Sequence[int] | None) -> _core.Noise:
+def _as_noise(dropout: float, token_mask: float, noise: Sequence[int] | None, first_row: int) -> _core.Noise:
     rates = number("dropout", dropout, least=0, below=1), number("token_mask", token_mask, least=0, below=1)
     if noise is None and any(rates):
         raise ArgumentError("noise", "must name the call where there is dropout or token_mask: (seed, step), say")
     if isinstance(noise, (str, bytes)) or not isinstance(noise, (Sequence, np.ndarray, type(None))):
         raise ArgumentTypeError("noise", f"must be integers such as (seed, step), got {noise!r:.80}")
     numbers = () if noise is None else noise
-    return _core.Noise(*rates, [integer(f"noise[{i}]", n, 0, 2**64 - 1) for i, n in enumerate(numbers)])
+    return _core.Noise(*rates, [integer(f"noise[{i}]", n, 0, 2**64 - 1) for i, n in enumerate(numbers)], first_row)
 
 
 def _make_core(config: ModelConfig, **options: Any) -> _core.Model:
@@ -288,6 +288,7 @@ class Model:
         dropout: float = 0.0,
         token_mask: float = 0.0,
         noise: Sequence[int] | None = None,
+        first_window: int = 0,
         teachers: Model | Iterable[Model] = (),
         distill: float = 0.5,
     ) -> float:
@@ -310,6 +311,8 @@ class Model:
             noise: the integers that name this call, such as (seed, step, micro-batch). Needed beside `dropout` or
                 `token_mask`: other numbers give other masks. The masks are the same for any number of threads,
                 instruction set and precision.
+            first_window: sequences of a larger batch that precede these, if ids are a part of it, of the same T. The
+                masks are then those of the larger batch.
             teachers: other models of the same vocabulary, one or several. The loss of a target is then
                 (1 - distill) cross-entropy + distill KL(q || p), where q is the mean of the teachers' probabilities and
                 p the model's (Hinton et al. 2015, at temperature 1; Furlanello et al. 2018 for a teacher of the same
@@ -328,7 +331,8 @@ class Model:
         distill = number("distill", distill, least=0, most=1)
         left, right = self._batch(ids, targets)
         taught_by = [t._core for t in as_teachers("teachers", teachers, self, left.shape[1])]
-        divisor, drawn = self._normalizer(normalizer), _as_noise(dropout, token_mask, noise)
+        first_row = integer("first_window", first_window, 0, 2**31) * left.shape[1]
+        divisor, drawn = self._normalizer(normalizer), _as_noise(dropout, token_mask, noise, first_row)
         return self._core.loss_and_grad(left, right, divisor, drawn, taught_by, distill)
 
     def zero_grad(self) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,9 @@ from soma_native.core import _core
 from soma_native.errors import ArgumentError
 from soma_native.model.arrays import as_given
 from soma_native.model.model import Model, as_floats
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Optimizer:
@@ -25,6 +29,19 @@ class Optimizer:
 
     _kinds: ClassVar[tuple[str, ...]]  # of the arrays that are saved
     _core: _core.Optimizer
+    _owned: frozenset[str] | None = None  # the parameters that are updated here, where other processes update the rest
+
+    @classmethod
+    def part(cls, owned: Iterable[str], model: Model, **options: Any) -> Self:
+        """An optimizer that updates these parameters alone, and has moments of these alone; `options` as for all.
+
+        The norm that clips is that of all gradients, and all are cleared. For processes that share out the work
+        (ZeRO, arXiv 1910.02054, stage 1).
+        """
+        optimizer = cls.__new__(cls)
+        optimizer._owned = frozenset(owned)
+        optimizer.__init__(model, **options)  # type: ignore[misc]
+        return optimizer
 
     def __init__(self, model: Model, lr: float, weight_decay: float) -> None:
         instance("model", model, Model)
@@ -47,6 +64,7 @@ class Optimizer:
             if max_grad_norm in (None, math.inf)
             else number("max_grad_norm", max_grad_norm, least=0),
             "cautious": flag("cautious", cautious),
+            "owned": None if self._owned is None else set(self._owned),
         }
 
     def __repr__(self) -> str:

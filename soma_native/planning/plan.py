@@ -38,6 +38,7 @@ PLANNED = ("1m", "5m", "10m", "30m", "124m")  # presets that a plan chooses from
 _CHARACTERS_UP_TO = 3_000_000  # bytes of a corpus that characters suit
 _LARGEST_ALPHABET = 512  # different characters that characters suit
 _VOCABULARIES = ((10_000_000, 1024), (50_000_000, 4096), (math.inf, 8192))  # of bpe: most bytes of a corpus, size
+_LEAST_PIECE = 1.5  # characters of a token from which bpe pays; Chinese has some 1.1, many of them cut into bytes
 _LEAST_BPE = 258  # ids of a bpe vocabulary that merges anything
 _TOLD_FROM = 20_000  # bytes of a corpus from which a figure is expected
 _WHY_TAUGHT = ", since the time allows more epochs than one model can use"
@@ -139,8 +140,10 @@ def choose(
     """
     settings = dict(fixed or {})
     kind, vocab_size = settings.pop("tokenizer", None), settings.pop("vocab_size", None)
-    asked = bool(kind or vocab_size)
-    kind = kind or ("bpe" if vocab_size and vocab_size >= _LEAST_BPE else tokenizer_for(corpus))
+    why = "as asked" if kind or vocab_size else None
+    if why is None:
+        kind, why = tokenizer_for(corpus)
+    kind = kind or ("bpe" if vocab_size and vocab_size >= _LEAST_BPE else tokenizer_for(corpus)[0])
     vocab_size = vocab_size or vocabulary_for(corpus, kind)
     characters = settings.pop("characters", None) or characters_per_token(corpus, kind, vocab_size)
     seq_len, preset, model = (settings.pop(name, None) for name in ("seq_len", "preset", "model"))
@@ -195,7 +198,7 @@ def choose(
     reasons = (
         f"corpus: {corpus.bytes:,} bytes, {corpus.characters:,} characters ({corpus.alphabet:,} different), "
         f"{corpus.documents:,} document{'s' * (corpus.documents != 1)}",
-        f"tokenizer: {_why_tokenizer(kind, vocab_size, asked)}",
+        f"tokenizer: {kind}{'' if vocab_size is None else f', {vocab_size:,} tokens at most'}, {why}",
         f"model: {name}, {chosen.config.num_parameters / 1e6:.1f} million parameters"
         + (_expected(name, bits) if told else ""),
         f"time: {'no limit' if minutes is None else _duration(minutes)}"
@@ -213,9 +216,14 @@ def choose(
     )  # fmt: skip
 
 
-def tokenizer_for(corpus: Corpus) -> str:
-    """The kind of tokenizer that suits a corpus."""
-    return "char" if corpus.bytes < _CHARACTERS_UP_TO and corpus.alphabet <= _LARGEST_ALPHABET else "bpe"
+def tokenizer_for(corpus: Corpus) -> tuple[str, str]:
+    """The kind of tokenizer that suits a corpus, and why."""
+    if corpus.bytes < _CHARACTERS_UP_TO and corpus.alphabet <= _LARGEST_ALPHABET:
+        return "char", "since the corpus is small and has few different characters"
+    pieces = characters_per_token(corpus, "bpe", vocabulary_for(corpus, "bpe"))
+    if corpus.beginning and pieces < _LEAST_PIECE:
+        return "char", f"since a token of bpe would hold no more than {pieces:.1f} characters"
+    return "bpe", "by the size of the corpus"
 
 
 def vocabulary_for(corpus: Corpus, kind: str) -> int | None:
@@ -235,15 +243,6 @@ def _options(
     fields: dict[str, Any] = {"vocab_size": expected} | ({} if seq_len is None else {"max_seq_len": seq_len})
     tied = {"tied_head": True} if expected >= _TIED_FROM else {}
     return {name: ModelConfig.preset(name, **fields, **(tied if name in PLANNED else {})) for name in names}
-
-
-def _why_tokenizer(kind: str, vocab_size: int | None, asked: bool) -> str:
-    size = "" if vocab_size is None else f", {vocab_size:,} tokens at most"
-    if asked:
-        return f"{kind}{size}, as asked"
-    if kind == "char":
-        return "char, since the corpus is small and has few different characters"
-    return f"{kind}{size}, by the size of the corpus"
 
 
 def _expected(name: str, bits: Mapping[str, float]) -> str:

@@ -49,7 +49,7 @@ class Served:
         model: the model.
         tok: its tokenizer.
         created: when it was saved, in seconds since 1970.
-        weights: the form of the weights, as for `Generator`.
+        weights: the form of the weights, as for `Generator`. The weights do not change here, so an exact copy pays.
         max_sequences: most texts that are generated at once.
         limits: of the server.
 
@@ -64,7 +64,7 @@ class Served:
         tok: Tokenizer,
         *,
         created: int = 0,
-        weights: str = "auto",
+        weights: str = "float32",
         max_sequences: int = 16,
         limits: Limits | None = None,
     ) -> None:

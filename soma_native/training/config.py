@@ -24,6 +24,7 @@ _COUNTS = {
     "seq_len": 1,
     "warmup_steps": 0,
     "grad_accumulation": 1,
+    "sync_every": 1,
     "eval_every": 1,
     "max_eval_windows": 1,
     "patience": 1,
@@ -107,6 +108,9 @@ class TrainConfig:
         teacher_length: of each of them, as a part of the model's own steps, epochs or time, above 0 and at most 1. The
             steps and epochs are the model's; `minutes` are those of all together.
         grad_accumulation: micro-batches in a step; the gradient is that of the mean over all their pairs.
+        sync_every: steps that each of several ranks takes with its own windows, until all take an outer step (DiLoCo,
+            arXiv 2311.08105): for slow links. It is taken before each record too. Saves, `stop` and Ctrl-C wait for
+            it. A run that is resumed has the mean of the ranks' moments. None means the same step for all.
         seed: the seed of the order of the data and of noise, at least 0 and below 2**64.
         val_fraction: part of the data held out for validation (see `TokenStore.split`), at least 0 and below 1.
         eval_every: steps between two records of the history, which have a validation loss if there is validation data.
@@ -167,6 +171,7 @@ class TrainConfig:
     teachers: int = 0
     teacher_length: float = 0.5
     grad_accumulation: int = 1
+    sync_every: int | None = None
     seed: int = 0
     end_of_document: str | None = "auto"
     val_fraction: float = 0.0

@@ -10,11 +10,14 @@ from numpy.typing import NDArray
 from soma_native.data.token_store import TokenStore
 from soma_native.data.windows import Windows
 from soma_native.model.model import Model
+from soma_native.parallel.world import World
 from soma_native.tokenizer.byte_lengths import byte_lengths
 from soma_native.tokenizer.tokenizer import Tokenizer
 
 
-def mean_loss(model: Model, windows: Windows, batch_size: int = 8, limit: int | None = None) -> float:
+def mean_loss(
+    model: Model, windows: Windows, batch_size: int = 8, limit: int | None = None, world: World | None = None
+) -> float:
     """Mean negative log-likelihood over all pairs of `windows`, in nats a token.
 
     Args:
@@ -22,13 +25,20 @@ def mean_loss(model: Model, windows: Windows, batch_size: int = 8, limit: int | 
         windows: the data.
         batch_size: windows in a forward pass.
         limit: most windows to use, evenly spread; None means all.
+        world: ranks that share the work, each with the same model and data. The result has the bits of one process.
     """
-    total, pairs = 0.0, 0
-    for ids, targets in windows.in_order(batch_size, limit):
-        count = int(np.count_nonzero(targets >= 0))
-        total += model.loss(ids, targets) * count
-        pairs += count
-    return total / pairs
+    rank, size = (0, 1) if world is None else (world.rank, world.size)
+    batches = list(windows.indices_in_order(batch_size, limit))
+    pairs = [int(windows.lengths[batch].sum()) for batch in batches]
+    sums = np.zeros(len(batches))
+    for i in range(rank, len(batches), size):
+        sums[i] = model.loss(*windows.batch(batches[i])) * pairs[i]
+    if world is not None:
+        world.allreduce(sums)
+    total = 0.0
+    for each in sums.tolist():
+        total += each
+    return total / sum(pairs)
 
 
 def document_losses(model: Model, windows: Windows, batch_size: int = 8) -> NDArray[np.float64]:

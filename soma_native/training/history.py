@@ -94,6 +94,7 @@ class History:
         self.decisions: list[Decision] = []
         self.stop_reason: str | None = None
         self.checkpoint: str | None = None
+        self._overfit_warning: str | None = None  # the one that is in warnings
 
     @property
     def best(self) -> Record | None:
@@ -146,6 +147,19 @@ class History:
             f"over-fitting from step {turn['step']} (epoch {turn['epoch']}) on: the validation loss was lowest there, "
             f"{turn['val_loss']:.4f}, and has risen since, while the training loss kept falling"
         )
+
+    def renew_overfit_warning(self) -> str | None:
+        """Bring the warning of over-fitting in `warnings` up to date. Returns what is new about it, or None."""
+        old, new = self._overfit_warning, self.overfit_warning
+        if new == old:
+            return None
+        if old in self.warnings:
+            self.warnings.remove(old)
+        self._overfit_warning = new
+        if new is None:
+            return "no over-fitting after all: the validation loss has reached a new lowest value"
+        self.warnings.append(new)
+        return new
 
     def bad_evaluations(self, min_delta: float = 0.0) -> int:
         """Number of evaluations since the validation loss last fell by more than `min_delta` below the lowest one."""
@@ -209,6 +223,7 @@ class History:
             history.decisions = list(values.get("decisions", []))  # older runs have none
             history.stop_reason = values["stop_reason"]
             history.checkpoint = values["checkpoint"]
+            history._overfit_warning = history.overfit_warning
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a history: {error!r}") from None
         return history

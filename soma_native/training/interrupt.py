@@ -56,14 +56,19 @@ class InterruptGuard:
             raise KeyboardInterrupt
         self._pending = True
 
+    @property
+    def pending(self) -> bool:
+        """Whether a Ctrl-C waits for the end of `hold()`."""
+        return self._pending
+
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
-        """Delay a Ctrl-C inside this block to its end, so that the block runs as a whole."""
-        self._holding = True
+        """Delay a Ctrl-C inside this block to its end, so that the block runs as a whole. Blocks may be nested."""
+        outer, self._holding = self._holding, True
         try:
             yield
         finally:
-            self._holding = False
-        if self._pending:
+            self._holding = outer
+        if self._pending and not outer:
             self._pending = False
             raise KeyboardInterrupt

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from soma_native.model.model import Model
 from soma_native.optim.adamw import AdamW
 from soma_native.optim.average import WeightAverage
 from soma_native.optim.muon import Muon
+from soma_native.parallel.world import World
 from soma_native.training.config import TrainConfig
+from soma_native.training.shards import Shards, share_out
 
 
-def make_optimizer(model: Model, config: TrainConfig) -> AdamW | Muon:
-    """An optimizer of no steps yet."""
+def make_optimizer(model: Model, config: TrainConfig, world: World) -> tuple[AdamW | Muon, Shards]:
+    """An optimizer of no steps yet, of the parameters that this rank updates; and which rank has what."""
     kind: type[AdamW | Muon] = {"adamw": AdamW, "muon": Muon}[config.optimizer]
-    return kind(
-        model,
-        lr=config.lr,
-        betas=config.betas,
-        eps=config.eps,
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        cautious=config.cautious_decay,
-    )
+    options: dict[str, Any] = {
+        "lr": config.lr, "betas": config.betas, "eps": config.eps, "weight_decay": config.weight_decay,
+        "max_grad_norm": config.max_grad_norm, "cautious": config.cautious_decay,
+    }  # fmt: skip
+    whole = kind(model, **options)
+    shards = share_out(whole.state(), world.size)
+    if world.alone:
+        return whole, shards
+    del whole  # nothing was written to its memory, so that the system has not given any
+    return kind.part((name for name, rank in shards.parameters.items() if rank == world.rank), model, **options), shards
 
 
 def make_average(model: Model, config: TrainConfig) -> WeightAverage | None:

@@ -18,21 +18,21 @@ from soma_native.checkpoint import save
 from soma_native.checkpoint.folder import model_files
 from soma_native.checkpoint.hf_config import keep_end
 from soma_native.core import _core
-from soma_native.errors import OtherRunError
 from soma_native.files.atomic_folder import replace_files
 from soma_native.model.model import Model
 from soma_native.optim.muon import Muon
+from soma_native.parallel.world import World
 from soma_native.training.callbacks import Dispatcher, EventKind
-from soma_native.training.differences import differences
 from soma_native.training.evaluate import mean_loss
 from soma_native.training.history import Decision, History, Record, bits_text
 from soma_native.training.interrupt import InterruptGuard
 from soma_native.training.layout import UNDECIDED, Layout
-from soma_native.training.optimize import make_average, make_optimizer
+from soma_native.training.optimize import make_average
 from soma_native.training.pace import Clock, Pace, cool_down
 from soma_native.training.phase import FINISHED, STUDENT, Phase
+from soma_native.training.ranks import Ranks
 from soma_native.training.snapshot import Snapshot
-from soma_native.training.state import STATE_FILE, TrainingState, load_arrays, read_state, write_state
+from soma_native.training.state import STATE_FILE, TrainingState, state_arrays, warn_of_what_is_replaced, write_state
 
 logger = logging.getLogger("soma_native")
 
@@ -53,6 +53,7 @@ class TrainingRun:
         resume: whether to go on from the state in the folder.
         phase: the part of a run with teachers.
         student: the model that is trained after the teachers.
+        world: the ranks that train one model together. The first alone has a folder, and decides by the clock.
     """
 
     def __init__(
@@ -66,7 +67,9 @@ class TrainingRun:
         resume: bool,
         phase: Phase | None = None,
         student: Model | None = None,
+        world: World | None = None,
     ) -> None:
+        self.world = World() if world is None else world
         self.phase, self._student = Phase() if phase is None else phase, student
         self.layout = layout
         self.model, self.config = layout.model, layout.config
@@ -75,8 +78,8 @@ class TrainingRun:
         self.callbacks = callbacks
         self._stop = stop
         self._clock = clock
-        layout.require_memory()
-        self.optimizer = make_optimizer(self.model, self.config)
+        self.ranks = Ranks(self.world, layout)
+        self.optimizer = self.ranks.optimizer
         self.average = make_average(self.model, self.config)
         self.step = 0
         self.loss = self.lr = self.grad_norm = math.nan
@@ -87,17 +90,13 @@ class TrainingRun:
         self.began = began
         self.saved_step, self.saved_at = 0, began + self.phase.began
         measured = None
-        self.overfit_warning: str | None = None  # the current one, which is in history.warnings
         self.best: Snapshot | None = None  # the weights of the lowest validation loss, until they are saved
         directory = self.config.checkpoint_dir
-        self.folder = None if directory is None else Path(directory)
+        self.folder = None if directory is None or not self.world.first else Path(directory)
         if resume:
             measured = self._resume()
         elif self.folder is not None and self.history.checkpoint is None:  # no earlier part of this run is there
-            if (self.folder / STATE_FILE).exists():
-                logger.warning("%s holds another training run, which the first checkpoint will replace", self.folder)
-            elif found := model_files(self.folder):
-                logger.warning("%s holds a model (%s), which the first checkpoint will replace", self.folder, found[0])
+            warn_of_what_is_replaced(self.folder)
         self.history.averaged_from = None if self.average is None else layout.averaged_from
         if layout.store.end_id is not None:
             keep_end(self.model, layout.store.end_id)
@@ -109,22 +108,16 @@ class TrainingRun:
 
     def _resume(self) -> dict[str, float | None] | None:
         """Take the state of the run in the folder. Returns what its pace has measured."""
-        assert self.folder is not None  # TrainConfig requires it
-        state, optimizer_steps = read_state(self.folder)
-        found = differences(self.layout, self.folder, state)
-        if found:
-            raise OtherRunError(self.folder, found)
-        load_arrays(self.folder, self.model, self.optimizer, self.average)
+        state, steps = self.ranks.read(self.folder, self.average)
         self.history.__dict__.update(History.from_dict(state.history).__dict__)
         for decision in self.history.decisions:
             self.layout.decide(decision)
         if self.average is not None:
             self.average.updates = max(0, state.step - self.layout.averaged_from)
-        self.optimizer.step_count = optimizer_steps
-        self.overfit_warning = self.history.overfit_warning
+        self.optimizer.step_count = steps
         self.history.data = self.layout.data
         self.history.stop_reason = None
-        self.history.checkpoint = str(self.folder)
+        self.history.checkpoint = None if self.folder is None else str(self.folder)
         self.step = self.saved_step = state.step
         self.loss_sum, self.pairs, self.step_seconds = state.loss_sum, state.pairs, state.step_seconds
         self.saved_at, self.began = self.began, self.began - state.seconds
@@ -147,11 +140,13 @@ class TrainingRun:
             if self.step % self.layout.sampler.steps_per_epoch == 0 and self.step > last_epoch_end:
                 last_epoch_end = self.step
                 self._emit("epoch")
-            reason = self._reason_to_end()
+            save, stop = self._wishes(guard)
+            reason = self._reason_to_end(stop)
             if reason is not None:
                 break
-            if self._checkpoint_due():
-                self._checkpoint()
+            if save:
+                self.ranks.gather()
+                self.world.together(self._checkpoint)
                 self._lap("save")
             self._train_step(guard)
             self._emit("step")
@@ -161,8 +156,8 @@ class TrainingRun:
                 logger.info(message, self.step, self.loss, self.lr, self.grad_norm)
         self.history.stop_reason = reason
         self._warn_of_better_teachers()
-        if self.folder is not None and (self.step or not model_files(self.folder)):
-            self._checkpoint()  # an untrained model never replaces another one
+        self.ranks.gather()
+        self.world.together(self._last_checkpoint)
         logger.info("training ended after %s: %s", self._so_far, reason)
         if self.layout.number is None or reason not in FINISHED:  # else the run goes on with another model
             self._emit("end", reason)
@@ -175,7 +170,19 @@ class TrainingRun:
     def _keep_pace(self) -> None:
         if self.pace is not None:
             self._lap("step")
-            self._decide(self.pace.decide(self.step, self._seconds))
+        if self.pace is not None and self.ranks.agreed:
+            self._decide(self.world.share(self.pace.decide(self.step, self._seconds) if self.world.first else None))
+
+    def _wishes(self, guard: InterruptGuard) -> tuple[bool, bool]:
+        """Whether to save and whether to stop now: the first rank says when to save, each may stop all, or Ctrl-C."""
+        if not self.ranks.agreed:
+            return False, False
+        wishes = self._checkpoint_due(), self._stop.is_set(), guard.pending
+        save, stop, interrupted = wishes if self.world.alone else map(bool, self.world.sum(*wishes))
+        if interrupted:
+            self.ranks.gather()
+            raise KeyboardInterrupt
+        return save, stop
 
     def _decide(self, decision: Decision | None) -> None:
         if decision is not None:
@@ -186,14 +193,7 @@ class TrainingRun:
 
     def _train_step(self, guard: InterruptGuard) -> None:
         began = self._clock()
-        micro_batches = self.layout.sampler.batches(self.step)
-        pairs = sum(int(np.count_nonzero(targets >= 0)) for _, targets in micro_batches)
-        loss = 0.0
-        for i, (ids, targets) in enumerate(micro_batches):
-            loss += self.model.loss_and_grad(
-                ids, targets, pairs, dropout=self.config.dropout, token_mask=self.config.token_mask,
-                noise=(self.layout.seed, self.step, i), teachers=self.layout.teachers, distill=self.config.distill,
-            )  # fmt: skip
+        loss, pairs = self.ranks.gradients(self.step)
         if not math.isfinite(loss):
             raise self._not_finite(f"the loss is {loss}")
         lr = self.layout.schedule(self.step)
@@ -205,11 +205,12 @@ class TrainingRun:
             except FloatingPointError as error:
                 raise self._not_finite(str(error)) from error
             self.step += 1
+            done, pairs_done = self.ranks.after_step(self.step, self._record_due(), loss, pairs, self.average)
             if self.average is not None and self.step > self.layout.averaged_from:
                 self.average.update()
             self.loss, self.lr, self.grad_norm = loss, lr, grad_norm
-            self.loss_sum += loss * pairs
-            self.pairs += pairs
+            self.loss_sum += done
+            self.pairs += pairs_done
             self.step_seconds += self._clock() - began
 
     def _averaged(self) -> AbstractContextManager[Model]:
@@ -246,7 +247,7 @@ class TrainingRun:
         if self.layout.validation is not None:
             with self._averaged() as model:
                 val_loss = mean_loss(
-                    model, self.layout.validation, self.config.batch_size, self.layout.max_eval_windows
+                    model, self.layout.validation, self.config.batch_size, self.layout.max_eval_windows, self.world
                 )
             if not math.isfinite(val_loss):
                 raise self._not_finite(f"the validation loss is {val_loss}", self.step)
@@ -261,11 +262,13 @@ class TrainingRun:
             "lr": self.lr if math.isfinite(self.lr) else self.layout.schedule(self.step - 1),
             "val_bits_per_byte": None if val_loss is None or bits is None else val_loss * bits,
         }
+        record = self.world.share(record)  # with the times of the first rank
         lowest = self.history.best
         snapshot = None
-        if self.folder is not None and self.config.keep_best and val_loss is not None:
+        if self.config.checkpoint_dir is not None and self.config.keep_best and val_loss is not None:
             self._require_finite_weights()
-            if lowest is None or lowest["val_loss"] is None or val_loss < lowest["val_loss"]:
+            lower = lowest is None or lowest["val_loss"] is None or val_loss < lowest["val_loss"]
+            if lower and self.folder is not None:
                 with self._averaged() as model:
                     snapshot = Snapshot(model)
         with guard.hold():
@@ -275,34 +278,22 @@ class TrainingRun:
         validated = "" if val_loss is None else f", validation loss {val_loss:.4f}{bits_text(record)}"
         logger.info("epoch %d, step %d: loss %.4f%s", record["epoch"], self.step, record["train_loss"], validated)
         self._emit("evaluate")
-        self._warn_of_overfitting()
+        self._warn(self.history.renew_overfit_warning())
 
-    def _warn_of_overfitting(self) -> None:
-        message = self.history.overfit_warning
-        if message == self.overfit_warning:
-            return
-        if self.overfit_warning in self.history.warnings:
-            self.history.warnings.remove(self.overfit_warning)
-        self.overfit_warning = message
+    def _warn(self, message: str | None) -> None:
         if message is not None:
-            self.history.warnings.append(message)
-        else:
-            message = "no over-fitting after all: the validation loss has reached a new lowest value"
-        logger.warning("%s", message)
-        self._emit("warning", message)
+            logger.warning("%s", message)
+            self._emit("warning", message)
 
     def _warn_of_better_teachers(self) -> None:
         """A run that lost its time may leave the model too few steps."""
         if self.history.stop_reason in FINISHED and self.layout.number is None and not self._is_best():
-            message = (
-                f"the model did not become better than its best teacher (validation {self.history.best_teacher:.4f}), "
-                "which was saved in its place: give more minutes"
-            )
+            best = f"its best teacher (validation {self.history.best_teacher:.4f})"
+            message = f"the model did not become better than {best}, which was saved in its place: give more minutes"
             self.history.warnings.append(message)
-            logger.warning("%s", message)
-            self._emit("warning", message)
+            self._warn(message)
 
-    def _reason_to_end(self) -> str | None:
+    def _reason_to_end(self, stop: bool) -> str | None:
         if self.step >= self.layout.total_steps:
             return "early stopping" if self.layout.cooling else "finished"
         patience = self.config.patience
@@ -314,7 +305,7 @@ class TrainingRun:
             if self.config.schedule not in ("wsd", "constant"):
                 return "early stopping"
             self._decide(cool_down(self.layout, self.step))
-        return "stopped" if self._stop.is_set() else None
+        return "stopped" if stop else None
 
     # --- checkpoints
 
@@ -338,7 +329,8 @@ class TrainingRun:
 
         After a crash between the two, a resumed run continues from the older state and makes the same model again.
         """
-        assert self.folder is not None
+        if self.folder is None:
+            return
         self._require_finite_weights()
         if not self.config.keep_best or self.history.best is None:
             with self._averaged() as model:
@@ -353,12 +345,17 @@ class TrainingRun:
             None if self.pace is None else self.pace.to_dict(), asdict(self.phase) if self.config.teachers else None,
         )  # fmt: skip
         with replace_files(self.folder) as staging:
-            write_state(staging.path / STATE_FILE, state, self.model, self.optimizer, self.average)
+            whole = state_arrays(self.model, self.ranks.whole, self.average)
+            write_state(staging.path / STATE_FILE, state, self.optimizer.step_count, whole)
             self.history.to_json(staging.path / "history.json")
             self.history.to_csv(staging.path / "history.csv")
-        self.saved_step, self.saved_at = self.step, self._clock()
+        self.saved_step, self.saved_at, self.ranks.whole = self.step, self._clock(), {}
         logger.info("saved a checkpoint after step %d in %s", self.step, self.folder)
         self._emit("checkpoint", str(self.folder))
+
+    def _last_checkpoint(self) -> None:
+        if self.folder is not None and (self.step or not model_files(self.folder)):
+            self._checkpoint()  # an untrained model never replaces another one
 
     def _save(self, model: Model) -> None:
         """Save the model: a teacher beside the others, and the best of all as the model of the folder."""
@@ -389,7 +386,9 @@ class TrainingRun:
             why = "there is no checkpoint_dir" if self.folder is None else "nothing was trained yet"
             logger.warning("interrupted after step %d; %s, so nothing was saved", self.step, why, extra=_INTERRUPTED)
             return
-        if self.optimizer.step_count != self.step:  # a signal handler of the program raised within the step
+        if self.world.alone and self.ranks.agreed:
+            self.ranks.gather()
+        if self.optimizer.step_count != self.step or not self.ranks.whole:  # a handler raised within the step
             logger.warning(
                 "interrupted inside step %d, so nothing was saved; %s is unchanged", self.step + 1, self.folder,
                 extra=_INTERRUPTED,

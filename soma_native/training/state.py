@@ -10,8 +10,10 @@ Generation never reads it.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,8 @@ from soma_native.model.model import Model
 from soma_native.optim.average import WeightAverage
 from soma_native.optim.optimizer import Optimizer
 from soma_native.training.phase import FINISHED, Phase
+
+logger = logging.getLogger("soma_native")
 
 STATE_FILE = "training_state.safetensors"
 RUN = "a training run"
@@ -62,33 +66,33 @@ class TrainingState:
     phase: dict[str, Any] | None = None
 
 
-def _arrays(model: Model, optimizer: Optimizer, average: WeightAverage | None) -> dict[str, NDArray[Any]]:
+def state_arrays(
+    model: Model, optimizer_state: dict[str, NDArray[np.float32]], average: WeightAverage | None
+) -> dict[str, NDArray[Any]]:
     """The arrays of a run with their names in the file; on the CPU they are not copied."""
     arrays = {f"parameter.{name}": array for name, array in model.parameters().items()}
-    arrays |= optimizer.state()
+    arrays |= optimizer_state
     if average is not None:
         arrays |= {f"average.{name}": array for name, array in average.values().items()}
     return arrays
 
 
-def _write(
-    name: str, array: NDArray[np.float32], model: Model, optimizer: Optimizer, average: WeightAverage | None
+def write_array(
+    model: Model, optimizer: Optimizer, average: WeightAverage | None, name: str, array: NDArray[np.float32]
 ) -> None:
+    """Set one of `state_arrays`, unless it is of an optimizer on another rank."""
     kind, _, parameter = name.partition(".")
     if kind == "parameter":
         model.write(parameter, array)
     elif kind == "average" and average is not None:
         average.write(parameter, array)
-    else:
+    elif optimizer._owned is None or parameter in optimizer._owned:
         optimizer.write(name, array)
 
 
-def write_state(
-    path: Path, state: TrainingState, model: Model, optimizer: Optimizer, average: WeightAverage | None = None
-) -> None:
+def write_state(path: Path, state: TrainingState, optimizer_steps: int, arrays: dict[str, NDArray[Any]]) -> None:
     """Write the state file to `path`, inside `replace_files`. Its header holds checksums of everything."""
-    arrays = _arrays(model, optimizer, average)
-    content = json.dumps({"format": _FORMAT, "optimizer_steps": optimizer.step_count, **asdict(state)}, allow_nan=False)
+    content = json.dumps({"format": _FORMAT, "optimizer_steps": optimizer_steps, **asdict(state)}, allow_nan=False)
     sums = {name: crc32_of_array(array) for name, array in arrays.items()}
     metadata = {"state": content, "state_crc32": str(zlib.crc32(content.encode())), "tensor_crc32": json.dumps(sums)}
     write_tensors(path, arrays, metadata)
@@ -130,28 +134,25 @@ def phase_of(folder: str | os.PathLike[str]) -> tuple[Phase, bool]:
     return phase, phase.teacher is None and state.history["stop_reason"] in FINISHED
 
 
-def load_arrays(
-    folder: str | os.PathLike[str], model: Model, optimizer: Optimizer, average: WeightAverage | None = None
-) -> None:
-    """Copy weights, moments and average of the run in `folder` into these. On an error nothing is changed.
+def check_arrays(folder: str | os.PathLike[str], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """See that the run in `folder` has arrays of these shapes, and no others, all of them whole.
 
     Raises:
         FileNotFoundError: there is no state in the folder.
         CheckpointError: a tensor is missing, of another shape, or damaged.
     """
     path = _state_path(folder)
-    targets = _arrays(model, optimizer, average)
     with TensorFile(path) as file:
         sums = json.loads(file.metadata.get("tensor_crc32", "{}"))
-        for name in file.entries.keys() - targets.keys():
+        for name in file.entries.keys() - shapes.keys():
             raise CheckpointError("belongs to no parameter of this model", path=path, tensor=name)
-        for name, target in targets.items():  # check all arrays before any is changed
+        for name, shape in shapes.items():
             entry = file.entries.get(name)
             if entry is None:
                 raise CheckpointError("is missing", path=path, tensor=name)
-            if entry.shape != target.shape or entry.dtype != "F32":
+            if entry.shape != shape or entry.dtype != "F32":
                 raise CheckpointError(
-                    f"is {entry.dtype} of shape {entry.shape}; the model needs F32 of {target.shape}",
+                    f"is {entry.dtype} of shape {entry.shape}; the model needs F32 of {shape}",
                     path=path,
                     tensor=name,
                 )
@@ -160,8 +161,13 @@ def load_arrays(
                 raise CheckpointError("is damaged: its checksum does not fit", path=path, tensor=name)
             if not np.isfinite(array).all():
                 raise CheckpointError("has values that are not finite", path=path, tensor=name)
-        for name in targets:
-            _write(name, file.read(name), model, optimizer, average)
+
+
+def read_arrays(folder: str | os.PathLike[str], names: Iterable[str]) -> Iterator[NDArray[np.float32]]:
+    """These arrays of the run in `folder`, one after another."""
+    with TensorFile(_state_path(folder)) as file:
+        for name in names:
+            yield file.read(name)
 
 
 def held_by(folder: Path) -> str | None:
@@ -173,3 +179,11 @@ def held_by(folder: Path) -> str | None:
         return f"{found[0]}, which training would replace"
     foreign = foreign_models(folder)
     return f"another model, {foreign[0]}" if foreign else None
+
+
+def warn_of_what_is_replaced(folder: Path) -> None:
+    """Log what of another run or model lies in the folder of a new run."""
+    if (folder / STATE_FILE).exists():
+        logger.warning("%s holds another training run, which the first checkpoint will replace", folder)
+    elif found := model_files(folder):
+        logger.warning("%s holds a model (%s), which the first checkpoint will replace", folder, found[0])

@@ -19,6 +19,8 @@ from soma_native.data.windows import Windows
 from soma_native.errors import ArgumentError, CheckpointError
 from soma_native.files.held_folder import hold_folder
 from soma_native.model.model import Model
+from soma_native.parallel.comm import Comm, as_comm
+from soma_native.parallel.world import World
 from soma_native.tokenizer.tokenizer import Tokenizer
 from soma_native.training.callbacks import CallbackLike, Dispatcher
 from soma_native.training.config import LENGTHS, TrainConfig, settings_of_older_runs
@@ -43,6 +45,10 @@ class Trainer:
         config: the settings; None means the defaults of `TrainConfig`.
         clock: gives the time in seconds, which decides when to save, and with `minutes` when to end.
         used: seconds of `minutes` that are over before `fit`, in which the run was prepared.
+        comm: connects the processes that train one model together: mpi4py's `MPI.COMM_WORLD`, or a
+            `soma_native.parallel.comm.Comm`. Each has the same model, texts and settings, and computes a part of the
+            windows of each batch. Rank 0 alone calls the callbacks, decides by the clock, and writes. None is this
+            process alone.
 
     Attributes:
         history: the `History` of the last `fit`, also when an error or Ctrl-C ended it.
@@ -68,6 +74,7 @@ class Trainer:
         *,
         clock: Callable[[], float] = time.perf_counter,
         used: float = 0.0,
+        comm: Comm | None = None,
     ) -> None:
         config = TrainConfig() if config is None else config
         instance("config", config, TrainConfig)
@@ -92,6 +99,7 @@ class Trainer:
         self._running: TrainingRun | None = None
         self._clock = clock
         self._used = number("used", used, least=0)
+        self._world = World(None if comm is None else as_comm(comm))
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError(
@@ -103,12 +111,15 @@ class Trainer:
         return f"Trainer(model={self.model!r}, tokenizer={self.tokenizer!r}, history={self.history!r})"
 
     @classmethod
-    def resume(cls, folder: str | os.PathLike[str], device: str = "cpu", **changes: Any) -> Trainer:
+    def resume(
+        cls, folder: str | os.PathLike[str], device: str = "cpu", *, comm: Comm | None = None, **changes: Any
+    ) -> Trainer:
         """A trainer that continues the run in `folder`. Call `fit` with the same texts.
 
         Args:
             folder: the `checkpoint_dir` of that run.
             device: as for `Model`. It may be another than that of the run.
+            comm: as for `Trainer`. Every rank reads the folder. Their number may be another than that of the run.
             changes: settings of `TrainConfig` to change. Only settings that do not change the weights may differ, such
                 as `checkpoint_every` and `log_every`. For any other, `fit` raises and names it.
 
@@ -128,7 +139,7 @@ class Trainer:
         if set(LENGTHS) & changes.keys():
             given |= dict.fromkeys(LENGTHS)  # the run may have had another of them
         config = TrainConfig.from_dict({**given, "checkpoint_dir": folder, "resume": True, **changes})
-        return cls(model, tokenizer, config)
+        return cls(model, tokenizer, config, comm=comm)
 
     def stop(self) -> None:
         """Make `fit` save a checkpoint and return after the current step. Callbacks and other threads may call this.
@@ -173,31 +184,47 @@ class Trainer:
             CheckpointError: a checkpoint could not be saved, the one to resume from is damaged, a teacher that it needs
                 is missing or another, or another run works in `checkpoint_dir`.
             KeyboardInterrupt: Ctrl-C. A checkpoint was saved in the folder `history.checkpoint`, if it is not None.
+            RankError: another rank of `comm` raised an error, which the message has. All ranks raise if the ranks
+                differ in texts, settings, weights, version or instruction set (ArgumentError).
         """
         self.history = History()
-        folder, taught = self.config.checkpoint_dir, self.config.teachers > 0
+        world, taught = self._world, self.config.teachers > 0
+        folder = self.config.checkpoint_dir if world.first else None
         if taught and teacher is not None:
             raise ArgumentError(
                 "teacher", f"and teachers={self.config.teachers}, which are trained, exclude each other"
             )
-        if taught and folder is None:
+        if taught and self.config.checkpoint_dir is None:
             raise ArgumentError("teachers", "needs checkpoint_dir, the folder in which they are kept")
         log = None if folder is None else EventLog(Path(folder))
         listeners = [*([] if log is None else [log]), *(callbacks if isinstance(callbacks, Iterable) else [callbacks])]
-        dispatcher = Dispatcher(listeners, self)
+        dispatcher = Dispatcher(listeners if world.first else [], self)
         clock = forwards(self._clock)
         began = clock() - self._used
         try:
-            with (
-                contextlib.nullcontext() if folder is None else hold_folder(Path(folder)),
-                log or contextlib.nullcontext(),
-            ):
-                if taught:
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(world.watched())
+                world.together(lambda: None if folder is None else stack.enter_context(hold_folder(Path(folder))))
+                if log is not None:
+                    stack.enter_context(log)
+                if taught and world.alone:
                     self._fit_taught(texts, validation, listeners, clock, began)
                 else:
-                    layout = Layout(self.model, self.tokenizer, self.config, texts, validation, teacher)
-                    resume = self.config.resume
-                    self._run(TrainingRun(layout, self.history, dispatcher, self._stop, clock, began, resume))
+                    layout = world.together(
+                        lambda: Layout(self.model, self.tokenizer, self.config, texts, validation, teacher)
+                    )
+                    self._run(
+                        TrainingRun(
+                            layout,
+                            self.history,
+                            dispatcher,
+                            self._stop,
+                            clock,
+                            began,
+                            self.config.resume,
+                            world=world,
+                        )
+                    )
                 if folder is not None and self.history.stop_reason in FINISHED:
                     forget(Path(folder))
                 return self.history
@@ -254,7 +281,7 @@ class Trainer:
         layout = Layout(self.model, self.tokenizer, config, store, validation, teachers or None)
         dispatcher = Dispatcher(listeners, self)
         run = TrainingRun(layout, self.history, dispatcher, self._stop, clock, began, resume, phase)
-        if finished and run._reason_to_end() is None:
+        if finished and run._reason_to_end(self._stop.is_set()) is None:
             raise CheckpointError("is gone, for the run was finished: begin a new one", path=folder / TEACHERS)
         self._run(run)
 
@@ -280,10 +307,12 @@ class Trainer:
 
     def _run(self, run: TrainingRun) -> History:
         self._running = run
+        together = not self._world.alone or self.config.sync_every is not None  # all ranks end after an outer step
         try:
             with InterruptGuard() as guard:
                 try:
-                    return run.loop(guard)
+                    with guard.hold() if together else contextlib.nullcontext():
+                        return run.loop(guard)
                 except KeyboardInterrupt:
                     run.interrupted()
                     raise

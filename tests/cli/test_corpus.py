@@ -10,6 +10,8 @@ import pytest
 from soma_native.cli.corpus import corpus_files
 from soma_native.cli.errors import CommandError
 
+pytestmark = pytest.mark.levels()
+
 
 def write(path: Path, text: str = "some text") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)

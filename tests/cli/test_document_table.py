@@ -13,6 +13,8 @@ from test_cli import corpus, failed, trained  # noqa: F401
 
 import soma_native as soma
 
+pytestmark = pytest.mark.levels()
+
 LINES = ["the cat sat on the mat", "x", "the dog sat", "a dog and a cat"]
 
 

@@ -14,6 +14,8 @@ from test_cli import corpus, failed, trained  # noqa: F401
 import soma_native
 from helpers.llama_cpp import greedy_text
 
+pytestmark = pytest.mark.levels()
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:

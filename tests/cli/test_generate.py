@@ -10,6 +10,8 @@ import pytest
 
 import soma_native
 
+pytestmark = pytest.mark.levels()
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:

@@ -19,6 +19,8 @@ from test_cli import PROGRAM, SMALL, corpus, trained  # noqa: F401
 
 import soma_native
 
+pytestmark = pytest.mark.levels("bfloat16")
+
 # Sends Ctrl-C just before a module is imported.
 STARTS = """
 import runpy, signal, sys

@@ -41,6 +41,7 @@ OTHERWISE = {
     "val_fraction": (0.5, "--val-fraction 0.5: this run has 0.2"),
     "max_eval_windows": (1, "--max-eval-windows 1: this run has 3"),
     "precision": ("bfloat16", "--precision bfloat16: this run has float32"),
+    "sync_every": (2, "--sync-every 2: this run was begun without it"),
     "seed": (4, "--seed 4: this run has 3"),
 }
 ANY_RUN = {

@@ -14,6 +14,8 @@ from test_cli import corpus, failed, trained  # noqa: F401
 
 import soma_native as soma
 
+pytestmark = pytest.mark.levels()
+
 TEXT = "The cat sat on the mat"
 
 

@@ -19,6 +19,8 @@ import pytest
 import soma_native
 from helpers.serving import Client
 
+pytestmark = pytest.mark.levels()
+
 PROGRAM = [sys.executable, "-m", "soma_native"]
 
 

@@ -112,6 +112,7 @@ def test_the_table(shown: tuple[Path, dict[str, Any]]) -> None:
     assert rows["loss, epoch 5"][0] == rows["loss, epoch 10"][0] == rows["loss, epoch 15"][0] == "-"
 
 
+@pytest.mark.levels("bfloat16")
 def test_the_command_with_a_held_out_tenth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["showcase", "--out", str(tmp_path / "out"), "--seed", "1", "--val-fraction"]) == 0
     out = capsys.readouterr().out
@@ -124,6 +125,7 @@ def test_the_command_with_a_held_out_tenth(tmp_path: Path, capsys: pytest.Captur
         assert sample["text"] in out
 
 
+@pytest.mark.levels()  # `shown` trains the same model in each run
 def test_the_showcase_with_bpe(tmp_path: Path) -> None:
     report = run_showcase(tmp_path, seed=0, tokenizer="bpe")
     assert soma_native.Tokenizer.load(tmp_path).kind == "bpe"

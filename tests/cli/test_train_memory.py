@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.levels("bfloat16")
+
 SMALL = ("--preset", "nano-cpu", "--tokenizer", "char", "--seq-len", 16, "--batch-size", 4, "--steps", 4)
 
 

@@ -1,6 +1,6 @@
 // Checks the core without Python, for machines that only an emulator runs. Checks gradients against differences of the
-// loss, equal results on any number of threads, cached decoding, a toy task, and exact bfloat16 products of whole
-// numbers. Prints a hash of the initial parameters, which must be the same on every machine, and one of rounded
+// loss and against the scalar level, equal results on any number of threads, cached decoding, a toy task, and the bits
+// of products. Prints a hash of the initial parameters, which must be the same on every machine, and one of rounded
 // products. Arguments: the levels to check, else all.
 #include <algorithm>
 #include <cmath>
@@ -8,7 +8,9 @@
 #include <cstdio>
 #include <cstring>
 #include <limits>
+#include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/isa.h"
@@ -180,10 +182,67 @@ std::vector<float> numbers(int64_t n, uint32_t seed, bool whole) {
   return x;
 }
 
-// C = [bias +] A B in bfloat16 must be exact for whole numbers, for any sizes and any transposed operand.
-void check_products(const char* level) {
+float to_bfloat16(float x) {
+  uint32_t bits = 0;
+  std::memcpy(&bits, &x, sizeof(bits));
+  bits = (bits + 0x7fffu + (bits >> 16 & 1u)) & 0xffff0000u;
+  std::memcpy(&x, &bits, sizeof(bits));
+  return x;
+}
+
+// a + b, rounded to odd: towards zero, and then the last bit is set where bits were lost.
+float odd_sum(float a, float b) {
+  const double x = a, y = b, sum = x + y, part = sum - x;
+  const double lost = (x - (sum - part)) + (y - part);  // of the sum in double precision (Knuth's TwoSum)
+  float nearest = static_cast<float>(sum);
+  const double beyond = (sum - nearest) + lost;
+  if (beyond == 0) return nearest;
+  if ((beyond < 0) == (nearest > 0)) nearest = std::nextafter(nearest, 0.0f);
+  uint32_t bits = 0;
+  std::memcpy(&bits, &nearest, sizeof(bits));
+  bits |= 1u;
+  std::memcpy(&nearest, &bits, sizeof(bits));
+  return nearest;
+}
+
+// How a level rounds c + a b, and in bfloat16 c + a b of two neighbours. kOther: no statement here.
+enum class Rounding { kTwice, kFused, kOdd, kOther };
+
+Rounding rounding_of(const std::string& level, bool bf16) {
+  if (level == "scalar" || level == "sse") return Rounding::kTwice;
+  if (bf16 && level == "neon_bf16") return Rounding::kOdd;
+  return bf16 && (level == "avx512_bf16" || level == "amx") ? Rounding::kOther : Rounding::kFused;
+}
+
+// One element of a product, as `rounding` says; get(p) returns factor p of A and of B.
+template <typename Get>
+float chain(int64_t k, bool bf16, Rounding rounding, Get get) {
+  float sum = 0;
+  const auto multiply_add = [&](int64_t p) {
+    if (p >= k) return;
+    const auto [x, y] = get(p);
+    const float product = x * y;
+    sum = rounding == Rounding::kFused ? std::fma(x, y, sum) : product + sum;
+  };
+  for (int64_t p = 0; p < k; p += bf16 ? 2 : 1) {
+    if (rounding == Rounding::kOdd) {
+      const auto low = get(p), high = p + 1 < k ? get(p + 1) : std::pair(0.0f, 0.0f);
+      sum = odd_sum(sum, odd_sum(low.first * low.second, high.first * high.second));
+    } else {
+      if (bf16) multiply_add(p + 1);
+      multiply_add(p);
+    }
+  }
+  return sum;
+}
+
+// C = [bias +] A B must have the bits of a chain in the order of k, and in bfloat16 be exact for whole numbers, for any
+// sizes and any transposed operand.
+void check_products(const std::string& level, soma::Precision precision) {
+  const bool bf16 = precision == soma::Precision::kBfloat16;
+  const Rounding rounding = rounding_of(level, bf16);
   uint64_t hash = hash_floats(nullptr, 0);
-  bool exact = true;
+  bool exact = true, ordered = true;
   const int64_t sizes[][3] = {{1, 1, 1}, {5, 37, 31}, {16, 16, 32}, {17, 15, 33}, {32, 32, 64}, {67, 130, 431}};
   for (const auto& [m, n, k] : sizes) {
     for (int layout = 0; layout < 6; ++layout) {
@@ -196,34 +255,74 @@ void check_products(const char* level) {
           b_transposed ? soma::ConstMatrix(b.data(), n, k).t() : soma::ConstMatrix(b.data(), k, n);
       soma::Epilogue epilogue{};
       epilogue.bias = m % 2 == 0 ? bias.data() : nullptr;
-      soma::cpu_device().make_ops(soma::Precision::kBfloat16)->matmul({c.data(), m, n}, left, right, epilogue);
+      soma::cpu_device().make_ops(precision)->matmul({c.data(), m, n}, left, right, epilogue);
       hash = hash_floats(c.data(), m * n, hash);
-      for (int64_t i = 0; whole && i < m * n; ++i) {
+      for (int64_t i = 0; i < m * n; ++i) {
         const int64_t row = i / n, col = i % n;
-        float sum = epilogue.bias != nullptr ? bias[static_cast<std::size_t>(col)] : 0.0f;
-        for (int64_t p = 0; p < k; ++p) {
-          sum += a[static_cast<std::size_t>(a_transposed ? p * m + row : row * k + p)] *
-                 b[static_cast<std::size_t>(b_transposed ? col * k + p : p * n + col)];
-        }
-        exact = exact && c[static_cast<std::size_t>(i)] == sum;
+        const auto get = [&](int64_t p) {
+          const float x = a[static_cast<std::size_t>(a_transposed ? p * m + row : row * k + p)];
+          const float y = b[static_cast<std::size_t>(b_transposed ? col * k + p : p * n + col)];
+          return bf16 ? std::pair(to_bfloat16(x), to_bfloat16(y)) : std::pair(x, y);
+        };
+        if (!whole && rounding == Rounding::kOther) continue;
+        float sum = chain(k, bf16, rounding, get);
+        if (epilogue.bias != nullptr) sum += bias[static_cast<std::size_t>(col)];
+        (whole ? exact : ordered) &= c[static_cast<std::size_t>(i)] == sum;
       }
     }
   }
-  expect(exact, "whole numbers are multiplied exactly in bfloat16");
-  std::printf("products %s %016llx\n", level, static_cast<unsigned long long>(hash));
+  const std::string in = bf16 ? " in bfloat16" : " in float32";
+  expect(exact, "whole numbers are multiplied exactly" + in);
+  expect(ordered, "products have the bits of their sums in the order of k" + in);
+  if (bf16) std::printf("products %s %016llx\n", level.c_str(), static_cast<unsigned long long>(hash));
+}
+
+// |gradient - the scalar level's| / |the scalar level's|, on one model and batch.
+void check_against_scalar(const std::string& level, const soma::Block& block, soma::Precision precision) {
+  Transformer model(tiny(block.traits.name), 7, precision, soma::cpu_device());
+  const Batch batch(model.config().vocab_size);
+  std::vector<float> gradient[2];
+  double losses[2];
+  for (int side = 0; side < 2; ++side) {
+    soma::set_isa(side == 0 ? "scalar" : level);
+    model.zero_grad();
+    losses[side] = loss_and_grad(model, batch);
+    gradient[side].assign(model.gradients(), model.gradients() + model.arena_size());
+  }
+  double squares = 0, errors = 0;
+  for (std::size_t i = 0; i < gradient[0].size(); ++i) {
+    const double expected = gradient[0][i], error = gradient[1][i] - expected;
+    squares += expected * expected;
+    errors += error * error;
+  }
+  const bool exact = precision == soma::Precision::kFloat32;
+  const double off = std::sqrt(errors / squares), loss_off = std::fabs(losses[1] / losses[0] - 1);
+  expect(off < (exact ? 2e-6 : 5e-3) && loss_off < (exact ? 1e-6 : 1e-4),
+         std::string(block.traits.name) + (exact ? "" : " in bfloat16") +
+             ": loss and gradients as on the scalar level, relative errors " + std::to_string(loss_off * 1e6) +
+             " and " + std::to_string(off * 1e6) + " millionths");
 }
 
 }  // namespace
 
 int main(int count, char** names) {
+  try {
+    std::printf("level in force: %s\n", soma::isa_name(soma::active_isa()));
+  } catch (const std::invalid_argument& error) {
+    std::printf("%s\n", error.what());
+    return 2;
+  }
   for (const soma::Isa isa : soma::available_isas()) {
     const std::string level = soma::isa_name(isa);
     if (count > 1 && std::find(names + 1, names + count, level) == names + count) continue;
     soma::set_isa(level);
     std::printf("-- %s\n", level.c_str());
-    check_products(level.c_str());
     for (const soma::Precision precision : {soma::Precision::kFloat32, soma::Precision::kBfloat16}) {
-      for (const soma::Block* block : soma::blocks()) check_block(block->traits.name, precision);
+      check_products(level, precision);
+      for (const soma::Block* block : soma::blocks()) {
+        check_block(block->traits.name, precision);
+        check_against_scalar(level, *block, precision);
+      }
     }
   }
   std::printf(failures == 0 ? "selfcheck passed\n" : "selfcheck: %d failed\n", failures);

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,8 @@ from helpers.numerics import normal
 from soma_native._core import _ops as ops
 
 THREADS = [1, 2, 3, 5]
+ROOT = Path(__file__).resolve().parents[2]
+COMPILER = os.environ.get("CXX") or next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), "c++")
 
 pytestmark = pytest.mark.usefixtures("settings_restored")
 
@@ -32,6 +37,23 @@ def test_so_many_threads_take_part(job: str, threads: int, tmp_path: Path) -> No
 def test_a_job_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match="job must be 'loop', 'pool' or 'region', got 'gang'"):
         ops.threads_at_work("gang")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="fork, and GCC's flags")
+@pytest.mark.parametrize("flag", ["-fopenmp", "-pthread"])
+def test_threads_of_openmp_and_of_the_standard_library_do_the_same(flag: str, tmp_path: Path) -> None:
+    """Also nested jobs, barriers, exceptions, several callers, and a forked child that ends as a program does."""
+    program, base = tmp_path / "check", ROOT / "src/cpp/base"
+    sources = [base / f"{name}.cpp" for name in ("parallel", "workers", "fork", "spare_threads")]
+    command = [COMPILER, "-std=c++20", "-O1", flag, f"-I{ROOT / 'src/cpp'}", *sources]
+    built = subprocess.run(
+        [*command, ROOT / "tests/cpp/threads_check.cpp", "-o", program], capture_output=True, text=True
+    )
+    if built.returncode != 0 and flag == "-fopenmp" and sys.platform == "darwin":
+        pytest.skip("Apple's compiler has no OpenMP")
+    assert built.returncode == 0, built.stderr
+    done = subprocess.run([program], capture_output=True, text=True, env={**os.environ, "GOMP_SPINCOUNT": "10000"})
+    assert (done.returncode, done.stdout) == (0, "threads checked\n"), done.stdout + done.stderr
 
 
 def large(*shape: int) -> Any:

@@ -115,7 +115,7 @@ def test_auto_trains_in_bfloat16_where_it_is_faster(
     if said is not None:
         monkeypatch.setenv("SOMA_PRECISION", said)
     model = soma.Model(SMALLEST)
-    assert model.precision == ("bfloat16" if isa in ("avx512_bf16", "amx") else "float32")
+    assert model.precision == ("bfloat16" if isa in ("avx512_bf16", "amx", "neon_bf16") else "float32")
     assert model.evaluation_precision == "float32"
 
 

@@ -15,6 +15,8 @@ from helpers.shapes import of_block
 from oracles import reference as ref
 from soma_native.model.config import BLOCKS
 
+pytestmark = pytest.mark.levels("sse")
+
 SMALL = ref.Config(vocab_size=7, d_model=24, n_layers=2, n_heads=3, d_ff=37, max_seq_len=33)
 # (shape, batch, length) by the reason of the case.
 CASES = {

@@ -155,6 +155,24 @@ def test_the_numbers_of_a_call_name_its_noise(block: str) -> None:
     assert len(set(losses)) == 3
 
 
+def test_parts_of_a_batch_have_the_noise_of_the_whole(block: str) -> None:
+    model = soma.Model(shape(block), seed=1, precision="float32")
+    ids, targets = batch(model.config, 5)
+    pairs = int((targets >= 0).sum())
+    whole = model.loss_and_grad(ids, targets, pairs, **NOISE)
+    expected = {name: array.copy() for name, array in model.gradients().items()}
+    model.zero_grad()
+    parts = [(0, 2), (2, 3), (3, 5)]
+    loss = sum(model.loss_and_grad(ids[a:b], targets[a:b], pairs, **NOISE, first_window=a) for a, b in parts)
+    assert loss == pytest.approx(whole, rel=1e-6)
+    for name, array in model.gradients().items():
+        largest = np.finfo(np.float32).eps * ids.size * np.abs(expected[name]).max()  # sums over rows, in other orders
+        assert np.abs(array - expected[name]).max() <= largest, name
+    assert model.loss_and_grad(ids[2:], targets[2:], pairs, **NOISE) != model.loss_and_grad(
+        ids[2:], targets[2:], pairs, **NOISE, first_window=2
+    )
+
+
 # profile -------------------------------------------------------------------------------------------------------------
 
 

@@ -17,6 +17,8 @@ from oracles.noise import NONE
 torch = pytest.importorskip("torch")
 F = torch.nn.functional
 
+pytestmark = pytest.mark.levels("sse")
+
 PROMISED = 1e-5  # norm-wise relative error of a gradient in float32
 MODELS = [
     ref.Config(61, 48, 3, 4, 96, 40, "soma", False),
@@ -151,6 +153,7 @@ def native(config: ref.Config, params: ref.Params) -> soma.Model:
     return model
 
 
+@pytest.mark.levels()
 @pytest.mark.parametrize("config", MODELS, ids=NAMES)
 def test_the_two_oracles_agree(config: ref.Config) -> None:
     """In float64 the NumPy reference and torch's autograd differ by rounding alone."""

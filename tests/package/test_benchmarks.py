@@ -67,6 +67,7 @@ def test_training_is_checked_against_torch_and_recorded(tmp_path: Path) -> None:
     assert compared.stdout.count(" 1.00\n") == 2
 
 
+@pytest.mark.levels()
 def test_what_computes_something_else_is_not_timed() -> None:
     with pytest.raises(common.WorkerError, match="differ"):
         bench_train.check_losses("x", [4.0, 3.9], [4.0, 3.8], 2e-4)
@@ -78,6 +79,7 @@ def test_what_computes_something_else_is_not_timed() -> None:
         bench_train.check_curve("x", [4.0, float("nan"), 3.0])
 
 
+@pytest.mark.levels()
 def test_a_worker_that_fails_says_why() -> None:
     options: dict[str, Any] = {"contender": "native", "workload": "showcase", "block": "soma", "mode": "float7"}
     options |= {"lr": 1e-3, "device": "cpu"}
@@ -85,12 +87,14 @@ def test_a_worker_that_fails_says_why() -> None:
         common.Worker("train", "ours", options, threads=1)
 
 
+@pytest.mark.levels()
 def test_generation_is_recorded(tmp_path: Path) -> None:
     options = ("--formats", "--weights", "live", "int8", "--rounds", 1, "--seconds", 0.01, "--tokens", 8)
     results = record("bench_generate.py", tmp_path / "g.json", "--workloads", "showcase", *options)["results"]
     assert [r["task"] for r in results] == [task for task in ("prefill", "decode", "sample") for _ in range(2)]
 
 
+@pytest.mark.levels()
 def test_scoring_is_checked_against_transformers_and_recorded(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     text = tmp_path / "text.txt"
@@ -104,6 +108,7 @@ def test_scoring_is_checked_against_transformers_and_recorded(tmp_path: Path) ->
         bench_score.check({"ours": [-1.0, -2.0], "theirs": [-1.0, -2.1]}, {"ours": "float32", "theirs": "fp32"})
 
 
+@pytest.mark.levels()
 def test_a_server_is_measured_and_recorded(tmp_path: Path) -> None:
     sizes = ("--preset", "showcase", "--clients", 2, "--tokens", 8, "--rounds", 1, "--crowd", 10, "--seconds", 0.4)
     results = record("bench_serve.py", tmp_path / "s.json", "--no-peer", *sizes)["results"]
@@ -112,6 +117,7 @@ def test_a_server_is_measured_and_recorded(tmp_path: Path) -> None:
     assert crowd["right"] > 0 and crowd["alive"] and not crowd.keys() & {"wrong", "failed"}
 
 
+@pytest.mark.levels()
 def test_tokenizers_are_compared_and_recorded(tmp_path: Path) -> None:
     pytest.importorskip("tokenizers")
     text = tmp_path / "text.txt"
@@ -120,6 +126,7 @@ def test_tokenizers_are_compared_and_recorded(tmp_path: Path) -> None:
     assert {(r["workload"], r["label"]) for r in results} >= {("word", "tokenizers"), ("byte", "soma_native")}
 
 
+@pytest.mark.levels()
 def test_trainings_are_compared_and_recorded(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("It isn't über-simple, is it?\nNo, 2 or 3 words.\n" * 50, encoding="utf-8")
@@ -129,6 +136,7 @@ def test_trainings_are_compared_and_recorded(tmp_path: Path) -> None:
     assert run("compare.py", tmp_path / "t.json", tmp_path / "t.json").stdout.count(" 1.00\n") == 3
 
 
+@pytest.mark.levels()
 def test_byte_level_bpe_is_compared_and_recorded(tmp_path: Path) -> None:
     pytest.importorskip("tiktoken")
     tokens = [bytes([i]) for i in range(256)] + [b" i", b"is", b" is", "ü".encode()]
@@ -173,6 +181,19 @@ def test_recipes_are_trained_with_their_settings(tmp_path: Path) -> None:
     assert result["flops"] > 30 * 12 * 64 * 6 * 7e5
 
 
+def test_local_steps_are_compared_with_a_sum_in_every_step(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("to be, or not to be: that is the question\n" * 100, encoding="utf-8")
+    options = ("--seeds", 1, "--steps", 12, "--batch-size", 4, "--ranks", 2, "--sync-every", 0, 6, "--context", 16)
+    done = run("quality_diloco.py", text, *options, "--json", tmp_path / "q.json")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "q.json").read_text())["results"]
+    assert [result["sync_every"] for result in results] == [0, 6]
+    assert results[1]["link"] < results[0]["link"] / 2
+    assert all(result["best"] < 4.0 for result in results)
+
+
+@pytest.mark.levels("bfloat16")
 def test_the_plain_command_runs_beside_its_peer(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("to be, or not to be: that is the question\n" * 100, encoding="utf-8")
@@ -194,6 +215,7 @@ def test_bfloat16_is_compared_with_float32_step_by_step(tmp_path: Path) -> None:
     assert "no rate in common" in run("compare.py", tmp_path / "q.json", tmp_path / "q.json").stderr
 
 
+@pytest.mark.levels()
 def test_compare_refuses_what_is_no_record(tmp_path: Path) -> None:
     path = tmp_path / "other.json"
     path.write_text("{}")
@@ -202,6 +224,7 @@ def test_compare_refuses_what_is_no_record(tmp_path: Path) -> None:
     assert "not a record" in done.stderr
 
 
+@pytest.mark.levels()
 def test_a_page_of_records_names_machines_and_has_the_newest_first(tmp_path: Path) -> None:
     machine = {"cpu": "A", "cores": 2, "threads": 2, "isa": "avx2", "commit": "abc", "versions": {"torch": "2.13.0"}}
     ours = {"workload": "a|b", "label": "soma_native x", "tokens_per_second": 1234.6, "rounds": [1000.0, 1300.0]}
@@ -223,6 +246,7 @@ def test_a_page_of_records_names_machines_and_has_the_newest_first(tmp_path: Pat
     assert "| a\\|b | torch y | 617 | 600 to 700 | 2 | soma_native x: 2.00 (1.50-2.25) |" in lines
 
 
+@pytest.mark.levels()
 def test_a_page_needs_records(tmp_path: Path) -> None:
     path = tmp_path / "list.json"
     path.write_text("[]")
@@ -240,6 +264,7 @@ def test_flops_count_every_matrix_product() -> None:
     assert twice.flops_per_token - w.flops_per_token == 6 * c.vocab_size * c.d_model
 
 
+@pytest.mark.levels()
 def test_texts_at_once_are_those_one_by_one(tmp_path: Path) -> None:
     pytest.importorskip("xllamacpp")
     path = tmp_path / "engine.json"

@@ -32,11 +32,11 @@ def is_x86() -> bool:
 needs_x86_build = pytest.mark.skipif(not is_x86(), reason="needs cmake, objdump and a compiler for x86-64")
 
 
-def configured(folder: Path, flags: str) -> dict[str, list[str]]:
+def configured(folder: Path, flags: str, *options: str) -> dict[str, list[str]]:
     """The compile command of each file of the core, with these flags in the environment."""
     generator = ["-G", "Ninja"] if shutil.which("ninja", path=PATH) else []
     done = subprocess.run(
-        ["cmake", "-S", str(ROOT), "-B", str(folder), *generator, "-DSOMA_BUILD_PYTHON=OFF"],
+        ["cmake", "-S", str(ROOT), "-B", str(folder), *generator, "-DSOMA_BUILD_PYTHON=OFF", *options],
         env={**os.environ, "PATH": PATH, "CXX": COMPILER, "CXXFLAGS": flags},
         capture_output=True,
         text=True,
@@ -75,14 +75,28 @@ def test_flags_of_the_environment_change_no_instruction(tmp_path: Path) -> None:
     assert {unit for unit in UNITS if wide.search(flagged[unit])} == {"kernels/isa_avx2.cpp"}
 
 
+# For each target that can be compiled for here: flags of the environment, what undoes them, a level and its flag.
+RESETS = {"x86-64": (FLAGS, ("-march=x86-64", "-mno-sse3"), "kernels/isa_avx2.cpp", "-mavx2")}
+if shutil.which("aarch64-linux-gnu-g++"):
+    undone = ("-march=armv8-a", "-mtune=generic")
+    RESETS["aarch64"] = (
+        "-march=armv8.4-a+sve -mtune=cortex-a76",
+        undone,
+        "kernels/isa_neon_bf16.cpp",
+        "-march=armv8.2-a+bf16",
+    )
+
+
 @needs_x86_build
-def test_the_reset_stands_after_the_environment_and_before_a_level(tmp_path: Path) -> None:
-    """In every command of the core: -march=x86-64 resets the flags before it."""
-    commands = configured(tmp_path, FLAGS)
+@pytest.mark.parametrize("target", RESETS)
+def test_the_reset_stands_after_the_environment_and_before_a_level(target: str, tmp_path: Path) -> None:
+    """In every command of the core: -march of the oldest processor resets the flags before it."""
+    flags, (reset, also), unit, flag = RESETS[target]
+    given = flags.split()[:2]
+    crossing = [] if target == "x86-64" else [f"-DCMAKE_TOOLCHAIN_FILE={ROOT}/cmake/{target}-linux-gnu.cmake"]
+    commands = configured(tmp_path, flags, *crossing)
     assert len(commands) > len(UNITS)
-    for unit, command in commands.items():
-        reset = command.index("-march=x86-64")
-        assert command.index("-march=x86-64-v4") < reset, unit
-        assert not [flag for flag in command[reset:] if flag in FLAGS.split()[:2]], unit
-    avx2 = commands["kernels/isa_avx2.cpp"]
-    assert avx2.index("-mno-sse3") < avx2.index("-mavx2")
+    for name, command in commands.items():
+        assert command.index(given[0]) < command.index(reset), name
+        assert not {*given} & {*command[command.index(reset) :]}, name
+    assert commands[unit].index(also) < commands[unit].index(flag)

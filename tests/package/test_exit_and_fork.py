@@ -9,6 +9,8 @@ import pytest
 
 from helpers.child import output_of, run_child
 
+pytestmark = pytest.mark.levels("bfloat16")
+
 SETUP = """
 import signal, threading, types
 config = soma.ModelConfig(vocab_size=256, d_model=64, n_layers=2, n_heads=4, d_ff=256, max_seq_len=64)

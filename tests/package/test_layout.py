@@ -11,6 +11,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 import layout
 
+pytestmark = pytest.mark.levels()
+
 
 def test_the_package_is_laid_out_as_promised() -> None:
     """tools/layout.py checks: one import of the core, imports downwards without circles, few files outside folders."""

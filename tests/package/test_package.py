@@ -229,7 +229,7 @@ def shell_commands(block: str, language: str) -> list[str]:
 SHELLS = {"sh", "bash", "shell", "console"}
 # Programs that run in examples, and programs that are only checked: they install, or take minutes and have tests.
 RUN = {"soma-native", "echo", "cat", "head", "ls", "python", "printf", "wc"}
-LOOKED_AT = {"make", "pip", "python3", "git", "cd", "export"}
+LOOKED_AT = {"make", "pip", "python3", "git", "cd", "export", "mpiexec"}
 
 
 def check_unrun(line: str) -> None:
@@ -249,6 +249,7 @@ GUIDE = [
     "docs/embedding.md",
     "docs/exporting.md",
     "docs/files.md",
+    "docs/machines.md",
     "docs/tokenizer.md",
     "docs/training.md",
 ]
@@ -281,6 +282,7 @@ def jobs_of(page: Path) -> list[tuple[str, list[str]]]:
     return jobs
 
 
+@pytest.mark.levels("bfloat16")
 @pytest.mark.parametrize("page", [page for page in PAGES if languages_of(page)], ids=page_name)
 def test_the_examples_of_a_page_run(page: Path, tmp_path: Path) -> None:
     """In order and in one folder, beside a text file. Later examples may use files of earlier ones."""

@@ -15,6 +15,7 @@ PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 sys.path.insert(0, str(ROOT / "tools"))
 try:
     import release
+    import try_aarch64
     import try_package
 finally:
     sys.path.pop(0)
@@ -59,3 +60,11 @@ def test_the_tools_that_are_called_are_declared() -> None:
     called = set(re.findall(r'sys.executable, "-m", "(\w+)"', source))
     extras = "".join(re.findall(r"^(?:release|dev) = \[(.*?)\]$", PYPROJECT, re.MULTILINE | re.DOTALL))
     assert called and {name for name in called if f'"{name}' not in extras} == set()
+
+
+def test_the_tests_that_run_on_aarch64_exist() -> None:
+    names = [name for name in try_aarch64.TESTS if "::" in name]
+    assert names
+    for name in names:
+        path, function = name.split("::")
+        assert f"def {function}(" in (ROOT / path).read_text(encoding="utf-8"), name

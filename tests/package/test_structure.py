@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.levels()
+
 ROOT = Path(__file__).resolve().parents[2]
 
 CPP = ROOT / "src" / "cpp"
@@ -251,7 +253,8 @@ def core_flags() -> list[str]:
 
 def machine_levels(compiler: str) -> list[str]:
     target = subprocess.run([compiler, "-dumpmachine"], capture_output=True, check=True, text=True).stdout
-    return list(isa_flags()) if target.startswith(("x86_64", "amd64")) else ["scalar"]
+    x86, arm = target.startswith(("x86_64", "amd64")), target.startswith(("aarch64", "arm64"))
+    return [level for level in isa_flags() if level == "scalar" or (arm if level.startswith("neon") else x86)]
 
 
 def test_the_isa_table_and_the_units_agree() -> None:

@@ -18,7 +18,7 @@ import pytest
 import soma_native as soma
 from helpers.child import PRELUDE, output_of, run_child
 
-LEVELS = ("scalar", "sse", "avx2", "avx512", "avx512_bf16", "amx", "neon")
+LEVELS = ("scalar", "sse", "avx2", "avx512", "avx512_bf16", "amx", "neon", "neon_bf16")
 
 
 # -------------------------------------------------------------------------------------------------------------- threads

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import soma_native as soma
@@ -100,6 +101,18 @@ def test_the_tokenizer_suits_the_corpus(size: int, alphabet: int, kind: str) -> 
     plan = choose(corpus(size, alphabet), FAST, 4)
     assert plan.tokenizer == kind
     assert f"tokenizer: {kind}" in plan.reasons[1]
+
+
+def test_a_text_of_many_characters_is_not_cut_into_their_bytes() -> None:
+    """Merges of 1,024 tokens do not reach whole characters of a large alphabet. They do reach words of a small one."""
+    rng = np.random.default_rng(0)
+    large = "".join(chr(0x4E00 + int(i)) for i in rng.zipf(1.3, 30_000) % 2_500)
+    words = ["".join(chr(0x430 + int(i)) for i in rng.integers(0, 30, 6)) for _ in range(40)]
+    small = " ".join(words[int(i)] for i in rng.integers(0, 40, 5_000)) + "".join(map(chr, range(0x4E00, 0x5000)))
+    found = choose(survey([large]), FAST, 4)
+    assert (found.tokenizer, found.vocab_size) == ("char", None) and "1." in found.reasons[1]
+    assert choose(survey([small]), FAST, 4).tokenizer == "bpe"
+    assert choose(survey([large]), FAST, 4, {"tokenizer": "bpe"}).tokenizer == "bpe"
 
 
 def test_a_plan_keeps_every_setting_that_is_given() -> None:

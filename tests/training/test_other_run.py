@@ -11,7 +11,7 @@ import pytest
 
 import soma_native as soma
 from helpers.training import SENTENCES, WORDS, losses, make_model, make_trainer, weights
-from soma_native.training import run as training_run
+from soma_native.training import ranks
 from soma_native.training.config import FREE_TO_CHANGE
 
 pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
@@ -45,6 +45,7 @@ SETTINGS: dict[str, tuple[Any, str]] = {
     "final_weight_decay": (1.0, "none"),
     "max_grad_norm": (2.0, "1.0"),
     "grad_accumulation": (2, "1"),
+    "sync_every": (2, "none"),
     "seed": (1, "0"),
     "val_fraction": (0.5, "0.2"),
     "eval_every": (5, "none"),
@@ -194,7 +195,7 @@ def test_a_run_cannot_become_shorter_than_it_is(tmp_path: Path) -> None:
 def test_a_setting_that_a_run_has_not_heard_of_has_its_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that an earlier version began goes on with a version that has more settings."""
     make_trainer(checkpoint_dir=tmp_path).fit(SENTENCES)
-    real = training_run.read_state
+    real = ranks.read_state
 
     def read_state(folder: Path) -> Any:
         state, steps = real(folder)
@@ -205,7 +206,7 @@ def test_a_setting_that_a_run_has_not_heard_of_has_its_default(tmp_path: Path, m
         state.identity["model"].pop("tied_head")
         return state, steps
 
-    monkeypatch.setattr(training_run, "read_state", read_state)
+    monkeypatch.setattr(ranks, "read_state", read_state)
     trainer = make_trainer(checkpoint_dir=tmp_path, resume=True)
     trainer.model._evaluate_in(trainer.model.precision)
     assert trainer.fit(SENTENCES).stop_reason == "finished"

@@ -15,6 +15,7 @@ from helpers.training import SENTENCES, WORDS, at_step, interrupt, losses, make_
 from soma_native.data.token_store import TokenStore
 from soma_native.data.windows import Windows
 from soma_native.files.safetensors_io import TensorFile, write_tensors
+from soma_native.parallel.world import World
 from soma_native.training.config import TrainConfig
 from soma_native.training.evaluate import mean_loss
 from soma_native.training.layout import Layout
@@ -130,9 +131,9 @@ def test_weight_decay_goes_to_its_end_while_the_rate_falls(
 
 def test_settings_reach_the_optimizer() -> None:
     config = TrainConfig(optimizer="muon", lr=0.5, weight_decay=0.25, cautious_decay=True)
-    optimizer = make_optimizer(make_model(), config)
+    optimizer, _ = make_optimizer(make_model(), config, World())
     assert isinstance(optimizer, soma.Muon) and (optimizer.lr, optimizer.weight_decay) == (0.5, 0.25)
-    assert isinstance(make_optimizer(make_model(), TrainConfig()), soma.AdamW)
+    assert isinstance(make_optimizer(make_model(), TrainConfig(), World())[0], soma.AdamW)
 
 
 def test_a_state_from_before_these_settings_goes_on(tmp_path: Path) -> None:

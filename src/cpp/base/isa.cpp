@@ -1,4 +1,4 @@
-// CPUID/XGETBV probes and the SOMA_ISA cap.
+// Probes of the processor, and the SOMA_ISA cap.
 #include "base/isa.h"
 
 #include <atomic>
@@ -15,6 +15,15 @@
 #include <cpuid.h>
 #define SOMA_X86 1
 #endif
+#ifdef SOMA_HAVE_NEON_BF16
+#if defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
+#elif defined(_WIN32)
+#include <windows.h>
+#endif
+#endif
 #if defined(SOMA_HAVE_AMX) && !defined(SOMA_EMULATE_AMX)
 #define SOMA_REAL_AMX 1
 #include <sys/syscall.h>
@@ -24,7 +33,7 @@
 namespace soma {
 namespace {
 
-constexpr const char* kNames[] = {"scalar", "sse", "avx2", "avx512", "avx512_bf16", "amx"};
+constexpr const char* kNames[] = {"scalar", "sse", "avx2", "avx512", "avx512_bf16", "amx", "neon", "neon_bf16"};
 std::atomic<int> active{-1};  // -1: not decided yet
 
 #ifdef SOMA_X86
@@ -68,6 +77,25 @@ bool may_use_amx(uint32_t leaf7_edx, uint64_t state) {
 #endif
 #endif
 
+#ifdef SOMA_HAVE_NEON_BF16
+// FEAT_BF16, as the system tells it.
+bool has_neon_bf16() {
+#if defined(__linux__)
+  constexpr unsigned long kBf16 = 1ul << 14;  // HWCAP2_BF16
+  return (getauxval(AT_HWCAP2) & kBf16) != 0;
+#elif defined(__APPLE__)
+  int has = 0;
+  size_t size = sizeof(has);
+  return sysctlbyname("hw.optional.arm.FEAT_BF16", &has, &size, nullptr, 0) == 0 && has == 1;
+#elif defined(_WIN32)
+  constexpr unsigned long kBf16 = 68;  // PF_ARM_V86_BF16_INSTRUCTIONS_AVAILABLE; an older Windows answers no
+  return IsProcessorFeaturePresent(kBf16) != 0;
+#else
+  return false;
+#endif
+}
+#endif
+
 std::vector<Isa> probe() {
   std::vector<Isa> found{Isa::kScalar};
 #ifdef SOMA_X86
@@ -91,6 +119,12 @@ std::vector<Isa> probe() {
 #ifdef SOMA_EMULATE_AMX
   found.push_back(Isa::kAmx);  // emulated tiles: a test build, for the machine that built it
 #endif
+#endif
+#ifdef SOMA_HAVE_NEON
+  found.push_back(Isa::kNeon);  // part of aarch64
+#endif
+#ifdef SOMA_HAVE_NEON_BF16
+  if (has_neon_bf16()) found.push_back(Isa::kNeonBf16);
 #endif
   return found;
 }

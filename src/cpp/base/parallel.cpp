@@ -1,4 +1,4 @@
-// Thread count policy and the OpenMP loop behind parallel_for. The only file of the project that says omp.
+// Thread count policy, and the threads of OpenMP or of workers.h behind parallel_for. The only file that says omp.
 #include "base/parallel.h"
 
 #include <algorithm>
@@ -16,13 +16,19 @@
 #include "base/check.h"
 #include "base/fork.h"
 #include "base/spare_threads.h"
+#include "base/wait_until.h"
+#include "base/workers.h"
 
 #ifdef _OPENMP
 #include <omp.h>
 #endif
 #ifdef __linux__
-#include <pthread.h>
 #include <sched.h>
+#endif
+// macOS has fork(), but there OpenMP's own pool survives it.
+#if defined(__linux__) || (defined(__APPLE__) && !defined(_OPENMP))
+#include <pthread.h>
+#define SOMA_POOL_DIES_IN_CHILD 1
 #endif
 
 namespace soma {
@@ -96,7 +102,7 @@ int default_threads() {
 
 // Whether this process was forked from one whose pool existed.
 bool forked_from_pool() {
-#ifdef __linux__
+#ifdef SOMA_POOL_DIES_IN_CHILD
   const int made = pool_made.load(std::memory_order_relaxed);
   return made != -1 && made != forks();
 #else
@@ -104,13 +110,30 @@ bool forked_from_pool() {
 #endif
 }
 
-#ifdef __linux__
+#ifdef SOMA_POOL_DIES_IN_CHILD
 // A child has none of the other threads, so their calls are over.
 void after_fork_in_child() { calls.store(own_calls, std::memory_order_relaxed); }
 [[maybe_unused]] const int installed = pthread_atfork(nullptr, nullptr, after_fork_in_child);
 #endif
 
 #ifdef _OPENMP
+bool in_region() { return omp_in_parallel(); }
+
+// Calls f(rank, size) on each of `threads` threads.
+template <typename F>
+void on_threads(int threads, F&& f) {
+#pragma omp parallel num_threads(threads)
+  f(omp_get_thread_num(), omp_get_num_threads());
+}
+#else
+bool in_region() { return inside_workers(); }
+
+template <typename F>
+void on_threads(int threads, F&& f) {
+  run_workers(threads, [](void* context, int rank, int size) { (*static_cast<F*>(context))(rank, size); }, &f);
+}
+#endif
+
 std::atomic<int> refused{0};  // threads that a region wanted and did not get; 0: none
 thread_local int pooled = 1;  // threads of this thread's last region; OpenMP keeps these and ends the others
 thread_local int proven = 1;  // the most that were seen to start
@@ -138,25 +161,13 @@ void note_pool() {
   if (pool_made.load(std::memory_order_relaxed) == -1) pool_made.store(forks(), std::memory_order_relaxed);
 }
 
-// Call inside a parallel region: notes how many threads OpenMP gave it.
-void note_threads() {
-  if (omp_get_thread_num() != 0) return;
-  const int threads = omp_get_num_threads();
+// Notes how many threads a region has; its first thread does.
+void note_threads(int rank, int threads) {
+  if (rank != 0) return;
   for (int most = widest.load(std::memory_order_relaxed); threads > most;) {
     if (widest.compare_exchange_weak(most, threads, std::memory_order_relaxed)) return;
   }
 }
-#endif
-
-// Tells the core that this thread only waits.
-inline void pause() {
-#if defined(__x86_64__) && defined(__GNUC__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__) && defined(__GNUC__)
-  __asm__ volatile("yield");
-#endif
-}
-
 }  // namespace
 
 int num_threads() {
@@ -190,19 +201,6 @@ CallScope::~CallScope() {
 }
 
 namespace {
-
-// Waits until ready() is true. A long wait means that this thread or the other one lost its core: then it yields.
-template <typename F>
-void wait_until(F&& ready) {
-  constexpr int kPatience = 20000;  // rounds, some 200 us
-  for (int waited = 0; !ready(); ++waited) {
-    if (waited < kPatience) {
-      pause();
-    } else {
-      std::this_thread::yield();
-    }
-  }
-}
 
 // Threads that serve one caller. A job is a stage, cut into one group for each thread, and each group into pieces. A
 // slot holds the job's number and the pieces left of a group. To take a piece is to count them down, so a late thread
@@ -286,25 +284,17 @@ class ThreadPool {
 
 thread_local ThreadPool* own_pool = nullptr;  // of this thread's call; none while it runs a part of a job
 
-#ifdef _OPENMP
 // Threads of a new parallel region, at most `most`; 1 for no region.
 int region_threads(int64_t most) {
   const int threads = static_cast<int>(std::min<int64_t>(call_threads(), most));
-  const int granted = threads > 1 && !omp_in_parallel() ? startable(threads) : 1;
+  const int granted = threads > 1 && !in_region() ? startable(threads) : 1;
   if (granted > 1) note_pool();
   return granted;
 }
-#endif
 
 }  // namespace
 
-bool inside_a_part() {
-#ifdef _OPENMP
-  return own_pool == nullptr && omp_in_parallel();
-#else
-  return false;
-#endif
-}
+bool inside_a_part() { return own_pool == nullptr && in_region(); }
 
 int call_threads() {
   if (inside_a_part()) return 1;
@@ -312,11 +302,9 @@ int call_threads() {
 }
 
 RefusedThreads take_refused_threads() {
-#ifdef _OPENMP
   if (refused.load(std::memory_order_relaxed) != 0) {
     if (const int wanted = refused.exchange(0)) return {wanted, num_threads()};
   }
-#endif
   return {};
 }
 
@@ -325,56 +313,23 @@ int widest_job() { return widest.exchange(1, std::memory_order_relaxed); }
 namespace detail {
 
 void run_with_pool(void (*body)(void* context), void* context) {
-#ifdef _OPENMP
-  if (const int threads = region_threads(kMaxThreads); threads > 1) {
-    ThreadPool pool(threads);
-    std::exception_ptr error;
-#pragma omp parallel num_threads(threads)
-    if (const int rank = omp_get_thread_num(); rank != 0) {
-      pool.serve(rank);
-    } else {
-      note_threads();
-      own_pool = &pool;
-      try {
-        body(context);
-      } catch (...) {
-        error = std::current_exception();
-      }
-      own_pool = nullptr;
-      pool.close();
+  const int threads = region_threads(kMaxThreads);
+  if (threads == 1) return body(context);
+  ThreadPool pool(threads);
+  std::exception_ptr error;
+  on_threads(threads, [&](int rank, int size) {
+    if (rank != 0) return pool.serve(rank);
+    note_threads(rank, size);
+    own_pool = &pool;
+    try {
+      body(context);
+    } catch (...) {
+      error = std::current_exception();
     }
-    if (error) std::rethrow_exception(error);
-    return;
-  }
-#endif
-  body(context);
-}
-
-void run_parallel(const Stage& first, const Stage& second) {
-  if (ThreadPool* const pool = std::exchange(own_pool, nullptr)) {
-    pool->run(first);
-    pool->run(second);
-    own_pool = pool;
-    return;
-  }
-#ifdef _OPENMP
-  if (const int threads = region_threads(std::max(first.count, second.count)); threads > 1) {
-#pragma omp parallel num_threads(threads)
-    {
-      note_threads();
-#pragma omp for schedule(static) nowait
-      for (int64_t i = 0; i < first.count; ++i) first.task(first.context, i);
-      if (second.count > 0) {
-#pragma omp barrier
-#pragma omp for schedule(static) nowait
-        for (int64_t i = 0; i < second.count; ++i) second.task(second.context, i);
-      }
-    }
-    return;
-  }
-#endif
-  for (int64_t i = 0; i < first.count; ++i) first.task(first.context, i);
-  for (int64_t i = 0; i < second.count; ++i) second.task(second.context, i);
+    own_pool = nullptr;
+    pool.close();
+  });
+  if (error) std::rethrow_exception(error);
 }
 
 // A barrier of rounds. The last thread to arrive resets the counter and opens the next round. The two fields are on
@@ -394,19 +349,37 @@ void wait_for_all(Barrier& barrier, int64_t size) {
   wait_until([&] { return barrier.round.load(std::memory_order_acquire) != round; });
 }
 
-void run_region(int64_t most, void (*task)(void* context, const ParallelRegion& region), void* context) {
-#ifdef _OPENMP
-  if (const int threads = region_threads(most); threads > 1) {
-    Barrier barrier;
-#pragma omp parallel num_threads(threads)
-    {
-      note_threads();
-      task(context, {omp_get_thread_num(), omp_get_num_threads(), &barrier});
-    }
+void run_parallel(const Stage& first, const Stage& second) {
+  if (ThreadPool* const pool = std::exchange(own_pool, nullptr)) {
+    pool->run(first);
+    pool->run(second);
+    own_pool = pool;
     return;
   }
-#endif
-  task(context, {0, 1, nullptr});
+  Barrier barrier;
+  const auto share = [&](int64_t rank, int64_t size) {
+    for (const Stage* stage : {&first, &second}) {
+      if (stage == &second && second.count > 0 && size > 1) wait_for_all(barrier, size);
+      const int64_t end = stage->count * (rank + 1) / size;
+      for (int64_t i = stage->count * rank / size; i < end; ++i) stage->task(stage->context, i);
+    }
+  };
+  const int threads = region_threads(std::max(first.count, second.count));
+  if (threads == 1) return share(0, 1);
+  on_threads(threads, [&](int rank, int size) {
+    note_threads(rank, size);
+    share(rank, size);
+  });
+}
+
+void run_region(int64_t most, void (*task)(void* context, const ParallelRegion& region), void* context) {
+  const int threads = region_threads(most);
+  if (threads == 1) return task(context, {0, 1, nullptr});
+  Barrier barrier;
+  on_threads(threads, [&](int rank, int size) {
+    note_threads(rank, size);
+    task(context, {rank, size, &barrier});
+  });
 }
 
 }  // namespace detail

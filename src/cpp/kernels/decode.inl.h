@@ -84,7 +84,7 @@ void product_tile(const RowsProduct& p, int64_t row, int64_t pair) {
         b = in_register(b);
       }
       SOMA_UNROLL for (int r = 0; r < kRows; ++r) {
-        const Vec s = set1(x[r * p.ldx + k]);
+        const auto s = element(x + (r * p.ldx + k));
         low[r][i] = fma(s, a, low[r][i]);
         high[r][i] = fma(s, b, high[r][i]);
       }
@@ -100,7 +100,8 @@ void product_tile(const RowsProduct& p, int64_t row, int64_t pair) {
 }
 
 // The most pairs whose sums fit into registers, at most a panel.
-constexpr int pairs_of(int rows) { return rows == 1 && kWidth < 16 ? 4 : rows <= (kWidth == 16 ? 4 : 2) ? 2 : 1; }
+constexpr int kSums = kGemmRows * kGemmVectors;
+constexpr int pairs_of(int rows) { return rows == 1 && kWidth < 16 ? 4 : rows <= kSums / 4 ? 2 : 1; }
 
 // Rows from `row` in tiles of kRows, 8, 4, 2, 1; pairs [first, last).
 template <typename Weights, int kRows>
@@ -246,7 +247,7 @@ inline void attend_scores(float* scores, const float* q, const float* keys, int6
     SOMA_UNROLL for (int g = 0; g < kGroups; ++g) sum[b][g] = set1(0.0f);
   }
   for (int64_t i = 0; i < head_size; ++i) {
-    const Vec s = set1(q[i]);
+    const auto s = element(q + i);
     SOMA_UNROLL for (int b = 0; b < kBlocks; ++b) {
       const float* k = keys + (b * head_size + i) * 16;
       SOMA_UNROLL for (int g = 0; g < kGroups; ++g) sum[b][g] = fma(s, load(k + g * kWidth), sum[b][g]);
@@ -287,7 +288,7 @@ void attend(const CachedHead* head) {
   float *const out = head->out, *const scores = head->scores;
   const float *const q = head->q, *const keys = head->keys, *const values = head->values;
   const int64_t n = head->n, head_size = head->head_size;
-  constexpr int kBlocks = kWidth == 16 ? 4 : kWidth == 8 ? 2 : 1;
+  constexpr int kBlocks = kSums >= 24 ? 4 : kWidth == 8 ? 2 : 1;
   int64_t j = 0;
   for (; j + 16 * kBlocks <= n; j += 16 * kBlocks) {
     attend_scores<kBlocks>(scores + j, q, keys + j * head_size, head_size);

@@ -35,6 +35,8 @@ void install_avx2(Table* table);
 void install_avx512(Table* table);
 void install_avx512_bf16(Table* table);
 void install_amx(Table* table);
+void install_neon(Table* table);
+void install_neon_bf16(Table* table);
 
 }  // namespace kernels
 }  // namespace soma

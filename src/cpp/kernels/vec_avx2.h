@@ -11,6 +11,7 @@ inline __m256i first_lanes(int64_t n) {
 }
 
 inline Vec set1(float x) { return {_mm256_set1_ps(x)}; }
+inline Vec element(const float* p) { return set1(*p); }  // a factor of every lane
 inline Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
 inline Vec load_n(const float* p, int64_t n) { return {_mm256_maskload_ps(p, first_lanes(n))}; }
 inline void store(float* p, Vec a) { _mm256_storeu_ps(p, a.v); }

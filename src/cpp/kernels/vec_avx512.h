@@ -9,6 +9,7 @@ constexpr int kGemmVectors = 2;
 inline __mmask16 first_lanes(int64_t n) { return static_cast<__mmask16>((1u << n) - 1u); }
 
 inline Vec set1(float x) { return {_mm512_set1_ps(x)}; }
+inline Vec element(const float* p) { return set1(*p); }  // a factor of every lane
 inline Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
 inline Vec load_n(const float* p, int64_t n) { return {_mm512_maskz_loadu_ps(first_lanes(n), p)}; }
 inline void store(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }

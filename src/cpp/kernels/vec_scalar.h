@@ -12,6 +12,7 @@ constexpr int kGemmVectors = 2;
   return r
 
 inline Vec set1(float x) { SOMA_EACH(x); }
+inline Vec element(const float* p) { return set1(*p); }  // a factor of every lane
 inline Vec load(const float* p) { SOMA_EACH(p[i]); }
 inline Vec load_n(const float* p, int64_t n) { SOMA_EACH(i < n ? p[i] : 0.0f); }
 inline void store(float* p, Vec a) {

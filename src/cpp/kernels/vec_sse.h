@@ -7,6 +7,7 @@ constexpr int kGemmRows = 6;
 constexpr int kGemmVectors = 2;
 
 inline Vec set1(float x) { return {_mm_set1_ps(x)}; }
+inline Vec element(const float* p) { return set1(*p); }  // a factor of every lane
 inline Vec load(const float* p) { return {_mm_loadu_ps(p)}; }
 inline Vec load_n(const float* p, int64_t n) {
   float t[4] = {0, 0, 0, 0};

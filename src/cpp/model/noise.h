@@ -15,9 +15,9 @@ enum class DropoutSite { kEmbedding, kAttention, kMlp };
 class Noise {
  public:
   Noise() = default;
-  // `numbers` name the micro-batch: other numbers, other noise. Throws std::invalid_argument unless both rates are at
-  // least 0 and below 1.
-  Noise(double dropout, double token_mask, const std::vector<uint64_t>& numbers);
+  // `numbers` name the micro-batch: other numbers, other noise. A part of a batch gets the batch's own noise from its
+  // `first_row` on. Throws std::invalid_argument unless both rates are at least 0 and below 1.
+  Noise(double dropout, double token_mask, const std::vector<uint64_t>& numbers, int64_t first_row = 0);
 
   bool drops() const { return dropout_ > 0; }
   // For rows from `first_row` of the batch on. The embedding has layer 0.
@@ -29,6 +29,7 @@ class Noise {
  private:
   double dropout_ = 0, token_mask_ = 0;
   uint64_t key_ = 0;
+  int64_t first_row_ = 0;
 };
 
 }  // namespace soma

@@ -4,16 +4,6 @@
 #include <utility>
 
 namespace soma {
-namespace {
-
-std::vector<const ParameterInfo*> all_of(const Transformer& model) {
-  std::vector<const ParameterInfo*> parameters;
-  for (const ParameterInfo& info : model.parameter_infos()) parameters.push_back(&info);
-  return parameters;
-}
-
-}  // namespace
-
 AdamWPass::AdamWPass(Memory& memory, std::vector<const ParameterInfo*> parameters)
     : parameters_(std::move(parameters)), second_(memory) {
   int64_t floats = 0;
@@ -60,7 +50,9 @@ void AdamWPass::add_state(std::vector<StateArray>* state, float* first) {
 }
 
 AdamW::AdamW(Transformer& model, const AdamWConfig& config)
-    : Optimizer(model, config), first_(model.device().memory()), pass_(model.device().memory(), all_of(model)) {
+    : Optimizer(model, config),
+      first_(model.device().memory()),
+      pass_(model.device().memory(), parameters_of(model, config)) {
   first_.reserve(model.arena_size());
 }
 

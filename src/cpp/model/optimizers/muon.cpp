@@ -43,14 +43,6 @@ constexpr double kLeastWork = 1 << 19;
 // Floats from row to row of a square matrix: an odd number of cache lines, so that rows do not share their sets of L1.
 int64_t square_ld(int64_t n) { return (n + 31) / 32 * 32 + 16; }
 
-std::vector<const ParameterInfo*> parameters_of(const Transformer& model, bool hidden) {
-  std::vector<const ParameterInfo*> found;
-  for (const ParameterInfo& info : model.parameter_infos()) {
-    if (info.is_hidden == hidden) found.push_back(&info);
-  }
-  return found;
-}
-
 }  // namespace
 
 int64_t muon_scratch_floats(const Ops& ops, int64_t rows, int64_t cols) {
@@ -71,9 +63,9 @@ void MuonConfig::validate() const {
 Muon::Muon(Transformer& model, const MuonConfig& config)
     : Optimizer(model, config.adamw),
       options_(config),
-      hidden_(parameters_of(model, true)),
+      hidden_(parameters_of(model, config.adamw, true)),
       first_(model.device().memory()),
-      pass_(model.device().memory(), parameters_of(model, false)) {
+      pass_(model.device().memory(), parameters_of(model, config.adamw, false)) {
   options_.validate();
   first_.reserve(model.arena_size());
   for (const ParameterInfo* info : hidden_) cut(*info);

@@ -33,6 +33,16 @@ Optimizer::Optimizer(Transformer& model, const AdamWConfig& config) : model_(mod
   config_.validate();
 }
 
+std::vector<const ParameterInfo*> Optimizer::parameters_of(const Transformer& model, const AdamWConfig& config,
+                                                           std::optional<bool> hidden) {
+  std::vector<const ParameterInfo*> found;
+  for (const ParameterInfo& info : model.parameter_infos()) {
+    const bool mine = !config.owned || config.owned->count(info.name) > 0;
+    if (mine && (!hidden || info.is_hidden == *hidden)) found.push_back(&info);
+  }
+  return found;
+}
+
 double Optimizer::step(const StepOptions& options) {
   check_from_zero("weight_decay", options.weight_decay);
   const float decay = std::max(1.0f, static_cast<float>(options.weight_decay));
@@ -42,6 +52,7 @@ double Optimizer::step(const StepOptions& options) {
   const NoFork whole_steps_only;
   const double norm = update(options);
   if (!std::isfinite(norm)) throw NonFiniteGradient{norm};
+  if (config_.owned) model_.zero_grad();  // of the parameters that are updated elsewhere too
   ++steps;
   return norm;
 }

@@ -1,6 +1,9 @@
 // The common part of optimizers: clip by the global norm of the gradient, update, clear, and list the saved arrays.
 #pragma once
 
+#include <optional>
+#include <set>
+#include <string>
 #include <vector>
 
 #include "base/arena.h"
@@ -11,6 +14,7 @@ namespace soma {
 struct AdamWConfig {
   double lr, beta1, beta2, eps, weight_decay, max_grad_norm;  // max_grad_norm <= 0: no clipping
   bool cautious = false;                                      // no decay of a parameter whose update has the other sign
+  std::optional<std::set<std::string>> owned;  // names of the parameters that are updated here; none: all of them
 
   // Throws std::invalid_argument naming the option and its limits.
   void validate() const;
@@ -49,6 +53,9 @@ class Optimizer {
  protected:
   Optimizer(Transformer& model, const AdamWConfig& config);
 
+  // The parameters that are updated here: in blocks the hidden matrices, or the others; without a choice both.
+  static std::vector<const ParameterInfo*> parameters_of(const Transformer& model, const AdamWConfig& config,
+                                                         std::optional<bool> hidden = std::nullopt);
   // Clips, updates, clears the gradients; returns their norm. Where it is not finite, nothing is updated.
   virtual double update(const StepOptions& options) = 0;
 

@@ -23,6 +23,12 @@ void install(Isa isa, kernels::Table* table) {
 #ifdef SOMA_HAVE_AMX
   if (isa == Isa::kAmx) kernels::install_amx(table);
 #endif
+#ifdef SOMA_HAVE_NEON
+  if (isa == Isa::kNeon) kernels::install_neon(table);
+#endif
+#ifdef SOMA_HAVE_NEON_BF16
+  if (isa == Isa::kNeonBf16) kernels::install_neon_bf16(table);
+#endif
   (void)isa;  // a build with the scalar level alone
   (void)table;
 }

@@ -1,0 +1,1 @@
+"""Several processes that train one model: what connects them, and what each asks of the others."""

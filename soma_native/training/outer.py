@@ -1,0 +1,61 @@
+"""Local steps on each rank, and now and then an outer step for all: DiLoCo, for ranks with slow links.
+
+Douillard et al. 2023 (arXiv 2311.08105): the mean way of the ranks since the last outer step is taken for a gradient,
+and Nesterov's momentum follows it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soma_native.model.model import Model
+from soma_native.parallel.world import World
+
+RATE, MOMENTUM = 0.7, 0.9  # of the paper
+KIND = "outer_momentum"
+
+
+class OuterStep:
+    """`way = mean of start - weights over ranks`, `m = momentum m + way`, `weights = start - rate (way + momentum m)`.
+
+    `start` are the weights after the last outer step, which all ranks have.
+
+    Args:
+        world: the ranks.
+        model: its weights now are the first `start`, the same on all ranks.
+        rate, momentum: of the outer step.
+    """
+
+    def __init__(self, world: World, model: Model, rate: float = RATE, momentum: float = MOMENTUM) -> None:
+        self._world, self._model, self._rate, self._momentum = world, model, rate, momentum
+        arrays = model.parameters()
+        ends = np.cumsum([array.size for array in arrays.values()])
+        self._at = {name: slice(end - array.size, end) for (name, array), end in zip(arrays.items(), ends, strict=True)}
+        self._shapes = {name: array.shape for name, array in arrays.items()}
+        self._m = np.zeros(int(ends[-1]), np.float32)
+        self.begin()
+
+    def begin(self) -> None:
+        """Take the weights of the model as `start`."""
+        self._start = self._weights()
+
+    def step(self) -> None:
+        """Replace the weights of all ranks."""
+        way = self._start - self._weights()
+        self._world.allreduce(way)
+        way *= np.float32(1 / self._world.size)
+        self._m *= np.float32(self._momentum)
+        self._m += way
+        way += np.float32(self._momentum) * self._m
+        way *= np.float32(self._rate)
+        self._start -= way
+        for name, at in self._at.items():
+            self._model.write(name, self._start[at].reshape(self._shapes[name]))
+
+    def state(self) -> dict[str, NDArray[np.float32]]:
+        """The arrays that a run needs to go on, as views."""
+        return {f"{KIND}.{name}": self._m[at].reshape(self._shapes[name]) for name, at in self._at.items()}
+
+    def _weights(self) -> NDArray[np.float32]:
+        return np.concatenate([array.ravel() for array in self._model.parameters().values()])
