@@ -88,7 +88,7 @@ EXPORT void soma_sizes(int64_t* sizes) {
   for (const std::size_t size : all) *sizes++ = static_cast<int64_t>(size);
 }
 
-// Adds 1, 2, ... `steps` to eight numbers, each in a call that may be repeated as a graph. What they are then, if right.
+// Adds 1, 2, ... `steps` to eight numbers, each in a call that a graph may repeat. What they are then, if right.
 EXPORT float soma_repeat(int steps, bool varying) {
   if (graphs == nullptr) {
     graphs = new cuda::Graphs;

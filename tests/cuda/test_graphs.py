@@ -57,8 +57,9 @@ for optimizer in (soma.AdamW(model, max_grad_norm=0.5), soma.Muon(model, max_gra
         ids, targets = rng.integers(0, 12, (2, 2, 12)).astype(np.int32)
         targets[0, :step] = -100
         loss = model._core.loss_and_grad(ids, targets, noise=_core.Noise(0.2, 0.1, [1, step]))
-        extra = {"momentum": 0.9 + 0.01 * step} if isinstance(optimizer, soma.Muon) else {}
-        print(loss, optimizer.step(lr=0.01 * (step + 1), **extra))
+        if isinstance(optimizer, soma.Muon):
+            optimizer.momentum = 0.9 + 0.01 * step
+        print(loss, optimizer.step(lr=0.01 * (step + 1)))
 decoder = _core.Decoder(model._core, 2)
 for row in range(2):
     decoder.prefill(row, np.arange(3 + row, dtype=np.int32))

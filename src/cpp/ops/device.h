@@ -43,8 +43,8 @@ class Device {
     }
   }
 
-  // Runs f, which asks for ops and reads nothing. The device may run it twice, the first time without computing, and may
-  // replay what was asked for before.
+  // Runs f, which asks for ops and reads nothing. The device may run it twice, the first time without computing, and
+  // may replay what was asked for before.
   template <typename F>
   void repeat(F&& f) {
     using Function = std::remove_reference_t<F>;

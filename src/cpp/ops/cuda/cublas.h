@@ -44,8 +44,8 @@ struct CublasLibrary {
                   const Algorithm* algorithm, void* workspace, std::size_t bytes, cudaStream_t stream) = nullptr;
 };
 
-// Opened once. Null: own kernels make all products; `why` says why. SOMA_CUBLAS names a library, or "none". Throws where
-// the one that it names cannot be used.
+// Opened once. Null: own kernels make all products; `why` says why. SOMA_CUBLAS names a library, or "none". Throws
+// where the one that it names cannot be used.
 const CublasLibrary* cublas_library(std::string* why = nullptr);
 
 // The products of one GPU.

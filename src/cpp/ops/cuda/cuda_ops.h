@@ -26,8 +26,8 @@ void sum_rows(float* out, ConstMatrix x, float* partials, cudaStream_t stream);
 void dropout(Matrix y, ConstMatrix x, const Dropout& dropout, cudaStream_t stream);
 void embed(Matrix out, const int32_t* ids, ConstMatrix wte, const ConstMatrix* wpe, int64_t length,
            const Dropout& dropout, cudaStream_t stream);
-// The rows of each id, in order, without masked tokens: the number of distinct ids; all rows of the first id, then those
-// of the next; where those of each id start, and the end. Made on the host; always of sorted_ids(count) numbers.
+// The rows of each id, in order, without masked tokens: the number of distinct ids; all rows of the first id, then
+// those of the next; where those of each id start, and the end. Made on the host; always of sorted_ids(count) numbers.
 inline int64_t sorted_ids(int64_t count) { return 2 * count + 2; }
 std::vector<int32_t> sort_ids(const int32_t* ids, int64_t count);
 // `sorted` is that of sort_ids for all rows, on the device.

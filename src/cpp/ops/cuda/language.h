@@ -36,8 +36,8 @@ namespace soma::cuda {
 
 constexpr uint32_t kAllLanes = 0xffffffffu;
 
-// Kernel{f, grid, threads, stream, dynamic_bytes}(arguments...) is CUDA's f<<<...>>>(arguments...), or throws. It is only
-// noted while a recording looks.
+// Kernel{f, grid, threads, stream, dynamic_bytes}(arguments...) is CUDA's f<<<...>>>(arguments...), or throws. It is
+// only noted while a recording looks.
 template <typename... P>
 struct Kernel {
   void (*kernel)(P...);
