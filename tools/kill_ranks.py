@@ -119,7 +119,7 @@ def main() -> int:
         for number in range(arguments.kills):
             out = f"killed{number}"
             saved, lived = kill_one(folder, out, draw.uniform(0, length), draw)
-            differences = []
+            differences, before = [], lost
             for size in (1, 2, 4):
                 copy = f"{out}on{size}"
                 shutil.copytree(folder / out, folder / copy)
@@ -135,7 +135,7 @@ def main() -> int:
             worst = max(worst, *differences)
             shown = ", ".join(f"{each:.1e}" for each in differences)
             print(
-                f"kill {number + 1}: after step {saved}, all ended in {lived:.1f} s; on 1, 2, 4 ranks {shown}",
+                f"kill {number + 1}: after step {saved}, ended in {lived:.1f} s; {lost - before} saves lost; {shown}",
                 flush=True,
             )
     print(f"{arguments.kills} kills, {lost} resumed before the last save, largest relative difference {worst:.1e}")
