@@ -14,7 +14,7 @@ namespace soma {
 struct AdamWConfig {
   double lr, beta1, beta2, eps, weight_decay, max_grad_norm;  // max_grad_norm <= 0: no clipping
   bool cautious = false;                                      // no decay of a parameter whose update has the other sign
-  std::optional<std::set<std::string>> owned;  // names of the parameters that are updated here; none: all of them
+  std::optional<std::set<std::string>> owned = {};  // names of the parameters that are updated here; none: all of them
 
   // Throws std::invalid_argument naming the option and its limits.
   void validate() const;
