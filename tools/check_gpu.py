@@ -38,10 +38,12 @@ def checks(modes: Sequence[str]) -> list[Check]:
     profile = [PYTHON, "-m", "soma_native", "bench", "--device", "cuda", "--precision", "bfloat16", "--profile"]
     alone = [*train[: -len(modes) or None], "--workloads"]
     processor = [PYTHON, "benchmarks/bench_train.py", "--rounds", "3", "--seconds", "1", "--modes", "--workloads"]
+    tests = [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     found: list[Check] = [
         ("info", 15, [PYTHON, "-m", "soma_native", "info"]),
         ("ceilings and ops", 30, [*profile, "gpt2-124m"]),
-        ("tests of models", 120, [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/cuda"]),
+        ("tests of models", 80, [*tests, "tests/cuda"]),
+        ("models by cuBLASLt", 40, ["env", "SOMA_CUBLAS_LEAST=0", *tests, "tests/cuda/test_cuda_models.py"]),
         ("training, small", 60, [*train, "--workloads", "showcase", "nano-cpu"]),
         ("training, gpt2-124m", 60, [*train, "--workloads", "gpt2-124m"]),
         ("small, no graphs", 30, ["env", "SOMA_CUDA_GRAPHS=0", *alone, "showcase", "nano-cpu"]),

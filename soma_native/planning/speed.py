@@ -28,7 +28,7 @@ class Speed:
         parameters: multiplied parameters of the measured models, ascending.
         flops: floating-point operations a second of each, in what its tokens take.
         update: seconds of a step of each that its tokens do not take: the optimizer, and packing of weights.
-        isa, threads, precision: of the measurement.
+        isa, threads, precision, device: of the measurement.
     """
 
     parameters: tuple[float, ...]
@@ -37,8 +37,11 @@ class Speed:
     isa: str
     threads: int
     precision: str
+    device: str = "cpu"
 
     def __str__(self) -> str:
+        if self.device != "cpu":
+            return f"{self.device}, {self.precision}"
         return f"{self.isa}, {self.threads} thread{'s' * (self.threads != 1)}, {self.precision}"
 
     def seconds(self, config: ModelConfig, steps: float, tokens: float, window: int) -> float:
@@ -73,7 +76,7 @@ def measure_speed(
     """
     rng = np.random.default_rng(0)
     # A step whose tokens take the time, and one that shows what every step takes. More windows take more memory.
-    most = max(4, 2 * get_num_threads())
+    most = max(4, 2 * get_num_threads()) if device == "cpu" else 64
     parameters, flops, update = [], [], []
     for name in _SIZES:
         config = ModelConfig.preset(name)
@@ -84,7 +87,7 @@ def measure_speed(
         for windows in (most, most // 4):
             ids = rng.integers(0, config.vocab_size, (windows, config.max_seq_len))
             seconds = []
-            for _ in range(3):  # the first one also makes buffers
+            for _ in range(3 if device == "cpu" else 6):  # the first also makes buffers, a GPU's third a graph
                 began = clock()
                 model.loss_and_grad(ids, ids)
                 passed = clock()
@@ -97,4 +100,5 @@ def measure_speed(
         parameters.append(float(_core.multiplied_parameters(config.core)))
         flops.append(flops_per_token(config, config.max_seq_len) / a_token)
         update.append(max(min(optimized), least[1] - a_token * small))  # a busy machine hides small differences
-    return Speed(tuple(parameters), tuple(flops), tuple(update), active_isa(), get_num_threads(), model.precision)
+    threads = get_num_threads()
+    return Speed(tuple(parameters), tuple(flops), tuple(update), active_isa(), threads, model.precision, device)

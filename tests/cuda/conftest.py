@@ -15,6 +15,6 @@ if built:
     os.environ["SOMA_CUBLAS"] = str(Path(built) / "libsoma_fake_cublas.so")
     collect_ignore_glob = []
 elif os.environ.get("SOMA_TEST_GPU"):
-    collect_ignore_glob = ["test_[!c]*.py", "test_cuda_errors.py", "test_cuda_memory.py"]
+    collect_ignore_glob = ["test_[!c]*.py", "test_cublas.py", "test_cuda_errors.py", "test_cuda_memory.py"]
 else:
     collect_ignore_glob = ["test_*.py"]

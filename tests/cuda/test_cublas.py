@@ -192,6 +192,13 @@ def test_a_library_that_was_named_and_cannot_be_used_is_an_error(environment: di
         assert re.search(rf"cannot be used: SOMA_CUBLAS: \S+ cannot be used: .*{re.escape(said)}", done.stderr)
 
 
+@pytest.mark.parametrize("least", ["many", "", "-1", "5e3"])
+def test_a_size_that_is_no_number_is_an_error(least: str) -> None:
+    done = run(TRAINS.format("float32"), SOMA_CUBLAS_LEAST=least)
+    assert done.returncode == 1
+    assert f"SOMA_CUBLAS_LEAST must be an integer of 0 or more, got '{least}'" in done.stderr
+
+
 def test_own_kernels_do_without_it() -> None:
     none = run(SAYS, SOMA_CUBLAS="none")
     assert none.stdout == "own kernels alone: SOMA_CUBLAS is none\n", none.stderr

@@ -80,7 +80,13 @@ struct Opened {
 
 int64_t least_of_environment() {
   const char* const text = std::getenv("SOMA_CUBLAS_LEAST");
-  return text != nullptr ? std::atoll(text) : kLeast;
+  if (text == nullptr) return kLeast;
+  char* end = nullptr;
+  const int64_t least = std::strtoll(text, &end, 10);
+  if (end == text || *end != '\0' || least < 0) {
+    throw std::runtime_error("SOMA_CUBLAS_LEAST must be an integer of 0 or more, got '" + std::string(text) + "'");
+  }
+  return least;
 }
 
 // Bytes, at most 256, that the address is a multiple of.

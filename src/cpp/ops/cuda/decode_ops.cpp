@@ -41,16 +41,15 @@ class CudaDecodeOps final : public DecodeOps {
   bool first() const override { return true; }
 
  private:
-  // y = x W, both rounded to bfloat16, without scales
+  // y = x W, both rounded to bfloat16, without scales. Never by cuBLASLt: a text has the same bits alone and in a batch.
   void by_tiles(const Matrix& y, const Matrix& x, const DecodeMatrix& w) {
     const Operands pairs{.pairs = true};
     const int64_t widened = w.format == WeightFormat::kInt8 ? pairs.floats(w.outer, w.inner) : 0;
     ConstMatrix weights = pairs.matrix(nullptr, w.outer, w.inner);
-    Cublas* const large = device_.large(y.rows * y.cols * x.cols);
-    float* const memory = scratch(widened + matmul_floats(x, weights.t(), {}, Precision::kBfloat16, large));
+    float* const memory = scratch(widened + matmul_floats(x, weights.t(), {}, Precision::kBfloat16));
     weights.data = widened > 0 ? memory : reinterpret_cast<const float*>(w.data);
     if (widened > 0) widen(pairs.matrix(memory, w.outer, w.inner), w, device_.stream());
-    matmul(y, x, weights.t(), {}, Precision::kBfloat16, memory + widened, device_.stream(), large);
+    matmul(y, x, weights.t(), {}, Precision::kBfloat16, memory + widened, device_.stream());
   }
   // Memory of the operation under way.
   float* scratch(int64_t floats) {

@@ -104,9 +104,9 @@ void CudaMemory::exchange(void* a, void* b, std::size_t bytes) {
 
 CudaDevice::CudaDevice(int number) : number_(number) {
   check(cudaSetDevice(number));
+  if (const CublasLibrary* const library = cublas_library()) cublas_ = std::make_unique<Cublas>(*library);
   check(cudaStreamCreate(&stream_));
   graphs_ = std::make_unique<Graphs>();
-  if (const CublasLibrary* const library = cublas_library()) cublas_ = std::make_unique<Cublas>(*library);
 }
 
 cudaStream_t CudaDevice::stream() {

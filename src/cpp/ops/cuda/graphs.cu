@@ -33,7 +33,7 @@ Graphs::Graphs() {
   void* values = nullptr;
   check(cudaMalloc(&values, Recording::kMostBytes));
   values_ = static_cast<char*>(values);
-  check(cudaStreamCreate(&capture_));
+  check(cudaStreamCreateWithFlags(&capture_, cudaStreamNonBlocking));  // others may use the stream that waits for all
 }
 
 void Graphs::run(cudaStream_t stream, void (*body)(void* context), void* context) {
@@ -46,6 +46,7 @@ void Graphs::run(cudaStream_t stream, void (*body)(void* context), void* context
         std::find_if(known_.begin(), known_.end(), [&](const Graph& g) { return g.key == recording.key(); });
     if (found != known_.end()) {
       if (found->ready == nullptr) found->ready = make(recording, body, context);
+      if (found->ready == nullptr) return body(context);
       known_.splice(known_.begin(), known_, found);
       return launch(known_.front(), recording, stream);
     }
@@ -72,6 +73,10 @@ cudaGraphExec_t Graphs::make(Recording& recording, void (*body)(void* context), 
   cudaGraphExec_t ready = nullptr;
   const cudaError_t error = cudaGraphInstantiate(&ready, graph, 0);
   check(cudaGraphDestroy(graph));
+  if (error == cudaErrorMemoryAllocation) {
+    cudaGetLastError();  // forgets it: without a graph the call may fit
+    return nullptr;
+  }
   check(error);
   return ready;
 }
