@@ -99,6 +99,10 @@ class RankError(RuntimeError):
         return f"rank {self.rank}: {self.problem}"
 
 
+class AllInterrupted(KeyboardInterrupt):
+    """A Ctrl-C at one of several ranks, of which all know."""
+
+
 class Difference(NamedTuple):
     """An argument of a run, and what the run in the folder has in its place."""
 

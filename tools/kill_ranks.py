@@ -119,6 +119,9 @@ def main() -> int:
         for number in range(arguments.kills):
             out = f"killed{number}"
             saved, lived = kill_one(folder, out, draw.uniform(0, length), draw)
+            while saved == STEPS:  # the run had ended
+                shutil.rmtree(folder / out)
+                saved, lived = kill_one(folder, out, draw.uniform(0, length), draw)
             differences, before = [], lost
             for size in (1, 2, 4):
                 copy = f"{out}on{size}"

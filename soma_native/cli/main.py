@@ -16,8 +16,8 @@ from soma_native.cli.arguments import Parser, option_of
 from soma_native.cli.corpus import named
 from soma_native.cli.errors import PROGRAM, CommandError, UsageError, one_line
 from soma_native.cli.output import Stream, drop_output, usable_streams
-from soma_native.cli.ranks import silent_ranks
 from soma_native.cli.signals import ended_by
+from soma_native.cli.starters import silent_ranks
 from soma_native.errors import ArgumentError, ArgumentTypeError, CheckpointError, RankError
 from soma_native.model.model import resolve_precision
 from soma_native.system import active_isa, get_num_threads

@@ -1,21 +1,21 @@
-"""`train` under mpiexec or srun: finds the ranks, silences all but rank 0, and gives them what rank 0 has prepared."""
+"""`train` under mpiexec or srun: joins the ranks, and gives them what rank 0 has prepared."""
 
 from __future__ import annotations
 
 import argparse
 import atexit
-import contextlib
 import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from socket import gethostname
-from typing import Any, NamedTuple
+from typing import Any
 
 from soma_native.cli.errors import PROGRAM, CommandError, one_line
 from soma_native.cli.new_run import Run
+from soma_native.cli.starters import joined, told
 from soma_native.data.documents import documents_of
 from soma_native.data.token_store import TokenStore
 from soma_native.model.config import ModelConfig
@@ -28,42 +28,6 @@ from soma_native.training.config import TrainConfig
 from soma_native.training.ranks import share_arrays
 from soma_native.training.trainer import Trainer
 
-# What starters of ranks tell each: its number, how many there are, and whose libraries understand the starter.
-_TOLD = (
-    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", ("Open MPI",)),
-    ("PMI_RANK", "PMI_SIZE", ("MPICH", "Intel", "MVAPICH", "CRAY")),
-    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", ("",)),
-)
-
-
-class _Told(NamedTuple):
-    rank: int
-    size: int
-    libraries: tuple[str, ...]
-
-
-def _told() -> _Told:
-    """What the starter of this process told it; rank 0 of 1 for a process that was started alone."""
-    for rank, size, libraries in _TOLD:
-        if os.environ.get(rank, "").isdecimal() and os.environ.get(size, "").isdecimal():
-            return _Told(int(os.environ[rank]), int(os.environ[size]), libraries)
-    return _Told(0, 1, ())
-
-
-@contextlib.contextmanager
-def silent_ranks(argv: Sequence[str]) -> Iterator[None]:
-    """In this block only rank 0 of `train` prints. At its end the others leave the program, without an error.
-
-    A starter ends all ranks when one has a status other than 0, and rank 0 may still have to say why.
-    """
-    if argv[:1] != ["train"] or _told().rank == 0:
-        yield
-        return
-    with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing), contextlib.redirect_stderr(nothing):
-        with contextlib.suppress(SystemExit):
-            yield
-        raise SystemExit(0)
-
 
 def join_ranks() -> World:
     """The ranks that were started with this process.
@@ -71,7 +35,7 @@ def join_ranks() -> World:
     Raises:
         CommandError: several were started, and they cannot reach each other.
     """
-    _, started, libraries = _told()
+    _, started, libraries = told()
     if started == 1:
         return World()
     try:
@@ -97,7 +61,9 @@ def join_ranks() -> World:
             f"{started} ranks were started, and mpi4py has another MPI than their starter, {library}: start them with "
             "the mpiexec of that one, or install mpi4py for the other"
         )
-    return World(as_comm(MPI.COMM_WORLD))
+    world = World(as_comm(MPI.COMM_WORLD))
+    joined.set()
+    return world
 
 
 def say_where(world: World) -> None:

@@ -82,7 +82,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         "--sync-every",
         type=integer(1),
         metavar="N",
-        help="local steps of each of several ranks between two in which all take the mean (DiLoCo), for slow links",
+        help="local steps of each of several ranks between two outer steps of all (DiLoCo), for slow links",
     )
     training.add_argument(
         "--seed", type=seed_type, metavar="N", help="seed of the weights and of the order of the texts (default: 0)"

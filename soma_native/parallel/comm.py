@@ -17,6 +17,9 @@ class Comm(Protocol):
     A buffer is a C-contiguous array of NumPy with one dimension, and the result takes its place. A call that cannot
     be completed raises on every rank that can still be reached.
 
+    It may also have `gather(buffer, bounds)`, as `World.gather`, which sends less than a sum, and `watched(say)`, a
+    block in which a rank that is gone ends all, as `World.watched`.
+
     Attributes:
         rank: the number of this process, from 0.
         size: the number of processes.
@@ -49,9 +52,7 @@ def as_comm(value: Any) -> Comm:
     if type(value).__module__.split(".")[0] == "mpi4py" and hasattr(value, "Allgather"):
         from soma_native.parallel.mpi import MpiComm
 
-        comm = MpiComm(value)
-        comm.share_processors()
-        return comm
+        return MpiComm.of(value)
     missing = [name for name in _NAMES if not hasattr(value, name)]
     if missing:
         problem = f"must be mpi4py's MPI.COMM_WORLD, or have {', '.join(_NAMES)}; {value!r:.80} has no {missing[0]}"

@@ -6,7 +6,9 @@ The standard only recommends that MPI's own sums have one order, and that all ra
 from __future__ import annotations
 
 import itertools
+import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -18,6 +20,8 @@ from numpy.typing import NDArray
 from soma_native.parallel.watch import ABSENCE, SILENCE, Watch
 from soma_native.system import get_num_threads, set_num_threads
 
+logger = logging.getLogger("soma_native")
+_shared = threading.Event()  # the processors of this machine, among its ranks
 _SMALL = 1 << 14  # bytes up to which every rank gets the buffers of all; above it, each rank sums a part
 
 
@@ -42,6 +46,19 @@ class MpiComm:
         self._watch: Watch | None = None
         if self.size > 1 and MPI.Query_thread() == MPI.THREAD_MULTIPLE:
             self._watch = Watch(communicator.Dup(), silence, absence)
+        elif self.size > 1 and self.rank == 0:
+            logger.warning(
+                "this MPI allows calls of one thread alone, so nothing ends the others of a rank that is gone"
+            )
+        self._share_processors()
+
+    @classmethod
+    def of(cls, communicator: Any) -> MpiComm:
+        """The one `MpiComm` of a communicator: MPI has a limited number of copies."""
+        key = communicator.py2f()
+        if key not in _made:
+            _made[key] = cls(communicator)
+        return _made[key]
 
     def watched(self, say: Callable[[str], None] | None = None) -> AbstractContextManager[None]:
         """A block, which all ranks enter and leave, in which a rank that dies, hangs or fails ends all.
@@ -96,20 +113,25 @@ class MpiComm:
             if waited > 1e-3:
                 time.sleep(min(waited / 8, 5e-3))
 
-    def share_processors(self) -> None:
+    def _share_processors(self) -> None:
         """Set the threads of each rank, so that those of one machine together have no more than it has processors.
 
-        A processor, and what a cgroup allows, is shared by the ranks that may use it. `SOMA_NUM_THREADS` is obeyed.
+        A processor, and what a cgroup allows, is shared by the ranks that may use it. `SOMA_NUM_THREADS` is obeyed. A
+        process shares once: later its number of threads is a share, or was set by the program.
         """
         from mpi4py import MPI
 
-        if os.environ.get("SOMA_NUM_THREADS"):
+        if os.environ.get("SOMA_NUM_THREADS") or _shared.is_set():
             return
+        _shared.set()
         here = self._mpi.Split_type(MPI.COMM_TYPE_SHARED)
         own = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
         found: list[tuple[set[int], int]] = here.allgather((own, get_num_threads()))
         here.Free()
         set_num_threads(threads_of(own, found))
+
+
+_made: dict[int, MpiComm] = {}
 
 
 def threads_of(own: set[int], ranks: list[tuple[set[int], int]]) -> int:

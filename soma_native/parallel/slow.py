@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from numpy.typing import NDArray
 
 from soma_native.parallel.comm import Comm
+from soma_native.parallel.world import World
 
 
 class SlowComm:
     """Makes each call last as long as it would over links of this delay and rate; the calls themselves are `comm`'s.
 
-    A sum is counted as a ring: 2 (size - 1) messages one after another, each a part in `size` of the buffer. A
-    broadcast is one message. All links work at one time, in both directions.
+    A sum is counted as a ring: 2 (size - 1) messages one after another, each a part in `size` of the buffer; a gather
+    is half of it. A broadcast is one message. All links work at one time, in both directions.
 
     Args:
         comm: what connects the ranks.
@@ -42,6 +44,15 @@ class SlowComm:
         """As `Comm.broadcast`."""
         self._comm.broadcast(buffer)
         self._wait(1, buffer.nbytes)
+
+    def gather(self, buffer: NDArray[Any], bounds: Sequence[int]) -> None:
+        """As `World.gather`."""
+        World(self._comm).gather(buffer, bounds)
+        self._wait(self.size - 1, buffer.nbytes / self.size)
+
+    def watched(self, say: Callable[[str], None] | None = None) -> AbstractContextManager[None]:
+        """As `World.watched`."""
+        return World(self._comm).watched(say)
 
     def _wait(self, messages: int, size: float) -> None:
         seconds = messages * (self._delay + size / self._rate)

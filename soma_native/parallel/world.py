@@ -93,7 +93,7 @@ class World:
 
     def texts(self, text: str) -> list[str]:
         """The texts of all ranks."""
-        data = np.frombuffer(text.encode(), np.uint8)
+        data = np.frombuffer(text.encode(errors="backslashreplace"), np.uint8)
         ends = np.zeros(self.size)
         ends[self.rank :] = len(data)
         self.allreduce(ends)

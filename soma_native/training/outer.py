@@ -1,7 +1,7 @@
 """Local steps on each rank, and now and then an outer step for all: DiLoCo, for ranks with slow links.
 
-Douillard et al. 2023 (arXiv 2311.08105): the mean way of the ranks since the last outer step is taken for a gradient,
-and Nesterov's momentum follows it.
+Douillard et al. 2023 (arXiv 2311.08105): the outer gradient is how far the weights went since the last outer step, in
+the mean of the ranks. Nesterov's momentum follows it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ KIND = "outer_momentum"
 
 
 class OuterStep:
-    """`way = mean of start - weights over ranks`, `m = momentum m + way`, `weights = start - rate (way + momentum m)`.
+    """`g = mean of start - weights over ranks`, `m = momentum m + g`, `weights = start - rate (g + momentum m)`.
 
     `start` are the weights after the last outer step, which all ranks have.
 
@@ -42,14 +42,14 @@ class OuterStep:
 
     def step(self) -> None:
         """Replace the weights of all ranks."""
-        way = self._start - self._weights()
-        self._world.allreduce(way)
-        way *= np.float32(1 / self._world.size)
+        gradient = self._start - self._weights()
+        self._world.allreduce(gradient)
+        gradient *= np.float32(1 / self._world.size)
         self._m *= np.float32(self._momentum)
-        self._m += way
-        way += np.float32(self._momentum) * self._m
-        way *= np.float32(self._rate)
-        self._start -= way
+        self._m += gradient
+        gradient += np.float32(self._momentum) * self._m
+        gradient *= np.float32(self._rate)
+        self._start -= gradient
         for name, at in self._at.items():
             self._model.write(name, self._start[at].reshape(self._shapes[name]))
 

@@ -30,7 +30,7 @@ from soma_native.version import __version__
 def begin_together(world: World, layout: Layout) -> None:
     """Raise an ArgumentError on every rank unless all are about to do the same, and each has work.
 
-    Ranks of other instruction sets round differently, and their weights would drift apart.
+    Ranks of other instruction sets round differently: a run would repeat its bits on those same machines alone.
     """
     if world.alone:
         return

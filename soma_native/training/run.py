@@ -18,6 +18,7 @@ from soma_native.checkpoint import save
 from soma_native.checkpoint.folder import model_files
 from soma_native.checkpoint.hf_config import keep_end
 from soma_native.core import _core
+from soma_native.errors import AllInterrupted
 from soma_native.files.atomic_folder import replace_files
 from soma_native.model.model import Model
 from soma_native.optim.muon import Muon
@@ -181,7 +182,7 @@ class TrainingRun:
         save, stop, interrupted = wishes if self.world.alone else map(bool, self.world.sum(*wishes))
         if interrupted:
             self.ranks.gather()
-            raise KeyboardInterrupt
+            raise AllInterrupted
         return save, stop
 
     def _decide(self, decision: Decision | None) -> None:
@@ -381,6 +382,8 @@ class TrainingRun:
         self.history.stop_reason = "interrupted"
         if self.average is not None:
             self.average.apply(False)  # the signal may have come between the two ends of a validation
+        if not self.world.first:
+            return
         earlier = self.step == 0 and self.history.checkpoint is not None  # the state at the end of the last teacher
         if self.folder is None or (self.step == 0 and not earlier):  # no untrained model replaces the folder's
             why = "there is no checkpoint_dir" if self.folder is None else "nothing was trained yet"

@@ -198,12 +198,12 @@ class Trainer:
             raise ArgumentError("teachers", "needs checkpoint_dir, the folder in which they are kept")
         log = None if folder is None else EventLog(Path(folder))
         listeners = [*([] if log is None else [log]), *(callbacks if isinstance(callbacks, Iterable) else [callbacks])]
-        dispatcher = Dispatcher(listeners if world.first else [], self)
         clock = forwards(self._clock)
         began = clock() - self._used
         try:
             with contextlib.ExitStack() as stack:
                 stack.enter_context(world.watched())
+                dispatcher = world.together(lambda: Dispatcher(listeners if world.first else [], self))
                 world.together(lambda: None if folder is None else stack.enter_context(hold_folder(Path(folder))))
                 if log is not None:
                     stack.enter_context(log)

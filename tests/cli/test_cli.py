@@ -122,7 +122,7 @@ def test_info_says_what_to_install_for_a_gpu(run: Any, monkeypatch: pytest.Monke
     monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: ())
     told = run("info", "--json").json["cuda"]
     problem = "needs the package soma-native-cuda13, which is not installed: pip install soma-native-cuda13"
-    assert told == {"library": None, "driver": None, "gpus": [], "problem": problem}
+    assert told == {"library": None, "driver": None, "products": None, "gpus": [], "problem": problem}
     assert f"none: --device cuda {problem}" in " ".join(run("info").out.split())
 
 

@@ -12,6 +12,7 @@ import pytest
 from helpers.command import run_command
 from helpers.mpi import end_of, start_ranks
 from helpers.training import SENTENCES
+from soma_native.cli import starters
 from soma_native.parallel.mpi import threads_of
 
 TRAIN = ["-m", "soma_native", "train", "t.txt", "--preset", "showcase", "--batch-size", "8"]
@@ -93,10 +94,10 @@ run()
     ("told", "size", "expected"),
     [
         ({"PMI_RANK": "0", "PMI_SIZE": "2"}, "1", "mpi4py has another MPI than their starter, "),
-        ({"PMI_RANK": "1", "PMI_SIZE": "2"}, "1", None),
+        ({"PMI_RANK": "1", "PMI_SIZE": "2"}, "1", "mpi4py has another MPI than their starter, "),
         ({"PMI_RANK": "0", "PMI_SIZE": "1"}, "1", None),
     ],
-    ids=["first", "silent", "alone"],
+    ids=["first", "second", "alone"],
 )
 def test_a_starter_that_mpi_does_not_know(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, told: dict[str, str], size: str,
@@ -114,14 +115,16 @@ def test_a_starter_that_mpi_does_not_know(
     monkeypatch.setitem(sys.modules, "mpi4py", Foreign)  # type: ignore[arg-type]
     for name, value in told.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(starters, "_PATIENCE", 0.0)
     monkeypatch.chdir(folder)
     result = run_command(capsys, *TRAIN[2:], "--split", "line", "--steps", "2", "--out", "m")
     if expected is None:
         assert (result.status, result.err.count("error")) == (0, 0)
-        assert (result.out == "") == (told["PMI_RANK"] == "1")
+        assert result.out
     else:
         assert expected in result.err
-        assert result.status == 1
+        assert (result.status, result.out) == (1, "")
+        assert result.err.startswith("rank 1 on ") == (told["PMI_RANK"] == "1"), "each says why it could not join"
 
 
 def test_without_mpi4py(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

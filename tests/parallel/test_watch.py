@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ import soma_native as soma
 from helpers.child import run_child
 from helpers.mpi import end_of, start_ranks
 from helpers.training import SENTENCES, WORDS, make_model
+from soma_native.errors import AllInterrupted, RankError
 from soma_native.parallel.threads import run_ranks
+from soma_native.parallel.watch import AFTER, Watch
 from soma_native.training.trainer import Trainer
 
 # A run that saves after each step and has no end of its own. Rank 0 says the processes, and each step.
@@ -139,12 +142,13 @@ from soma_native.parallel import watch
 class Silent:
     def Get_rank(self): return 0
     def Get_size(self): return 2
-    def isend(self, sign, dest): pass
+    def isend(self, sign, dest): return self
+    def Test(self): return True
     def iprobe(self, source): return False
     def Abort(self, status): ctypes.PyDLL(None).pause()
 
 watch.GRACE = 1.0
-with watch.Watch(Silent(), silence=0.1, absence=60, say=lambda line: print(line, flush=True)):
+with watch.Watch(Silent(), silence=0.1, absence=0.2, say=lambda line: print(line, flush=True)):
     threading.Event().wait()
 """
 
@@ -154,3 +158,45 @@ def test_a_process_ends_where_mpi_cannot(tmp_path: Path) -> None:
     done = run_child(_ALONE, tmp_path)
     assert done.returncode == -signal.SIGALRM
     assert done.stdout.startswith("rank 1: has given no sign for 0.1 s: it hangs, or is gone; all ranks were ended")
+
+
+class Peer:
+    """The other of two ranks, for a watch that never looks at it by itself."""
+
+    def Get_rank(self) -> int:
+        return 0
+
+    def Get_size(self) -> int:
+        return 2
+
+    def Abort(self, status: int) -> None:
+        raise SystemExit(status)
+
+
+def test_a_rank_whose_signs_are_old_is_not_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank 0 knows its own calls now, and those of the other as they were: always some fewer."""
+    monkeypatch.setattr(signal, "alarm", lambda seconds: None, raising=False)
+    said: list[str] = []
+    watch = Watch(Peer(), silence=30, absence=1800, say=said.append)
+    behind: dict[int, tuple[int, float]] = {}
+    for second in range(4000):
+        watch._look_for_absence(second, {0: 100 * second + 50, 1: 100 * second}, behind)
+    assert not said
+    stuck = {0: 400_100, 1: 400_000}
+    watch._look_for_absence(4000, stuck, behind)
+    with pytest.raises(SystemExit):
+        watch._look_for_absence(4000 + 1801, stuck, behind)
+    assert said == [f"rank 1: has kept the others waiting for 1800 s; {AFTER}"]
+
+
+@pytest.mark.parametrize("error", [AllInterrupted(), RankError(1, "full disk")])
+def test_what_all_ranks_know_ends_none_of_them_early(error: BaseException) -> None:
+    """Rank 0 may still save, or print: another that has left by such an error has not failed alone."""
+    watch = Watch(Peer(), silence=30, absence=1800)
+    watch._depth, watch._thread = 1, threading.Thread(target=lambda: None)
+    watch._thread.start()
+    watch.__exit__(type(error), error, None)
+    assert watch._own.left and watch._own.problem == ""
+    watch._depth = 1
+    watch.__exit__(ValueError, ValueError("alone"), None)
+    assert watch._own.problem == "alone"

@@ -119,8 +119,8 @@ def test_a_slow_link_carries_less() -> None:
         return link.seconds, link.bytes
 
     (every_step, all_bytes), (local, bytes_of_local) = cost(None), cost(20)
-    assert local < every_step / 5
-    assert bytes_of_local < all_bytes / 5
+    assert local < every_step / 4
+    assert bytes_of_local < all_bytes / 4
 
 
 def test_a_slow_comm_waits_as_long_as_a_ring() -> None:
@@ -132,7 +132,9 @@ def test_a_slow_comm_waits_as_long_as_a_ring() -> None:
         link.allreduce(buffer)
         link.broadcast(buffer)
         assert (link.seconds, link.bytes) == (sum([6 * (0.5 + 1), 0.5 + 4]), 6 * 1000 + 4000)
+        link.gather(np.ones(1000, np.float32), [0, 1000, 1000, 1000, 1000])
+        assert link.bytes == 6 * 1000 + 4000 + 3 * 1000
         return buffer
 
     assert run_ranks(4, work)[3][0] == 4
-    assert waited == [6 * (0.5 + 1), 0.5 + 4]
+    assert waited == [6 * (0.5 + 1), 0.5 + 4, 3 * (0.5 + 1)]
