@@ -10,7 +10,7 @@ from collections import deque
 from soma_native.errors import EngineClosedError, EngineFullError
 from soma_native.generation.scheduler import Job, Scheduler
 
-_LINGER = 0.05  # seconds that an idle thread waits for more work: a new one has to start its team of OpenMP again
+_LINGER = 0.05  # seconds that an idle thread waits for more work: a new one has to start its helpers again
 
 
 class EngineThread:

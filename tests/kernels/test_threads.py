@@ -52,7 +52,8 @@ def test_threads_of_openmp_and_of_the_standard_library_do_the_same(flag: str, tm
     if built.returncode != 0 and flag == "-fopenmp" and sys.platform == "darwin":
         pytest.skip("Apple's compiler has no OpenMP")
     assert built.returncode == 0, built.stderr
-    done = subprocess.run([program], capture_output=True, text=True, env={**os.environ, "GOMP_SPINCOUNT": "10000"})
+    settings = {**os.environ, "GOMP_SPINCOUNT": "10000"}
+    done = subprocess.run([program], capture_output=True, text=True, env=settings, timeout=120)
     assert (done.returncode, done.stdout) == (0, "threads checked\n"), done.stdout + done.stderr
 
 

@@ -37,7 +37,7 @@ class Helpers {
     working_.store(others, std::memory_order_relaxed);
     for (int i = 0; i < others; ++i) helpers_[static_cast<std::size_t>(i)]->call();
     inside = true;
-    task(context, 0, others + 1);
+    [&]() noexcept { task(context, 0, others + 1); }();  // the others use the memory of the caller
     inside = false;
     wait_until([&] { return working_.load(std::memory_order_acquire) == 0; });
   }
@@ -54,6 +54,7 @@ class Helpers {
   };
 
   void grow(int wanted) {
+    helpers_.reserve(static_cast<std::size_t>(std::max(wanted, 0)));  // then no thread is made and lost
     while (static_cast<int>(helpers_.size()) < wanted) {
       auto helper = std::make_unique<Helper>();
       const int rank = static_cast<int>(helpers_.size()) + 1;

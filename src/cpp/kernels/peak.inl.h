@@ -28,5 +28,9 @@ int64_t peak_fma(float* values, int64_t rounds) {
   return peak<2>(values, rounds, [](Vec a, Vec b, Vec c) { return fma(a, b, c); });
 }
 int64_t peak_bf16(float* values, int64_t rounds) {
+#ifdef SOMA_SQUARES
+  return peak<8>(values, rounds, [](Vec a, Vec b, Vec c) { return dot_squares(a, b, c); });
+#else
   return peak<4>(values, rounds, [](Vec a, Vec b, Vec c) { return dot_pairs(a, b, c); });
+#endif
 }

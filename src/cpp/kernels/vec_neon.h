@@ -10,7 +10,8 @@ constexpr int kGemmVectors = 4;
 inline uint32x4_t bits_of(Vec a) { return vreinterpretq_u32_f32(a.v); }
 inline uint16x8_t halves_of(Vec a) { return vreinterpretq_u16_f32(a.v); }
 inline Vec of_bits(uint32x4_t bits) { return {vreinterpretq_f32_u32(bits)}; }
-inline Vec of_bits(uint16x8_t bits) { return {vreinterpretq_f32_u16(bits)}; }
+// Names of their own: all vectors of 128 bits are one type to Visual C++.
+inline Vec of_halves(uint16x8_t bits) { return {vreinterpretq_f32_u16(bits)}; }
 
 inline Vec set1(float x) { return {vdupq_n_f32(x)}; }
 inline Vec load(const float* p) { return {vld1q_f32(p)}; }
@@ -79,8 +80,8 @@ inline Vec lower_of_pairs(Vec a) { return of_bits(vshlq_n_u32(bits_of(a), 16)); 
 inline bfloat16x8_t bfloat16_of(Vec a) { return vreinterpretq_bf16_f32(a.v); }
 // Pairs of bfloat16, rounded to nearest even: lane i is low[i] below, high[i] above.
 inline Vec pair(Vec low, Vec high) {
-  return of_bits(vzip1q_u16(vreinterpretq_u16_bf16(vcvtq_low_bf16_f32(low.v)),
-                            vreinterpretq_u16_bf16(vcvtq_low_bf16_f32(high.v))));
+  return of_halves(vzip1q_u16(vreinterpretq_u16_bf16(vcvtq_low_bf16_f32(low.v)),
+                              vreinterpretq_u16_bf16(vcvtq_low_bf16_f32(high.v))));
 }
 // Pairs of neighbours, of the lanes of a and then those of b.
 inline Vec pair_adjacent(Vec a, Vec b) {
@@ -117,7 +118,7 @@ inline uint32x4_t bfloat16_bits(Vec a) {
 inline Vec pair(Vec low, Vec high) { return of_bits(vsriq_n_u32(bfloat16_bits(high), bfloat16_bits(low), 16)); }
 // Pairs of neighbours, of the lanes of a and then those of b.
 inline Vec pair_adjacent(Vec a, Vec b) {
-  return of_bits(vuzp2q_u16(vreinterpretq_u16_u32(bfloat16_bits(a)), vreinterpretq_u16_u32(bfloat16_bits(b))));
+  return of_halves(vuzp2q_u16(vreinterpretq_u16_u32(bfloat16_bits(a)), vreinterpretq_u16_u32(bfloat16_bits(b))));
 }
 // c + a b over pairs of bfloat16, the sums in single precision.
 inline Vec dot_pairs(Vec a, Vec b, Vec c) {
@@ -132,8 +133,8 @@ inline Vec dot_pairs(Element a, Vec b, Vec c) {
 
 // *first, *second: (half j of a, half j of b) for the first and the second half of all j.
 inline void interleave_halves(Vec a, Vec b, Vec* first, Vec* second) {
-  *first = of_bits(vzip1q_u16(halves_of(a), halves_of(b)));
-  *second = of_bits(vzip2q_u16(halves_of(a), halves_of(b)));
+  *first = of_halves(vzip1q_u16(halves_of(a), halves_of(b)));
+  *second = of_halves(vzip2q_u16(halves_of(a), halves_of(b)));
 }
 // dst[p*width + j] = src[j*ld + p] for j, p < 4
 inline void transpose4x4(float* dst, int64_t width, const float* src, int64_t ld) {
