@@ -41,7 +41,7 @@ class CudaDecodeOps final : public DecodeOps {
   bool first() const override { return true; }
 
  private:
-  // y = x W, both rounded to bfloat16, without scales. Never by cuBLASLt: a text has the same bits alone and in a batch.
+  // y = x W, both rounded to bfloat16, without scales. Never by cuBLASLt, whose bits depend on the rows of a batch.
   void by_tiles(const Matrix& y, const Matrix& x, const DecodeMatrix& w) {
     const Operands pairs{.pairs = true};
     const int64_t widened = w.format == WeightFormat::kInt8 ? pairs.floats(w.outer, w.inner) : 0;
