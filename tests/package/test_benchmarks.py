@@ -189,7 +189,8 @@ def test_local_steps_are_compared_with_a_sum_in_every_step(tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "q.json").read_text())["results"]
     assert [result["sync_every"] for result in results] == [0, 6]
-    assert results[1]["link"] < results[0]["link"] / 2
+    assert results[1]["megabytes"] < results[0]["megabytes"] / 2
+    assert results[1]["link"] < results[0]["link"]
     assert all(result["best"] < 4.0 for result in results)
 
 
