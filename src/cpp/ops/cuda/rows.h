@@ -17,7 +17,7 @@ inline dim3 grid_of_rows(int64_t rows) { return dim3(static_cast<unsigned>(ceil_
 inline dim3 grid_of(int64_t threads) { return dim3(static_cast<unsigned>(ceil_div(threads, kThreads))); }
 
 inline Drop drop_of(const Dropout& d) {
-  if (!d) return {};
+  if (!d) return {.key = {}, .threshold = std::numeric_limits<int32_t>::min(), .scale = 1.0f, .on = false};
   return {.key = d.key + static_cast<uint64_t>(d.first_row),
           .threshold = static_cast<int32_t>(std::floor(std::ldexp(d.rate, 32)) - 0x1p31),
           .scale = static_cast<float>(1 / (1 - d.rate)),
