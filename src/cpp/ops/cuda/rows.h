@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 
 #include "ops/cuda/numbers.h"
 #include "ops/ops.h"
