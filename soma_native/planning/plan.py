@@ -140,12 +140,13 @@ def choose(
     """
     settings = dict(fixed or {})
     kind, vocab_size = settings.pop("tokenizer", None), settings.pop("vocab_size", None)
-    why = "as asked" if kind or vocab_size else None
-    if why is None:
-        kind, why = tokenizer_for(corpus)
-    kind = kind or ("bpe" if vocab_size and vocab_size >= _LEAST_BPE else tokenizer_for(corpus)[0])
+    why, measured = "as asked", None
+    if kind is None and vocab_size is None:
+        kind, why, measured = tokenizer_for(corpus)
+    elif kind is None:
+        kind = "bpe" if vocab_size >= _LEAST_BPE else tokenizer_for(corpus)[0]
     vocab_size = vocab_size or vocabulary_for(corpus, kind)
-    characters = settings.pop("characters", None) or characters_per_token(corpus, kind, vocab_size)
+    characters = settings.pop("characters", None) or measured or characters_per_token(corpus, kind, vocab_size)
     seq_len, preset, model = (settings.pop(name, None) for name in ("seq_len", "preset", "model"))
     precision = settings.pop("precision", "auto")
     precision = resolve_precision(precision, device)[0] if speed is None else speed.precision
@@ -216,14 +217,14 @@ def choose(
     )  # fmt: skip
 
 
-def tokenizer_for(corpus: Corpus) -> tuple[str, str]:
-    """The kind of tokenizer that suits a corpus, and why."""
+def tokenizer_for(corpus: Corpus) -> tuple[str, str, float]:
+    """The kind of tokenizer that suits a corpus, why, and the characters of its tokens."""
     if corpus.bytes < _CHARACTERS_UP_TO and corpus.alphabet <= _LARGEST_ALPHABET:
-        return "char", "since the corpus is small and has few different characters"
+        return "char", "since the corpus is small and has few different characters", 1.0
     pieces = characters_per_token(corpus, "bpe", vocabulary_for(corpus, "bpe"))
     if corpus.beginning and pieces < _LEAST_PIECE:
-        return "char", f"since a token of bpe would hold no more than {pieces:.1f} characters"
-    return "bpe", "by the size of the corpus"
+        return "char", f"since a token of bpe would hold no more than {pieces:.1f} characters", 1.0
+    return "bpe", "by the size of the corpus", pieces
 
 
 def vocabulary_for(corpus: Corpus, kind: str) -> int | None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.child import run_script
 from helpers.cuda import I64, DeviceMatrix, Dropout, Epilogue, Numbers, empty, lib
 from helpers.numerics import chain_tolerance, normal, relative_error
 from oracles.ops import Array, round_bfloat16
@@ -139,17 +140,6 @@ def test_a_status_is_an_error_that_names_the_function(function: str) -> None:
         product("soma_matmul_large", empty((4, 4)), *stored, "float32")
 
 
-def run(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a script in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
 TRAINS = """
 import numpy as np, soma_native as soma
 config = soma.ModelConfig(vocab_size=12, d_model=8, n_layers=1, n_heads=2, d_ff=16, max_seq_len=16)
@@ -165,7 +155,7 @@ print(loss)
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_model_trains_through_it(precision: str) -> None:
     """With every product of a step: the loss is that of the own kernels, within the order of sums."""
-    own, large = (run(TRAINS.format(precision), SOMA_CUBLAS_LEAST=least) for least in ("1000000000", "0"))
+    own, large = (run_script(TRAINS.format(precision), SOMA_CUBLAS_LEAST=least) for least in ("1000000000", "0"))
     assert large.returncode == 0, large.stderr
     assert np.isclose(float(own.stdout), float(large.stdout), rtol=1e-2 if precision == "bfloat16" else 1e-5)
 
@@ -187,20 +177,20 @@ SAYS = "from soma_native import system; print(system.cuda_products())"
 )
 def test_a_library_that_was_named_and_cannot_be_used_is_an_error(environment: dict[str, str], said: str) -> None:
     for script in (SAYS, TRAINS.format("float32")):
-        done = run(script, **environment)
+        done = run_script(script, **environment)
         assert done.returncode == 1
         assert re.search(rf"cannot be used: SOMA_CUBLAS: \S+ cannot be used: .*{re.escape(said)}", done.stderr)
 
 
 @pytest.mark.parametrize("least", ["many", "", "-1", "5e3"])
 def test_a_size_that_is_no_number_is_an_error(least: str) -> None:
-    done = run(TRAINS.format("float32"), SOMA_CUBLAS_LEAST=least)
+    done = run_script(TRAINS.format("float32"), SOMA_CUBLAS_LEAST=least)
     assert done.returncode == 1
     assert f"SOMA_CUBLAS_LEAST must be an integer of 0 or more, got '{least}'" in done.stderr
 
 
 def test_own_kernels_do_without_it() -> None:
-    none = run(SAYS, SOMA_CUBLAS="none")
+    none = run_script(SAYS, SOMA_CUBLAS="none")
     assert none.stdout == "own kernels alone: SOMA_CUBLAS is none\n", none.stderr
     missing = {k: v for k, v in os.environ.items() if k != "SOMA_CUBLAS"}
     done = subprocess.run([sys.executable, "-c", SAYS], env=missing, capture_output=True, text=True, timeout=60)

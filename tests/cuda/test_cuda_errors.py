@@ -8,7 +8,6 @@ import os
 import pickle
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 
 import soma_native as soma
+from helpers.child import run_script
 from helpers.cuda import I64, lib
 from soma_native import _core
 from soma_native.cli.main import main
@@ -179,19 +179,8 @@ print((model.forward(ids) == before).all())
 """
 
 
-def python(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs a script in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
 def test_the_child_of_a_fork_is_told_and_its_parent_goes_on() -> None:
-    done = python(FORKED)
+    done = run_script(FORKED)
     said = done.stdout.splitlines()
     why = "this process was forked from one that had used a GPU, and cannot use it: start processes with "
     assert [line.partition(why)[0] for line in said] == [
@@ -217,7 +206,7 @@ def test_a_library_of_another_version_is_refused_with_both_versions(tmp_path: Pa
     other, source = tmp_path / "other.so", tmp_path / "other.c"
     source.write_text('const char* soma_open_backend(const char* core, void** backend) { return "it is of 9.9"; }')
     subprocess.run(["cc", "-shared", "-fPIC", "-o", other, source], check=True)
-    last = python(OPENS, SOMA_CUDA_LIBRARY=str(other)).stderr.splitlines()[-1]
+    last = run_script(OPENS, SOMA_CUDA_LIBRARY=str(other)).stderr.splitlines()[-1]
     assert last == (
         f"soma_native.errors.ArgumentError: device 'cuda' cannot use {other}: it is of 9.9. Install one version of "
         f"both: pip install soma-native-cuda13=={soma.__version__}"
@@ -226,7 +215,7 @@ def test_a_library_of_another_version_is_refused_with_both_versions(tmp_path: Pa
 
 def test_what_is_no_library_is_refused_by_its_path(tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.so"
-    assert f"cannot use {wrong}: " in python(OPENS, SOMA_CUDA_LIBRARY=str(wrong)).stderr
+    assert f"cannot use {wrong}: " in run_script(OPENS, SOMA_CUDA_LIBRARY=str(wrong)).stderr
     other = str(LIBRARY.with_name("libsoma_cuda_emulation.so"))
-    said = python(OPENS, SOMA_CUDA_LIBRARY=other).stderr
+    said = run_script(OPENS, SOMA_CUDA_LIBRARY=other).stderr
     assert f"cannot use {other}: {other} is no library of soma_native. Install one" in said

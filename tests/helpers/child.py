@@ -60,3 +60,14 @@ def output_of(code: str, cwd: Path, timeout: float = 120, **environment: str) ->
     done = run_child(code, cwd, timeout, **environment)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
+
+
+def run_script(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in a process of its own, with this environment and more."""
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
