@@ -35,8 +35,9 @@ needs_x86_build = pytest.mark.skipif(not is_x86(), reason="needs cmake, objdump 
 def configured(folder: Path, flags: str, *options: str) -> dict[str, list[str]]:
     """The compile command of each file of the core, with these flags in the environment."""
     generator = ["-G", "Ninja"] if shutil.which("ninja", path=PATH) else []
+    options = ("-DSOMA_BUILD_PYTHON=OFF", "-DSOMA_UNITY=OFF", *options)
     done = subprocess.run(
-        ["cmake", "-S", str(ROOT), "-B", str(folder), *generator, "-DSOMA_BUILD_PYTHON=OFF", *options],
+        ["cmake", "-S", str(ROOT), "-B", str(folder), *generator, *options],
         env={**os.environ, "PATH": PATH, "CXX": COMPILER, "CXXFLAGS": flags},
         capture_output=True,
         text=True,
