@@ -16,41 +16,50 @@ if(MSVC)
   set(SOMA_ISA_FLAGS_avx512 "/arch:AVX512")
 endif()
 
-# First the flags of the environment (-march=native) and the compiler's defaults are undone. -mno-sse3 also undoes
-# explicit -mavx512f and the like, which need SSE3. So every build runs on every x86-64 processor.
-set(SOMA_X86_RESET -march=x86-64 -mtune=generic -mprefer-vector-width=none -mno-sse3 -mno-popcnt -mno-lzcnt -mno-bmi
-  -mno-bmi2 -mno-tbm -mno-movbe -mno-adx -mno-prfchw)
-# The same on Arm; Apple's compiler already aims at the oldest of its processors.
-set(SOMA_ARM_RESET -march=armv8-a -mtune=generic)
+# The architecture that is compiled for. On macOS and Windows it may be another one than the machine's.
+set(SOMA_TARGET "${CMAKE_SYSTEM_PROCESSOR}")
+if(MSVC)
+  set(SOMA_TARGET "${MSVC_CXX_ARCHITECTURE_ID}")
+elseif(APPLE AND CMAKE_OSX_ARCHITECTURES)
+  set(SOMA_TARGET "${CMAKE_OSX_ARCHITECTURES}")
+endif()
+if(SOMA_TARGET MATCHES ";")
+  message(FATAL_ERROR "cannot build for '${SOMA_TARGET}' at once: name one architecture, as in ARCHFLAGS='-arch arm64'")
+endif()
+
+# The levels that the target can have, and SOMA_RESET: first the flags of the environment (-march=native) and the
+# compiler's defaults are undone, so that every build runs on every processor of its architecture. -mno-sse3 also undoes
+# explicit -mavx512f and the like, which need SSE3.
+set(SOMA_LEVELS scalar)
+set(SOMA_RESET "")
+if(SOMA_TARGET MATCHES "^(x86_64|AMD64|amd64|x64)$")
+  list(APPEND SOMA_LEVELS sse avx2 avx512)
+  if(NOT MSVC)
+    set(SOMA_RESET -march=x86-64 -mtune=generic -mprefer-vector-width=none -mno-sse3 -mno-popcnt -mno-lzcnt -mno-bmi
+      -mno-bmi2 -mno-tbm -mno-movbe -mno-adx -mno-prfchw)
+    list(APPEND SOMA_LEVELS avx512_bf16)
+  endif()
+  if(CMAKE_SYSTEM_NAME STREQUAL "Linux")  # on other systems, the permission to use tiles has not been tried
+    list(APPEND SOMA_LEVELS amx)
+  endif()
+elseif(SOMA_TARGET MATCHES "^(aarch64|arm64|ARM64)$")
+  list(APPEND SOMA_LEVELS neon)
+  if(NOT MSVC)
+    list(APPEND SOMA_LEVELS neon_bf16)
+  endif()
+  if(NOT MSVC AND NOT APPLE)  # Apple's compiler already aims at the oldest of its processors
+    set(SOMA_RESET -march=armv8-a -mtune=generic)
+  endif()
+endif()
 
 function(soma_reset_isa target)
-  if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$" AND NOT MSVC)
-    target_compile_options(${target} PRIVATE ${SOMA_X86_RESET})
-  elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$" AND NOT MSVC AND NOT APPLE)
-    target_compile_options(${target} PRIVATE ${SOMA_ARM_RESET})
-  endif()
+  target_compile_options(${target} PRIVATE ${SOMA_RESET})
 endfunction()
 
 option(SOMA_EMULATE_AMX "Emulate the tiles of AMX in memory, to test the amx level on any processor" OFF)
 
 function(soma_add_isa_kernels target)
   soma_reset_isa(${target})  # the flags of a level follow
-  set(levels scalar)
-  if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
-    list(APPEND levels sse avx2 avx512)
-    if(NOT MSVC)
-      list(APPEND levels avx512_bf16)
-      if(CMAKE_SYSTEM_NAME STREQUAL "Linux")  # on other systems, the permission to use tiles has not been tried
-        list(APPEND levels amx)
-      endif()
-    endif()
-  endif()
-  if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")
-    list(APPEND levels neon)
-    if(NOT MSVC)
-      list(APPEND levels neon_bf16)
-    endif()
-  endif()
   if(SOMA_EMULATE_AMX)
     file(READ /proc/cpuinfo cpuinfo)
     set(below avx2)
@@ -70,7 +79,7 @@ function(soma_add_isa_kernels target)
     list(APPEND SOMA_ISA_FLAGS_neon -fno-schedule-insns)
     list(APPEND SOMA_ISA_FLAGS_neon_bf16 -fno-schedule-insns)
   endif()
-  foreach(level IN LISTS levels)
+  foreach(level IN LISTS SOMA_LEVELS)
     set(source ${SOMA_SRC}/kernels/isa_${level}.cpp)
     target_sources(${target} PRIVATE ${source})
     set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${SOMA_ISA_FLAGS_${level}}")

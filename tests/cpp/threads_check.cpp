@@ -1,16 +1,22 @@
 // Checks base/parallel.h without Python, for builds with OpenMP and without: each index once, barriers, nesting, pools,
-// exceptions, several callers, a forked child. Prints what failed.
+// exceptions, interrupts, several callers, threads that end, a forked child. Prints what failed.
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <csignal>
+#include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
+#include <iterator>
 #include <stdexcept>
 #include <thread>
 #include <vector>
 
+#include "base/interrupt.h"
 #include "base/parallel.h"
 
 namespace {
@@ -80,6 +86,68 @@ bool pool_throws() {
   return false;
 }
 
+// Ctrl-C is asked for by the caller between jobs, and by no part of a job.
+bool interrupt_leaves_a_pool() {
+  std::atomic<bool> asked_in_a_part{false};
+  bool left = false;
+  soma::set_interrupt_poll([] { return true; });
+  try {
+    soma::with_thread_pool([&] {
+      while (true) {
+        soma::parallel_for(9, [&](int64_t) {
+          if (!soma::inside_a_part()) return;  // one thread
+          try {
+            soma::check_interrupt();
+          } catch (const soma::Interrupted&) {
+            asked_in_a_part = true;
+          }
+        });
+        soma::check_interrupt();
+      }
+    });
+  } catch (const soma::Interrupted&) {
+    left = true;
+  }
+  soma::set_interrupt_poll(nullptr);
+  return left && !asked_in_a_part && !soma::inside_a_part() && each_once(9);
+}
+
+// A part must not throw. Where one does, on the caller's thread (0) or another (63), the program ends.
+bool exception_of_a_part_ends_the_program(int64_t index) {
+  const pid_t child = fork();
+  if (child == 0) {
+    const rlimit no_core{0, 0};
+    setrlimit(RLIMIT_CORE, &no_core);
+    close(STDERR_FILENO);
+    soma::set_num_threads(3);
+    try {
+      soma::parallel_for(64, [&](int64_t i) {
+        if (i == index) throw std::runtime_error("from a part");
+      });
+    } catch (const std::runtime_error&) {
+    }
+    _exit(1);
+  }
+  int status = -1;
+  return waitpid(child, &status, 0) == child && WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT;
+}
+
+// Threads of the process, where the system tells.
+std::ptrdiff_t tasks() {
+#ifdef __linux__
+  return std::distance(std::filesystem::directory_iterator("/proc/self/task"), {});
+#else
+  return 0;
+#endif
+}
+
+// What a thread had for its jobs ends with it, and the thread waits for nothing.
+void end_with_their_caller() {
+  const std::ptrdiff_t before = tasks();
+  std::thread([] { each_once(20); }).join();
+  while (tasks() > before) std::this_thread::yield();
+}
+
 bool callers_share() {
   std::vector<std::thread> callers;
   std::atomic<int> right{0};
@@ -116,6 +184,9 @@ bool child_has_one_thread() {
 }  // namespace
 
 int main() {
+  for (const int64_t index : {0, 63}) {
+    expect(exception_of_a_part_ends_the_program(index), "an exception of a part ends the program", 3);
+  }
   for (const int threads : {1, 2, 3, 5, 2, 7}) {
     soma::set_num_threads(threads);
     soma::widest_job();
@@ -126,7 +197,9 @@ int main() {
     expect(region_meets(), "threads of a region wait for each other", threads);
     expect(pool_runs_jobs(), "jobs run on a pool", threads);
     expect(pool_throws(), "an exception leaves a pool", threads);
+    expect(interrupt_leaves_a_pool(), "an interrupt leaves a pool", threads);
     expect(callers_share(), "several callers compute at once", threads);
+    end_with_their_caller();
   }
   expect(child_has_one_thread(), "a forked child has one thread", 7);
   expect(each_once(100), "the parent goes on", 7);

@@ -42,9 +42,9 @@ def test_a_job_that_is_none_is_refused() -> None:
 @pytest.mark.skipif(os.name == "nt", reason="fork, and GCC's flags")
 @pytest.mark.parametrize("flag", ["-fopenmp", "-pthread"])
 def test_threads_of_openmp_and_of_the_standard_library_do_the_same(flag: str, tmp_path: Path) -> None:
-    """Also nested jobs, barriers, exceptions, several callers, and a forked child that ends as a program does."""
+    """Nested jobs, barriers, exceptions, Ctrl-C, several callers, ends of threads, a forked child that ends itself."""
     program, base = tmp_path / "check", ROOT / "src/cpp/base"
-    sources = [base / f"{name}.cpp" for name in ("parallel", "workers", "fork", "spare_threads")]
+    sources = [base / f"{name}.cpp" for name in ("parallel", "workers", "fork", "spare_threads", "interrupt")]
     command = [COMPILER, "-std=c++20", "-O1", flag, f"-I{ROOT / 'src/cpp'}", *sources]
     built = subprocess.run(
         [*command, ROOT / "tests/cpp/threads_check.cpp", "-o", program], capture_output=True, text=True

@@ -1,4 +1,4 @@
-"""Flags of the environment, such as CXXFLAGS=-march=native, do not reach the code of the core."""
+"""The levels of a target. Flags of the environment, as CXXFLAGS=-march=native, do not reach the code of the core."""
 
 from __future__ import annotations
 
@@ -101,3 +101,49 @@ def test_the_reset_stands_after_the_environment_and_before_a_level(target: str, 
         assert command.index(given[0]) < command.index(reset), name
         assert not {*given} & {*command[command.index(reset) :]}, name
     assert commands[unit].index(also) < commands[unit].index(flag)
+
+
+# What is compiled for on what machine, and the levels there.
+X86_LEVELS = "scalar sse avx2 avx512 avx512_bf16"
+TARGETS = {
+    "Linux": ({"CMAKE_SYSTEM_NAME": "Linux", "CMAKE_SYSTEM_PROCESSOR": "x86_64"}, f"{X86_LEVELS} amx"),
+    "Linux on Arm": ({"CMAKE_SYSTEM_NAME": "Linux", "CMAKE_SYSTEM_PROCESSOR": "aarch64"}, "scalar neon neon_bf16"),
+    "another": ({"CMAKE_SYSTEM_NAME": "Linux", "CMAKE_SYSTEM_PROCESSOR": "riscv64"}, "scalar"),
+    "Mac with Arm": ({"APPLE": "1", "CMAKE_SYSTEM_PROCESSOR": "arm64"}, "scalar neon neon_bf16"),
+    "on it for Intel": (
+        {"APPLE": "1", "CMAKE_SYSTEM_PROCESSOR": "arm64", "CMAKE_OSX_ARCHITECTURES": "x86_64"},
+        X86_LEVELS,
+    ),
+    "on Intel for it": (
+        {"APPLE": "1", "CMAKE_SYSTEM_PROCESSOR": "x86_64", "CMAKE_OSX_ARCHITECTURES": "arm64"},
+        "scalar neon neon_bf16",
+    ),
+    "Windows": ({"MSVC": "1", "MSVC_CXX_ARCHITECTURE_ID": "x64"}, "scalar sse avx2 avx512"),
+    "on it for Arm": (
+        {"MSVC": "1", "MSVC_CXX_ARCHITECTURE_ID": "ARM64", "CMAKE_SYSTEM_PROCESSOR": "AMD64"},
+        "scalar neon",
+    ),
+}
+
+
+def levels(folder: Path, target: dict[str, str]) -> str:
+    """What cmake/isa.cmake says of a target: the levels, or the error."""
+    names = ("APPLE", "MSVC", "CMAKE_SYSTEM_NAME", "CMAKE_SYSTEM_PROCESSOR")
+    lines = [f'set({name} "{value}")' for name, value in {**dict.fromkeys(names, ""), **target}.items()]
+    script = folder / "levels.cmake"
+    script.write_text("\n".join([*lines, f'include("{ROOT}/cmake/isa.cmake")', 'message("${SOMA_LEVELS}")']))
+    done = subprocess.run(["cmake", "-P", script], env={**os.environ, "PATH": PATH}, capture_output=True, text=True)
+    return " ".join(done.stderr.replace(";", " ").split())
+
+
+@needs_x86_build
+@pytest.mark.parametrize("name", TARGETS)
+def test_the_levels_are_those_of_the_target_and_not_of_the_machine(name: str, tmp_path: Path) -> None:
+    target, expected = TARGETS[name]
+    assert levels(tmp_path, target) == expected
+
+
+@needs_x86_build
+def test_a_build_for_two_architectures_at_once_is_refused(tmp_path: Path) -> None:
+    both = {"APPLE": "1", "CMAKE_SYSTEM_PROCESSOR": "arm64", "CMAKE_OSX_ARCHITECTURES": "arm64;x86_64"}
+    assert "cannot build for 'arm64 x86_64' at once: name one architecture" in levels(tmp_path, both)

@@ -20,14 +20,10 @@ using Task = void (*)(void* context, int rank, int size);
 
 thread_local bool inside = false;
 
-class Helpers {
+// The helpers of one thread. Nobody joins them: Windows ends a thread, with its thread_local variables, under a lock that
+// the end of another needs too. Each helper holds this object, and ends by itself when it is told to.
+class Helpers : public std::enable_shared_from_this<Helpers> {
  public:
-  ~Helpers() {
-    over_ = true;
-    for (auto& helper : helpers_) helper->call();
-    for (auto& helper : helpers_) helper->thread.join();
-  }
-
   void run(int threads, Task task, void* context) {
     grow(threads - 1);
     const int others = std::min(threads - 1, static_cast<int>(helpers_.size()));
@@ -42,10 +38,14 @@ class Helpers {
     wait_until([&] { return working_.load(std::memory_order_acquire) == 0; });
   }
 
+  void end() {
+    over_ = true;
+    for (auto& helper : helpers_) helper->call();
+  }
+
  private:
   struct alignas(64) Helper {
     std::atomic<uint32_t> calls{0};
-    std::thread thread;
 
     void call() {
       calls.fetch_add(1, std::memory_order_release);
@@ -59,7 +59,7 @@ class Helpers {
       auto helper = std::make_unique<Helper>();
       const int rank = static_cast<int>(helpers_.size()) + 1;
       try {
-        helper->thread = std::thread([this, rank, self = helper.get()] { serve(*self, rank); });
+        std::thread([all = shared_from_this(), rank, self = helper.get()] { all->serve(*self, rank); }).detach();
       } catch (const std::system_error&) {
         return;
       }
@@ -87,13 +87,13 @@ class Helpers {
   alignas(64) std::atomic<int> working_{0};
 };
 
-// The helpers of a thread. A child of fork() has none of its parent's, so it leaves them as they are.
+// A child of fork() has none of its parent's helpers, so it leaves theirs as they are: what these hold is never freed.
 struct Own {
-  std::unique_ptr<Helpers> helpers;
+  std::shared_ptr<Helpers> helpers;
   int made = 0;  // forks() then
 
   ~Own() {
-    if (made != forks()) (void)helpers.release();
+    if (helpers != nullptr && made == forks()) helpers->end();
   }
 };
 thread_local Own own;
@@ -101,9 +101,8 @@ thread_local Own own;
 }  // namespace
 
 void run_workers(int threads, Task task, void* context) {
-  if (own.made != forks()) (void)own.helpers.release();
-  if (own.helpers == nullptr) {
-    own.helpers = std::make_unique<Helpers>();
+  if (own.helpers == nullptr || own.made != forks()) {
+    own.helpers = std::make_shared<Helpers>();
     own.made = forks();
   }
   own.helpers->run(threads, task, context);
