@@ -49,6 +49,8 @@ CHARACTERS = [
 ]  # fmt: skip
 PIECES = [*CHARACTERS, "'s", "'ll", "'RE", "'ve", "'T", "'ſ", "  ", "\n\n", "\n ", " \n", "!\n/", "//", "\r\n", "aB"]
 ALL_CHARACTERS = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
+# All that are assigned, and each 17th of the others: planes 4 to 13 have none, 15 and 16 are private.
+ASSIGNED_CHARACTERS = [c for c in ALL_CHARACTERS if ord(c) < 0x40000 or ord(c) >> 12 == 0xE0 or ord(c) % 17 == 0]
 
 
 def random_text(source: random.Random) -> str:
