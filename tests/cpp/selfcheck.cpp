@@ -190,19 +190,32 @@ float to_bfloat16(float x) {
   return x;
 }
 
-// a + b, rounded to odd: towards zero, and then the last bit is set where bits were lost.
+// A factor of a product of scale `line`: too small for a normal number, with products below 2^-126 or near it, ordinary,
+// or with products near 2^128. Some lines begin with an infinity, others with NaN.
+float extreme(float x, int64_t line, bool first) {
+  constexpr int kScales[] = {-130, -70, -62, 0, 64};
+  if (first && line % 7 == 4) return std::numeric_limits<float>::infinity();
+  if (first && line % 7 == 6) return std::numeric_limits<float>::quiet_NaN();
+  return std::ldexp(x, kScales[line % 5]);
+}
+
+// Zero for a number below 2^-126.
+float flushed(float x) { return std::fabs(x) < std::numeric_limits<float>::min() ? 0.0f : x; }
+
+// a + b, rounded to odd: towards zero, and then the last bit is set where bits were lost. From 2^128 on infinite.
 float odd_sum(float a, float b) {
   const double x = a, y = b, sum = x + y, part = sum - x;
+  if (!(std::fabs(sum) < 0x1p128)) return static_cast<float>(sum);
   const double lost = (x - (sum - part)) + (y - part);  // of the sum in double precision (Knuth's TwoSum)
   float nearest = static_cast<float>(sum);
   const double beyond = (sum - nearest) + lost;
-  if (beyond == 0) return nearest;
+  if (beyond == 0) return flushed(nearest);
   if ((beyond < 0) == (nearest > 0)) nearest = std::nextafter(nearest, 0.0f);
   uint32_t bits = 0;
   std::memcpy(&bits, &nearest, sizeof(bits));
   bits |= 1u;
   std::memcpy(&nearest, &bits, sizeof(bits));
-  return nearest;
+  return flushed(nearest);
 }
 
 // How a level rounds c + a b, and in bfloat16 c + a b of two neighbours. kOther: no statement here.
@@ -226,8 +239,11 @@ float chain(int64_t k, bool bf16, Rounding rounding, Get get) {
   };
   for (int64_t p = 0; p < k; p += bf16 ? 2 : 1) {
     if (rounding == Rounding::kOdd) {
-      const auto low = get(p), high = p + 1 < k ? get(p + 1) : std::pair(0.0f, 0.0f);
-      sum = odd_sum(sum, odd_sum(low.first * low.second, high.first * high.second));
+      const auto product = [&](int64_t q) {
+        const auto [x, y] = q < k ? get(q) : std::pair(0.0f, 0.0f);
+        return flushed(flushed(x) * flushed(y));  // otherwise exact
+      };
+      sum = odd_sum(sum, odd_sum(product(p), product(p + 1)));
     } else {
       if (bf16) multiply_add(p + 1);
       multiply_add(p);
@@ -237,43 +253,54 @@ float chain(int64_t k, bool bf16, Rounding rounding, Get get) {
 }
 
 // C = [bias +] A B must have the bits of a chain in the order of k, and in bfloat16 be exact for whole numbers, for any
-// sizes and any transposed operand.
+// sizes and any transposed operand, and for numbers near the ends of float, infinities and NaN.
 void check_products(const std::string& level, soma::Precision precision) {
   const bool bf16 = precision == soma::Precision::kBfloat16;
   const Rounding rounding = rounding_of(level, bf16);
   uint64_t hash = hash_floats(nullptr, 0);
-  bool exact = true, ordered = true;
+  enum Kind { kWhole, kFractions, kExtreme, kKinds };
+  bool right[kKinds] = {true, true, true};
   const int64_t sizes[][3] = {{1, 1, 1}, {5, 37, 31}, {16, 16, 32}, {17, 15, 33}, {32, 32, 64}, {67, 130, 431}};
   for (const auto& [m, n, k] : sizes) {
-    for (int layout = 0; layout < 6; ++layout) {
-      const bool whole = layout < 3, a_transposed = layout % 3 == 1, b_transposed = layout % 3 == 2;
-      const std::vector<float> a = numbers(m * k, 1, whole), b = numbers(k * n, 2, whole), bias = numbers(n, 3, whole);
+    for (int layout = 0; layout < 3 * kKinds; ++layout) {
+      const int kind = layout / 3;
+      const bool whole = kind == kWhole, a_transposed = layout % 3 == 1, b_transposed = layout % 3 == 2;
+      std::vector<float> a = numbers(m * k, 1, whole), b = numbers(k * n, 2, whole), bias = numbers(n, 3, whole);
+      const auto in_a = [&](int64_t row, int64_t p) -> float& {
+        return a[static_cast<std::size_t>(a_transposed ? p * m + row : row * k + p)];
+      };
+      const auto in_b = [&](int64_t p, int64_t col) -> float& {
+        return b[static_cast<std::size_t>(b_transposed ? col * k + p : p * n + col)];
+      };
+      for (int64_t p = 0; p < k && kind == kExtreme; ++p) {
+        for (int64_t row = 0; row < m; ++row) in_a(row, p) = extreme(in_a(row, p), row, p == 0);
+        for (int64_t col = 0; col < n; ++col) in_b(p, col) = extreme(in_b(p, col), col, false);
+      }
       std::vector<float> c(static_cast<std::size_t>(m * n));
       const soma::ConstMatrix left =
           a_transposed ? soma::ConstMatrix(a.data(), k, m).t() : soma::ConstMatrix(a.data(), m, k);
-      const soma::ConstMatrix right =
+      const soma::ConstMatrix factor =
           b_transposed ? soma::ConstMatrix(b.data(), n, k).t() : soma::ConstMatrix(b.data(), k, n);
       soma::Epilogue epilogue{};
       epilogue.bias = m % 2 == 0 ? bias.data() : nullptr;
-      soma::cpu_device().make_ops(precision)->matmul({c.data(), m, n}, left, right, epilogue);
+      soma::cpu_device().make_ops(precision)->matmul({c.data(), m, n}, left, factor, epilogue);
       hash = hash_floats(c.data(), m * n, hash);
-      for (int64_t i = 0; i < m * n; ++i) {
+      for (int64_t i = 0; i < m * n && (whole || rounding != Rounding::kOther); ++i) {
         const int64_t row = i / n, col = i % n;
-        const auto get = [&](int64_t p) {
-          const float x = a[static_cast<std::size_t>(a_transposed ? p * m + row : row * k + p)];
-          const float y = b[static_cast<std::size_t>(b_transposed ? col * k + p : p * n + col)];
+        float sum = chain(k, bf16, rounding, [&](int64_t p) {
+          const float x = in_a(row, p), y = in_b(p, col);
           return bf16 ? std::pair(to_bfloat16(x), to_bfloat16(y)) : std::pair(x, y);
-        };
-        if (!whole && rounding == Rounding::kOther) continue;
-        float sum = chain(k, bf16, rounding, get);
+        });
         if (epilogue.bias != nullptr) sum += bias[static_cast<std::size_t>(col)];
-        (whole ? exact : ordered) &= c[static_cast<std::size_t>(i)] == sum;
+        const float got = c[static_cast<std::size_t>(i)];
+        right[kind] &= got == sum || (std::isnan(got) && std::isnan(sum));
       }
     }
   }
   const std::string in = bf16 ? " in bfloat16" : " in float32";
-  expect(exact, "whole numbers are multiplied exactly" + in);
-  expect(ordered, "products have the bits of their sums in the order of k" + in);
+  expect(right[kWhole], "whole numbers are multiplied exactly" + in);
+  expect(right[kFractions], "products have the bits of their sums in the order of k" + in);
+  expect(right[kExtreme], "so have products near the ends of float, of infinities and of NaN" + in);
   if (bf16) std::printf("products %s %016llx\n", level.c_str(), static_cast<unsigned long long>(hash));
 }
 
