@@ -22,7 +22,6 @@ from soma_native.training.layout import Layout
 from soma_native.training.optimize import make_optimizer
 from soma_native.training.outer import OuterStep
 from soma_native.training.phase import fingerprint
-from soma_native.training.shards import share_parameters, whole_state
 from soma_native.training.state import TrainingState, check_arrays, read_arrays, read_state, state_arrays, write_array
 from soma_native.version import __version__
 
@@ -111,7 +110,7 @@ class Ranks:
         nothing, and the next one adds the rest.
         """
         if self._outer is None or self._every is None:
-            share_parameters(self._world, self._layout.model, self._shards)
+            self._shards.share_parameters()
             return loss * pairs, pairs
         self._local = self._local[0] + loss * pairs, self._local[1] + pairs
         self.agreed = recorded or step % self._every == 0
@@ -128,7 +127,7 @@ class Ranks:
     def gather(self) -> None:
         """Make `whole` on rank 0, for a save. With `sync_every` it is the mean of the ranks' moments."""
         if self._outer is None:
-            self.whole = whole_state(self._world, self.optimizer, self._shards)
+            self.whole = self._shards.whole_state(self.optimizer)
             return
         self.whole = self._mean_of(self.optimizer.state()) | self._outer.state()
 
@@ -152,7 +151,7 @@ class Ranks:
         world, layout = self._world, self._layout
         outer = {} if self._outer is None else self._outer.state()
         shapes = {name: array.shape for name, array in state_arrays(layout.model, outer, average).items()}
-        shapes |= {name: shape for name, (shape, _) in self._shards.state.items()}
+        shapes |= self._shards.shapes
 
         def read() -> tuple[TrainingState, int] | None:
             if folder is None:
