@@ -28,12 +28,14 @@ class World:
         rank, size: as those of `Comm`.
         alone: whether there is one rank.
         first: whether this is rank 0, which alone displays and writes.
+        any_thread: as `Comm` may have it.
     """
 
     def __init__(self, comm: Comm | None = None) -> None:
         self._comm = comm
         self.rank, self.size = (0, 1) if comm is None else (comm.rank, comm.size)
         self.alone, self.first = self.size == 1, self.rank == 0
+        self.any_thread: bool = getattr(comm, "any_thread", False)
 
     def watched(self, say: Callable[[str], None] | None = None) -> AbstractContextManager[None]:
         """A block of all ranks in which one that dies, hangs or fails ends all, where `comm` can see to that.

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soma_native.errors import ArgumentError, OtherRunError
-from soma_native.model.model import Model
 from soma_native.optim.average import WeightAverage
 from soma_native.parallel.world import World
 from soma_native.system import active_isa
+from soma_native.training.buckets import measured_count, summed
 from soma_native.training.differences import differences
 from soma_native.training.layout import Layout
 from soma_native.training.optimize import make_optimizer
@@ -67,9 +67,9 @@ class Ranks:
         self._world, self._layout = world, layout
         self._every = layout.config.sync_every
         self._outer = None if self._every is None else OuterStep(world, layout.model)
-        self.optimizer, self._shards = make_optimizer(
-            layout.model, layout.config, world if self._outer is None else World()
-        )
+        self._summing = world if self._outer is None else World()  # the ranks that sum their gradients in each step
+        self._buckets = measured_count(self._summing, layout.model.num_parameters)
+        self.optimizer, self._shards = make_optimizer(layout.model, layout.config, self._summing)
         self.whole: dict[str, NDArray[np.float32]] = {}
         self.agreed = True
         self._local = 0.0, 0  # loss times pairs, and pairs, since the ranks agreed
@@ -89,17 +89,19 @@ class Ranks:
         pairs = sum(
             int(np.count_nonzero(b[1][first:end] >= 0)) for b, (first, end) in zip(batches, counted, strict=True)
         )
-        loss = 0.0
-        for i, ((ids, targets), (first, end)) in enumerate(zip(batches, parts, strict=True)):
-            if first < end:
-                loss += layout.model.loss_and_grad(
-                    ids[first:end], targets[first:end], pairs, dropout=config.dropout, token_mask=config.token_mask,
-                    noise=(layout.seed, step, i), first_window=first, teachers=layout.teachers, distill=config.distill,
-                )  # fmt: skip
-        if self._outer is not None:
-            return loss, pairs
-        _sum_gradients(self._world, layout.model)
-        return self._world.sum(loss)[0], pairs
+
+        def loss_of(i: int) -> float:
+            (ids, targets), (first, end) = batches[i], parts[i]
+            return layout.model.loss_and_grad(
+                ids[first:end], targets[first:end], pairs, dropout=config.dropout, token_mask=config.token_mask,
+                noise=(layout.seed, step, i), first_window=first, teachers=layout.teachers, distill=config.distill,
+            )  # fmt: skip
+
+        own = [i for i, (first, end) in enumerate(parts) if first < end]
+        loss = sum(loss_of(i) for i in own[:-1])
+        with summed(self._summing, layout.model, self._buckets):
+            loss += sum(loss_of(i) for i in own[-1:])
+        return self._summing.sum(loss)[0], pairs
 
     def after_step(
         self, step: int, recorded: bool, loss: float, pairs: int, average: WeightAverage | None
@@ -175,19 +177,6 @@ class Ranks:
         if self._outer is not None:
             self._outer.begin()
         return TrainingState(**state), steps
-
-
-def _sum_gradients(world: World, model: Model) -> None:
-    """Replace the gradients of each rank by their sum, which has the same bits on all."""
-    if world.alone:
-        return
-    gradients = model.gradients()
-    whole = np.concatenate([array.ravel() for array in gradients.values()])
-    world.allreduce(whole)
-    end = 0
-    for name, array in gradients.items():
-        first, end = end, end + array.size
-        model._core.write(name, whole[first:end].reshape(array.shape), True)
 
 
 def share_arrays(
