@@ -63,7 +63,7 @@ class Ranks:
 
     def __init__(self, world: World, layout: Layout) -> None:
         begin_together(world, layout)
-        world.together(layout.require_memory)
+        layout.require_memory(world)
         self._world, self._layout = world, layout
         self._every = layout.config.sync_every
         self._outer = None if self._every is None else OuterStep(world, layout.model)
