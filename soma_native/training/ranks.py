@@ -18,7 +18,7 @@ from soma_native.parallel.world import World
 from soma_native.system import active_isa
 from soma_native.training.buckets import measured_count, summed
 from soma_native.training.differences import differences
-from soma_native.training.layout import Layout
+from soma_native.training.layout import UNDECIDED, Layout
 from soma_native.training.optimize import make_optimizer
 from soma_native.training.outer import OuterStep
 from soma_native.training.phase import fingerprint
@@ -108,14 +108,15 @@ class Ranks:
     ) -> tuple[float, int]:
         """Give all ranks the weights after a step, or take an outer step where one is due, or a record.
 
-        Returns what the step adds to the loss times pairs, and to the pairs, of all ranks. Between outer steps it is
-        nothing, and the next one adds the rest.
+        Until the clock has decided the number of steps, each is due: it decides at outer steps alone. Returns what the
+        step adds to the loss times pairs, and to the pairs, of all ranks. Between outer steps it is nothing, and the
+        next one adds the rest.
         """
         if self._outer is None or self._every is None:
             self._shards.share_parameters()
             return loss * pairs, pairs
         self._local = self._local[0] + loss * pairs, self._local[1] + pairs
-        self.agreed = recorded or step % self._every == 0
+        self.agreed = recorded or step % self._every == 0 or self._layout.total_steps == UNDECIDED
         if not self.agreed:
             return 0.0, 0
         self._outer.step()
