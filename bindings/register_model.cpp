@@ -2,6 +2,7 @@
 #include <pybind11/stl.h>
 #include <pybind11/typing.h>
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -133,6 +134,16 @@ float* arena(ModelHandle& model, bool gradient) {
   return compute(model, [&] { return model.transformer.gradients(); });
 }
 
+// The arena as one vector.
+soma::ParameterInfo whole(const ModelHandle& model) {
+  soma::ParameterInfo info{};
+  info.name = "the model";
+  info.rows = 1;
+  info.cols = model.transformer.arena_size();
+  info.is_vector = true;
+  return info;
+}
+
 }  // namespace
 
 void register_model(py::module_& m) {
@@ -204,6 +215,16 @@ void register_model(py::module_& m) {
         return shapes;
       },
       py::arg("config"), "Shapes of a model's parameters by name, without building it.");
+  m.def(
+      "parameter_offsets",
+      [](const soma::ModelConfig& config) {
+        py::typing::Dict<py::str, py::int_> offsets;
+        for (const soma::ParameterInfo& info : soma::describe_parameters(config)) {
+          offsets[py::str(info.name)] = info.offset;
+        }
+        return offsets;
+      },
+      py::arg("config"), "The place of each parameter in Model.flat.");
   m.def("num_parameters", &soma::num_parameters, py::arg("config"),
         "The number of parameters of a model, without building it.");
   m.def("multiplied_parameters", &soma::multiplied_parameters, py::arg("config"),
@@ -230,6 +251,19 @@ void register_model(py::module_& m) {
   py::class_<soma::Noise>(m, "Noise", "Dropout and masked tokens of one micro-batch, which `numbers` name.")
       .def(py::init<double, double, const std::vector<uint64_t>&, int64_t>(), py::arg("dropout") = 0.0,
            py::arg("token_mask") = 0.0, py::arg("numbers") = std::vector<uint64_t>(), py::arg("first_row") = 0);
+
+  py::class_<soma::Progress, std::shared_ptr<soma::Progress>>(m, "Progress", "How far a backward pass is.")
+      .def(py::init<>())
+      .def("reach", &soma::Progress::reach, py::arg("first"),
+           "Says that the gradients from this place of Model.flat on are final.")
+      .def("end", &soma::Progress::end, "Says that nothing more comes.")
+      .def(
+          "wait",
+          [](soma::Progress& progress, int64_t first) {
+            const GilRelease release;
+            return progress.wait(first);
+          },
+          py::arg("first"), "Returns when the gradients from this place on are final; False if the pass ended before.");
 
   py::class_<ModelHandle>(m, "Model", "A transformer: parameters, forward, loss, gradients.")
       .def(py::init([](const soma::ModelConfig& config, uint64_t seed, const std::string& precision,
@@ -281,6 +315,19 @@ void register_model(py::module_& m) {
           },
           py::arg("name"), py::arg("array"), py::arg("gradient") = false, "Sets a parameter, or its gradient.")
       .def(
+          "flat",
+          [](const py::object& self, bool gradient) {
+            auto& handle = self.cast<ModelHandle&>();
+            return view(handle, whole(handle), arena(handle, gradient), self);
+          },
+          py::arg("gradient") = false, "All parameters or gradients side by side, with zeros between some.")
+      .def(
+          "write_flat",
+          [](ModelHandle& h, const FloatArray& array, bool gradient) {
+            write_array(h, whole(h), arena(h, gradient), array);
+          },
+          py::arg("array"), py::arg("gradient") = false, "Sets all of them.")
+      .def(
           "all_finite", [](ModelHandle& h) { return compute(h, [&] { return h.transformer.all_finite(); }); },
           "Whether all parameters are finite; False also if their squares overflow.")
       .def("forward", &forward, py::arg("ids"))
@@ -292,6 +339,12 @@ void register_model(py::module_& m) {
       .def("loss", &loss, py::arg("ids"), py::arg("targets"), py::arg("normalizer") = 0)
       .def("loss_and_grad", &loss_and_grad, py::arg("ids"), py::arg("targets"), py::arg("normalizer") = 0,
            py::arg("noise") = none, py::arg("teachers") = std::vector<ModelHandle*>(), py::arg("distill") = 0.0f)
+      .def(
+          "report_to",
+          [](ModelHandle& h, Maybe<std::shared_ptr<soma::Progress>> progress) {
+            compute(h, [&] { h.transformer.report_to(progress.value_or(nullptr)); });
+          },
+          py::arg("progress"), "What later passes with gradients report to.")
       .def(
           "profile", [](ModelHandle& h, bool on) { compute(h, [&] { h.transformer.profile(on); }); }, py::arg("on"),
           "Whether the model's operations measure themselves from now on.")

@@ -1,7 +1,7 @@
 // Optimizers and averages of weights: a step without the GIL, what is saved of them as views.
+#include <map>
 #include <memory>
 #include <optional>
-#include <set>
 #include <string>
 #include <utility>
 
@@ -60,7 +60,7 @@ struct AverageHandle {
       : model(handle), average(compute(handle, [&] { return soma::WeightAverage(handle.transformer); })) {}
 };
 
-using Owned = std::optional<std::set<std::string>>;
+using Owned = std::optional<std::map<std::string, std::pair<int64_t, int64_t>>>;
 
 // What AdamW takes; Muon takes it too, for everything but matrices.
 soma::AdamWConfig adamw_config(double lr, double beta1, double beta2, double eps, double weight_decay,

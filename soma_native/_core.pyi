@@ -25,6 +25,7 @@ __all__: list[str] = [
     "Noise",
     "OpRecord",
     "Optimizer",
+    "Progress",
     "Sampler",
     "TextReader",
     "TokenCounter",
@@ -61,6 +62,7 @@ __all__: list[str] = [
     "num_parameters",
     "open_backend",
     "option_limits",
+    "parameter_offsets",
     "parameter_shapes",
     "score_token",
     "set_isa",
@@ -153,6 +155,24 @@ class Noise:
         first_row: typing.SupportsInt | typing.SupportsIndex = 0,
     ) -> None: ...
 
+class Progress:
+    """
+    How far a backward pass is.
+    """
+    def __init__(self) -> None: ...
+    def end(self) -> None:
+        """
+        Says that nothing more comes.
+        """
+    def reach(self, first: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Says that the gradients from this place of Model.flat on are final.
+        """
+    def wait(self, first: typing.SupportsInt | typing.SupportsIndex) -> bool:
+        """
+        Returns when the gradients from this place on are final; False if the pass ended before.
+        """
+
 class Model:
     """
     A transformer: parameters, forward, loss, gradients.
@@ -169,6 +189,10 @@ class Model:
     def all_finite(self) -> bool:
         """
         Whether all parameters are finite; False also if their squares overflow.
+        """
+    def flat(self, gradient: bool = False) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        All parameters or gradients side by side, with zeros between some.
         """
     def forward(
         self, ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32]
@@ -202,6 +226,10 @@ class Model:
         """
         A copy of a parameter, or of its gradient.
         """
+    def report_to(self, progress: Progress | None) -> None:
+        """
+        What later passes with gradients report to.
+        """
     def score(
         self,
         ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
@@ -229,6 +257,12 @@ class Model:
     ) -> None:
         """
         Sets a parameter, or its gradient.
+        """
+    def write_flat(
+        self, array: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], gradient: bool = False
+    ) -> None:
+        """
+        Sets all of them.
         """
     def zero_grad(self) -> None: ...
     @property
@@ -666,7 +700,10 @@ def adamw(
     weight_decay: typing.SupportsFloat | typing.SupportsIndex,
     max_grad_norm: typing.SupportsFloat | typing.SupportsIndex,
     cautious: bool,
-    owned: collections.abc.Set[str] | None,
+    owned: collections.abc.Mapping[
+        str, tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]
+    ]
+    | None,
 ) -> Optimizer:
     """
     AdamW over a model's parameters.
@@ -797,7 +834,10 @@ def muon(
     weight_decay: typing.SupportsFloat | typing.SupportsIndex,
     max_grad_norm: typing.SupportsFloat | typing.SupportsIndex,
     cautious: bool,
-    owned: collections.abc.Set[str] | None,
+    owned: collections.abc.Mapping[
+        str, tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]
+    ]
+    | None,
     adamw_weight_decay: typing.SupportsFloat | typing.SupportsIndex,
     classic: bool,
     head_blocks: typing.SupportsInt | typing.SupportsIndex,
@@ -819,6 +859,11 @@ def open_backend(path: str) -> None:
 def option_limits() -> dict[str, tuple[typing.Any, typing.Any]]:
     """
     The least and the most value of each option that is a number; the bounds of whole numbers are integers.
+    """
+
+def parameter_offsets(config: Config) -> dict[str, int]:
+    """
+    The place of each parameter in Model.flat.
     """
 
 def parameter_shapes(config: Config) -> dict[str, tuple[int, ...]]:

@@ -162,7 +162,10 @@ def _plan(
         speed = measure_speed(fixed.get("precision", "auto"), fixed.get("optimizer", "muon"), device=arguments.device)
         ranks = getattr(arguments, "ranks", 1)  # `plan` has none
         speed = dataclasses.replace(speed, flops=tuple(ranks * each for each in speed.flops))
-    return choose(corpus, speed, minutes, fixed, free_memory(device=arguments.device), arguments.device)
+    free = free_memory(device=arguments.device)
+    if free is not None and arguments.device == "cpu":
+        free //= getattr(arguments, "ranks_here", 1)
+    return choose(corpus, speed, minutes, fixed, free, arguments.device)
 
 
 def _base(arguments: argparse.Namespace, given: Tokenizer | None) -> tuple[Model, Tokenizer] | None:

@@ -76,6 +76,7 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.teachers = 0  # a plan may want some
     with world.watched(say_of_ranks), contextlib.ExitStack() as stack:
         say_where(world)
+        arguments.ranks_here = len(world.by_machine(None)[0])  # beside rank 0, which plans
         files = world.together(lambda: _files(arguments))
         out = Path(arguments.out)
         world.together(lambda: stack.enter_context(_output_folder(arguments)) if world.first else None)

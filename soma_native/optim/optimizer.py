@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -29,17 +29,19 @@ class Optimizer:
 
     _kinds: ClassVar[tuple[str, ...]]  # of the arrays that are saved
     _core: _core.Optimizer
-    _owned: frozenset[str] | None = None  # the parameters that are updated here, where other processes update the rest
+    _owned: dict[str, tuple[int, int]] | None = None  # what is updated here, where other processes update the rest
 
     @classmethod
-    def part(cls, owned: Iterable[str], model: Model, **options: Any) -> Self:
-        """An optimizer that updates these parameters alone, and has moments of these alone; `options` as for all.
+    def part(cls, owned: Mapping[str, tuple[int, int]], model: Model, **options: Any) -> Self:
+        """An optimizer that updates a part of the parameters, and has moments of it alone; `options` as for all.
 
-        The norm that clips is that of all gradients, and all are cleared. For processes that share out the work
-        (ZeRO, arXiv 1910.02054, stage 1).
+        Of each parameter `owned` has the first row and the row after the last. A vector has a row for each element.
+        AdamW's matrices may be cut at multiples of 16 rows; others are whole. The arrays of :meth:`state` are then
+        those of these rows. The norm that clips is that of all gradients, and all are cleared. For processes that share
+        out the work (ZeRO, arXiv 1910.02054, stage 1).
         """
         optimizer = cls.__new__(cls)
-        optimizer._owned = frozenset(owned)
+        optimizer._owned = dict(owned)
         optimizer.__init__(model, **options)  # type: ignore[misc]
         return optimizer
 
@@ -64,7 +66,7 @@ class Optimizer:
             if max_grad_norm in (None, math.inf)
             else number("max_grad_norm", max_grad_norm, least=0),
             "cautious": flag("cautious", cautious),
-            "owned": None if self._owned is None else set(self._owned),
+            "owned": self._owned,
         }
 
     def __repr__(self) -> str:
@@ -116,7 +118,9 @@ class Optimizer:
         shapes = _core.parameter_shapes(self.model.config.core)
         if kind not in self._kinds or parameter not in shapes:
             raise ArgumentError("name", f"must be that of an array of state(), got {name!r}")
-        self._core.write(kind, parameter, as_floats(array, shapes[parameter]))
+        shape = shapes[parameter]
+        first, end = (self._owned or {}).get(parameter, (0, shape[0]))
+        self._core.write(kind, parameter, as_floats(array, (end - first, *shape[1:])))
 
     def _restore(self, steps: int, state: dict[str, npt.NDArray[np.float32]]) -> None:
         self.step_count = steps

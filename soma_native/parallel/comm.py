@@ -18,7 +18,8 @@ class Comm(Protocol):
     be completed raises on every rank that can still be reached.
 
     It may also have `gather(buffer, bounds)`, as `World.gather`, which sends less than a sum, and `watched(say)`, a
-    block in which a rank that is gone ends all, as `World.watched`.
+    block in which a rank that is gone ends all, as `World.watched`. An attribute `any_thread` that is true says that
+    calls, one at a time, may come from any thread. Gradients are then summed while later ones are still computed.
 
     Attributes:
         rank: the number of this process, from 0.

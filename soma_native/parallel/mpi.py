@@ -43,6 +43,7 @@ class MpiComm:
         self._mpi = communicator.Dup()
         self.rank: int = self._mpi.Get_rank()
         self.size: int = self._mpi.Get_size()
+        self.any_thread: bool = MPI.Query_thread() >= MPI.THREAD_SERIALIZED
         self._watch: Watch | None = None
         if self.size > 1 and MPI.Query_thread() == MPI.THREAD_MULTIPLE:
             self._watch = Watch(communicator.Dup(), silence, absence)

@@ -32,7 +32,7 @@ class SlowComm:
 
     def __init__(self, comm: Comm, delay: float, rate: float, sleep: Callable[[float], object] = time.sleep) -> None:
         self._comm, self._delay, self._rate, self._sleep = comm, delay, rate, sleep
-        self.rank, self.size = comm.rank, comm.size
+        self.rank, self.size, self.any_thread = comm.rank, comm.size, World(comm).any_thread
         self.seconds, self.bytes = 0.0, 0.0
 
     def allreduce(self, buffer: NDArray[Any]) -> None:

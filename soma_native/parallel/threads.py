@@ -25,6 +25,8 @@ class _Meeting:
 class ThreadComm:
     """A `Comm` between threads, which `run_ranks` makes. A rank that fails makes the calls of the others fail."""
 
+    any_thread = True
+
     def __init__(self, meeting: _Meeting, rank: int) -> None:
         self._meeting = meeting
         self.rank, self.size = rank, meeting.barrier.parties

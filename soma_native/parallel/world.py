@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -28,12 +30,14 @@ class World:
         rank, size: as those of `Comm`.
         alone: whether there is one rank.
         first: whether this is rank 0, which alone displays and writes.
+        any_thread: as `Comm` may have it.
     """
 
     def __init__(self, comm: Comm | None = None) -> None:
         self._comm = comm
         self.rank, self.size = (0, 1) if comm is None else (comm.rank, comm.size)
         self.alone, self.first = self.size == 1, self.rank == 0
+        self.any_thread: bool = getattr(comm, "any_thread", False)
 
     def watched(self, say: Callable[[str], None] | None = None) -> AbstractContextManager[None]:
         """A block of all ranks in which one that dies, hangs or fails ends all, where `comm` can see to that.
@@ -104,6 +108,17 @@ class World:
         joined = whole.astype(np.uint8).tobytes()
         return [joined[first:end].decode() for first, end in itertools.pairwise(bounds)]
 
+    def by_machine(self, value: Any, device: str = "cpu") -> list[list[Any]]:
+        """The values of all ranks, as JSON holds them, a list for each machine. The name and the last start tell it.
+
+        On another device than the processor each rank counts as a machine.
+        """
+        found: dict[str, list[Any]] = {}
+        for text in self.texts(json.dumps([_machine() if device == "cpu" else str(self.rank), value])):
+            machine, given = json.loads(text)
+            found.setdefault(machine, []).append(given)
+        return list(found.values())
+
     def together(self, work: Callable[[], T]) -> T:
         """Call `work`, which waits for no other rank. If it fails on a rank, every rank raises.
 
@@ -144,6 +159,14 @@ class World:
                     break
         if found:
             raise ArgumentError("comm", f"joins ranks that differ in {'; '.join(found)}: give all ranks the same")
+
+
+def _machine() -> str:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        boot = ""
+    return f"{platform.node()} {boot}"
 
 
 def _shown(value: Any) -> str:

@@ -17,6 +17,7 @@ from soma_native.data.windows import Windows
 from soma_native.errors import ArgumentError
 from soma_native.model.model import Model, as_teachers
 from soma_native.optim.schedule import Schedule
+from soma_native.parallel.world import World
 from soma_native.tokenizer.tokenizer import Tokenizer
 from soma_native.training.config import FREE_TO_CHANGE, LENGTHS, TrainConfig
 from soma_native.training.evaluate import predicted_bytes
@@ -140,17 +141,24 @@ class Layout:
         identity: dict[str, Any] = json.loads(json.dumps(settings))  # with the types of one that was read from a file
         return identity
 
-    def require_memory(self) -> None:
-        """Raise a ValueError if the run needs more memory than is free, and warn if it needs most of it."""
+    def require_memory(self, world: World) -> None:
+        """Raise a ValueError on all ranks if one needs more memory than is free, and warn if it needs most of it.
+
+        The ranks of one machine share its memory. GPUs are taken for a rank's own.
+        """
         config, model = self.config, self.model
         needed = training_memory(
-            model.config, self.batch, self.longest, model.precision, config.optimizer,
+            model.config, -(-self.batch // world.size), self.longest, model.precision, config.optimizer,
             config.ema is not None or config.tail_average is not None, [teacher.config for teacher in self.teachers],
-            best=config.keep_best and config.checkpoint_dir is not None and self.validation is not None,
-            device=model.device,
+            best=world.first and config.keep_best and config.checkpoint_dir is not None and self.validation is not None,
+            device=model.device, ranks=1 if config.sync_every is not None else world.size,
         )  # fmt: skip
+        outer = 0 if config.sync_every is None else 3 * model.num_parameters
         held = sum(each._core.held_floats for each in (model, *self.teachers))
-        require_memory(needed - 4 * held, free_memory(device=model.device), self.batch, self.longest)
+        own = needed + 4 * (outer - held), free_memory(device=model.device)
+        for ranks in world.by_machine(own, model.device):
+            free = min((free for _, free in ranks if free is not None), default=None)
+            require_memory(sum(needed for needed, _ in ranks), free, self.batch, self.longest, len(ranks))
 
     def _tail(self) -> int:
         tail = 1.0 if self.config.tail_average is None else self.config.tail_average

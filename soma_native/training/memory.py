@@ -26,6 +26,7 @@ def training_memory(
     *,
     best: bool = True,
     device: str = "cpu",
+    ranks: int = 1,
 ) -> int:
     """Bytes that a model and its training take; nothing is allocated. The texts are not counted.
 
@@ -42,6 +43,7 @@ def training_memory(
         teachers: the models whose probabilities are learned from.
         best: whether a copy of the best weights is kept, which lies in the host's memory.
         device: whose memory is meant.
+        ranks: that share the moments out.
 
     >>> config = ModelConfig(vocab_size=64, d_model=64, n_layers=2, n_heads=2, d_ff=128, max_seq_len=32)
     >>> small, large = (training_memory(config, batch, 32, "float32") for batch in (1, 100))
@@ -49,7 +51,10 @@ def training_memory(
     True
     """
     teachers = tuple(teachers)
+    hidden = _core.multiplied_parameters(config.core) - config.vocab_size * config.d_model
+    moments = 2 * config.num_parameters - (hidden if optimizer == "muon" else 0)
     floats = _core.training_floats(config.core, precision, optimizer == "muon", batch, seq_len, len(teachers), device)
+    floats -= moments * (ranks - 1) // ranks
     floats += (average + (best and device == "cpu")) * config.num_parameters
     floats += sum(_core.teacher_floats(teacher.core, precision, batch, seq_len, device) for teacher in teachers)
     return _FLOAT * floats
@@ -73,22 +78,23 @@ def free_memory(root: Path = Path("/"), device: str = "cpu") -> int | None:
     return max(0, min(found)) if found else None
 
 
-def require_memory(needed: int, free: int | None, batch: int, seq_len: int) -> None:
-    """Compare what a run has yet to take with what is free, in bytes; None is unknown.
+def require_memory(needed: int, free: int | None, batch: int, seq_len: int, ranks: int = 1) -> None:
+    """Compare what a run has yet to take with what is free, in bytes; None is unknown. `ranks` of one machine take it.
 
     Raises:
         ValueError: less is free. The message says how much, and how to need less.
     """
     if free is None or needed <= COMFORTABLE * free:
         return
+    who, fewer = ("training", "") if ranks == 1 else (f"training on {ranks} ranks of one machine", "fewer ranks, ")
     if needed > free:
         raise ValueError(
-            f"training needs {size_text(needed)} of memory, and {size_text(free)} are free: take a smaller batch (it "
-            f"has {batch} windows), shorter windows (of {seq_len} tokens), or a smaller model"
+            f"{who} needs {size_text(needed)} of memory, and {size_text(free)} are free: take {fewer}a smaller batch "
+            f"(it has {batch} windows), shorter windows (of {seq_len} tokens), or a smaller model"
         )
     logger.warning(
-        "training needs %s of memory, and %s are free: a smaller batch (it has %d windows), shorter windows (of %d "
-        "tokens), or a smaller model needs less", size_text(needed), size_text(free), batch, seq_len,
+        "%s needs %s of memory, and %s are free: %sa smaller batch (it has %d windows), shorter windows (of %d "
+        "tokens), or a smaller model needs less", who, size_text(needed), size_text(free), fewer, batch, seq_len,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from soma_native.optim.average import WeightAverage
 from soma_native.optim.muon import Muon
 from soma_native.parallel.world import World
 from soma_native.training.config import TrainConfig
-from soma_native.training.shards import Shards, share_out
+from soma_native.training.shards import Shards
 
 
 def make_optimizer(model: Model, config: TrainConfig, world: World) -> tuple[AdamW | Muon, Shards]:
@@ -21,11 +21,11 @@ def make_optimizer(model: Model, config: TrainConfig, world: World) -> tuple[Ada
         "max_grad_norm": config.max_grad_norm, "cautious": config.cautious_decay,
     }  # fmt: skip
     whole = kind(model, **options)
-    shards = share_out(whole.state(), world.size)
+    shards = Shards(world, model, whole.state())
     if world.alone:
         return whole, shards
     del whole  # nothing was written to its memory, so that the system has not given any
-    return kind.part((name for name, rank in shards.parameters.items() if rank == world.rank), model, **options), shards
+    return kind.part(shards.owned(), model, **options), shards
 
 
 def make_average(model: Model, config: TrainConfig) -> WeightAverage | None:

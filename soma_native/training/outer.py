@@ -6,9 +6,12 @@ the mean of the ranks. Nesterov's momentum follows it.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
+from soma_native.core import _core
 from soma_native.model.model import Model
 from soma_native.parallel.world import World
 
@@ -29,20 +32,16 @@ class OuterStep:
 
     def __init__(self, world: World, model: Model, rate: float = RATE, momentum: float = MOMENTUM) -> None:
         self._world, self._model, self._rate, self._momentum = world, model, rate, momentum
-        arrays = model.parameters()
-        ends = np.cumsum([array.size for array in arrays.values()])
-        self._at = {name: slice(end - array.size, end) for (name, array), end in zip(arrays.items(), ends, strict=True)}
-        self._shapes = {name: array.shape for name, array in arrays.items()}
-        self._m = np.zeros(int(ends[-1]), np.float32)
         self.begin()
+        self._m = np.zeros_like(self._start)
 
     def begin(self) -> None:
         """Take the weights of the model as `start`."""
-        self._start = self._weights()
+        self._start = np.array(self._model._core.flat())
 
     def step(self) -> None:
         """Replace the weights of all ranks."""
-        gradient = self._start - self._weights()
+        gradient = self._start - self._model._core.flat()
         self._world.allreduce(gradient)
         gradient *= np.float32(1 / self._world.size)
         self._m *= np.float32(self._momentum)
@@ -50,12 +49,12 @@ class OuterStep:
         gradient += np.float32(self._momentum) * self._m
         gradient *= np.float32(self._rate)
         self._start -= gradient
-        for name, at in self._at.items():
-            self._model.write(name, self._start[at].reshape(self._shapes[name]))
+        self._model._core.write_flat(self._start)
 
     def state(self) -> dict[str, NDArray[np.float32]]:
         """The arrays that a run needs to go on, as views."""
-        return {f"{KIND}.{name}": self._m[at].reshape(self._shapes[name]) for name, at in self._at.items()}
-
-    def _weights(self) -> NDArray[np.float32]:
-        return np.concatenate([array.ravel() for array in self._model.parameters().values()])
+        config = self._model.config.core
+        shapes, found = _core.parameter_shapes(config), {}
+        for name, first in _core.parameter_offsets(config).items():
+            found[f"{KIND}.{name}"] = self._m[first : first + math.prod(shapes[name])].reshape(shapes[name])
+        return found

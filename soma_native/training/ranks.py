@@ -13,16 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soma_native.errors import ArgumentError, OtherRunError
-from soma_native.model.model import Model
 from soma_native.optim.average import WeightAverage
 from soma_native.parallel.world import World
 from soma_native.system import active_isa
+from soma_native.training.buckets import measured_count, summed
 from soma_native.training.differences import differences
-from soma_native.training.layout import Layout
+from soma_native.training.layout import UNDECIDED, Layout
 from soma_native.training.optimize import make_optimizer
 from soma_native.training.outer import OuterStep
 from soma_native.training.phase import fingerprint
-from soma_native.training.shards import share_parameters, whole_state
 from soma_native.training.state import TrainingState, check_arrays, read_arrays, read_state, state_arrays, write_array
 from soma_native.version import __version__
 
@@ -64,13 +63,13 @@ class Ranks:
 
     def __init__(self, world: World, layout: Layout) -> None:
         begin_together(world, layout)
-        world.together(layout.require_memory)
+        layout.require_memory(world)
         self._world, self._layout = world, layout
         self._every = layout.config.sync_every
         self._outer = None if self._every is None else OuterStep(world, layout.model)
-        self.optimizer, self._shards = make_optimizer(
-            layout.model, layout.config, world if self._outer is None else World()
-        )
+        self._summing = world if self._outer is None else World()  # the ranks that sum their gradients in each step
+        self._buckets = measured_count(self._summing, layout.model.num_parameters)
+        self.optimizer, self._shards = make_optimizer(layout.model, layout.config, self._summing)
         self.whole: dict[str, NDArray[np.float32]] = {}
         self.agreed = True
         self._local = 0.0, 0  # loss times pairs, and pairs, since the ranks agreed
@@ -90,31 +89,34 @@ class Ranks:
         pairs = sum(
             int(np.count_nonzero(b[1][first:end] >= 0)) for b, (first, end) in zip(batches, counted, strict=True)
         )
-        loss = 0.0
-        for i, ((ids, targets), (first, end)) in enumerate(zip(batches, parts, strict=True)):
-            if first < end:
-                loss += layout.model.loss_and_grad(
-                    ids[first:end], targets[first:end], pairs, dropout=config.dropout, token_mask=config.token_mask,
-                    noise=(layout.seed, step, i), first_window=first, teachers=layout.teachers, distill=config.distill,
-                )  # fmt: skip
-        if self._outer is not None:
-            return loss, pairs
-        _sum_gradients(self._world, layout.model)
-        return self._world.sum(loss)[0], pairs
+
+        def loss_of(i: int) -> float:
+            (ids, targets), (first, end) = batches[i], parts[i]
+            return layout.model.loss_and_grad(
+                ids[first:end], targets[first:end], pairs, dropout=config.dropout, token_mask=config.token_mask,
+                noise=(layout.seed, step, i), first_window=first, teachers=layout.teachers, distill=config.distill,
+            )  # fmt: skip
+
+        own = [i for i, (first, end) in enumerate(parts) if first < end]
+        loss = sum(loss_of(i) for i in own[:-1])
+        with summed(self._summing, layout.model, self._buckets):
+            loss += sum(loss_of(i) for i in own[-1:])
+        return self._summing.sum(loss)[0], pairs
 
     def after_step(
         self, step: int, recorded: bool, loss: float, pairs: int, average: WeightAverage | None
     ) -> tuple[float, int]:
         """Give all ranks the weights after a step, or take an outer step where one is due, or a record.
 
-        Returns what the step adds to the loss times pairs, and to the pairs, of all ranks. Between outer steps it is
-        nothing, and the next one adds the rest.
+        Until the clock has decided the number of steps, each is due: it decides at outer steps alone. Returns what the
+        step adds to the loss times pairs, and to the pairs, of all ranks. Between outer steps it is nothing, and the
+        next one adds the rest.
         """
         if self._outer is None or self._every is None:
-            share_parameters(self._world, self._layout.model, self._shards)
+            self._shards.share_parameters()
             return loss * pairs, pairs
         self._local = self._local[0] + loss * pairs, self._local[1] + pairs
-        self.agreed = recorded or step % self._every == 0
+        self.agreed = recorded or step % self._every == 0 or self._layout.total_steps == UNDECIDED
         if not self.agreed:
             return 0.0, 0
         self._outer.step()
@@ -128,7 +130,7 @@ class Ranks:
     def gather(self) -> None:
         """Make `whole` on rank 0, for a save. With `sync_every` it is the mean of the ranks' moments."""
         if self._outer is None:
-            self.whole = whole_state(self._world, self.optimizer, self._shards)
+            self.whole = self._shards.whole_state(self.optimizer)
             return
         self.whole = self._mean_of(self.optimizer.state()) | self._outer.state()
 
@@ -152,7 +154,7 @@ class Ranks:
         world, layout = self._world, self._layout
         outer = {} if self._outer is None else self._outer.state()
         shapes = {name: array.shape for name, array in state_arrays(layout.model, outer, average).items()}
-        shapes |= {name: shape for name, (shape, _) in self._shards.state.items()}
+        shapes |= self._shards.shapes
 
         def read() -> tuple[TrainingState, int] | None:
             if folder is None:
@@ -176,19 +178,6 @@ class Ranks:
         if self._outer is not None:
             self._outer.begin()
         return TrainingState(**state), steps
-
-
-def _sum_gradients(world: World, model: Model) -> None:
-    """Replace the gradients of each rank by their sum, which has the same bits on all."""
-    if world.alone:
-        return
-    gradients = model.gradients()
-    whole = np.concatenate([array.ravel() for array in gradients.values()])
-    world.allreduce(whole)
-    end = 0
-    for name, array in gradients.items():
-        first, end = end, end + array.size
-        model._core.write(name, whole[first:end].reshape(array.shape), True)
 
 
 def share_arrays(

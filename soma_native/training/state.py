@@ -86,8 +86,10 @@ def write_array(
         model.write(parameter, array)
     elif kind == "average" and average is not None:
         average.write(parameter, array)
-    elif optimizer._owned is None or parameter in optimizer._owned:
+    elif optimizer._owned is None:
         optimizer.write(name, array)
+    elif parameter in optimizer._owned:
+        optimizer.write(name, array[slice(*optimizer._owned[parameter])])
 
 
 def write_state(path: Path, state: TrainingState, optimizer_steps: int, arrays: dict[str, NDArray[Any]]) -> None:

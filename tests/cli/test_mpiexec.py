@@ -147,3 +147,21 @@ def test_ranks_share_the_processors_of_a_machine() -> None:
     assert threads_of(first, [(first, 2), (second, 2)]) == 2, "the starter has bound them"
     assert threads_of(both, [(both, 2), (both, 2)]) == 1, "a cgroup allows two for all"
     assert threads_of({0}, [({0}, 1), ({0}, 1)]) == 1
+
+
+def test_a_disk_that_is_full_on_one_rank_ends_all(folder: Path) -> None:
+    code = """
+import resource
+from mpi4py import MPI
+from soma_native.__main__ import run
+if MPI.COMM_WORLD.rank == 0:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+run()
+"""
+    train = ["-c", code, *TRAIN[2:], "--split", "line", "--steps", "4", "--out", "m"]
+    status, _, err = end_of(start_ranks(2, *train, cwd=folder))
+    assert status != 0
+    errors = [line for line in err.splitlines() if line.startswith("soma-native: error: ")]
+    assert len(errors) == 1, err
+    assert "File too large" in errors[0]
+    assert not (folder / "m" / "model.safetensors").exists()

@@ -62,6 +62,12 @@ tokenizer = soma.Tokenizer.load("words.json")
 model = soma.Model(soma.ModelConfig.from_dict(shape), seed=0)
 config = soma.TrainConfig(**settings, checkpoint_dir="run")
 history = soma.Trainer(model, tokenizer, config, comm=MPI.COMM_WORLD).fit(texts)
+from soma_native.training import buckets, ranks
+buckets.LEAST, ranks.measured_count = 300, lambda world, size: 1000  # sums then run beside the backward pass
+again = soma.Model(soma.ModelConfig.from_dict(shape), seed=0)
+soma.Trainer(again, tokenizer, soma.TrainConfig(**settings), comm=MPI.COMM_WORLD).fit(texts)
+arrays = again.parameters()
+assert all(array.tobytes() == arrays[name].tobytes() for name, array in model.parameters().items())
 say([[r["train_loss"], r["val_loss"]] for r in history.records] + [history.checkpoint is None])
 """
     first, second = json.loads(run_ranks_of_mpi(2, code, tmp_path))
@@ -70,3 +76,31 @@ say([[r["train_loss"], r["val_loss"]] for r in history.records] + [history.check
     wanted = [[r["train_loss"], r["val_loss"]] for r in expected.records]
     np.testing.assert_allclose(first, wanted, rtol=1e-4 if model.precision == "float32" else 2**-7)
     assert (tmp_path / "run" / "model.safetensors").is_file()
+
+
+def test_one_thread_at_a_time_is_enough_for_sums_during_a_pass(tmp_path: Path) -> None:
+    """Then there is no watch. MPI may allow more than it is asked for."""
+    code = f"""
+import mpi4py
+mpi4py.rc.thread_level = "serialized"
+{_SAY}
+import soma_native as soma
+from soma_native.parallel.comm import as_comm
+from soma_native.parallel.world import World
+from soma_native.training import buckets
+buckets.LEAST = 300
+world = World(as_comm(MPI.COMM_WORLD))
+model = soma.Model(soma.ModelConfig.from_dict({make_model().config.to_dict()!r}))
+ids = (np.arange(16).reshape(2, 8) * (world.rank + 2)) % model.config.vocab_size
+expected = 0
+for rank in range(2):
+    model.zero_grad()
+    others = (np.arange(16).reshape(2, 8) * (rank + 2)) % model.config.vocab_size
+    model.loss_and_grad(others[:, :-1], others[:, 1:])
+    expected = expected + model._core.flat(True).copy()
+model.zero_grad()
+with buckets.summed(world, model, 1000):
+    model.loss_and_grad(ids[:, :-1], ids[:, 1:])
+say([world.any_thread, bool((model._core.flat(True) == expected).all())])
+"""
+    assert json.loads(run_ranks_of_mpi(2, code, tmp_path)) == [[True, True]] * 2

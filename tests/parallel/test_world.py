@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -99,6 +100,24 @@ def test_a_rank_that_ends_ends_the_others() -> None:
     with pytest.raises(KeyError, match="lost"):
         run_ranks(3, work)
     assert ended == ["rank 1: ended before the others"] * 2
+
+
+def test_values_come_by_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert World().by_machine(5) == [[5]]
+    assert run_ranks(3, lambda comm: World(comm).by_machine(comm.rank)) == [[[0, 1, 2]]] * 3
+    assert run_ranks(2, lambda comm: World(comm).by_machine(comm.rank, "cuda")) == [[[0], [1]]] * 2
+    machines = {"rank 0": "first", "rank 1": "second", "rank 2": "first"}
+    monkeypatch.setattr("soma_native.parallel.world._machine", lambda: machines[threading.current_thread().name])
+
+    def work(comm: ThreadComm) -> list[list[int]]:
+        threading.current_thread().name = f"rank {comm.rank}"
+        return World(comm).by_machine(comm.rank)
+
+    name = threading.current_thread().name
+    try:
+        assert run_ranks(3, work) == [[[0, 2], [1]]] * 3
+    finally:
+        threading.current_thread().name = name
 
 
 def test_what_is_no_comm_is_refused() -> None:

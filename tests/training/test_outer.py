@@ -138,3 +138,19 @@ def test_a_slow_comm_waits_as_long_as_a_ring() -> None:
 
     assert run_ranks(4, work)[3][0] == 4
     assert waited == [6 * (0.5 + 1), 0.5 + 4, 3 * (0.5 + 1)]
+
+
+def test_the_clock_decides_before_many_local_steps() -> None:
+    """Until it has, each step is an outer one, so that a run is not longer than its minutes for want of a decision."""
+
+    def work(comm: ThreadComm) -> list[Any]:
+        ticks = iter(range(10**6))
+        settings = soma.TrainConfig(minutes=1, batch_size=8, sync_every=10_000)
+        trainer = soma.Trainer(make_model(), WORDS, settings, clock=lambda: next(ticks) / 4, comm=comm)
+        history = trainer.fit(SENTENCES)
+        return [history.decisions, history.records[-1]["step"], weights(trainer.model)]
+
+    first, second = run_ranks(2, work)
+    assert first == second
+    assert first[0][0]["step"] <= 3
+    assert first[1] == first[0][-1]["total_steps"] < 240

@@ -12,7 +12,9 @@ import pytest
 
 import soma_native as soma
 from helpers.child import output_of
-from helpers.training import SENTENCES, make_trainer
+from helpers.training import SENTENCES, WORDS, make_model, make_trainer
+from soma_native.errors import RankError
+from soma_native.parallel.threads import ThreadComm, run_ranks
 from soma_native.training.memory import free_memory, require_memory, size_text, training_memory
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -58,6 +60,15 @@ def test_what_is_predicted_is_what_a_process_grows_by(
     asked = json.dumps({"shape": SHAPES[shape] | {"max_seq_len": length}, "batch": batch, "how": how})
     grown, predicted = json.loads(output_of(CHILD, tmp_path, ASKED=asked, SOMA_NUM_THREADS="2"))
     assert abs(predicted - grown) < 0.25 * grown + 20e6, (predicted, grown)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_ranks_share_the_moments(optimizer: str) -> None:
+    config = soma.ModelConfig(**SHAPES["many parameters"], max_seq_len=32)
+    kind = {"adamw": soma.AdamW, "muon": soma.Muon}[optimizer]
+    moments = 4 * sum(array.size for array in kind(soma.Model(config)).state().values())
+    one, four = (training_memory(config, 2, 32, "float32", optimizer, ranks=ranks) for ranks in (1, 4))
+    assert one - four == pytest.approx(0.75 * moments, abs=4)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -173,3 +184,33 @@ def test_memory_that_a_model_holds_already_is_not_asked_for_again(
     monkeypatch.setattr("soma_native.training.layout.free_memory", lambda **_: needed - held - 1)
     with pytest.raises(ValueError, match="are free"):
         trainer.fit(SENTENCES)
+
+
+@pytest.mark.parametrize("sync_every", [None, 4])
+def test_ranks_of_a_machine_need_their_memory_together(monkeypatch: pytest.MonkeyPatch, sync_every: int | None) -> None:
+    """Each has half of the windows, and unless it takes steps of its own, half of the moments."""
+    config = make_model().config
+
+    def work(comm: ThreadComm) -> str | None:
+        settings = soma.TrainConfig(steps=2, batch_size=8, sync_every=sync_every)
+        model = soma.Model(config, precision="float32")
+        try:
+            soma.Trainer(model, WORDS, settings, comm=comm).fit(SENTENCES)
+        except (ValueError, RankError) as error:
+            return str(error)
+        return None
+
+    longest = make_trainer(epochs=1).fit(SENTENCES).data["train"]["longest_window"]
+    ranks, outer = (2, 0) if sync_every is None else (1, 3)
+    held = 4 * soma.Model(config)._core.held_floats
+    each = training_memory(config, 4, longest, "float32", "adamw", best=False, ranks=ranks)
+    each += 4 * outer * config.num_parameters - held
+    monkeypatch.setattr("soma_native.training.layout.free_memory", lambda **_: free)
+    free = 2 * each
+    assert run_ranks(2, work) == [None, None]
+    free -= 1
+    said = run_ranks(2, work)
+    assert said[0] is not None
+    assert said[0].startswith("training on 2 ranks of one machine needs ")
+    assert "take fewer ranks, a smaller batch (it has 8 windows)" in said[0]
+    assert said[1] == said[0]

@@ -22,6 +22,14 @@ void each_matrix(BlockParameters& block, F&& f) {
       block);
 }
 
+// Where the tensors of a block begin.
+const float* first_tensor(const BlockParameters& block) {
+  const float* first = block.w_qkv.data;
+  each_weight([&](const Tensor& t) { first = t.rows > 0 ? std::min(first, static_cast<const float*>(t.data)) : first; },
+              block);
+  return first;
+}
+
 // Limits within which batch splits are faster: floats of the parameters; floats of the outputs of a block;
 // multiply-adds of a pass, at least for each thread (else threads wait), and at most in all (else an interrupt waits).
 constexpr int64_t kSmallModel = int64_t{2} << 20, kSmallBatch = int64_t{4} << 20;
@@ -325,9 +333,13 @@ void Transformer::run_backward(const Plan& plan, const int32_t* ids, const float
   const Matrix dwpe = grads_.wpe;
   const std::vector<BlockActivations>& blocks = work_->activations.blocks;
   Scratch& s = work_->activations.scratch;
+  Progress* const progress = device_.memory().on_host() ? progress_.get() : nullptr;
   if (config_.final_norm().affine) {
     whole_ops.norm_grad(grads_.norm_w.data, grads_.norm_b.data, {d_normed, m, c}, {work_->activations.output, m, c},
                         final_stats(0), config_.final_norm().kind);
+  }
+  if (progress != nullptr && !config_.tied_head) {
+    progress->reach((config_.final_norm().affine ? grads_.norm_w : grads_.head).data - gradients_.data());
   }
   for (std::size_t l = blocks.size(); l-- > 0;) {
     check_interrupt();
@@ -347,6 +359,7 @@ void Transformer::run_backward(const Plan& plan, const int32_t* ids, const float
       config_.block->backward(ctx, plan.weights.blocks[l], activations_from(blocks[l], from), mine, output + row * c);
     });
     config_.block->gradients(whole, grads_.blocks[l], blocks[l], s);
+    if (progress != nullptr) progress->reach(first_tensor(grads_.blocks[l]) - gradients_.data());
     std::swap(s.d_output, s.d_input);
   }
   const Matrix d_embedding{s.d_output, m, c};
@@ -385,6 +398,7 @@ double Transformer::run_loss(const Task& task, bool backward, const Noise& noise
   batch * length * arena_size() <= kMostRepeated ? repeat(pass) : pass();
   work_->losses.resize(work_->targets.size());
   device_.memory().download(work_->losses.data(), losses, work_->losses.size() * sizeof(float));
+  if (backward && progress_ != nullptr) progress_->reach(0);
   double total = 0;
   for (const float row : work_->losses) total += row;
   return total / static_cast<double>(normalizer);

@@ -11,6 +11,7 @@
 #include "model/config.h"
 #include "model/noise.h"
 #include "model/parameters.h"
+#include "model/progress.h"
 #include "model/rotation_table.h"
 #include "model/split_ops.h"
 #include "ops/device.h"
@@ -84,6 +85,8 @@ class Transformer {
   double loss_and_grad(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length, int64_t normalizer,
                        const Noise& noise = {}, const Teaching& teaching = {});
   void zero_grad();
+  // What later passes with gradients report to; null: nothing. A device of its own memory reports at the end alone.
+  void report_to(std::shared_ptr<Progress> progress) { progress_ = std::move(progress); }
 
  private:
   // The way of one call. Usually every op divides its work among the threads. In a small model, where waiting at every
@@ -141,6 +144,7 @@ class Transformer {
   Precision evaluation_precision_;
   Arena values_, gradients_;
   Parameters weights_, grads_;
+  std::shared_ptr<Progress> progress_;
 
   // Memory that calls write to, and that holds nothing between calls.
   struct Work {

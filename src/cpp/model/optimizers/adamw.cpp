@@ -4,16 +4,16 @@
 #include <utility>
 
 namespace soma {
-AdamWPass::AdamWPass(Memory& memory, std::vector<const ParameterInfo*> parameters)
+AdamWPass::AdamWPass(Memory& memory, std::vector<ParameterInfo> parameters)
     : parameters_(std::move(parameters)), second_(memory) {
   int64_t floats = 0;
-  for (const ParameterInfo* info : parameters_) {
-    const int64_t size = Arena::padded(info->size());  // the padding is zero and stays zero
+  for (const ParameterInfo& info : parameters_) {
+    const int64_t size = Arena::padded(info.size());  // the padding is zero and stays zero
     AdamWRange* const last = ranges_.empty() ? nullptr : &ranges_.back();
-    if (last != nullptr && last->decays == info->decays() && last->offset + last->size == info->offset) {
+    if (last != nullptr && last->decays == info.decays() && last->offset + last->size == info.offset) {
       last->size += size;
     } else {
-      ranges_.push_back({info->offset, size, info->decays()});
+      ranges_.push_back({info.offset, size, info.decays()});
     }
     floats += size;
   }
@@ -42,10 +42,10 @@ Clip AdamWPass::run(Transformer& model, float* first, const AdamWConfig& config,
 
 void AdamWPass::add_state(std::vector<StateArray>* state, float* first) {
   int64_t second = 0;
-  for (const ParameterInfo* info : parameters_) {
-    state->push_back({"first_moment", info, first + info->offset});
-    state->push_back({"second_moment", info, second_.data() + second});
-    second += Arena::padded(info->size());
+  for (const ParameterInfo& info : parameters_) {
+    state->push_back({"first_moment", &info, first + info.offset});
+    state->push_back({"second_moment", &info, second_.data() + second});
+    second += Arena::padded(info.size());
   }
 }
 

@@ -11,7 +11,7 @@ namespace soma {
 // moments exist for these parameters alone, one after another.
 class AdamWPass {
  public:
-  AdamWPass(Memory& memory, std::vector<const ParameterInfo*> parameters);
+  AdamWPass(Memory& memory, std::vector<ParameterInfo> parameters);
 
   // Step number `step`, from 1 on; clips by the norm of the gradient of the whole model.
   Clip run(Transformer& model, float* first, const AdamWConfig& config, const StepOptions& options, int64_t step);
@@ -19,7 +19,7 @@ class AdamWPass {
   void add_state(std::vector<StateArray>* state, float* first);
 
  private:
-  std::vector<const ParameterInfo*> parameters_;
+  std::vector<ParameterInfo> parameters_;
   std::vector<AdamWRange> ranges_;  // adjacent tensors with the same decay form one range
   Arena second_;
 };

@@ -68,7 +68,7 @@ Muon::Muon(Transformer& model, const MuonConfig& config)
       pass_(model.device().memory(), parameters_of(model, config.adamw, false)) {
   options_.validate();
   first_.reserve(model.arena_size());
-  for (const ParameterInfo* info : hidden_) cut(*info);
+  for (const ParameterInfo& info : hidden_) cut(info);
   for (const Piece& p : pieces_) {
     const auto n = static_cast<double>(std::min(p.rows, p.cols)), m = static_cast<double>(std::max(p.rows, p.cols));
     work_ += 3 * n * n * m + 7 * n * n * n;  // for float32; in bfloat16 the factors are 6 and 4
@@ -95,7 +95,7 @@ void Muon::cut(const ParameterInfo& info) {
 
 std::vector<StateArray> Muon::state() {
   std::vector<StateArray> arrays;
-  for (const ParameterInfo* info : hidden_) arrays.push_back({"momentum", info, first_.data() + info->offset});
+  for (const ParameterInfo& info : hidden_) arrays.push_back({"momentum", &info, first_.data() + info.offset});
   pass_.add_state(&arrays, first_.data());
   return arrays;
 }

@@ -38,7 +38,7 @@ class Muon final : public Optimizer {
   void iterate(Ops& ops, const Matrix& out, const Matrix& x, int first, int last, float* scratch) const;
 
   const MuonConfig options_;
-  std::vector<const ParameterInfo*> hidden_;
+  std::vector<ParameterInfo> hidden_;
   std::vector<Piece> pieces_;
   double work_ = 0;  // multiply-adds of a step
   Arena first_;      // momentum of matrices, first moments of other parameters

@@ -16,6 +16,19 @@ void check_from_zero(const char* name, double value) {
         " must be a finite single-precision number >= 0, got ", value);
 }
 
+ParameterInfo part_of(const ParameterInfo& info, std::pair<int64_t, int64_t> rows, bool may_be_cut) {
+  const auto [first, end] = rows;
+  if (first == 0 && end == (info.is_vector ? info.cols : info.rows)) return info;
+  const auto is_aligned = [&](int64_t row) { return row == info.rows || row * info.cols % Arena::kGranule == 0; };
+  check(may_be_cut && !info.is_vector && 0 <= first && first < end && end <= info.rows && is_aligned(first) &&
+            is_aligned(end),
+        "rows ", first, " to ", end, " of ", info.name, " cannot be updated without the others");
+  ParameterInfo part = info;
+  part.offset += first * info.cols;
+  part.rows = end - first;
+  return part;
+}
+
 }  // namespace
 
 void AdamWConfig::validate() const {
@@ -33,12 +46,16 @@ Optimizer::Optimizer(Transformer& model, const AdamWConfig& config) : model_(mod
   config_.validate();
 }
 
-std::vector<const ParameterInfo*> Optimizer::parameters_of(const Transformer& model, const AdamWConfig& config,
-                                                           std::optional<bool> hidden) {
-  std::vector<const ParameterInfo*> found;
+std::vector<ParameterInfo> Optimizer::parameters_of(const Transformer& model, const AdamWConfig& config,
+                                                    std::optional<bool> hidden) {
+  std::vector<ParameterInfo> found;
   for (const ParameterInfo& info : model.parameter_infos()) {
-    const bool mine = !config.owned || config.owned->count(info.name) > 0;
-    if (mine && (!hidden || info.is_hidden == *hidden)) found.push_back(&info);
+    if (hidden && info.is_hidden != *hidden) continue;
+    if (!config.owned) {
+      found.push_back(info);
+    } else if (const auto owned = config.owned->find(info.name); owned != config.owned->end()) {
+      found.push_back(part_of(info, owned->second, !hidden || !*hidden));
+    }
   }
   return found;
 }

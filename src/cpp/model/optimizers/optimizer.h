@@ -1,9 +1,10 @@
 // The common part of optimizers: clip by the global norm of the gradient, update, clear, and list the saved arrays.
 #pragma once
 
+#include <map>
 #include <optional>
-#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/arena.h"
@@ -14,7 +15,9 @@ namespace soma {
 struct AdamWConfig {
   double lr, beta1, beta2, eps, weight_decay, max_grad_norm;  // max_grad_norm <= 0: no clipping
   bool cautious = false;                                      // no decay of a parameter whose update has the other sign
-  std::optional<std::set<std::string>> owned = {};  // names of the parameters that are updated here; none: all of them
+  // The parameters that are updated here, with their first row and the row after the last. None: all, whole. The rows
+  // of AdamW's matrices may be a part, which begins and ends at whole cache lines. A vector has a row for each element.
+  std::optional<std::map<std::string, std::pair<int64_t, int64_t>>> owned = {};
 
   // Throws std::invalid_argument naming the option and its limits.
   void validate() const;
@@ -53,9 +56,10 @@ class Optimizer {
  protected:
   Optimizer(Transformer& model, const AdamWConfig& config);
 
-  // The parameters that are updated here: in blocks the hidden matrices, or the others; without a choice both.
-  static std::vector<const ParameterInfo*> parameters_of(const Transformer& model, const AdamWConfig& config,
-                                                         std::optional<bool> hidden = std::nullopt);
+  // The parameters that are updated here, of some a part: in blocks the hidden matrices, or the others; without a
+  // choice both.
+  static std::vector<ParameterInfo> parameters_of(const Transformer& model, const AdamWConfig& config,
+                                                  std::optional<bool> hidden = std::nullopt);
   // Clips, updates, clears the gradients; returns their norm. Where it is not finite, nothing is updated.
   virtual double update(const StepOptions& options) = 0;
 
