@@ -259,12 +259,12 @@ class Handle:
     @property
     def logprobs(self) -> list[float]:
         """The log-probability of each token so far, as in `Completion`; empty without `logprobs` of `submit`."""
-        return [score for score, _ in self._job.scores]
+        return [score for score, _ in self._job.sequence.scores]
 
     @property
     def top(self) -> list[list[tuple[int, float]]]:
         """The likeliest tokens in the place of each one so far, as in `Completion`."""
-        return [top for _, top in self._job.scores]
+        return [top for _, top in self._job.sequence.scores]
 
     @property
     def finish_reason(self) -> str | None:

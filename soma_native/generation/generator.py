@@ -19,7 +19,7 @@ from soma_native.generation.healing import half_word, read_prompt
 from soma_native.generation.prefix import kept_length
 from soma_native.generation.sampling import DEFAULTS, WEIGHTS, MoreSettings, Sampling, Settings
 from soma_native.generation.scoring import Scorer
-from soma_native.generation.sequence import Sequence
+from soma_native.generation.sequence import STEPS, Sequence
 from soma_native.generation.text_writer import TextWriter
 from soma_native.model.model import Model
 from soma_native.tokenizer.tokenizer import Tokenizer
@@ -274,7 +274,7 @@ class Generator(Scorer):
             max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=stop,
             repetition_penalty=repetition_penalty, max_new_tokens=max_new_tokens, **more,
         )  # fmt: skip
-        run = self._run([string("prompt", prompt)], sampling)
+        run = self._run([string("prompt", prompt)], sampling, steps=1)
         return (piece for _, piece in run)
 
     def complete(self, prompt: str, n: int = 1, logprobs: int = 0, **settings: Unpack[Settings]) -> list[Completion]:
@@ -307,34 +307,27 @@ class Generator(Scorer):
         sampling = Sampling.of(**settings)
         first = self._sequence(prompt, sampling)
         sequences, texts = [first] * (n if sampling.max_tokens == 0 else 1), [""] * n
-        scores: list[list[tuple[float, list[tuple[int, float]]]]] = [[] for _ in range(n)]
         if sampling.max_tokens > 0:
             decoder = _core.Decoder(self._model._core, n, self._weights)
             self._read(decoder, 0, first)
             sequences += [first.again(self._writer(prompt, sampling, first.rest)) for _ in range(1, n)]
-            seed, logits = sampling.fresh_seed(), decoder.logits()
+            seed = sampling.fresh_seed()
             for row in range(1, n):
                 decoder.copy_row(0, row, len(first.context))
             samplers = {i: self._sampler(sampling, s, (seed + i) % (1 << 64)) for i, s in enumerate(sequences)}
-            for row, token, piece in self._draw(decoder, sequences, samplers):
+            for row, piece in self._draw(decoder, sequences, samplers, top=logprobs):
                 texts[row] += piece
-                if token not in self._end_ids:
-                    scores[row].append(_core.score_token(logits[row], token, logprobs))
         return [
             Completion(
-                texts[row],
-                sequences[row].tokens,
-                sequences[row].finish_reason or "length",
-                [score for score, _ in scores[row]],
-                [top for _, top in scores[row]],
+                text, s.tokens, s.finish_reason or "length", [p for p, _ in s.scores], [top for _, top in s.scores]
             )
-            for row in range(n)
+            for text, s in zip(texts, sequences, strict=True)
         ]
 
-    def _run(self, prompts: list[str], sampling: Sampling) -> Iterator[tuple[int, str]]:
+    def _run(self, prompts: list[str], sampling: Sampling, steps: int = STEPS) -> Iterator[tuple[int, str]]:
         """Encode the prompts now, and return an iterator of (row, piece)."""
         sequences = [self._sequence(prompt, sampling) for prompt in prompts]
-        return self._decode(sequences, sampling)
+        return self._decode(sequences, sampling, steps)
 
     def _sequence(self, prompt: str, sampling: Sampling, ids: list[int] | None = None) -> Sequence:
         sampling.check_ids(self._model.config.vocab_size)
@@ -372,7 +365,7 @@ class Generator(Scorer):
                 return
             held = list(context)
 
-    def _decode(self, sequences: list[Sequence], sampling: Sampling) -> Iterator[tuple[int, str]]:
+    def _decode(self, sequences: list[Sequence], sampling: Sampling, steps: int) -> Iterator[tuple[int, str]]:
         rows = [row for row, sequence in enumerate(sequences) if sequence.finish_reason is None]
         if not rows:
             return
@@ -381,27 +374,30 @@ class Generator(Scorer):
         for row in rows:
             self._read(decoder, row, sequences[row])
             samplers[row] = self._sampler(sampling, sequences[row], sampling.fresh_seed())
-        for row, _, piece in self._draw(decoder, sequences, samplers):
-            if piece:
-                yield row, piece
+        yield from self._draw(decoder, sequences, samplers, steps)
 
     def _draw(
-        self, decoder: _core.Decoder, sequences: list[Sequence], samplers: dict[int, _core.Sampler]
-    ) -> Iterator[tuple[int, int, str]]:
-        """Let the rows of `samplers` grow to their ends: (row, token, text). The logits of the row are those before."""
-        rows = list(samplers)
-        logits = list(decoder.logits())  # views, which each step overwrites
+        self,
+        decoder: _core.Decoder,
+        sequences: list[Sequence],
+        samplers: dict[int, _core.Sampler],
+        steps: int = STEPS,
+        top: int = -1,
+    ) -> Iterator[tuple[int, str]]:
+        """Let the rows of `samplers` grow to their ends: (row, text), at most `steps` tokens of a row at a time."""
+        rows, ends = list(samplers), sorted(self._end_ids)
         while rows:
-            for row in rows:
-                token = samplers[row].sample(logits[row])
-                yield row, token, sequences[row].add(token)
+            of_rows, left = [samplers[row] for row in rows], [sequences[row].left for row in rows]
+            grown = decoder.grow(rows, of_rows, left, [top] * len(rows), ends, steps)
+            for row, (tokens, scores, error) in zip(rows, grown, strict=True):
+                if piece := sequences[row].take(tokens, scores):
+                    yield row, piece
+                if error:
+                    raise ValueError(error)
             rows = [row for row in rows if sequences[row].finish_reason is None]
-            stepping = [row for row in rows if len(sequences[row].context) == decoder.length(row) + 1]
             for row in rows:
-                if row not in stepping:  # the context was full
+                if len(sequences[row].context) != decoder.length(row):  # the context was full
                     decoder.prefill(row, np.array(sequences[row].context, dtype=np.int32))
-            ids = [sequences[row].context[-1] for row in stepping]
-            decoder.step(np.array(stepping, dtype=np.int32), np.array(ids, dtype=np.int32))
 
     def _sampler(self, sampling: Sampling, sequence: Sequence, seed: int) -> _core.Sampler:
         sampler = sampling.sampler(self._tok, self._model.config.vocab_size, self._banned, seed)

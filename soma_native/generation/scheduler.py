@@ -14,11 +14,9 @@ import numpy as np
 
 from soma_native.core import _core
 from soma_native.generation.prefix import LEAST_PIECE, kept_length, shared_length
-from soma_native.generation.sequence import Sequence
+from soma_native.generation.sequence import STEPS, Score, Sequence
 
 Reason = Literal["stop", "length", "cancelled"]
-Score = tuple[float, list[tuple[int, float]]]  # the log-probability of a token, and those of the likeliest in its place
-_STEPS = 16  # most tokens a row between two looks at who waits
 
 
 class Job:
@@ -28,7 +26,6 @@ class Job:
         self.sequence = sequence
         self.make_sampler = make_sampler
         self.top = top  # likeliest tokens to give for each place; -1: no log-probabilities either
-        self.scores: list[Score] = []
         self.sampler: _core.Sampler | None = None  # while it has a row: it is as large as the vocabulary
         self.row: Row | None = None
         self.reused = 0
@@ -44,16 +41,10 @@ class Job:
         self.end: float | None = None
 
     def take(self, tokens: list[int], scores: list[Score]) -> None:
-        """Add tokens that were drawn; those after the end of the text are dropped."""
+        """Add tokens that were drawn, as `Sequence.take`."""
         if self.first is None:
             self.first = time.monotonic()
-        pieces = []
-        for token in tokens:
-            pieces.append(self.sequence.add(token))
-            if self.sequence.finish_reason is not None:
-                break
-        self.scores += scores[: len(self.sequence.tokens) - len(self.scores)]
-        if piece := "".join(pieces):
+        if piece := self.sequence.take(tokens, scores):
             self.text.append(piece)
             self._put(piece)
 
@@ -214,7 +205,7 @@ class Scheduler:
         rows, samplers = [row.index for _, row, _ in ready], [sampler for _, _, sampler in ready]
         left = [job.sequence.left for job, _, _ in ready]
         tops = [job.top for job, _, _ in ready]
-        steps = 1 if any(job.first is None for job, _, _ in ready) else _STEPS  # the first piece comes at once
+        steps = 1 if any(job.first is None for job, _, _ in ready) else STEPS  # the first piece comes at once
         grown = self._decoder.grow(rows, samplers, left, tops, self._ends, steps)
         for (job, row, _), (tokens, scores, error) in zip(ready, grown, strict=True):
             appended = tokens[: self._decoder.length(row.index) - len(row.held)]

@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 from soma_native.generation.healing import Healing, Reading
 from soma_native.generation.text_writer import TextWriter
 
+STEPS = 16  # most tokens that are drawn in a call of the core, whose caller may wait
+Score = tuple[float, list[tuple[int, float]]]  # the log-probability of a token, and those of the likeliest in its place
+
 
 class Sequence:
-    """A prompt and its continuation so far. Each drawn token goes to `add`, until there is a `finish_reason`.
+    """A prompt and its continuation so far. Tokens that are drawn go to `take`, until there is a `finish_reason`.
 
     The model has to read `context`. Then `read` says whether the first token may be drawn.
 
@@ -44,6 +47,7 @@ class Sequence:
         self.prompt_ids = ids
         self.context = ids[-window:]  # the tokens that the model has to read before the next one is drawn
         self.tokens: list[int] = []  # of the continuation
+        self.scores: list[Score] = []  # of each of them, if they are wanted
         self.finish_reason: Literal["stop", "length"] | None = None if most else "length"
         self._writer = writer
         self._piece = piece
@@ -75,7 +79,7 @@ class Sequence:
     def again(self, writer: TextWriter) -> Sequence:
         """Another continuation of the same prompt, which must have none yet."""
         copied = copy.copy(self)
-        copied.context, copied.tokens, copied._writer = list(self.context), [], writer
+        copied.context, copied.tokens, copied.scores, copied._writer = list(self.context), [], [], writer
         return copied
 
     @property
@@ -83,23 +87,37 @@ class Sequence:
         """The tokens that may still come."""
         return self._most - len(self.tokens)
 
-    def add(self, token: int) -> str:
-        """Add the next token. Returns the text that is certain now, often "", and the rest of it at the end.
+    def take(self, tokens: list[int], scores: list[Score]) -> str:
+        """Add tokens that were drawn; those after the end of the text are dropped. A token of `ends` may be the last.
 
-        A token that fills the context makes `context` shorter: its last `window // 2` tokens, to be read again.
+        Tokens that fill the context make `context` shorter: its last `window // 2` tokens, to be read again. More than
+        one such token must not come at once.
+
+        Returns:
+            The text that is certain now, often "", and the rest of it at the end.
         """
-        if token in self._ends:
-            self.finish_reason = "stop"
-            return self._writer.finish()
-        self.tokens.append(token)
-        text = self._writer.write(self._piece(token)[len(self.rest) :])
-        self.healed, self.rest = self.healed + len(self.rest), b""
-        if not self.left:
-            text += self._writer.finish()
-            self.finish_reason = "length"
-        if self._writer.stopped:
-            self.finish_reason = "stop"
-        self.context.append(token)
+        ended = tokens[-1:] != [] and tokens[-1] in self._ends
+        tokens = tokens[:-1] if ended else tokens
+        pieces = [self._piece(token) for token in tokens]
+        if tokens and self.rest:
+            pieces[0] = pieces[0][len(self.rest) :]
+            self.healed, self.rest = len(self.rest), b""
+        writer = self._writer
+        if writer.stops:
+            text = ""
+            for count in range(len(pieces)):
+                text += writer.write(pieces[count : count + 1])
+                if writer.stopped:
+                    tokens, ended = tokens[: count + 1], True
+                    break
+        else:
+            text = writer.write(pieces)
+        self.tokens += tokens
+        self.scores += scores[: len(tokens)]
+        if ended or not self.left:
+            text += writer.finish()
+            self.finish_reason = "stop" if ended or writer.stopped else "length"
+        self.context += tokens
         if len(self.context) > self._window:
             del self.context[: -max(1, self._window // 2)]
         return text

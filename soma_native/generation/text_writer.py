@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+from collections.abc import Sequence
 
 
 class TextWriter:
@@ -10,23 +11,25 @@ class TextWriter:
 
     Args:
         space: for words, whether a space comes before the first one; None for tokens that are joined as bytes.
-        stops: the stop strings.
+        stops: the stop strings. With some of them, tokens are to be written one by one: `stopped` tells which was the
+            last.
     """
 
     def __init__(self, space: bool | None, stops: tuple[str, ...]) -> None:
         self._words = space is not None
         self._space = bool(space)
-        self._stops = stops
+        self.stops = stops
         self._held = ""
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self.stopped = False
 
-    def write(self, token: bytes) -> str:
-        """Add a token. Returns the text that is certain now, often ""."""
-        if self._words:
-            token = b" " + token if self._space else token
+    def write(self, tokens: Sequence[bytes]) -> str:
+        """Add tokens. Returns the text that is certain now, often ""."""
+        joined = (b" " if self._words else b"").join(tokens)
+        if self._words and tokens:
+            joined = b" " + joined if self._space else joined
             self._space = True
-        return self._emit(self._utf8.decode(token))
+        return self._emit(self._utf8.decode(joined))
 
     def finish(self) -> str:
         """The text that was held back, with a replacement character for an unfinished character."""
@@ -36,14 +39,14 @@ class TextWriter:
         return certain if self.stopped else certain + self._held
 
     def _emit(self, text: str) -> str:
-        if not self._stops:
+        if not self.stops:
             return text
         text = self._held + text
-        found = [at for at in (text.find(stop) for stop in self._stops) if at >= 0]
+        found = [at for at in (text.find(stop) for stop in self.stops) if at >= 0]
         if found:
             self.stopped = True
             return text[: min(found)]
-        keep = max(_overlap(text, stop) for stop in self._stops)
+        keep = max(_overlap(text, stop) for stop in self.stops)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
 

@@ -108,7 +108,8 @@ class Text:
 
     def _tokens(self) -> list[Token]:
         """The tokens of the text so far that were not given yet. Those of a stop string never come."""
-        scores, sequence = self._job.scores[self._seen :], self._job.sequence
+        sequence = self._job.sequence
+        scores = sequence.scores[self._seen :]
         if scores and self._places is None:
             self._places = Places(self._vocabulary, self._space, self._begin, sequence.healed)
         for token, (logprob, top) in zip(sequence.tokens[self._seen :], scores, strict=False):

@@ -212,7 +212,7 @@ def test_the_stream_never_shows_a_part_of_a_stop_string() -> None:
         shown = ""
         cut = min((text.find(stop) for stop in stops if stop in text), default=len(text))
         for character in text:
-            shown += writer.write(character.encode())
+            shown += writer.write([character.encode()])
             if writer.stopped:
                 break
             assert not any(shown.endswith(stop[:n]) for stop in stops for n in range(1, len(stop))), shown
@@ -221,7 +221,7 @@ def test_the_stream_never_shows_a_part_of_a_stop_string() -> None:
 
 def test_a_stop_string_across_bytes() -> None:
     writer = TextWriter(None, ("世!",))
-    assert "".join(writer.write(bytes([byte])) for byte in "ab世!".encode()) == "ab"
+    assert "".join(writer.write([bytes([byte])]) for byte in "ab世!".encode()) == "ab"
     assert writer.stopped and writer.finish() == ""
 
 
