@@ -209,7 +209,7 @@ EXPORT void soma_matmul(const Matrix* c, const ConstMatrix* a, const ConstMatrix
 EXPORT const char* soma_matmul_large(const Matrix* c, const ConstMatrix* a, const ConstMatrix* b,
                                      const Epilogue* epilogue, bool bfloat16) {
   try {
-    if (large == nullptr) large = new cuda::Cublas(*cuda::cublas_library());
+    if (large == nullptr) large = new cuda::Cublas(*cuda::cublas_library(), 1024);  // 128 rows are staged at a time
     const Precision precision = bfloat16 ? Precision::kBfloat16 : Precision::kFloat32;
     const Device<float> scratch(cuda::matmul_floats(*a, *b, *epilogue, precision, large));
     cuda::matmul(*c, *a, *b, *epilogue, precision, scratch.get(), nullptr, large);

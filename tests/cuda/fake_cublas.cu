@@ -27,11 +27,11 @@ struct Preference {
 struct Asked {
   int64_t compute, type, transposed_a, transposed_b, m, n, k, reductions, beta, products, choices;
 } asked{};
-std::string failing;  // the function that fails once
-int failure = 0;
+std::string failing;           // the function that fails once
+int failure = 0, passing = 0;  // and how many calls it passes before
 
 int result(const char* function, bool right) {
-  if (failing == function) {
+  if (failing == function && passing-- == 0) {
     failing.clear();
     return failure;
   }
@@ -65,7 +65,9 @@ bool aligned(const void* p, uint32_t bytes) { return reinterpret_cast<uintptr_t>
 // ------------------------------------------------------------------------------------------------------ for the tests
 
 EXPORT void soma_fake_asked(int64_t* numbers) { std::memcpy(numbers, &asked, sizeof asked); }
-EXPORT void soma_fake_fail(const char* function, int status) { failing = function, failure = status; }
+EXPORT void soma_fake_fail(const char* function, int status, int after) {
+  failing = function, failure = status, passing = after;
+}
 
 // ------------------------------------------------------------------------------------------------------------ cuBLASLt
 

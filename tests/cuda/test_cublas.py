@@ -120,7 +120,7 @@ def test_own_kernels_make_what_it_cannot_and_symmetric_products() -> None:
     _, _, stored = operands(rng, 11, 13, 17, "nn", False)
     want = product("soma_matmul", empty((11, 13)), *stored, "float32")
     before = asked()["products"]
-    fake.soma_fake_fail(b"cublasLtMatmulAlgoGetHeuristic", 15)  # CUBLAS_STATUS_NOT_SUPPORTED
+    fake.soma_fake_fail(b"cublasLtMatmulAlgoGetHeuristic", 15, 0)  # CUBLAS_STATUS_NOT_SUPPORTED
     assert np.array_equal(product("soma_matmul_large", empty((11, 13)), *stored, "float32"), want)
     x = normal(rng, 9, 12)
     gram = product(
@@ -130,11 +130,27 @@ def test_own_kernels_make_what_it_cannot_and_symmetric_products() -> None:
     assert asked()["products"] == before
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("layout", ["nn", "tt"])
+def test_own_kernels_make_the_last_rows_for_which_it_has_no_algorithm(precision: str, layout: str) -> None:
+    """Rows wait for their epilogue 128 at a time here."""
+    rng = np.random.default_rng(6)
+    m, n, k = 128 + 27, 13, 21
+    _, _, stored = operands(rng, m, n, k, layout, False)
+    bias, before = Numbers(normal(rng, n)), asked()
+    fake.soma_fake_fail(b"cublasLtMatmulAlgoGetHeuristic", 15, 1)
+    got = product("soma_matmul_large", empty((m, n)), *stored, precision, bias=bias)
+    assert [asked()[name] - before[name] for name in ("choices", "products")] == [2, 1]
+    want = product("soma_matmul", empty((m, n)), *stored, precision, bias=bias)
+    assert relative_error(got, want) <= 2 * chain_tolerance(k, 1)
+    assert np.array_equal(got[128:], want[128:])
+
+
 @pytest.mark.parametrize("function", ["cublasLtMatmul", "cublasLtMatmulDescCreate", "cublasLtMatrixLayoutCreate"])
 def test_a_status_is_an_error_that_names_the_function(function: str) -> None:
     rng = np.random.default_rng(5)
     _, _, stored = operands(rng, 4, 4, 100 + len(function), "nn", False)
-    fake.soma_fake_fail(function.encode(), 13)
+    fake.soma_fake_fail(function.encode(), 13, 0)
     said = rf"the GPU failed: {function}: CUBLAS_STATUS_EXECUTION_FAILED \(13; SOMA_CUBLAS=none does without"
     with pytest.raises(RuntimeError, match=said):
         product("soma_matmul_large", empty((4, 4)), *stored, "float32")

@@ -157,6 +157,27 @@ def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
     assert [array.tobytes() for array in (*model.parameters().values(), *optimizer.state().values())] == before
 
 
+FULL = """
+import ctypes, os
+import soma_native as soma
+library = ctypes.CDLL(os.environ["SOMA_CUDA_LIBRARY"])
+library.soma_set_memory(ctypes.c_int64(1000))
+config = soma.ModelConfig(vocab_size=12, d_model=8, n_layers=1, n_heads=2, d_ff=16, max_seq_len=16)
+try:
+    soma.Model(config, device="cuda")
+except MemoryError as error:
+    print(error)
+library.soma_set_memory(ctypes.c_int64(4 << 30))
+print(soma.Model(config, device="cuda").device)
+"""
+
+
+def test_a_gpu_that_is_full_already_is_a_memory_error() -> None:
+    done = run_script(FULL)
+    said = "out of memory on the GPU: CUDA itself needs more than is free; end other programs there"
+    assert done.stdout.splitlines() == [said, "cuda"], done.stderr
+
+
 FORKED = """
 import os, sys
 import numpy as np

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import soma_native as soma
+from helpers.child import run_script
 from helpers.cuda import I64, lib
 
 CONFIG = soma.ModelConfig(vocab_size=12, d_model=8, n_layers=1, n_heads=2, d_ff=16, max_seq_len=24)
@@ -123,6 +124,39 @@ def test_a_profile_times_each_op() -> None:
     assert len(model._core.take_profile()) > 5
     model._core.profile(False)
     assert (counts() - before).tolist() == [0, 0]
+
+
+INTERRUPTED = """
+import signal
+import numpy as np
+import soma_native as soma
+config = soma.ModelConfig(vocab_size=12, d_model=8, n_layers=2, n_heads=2, d_ff=16, max_seq_len=24)
+ids, answers = np.arange(24).reshape(2, 12) % 12, []
+
+def make():
+    model = soma.Model(config, seed=1, precision="float32", device="cuda")
+    return model, soma.AdamW(model)
+
+def train(model, optimizer, seconds):
+    losses = []
+    for _ in range(5):
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        losses.append((model.loss_and_grad(ids, ids), optimizer.step(lr=0.01)))
+    return losses, [array.tobytes() for array in model.parameters().values()]
+
+other = soma.Model(config, seed=2, precision="float32", device="cuda")
+right = other.loss(ids, ids)
+signal.signal(signal.SIGALRM, lambda number, frame: answers.append(other.loss(ids, ids)))
+plain = train(*make(), 0)
+assert not answers and train(*make(), 2e-4) == plain
+assert len(answers) == 5 and set(answers) == {right}, (right, answers)
+"""
+
+
+def test_the_handler_of_a_signal_may_use_another_model_on_the_gpu() -> None:
+    """Launches that are only looked at, or captured, would be those of the handler too."""
+    done = run_script(INTERRUPTED)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_call_that_fails_while_it_is_looked_at_leaves_the_device_right() -> None:

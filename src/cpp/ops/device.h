@@ -3,10 +3,12 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <type_traits>
 
+#include "base/interrupt.h"
 #include "base/memory.h"
 #include "ops/decode_ops.h"
 #include "ops/ops.h"
@@ -43,10 +45,12 @@ class Device {
     }
   }
 
-  // Runs f, which asks for ops and reads nothing. The device may run it twice, the first time without computing, and
-  // may replay what was asked for before.
+  // Runs f, which asks for ops and reads nothing. A device that records may run it twice, the first time without
+  // computing, and may replay what was asked for before. A signal waits for its end: the handler may ask for ops too.
   template <typename F>
   void repeat(F&& f) {
+    std::optional<Uninterrupted> whole;
+    if (records()) whole.emplace();
     using Function = std::remove_reference_t<F>;
     repeat_call([](void* context) { (*static_cast<Function*>(context))(); },
                 const_cast<void*>(static_cast<const void*>(&f)));
@@ -54,6 +58,7 @@ class Device {
 
  protected:
   virtual void run_call(void (*body)(void* context), void* context) = 0;
+  virtual bool records() const { return false; }
   virtual void repeat_call(void (*body)(void* context), void* context) { body(context); }
 };
 

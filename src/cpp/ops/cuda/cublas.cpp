@@ -106,7 +106,8 @@ const CublasLibrary* cublas_library(std::string* why) {
   return opened->why.empty() ? &opened->library : nullptr;
 }
 
-Cublas::Cublas(const CublasLibrary& library) : library_(library), least_(least_of_environment()) {
+Cublas::Cublas(const CublasLibrary& library, int64_t staged_floats)
+    : library_(library), least_(least_of_environment()), staged_floats_(staged_floats) {
   expect(library_.create(&handle_), "cublasLtCreate");
 }
 

@@ -53,10 +53,12 @@ class Cublas {
  public:
   static constexpr int64_t kWorkspaceFloats = int64_t{8} << 20;  // 32 MiB, as Hopper is said to need
 
-  explicit Cublas(const CublasLibrary& library);
+  // Products that wait for their epilogue have `staged_floats` at a time, but at least a tile of rows.
+  explicit Cublas(const CublasLibrary& library, int64_t staged_floats = int64_t{1} << 24);
 
   // Whether a product of so many multiply-adds is large enough. SOMA_CUBLAS_LEAST sets the limit.
   bool wants(int64_t multiply_adds) const { return multiply_adds >= least_; }
+  int64_t staged_floats() const { return staged_floats_; }
   // c = a b, or c += a b, in floats. Operands are floats, or both pairs. No sum is split, so the bits of a product
   // depend on shape, GPU and version alone. Returns false where the library has no algorithm.
   bool multiply(const Matrix& c, const ConstMatrix& a, const ConstMatrix& b, bool accumulate, float* workspace,
@@ -74,7 +76,7 @@ class Cublas {
   void expect(int status, const char* function) const;
 
   const CublasLibrary& library_;
-  const int64_t least_;
+  const int64_t least_, staged_floats_;
   CublasLibrary::Handle handle_ = nullptr;
   std::mutex lock_;
   std::map<Key, Plan> plans_;  // kept, since shapes come again

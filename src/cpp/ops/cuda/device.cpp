@@ -4,7 +4,6 @@
 #include <pthread.h>
 
 #include <atomic>
-#include <new>
 
 #include "ops/cuda/check.h"
 #include "ops/cuda/cuda_ops.h"
@@ -17,17 +16,6 @@ namespace {
 std::atomic<bool> used{false}, in_child{false};
 
 [[maybe_unused]] const int installed = pthread_atfork(nullptr, nullptr, [] { in_child = used.load(); });
-
-class OutOfMemory final : public std::bad_alloc {
- public:
-  OutOfMemory(const std::string& device, std::size_t asked, std::size_t free, std::size_t total)
-      : what_("out of memory on " + device + ": " + std::to_string(asked) + " bytes asked, " + std::to_string(free) +
-              " of " + std::to_string(total) + " bytes free; a smaller batch, length or model needs less") {}
-  const char* what() const noexcept override { return what_.c_str(); }
-
- private:
-  const std::string what_;
-};
 
 // Whether a recording looks, which notes the copy (from null: the clearing) instead.
 bool noted(const void* to, const void* from, std::size_t bytes) {
@@ -60,7 +48,9 @@ void* CudaMemory::allocate(std::size_t bytes, bool) {
     cudaGetLastError();  // forgets it
     std::size_t free = 0, total = 0;
     check(cudaMemGetInfo(&free, &total));
-    throw OutOfMemory(device_.name(), bytes, free, total);
+    throw OutOfMemory("out of memory on " + device_.name() + ": " + std::to_string(bytes) + " bytes asked, " +
+                      std::to_string(free) + " of " + std::to_string(total) +
+                      " bytes free; a smaller batch, length or model needs less");
   }
   check(error);
   check(cudaMemsetAsync(block, 0, bytes, stream));

@@ -54,6 +54,7 @@ class CudaDevice final : public Device {
 
  protected:
   void run_call(void (*body)(void* context), void* context) override { body(context); }
+  bool records() const override { return true; }
   void repeat_call(void (*body)(void* context), void* context) override { graphs_->run(stream(), body, context); }
 
  private:

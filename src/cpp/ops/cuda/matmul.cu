@@ -1,6 +1,7 @@
 // Matrix products. bfloat16: tensor cores on tiles of 128 x 128, 32 deep, with three stages of copies ahead of them.
 // float32: tiles of 128 x 128, 16 deep; sums in the order of k, as on the processor.
 #include <stdexcept>
+#include <type_traits>
 
 #include "ops/cuda/cuda_ops.h"
 #include "ops/cuda/epilogue.h"
@@ -252,11 +253,10 @@ bool plain(const Matrix& c, const Epilogue& e) {
          e.gelu == nullptr && e.gelu_input == nullptr && e.relu_output == nullptr && e.swiglu_gradient == nullptr;
 }
 
-// What waits for its epilogue, in products of `large`: some rows, of 64 MB.
-constexpr int64_t kStagedFloats = int64_t{1} << 24;
+// What waits for its epilogue, in products of `large`: some rows.
 int64_t staged_ld(int64_t n) { return (n + 3) / 4 * 4; }
-int64_t staged_rows(int64_t m, int64_t n) {
-  return std::min(m, std::max<int64_t>(kStagedFloats / staged_ld(n) / kTile, 1) * kTile);
+int64_t staged_rows(const Cublas& large, int64_t m, int64_t n) {
+  return std::min(m, std::max<int64_t>(large.staged_floats() / staged_ld(n) / kTile, 1) * kTile);
 }
 
 // Where in scratch what lies, in floats.
@@ -270,27 +270,54 @@ Scratch scratch_of(const ConstMatrix& a, const ConstMatrix& b, const Epilogue& e
   const bool rounds = precision == Precision::kBfloat16;
   const int64_t m = a.height(), n = b.width();
   return {.workspace = large != nullptr ? Cublas::kWorkspaceFloats : 0,
-          .staged = large != nullptr ? staged_rows(m, n) * staged_ld(n) : 0,
+          .staged = large != nullptr ? staged_rows(*large, m, n) * staged_ld(n) : 0,
           .a = rounds && !a.pairs ? pairs.floats(a.rows, a.cols) : 0,
           .b = rounds && !b.pairs ? pairs.floats(b.rows, b.cols) : 0,
           .sums = e.column_sums != nullptr ? sum_rows_floats(b.rows, b.cols) : 0};
 }
 
+template <bool kDeep>
+Tiles<kDeep> tiles_of(const ConstMatrix& x) {
+  return {reinterpret_cast<const uint16_t*>(x.data), x.rows, x.cols, 2 * x.ld, 0};
+}
+
+// The product by own kernels. In bfloat16, the operands are pairs.
+void multiply_own(const Finish& finish, const ConstMatrix& a, const ConstMatrix& b, Precision precision,
+                  cudaStream_t stream) {
+  const int64_t m = a.height(), n = b.width(), depth = a.width();
+  const dim3 grid(static_cast<unsigned>(ceil_div(n, kTile)), static_cast<unsigned>(ceil_div(m, kTile)));
+  if (precision == Precision::kFloat32) {
+    const Floats left{a.data, a.transposed ? 1 : a.ld, a.transposed ? a.ld : 1, m};
+    const Floats right{b.data, b.transposed ? b.ld : 1, b.transposed ? 1 : b.ld, n};
+    return Kernel{multiply_float32, grid, kThreads, stream}(finish, left, right, m, n, depth);
+  }
+  const auto multiply = [&](auto deep_a, auto deep_b) {
+    constexpr bool kDeepA = decltype(deep_a)::value, kDeepB = decltype(deep_b)::value;
+    Kernel{multiply_bfloat16<kDeepA, kDeepB>, grid, kThreads, stream}(finish, tiles_of<kDeepA>(a), tiles_of<kDeepB>(b),
+                                                                      m, n, depth);
+  };
+  const auto with_a = [&](auto deep_b) {
+    a.transposed ? multiply(std::false_type{}, deep_b) : multiply(std::true_type{}, deep_b);
+  };
+  b.transposed ? with_a(std::true_type{}) : with_a(std::false_type{});
+}
+
 // The product by `large`, with its epilogue; false: it has no algorithm, and nothing is done.
 bool multiply_large(Cublas& large, const Matrix& c, const ConstMatrix& a, const ConstMatrix& b, const Epilogue& e,
-                    const Finish& finish, float* workspace, cudaStream_t stream) {
+                    const Finish& finish, Precision precision, float* workspace, cudaStream_t stream) {
   if (e.symmetric) return false;  // own kernels make half of it
   if (plain(c, e)) return large.multiply(c, a, b, e.accumulate, workspace, stream);
-  const int64_t n = c.cols, ld = staged_ld(n), most = staged_rows(c.rows, n);
+  const int64_t n = c.cols, ld = staged_ld(n), most = staged_rows(large, c.rows, n);
   float* const staged = workspace + Cublas::kWorkspaceFloats;
   for (int64_t first = 0; first < c.rows; first += most) {
     const int64_t rows = std::min(most, c.rows - first);
     ConstMatrix part = a;
     part.data = a.transposed ? a.at(0, first) : a.at(first, 0);
     (a.transposed ? part.cols : part.rows) = rows;
-    if (!large.multiply({staged, rows, n, ld}, part, b, false, workspace, stream)) {
+    const Matrix product{staged, rows, n, ld};
+    if (!large.multiply(product, part, b, false, workspace, stream)) {
       if (first == 0) return false;
-      throw std::runtime_error("CUDA: cuBLASLt made some rows of a product, and cannot make the others");
+      multiply_own(finish_of(product, {}), part, b, precision, stream);  // the last rows are fewer
     }
     Kernel{finish_rows, dim3(static_cast<unsigned>(rows)), kThreads, stream}(finish, staged, ld, first, n);
   }
@@ -307,11 +334,6 @@ ConstMatrix as_pairs(const ConstMatrix& x, float* scratch, cudaStream_t stream) 
   return kept;
 }
 
-template <bool kDeep>
-Tiles<kDeep> tiles_of(const ConstMatrix& x) {
-  return {reinterpret_cast<const uint16_t*>(x.data), x.rows, x.cols, 2 * x.ld, 0};
-}
-
 }  // namespace
 
 int64_t matmul_floats(ConstMatrix a, ConstMatrix b, const Epilogue& e, Precision precision, const Cublas* large) {
@@ -320,33 +342,18 @@ int64_t matmul_floats(ConstMatrix a, ConstMatrix b, const Epilogue& e, Precision
 
 void matmul(Matrix c, ConstMatrix a, ConstMatrix b, const Epilogue& e, Precision precision, float* scratch,
             cudaStream_t stream, Cublas* large) {
-  const int64_t m = c.rows, n = c.cols, depth = a.width();
-  if (m == 0 || n == 0) return;
+  const int64_t m = c.rows;
+  if (m == 0 || c.cols == 0) return;
   if (e.column_sums != nullptr && b.transposed) throw std::invalid_argument("CUDA: column sums of a transposed matrix");
   const Scratch s = scratch_of(a, b, e, precision, large);
   float* const rounded = scratch + s.workspace + s.staged;
   const Finish finish = finish_of(c, e);
-  const dim3 grid(static_cast<unsigned>(ceil_div(n, kTile)), static_cast<unsigned>(ceil_div(m, kTile)));
   if (precision == Precision::kBfloat16) {
     a = as_pairs(a, rounded, stream);
     b = as_pairs(b, rounded + s.a, stream);
   }
-  if (large != nullptr && multiply_large(*large, c, a, b, e, finish, scratch, stream)) {
-    // done
-  } else if (precision == Precision::kBfloat16) {
-    const auto multiply = [&](auto deep_a, auto deep_b) {
-      constexpr bool kDeepA = decltype(deep_a)::value, kDeepB = decltype(deep_b)::value;
-      Kernel{multiply_bfloat16<kDeepA, kDeepB>, grid, kThreads, stream}(finish, tiles_of<kDeepA>(a),
-                                                                        tiles_of<kDeepB>(b), m, n, depth);
-    };
-    const auto with_a = [&](auto deep_b) {
-      a.transposed ? multiply(std::false_type{}, deep_b) : multiply(std::true_type{}, deep_b);
-    };
-    b.transposed ? with_a(std::true_type{}) : with_a(std::false_type{});
-  } else {
-    const Floats left{a.data, a.transposed ? 1 : a.ld, a.transposed ? a.ld : 1, m};
-    const Floats right{b.data, b.transposed ? b.ld : 1, b.transposed ? 1 : b.ld, n};
-    Kernel{multiply_float32, grid, kThreads, stream}(finish, left, right, m, n, depth);
+  if (large == nullptr || !multiply_large(*large, c, a, b, e, finish, precision, scratch, stream)) {
+    multiply_own(finish, a, b, precision, stream);
   }
   if (e.column_sums != nullptr) sum_rows(e.column_sums, b, rounded + s.a + s.b, stream);
   if (e.swiglu != nullptr) swiglu(*e.swiglu, c, stream);
