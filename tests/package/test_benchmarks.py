@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from helpers.mpi import mpiexec
 from oracles import reference as ref
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -274,3 +275,13 @@ def test_texts_at_once_are_those_one_by_one(tmp_path: Path) -> None:
     alone, at_once, _, peer = results
     assert at_once["ours_over_this"] == {} and alone["ours_over_this"] and peer["ours_over_this"]
     assert (alone["label"], peer["label"]) == ("soma_native one by one", "llama.cpp at once")
+
+
+def test_ranks_and_threads_take_turns(tmp_path: Path) -> None:
+    mpiexec()
+    options = ("--workloads", "nano-cpu", "--rounds", 1, "--steps", 4, "--precision", "float32")
+    done = run("bench_ranks.py", *options, "--json", tmp_path / "r.json")
+    assert done.returncode == 0, done.stderr
+    (result,) = json.loads((tmp_path / "r.json").read_text())["results"]
+    assert result["ranks"][0] > 0 and result["threads"][0] > 0
+    assert result["losses"]["2"] == pytest.approx(result["losses"]["1"], rel=1e-4)
