@@ -42,7 +42,7 @@ class Generator(Scorer):
     if the vocabulary has it.
 
     **The prompt** is returned exactly as given. The model reads words that are not in the vocabulary as `<UNK>`, and a
-    warning on the logger "soma_native" names them; without `<UNK>` the tokenizer raises. A prompt without any token,
+    warning on the logger "soma_native" names each once; without `<UNK>` the tokenizer raises. A prompt without tokens,
     such as "" or, for words, "?!", starts from the folder's `bos_token_id`, else from `<|endoftext|>`, `<BOS>` or
     `<START>` if the vocabulary has one, else from a line break, a space, or the first token of the vocabulary.
 
@@ -103,6 +103,7 @@ class Generator(Scorer):
         self._banned = np.array(sorted(banned), dtype=np.int32)
         self._start_id = self._find_start()
         self._pieces: dict[int, bytes] = {}
+        self._warned = set()
         self._weights_form = weights
         self._weights = None if weights == "auto" else _core.DecodeWeights(model._core, weights)
 
