@@ -10,6 +10,7 @@ from common import Workload, initial_parameters
 
 import soma_native as soma
 from soma_native import _core
+from soma_native.generation.sampling import kv_cache_of
 
 
 def build(w: Workload, precision: str, params: dict[str, Any], device: str) -> soma.Model:
@@ -52,7 +53,8 @@ class NativeDecoder:
         self.model = build(w, "float32", initial_parameters(w), device)
         self.parameters = self.model.num_parameters
         kept = None if weights == "live" else _core.DecodeWeights(self.model._core, weights)
-        self.decoder = _core.Decoder(self.model._core, 1, kept)
+        kv_cache = kv_cache_of("auto" if weights == "live" else weights, "auto")
+        self.decoder = _core.Decoder(self.model._core, 1, kept, kv_cache)
         self.row = np.zeros(1, np.int32)
         self.vocab_size = w.config.vocab_size
 

@@ -97,3 +97,8 @@ inline soma::WeightFormat parse_weight_format(const std::string& name) {
   soma::check(name == "int8", "weights must be 'float32', 'bfloat16' or 'int8', got '", name, "'");
   return soma::WeightFormat::kInt8;
 }
+inline soma::CacheFormat parse_cache_format(const std::string& name) {
+  if (name == "float32") return soma::CacheFormat::kFloat32;
+  soma::check(name == "bfloat16", "kv_cache must be 'float32' or 'bfloat16', got '", name, "'");
+  return soma::CacheFormat::kBfloat16;
+}

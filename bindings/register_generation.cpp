@@ -39,10 +39,10 @@ struct DecoderHandle {
   std::unique_ptr<soma::DecodeWeights> live;  // made here if the caller gave none
   soma::Decoder decoder;
 
-  DecoderHandle(ModelHandle& handle, int64_t rows, const DecodeWeightsHandle* given)
+  DecoderHandle(ModelHandle& handle, int64_t rows, const DecodeWeightsHandle* given, soma::CacheFormat cache)
       : model(handle),
         live(given == nullptr ? std::make_unique<soma::DecodeWeights>(handle.transformer) : nullptr),
-        decoder(given == nullptr ? *live : *given->weights, rows) {
+        decoder(given == nullptr ? *live : *given->weights, rows, cache) {
     check(given == nullptr || &given->model == &handle, "weights must be made of the model that they are given with");
   }
 
@@ -122,14 +122,19 @@ void register_generation(py::module_& m) {
 
   py::class_<DecoderHandle> decoder(m, "Decoder", "Generation with cached keys and values, one row a sequence.");
   decoder
-      .def(py::init([](ModelHandle& model, int64_t batch_size, std::optional<DecodeWeightsHandle*> weights) {
-             return std::make_unique<DecoderHandle>(model, batch_size, weights.value_or(nullptr));
+      .def(py::init([](ModelHandle& model, int64_t batch_size, std::optional<DecodeWeightsHandle*> weights,
+                       const std::string& kv_cache) {
+             return std::make_unique<DecoderHandle>(model, batch_size, weights.value_or(nullptr),
+                                                    parse_cache_format(kv_cache));
            }),
            py::keep_alive<1, 2>(), py::keep_alive<1, 4>(), py::arg("model"), py::arg("batch_size"),
-           py::arg("weights") = py::none())
+           py::arg("weights") = py::none(), py::arg("kv_cache") = "float32")
       .def_static(
-          "bytes_per_row", [](const ModelHandle& h) { return soma::Decoder::bytes_per_row(h.transformer.config()); },
-          py::arg("model"), "Bytes of keys, values and logits of a row.")
+          "bytes_per_row",
+          [](const ModelHandle& h, const std::string& kv_cache) {
+            return soma::Decoder::bytes_per_row(h.transformer.config(), parse_cache_format(kv_cache));
+          },
+          py::arg("model"), py::arg("kv_cache") = "float32", "Bytes of keys, values and logits of a row.")
       .def("prefill", &DecoderHandle::prefill, py::arg("row"), py::arg("ids"))
       .def("extend", &DecoderHandle::extend, py::arg("rows"), py::arg("keep"), py::arg("ids"),
            "Reads pieces of prompts: each row keeps its first `keep` tokens, and its ids follow.")

@@ -337,12 +337,16 @@ class Decoder:
     Generation with cached keys and values, one row a sequence.
     """
     @staticmethod
-    def bytes_per_row(model: Model) -> int:
+    def bytes_per_row(model: Model, kv_cache: str = "float32") -> int:
         """
         Bytes of keys, values and logits of a row.
         """
     def __init__(
-        self, model: Model, batch_size: typing.SupportsInt | typing.SupportsIndex, weights: DecodeWeights | None = None
+        self,
+        model: Model,
+        batch_size: typing.SupportsInt | typing.SupportsIndex,
+        weights: DecodeWeights | None = None,
+        kv_cache: str = "float32",
     ) -> None: ...
     def copy_row(
         self,

@@ -1,6 +1,7 @@
 // The operations of ops/decode.h, one function each, for tests. register_ops.cpp has those of ops/ops.h.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <optional>
 #include <string>
 #include <vector>
@@ -56,20 +57,26 @@ Floats decode_linear(const Floats& x, const Floats& w, const std::string& weight
   return y;
 }
 
-// Converts keys and values (R, capacity, C) to the layout of the cache, or back.
-void to_cache_layout(Floats& cache, Floats& plain, int64_t heads, bool keys, bool back) {
+// Converts keys and values (R, capacity, C) to the layout of the cache, or back. Bfloat16 takes the upper halves.
+void to_cache_layout(Floats& cache, Floats& plain, int64_t heads, bool keys, bool back, soma::CacheFormat format) {
   const int64_t rows = plain.shape(0), capacity = plain.shape(1), channels = plain.shape(2), d = channels / heads;
+  const bool halves = format == soma::CacheFormat::kBfloat16;
+  const int64_t block = soma::cache_block(format);
   for (int64_t i = 0; i < rows * capacity * channels; ++i) {
-    const int64_t r = i / channels / capacity, position = i / channels % capacity, h = i % channels / d, at = i % d;
-    const int64_t within = keys ? (position / 16 * d + at) * 16 + position % 16 : position * d + at;
-    float& cached = cache.mutable_data()[(r * heads + h) * capacity * d + within];
-    (back ? plain.mutable_data()[i] : cached) = back ? cached : plain.data()[i];
+    const int64_t r = i / channels / capacity, j = i / channels % capacity, h = i % channels / d, at = i % d;
+    const int64_t dword = keys ? (j / block * d + at) * 16 + j % 16 : (halves ? j / 2 : j) * d + at;
+    float* const cached = cache.mutable_data() + soma::cache_floats(format, (r * heads + h) * capacity, d) + dword;
+    auto* const number = reinterpret_cast<char*>(plain.mutable_data() + i);
+    char* const kept = reinterpret_cast<char*>(cached) + (halves ? 2 * (keys ? j % 32 / 16 : j % 2) : 0);
+    char* const plain_part = number + (halves ? 2 : 0);
+    std::memcpy(back ? plain_part : kept, back ? kept : plain_part, halves ? 2 : 4);
+    if (back && halves) std::memset(number, 0, 2);
   }
 }
 
 Triple decode_attention(const Floats& qkv, const Floats& keys, const Floats& values, const Ids& lengths, int64_t heads,
                         const std::optional<int64_t>& kv_heads, const MaybeFloats& turns, const MaybeFloats& q_gain,
-                        const MaybeFloats& k_gain, float eps, std::optional<float> scale) {
+                        const MaybeFloats& k_gain, float eps, std::optional<float> scale, const std::string& kv_cache) {
   expect_dimensions("qkv", qkv, 2);
   expect_dimensions("keys", keys, 3);
   const int64_t shared = kv_heads.value_or(heads);
@@ -78,7 +85,9 @@ Triple decode_attention(const Floats& qkv, const Floats& keys, const Floats& val
   const int64_t rows = qkv.shape(0), capacity = keys.shape(1), head_size = qkv.shape(1) / (heads + 2 * shared);
   const soma::HeadShape shape{heads, head_size, shared,
                               scale.value_or(1.0f / std::sqrt(static_cast<float>(head_size)))};
-  check(capacity % 16 == 0, "keys must hold a multiple of 16 positions, got ", capacity);
+  const soma::CacheFormat format = parse_cache_format(kv_cache);
+  const int64_t block = soma::cache_block(format);
+  check(capacity % block == 0, "keys must hold a multiple of ", block, " positions, got ", capacity);
   expect("keys", keys, {rows, capacity, shape.kv_dim()});
   expect("values", values, shape_of(keys));
   expect("lengths", lengths, {rows});
@@ -86,12 +95,12 @@ Triple decode_attention(const Floats& qkv, const Floats& keys, const Floats& val
   expect("turns", turns, {capacity, shape.head_size});
   Floats out = unset({rows, shape.q_dim()}), k = copy(keys), v = copy(values), rotated = copy(qkv);
   Floats cached_k = unset(shape_of(k)), cached_v = unset(shape_of(v));
-  to_cache_layout(cached_k, k, shared, true, false);
-  to_cache_layout(cached_v, v, shared, false, false);
+  to_cache_layout(cached_k, k, shared, true, false, format);
+  to_cache_layout(cached_v, v, shared, false, false, format);
   std::vector<soma::CacheRow> cache;
   for (int64_t r = 0; r < rows; ++r) {
-    const int64_t at = r * capacity * shape.kv_dim();
-    cache.push_back({cached_k.mutable_data() + at, cached_v.mutable_data() + at, lengths.data()[r], capacity});
+    const int64_t at = soma::cache_floats(format, r * capacity * shared, head_size);
+    cache.push_back({cached_k.mutable_data() + at, cached_v.mutable_data() + at, lengths.data()[r], capacity, format});
   }
   const soma::Matrix result = rows_of(out), in = rows_of(rotated);
   const soma::Rotation rotation{data(turns), data(q_gain), data(k_gain), eps};
@@ -100,8 +109,8 @@ Triple decode_attention(const Floats& qkv, const Floats& keys, const Floats& val
   run_region(threads, [&](const soma::ParallelRegion& region) {
     soma::decode_attention(region, result, in, cache.data(), shape, scores.data(), turns ? &rotation : nullptr);
   });
-  to_cache_layout(cached_k, k, shared, true, true);
-  to_cache_layout(cached_v, v, shared, false, true);
+  to_cache_layout(cached_k, k, shared, true, true, format);
+  to_cache_layout(cached_v, v, shared, false, true, format);
   return py::make_tuple(out, k, v);
 }
 
@@ -138,7 +147,7 @@ void register_decode_ops(py::module_& m) {
         "x w + bias + residual, then 'relu', 'gelu_tanh' or 'gelu', as generation does it; by_output: w is (out, in).");
   m.def("decode_attention", &decode_attention, py::arg("qkv"), py::arg("keys"), py::arg("values"), py::arg("lengths"),
         py::arg("heads"), py::arg("kv_heads") = none, py::kw_only(), py::arg("turns") = none, py::arg("q_gain") = none,
-        py::arg("k_gain") = none, py::arg("eps") = 0.0f, py::arg("scale") = none,
+        py::arg("k_gain") = none, py::arg("eps") = 0.0f, py::arg("scale") = none, py::arg("kv_cache") = "float32",
         "(out (R, H*D), keys, values (R, S, K*D)): one more position of each cached row, rotated if turns are given.");
   m.def("decode_swiglu", &decode_swiglu, py::arg("x"), py::arg("w"), py::kw_only(), py::arg("weights") = "live",
         py::arg("prompt") = false, "silu(gate) up for x w = gate | up, as generation does it.");

@@ -11,6 +11,7 @@ from typing import Any, NoReturn, TypeVar
 from soma_native import _checks
 from soma_native.cli.errors import PROGRAM, one_line
 from soma_native.errors import ArgumentError
+from soma_native.generation.sampling import KV_CACHE
 from soma_native.model.config import PRECISIONS
 
 _Value = TypeVar("_Value")
@@ -45,6 +46,17 @@ def add_device(parser: argparse._ActionsContainer) -> None:
     """Add --device."""
     parser.add_argument(
         "--device", default="cpu", metavar="D", help="where the model computes: cpu, cuda or cuda:N (default: cpu)"
+    )
+
+
+def add_kv_cache(parser: argparse._ActionsContainer) -> None:
+    """Add --kv-cache."""
+    parser.add_argument(
+        "--kv-cache",
+        choices=KV_CACHE,
+        default="auto",
+        help="form of keys and values: bfloat16 rounds them and takes half the memory; auto does so where the weights "
+        "are rounded (default: auto)",
     )
 
 

@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from soma_native.checkpoint import load
-from soma_native.cli.arguments import add_command, add_device, integer, number, seed_type, text
+from soma_native.cli.arguments import add_command, add_device, add_kv_cache, integer, number, seed_type, text
 from soma_native.cli.corpus import read_stdin
 from soma_native.cli.errors import UsageError
 from soma_native.cli.output import print_json
@@ -127,6 +127,7 @@ def add_parser(commands: Any) -> None:
         help="form of the weights while generating: bfloat16 and int8 are faster and less exact, float32 is an exact "
         "copy packed for speed, auto uses the model's weights without a copy (default: auto)",
     )
+    add_kv_cache(parser)
     add_device(parser)
     parser.add_argument("--seed", type=seed_type, metavar="N", help="the same seed gives the same text")
     parser.add_argument(
@@ -152,7 +153,7 @@ def run(arguments: argparse.Namespace) -> None:
     seed = secrets.randbits(53) if arguments.seed is None else arguments.seed  # 53 bits: exact in every JSON reader
     model, tok = load(arguments.folder, device=arguments.device)
     began = time.perf_counter()
-    pieces = Generator(model, tok, weights=arguments.weights).stream(
+    pieces = Generator(model, tok, weights=arguments.weights, kv_cache=arguments.kv_cache).stream(
         prompt,
         seed=seed,
         logit_bias=dict(arguments.logit_bias),

@@ -9,7 +9,7 @@ import socket
 import sys
 from typing import Any
 
-from soma_native.cli.arguments import add_command, add_device, integer, number
+from soma_native.cli.arguments import add_command, add_device, add_kv_cache, integer, number
 from soma_native.cli.errors import CommandError, UsageError
 from soma_native.cli.output import print_json
 from soma_native.generation.sampling import WEIGHTS
@@ -49,6 +49,7 @@ def add_parser(commands: Any) -> None:
         default="float32",
         help="form of the weights, as for generate; auto needs no memory for a copy (default: %(default)s)",
     )
+    add_kv_cache(parser)
     add_device(parser)
     count: dict[str, Any] = {"type": integer(1, 1 << 16), "metavar": "N"}
     parser.add_argument(
@@ -95,6 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
                 folder,
                 arguments.device,
                 weights=arguments.weights,
+                kv_cache=arguments.kv_cache,
                 max_sequences=arguments.max_sequences,
                 limits=limits,
             )

@@ -15,7 +15,7 @@ from soma_native.generation.completion import Completion
 from soma_native.generation.engine_thread import EngineThread
 from soma_native.generation.generator import Generator
 from soma_native.generation.prefix import LEAST_PIECE
-from soma_native.generation.sampling import Sampling, Settings
+from soma_native.generation.sampling import Sampling, Settings, kv_cache_of
 from soma_native.generation.scheduler import Job, Scheduler
 from soma_native.model.model import Model
 from soma_native.tokenizer.tokenizer import Tokenizer
@@ -41,9 +41,10 @@ class Engine:
         model: the model. With `weights="auto"` its weights should not change while texts are written.
         tok: the tokenizer of its training.
         max_sequences: most texts at once, 1 to 65536. The memory for their keys and values is taken now:
-            `Engine.memory_of(model, max_sequences)` says how much.
+            `Engine.memory_of` says how much.
         end_token: the special token that ends a text, as for `Generator`.
         weights: "auto", "float32", "bfloat16" or "int8", as for `Generator`.
+        kv_cache: "auto", "float32" or "bfloat16", as for `Generator`. It says most of the memory of a sequence.
         max_queue: most texts that wait for one of `max_sequences` places.
         prefill_piece: most tokens of prompts that are read before the other texts go on, at least 16.
 
@@ -71,17 +72,18 @@ class Engine:
         *,
         end_token: str | None = "auto",
         weights: str = "auto",
+        kv_cache: str = "auto",
         max_queue: int = 1024,
         prefill_piece: int = 256,
     ) -> None:
         rows = integer("max_sequences", max_sequences, 1, 1 << 16)
         waiting = integer("max_queue", max_queue, 0)
         piece = integer("prefill_piece", prefill_piece, LEAST_PIECE)
-        self._generator = Generator(model, tok, end_token=end_token, weights=weights)
-        self.memory_bytes = self.memory_of(model, rows)
+        self._generator = Generator(model, tok, end_token=end_token, weights=weights, kv_cache=kv_cache)
+        self.memory_bytes = self.memory_of(model, rows, weights=weights, kv_cache=kv_cache)
         try:
             scheduler = Scheduler(
-                _core.Decoder(model._core, rows, self._generator._weights),
+                self._generator._decoder(rows),
                 rows,
                 piece=piece,
                 rounds=weights in ("bfloat16", "int8"),
@@ -90,17 +92,18 @@ class Engine:
         except MemoryError:
             raise MemoryError(
                 f"{rows} sequences need {self.memory_bytes / 2**20:,.0f} MB for keys, values and logits: lower "
-                "max_sequences"
+                "max_sequences, or give kv_cache='bfloat16'"
             ) from None
         self.max_sequences, self.max_queue = rows, waiting
         self._thread = EngineThread(scheduler, rows, waiting)
         weakref.finalize(self, self._thread.stop)
 
     @staticmethod
-    def memory_of(model: Model, max_sequences: int = 16) -> int:
+    def memory_of(model: Model, max_sequences: int = 16, *, weights: str = "auto", kv_cache: str = "auto") -> int:
         """The bytes that an engine takes for keys, values and logits of its sequences, beside the weights."""
         instance("model", model, Model)
-        return integer("max_sequences", max_sequences, 1, 1 << 16) * _core.Decoder.bytes_per_row(model._core)
+        rows, kept = integer("max_sequences", max_sequences, 1, 1 << 16), kv_cache_of(weights, kv_cache)
+        return rows * _core.Decoder.bytes_per_row(model._core, kept)
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{self.running} running, {self.waiting} waiting"

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from soma_native._checks import choice, instance, integer, string, strings
+from soma_native._checks import instance, integer, string, strings
 from soma_native.checkpoint.hf_config import end_token, start_token, token_ids
 from soma_native.core import _core
 from soma_native.errors import ArgumentError, ArgumentTypeError
 from soma_native.generation.completion import Completion
 from soma_native.generation.healing import half_word, read_prompt
 from soma_native.generation.prefix import kept_length
-from soma_native.generation.sampling import DEFAULTS, WEIGHTS, MoreSettings, Sampling, Settings
+from soma_native.generation.sampling import DEFAULTS, MoreSettings, Sampling, Settings, kv_cache_of
 from soma_native.generation.scoring import Scorer
 from soma_native.generation.sequence import STEPS, Sequence
 from soma_native.generation.text_writer import TextWriter
@@ -42,7 +42,7 @@ class Generator(Scorer):
     if the vocabulary has it.
 
     **The prompt** is returned exactly as given. The model reads words that are not in the vocabulary as `<UNK>`, and a
-    warning on the logger "soma_native" names them; without `<UNK>` the tokenizer raises. A prompt without any token,
+    warning on the logger "soma_native" names each once; without `<UNK>` the tokenizer raises. A prompt without tokens,
     such as "" or, for words, "?!", starts from the folder's `bos_token_id`, else from `<|endoftext|>`, `<BOS>` or
     `<START>` if the vocabulary has one, else from a line break, a space, or the first token of the vocabulary.
 
@@ -60,15 +60,25 @@ class Generator(Scorer):
             largest weight). With these two, inputs of prompts of 16 tokens or more are rounded to bfloat16 too; this
             doubles the speed on processors that multiply bfloat16. Sums are always float32, and equal on every machine
             up to rounding.
+        kv_cache: "float32", or "bfloat16", which rounds keys and values once: half the memory, and faster for many or
+            long texts. "auto" is "bfloat16" where `weights` are rounded, else "float32".
 
     Raises:
-        ValueError: the tokenizer has more tokens than the model, `end_token` is not in the vocabulary, or `weights` is
-            unknown.
+        ValueError: the tokenizer has more tokens than the model, `end_token` is not in the vocabulary, or `weights` or
+            `kv_cache` is unknown.
         MemoryError: the memory is too small for the copy.
     """
 
-    def __init__(self, model: Model, tok: Tokenizer, *, end_token: str | None = "auto", weights: str = "auto") -> None:
-        choice("weights", weights, WEIGHTS)
+    def __init__(
+        self,
+        model: Model,
+        tok: Tokenizer,
+        *,
+        end_token: str | None = "auto",
+        weights: str = "auto",
+        kv_cache: str = "auto",
+    ) -> None:
+        self._kv_cache = kv_cache_of(weights, kv_cache)
         instance("model", model, Model)
         instance("tok", tok, Tokenizer)
         if tok.vocab_size > model.config.vocab_size:
@@ -93,12 +103,13 @@ class Generator(Scorer):
         self._banned = np.array(sorted(banned), dtype=np.int32)
         self._start_id = self._find_start()
         self._pieces: dict[int, bytes] = {}
+        self._warned = set()
         self._weights_form = weights
         self._weights = None if weights == "auto" else _core.DecodeWeights(model._core, weights)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle and copy with model and tokenizer. Packed weights are packed again from the model's."""
-        return _generator_of, (self._model, self._tok, self._end_token, self._weights_form)
+        return _generator_of, (self._model, self._tok, self._end_token, self._weights_form, self._kv_cache)
 
     def __repr__(self) -> str:
         return f"Generator(model={self._model!r}, tok={self._tok!r}, weights={self._weights_form!r})"
@@ -308,10 +319,9 @@ class Generator(Scorer):
         first = self._sequence(prompt, sampling)
         sequences, texts = [first] * (n if sampling.max_tokens == 0 else 1), [""] * n
         if sampling.max_tokens > 0:
-            decoder = _core.Decoder(self._model._core, n, self._weights)
+            decoder, seed = self._decoder(n), sampling.fresh_seed()
             self._read(decoder, 0, first)
             sequences += [first.again(self._writer(prompt, sampling, first.rest)) for _ in range(1, n)]
-            seed = sampling.fresh_seed()
             for row in range(1, n):
                 decoder.copy_row(0, row, len(first.context))
             samplers = {i: self._sampler(sampling, s, (seed + i) % (1 << 64)) for i, s in enumerate(sequences)}
@@ -354,12 +364,15 @@ class Generator(Scorer):
             rest=rest,
         )
 
+    def _decoder(self, rows: int) -> _core.Decoder:
+        return _core.Decoder(self._model._core, rows, self._weights, self._kv_cache)
+
     def _read(self, decoder: _core.Decoder, row: int, sequence: Sequence) -> None:
         """Let an empty row of the decoder read a prompt, its end as the author means it."""
         held: list[int] = []
         while True:
-            context = sequence.context
-            keep = kept_length(held, context, self._weights_form in ("bfloat16", "int8"))
+            context, rounds = sequence.context, self._weights_form in ("bfloat16", "int8")
+            keep = kept_length(held, context, rounds)
             decoder.extend(np.array([row], np.int32), np.array([keep], np.int32), [np.array(context[keep:], np.int32)])
             if sequence.read(decoder.logits()[row]):
                 return
@@ -369,8 +382,7 @@ class Generator(Scorer):
         rows = [row for row, sequence in enumerate(sequences) if sequence.finish_reason is None]
         if not rows:
             return
-        decoder = _core.Decoder(self._model._core, len(sequences), self._weights)
-        samplers = {}
+        decoder, samplers = self._decoder(len(sequences)), {}
         for row in rows:
             self._read(decoder, row, sequences[row])
             samplers[row] = self._sampler(sampling, sequences[row], sampling.fresh_seed())
@@ -387,8 +399,8 @@ class Generator(Scorer):
         """Let the rows of `samplers` grow to their ends: (row, text), at most `steps` tokens of a row at a time."""
         rows, ends = list(samplers), sorted(self._end_ids)
         while rows:
-            of_rows, left = [samplers[row] for row in rows], [sequences[row].left for row in rows]
-            grown = decoder.grow(rows, of_rows, left, [top] * len(rows), ends, steps)
+            drawn, left = [samplers[row] for row in rows], [sequences[row].left for row in rows]
+            grown = decoder.grow(rows, drawn, left, [top] * len(rows), ends, steps)
             for row, (tokens, scores, error) in zip(rows, grown, strict=True):
                 if piece := sequences[row].take(tokens, scores):
                     yield row, piece
@@ -426,8 +438,10 @@ class Generator(Scorer):
         return piece
 
 
-def _generator_of(model: Model, tok: Tokenizer, end_token: str | None, weights: str) -> Generator:
-    return Generator(model, tok, end_token=end_token, weights=weights)
+def _generator_of(
+    model: Model, tok: Tokenizer, end_token: str | None, weights: str, kv_cache: str = "float32"
+) -> Generator:
+    return Generator(model, tok, end_token=end_token, weights=weights, kv_cache=kv_cache)
 
 
 _generator_of.__module__ = "soma_native"  # the name in pickles, which stays if this module moves

@@ -13,13 +13,14 @@ from typing import Any, Literal, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from soma_native._checks import flag, integer, number
+from soma_native._checks import choice, flag, integer, number
 from soma_native.checkpoint.hf_config import SAMPLING, auto_penalty
 from soma_native.core import _core
 from soma_native.errors import ArgumentError, ArgumentTypeError
 from soma_native.tokenizer.tokenizer import Tokenizer
 
 WEIGHTS = ("auto", "float32", "bfloat16", "int8")
+KV_CACHE = ("auto", "float32", "bfloat16")
 
 
 class MoreSettings(TypedDict, total=False):
@@ -151,6 +152,14 @@ class Sampling:
 
 
 DEFAULTS = Sampling()
+
+
+def kv_cache_of(weights: str, kv_cache: str) -> str:
+    """How keys and values are kept: "auto" rounds them where the weights are rounded."""
+    choice("weights", weights, WEIGHTS)
+    if choice("kv_cache", kv_cache, KV_CACHE) != "auto":
+        return kv_cache
+    return "bfloat16" if weights in ("bfloat16", "int8") else "float32"
 
 
 def _breakers(tok: Tokenizer, texts: tuple[str, ...]) -> tuple[NDArray[np.int32], list[list[int]]]:

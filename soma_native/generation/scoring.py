@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ _log = logging.getLogger("soma_native")
 # Parameters of a small model, which computes fastest with each thread's sequences in its caches; tokens of a forward
 # pass of such a model and of others.
 _SMALL, _FEW, _MANY = 1 << 21, 1 << 10, 1 << 12
+_MOST_WARNED = 10_000  # words
 
 
 @dataclass(frozen=True, repr=False)
@@ -110,11 +111,19 @@ class _Windows:
         return inside
 
 
+def unknown_said(words: Sequence[str]) -> str:
+    """What is said of words that are not in the vocabulary; the first ten are named."""
+    named = [word if word.isprintable() and not word.isspace() else repr(word) for word in words[:10]]
+    more = f" and {len(words) - 10} more" if len(words) > 10 else ""
+    return f"not in the vocabulary, read as <UNK>: {', '.join(named)}{more}"
+
+
 class Scorer:
     """What a generator does with texts that are there already: `score` and `embed`."""
 
     _model: Model
     _tok: Tokenizer
+    _warned: set[str]  # words that were logged
 
     def score(self, text: str, top: int = 0, stride: int | None = None) -> Scores:
         """How likely a text is, token by token.
@@ -162,15 +171,34 @@ class Scorer:
         Raises:
             TypeError, ValueError, KeyboardInterrupt: as `score`; the text needs one token.
         """
-        ids = self._tok.encode_array(string("text", text))
-        if len(ids) == 0:
-            raise ArgumentError("text", f"has no token of the vocabulary: {text!r:.80}")
-        windows = _Windows.over([len(ids)], [0], self._model.config.max_seq_len, self._stride(stride))
-        total = np.zeros(self._model.config.d_model)
+        vector: NDArray[np.float32] = self._vectors(["text"], [string("text", text)], stride)[0]
+        return vector
+
+    def embed_batch(self, texts: Iterable[str], stride: int | None = None) -> NDArray[np.float32]:
+        """The vectors of several texts, which share forward passes: float32, shape (texts, C). Errors as `embed`."""
+        found = strings("texts", texts, "embed")
+        return self._vectors([f"texts[{i}]" for i in range(len(found))], found, stride)
+
+    def _vectors(self, names: list[str], texts: list[str], stride: int | None) -> NDArray[np.float32]:
+        stride, width = self._stride(stride), self._model.config.d_model
+        encoded = [self._tok.encode_array(text) for text in texts]
+        for name, text, ids in zip(names, texts, encoded, strict=True):
+            if len(ids) == 0:
+                raise ArgumentError(name, f"has no token of the vocabulary: {text!r:.80}")
+        if not encoded:
+            return np.zeros((0, width), np.float32)
+        counts = np.array([len(ids) for ids in encoded])
+        begins, tokens = np.cumsum(counts) - counts, np.concatenate(encoded)
+        windows = _Windows.over(counts.tolist(), begins.tolist(), self._model.config.max_seq_len, stride)
+        of_text = np.searchsorted(begins, windows.starts, side="right") - 1
+        totals = np.zeros((len(texts), width))
         for batch in windows.batches(self._model):
-            rows, _ = gather(ids, windows.starts[batch], windows.lengths[batch])
-            total += self._model.hidden(rows)[windows.is_fresh(batch, rows.shape[1])].sum(axis=0, dtype=np.float64)
-        return (total / len(ids)).astype(np.float32)
+            rows, _ = gather(tokens, windows.starts[batch], windows.lengths[batch])
+            hidden, fresh = self._model.hidden(rows), windows.is_fresh(batch, rows.shape[1])
+            for row, text_at in enumerate(of_text[batch]):
+                totals[text_at] += hidden[row, fresh[row]].sum(axis=0, dtype=np.float64)
+        vectors: NDArray[np.float32] = (totals / counts[:, None]).astype(np.float32)
+        return vectors
 
     def _scores(self, names: list[str], texts: list[str], top: int, stride: int | None) -> list[Scores]:
         top = integer("top", top, 0, self._model.config.vocab_size)
@@ -221,15 +249,20 @@ class Scorer:
         return ids, offsets
 
     def _warn_unknown(self, text: str, ids: list[int]) -> None:
-        """Name the first words, or characters, of a text that are not in the vocabulary."""
-        unknown = self._unknown_id()
-        if unknown is None or unknown not in ids:
+        """Log the words, or characters, of a text that are not in the vocabulary, each once."""
+        if self._unknown_id() not in ids:
             return
-        pairs = zip(*self._tok.encode_with_offsets(text), strict=True)
-        found = dict.fromkeys(text[begin:end] for i, (begin, end) in pairs if i == unknown)
-        named = [word if word.isprintable() and not word.isspace() else repr(word) for word in [*found][:10]]
-        more = f" and {len(found) - 10} more" if len(found) > 10 else ""
-        _log.warning("not in the vocabulary, read as <UNK>: %s%s", ", ".join(named), more)
+        found = [word for word in self._unknown_words(text) if word not in self._warned]
+        if len(self._warned) > _MOST_WARNED:
+            self._warned.clear()
+        self._warned.update(found)
+        if found:
+            _log.warning(unknown_said(found))
+
+    def _unknown_words(self, text: str, special: Collection[str] = ()) -> list[str]:
+        """The words, or characters, of a text that are not in the vocabulary."""
+        unknown, pairs = self._unknown_id(), zip(*self._tok.encode_with_offsets(text, special), strict=True)
+        return [*dict.fromkeys(text[begin:end] for i, (begin, end) in pairs if i == unknown)]
 
     def _unknown_id(self) -> int | None:
         return self._tok.token_to_id("<UNK>") if "<UNK>" in self._tok.special_tokens else None

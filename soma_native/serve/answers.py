@@ -58,12 +58,14 @@ class Form:
         model: the name of the model.
         vocabulary: of its tokens.
         logprobs: how many alternatives each token shows; None for no log-probabilities.
+        warnings: what a client should know of its request. The answer has them, or the first event of a stream.
     """
 
     whole = events = "text_completion"
     prefix = "cmpl"
 
-    def __init__(self, model: str, vocabulary: Vocabulary, logprobs: int | None) -> None:
+    def __init__(self, model: str, vocabulary: Vocabulary, logprobs: int | None, warnings: Sequence[str] = ()) -> None:
+        self._once = {"warnings": list(warnings)} if warnings else {}
         self._vocabulary = vocabulary
         self._with_logprobs = logprobs is not None
         self._head = {
@@ -77,7 +79,7 @@ class Form:
     def answer(self, texts: Sequence[Part], usage: Usage) -> dict[str, Any]:
         """The whole answer."""
         choices = [self._choice(index, part, whole=True) for index, part in enumerate(texts)]
-        return {**self._head, "choices": choices, "usage": usage.json()}
+        return {**self._head, "choices": choices, "usage": usage.json(), **self._once}
 
     def begin(self, index: int) -> list[bytes]:
         """The events before the first part of a text."""
@@ -92,7 +94,8 @@ class Form:
         return self._event([], {"usage": usage.json()})
 
     def _event(self, choices: list[dict[str, Any]], more: dict[str, Any]) -> bytes:
-        return event({**self._head, "object": self.events, "choices": choices, **more})
+        once, self._once = self._once, {}
+        return event({**self._head, "object": self.events, "choices": choices, **more, **once})
 
     def _choice(self, index: int, part: Part, *, whole: bool) -> dict[str, Any]:
         logprobs = self._logprobs(part.tokens) if self._with_logprobs else None
@@ -112,7 +115,9 @@ class Form:
             "tokens": [name(token.id) for token in tokens],
             "token_logprobs": [_number(token.logprob) for token in tokens],
             "top_logprobs": [
-                None if token.logprob is None else {name(other): _number(value) for other, value in token.top}
+                None
+                if token.logprob is None
+                else {name(other): _number(value) for other, value in (*token.top, (token.id, token.logprob))}
                 for token in tokens
             ],
             "text_offset": [token.place for token in tokens],

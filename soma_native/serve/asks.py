@@ -154,19 +154,21 @@ def _max_tokens(name: str, value: Any, limit: int) -> int:
     return integer(name, value, 0, limit)
 
 
-def prompts_of(name: str, value: Any, served: Served, *, fitting: bool = True) -> list[Prompt]:
+def prompts_of(name: str, value: Any, served: Served, *, most: int = 0, fitting: bool = True) -> list[Prompt]:
     """A text, a list of texts, a list of tokens, or a list of such lists.
 
     Args:
         name: the field.
         value: its value.
         served: the model.
+        most: the largest number of texts; 0 is that of a request for texts.
         fitting: whether each must fit into the context.
     """
     if not (isinstance(value, list) and value and isinstance(value[0], (str, list))):
         return [_prompt(name, value, served, fitting)]
-    if len(value) > served.limits.max_texts:
-        raise ArgumentError(name, f"has {len(value)} texts; a request may have {served.limits.max_texts}")
+    most = most or served.limits.max_texts
+    if len(value) > most:
+        raise ArgumentError(name, f"has {len(value)} texts; a request may have {most}: ask several times")
     return [_prompt(f"{name}[{number}]", one, served, fitting) for number, one in enumerate(value)]
 
 

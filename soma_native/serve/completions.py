@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Coroutine, Iterable
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from soma_native.serve.answers import DONE, ChatForm, Form, Part, Usage, event
 from soma_native.serve.asks import Ask
-from soma_native.serve.errors import FAILED, ApiError, json_response, refusing
+from soma_native.serve.errors import CUT, FAILED, ApiError, json_response, refusing
 from soma_native.serve.metrics import Metrics
 from soma_native.serve.texts import Text, Work, prompt_tokens
 
@@ -62,7 +63,8 @@ class Answer:
 
     def __init__(self, ask: Ask, work: Work, metrics: Metrics) -> None:
         self._ask, self._work, self._metrics = ask, work, metrics
-        self._form = (ChatForm if ask.chat else Form)(ask.served.name, ask.served.vocabulary, ask.logprobs)
+        served, form = ask.served, ChatForm if ask.chat else Form
+        self._form = form(served.name, served.vocabulary, ask.logprobs, served.warnings(ask.prompts))
         self._count = len(ask.prompts) * ask.n
         self._texts: list[Text] = []
         self._begun = False  # whether a part of a stream was sent
@@ -86,6 +88,11 @@ class Answer:
                 _log.exception("a stream of %s failed", self._ask.served.name)
                 error = ApiError(500, FAILED)
             await _emit(send, event(error.body()), more=False)
+        except asyncio.CancelledError:  # after Ctrl-C, when the time of what runs is over
+            if self._begun:
+                with contextlib.suppress(asyncio.TimeoutError):  # a client that reads nothing
+                    await asyncio.wait_for(_emit(send, event(ApiError(503, CUT).body()), more=False), 2)
+            raise
         finally:
             self._cancel()
             usage, model = self._usage(), self._ask.served.name

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
@@ -31,6 +30,7 @@ from soma_native.serve.static import page_files
 _Result = TypeVar("_Result")
 _Endpoint = Callable[[Request], Any]
 _TEXT = ("text", "prompt", "content")  # the last two are the names of other servers
+_INPUTS = 32  # whose embeddings are computed together
 _AT_ONCE = 32768  # bytes of a request that is taken apart in the event loop
 
 
@@ -139,7 +139,10 @@ class Endpoints:
     async def _embeddings(self, request: Request) -> Response:
         def take(fields: Fields) -> tuple[Served, list[Any], str]:
             served = self._models.named(fields.take("model", text))
-            inputs = fields.first(("input",), lambda name, value: prompts_of(name, value, served, fitting=False))
+            most = self._limits.max_inputs
+            inputs = fields.first(
+                ("input",), lambda name, value: prompts_of(name, value, served, most=most, fitting=False)
+            )
             for number, one in enumerate(inputs):
                 if not one.ids:
                     name = f"input[{number}]" if len(inputs) > 1 else "input"
@@ -154,16 +157,16 @@ class Endpoints:
         served, inputs, form = await self._asked(request, take)
 
         async def embed() -> Response:
-            data = []
-            for index, prompt in enumerate(inputs):
+            data: list[dict[str, Any]] = []
+            for first in range(0, len(inputs), _INPUTS):  # between them, requests of others get their turn
+                texts = [prompt.text for prompt in inputs[first : first + _INPUTS]]
                 with refusing():
-                    vector = await self._work(served.generator.embed, prompt.text, slow=True)
-                raw = (
-                    base64.b64encode(np.asarray(vector, "<f4").tobytes()).decode()
-                    if form == "base64"
-                    else vector.tolist()
-                )
-                data.append({"object": "embedding", "index": index, "embedding": raw})
+                    vectors = await self._work(served.generator.embed_batch, texts, slow=True)
+                for vector in vectors:
+                    raw = vector.tolist()
+                    if form == "base64":
+                        raw = base64.b64encode(vector.astype("<f4").tobytes()).decode()
+                    data.append({"object": "embedding", "index": len(data), "embedding": raw})
             usage = Usage(sum(len(prompt.ids) for prompt in inputs)).json()
             del usage["completion_tokens"]
             return json_response({"object": "list", "data": data, "model": served.name, "usage": usage})

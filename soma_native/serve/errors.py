@@ -19,6 +19,7 @@ def json_response(document: Any, status: int = 200, headers: dict[str, str] | No
 
 
 FAILED = "the server failed: its log says why"
+CUT = "the server ended before the answer was complete: ask again when it is back"
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 

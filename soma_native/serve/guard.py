@@ -6,6 +6,7 @@ into answers in OpenAI's form, counts requests, and adds the headers that keep a
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
 import logging
@@ -20,7 +21,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from soma_native.errors import ArgumentError
-from soma_native.serve.errors import FAILED, ApiError
+from soma_native.serve.errors import CUT, FAILED, ApiError
 from soma_native.serve.metrics import Metrics
 
 _log = logging.getLogger("soma_native")
@@ -114,6 +115,10 @@ class Guard:
                 self._metrics.add("clients_gone_total")
             except (ApiError, HTTPException) as error:
                 await self._answer(error, scope)(scope, receive, send_with_headers)
+            except asyncio.CancelledError:  # after Ctrl-C, when the time of what runs is over
+                if status == GONE:
+                    await ApiError(503, CUT).response()(scope, receive, send_with_headers)
+                raise
             except Exception:
                 _log.exception("%s %s failed", scope["method"], scope["path"])
                 if status != GONE:  # the answer has begun: only its end can say that it failed

@@ -15,7 +15,8 @@ class Limits:
         body_bytes: the largest body of a request (413).
         body_seconds: the longest time that a client may take to send a request (408).
         max_tokens: most tokens that one text of an answer may have (400).
-        max_texts: most texts of one request: prompts times `n`, or inputs (400).
+        max_texts: most texts of one request: prompts times `n` (400).
+        max_inputs: most inputs of a request for embeddings (400); OpenAI's own limit.
         max_numbers: most log-probabilities of an answer that is no stream (400).
         max_queue: most requests, of each model, that wait for the model; more are refused (429).
         answer_seconds: the longest time from request to the end of its answer (504).
@@ -28,6 +29,7 @@ class Limits:
     body_seconds: float = 30.0
     max_tokens: int = 4096
     max_texts: int = 128
+    max_inputs: int = 2048
     max_numbers: int = 1 << 18
     max_queue: int = 128
     answer_seconds: float = 600.0

@@ -15,6 +15,7 @@ from soma_native.checkpoint.hf_config import CONFIG, GENERATION, auto_penalty
 from soma_native.errors import ArgumentError
 from soma_native.generation.engine import Engine, Handle
 from soma_native.generation.sampling import Sampling
+from soma_native.generation.scoring import unknown_said
 from soma_native.model.model import Model
 from soma_native.serve.chat import ChatTemplate
 from soma_native.serve.errors import ApiError
@@ -50,6 +51,7 @@ class Served:
         tok: its tokenizer.
         created: when it was saved, in seconds since 1970.
         weights: the form of the weights, as for `Generator`. The weights do not change here, so an exact copy pays.
+        kv_cache: the form of keys and values, as for `Generator`.
         max_sequences: most texts that are generated at once.
         limits: of the server.
 
@@ -65,6 +67,7 @@ class Served:
         *,
         created: int = 0,
         weights: str = "float32",
+        kv_cache: str = "auto",
         max_sequences: int = 16,
         limits: Limits | None = None,
     ) -> None:
@@ -72,7 +75,9 @@ class Served:
         self.limits = limits or Limits()
         self.context = model.config.max_seq_len
         self.vocabulary = Vocabulary(tok)
-        self.engine = Engine(model, tok, max_sequences, weights=weights, max_queue=self.limits.max_queue)
+        self.engine = Engine(
+            model, tok, max_sequences, weights=weights, kv_cache=kv_cache, max_queue=self.limits.max_queue
+        )
         self.generator = self.engine._generator
         self.defaults = folder_sampling(model, tok)
         try:
@@ -97,6 +102,17 @@ class Served:
         options = {**sampling, "seed": None if seed is None else (seed + number) % 2**64}
         ids = prompt.ids if prompt.exact else None
         return self.engine.submit(prompt.text, ids=ids, logprobs=logprobs, **options)
+
+    def warnings(self, prompts: Iterable[Prompt]) -> list[str]:
+        """What a client should know of its prompts: the words that are read as <UNK>."""
+        unknown = self.generator._unknown_id()
+        words = [
+            word
+            for prompt in prompts
+            if unknown in prompt.ids
+            for word in self.generator._unknown_words(prompt.text, "all" if prompt.exact else ())
+        ]
+        return [unknown_said([*dict.fromkeys(words)])] if words else []
 
     def places(self, prompt: Prompt) -> list[int]:
         """Where each token of a prompt begins in its text, in code points."""

@@ -433,7 +433,7 @@ def test_memory_is_stated(monkeypatch: pytest.MonkeyPatch) -> None:
         assert engine.memory_bytes == 3 * a_row
 
     class NoMemory:
-        bytes_per_row = staticmethod(lambda model: 2**30)
+        bytes_per_row = staticmethod(lambda model, kv_cache: 2**30)
 
         def __init__(self, *arguments: object) -> None:
             raise MemoryError

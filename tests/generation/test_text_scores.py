@@ -188,6 +188,20 @@ def test_a_vector_is_the_mean_of_the_hidden_states(text: str, stride: int | None
     assert np.allclose(vector, states.mean(axis=0), rtol=1e-5, atol=1e-5)
 
 
+def test_vectors_of_several_texts_are_those_of_each(block: str) -> None:
+    gen = make(block=block)
+    texts = ["the cat", "a", "the cat sat on the mat the cat sat on the mat", "the cat", "sat"]
+    vectors = gen.embed_batch(texts)
+    assert vectors.dtype == np.float32 and vectors.shape == (5, 16)
+    for text, vector in zip(texts, vectors, strict=True):
+        assert np.allclose(vector, gen.embed(text), rtol=1e-6, atol=1e-7), text
+    assert gen.embed_batch([]).shape == (0, 16)
+    with pytest.raises(ValueError, match=r"texts\[1\] has no token of the vocabulary: ''"):
+        gen.embed_batch(["a", ""])
+    with pytest.raises(TypeError, match="texts"):
+        gen.embed_batch("the cat")
+
+
 # what is refused -----------------------------------------------------------------------------------------------------
 
 

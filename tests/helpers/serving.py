@@ -72,6 +72,8 @@ class Answer:
 class Client:
     """Speaks to a server, with one connection for each request."""
 
+    stop: Callable[[], None]  # as Ctrl-C
+
     def __init__(self, port: int) -> None:
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
@@ -131,7 +133,9 @@ def serving(*served: Served, **options: Any) -> Iterator[Client]:
     thread = threading.Thread(target=server.run_on, args=(listening,))
     thread.start()
     try:
-        yield Client(listening.getsockname()[1])
+        client = Client(listening.getsockname()[1])
+        client.stop = server.stop
+        yield client
     finally:
         server.force_exit = True
         server.stop()

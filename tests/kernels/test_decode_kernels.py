@@ -226,3 +226,24 @@ def test_decoding_attends_as_attention_does(threads: int) -> None:
         last[5, -1] = np.nan  # a value
         spoiled = ops.decode_attention(last, keys, values, lengths, heads)[0]
         assert np.isnan(spoiled[5, -1]) and np.isnan(spoiled).sum() == 1
+
+
+@pytest.mark.usefixtures("isa")
+def test_rounded_keys_and_values_are_read_as_float32(threads: int) -> None:
+    """Bit for bit what float32 makes of the rounded numbers. A pair of positions may have one alone."""
+    rng = np.random.default_rng(9)
+    lengths = np.array([0, 1, 15, 16, 17, 31, 32, 33, 63, 64, 78, 127], np.int32)
+    rows, capacity = len(lengths), 128
+    for heads, shared, size in [(1, 1, 1), (3, 3, 5), (4, 2, 8), (1, 1, 17), (2, 1, 33), (2, 2, 64), (1, 1, 112)]:
+        queries, channels = heads * size, shared * size
+        last = normal(rng, rows, queries + 2 * channels)
+        keys, values = (ref.round_bfloat16(normal(rng, rows, capacity, channels)) for _ in range(2))
+        for row, length in enumerate(lengths):
+            keys[row, length:] = values[row, length:] = np.nan
+        kept = last.copy()
+        kept[:, queries:] = ref.round_bfloat16(last[:, queries:])
+        want = ops.decode_attention(kept, keys, values, lengths, heads, shared)
+        got = ops.decode_attention(last, keys, values, lengths, heads, shared, kv_cache="bfloat16")
+        for mine, theirs in zip(got, want, strict=True):
+            assert np.array_equal(mine, theirs, equal_nan=True), (heads, size, threads)
+        assert got[0].tobytes() == want[0].tobytes()

@@ -19,7 +19,7 @@ PUBLIC_MEMBERS = {
     "Model": "config precision num_parameters parameters gradients forward hidden loss loss_and_grad zero_grad",
     **dict.fromkeys(("AdamW", "Muon"), "step"),
     "Trainer": "fit",
-    "Generator": "generate generate_batch stream complete score score_batch embed",
+    "Generator": "generate generate_batch stream complete score score_batch embed embed_batch",
     "Scores": "text tokens offsets logprobs ranks top total loss perplexity bits_per_byte",
     "Engine": "submit close memory_of",
 }

@@ -164,6 +164,16 @@ def test_a_wrong_path_or_method_is_told_what_there_is(
     assert (answer.headers["allow"] or "") == ("" if status == 404 else problem.split("takes ")[1].split(", not")[0])
 
 
+def test_many_inputs_are_embedded_and_too_many_refused(client: Client, served: Served) -> None:
+    texts = ["the cat" + " sat" * (number % 7) for number in range(300)]
+    data = client.post("/v1/embeddings", input=texts).json["data"]
+    assert [item["index"] for item in data] == list(range(300))
+    for item in (0, 31, 32, 299):
+        assert data[item]["embedding"] == pytest.approx(served.generator.embed(texts[item]).tolist(), rel=1e-6)
+    answer = client.post("/v1/embeddings", input=["a"] * 2049)
+    assert answer.status == 400 and answer.message == "input has 2049 texts; a request may have 2048: ask several times"
+
+
 @pytest.mark.parametrize(("given", "name"), [("", "input"), (["a", ""], "input[1]")])
 def test_an_input_without_tokens_is_named(client: Client, given: object, name: str) -> None:
     answer = client.post("/v1/embeddings", input=given)

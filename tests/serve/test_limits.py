@@ -139,6 +139,29 @@ def test_a_header_without_end_is_not_kept() -> None:
         assert client.get("/health").status == 200
 
 
+def read_all(connection: socket.socket) -> bytes:
+    data = b""
+    while more := connection.recv(65536):
+        data += more
+    return data
+
+
+def test_what_ctrl_c_cuts_says_so() -> None:
+    """After the time that running requests have: a stream gets an event, another answer its status."""
+    with serving(make_served(limits=Limits(grace_seconds=0.1, max_tokens=1_000_000_000))) as client:
+        with (
+            client.open("/v1/completions", **ENDLESS, stream=True) as stream,
+            client.open("/v1/completions", **ENDLESS) as whole,
+        ):
+            read_until(stream, b"data: ")
+            client.until(lambda: client.metric("requests_in_flight") == 3)  # with this one
+            client.stop()
+            last = read_all(stream).rpartition(b"data: ")[2]
+            assert b"the server ended before the answer was complete" in last and last.endswith(b"\r\n0\r\n\r\n")
+            head, _, body = read_all(whole).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 503 ") and "the server ended" in json.loads(body)["error"]["message"]
+
+
 def test_a_client_that_says_it_sends_no_more_is_gone() -> None:
     with serving(make_served(limits=Limits(max_tokens=1_000_000_000))) as client:
         connection = client.open("/v1/completions", **ENDLESS, stream=True)

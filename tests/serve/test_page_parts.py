@@ -121,6 +121,18 @@ def test_an_alternative_is_written_as_it_stands_in_the_text(page: Page) -> None:
     assert page.module("pieces.js", script, cases) == [" house", " a", " word", None, None, None, None]
 
 
+def test_a_drawn_token_is_no_alternative_if_it_is_none_of_the_likeliest(page: Page) -> None:
+    """The server's list of a completion has it too; the page shows it apart."""
+    likeliest = {f"t{i}": -float(i) for i in range(1, 11)}
+    said = {
+        "tokens": ["drawn", "t2"],
+        "token_logprobs": [-20.0, -2.0],
+        "top_logprobs": [{"drawn": -20.0, **likeliest}, likeliest],
+    }
+    for piece in page.module("pieces.js", "return m.ofCompletion(a[0])", said):
+        assert [other["text"] for other in piece["top"]] == [*likeliest]
+
+
 def test_a_token_knows_what_of_it_stands_in_the_prompt(page: Page) -> None:
     pieces = [("rd", " lord"), ("at", "cat"), (" sea", "sea"), (" sea", " sea"), ("lord, good", "lord")]
     script = "return a[0].map(([text, token]) => m.begun({ text, token }))"

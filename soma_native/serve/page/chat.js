@@ -3,7 +3,7 @@
 import { stream } from "./api.js";
 import { level } from "./cuts.js";
 import { $, el, follow } from "./dom.js";
-import { Reader, ofChat } from "./pieces.js";
+import { ALTERNATIVES, Reader, ofChat } from "./pieces.js";
 import { textOf } from "./tree.js";
 
 export class Chat {
@@ -50,7 +50,7 @@ export class Chat {
     const body = this.#add(answer).querySelector(".said");
     const reader = new Reader();
     try {
-      for await (const chunk of stream("v1/chat/completions", { model, messages, logprobs: true, top_logprobs: 10, ...settings }, signal)) {
+      for await (const chunk of stream("v1/chat/completions", { model, messages, logprobs: true, top_logprobs: ALTERNATIVES, ...settings }, signal)) {
         const choice = chunk.choices?.[0];
         const pieces = choice ? reader.take(choice.delta?.content ?? "", ofChat(choice.logprobs)) : [];
         answer.pieces.push(...pieces);

@@ -3,7 +3,7 @@
 import { post, stream } from "./api.js";
 import { bits } from "./cuts.js";
 import { follow } from "./dom.js";
-import { begun, ofCompletion, ofScores, Reader } from "./pieces.js";
+import { ALTERNATIVES, begun, ofCompletion, ofScores, Reader } from "./pieces.js";
 import { Sheet } from "./sheet.js";
 import { edited, textOf, Tree } from "./tree.js";
 
@@ -94,7 +94,7 @@ export class Desk {
   async #body(index, pieces, seed, signal) {
     const { id, max_model_len } = this.page.model(index);
     const prompt = pieces.length ? await promptOf(pieces, id, max_model_len ?? Infinity, signal) : "";
-    return { model: id, prompt, logprobs: 10, ...this.page.settings(), seed };
+    return { model: id, prompt, logprobs: ALTERNATIVES, ...this.page.settings(), seed };
   }
 
   // Lets the models continue: one sheet, or two with the same seed. From one text two sheets make a branch each.

@@ -54,7 +54,13 @@ export class Reader {
   }
 }
 
+// How many of the likeliest tokens the page asks for.
+export const ALTERNATIVES = 10;
+
 const alternative = (text, logprob) => ({ text, logprob });
+
+// The server adds the drawn token where it is none of the likeliest; the page shows that one apart.
+const likeliest = (top) => [...top].sort((a, b) => b.logprob - a.logprob).slice(0, ALTERNATIVES);
 
 // The tokens of a chunk of /v1/completions.
 export function ofCompletion(logprobs) {
@@ -62,7 +68,7 @@ export function ofCompletion(logprobs) {
     token,
     logprob: logprobs.token_logprobs[index],
     // The keys of an object that look like numbers come first, so their order says nothing.
-    top: Object.entries(logprobs.top_logprobs?.[index] ?? {}).map(([text, logprob]) => alternative(text, logprob)),
+    top: likeliest(Object.entries(logprobs.top_logprobs?.[index] ?? {}).map(([text, logprob]) => alternative(text, logprob))),
   }));
 }
 

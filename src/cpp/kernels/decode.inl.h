@@ -239,68 +239,99 @@ void dot_rows(float* y, const float* x, const float* w, int64_t ld, int64_t rows
   for (int64_t r = 0; r < rows; ++r) y[r] = dot_of<true>(w + r * ld, x, k, Float32Weights::kAhead / 4);
 }
 
-// Scores of kBlocks blocks of sixteen positions. The keys of a block are side by side.
-template <int kBlocks>
+// How attention reads a cache (CachedHead). A lane of keys has kHalves positions. A pair of positions of values begins
+// at p: `odd` says which, ld is the distance of two positions.
+struct Float32Cache {
+  static constexpr int kHalves = 1;
+  static Vec keys(const float* p, int) { return load(p); }
+  static Vec values(const float* p, int64_t ld, int odd, int64_t n) { return load_tail(p + odd * ld, n); }
+  static const float* pair_of(const float* values, int64_t j, int64_t ld) { return values + j * ld; }
+};
+struct Bfloat16Cache {
+  static constexpr int kHalves = 2;
+  static Vec keys(const float* p, int half) {
+    const auto* dwords = reinterpret_cast<const char*>(p);
+    return half == 0 ? widen_low(dwords) : widen_high(dwords);
+  }
+  static Vec values(const float* p, int64_t, int odd, int64_t n) {
+    if (n >= kWidth) return keys(p, odd);
+    float some[kWidth];
+    store(some, load_tail(p, n));
+    return keys(some, odd);
+  }
+  static const float* pair_of(const float* values, int64_t j, int64_t ld) { return values + j / 2 * ld; }
+};
+
+// Scores of kBlocks blocks of positions. The keys of a block are side by side.
+template <typename Cache, int kBlocks>
 inline void attend_scores(float* scores, const float* q, const float* keys, int64_t head_size) {
-  Vec sum[kBlocks][kGroups];
-  SOMA_UNROLL for (int b = 0; b < kBlocks; ++b) {
-    SOMA_UNROLL for (int g = 0; g < kGroups; ++g) sum[b][g] = set1(0.0f);
-  }
-  for (int64_t i = 0; i < head_size; ++i) {
-    const auto s = element(q + i);
+  Vec sum[kBlocks][Cache::kHalves][kGroups];
+  const auto each_sum = [&](auto&& f) {
     SOMA_UNROLL for (int b = 0; b < kBlocks; ++b) {
-      const float* k = keys + (b * head_size + i) * 16;
-      SOMA_UNROLL for (int g = 0; g < kGroups; ++g) sum[b][g] = fma(s, load(k + g * kWidth), sum[b][g]);
+      SOMA_UNROLL for (int h = 0; h < Cache::kHalves; ++h) {
+        SOMA_UNROLL for (int g = 0; g < kGroups; ++g) f(sum[b][h][g], b, h, g);
+      }
     }
+  };
+  each_sum([](Vec& s, int, int, int) { s = set1(0.0f); });
+  for (int64_t i = 0; i < head_size; ++i) {
+    const auto x = element(q + i);
+    each_sum([&](Vec& s, int b, int h, int g) {
+      s = fma(x, Cache::keys(keys + (b * head_size + i) * 16 + g * kWidth, h), s);
+    });
   }
-  SOMA_UNROLL for (int b = 0; b < kBlocks; ++b) {
-    SOMA_UNROLL for (int g = 0; g < kGroups; ++g) store(scores + b * 16 + g * kWidth, sum[b][g]);
-  }
+  each_sum([&](Vec& s, int b, int h, int g) { store(scores + (b * Cache::kHalves + h) * 16 + g * kWidth, s); });
 }
 
 // out(kVectors) = sum_j scores[j] values[j]. Even and odd positions have sums of their own: more chains run at once.
-template <int kVectors>
+template <typename Cache, int kVectors>
 inline void attend_values(float* out, const float* scores, const float* values, int64_t n, int64_t ld, int64_t width) {
   Vec even[kVectors], odd[kVectors];
   SOMA_UNROLL for (int v = 0; v < kVectors; ++v) even[v] = odd[v] = set1(0.0f);
-  const auto part = [&](int64_t j, int v) {
-    const float* p = values + j * ld + v * kWidth;
-    return kVectors > 1 ? load(p) : load_tail(p, width);
-  };
+  if (kVectors > 1) width = kWidth;
   int64_t j = 0;
   for (; j + 2 <= n; j += 2) {
+    const float* const p = Cache::pair_of(values, j, ld);
     const Vec a = set1(scores[j]), b = set1(scores[j + 1]);
     SOMA_UNROLL for (int v = 0; v < kVectors; ++v) {
-      even[v] = fma(a, part(j, v), even[v]);
-      odd[v] = fma(b, part(j + 1, v), odd[v]);
+      even[v] = fma(a, Cache::values(p + v * kWidth, ld, 0, width), even[v]);
+      odd[v] = fma(b, Cache::values(p + v * kWidth, ld, 1, width), odd[v]);
     }
   }
   if (j < n) {
-    SOMA_UNROLL for (int v = 0; v < kVectors; ++v) even[v] = fma(set1(scores[j]), part(j, v), even[v]);
+    const float* const p = Cache::pair_of(values, j, ld);
+    SOMA_UNROLL for (int v = 0; v < kVectors; ++v) {
+      even[v] = fma(set1(scores[j]), Cache::values(p + v * kWidth, ld, 0, width), even[v]);
+    }
   }
-  SOMA_UNROLL for (int v = 0; v < kVectors; ++v) {
-    const Vec sum = add(even[v], odd[v]);
-    kVectors > 1 ? store(out + v * kWidth, sum) : store_tail(out, sum, width);
+  SOMA_UNROLL for (int v = 0; v < kVectors; ++v) store_tail(out + v * kWidth, add(even[v], odd[v]), width);
+}
+
+template <typename Cache>
+inline void attend(const CachedHead& head) {
+  float *const out = head.out, *const scores = head.scores;
+  const float *const q = head.q, *const keys = head.keys, *const values = head.values;
+  const int64_t n = head.n, head_size = head.head_size;
+  constexpr int64_t kBlock = 16 * Cache::kHalves;  // positions
+  constexpr int kFit = (kSums >= 24 ? 4 : kWidth == 8 ? 2 : 1) / Cache::kHalves, kBlocks = kFit > 1 ? kFit : 1;
+  int64_t j = 0;
+  const auto block = [&] { return keys + j / Cache::kHalves * head_size; };
+  for (; j + kBlock * kBlocks <= n; j += kBlock * kBlocks) {
+    attend_scores<Cache, kBlocks>(scores + j, q, block(), head_size);
+  }
+  for (; j < n; j += kBlock) attend_scores<Cache, 1>(scores + j, q, block(), head_size);
+  softmax_row(scores, n, head.scale);
+  int64_t i = 0;
+  for (; i + 4 * kWidth <= head_size; i += 4 * kWidth) {
+    attend_values<Cache, 4>(out + i, scores, values + i, n, head_size, kWidth);
+  }
+  for (; i + 2 * kWidth <= head_size; i += 2 * kWidth) {
+    attend_values<Cache, 2>(out + i, scores, values + i, n, head_size, kWidth);
+  }
+  for (; i < head_size; i += kWidth) {
+    attend_values<Cache, 1>(out + i, scores, values + i, n, head_size, head_size - i);
   }
 }
 
-void attend(const CachedHead* head) {
-  float *const out = head->out, *const scores = head->scores;
-  const float *const q = head->q, *const keys = head->keys, *const values = head->values;
-  const int64_t n = head->n, head_size = head->head_size;
-  constexpr int kBlocks = kSums >= 24 ? 4 : kWidth == 8 ? 2 : 1;
-  int64_t j = 0;
-  for (; j + 16 * kBlocks <= n; j += 16 * kBlocks) {
-    attend_scores<kBlocks>(scores + j, q, keys + j * head_size, head_size);
-  }
-  for (; j < n; j += 16) attend_scores<1>(scores + j, q, keys + j * head_size, head_size);
-  softmax_row(scores, n, head->scale);
-  int64_t i = 0;
-  for (; i + 4 * kWidth <= head_size; i += 4 * kWidth) {
-    attend_values<4>(out + i, scores, values + i, n, head_size, 0);
-  }
-  for (; i + 2 * kWidth <= head_size; i += 2 * kWidth) {
-    attend_values<2>(out + i, scores, values + i, n, head_size, 0);
-  }
-  for (; i < head_size; i += kWidth) attend_values<1>(out + i, scores, values + i, n, head_size, head_size - i);
-}
+void attend_float32(const CachedHead* head) { attend<Float32Cache>(*head); }
+void attend_bfloat16(const CachedHead* head) { attend<Bfloat16Cache>(*head); }

@@ -29,13 +29,15 @@ struct RowsProduct {
 };
 
 // Attention of one query to n cached positions of one head. Keys lie in blocks of 16 positions, K_j[i] =
-// keys[(j/16*head_size + i)*16 + j%16]; V_j[i] = values[j*head_size + i].
+// keys[(j/16*head_size + i)*16 + j%16]; V_j[i] = values[j*head_size + i]. In bfloat16 a block has 32 positions, and
+// dword (j/32*head_size + i)*16 + j%16 holds position j in its low half and j + 16 in its high half, j%32 < 16. Dword
+// j/2*head_size + i of the values holds the even position below the odd one.
 struct CachedHead {
   float* out;
   const float *q, *keys, *values;
   int64_t n, head_size;
   float scale;
-  float* scores;  // scratch, n rounded up to 16
+  float* scores;  // scratch, n rounded up to a block
 };
 
 // X(result, name, (arguments))
@@ -54,8 +56,9 @@ struct CachedHead {
   X(void, pair_int8, (float* dst, int64_t cols, const char* w, int64_t k, int64_t units))                              \
   /* y[r] = sum_p W[r*ld + p] x[p], r < rows: float32 output heads */                                                  \
   X(void, dot_rows, (float* y, const float* x, const float* w, int64_t ld, int64_t rows, int64_t k))                   \
-  /* out(h) = sum_j softmax_j(scale q.K_j) V_j, j < n, h < head_size */                                                \
-  X(void, attend, (const CachedHead* head))
+  /* out(h) = sum_j softmax_j(scale q.K_j) V_j, j < n, h < head_size; K and V in that format */                        \
+  X(void, attend_float32, (const CachedHead* head))                                                                    \
+  X(void, attend_bfloat16, (const CachedHead* head))
 
 }  // namespace kernels
 }  // namespace soma

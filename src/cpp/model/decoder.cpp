@@ -14,17 +14,27 @@ constexpr int64_t kMostRows = 252;                    // tokens at a time: whole
 constexpr int64_t kUninterrupted = int64_t{1} << 28;  // multiply-adds between two checks for an interrupt
 
 // Positions of a cache row: max_seq_len, rounded up to a block of keys.
-int64_t capacity_of(const ModelConfig& config) { return (config.max_seq_len + 15) / 16 * 16; }
+int64_t capacity_of(const ModelConfig& config, CacheFormat format) {
+  const int64_t block = cache_block(format);
+  return (config.max_seq_len + block - 1) / block * block;
+}
+
+// Floats of the keys, or the values, of a row in one layer.
+int64_t half_of(const ModelConfig& config, CacheFormat format) {
+  return cache_floats(format, config.kv_heads() * capacity_of(config, format), config.head_size());
+}
 
 }  // namespace
 
-int64_t Decoder::bytes_per_row(const ModelConfig& config) {
-  const int64_t cached = config.n_layers * 2 * capacity_of(config) * config.kv_dim();
+int64_t Decoder::bytes_per_row(const ModelConfig& config, CacheFormat format) {
+  const int64_t cached = config.n_layers * 2 * half_of(config, format);
   return static_cast<int64_t>(sizeof(float)) * (cached + config.vocab_size);
 }
 
-Decoder::Decoder(const DecodeWeights& weights, int64_t rows)
+Decoder::Decoder(const DecodeWeights& weights, int64_t rows, CacheFormat format)
     : weights_(weights),
+      format_(format),
+      capacity_(capacity_of(weights.config(), format)),
       decoding_(weights.device().make_decoding()),
       cache_(weights.device().memory()),
       logits_(host_memory()),
@@ -33,16 +43,15 @@ Decoder::Decoder(const DecodeWeights& weights, int64_t rows)
       rotation_(weights.device().memory()) {
   check(rows >= 1 && rows <= 1 << 16, "batch_size must be from 1 to 65536, got ", rows);
   const ModelConfig& config = weights_.config();
-  capacity_ = capacity_of(config);
   lengths_.assign(static_cast<std::size_t>(rows), 0);
-  cache_.reserve(config.n_layers * rows * 2 * capacity_ * config.kv_dim());
+  cache_.reserve(config.n_layers * rows * 2 * half_of(config, format_));
   logits_.reserve(rows * config.vocab_size);
 }
 
 CacheRow Decoder::cache_row(std::size_t layer, const Place& place) {
-  const int64_t half = capacity_ * weights_.config().kv_dim();
+  const int64_t half = half_of(weights_.config(), format_);
   float* keys = cache_.data() + (static_cast<int64_t>(layer) * rows() + place.row) * 2 * half;
-  return {keys, keys + half, place.position, capacity_};
+  return {keys, keys + half, place.position, capacity_, format_};
 }
 
 void Decoder::check_row(int64_t row) const {
@@ -130,16 +139,18 @@ void Decoder::copy_row(int64_t from, int64_t to, int64_t length) {
   check(length >= 1 && length <= filled, "length must be from 1 to the ", filled, " tokens of row ", from, ", got ",
         length);
   Memory& memory = weights_.device().memory();
-  const auto copy = [&](float* target, const float* source, int64_t positions) {
-    memory.copy(target, source, static_cast<std::size_t>(positions * d) * sizeof(float));
+  const auto copy = [&](float* target, const float* source, int64_t floats) {
+    memory.copy(target, source, static_cast<std::size_t>(floats) * sizeof(float));
   };
+  const int64_t keys = cache_floats(format_, length, d);  // whole blocks
+  const int64_t values = format_ == CacheFormat::kBfloat16 ? (length + 1) / 2 * d : length * d;
   lengths_[static_cast<std::size_t>(to)] = 0;
   for (std::size_t l = 0; l < weights_.blocks.size(); ++l) {
     const CacheRow source = cache_row(l, {from, 0}), target = cache_row(l, {to, 0});
     for (int64_t head = 0; head < weights_.config().kv_heads(); ++head) {
-      const int64_t at = head * capacity_ * d;
-      copy(target.keys + at, source.keys + at, (length + 15) / 16 * 16);  // whole blocks of keys
-      copy(target.values + at, source.values + at, length);
+      const int64_t at = cache_floats(format_, head * capacity_, d);
+      copy(target.keys + at, source.keys + at, keys);
+      copy(target.values + at, source.values + at, values);
     }
   }
   if (length == filled)

@@ -21,7 +21,7 @@ struct PromptPiece {
 class Decoder {
  public:
   // The weights must outlive the decoder.
-  Decoder(const DecodeWeights& weights, int64_t rows);
+  Decoder(const DecodeWeights& weights, int64_t rows, CacheFormat format = CacheFormat::kFloat32);
 
   int64_t rows() const { return static_cast<int64_t>(lengths_.size()); }
   int64_t length(int64_t row) const;
@@ -31,7 +31,7 @@ class Decoder {
   const float* logits() const { return logits_.data(); }
 
   // Bytes of keys, values and logits of a row.
-  static int64_t bytes_per_row(const ModelConfig& config);
+  static int64_t bytes_per_row(const ModelConfig& config, CacheFormat format);
   // Multiply-adds of a token, without attention.
   int64_t multiply_adds() const { return weights_.multiply_adds_per_token(); }
 
@@ -62,6 +62,7 @@ class Decoder {
   void check_distinct();  // the rows of rows_
 
   const DecodeWeights& weights_;
+  CacheFormat format_;
   int64_t capacity_;  // positions of a cache row: max_seq_len, rounded up to a block of keys
   std::vector<int64_t> lengths_;
   std::unique_ptr<Decoding> decoding_;

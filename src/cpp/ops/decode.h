@@ -48,12 +48,23 @@ struct RowEpilogue {
   Activation activation = Activation::kNone;
 };
 
-// The keys and values of one row in one layer. `length` positions of `capacity`, a multiple of 16, are filled. Head h
-// begins at h * capacity * D. Keys lie in blocks of 16 positions, (D, 16) each; values lie as (position, D).
+// How keys and values are kept. bfloat16 rounds each to nearest even once; attention widens them to float32.
+enum class CacheFormat { kFloat32, kBfloat16 };
+// The positions whose keys lie together. A block of keys of a head takes 16 D floats in either format.
+inline int64_t cache_block(CacheFormat format) { return format == CacheFormat::kBfloat16 ? 32 : 16; }
+// The floats of so many positions of a head, in blocks.
+inline int64_t cache_floats(CacheFormat format, int64_t positions, int64_t head_size) {
+  const int64_t block = cache_block(format);
+  return (positions + block - 1) / block * 16 * head_size;
+}
+
+// The keys and values of one row in one layer. `length` positions of `capacity`, a multiple of cache_block, are filled.
+// Head h begins at cache_floats(format, h * capacity, D). kernels::CachedHead has the layout.
 struct CacheRow {
   float* keys;
   float* values;
   int64_t length, capacity;
+  CacheFormat format = CacheFormat::kFloat32;
 };
 
 // The heads of one position; fields as in AttentionShape.

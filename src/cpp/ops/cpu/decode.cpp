@@ -17,7 +17,6 @@ using kernels::RowsProduct;
 using kernels::Table;
 
 constexpr int64_t kPanel = kDecodePanel;
-constexpr int64_t kBlock = 16;   // positions whose keys lie together
 constexpr int64_t kOwnNorm = 4;  // for at most so few rows, norming in each thread is faster than waiting
 
 int64_t weight_bytes(WeightFormat format) {
@@ -165,6 +164,25 @@ bool heads_are_own(const ParallelRegion& region, const HeadShape& s) {
   return s.kv_heads % region.size == 0 && s.kv_dim() / region.size % kPanel == 0;
 }
 
+// Writes the key and the value of a head behind the positions that its row has. In bfloat16 two positions share a dword,
+// and other threads may write the other half.
+void append(const CacheRow& row, int64_t head, const float* k, const float* v, int64_t d) {
+  const int64_t j = row.length, block = cache_block(row.format);
+  const int64_t start = cache_floats(row.format, head * row.capacity, d);
+  float* const keys = row.keys + start + j / block * 16 * d + j % 16;
+  if (row.format == CacheFormat::kFloat32) {
+    for (int64_t i = 0; i < d; ++i) keys[i * 16] = k[i];
+    std::copy(v, v + d, row.values + start + j * d);
+    return;
+  }
+  auto* const key = reinterpret_cast<uint16_t*>(keys) + j % block / 16;
+  auto* const value = reinterpret_cast<uint16_t*>(row.values + start + j / 2 * d) + j % 2;
+  for (int64_t i = 0; i < d; ++i) {
+    key[32 * i] = static_cast<uint16_t>(to_bfloat16(k[i]));
+    value[2 * i] = static_cast<uint16_t>(to_bfloat16(v[i]));
+  }
+}
+
 }  // namespace
 
 DecodeMatrix live_weights(ConstMatrix w) {
@@ -269,7 +287,7 @@ void decode_attention(const ParallelRegion& region, const Matrix& out, const Mat
                       const HeadShape& s, float* scores, const Rotation* rotation) {
   const Table& t = active_kernels();
   const int64_t d = s.head_size, shared = s.heads / s.kv_heads;
-  scores += region.rank * (cache[0].capacity + kBlock);
+  scores += region.rank * (cache[0].capacity + 16);
   // Calls f(columns of the head in a row of qkv, head, row) for all rows of a head, then the next head. So a thread
   // with heads of its own appends all that it reads.
   const auto each_head = [&](int64_t heads, int64_t first, auto&& f) {
@@ -292,16 +310,12 @@ void decode_attention(const ParallelRegion& region, const Matrix& out, const Mat
     t.rotate_heads(&how);
   };
   each_head(s.kv_heads, s.q_dim(), [&](float* k, int64_t head, int64_t r) {
-    const int64_t position = cache[r].length, start = head * cache[r].capacity * d;
-    rotate(k, rotation != nullptr ? rotation->k_gain : nullptr, position);
-    float* key = cache[r].keys + start + position / kBlock * kBlock * d + position % kBlock;
-    for (int64_t i = 0; i < d; ++i) key[i * kBlock] = k[i];
-    const float* const v = k + s.kv_dim();
-    std::copy(v, v + d, cache[r].values + start + position * d);
+    rotate(k, rotation != nullptr ? rotation->k_gain : nullptr, cache[r].length);
+    append(cache[r], head, k, k + s.kv_dim(), d);
   });
   if (!heads_are_own(region, s)) region.wait();
   each_head(s.heads, 0, [&](float* q, int64_t h, int64_t r) {
-    const int64_t start = h / shared * cache[r].capacity * d;
+    const int64_t start = cache_floats(cache[r].format, h / shared * cache[r].capacity, d);
     rotate(q, rotation != nullptr ? rotation->q_gain : nullptr, cache[r].length);
     const kernels::CachedHead head{.out = out.row(r) + h * d,
                                    .q = q,
@@ -311,7 +325,7 @@ void decode_attention(const ParallelRegion& region, const Matrix& out, const Mat
                                    .head_size = d,
                                    .scale = s.scale,
                                    .scores = scores};
-    t.attend(&head);
+    cache[r].format == CacheFormat::kBfloat16 ? t.attend_bfloat16(&head) : t.attend_float32(&head);
   });
 }
 

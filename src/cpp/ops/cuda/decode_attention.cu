@@ -5,8 +5,6 @@
 namespace soma::cuda {
 namespace {
 
-constexpr int kBlock = 16;  // positions whose keys lie together
-
 // The place of a row in the cache, and the positions that it has.
 struct Place {
   float *keys, *values;
@@ -20,7 +18,32 @@ struct Cached {
   float scale;
 };
 
+// Where the number i of a key or of a value lies in a head, by its position. kernels::CachedHead has the layout.
+struct Floats {
+  __device__ static int64_t key(int64_t j, int64_t i, int64_t d) { return (j / 16 * d + i) * 16 + j % 16; }
+  __device__ static int64_t value(int64_t j, int64_t i, int64_t d) { return j * d + i; }
+  __device__ static float read(const float* cache, int64_t at) { return cache[at]; }
+  __device__ static float2 read_two(const float* p, int64_t at, bool both) { return cuda::read_two(p + at, both); }
+  __device__ static void write(float* cache, int64_t at, float x) { cache[at] = x; }
+};
+struct Halves {
+  __device__ static int64_t key(int64_t j, int64_t i, int64_t d) {
+    return ((j / 32 * d + i) * 16 + j % 16) * 2 + j % 32 / 16;
+  }
+  __device__ static int64_t value(int64_t j, int64_t i, int64_t d) { return (j / 2 * d + i) * 2 + j % 2; }
+  __device__ static float read(const float* cache, int64_t at) {
+    return __uint_as_float(uint32_t{reinterpret_cast<const uint16_t*>(cache)[at]} << 16);
+  }
+  __device__ static float2 read_two(const float* cache, int64_t at, bool both) {
+    return {read(cache, at), both ? read(cache, at + 2) : 0.0f};
+  }
+  __device__ static void write(float* cache, int64_t at, float x) {
+    reinterpret_cast<uint16_t*>(cache)[at] = static_cast<uint16_t>(pair_of(x, 0.0f));
+  }
+};
+
 // One warp a head of a row, of all heads of q, k and v. Queries are turned in place, keys and values go to the cache.
+template <typename Format>
 __global__ void __launch_bounds__(kThreads)
     append_heads(Rows qkv, Places places, Cached shape, Rotation rotation, int64_t rows) {
   const int all = shape.heads + 2 * shape.kv, warp = static_cast<int>(row_of_warp());
@@ -29,19 +52,21 @@ __global__ void __launch_bounds__(kThreads)
   float* const x = qkv.row(r) + head * d;
   const Place place = places[r];
   const int position = static_cast<int>(place.length), key = head - shape.heads, value = key - shape.kv;
-  if (value >= 0) {
-    float* const to = place.values + (value * shape.capacity + position) * d;
-    for (int i = lane; i < d; i += 32) to[i] = x[i];
-    return;
-  }
-  const int step = key < 0 ? 1 : kBlock;
-  float* const to =
-      key < 0 ? x : place.keys + (key * shape.capacity + position / kBlock * kBlock) * d + position % kBlock;
-  if (rotation.turns != nullptr) {
+  const int64_t start = (value >= 0 ? value : key) * shape.capacity * d;
+  const auto write = [&](int i, float v) {
+    if (key < 0) {
+      x[i] = v;
+    } else if (value < 0) {
+      Format::write(place.keys, start + Format::key(position, i, d), v);
+    } else {
+      Format::write(place.values, start + Format::value(position, i, d), v);
+    }
+  };
+  if (value < 0 && rotation.turns != nullptr) {
     turn_head(x, key < 0 ? rotation.q_gain : rotation.k_gain, rotation.turns + int64_t{position} * d, d, rotation.eps,
-              [&](int i, float v) { to[i * step] = v; });
+              write);
   } else if (key >= 0) {
-    for (int i = lane; i < d; i += 32) to[i * step] = x[i];
+    for (int i = lane; i < d; i += 32) write(i, x[i]);
   }
 }
 
@@ -60,6 +85,7 @@ constexpr int kColumns = 128;  // of a head at a time
 
 // A block has a head (x) of a row (y) and a part (z) of its positions, one a thread. Without `parts` it writes to
 // `out`, else the largest score, the sum of weights and the weighted values.
+template <typename Format>
 __global__ void __launch_bounds__(kThreads) attend_part(Rows out, float* parts, Rows qkv, Places places, Cached shape) {
   SOMA_SHARED(float, weights, kThreads);
   SOMA_SHARED(float, sums, kWarps* kColumns);
@@ -69,14 +95,13 @@ __global__ void __launch_bounds__(kThreads) attend_part(Rows out, float* parts, 
   const int64_t rest = place.length + 1 - first, n = rest < kThreads ? rest : kThreads;
   if (n <= 0) return;
   const int64_t start = (h / (shape.heads / shape.kv) * shape.capacity + first) * d;
-  const float *const q = qkv.row(r) + h * d, *const keys = place.keys + start;
-  const float* const values = place.values + start;
+  const float* const q = qkv.row(r) + h * d;
   const int64_t t = threadIdx.x, lane = t % 32, warp = t / 32;
   const float lowest = __uint_as_float(0xff800000u);
 
   float score = 0.0f;
   for (int64_t i = 0; i < d && t < n; ++i) {
-    score = fmaf(q[i], keys[(t / kBlock * d + i) * kBlock + t % kBlock], score);
+    score = fmaf(q[i], Format::read(place.keys, start + Format::key(t, i, d)), score);
   }
   const float most = over_block(t < n ? score : lowest, of_warps, [](float a, float b) { return larger(a, b); });
   const float weight = t < n ? exp_of((score - most) * shape.scale) : 0.0f;
@@ -92,7 +117,7 @@ __global__ void __launch_bounds__(kThreads) attend_part(Rows out, float* parts, 
     each_two(count, static_cast<unsigned>(lane), 32, [&](int64_t i, bool both) {
       float2 mixed{0, 0};
       for (int64_t p = warp * 32; p < warp * 32 + 32 && p < n; ++p) {
-        const float2 v = read_two(values + p * d + c + i, both);
+        const float2 v = Format::read_two(place.values, start + Format::value(p, c + i, d), both);
         mixed = {fmaf(weights[p], v.x, mixed.x), fmaf(weights[p], v.y, mixed.y)};
       }
       write_two(sums + warp * kColumns + i, mixed, both);
@@ -149,12 +174,14 @@ void attention(Matrix out, Matrix qkv, const CacheRow* cache, const HeadShape& s
       list[r] = {cache[first + r].keys, cache[first + r].values, cache[first + r].length};
     const Places places(list, count);
     const Rows to = out.part(first, first + count), from = qkv.part(first, first + count);
-    Kernel{append_heads, grid_of_rows(count * all), kThreads, stream}(
+    const bool halves = cache[0].format == CacheFormat::kBfloat16;
+    Kernel{halves ? append_heads<Halves> : append_heads<Floats>, grid_of_rows(count * all), kThreads, stream}(
         from, places, shape, rotation != nullptr ? *rotation : Rotation{}, count);
     const int64_t parts = parts_of(count, cache + first);
     const dim3 grid(static_cast<unsigned>(s.heads), static_cast<unsigned>(count), static_cast<unsigned>(parts));
     float* const partials = parts > 1 ? scratch : nullptr;
-    Kernel{attend_part, grid, kThreads, stream}(to, partials, from, places, shape);
+    Kernel{halves ? attend_part<Halves> : attend_part<Floats>, grid, kThreads, stream}(to, partials, from, places,
+                                                                                       shape);
     if (parts == 1) return;
     Kernel{join_parts, grid_of_rows(count * s.heads), kThreads, stream}(to, partials, places, shape, parts, count);
   });
