@@ -10,6 +10,7 @@ import importlib.util
 import math
 import statistics
 import sys
+from dataclasses import replace
 from typing import Any
 
 from common import (
@@ -43,6 +44,8 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--modes", nargs="*", choices=MODES, default=["fp32-eager", "fp32-compile"], help="PyTorch's")
     parser.add_argument("--precision", nargs="+", choices=["float32", "bfloat16"], default=["float32"], help="ours")
     parser.add_argument("--block", choices=BLOCKS, help="train this block instead of the workload's own")
+    parser.add_argument("--batch", type=int, help="sequences of a step, instead of the workload's")
+    parser.add_argument("--length", type=int, help="tokens of a sequence, instead of the workload's")
     parser.add_argument("--same-block", action="store_true", help="PyTorch trains our block too, not always gpt2")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=2.0, help="length of one contender's turn")
@@ -58,7 +61,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 def start(args: argparse.Namespace, w: Workload, contender: str, mode: str) -> Worker:
     """A worker that trains w."""
     options = {"contender": contender, "workload": w.name, "block": w.config.block, "mode": mode, "lr": args.lr}
-    options["device"] = args.device
+    options |= {"device": args.device, "batch": w.batch, "seq_len": w.seq_len}
     label = f"soma_native {mode}" if contender == "native" else f"torch {mode}"
     return Worker("train", label, options, args.threads, args.isa)
 
@@ -217,7 +220,8 @@ def main(argv: list[str] | None = None) -> int:
     print_machine(machine)
     results: list[dict[str, Any]] = []
     for name in args.workloads:
-        ours = WORKLOADS[name].as_block(args.block or WORKLOADS[name].config.block)
+        w = WORKLOADS[name].as_block(args.block or WORKLOADS[name].config.block)
+        ours = replace(w, batch=args.batch or w.batch, seq_len=args.length or w.seq_len)
         theirs = ours if args.same_block else ours.as_block("gpt2")
         together = describe(ours)["parameters"] < TOGETHER_BELOW
         groups = [args.modes] if together or not args.modes else [[mode] for mode in args.modes]

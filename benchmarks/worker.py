@@ -8,6 +8,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from common import WORKLOADS, initial_parameters, training_batches
@@ -16,6 +17,7 @@ from common import WORKLOADS, initial_parameters, training_batches
 def trainer(options: dict[str, Any]) -> tuple[dict[str, Any], Callable[..., dict[str, Any]]]:
     """Training steps of one contender: command steps(n) -> seconds and the loss of every step."""
     workload = WORKLOADS[options["workload"]].as_block(options["block"])
+    workload = replace(workload, batch=options["batch"], seq_len=options["seq_len"])
     params = initial_parameters(workload)
     contender: Any
     if options["contender"] == "torch":

@@ -26,9 +26,12 @@ def test_its_commands_are_those_of_the_benchmarks_and_take_eight_minutes(monkeyp
     parse = {f"benchmarks/{module.__name__}.py": module.arguments for module in (bench_train, bench_generate)}
     commands = [command[2 * (command[0] == "env") :] for _, _, command in found]
     seen = [parse[command[1]](command[2:]) for command in commands if command[1] in parse]
-    assert [options.device for options in seen] == [*["cuda"] * 4, "cpu", "cuda"]
-    assert [bool(options.modes) for options in seen[:5]] == [True, True, False, False, False]
-    files = [word for _, _, command in found for word in command if word.startswith(("benchmarks/", "tests/"))]
+    assert [options.device for options in seen] == [*["cuda"] * 6, "cpu", "cuda"]
+    assert [bool(options.modes) for options in seen[:7]] == [True, True, *[False] * 5]
+    assert [(options.batch, options.length) for options in seen[1:4]] == [(16, 1024), (4, 1024), (64, 1024)]
+    files = [
+        word for _, _, command in found for word in command if word.startswith(("benchmarks/", "tests/", "tools/"))
+    ]
     assert all((ROOT / file).exists() for file in files)
 
 
@@ -51,12 +54,38 @@ def test_the_table_at_the_end_and_the_status(
 ) -> None:
     checks = [
         ("good", 60.0, [sys.executable, "-c", "print('all is well')"]),
+        ("missing", 60.0, ["/no/such/program"]),
         ("bad", 60.0, [sys.executable, "-c", "1/0"]),
     ]
     monkeypatch.setattr(check_gpu, "checks", lambda modes: checks)
+    monkeypatch.setattr(check_gpu, "card", lambda: "a card\n")
     monkeypatch.setattr(sys, "argv", ["check_gpu.py", "--out", str(tmp_path)])
     assert check_gpu.main() == 1
-    *said, good, bad = capsys.readouterr().out.splitlines()
+    *said, card, good, missing, bad = capsys.readouterr().out.splitlines()
+    assert card == "a card"
     assert good.split()[:2] == ["good", "right"] and bad.split()[:3] == ["bad", "status", "1"]
+    assert "not run: No such file or directory" in missing
     assert "all is well" in said and "ZeroDivisionError: division by zero" in said
     assert "all is well" in (tmp_path / "0-good.txt").read_text()
+
+
+@pytest.mark.parametrize(("minutes", "stopped"), [(0.0, False), (1.0, True)])
+def test_the_table_comes_when_the_time_is_over_and_after_ctrl_c(
+    minutes: float, stopped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(command: list[str], seconds: float, log: Path) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(check_gpu, "checks", lambda modes: [("first", 60.0, []), ("second", 60.0, [])])
+    monkeypatch.setattr(check_gpu, "run", interrupted)
+    monkeypatch.setattr(check_gpu, "card", lambda: "a card\n")
+    monkeypatch.setattr(sys, "argv", ["check_gpu.py", "--out", str(tmp_path), "--minutes", str(minutes)])
+    if stopped:
+        with pytest.raises(KeyboardInterrupt):
+            check_gpu.main()
+    else:
+        assert check_gpu.main() == 1
+    assert [line.split()[:3] for line in capsys.readouterr().out.splitlines()[-2:]] == [
+        ["first", "not", "run"],
+        ["second", "not", "run"],
+    ]
