@@ -164,8 +164,8 @@ bool heads_are_own(const ParallelRegion& region, const HeadShape& s) {
   return s.kv_heads % region.size == 0 && s.kv_dim() / region.size % kPanel == 0;
 }
 
-// Writes the key and the value of a head behind the positions that its row has. In bfloat16 two positions share a dword,
-// and other threads may write the other half.
+// Writes the key and the value of a head behind the positions that its row has. In bfloat16 two positions share a
+// dword, so each half is written by itself.
 void append(const CacheRow& row, int64_t head, const float* k, const float* v, int64_t d) {
   const int64_t j = row.length, block = cache_block(row.format);
   const int64_t start = cache_floats(row.format, head * row.capacity, d);
