@@ -29,7 +29,11 @@ file(GLOB SOMA_CUDA_SOURCES CONFIGURE_DEPENDS ${SOMA_SRC}/ops/cuda/*.cu ${SOMA_S
 add_library(soma_cuda MODULE ${SOMA_CUDA_SOURCES} ${SOMA_SRC}/ops/ops.cpp ${SOMA_SRC}/base/arena.cpp)
 target_include_directories(soma_cuda PRIVATE ${SOMA_SRC} ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
 # Where pip puts cuBLASLt, which the library looks for.
-set_target_properties(soma_cuda PROPERTIES INSTALL_RPATH "$ORIGIN/../nvidia/cu13/lib")
+set_target_properties(soma_cuda PROPERTIES INSTALL_RPATH "$ORIGIN/../nvidia/cu13/lib" BUILD_WITH_INSTALL_RPATH ON)
+if(CMAKE_SYSTEM_PROCESSOR STREQUAL x86_64)
+  include(cmake/old_glibc.cmake)
+  soma_old_glibc(soma_cuda)
+endif()
 target_link_libraries(soma_cuda PRIVATE ${CMAKE_DL_LIBS})
 # Its only name is soma_open_backend: those of CUDA's runtime stay its own.
 target_link_options(soma_cuda PRIVATE -Wl,--exclude-libs,ALL -Wl,--no-undefined)

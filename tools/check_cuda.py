@@ -1,4 +1,4 @@
-"""Checks the machine code of the CUDA kernels: tensor cores are used, copies are asynchronous, no register is spilled.
+"""Checks the library for GPUs: tensor cores are used, copies are asynchronous, nothing is spilled, glibc may be old.
 
 Usage: python tools/check_cuda.py LIBRARY [CUOBJDUMP]. LIBRARY is what cmake/cuda.cmake built. Nothing needs a GPU.
 """
@@ -16,11 +16,12 @@ from pathlib import Path
 # Instructions that the products must have on every chip, and those that only spilled registers make.
 WANTED = ("HMMA.16816.F32.BF16", "LDSM.16.M88.4", "LDSM.16.MT88.4", "LDGSTS.E.BYPASS.128")
 UNWANTED = ("LDL", "STL")
+GLIBC = (2, 28)
 
 
 def find_cuobjdump() -> Path:
     """The cuobjdump of the wheels in this Python."""
-    spec = importlib.util.find_spec("nvidia.cu13")
+    spec = importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.cu13")
     places = list(spec.submodule_search_locations or ()) if spec else []
     found = [path for place in places if (path := Path(place, "bin", "cuobjdump")).exists()]
     if not found:
@@ -45,6 +46,12 @@ def breaches(counts: Counter[str]) -> list[str]:
     return lacking + spilled
 
 
+def newest_glibc(library: bytes) -> tuple[int, ...]:
+    """The newest version of glibc that a library names: its functions have the versions that its linker saw."""
+    named = re.findall(rb"\0GLIBC_(\d+(?:\.\d+)+)(?=\0)", library)
+    return max((tuple(map(int, version.split(b"."))) for version in named), default=(0,))
+
+
 def main(library: Path, cuobjdump: Path) -> int:
     """Print what each chip's code has, and return 1 where something is wrong."""
     path = os.pathsep.join((str(cuobjdump.parent), os.environ.get("PATH", "")))  # cuobjdump looks for nvdisasm
@@ -58,6 +65,9 @@ def main(library: Path, cuobjdump: Path) -> int:
         problems = breaches(counts)
         wrong |= bool(problems)
         print(f"{chip}: {', '.join(f'{counts[name]} {name}' for name in WANTED)}; {', '.join(problems) or 'right'}")
+    glibc = newest_glibc(library.read_bytes())
+    wrong |= glibc > GLIBC
+    print(f"glibc {'.'.join(map(str, glibc))}: {'too new, see cmake/old_glibc.cmake' if glibc > GLIBC else 'right'}")
     return wrong
 
 
