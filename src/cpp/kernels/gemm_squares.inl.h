@@ -1,5 +1,6 @@
 // Sums of products of bfloat16 by BFMMLA, which adds four products to each sum of a square: two rows by two columns. It
-// rounds as two BFDOT, one after the other, so a tile may go on by BFDOT. Included before gemm.inl.h.
+// rounds as two BFDOT, one after the other, so a tile may go on by BFDOT, which takes a last odd unit. Included before
+// gemm.inl.h.
 #define SOMA_SQUARES 1
 
 // sum (+)= A B for the rows and columns of a tile. Returns how many of the k units were taken: an even number where the

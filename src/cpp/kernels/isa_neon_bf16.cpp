@@ -27,7 +27,10 @@ namespace {
 #include "kernels/install.inl.h"
 }  // namespace
 
-void install_neon_bf16(Table* table) { install(table); }
+void install_neon_bf16(Table* table) {
+  install(table);
+  table->gemm_bf16.row_major = 1;  // BFMMLA takes two neighbouring units of a row
+}
 
 }  // namespace kernels
 }  // namespace soma

@@ -1,0 +1,52 @@
+"""Looks into object files of the level neon_bf16: no innermost loop of a product's tile may touch the stack.
+
+A spilled sum costs more than a multiplication, and nothing else would show it where only an emulator runs. The level
+neon widens pairs in their loop, which has more values than there are registers.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+MULTIPLY_ADDS = 20  # of a loop that is looked at: those of the largest tiles
+INSTRUCTION = re.compile(r"^\s*([0-9a-f]+):\t(.*)")
+BRANCH = re.compile(r"(?:b\.\w+|cbn?z)\s.*?\b([0-9a-f]+) <")
+
+
+def tile_loops(path: str) -> list[list[str]]:
+    """The innermost loops of tiles: from the target of a backward branch to the branch, without another in between."""
+    command = ["aarch64-linux-gnu-objdump", "--disassemble", "--demangle", "--no-show-raw-insn", path]
+    text = subprocess.run(command, capture_output=True, check=True, text=True).stdout
+    loops = []
+    for function in text.split("\n\n"):
+        if not re.match(r"[0-9a-f]+ <.*::tile<", function):
+            continue
+        lines = [match.groups() for match in map(INSTRUCTION.match, function.splitlines()) if match]
+        places = {address: place for place, (address, _) in enumerate(lines)}
+        last = -1  # the place of the last backward branch
+        for place, (_, instruction) in enumerate(lines):
+            branch = BRANCH.match(instruction)
+            begin = places.get(branch[1], place + 1) if branch else place + 1
+            if begin <= place:
+                if begin > last:
+                    loops.append([instruction for _, instruction in lines[begin : place + 1]])
+                last = place
+    return loops
+
+
+def main() -> int:
+    """Check the object files that are named; return the exit status."""
+    status = 0
+    for path in sys.argv[1:]:
+        loops = [loop for loop in tile_loops(path) if len(re.findall("f?mla|bfdot", "\n".join(loop))) >= MULTIPLY_ADDS]
+        spills = [line for loop in loops for line in loop if "[sp" in line]
+        print(f"{path.rsplit('/', 1)[-1]}: {len(loops)} loops of tiles, {len(spills)} accesses to the stack")
+        if spills or not loops:
+            status = 1
+    return status
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
