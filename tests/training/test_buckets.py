@@ -203,6 +203,7 @@ def test_one_process_asks_the_model_for_nothing() -> None:
     model: Any = type("Nothing", (), {"_core": None})
     with summed(World(), model):
         pass
+    assert buckets.measured_count(World(), 10**9, pytest.fail) == 1, "nothing is measured"
 
 
 @pytest.mark.usefixtures("no_waiting_for_the_disk", "settings_restored")
