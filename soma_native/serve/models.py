@@ -130,6 +130,8 @@ class Served:
             "owned_by": "soma_native",
             "max_model_len": self.context,
             "max_tokens": self.limits.max_tokens,
+            "max_sequences": self.engine.max_sequences,
+            "memory_bytes": self.engine.memory_bytes,
             "parameters": self.model.num_parameters,
             "block": self.model.config.block,
             "tokenizer": self.tok.kind,

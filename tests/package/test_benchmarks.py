@@ -23,7 +23,7 @@ import bench_score  # noqa: E402
 import bench_train  # noqa: E402
 import common  # noqa: E402
 
-from soma_native import Tokenizer  # noqa: E402
+from soma_native import Model, ModelConfig, Tokenizer, save  # noqa: E402
 
 
 def run(script: str, *arguments: Any) -> subprocess.CompletedProcess[str]:
@@ -204,6 +204,19 @@ def test_the_plain_command_runs_beside_its_peer(tmp_path: Path) -> None:
     (result,) = json.loads((tmp_path / "q.json").read_text())["results"]
     for side in ("ours", "nanogpt"):
         assert 0 < result[side]["best"] <= result[side]["last"]
+
+
+def test_healing_is_measured_on_every_end_of_a_prompt(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("the houses of the world, and größere Häuser of a carpenter called Noah\n" * 9, encoding="utf-8")
+    tok = Tokenizer.train(text, kind="bpe", vocab_size=330)
+    sizes = {"d_model": 8, "n_layers": 1, "n_heads": 2, "d_ff": 16, "max_seq_len": 256}
+    save(tmp_path / "m", Model(ModelConfig(tok.vocab_size, **sizes), seed=0), tok)
+    done = run("quality_healing.py", tmp_path / "m", text, "--prompts", 5)
+    assert done.returncode == 0, done.stderr
+    rows = {line.rpartition("  ")[0].strip().split("  ")[0]: line for line in done.stdout.splitlines()}
+    assert {"space", "half a word", "a word that goes on"} <= rows.keys(), done.stdout
+    assert "inf" not in done.stdout and "nan" not in done.stdout
 
 
 def test_bfloat16_is_compared_with_float32_step_by_step(tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ def test_models_say_what_a_program_needs(client: Client, served: Served) -> None
     card = client.get("/v1/models/tiny").json
     assert card == document["data"][0] and card["object"] == "model" and card["owned_by"] == "soma_native"
     assert (card["max_model_len"], card["tokenizer"], card["chat"]) == (64, "byte", False)
+    memory = soma_native.Engine.memory_of(served.model, served.engine.max_sequences)
+    assert (card["max_sequences"], card["memory_bytes"]) == (served.engine.max_sequences, memory)
     assert card["parameters"] == served.model.num_parameters and card["special_tokens"] == ["<|end|>"]
     assert (
         card["sampling"]["repetition_penalty"] == 1.0 and document["data"][1]["sampling"]["repetition_penalty"] == 1.15
