@@ -1,4 +1,4 @@
-"""Checks a machine with a GPU in one go: what is there, the tests of models on it, speeds. It builds nothing.
+"""Checks a machine with a GPU in one go: what is there, bits, the tests of models on it, speeds. It builds nothing.
 
 Usage: python tools/check_gpu.py [--minutes 8] [--out FOLDER]. The Python that runs it has soma_native,
 soma-native-cuda13 and pytest installed. PyTorch with CUDA is measured beside them where it is there. What each check
@@ -44,6 +44,7 @@ def checks(modes: Sequence[str]) -> list[Check]:
     found: list[Check] = [
         ("info", 10, [PYTHON, "-m", "soma_native", "info"]),
         ("ceilings and ops", 25, [*profile, "gpt2-124m"]),
+        ("bits of the emulation", 25, [PYTHON, "tools/gpu_bits.py"]),
         ("tests of models", 65, [*tests, "tests/cuda"]),
         ("models by cuBLASLt", 30, ["env", "SOMA_CUBLAS_LEAST=0", *tests, "tests/cuda/test_cuda_models.py"]),
         ("training, small", 55, [*train, "--workloads", "showcase", "nano-cpu"]),
