@@ -38,6 +38,12 @@ TESTS = (
     "tests/model/test_determinism.py::test_same_bits_twice_and_on_any_number_of_threads",
 )
 CHOSEN = "not test_every_parameter or (odd and everything) or narrower"  # the other cases are larger
+# The best level of a processor must be a given one, and the wheel must work there.
+SMOKE = f"""
+import runpy, soma_native as soma
+assert soma.active_isa() == "{{isa}}", soma.available_isas()
+runpy.run_path({str(ROOT / "tools" / "smoke.py")!r}, run_name="__main__")
+"""
 SHOWCASE = """
 import sys, tempfile
 from soma_native.showcase.showcase import run_showcase
@@ -56,17 +62,15 @@ class Emulated:
     def __init__(self, system: Path, *packages: Path) -> None:
         self.system, self.packages = system, packages
 
-    def run(self, cpu: str, *arguments: str, isa: str) -> None:
-        """Run the Python on that processor; its best level must be `isa`."""
+    def run(self, cpu: str, *arguments: str) -> None:
+        """Run the Python on that processor."""
         began = time.monotonic()
         variables = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "SOMA_"))},
             "PYTHONPATH": os.pathsep.join(map(str, self.packages)),
         }
         python = ["qemu-aarch64", "-cpu", cpu, "-L", str(self.system), str(self.system / "usr/bin/python3.11")]
-        print(f"\n{cpu}, {isa}: {' '.join(arguments)[:99].strip()}", flush=True)
-        check = f"import soma_native as soma; assert soma.active_isa() == {isa!r}, soma.available_isas()"
-        subprocess.run([*python, "-c", check], cwd=ROOT / "build", env=variables, check=True)
+        print(f"\n{cpu}: {' '.join(arguments)[:99].strip()}", flush=True)
         subprocess.run([*python, *arguments], cwd=ROOT / "build", env=variables, check=True)
         print(f"{time.monotonic() - began:.0f} s", flush=True)
 
@@ -174,9 +178,9 @@ def main() -> int:
     stranger, tested = Emulated(system, environment), Emulated(system, environment, tests)
     pytest = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml"), "-k", CHOSEN)
     for cpu, isa in PROCESSORS:
-        stranger.run(cpu, str(ROOT / "tools" / "smoke.py"), isa=isa)
-        tested.run(cpu, *pytest, *(str(ROOT / test) for test in TESTS), isa=isa)
-    stranger.run("max", "-c", SHOWCASE, isa="neon_bf16")
+        stranger.run(cpu, "-c", SMOKE.format(isa=isa))
+    tested.run("max", *pytest, *(str(ROOT / test) for test in TESTS))  # on all its levels, which the older has too
+    stranger.run("max", "-c", SHOWCASE)
     print(f"\nbuilt and tried: {wheel}, {wheel.stat().st_size:,} bytes")
     return 0
 
