@@ -190,8 +190,8 @@ float to_bfloat16(float x) {
   return x;
 }
 
-// A factor of a product of scale `line`: too small for a normal number, with products below 2^-126 or near it, ordinary,
-// or with products near 2^128. Some lines begin with an infinity, others with NaN.
+// A factor of a product of scale `line`: too small for a normal number, with products below 2^-126 or near it,
+// ordinary, or with products near 2^128. Some lines begin with an infinity, others with NaN.
 float extreme(float x, int64_t line, bool first) {
   constexpr int kScales[] = {-130, -70, -62, 0, 64};
   if (first && line % 7 == 4) return std::numeric_limits<float>::infinity();

@@ -20,8 +20,8 @@ using Task = void (*)(void* context, int rank, int size);
 
 thread_local bool inside = false;
 
-// The helpers of one thread. Nobody joins them: Windows ends a thread, with its thread_local variables, under a lock that
-// the end of another needs too. Each helper holds this object, and ends by itself when it is told to.
+// The helpers of one thread. Nobody joins them: Windows ends a thread, with its thread_local variables, under a lock
+// that the end of another needs too. Each helper holds this object, and ends by itself when it is told to.
 class Helpers : public std::enable_shared_from_this<Helpers> {
  public:
   void run(int threads, Task task, void* context) {
