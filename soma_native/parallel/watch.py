@@ -93,9 +93,8 @@ class Watch:
                 said_that_left = self._leaving.is_set()
                 sign = self._own if said_that_left else _Sign(self._block, self.calls)
                 self._sent = [request for request in self._sent if not request.Test()]
-                for rank in self._peers:
-                    if not signs[rank].left or said_that_left:
-                        self._sent.append(self._mpi.isend(tuple(sign), dest=rank))
+                for rank in self._peers:  # one that has left waits for this rank's leaving
+                    self._sent.append(self._mpi.isend(tuple(sign), dest=rank))
             now = time.monotonic()
             gap, last = now - last, now
             for rank in self._peers:

@@ -200,3 +200,38 @@ def test_what_all_ranks_know_ends_none_of_them_early(error: BaseException) -> No
     watch._depth = 1
     watch.__exit__(ValueError, ValueError("alone"), None)
     assert watch._own.problem == "alone"
+
+
+class Left(Peer):
+    """A rank that has left the block. It counts the signs that it hears of the other."""
+
+    def __init__(self) -> None:
+        self.watch = Watch(self, silence=0.1, absence=1800)
+        self.signs, self.looks = [(0, 0, True, "")], 0
+        self.heard = 0
+
+    def isend(self, sign: tuple[object, ...], dest: int) -> MPIRequest:
+        self.heard += 1
+        if self.heard == 4:
+            self.watch._leaving.set()
+        return MPIRequest()
+
+    def iprobe(self, source: int) -> bool:
+        self.looks += 1
+        assert self.looks < 100, "it hears no more signs"
+        return bool(self.signs)
+
+    def recv(self, source: int) -> tuple[int, int, bool, str]:
+        return self.signs.pop()
+
+
+class MPIRequest:
+    def Test(self) -> bool:
+        return True
+
+
+def test_a_rank_that_has_left_still_hears_one_that_works() -> None:
+    """Else it would end the other after `silence`: rank 0 may draw or print for longer when the run is over."""
+    peer = Left()
+    peer.watch._run()
+    assert peer.heard >= 4
