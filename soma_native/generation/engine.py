@@ -41,10 +41,10 @@ class Engine:
         model: the model. With `weights="auto"` its weights should not change while texts are written.
         tok: the tokenizer of its training.
         max_sequences: most texts at once, 1 to 65536. The memory for their keys and values is taken now:
-            `Engine.memory_of` says how much.
+            `Engine.memory_of`, with the same weights and kv_cache, says how much.
         end_token: the special token that ends a text, as for `Generator`.
         weights: "auto", "float32", "bfloat16" or "int8", as for `Generator`.
-        kv_cache: "auto", "float32" or "bfloat16", as for `Generator`. It says most of the memory of a sequence.
+        kv_cache: "auto", "float32" or "bfloat16", as for `Generator`. It decides the memory of keys and values.
         max_queue: most texts that wait for one of `max_sequences` places.
         prefill_piece: most tokens of prompts that are read before the other texts go on, at least 16.
 
@@ -92,7 +92,7 @@ class Engine:
         except MemoryError:
             raise MemoryError(
                 f"{rows} sequences need {self.memory_bytes / 2**20:,.0f} MB for keys, values and logits: lower "
-                "max_sequences, or give kv_cache='bfloat16'"
+                "max_sequences" + (", or give kv_cache='bfloat16'" if self._generator._kv_cache == "float32" else "")
             ) from None
         self.max_sequences, self.max_queue = rows, waiting
         self._thread = EngineThread(scheduler, rows, waiting)

@@ -400,16 +400,18 @@ class Generator(Scorer):
         rows, ends = list(samplers), sorted(self._end_ids)
         while rows:
             drawn, left = [samplers[row] for row in rows], [sequences[row].left for row in rows]
+            lengths = [decoder.length(row) for row in rows]
             grown = decoder.grow(rows, drawn, left, [top] * len(rows), ends, steps)
-            for row, (tokens, scores, error) in zip(rows, grown, strict=True):
+            for row, length, (tokens, scores, error) in zip(rows, lengths, grown, strict=True):
                 if piece := sequences[row].take(tokens, scores):
                     yield row, piece
+                if sequences[row].finish_reason is not None:
+                    continue
                 if error:
                     raise ValueError(error)
-            rows = [row for row in rows if sequences[row].finish_reason is None]
-            for row in rows:
-                if len(sequences[row].context) != decoder.length(row):  # the context was full
+                if decoder.length(row) - length < len(tokens):  # the context was full
                     decoder.prefill(row, np.array(sequences[row].context, dtype=np.int32))
+            rows = [row for row in rows if sequences[row].finish_reason is None]
 
     def _sampler(self, sampling: Sampling, sequence: Sequence, seed: int) -> _core.Sampler:
         sampler = sampling.sampler(self._tok, self._model.config.vocab_size, self._banned, seed)

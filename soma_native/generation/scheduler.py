@@ -213,9 +213,10 @@ class Scheduler:
             job.take(tokens, scores)
             if error:
                 row.held = []
-                self._leave(job, error=ValueError(error))
-            elif job.sequence.finish_reason is not None:
+            if job.sequence.finish_reason is not None:  # perhaps by tokens before the one that failed
                 self._leave(job, job.sequence.finish_reason)
+            elif error:
+                self._leave(job, error=ValueError(error))
             elif len(appended) < len(tokens):  # the context was full
                 row.held = []
 

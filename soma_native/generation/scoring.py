@@ -22,6 +22,7 @@ _log = logging.getLogger("soma_native")
 # pass of such a model and of others.
 _SMALL, _FEW, _MANY = 1 << 21, 1 << 10, 1 << 12
 _MOST_WARNED = 10_000  # words
+_MOST_SHOWN = 80  # characters of a word
 
 
 @dataclass(frozen=True, repr=False)
@@ -171,27 +172,30 @@ class Scorer:
         Raises:
             TypeError, ValueError, KeyboardInterrupt: as `score`; the text needs one token.
         """
-        vector: NDArray[np.float32] = self._vectors(["text"], [string("text", text)], stride)[0]
+        vector: NDArray[np.float32] = self._vectors(self._encode_some(["text"], [string("text", text)]), stride)[0]
         return vector
 
     def embed_batch(self, texts: Iterable[str], stride: int | None = None) -> NDArray[np.float32]:
         """The vectors of several texts, which share forward passes: float32, shape (texts, C). Errors as `embed`."""
         found = strings("texts", texts, "embed")
-        return self._vectors([f"texts[{i}]" for i in range(len(found))], found, stride)
+        return self._vectors(self._encode_some([f"texts[{i}]" for i in range(len(found))], found), stride)
 
-    def _vectors(self, names: list[str], texts: list[str], stride: int | None) -> NDArray[np.float32]:
-        stride, width = self._stride(stride), self._model.config.d_model
+    def _encode_some(self, names: list[str], texts: list[str]) -> list[NDArray[np.uint32]]:
         encoded = [self._tok.encode_array(text) for text in texts]
         for name, text, ids in zip(names, texts, encoded, strict=True):
             if len(ids) == 0:
                 raise ArgumentError(name, f"has no token of the vocabulary: {text!r:.80}")
+        return encoded
+
+    def _vectors(self, encoded: list[NDArray[np.uint32]], stride: int | None = None) -> NDArray[np.float32]:
+        stride, width = self._stride(stride), self._model.config.d_model
         if not encoded:
             return np.zeros((0, width), np.float32)
         counts = np.array([len(ids) for ids in encoded])
         begins, tokens = np.cumsum(counts) - counts, np.concatenate(encoded)
         windows = _Windows.over(counts.tolist(), begins.tolist(), self._model.config.max_seq_len, stride)
         of_text = np.searchsorted(begins, windows.starts, side="right") - 1
-        totals = np.zeros((len(texts), width))
+        totals = np.zeros((len(encoded), width))
         for batch in windows.batches(self._model):
             rows, _ = gather(tokens, windows.starts[batch], windows.lengths[batch])
             hidden, fresh = self._model.hidden(rows), windows.is_fresh(batch, rows.shape[1])
@@ -262,7 +266,9 @@ class Scorer:
     def _unknown_words(self, text: str, special: Collection[str] = ()) -> list[str]:
         """The words, or characters, of a text that are not in the vocabulary."""
         unknown, pairs = self._unknown_id(), zip(*self._tok.encode_with_offsets(text, special), strict=True)
-        return [*dict.fromkeys(text[begin:end] for i, (begin, end) in pairs if i == unknown)]
+        return [
+            *dict.fromkeys(text[begin : min(end, begin + _MOST_SHOWN)] for i, (begin, end) in pairs if i == unknown)
+        ]
 
     def _unknown_id(self) -> int | None:
         return self._tok.token_to_id("<UNK>") if "<UNK>" in self._tok.special_tokens else None

@@ -119,6 +119,8 @@ def _ask(fields: Fields, served: Served, prompts: list[Prompt], logprobs: int | 
     if n * len(prompts) > limits.max_texts:
         problem = f"asks for {n * len(prompts)} texts with its prompts; a request may have {limits.max_texts}"
         raise ArgumentError("n", problem)
+    if n * len(prompts) > (most_texts := served.engine.max_sequences + served.engine.max_queue):
+        raise ArgumentError("n", f"asks for {n * len(prompts)} texts; the server takes {most_texts} at once")
     sampling = {**served.defaults, **fields.some(_RULES)}
     most = [fields.take(name, lambda name, value: _max_tokens(name, value, limits.max_tokens)) for name in _MOST]
     if None not in most and len({*most}) > 1:

@@ -90,7 +90,7 @@ class Answer:
             await _emit(send, event(error.body()), more=False)
         except asyncio.CancelledError:  # after Ctrl-C, when the time of what runs is over
             if self._begun:
-                with contextlib.suppress(asyncio.TimeoutError):  # a client that reads nothing
+                with contextlib.suppress(Exception):  # a client that reads nothing, or has all already
                     await asyncio.wait_for(_emit(send, event(ApiError(503, CUT).body()), more=False), 2)
             raise
         finally:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import functools
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
@@ -24,7 +27,7 @@ from soma_native.serve.errors import ApiError, json_response, refusing
 from soma_native.serve.guard import PAGE
 from soma_native.serve.limits import Limits
 from soma_native.serve.metrics import Metrics
-from soma_native.serve.models import Models, Served
+from soma_native.serve.models import Models, Prompt, Served
 from soma_native.serve.static import page_files
 
 _Result = TypeVar("_Result")
@@ -79,17 +82,26 @@ class Endpoints:
         for threads in (self._quick, self._slow):
             threads.shutdown(cancel_futures=True)
 
-    async def _work(self, function: Callable[..., _Result], *arguments: Any, slow: bool = False) -> _Result:
-        """Call a function in another thread. Raises an ApiError if too many wait for that (429)."""
+    @contextlib.contextmanager
+    def _place(self) -> Iterator[None]:
+        """The place of a request among those that wait for other threads. Raises an ApiError if all are taken (429)."""
         if self._working >= self._limits.max_queue:
             problem = "too many requests wait: ask again later"
             raise ApiError(429, problem, code="queue_full", headers={"Retry-After": "1"})
         self._working += 1
         try:
-            threads = self._slow if slow else self._quick
-            return await asyncio.get_running_loop().run_in_executor(threads, function, *arguments)
+            yield
         finally:
             self._working -= 1
+
+    async def _run(self, function: Callable[..., _Result], *arguments: Any, slow: bool = False) -> _Result:
+        threads = self._slow if slow else self._quick
+        return await asyncio.get_running_loop().run_in_executor(threads, function, *arguments)
+
+    async def _work(self, function: Callable[..., _Result], *arguments: Any, slow: bool = False) -> _Result:
+        """Call a function in another thread. Raises an ApiError if too many wait for that (429)."""
+        with self._place():
+            return await self._run(function, *arguments, slow=slow)
 
     async def _asked(self, request: Request, take: Callable[[Fields], _Result]) -> _Result:
         """What `take` makes of the request's fields."""
@@ -157,19 +169,15 @@ class Endpoints:
         served, inputs, form = await self._asked(request, take)
 
         async def embed() -> Response:
-            data: list[dict[str, Any]] = []
-            for first in range(0, len(inputs), _INPUTS):  # between them, requests of others get their turn
-                texts = [prompt.text for prompt in inputs[first : first + _INPUTS]]
-                with refusing():
-                    vectors = await self._work(served.generator.embed_batch, texts, slow=True)
-                for vector in vectors:
-                    raw = vector.tolist()
-                    if form == "base64":
-                        raw = base64.b64encode(vector.astype("<f4").tobytes()).decode()
-                    data.append({"object": "embedding", "index": len(data), "embedding": raw})
+            parts = []
+            with self._place():
+                for first in range(0, len(inputs), _INPUTS):  # between them, requests of others get their turn
+                    some = inputs[first : first + _INPUTS]
+                    parts.append(await self._run(_embeddings, served, some, first, form, slow=True))
             usage = Usage(sum(len(prompt.ids) for prompt in inputs)).json()
             del usage["completion_tokens"]
-            return json_response({"object": "list", "data": data, "model": served.name, "usage": usage})
+            end = json.dumps({"object": "list", "model": served.name, "usage": usage})
+            return Response(f'{{"data":[{",".join(parts)}],{end[1:]}', media_type="application/json")
 
         return await while_connected(request.receive, embed(), self._limits.answer_seconds)
 
@@ -234,3 +242,18 @@ class Endpoints:
 
 _NO_SPECIAL = {"add_special_tokens": (False,)}
 _top = functools.partial(integer, least=0, most=20)
+
+
+def _embeddings(served: Served, prompts: list[Prompt], first: int, form: str) -> str:
+    """The JSON of some elements of an answer's data, of which the first has this index."""
+    data = [
+        {
+            "object": "embedding",
+            "index": index,
+            "embedding": base64.b64encode(vector.astype("<f4").tobytes()).decode()
+            if form == "base64"
+            else vector.tolist(),
+        }
+        for index, vector in enumerate(served.generator._vectors([np.array(p.ids, np.uint32) for p in prompts]), first)
+    ]
+    return json.dumps(data, allow_nan=False, separators=(",", ":"))[1:-1]

@@ -18,7 +18,8 @@ class Limits:
         max_texts: most texts of one request: prompts times `n` (400).
         max_inputs: most inputs of a request for embeddings (400); OpenAI's own limit.
         max_numbers: most log-probabilities of an answer that is no stream (400).
-        max_queue: most requests, of each model, that wait for the model; more are refused (429).
+        max_queue: most texts of each model that wait, and most calls for tokens, embeddings and scores; more are
+            refused (429).
         answer_seconds: the longest time from request to the end of its answer (504).
         idle_seconds: how long a client may not read its answer, or keep an unused connection, before it is closed.
         grace_seconds: how long running requests may take after Ctrl-C.

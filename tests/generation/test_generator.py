@@ -115,9 +115,9 @@ def test_sampling_settings_reach_the_sampler() -> None:
     assert len(set(words)) == len(words), "with such a penalty no word comes twice"
 
 
-def test_the_window_slides() -> None:
-    """A full context shrinks to its last max_seq_len // 2 tokens, then grows again."""
-    window = 6
+@pytest.mark.parametrize("window", [1, 2, 3, 6])
+def test_the_window_slides(window: int) -> None:
+    """A full context shrinks to its last max_seq_len // 2 tokens, at least one, then grows again."""
     generator = make(max_seq_len=window)
     model, tok = generator._model, generator._tok
     context = tok.encode("the cat sat on the mat a dog ate the")[-window:]
@@ -128,7 +128,7 @@ def test_the_window_slides() -> None:
         written.append(int(logits.argmax()))
         context.append(written[-1])
         if len(context) > window:
-            context = context[-(window // 2) :]
+            context = context[-max(1, window // 2) :]
     prompt = "the cat sat on the mat a dog ate the"
     got = generator.generate(prompt, max_tokens=20, temperature=0, repetition_penalty=1)
     assert got == f"{prompt} {tok.decode(written)}"

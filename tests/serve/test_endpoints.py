@@ -176,6 +176,17 @@ def test_many_inputs_are_embedded_and_too_many_refused(client: Client, served: S
     assert answer.status == 400 and answer.message == "input has 2049 texts; a request may have 2048: ask several times"
 
 
+def test_tokens_are_embedded_as_they_are() -> None:
+    """The text of a special token is another token."""
+    served = make_served(kind="word", special_tokens=("<UNK>",))
+    ids = [served.tok.token_to_id("<UNK>"), *served.tok.encode("the cat")]
+    with serving(served) as client:
+        answer = client.post("/v1/embeddings", input=[ids]).json
+    hidden = served.model.hidden(np.array([ids], np.int32))[0]
+    assert answer["data"][0]["embedding"] == pytest.approx(hidden.mean(axis=0).tolist(), rel=1e-4, abs=1e-6)
+    assert answer["usage"]["prompt_tokens"] == len(ids)
+
+
 @pytest.mark.parametrize(("given", "name"), [("", "input"), (["a", ""], "input[1]")])
 def test_an_input_without_tokens_is_named(client: Client, given: object, name: str) -> None:
     answer = client.post("/v1/embeddings", input=given)

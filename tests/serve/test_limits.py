@@ -77,8 +77,10 @@ def test_a_full_queue_refuses_and_a_client_that_goes_away_makes_room() -> None:
         refused = client.post("/v1/completions", prompt="a", max_tokens=1)
         assert refused.status == 429 and refused.headers["retry-after"] == "1"
         assert refused.json["error"]["code"] == "queue_full"
-        several = client.post("/v1/completions", prompt=["a", "b", "c"], max_tokens=1)
+        several = client.post("/v1/completions", prompt=["a", "b"], max_tokens=1)
         assert several.status == 429
+        never = client.post("/v1/completions", prompt=["a", "b", "c"], max_tokens=1)
+        assert never.status == 400 and "asks for 3 texts; the server takes 2 at once" in never.message
         running.close()
         waiting.close()
         client.until(lambda: client.metric("sequences_running") + client.metric("sequences_waiting") == 0)
