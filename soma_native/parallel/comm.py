@@ -37,7 +37,8 @@ class Comm(Protocol):
     def allreduce(self, buffer: NDArray[Any]) -> None:
         """Replace the buffer (float32 or float64) by the sum of the buffers of all ranks.
 
-        Every rank gets the same bits. For one `size`, the order of the sums is always the same.
+        Every rank gets the same bits. For one `size`, each element is summed in the same order, wherever it stands in
+        the buffer and however long that is.
         """
 
     def broadcast(self, buffer: NDArray[Any]) -> None:

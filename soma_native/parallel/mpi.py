@@ -49,7 +49,7 @@ class MpiComm:
             self._watch = Watch(communicator.Dup(), silence, absence)
         elif self.size > 1 and self.rank == 0:
             logger.warning(
-                "this MPI allows calls of one thread alone, so nothing ends the others of a rank that is gone"
+                "this MPI allows no calls of several threads at once, so nothing ends the others of a rank that is gone"
             )
         self._share_processors()
 
@@ -64,7 +64,7 @@ class MpiComm:
     def watched(self, say: Callable[[str], None] | None = None) -> AbstractContextManager[None]:
         """A block, which all ranks enter and leave, in which a rank that dies, hangs or fails ends all.
 
-        Without it, and where MPI allows calls of one thread alone, the others wait for ever.
+        Without it, and where MPI allows no calls of several threads at once, the others wait for ever.
 
         Args:
             say: gets the line that names the rank; None logs it.

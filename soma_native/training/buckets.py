@@ -16,6 +16,7 @@ from soma_native.model.model import Model
 from soma_native.parallel.world import World
 
 LEAST, MOST = 1 << 20, 16  # floats of a bucket; buckets
+_SHARE = 1 / 128  # of a bucket: a smaller sum takes another way through MpiComm, with another delay
 
 
 def measured_count(world: World, size: int, clock: Callable[[], float] = time.perf_counter) -> int:
@@ -27,11 +28,12 @@ def measured_count(world: World, size: int, clock: Callable[[], float] = time.pe
     if world.alone or len(buckets(size)) == 1:
         return 1
     seconds = []
-    for floats in (1, 1, LEAST):  # the first waits for the last rank
+    for floats in (1, round(_SHARE * LEAST), LEAST):  # the first waits for the last rank
         buffer, began = np.zeros(floats, np.float32), clock()
         world.allreduce(buffer)
         seconds.append(max(clock() - began, 1e-6))
-    _, delay, bucket = seconds
+    _, small, bucket = seconds
+    delay = max(1e-6, (small - _SHARE * bucket) / (1 - _SHARE))
     count = round(math.sqrt(max(0.0, bucket - delay) * size / LEAST / delay))
     return int(world.share(max(1, min(MOST, count))))
 
@@ -60,10 +62,10 @@ def summed(world: World, model: Model, count: int = MOST) -> Iterator[None]:
             core.write_flat(gradients, gradient=True)
     else:
         progress = _core.Progress()
-        core.report_to(progress)
         with ThreadPoolExecutor(1, "sum of gradients") as pool:
-            done = pool.submit(_sum, world, core.flat(gradient=True), count, progress)
             try:
+                core.report_to(progress)
+                done = pool.submit(_sum, world, core.flat(gradient=True), count, progress)
                 yield
                 progress.reach(0)  # also of a rank that had no part of the windows
             finally:

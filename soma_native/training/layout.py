@@ -152,8 +152,10 @@ class Layout:
             config.ema is not None or config.tail_average is not None, [teacher.config for teacher in self.teachers],
             best=world.first and config.keep_best and config.checkpoint_dir is not None and self.validation is not None,
             device=model.device, ranks=1 if config.sync_every is not None else world.size,
+            first=world.first,
         )  # fmt: skip
-        outer = 0 if config.sync_every is None else 3 * model.num_parameters
+        # Start, momentum, gradient, what is sent and received of it, a scratch; and copies of the moments at a save.
+        outer = 0 if config.sync_every is None else 8 * model.num_parameters
         held = sum(each._core.held_floats for each in (model, *self.teachers))
         own = needed + 4 * (outer - held), free_memory(device=model.device)
         for ranks in world.by_machine(own, model.device):

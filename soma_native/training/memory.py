@@ -27,6 +27,7 @@ def training_memory(
     best: bool = True,
     device: str = "cpu",
     ranks: int = 1,
+    first: bool = False,
 ) -> int:
     """Bytes that a model and its training take; nothing is allocated. The texts are not counted.
 
@@ -43,7 +44,8 @@ def training_memory(
         teachers: the models whose probabilities are learned from.
         best: whether a copy of the best weights is kept, which lies in the host's memory.
         device: whose memory is meant.
-        ranks: that share the moments out.
+        ranks: that share the moments out, equally as far as this knows. On a GPU only second moments are shared.
+        first: whether this is the rank that collects the moments at a save.
 
     >>> config = ModelConfig(vocab_size=64, d_model=64, n_layers=2, n_heads=2, d_ff=128, max_seq_len=32)
     >>> small, large = (training_memory(config, batch, 32, "float32") for batch in (1, 100))
@@ -54,7 +56,11 @@ def training_memory(
     hidden = _core.multiplied_parameters(config.core) - config.vocab_size * config.d_model
     moments = 2 * config.num_parameters - (hidden if optimizer == "muon" else 0)
     floats = _core.training_floats(config.core, precision, optimizer == "muon", batch, seq_len, len(teachers), device)
-    floats -= moments * (ranks - 1) // ranks
+    if device == "cpu":
+        floats -= moments * (ranks - 1) // ranks
+        floats += (ranks > 1) * (config.num_parameters + first * moments)  # what is sent after a step, and at a save
+    else:
+        floats -= (moments - config.num_parameters) * (ranks - 1) // ranks
     floats += (average + (best and device == "cpu")) * config.num_parameters
     floats += sum(_core.teacher_floats(teacher.core, precision, batch, seq_len, device) for teacher in teachers)
     return _FLOAT * floats

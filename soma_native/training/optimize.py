@@ -24,7 +24,7 @@ def make_optimizer(model: Model, config: TrainConfig, world: World) -> tuple[Ada
     shards = Shards(world, model, whole.state())
     if world.alone:
         return whole, shards
-    del whole  # nothing was written to its memory, so that the system has not given any
+    del whole  # nothing was written to its memory, so that the system has not given any but on a GPU
     return kind.part(shards.owned(), model, **options), shards
 
 

@@ -132,7 +132,8 @@ class Ranks:
         if self._outer is None:
             self.whole = self._shards.whole_state(self.optimizer)
             return
-        self.whole = self._mean_of(self.optimizer.state()) | self._outer.state()
+        moments = self._mean_of(self.optimizer.state())
+        self.whole = moments | self._outer.state() if self._world.first else {}
 
     def _mean_of(self, arrays: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
         found = {name: np.array(array) for name, array in arrays.items()}

@@ -1,6 +1,7 @@
 // How far a backward pass is, for another thread that sends the gradients that are final already.
 #pragma once
 
+#include <algorithm>
 #include <condition_variable>
 #include <cstdint>
 #include <limits>
@@ -15,7 +16,7 @@ class Progress {
   void reach(int64_t first) {
     {
       const std::lock_guard<std::mutex> guard(mutex_);
-      first_ = first;
+      first_ = std::min(first_, first);
     }
     changed_.notify_all();
   }

@@ -85,7 +85,7 @@ class Transformer {
   double loss_and_grad(const int32_t* ids, const int32_t* targets, int64_t batch, int64_t length, int64_t normalizer,
                        const Noise& noise = {}, const Teaching& teaching = {});
   void zero_grad();
-  // What later passes with gradients report to; null: nothing. A device of its own memory reports at the end alone.
+  // What later passes with gradients report to; null: nothing. Where the host has not its memory, only the end is said.
   void report_to(std::shared_ptr<Progress> progress) { progress_ = std::move(progress); }
 
  private:
