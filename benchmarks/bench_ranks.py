@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 from common import (
-    ROOT,
     WORKLOADS,
     isa_environment,
     machine_record,
@@ -77,7 +76,6 @@ def run_turn(args: argparse.Namespace, name: str, ranks: int) -> dict[str, float
     start = [] if ranks == 1 else [shutil.which("mpiexec", path=beside) or "mpiexec", "-n", str(ranks)]
     options = ["--steps", args.steps, "--optimizer", args.optimizer, "--precision", args.precision]
     environment = os.environ | thread_environment(args.ranks if ranks == 1 else 1) | isa_environment(args.isa)
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [*start, sys.executable, __file__, "--turn", name, "--ranks", str(ranks), *map(str, options)],
         env=environment, stdout=subprocess.PIPE, text=True, check=True,

@@ -83,7 +83,7 @@ def test_what_computes_something_else_is_not_timed() -> None:
 @pytest.mark.levels()
 def test_a_worker_that_fails_says_why() -> None:
     options: dict[str, Any] = {"contender": "native", "workload": "showcase", "block": "soma", "mode": "float7"}
-    options |= {"lr": 1e-3, "device": "cpu"}
+    options |= {"lr": 1e-3, "device": "cpu", "batch": 1, "seq_len": 8}
     with pytest.raises(common.WorkerError, match="float7"):
         common.Worker("train", "ours", options, threads=1)
 
