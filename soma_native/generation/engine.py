@@ -15,7 +15,7 @@ from soma_native.generation.completion import Completion
 from soma_native.generation.engine_thread import EngineThread
 from soma_native.generation.generator import Generator
 from soma_native.generation.prefix import LEAST_PIECE
-from soma_native.generation.sampling import Sampling, Settings, kv_cache_of
+from soma_native.generation.sampling import Sampling, Settings, is_rounded, kv_cache_of
 from soma_native.generation.scheduler import Job, Scheduler
 from soma_native.model.model import Model
 from soma_native.tokenizer.tokenizer import Tokenizer
@@ -86,7 +86,7 @@ class Engine:
                 self._generator._decoder(rows),
                 rows,
                 piece=piece,
-                rounds=weights in ("bfloat16", "int8"),
+                rounds=is_rounded(weights),
                 ends=sorted(self._generator._end_ids),
             )
         except MemoryError:

@@ -17,7 +17,7 @@ from soma_native.errors import ArgumentError, ArgumentTypeError
 from soma_native.generation.completion import Completion
 from soma_native.generation.healing import half_word, read_prompt
 from soma_native.generation.prefix import kept_length
-from soma_native.generation.sampling import DEFAULTS, MoreSettings, Sampling, Settings, kv_cache_of
+from soma_native.generation.sampling import DEFAULTS, MoreSettings, Sampling, Settings, is_rounded, kv_cache_of
 from soma_native.generation.scoring import Scorer
 from soma_native.generation.sequence import STEPS, Sequence
 from soma_native.generation.text_writer import TextWriter
@@ -371,8 +371,8 @@ class Generator(Scorer):
         """Let an empty row of the decoder read a prompt, its end as the author means it."""
         held: list[int] = []
         while True:
-            context, rounds = sequence.context, self._weights_form in ("bfloat16", "int8")
-            keep = kept_length(held, context, rounds)
+            context = sequence.context
+            keep = kept_length(held, context, is_rounded(self._weights_form))
             decoder.extend(np.array([row], np.int32), np.array([keep], np.int32), [np.array(context[keep:], np.int32)])
             if sequence.read(decoder.logits()[row]):
                 return

@@ -154,12 +154,17 @@ class Sampling:
 DEFAULTS = Sampling()
 
 
+def is_rounded(weights: str) -> bool:
+    """Whether a form of weights differs from those of the model."""
+    return weights in ("bfloat16", "int8")
+
+
 def kv_cache_of(weights: str, kv_cache: str) -> str:
     """How keys and values are kept: "auto" rounds them where the weights are rounded."""
     choice("weights", weights, WEIGHTS)
     if choice("kv_cache", kv_cache, KV_CACHE) != "auto":
         return kv_cache
-    return "bfloat16" if weights in ("bfloat16", "int8") else "float32"
+    return "bfloat16" if is_rounded(weights) else "float32"
 
 
 def _breakers(tok: Tokenizer, texts: tuple[str, ...]) -> tuple[NDArray[np.int32], list[list[int]]]:
