@@ -417,7 +417,7 @@ def test_output_that_is_not_utf_8(trained: Path) -> None:
         env={**os.environ, "PYTHONIOENCODING": "ascii"},
     )
     assert done.returncode == 0
-    assert done.stdout.startswith(b"gr??e the ")
+    assert done.stdout.startswith(b"gr??e the")  # the model may end its answer at once
 
 
 # tokenizer -----------------------------------------------------------------------------------------------------------
