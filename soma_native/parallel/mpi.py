@@ -40,7 +40,7 @@ class MpiComm:
     def __init__(self, communicator: Any, silence: float = SILENCE, absence: float = ABSENCE) -> None:
         from mpi4py import MPI
 
-        self._mpi = communicator.Dup()
+        self._mpi, self._in_place = communicator.Dup(), MPI.IN_PLACE
         self.rank: int = self._mpi.Get_rank()
         self.size: int = self._mpi.Get_size()
         self.any_thread: bool = MPI.Query_thread() >= MPI.THREAD_SERIALIZED
@@ -83,13 +83,14 @@ class MpiComm:
             buffer[:] = _sum(parts)
             return
         part = -(-buffer.size // self.size)
-        whole = np.zeros(part * self.size, buffer.dtype)
-        whole[: buffer.size] = buffer
-        parts = np.empty((self.size, part), buffer.dtype)
+        bounds = [min(rank * part, buffer.size) for rank in range(self.size + 1)]
+        counts = [end - first for first, end in itertools.pairwise(bounds)]
+        own = slice(bounds[self.rank], bounds[self.rank + 1])
+        parts = np.empty((self.size, counts[self.rank]), buffer.dtype)
         self._wait(self._mpi.Ibarrier())
-        self._mpi.Alltoall(whole, parts)
-        self._mpi.Allgather(_sum(parts), whole)
-        buffer[:] = whole[: buffer.size]
+        self._mpi.Alltoallv((buffer, (counts, bounds[:-1])), (parts, counts[self.rank]))
+        buffer[own] = _sum(parts)
+        self._mpi.Allgatherv(self._in_place, (buffer, (counts, bounds[:-1])))
 
     def broadcast(self, buffer: NDArray[Any]) -> None:
         """As `Comm.broadcast`."""
@@ -98,20 +99,21 @@ class MpiComm:
 
     def gather(self, buffer: NDArray[Any], bounds: Sequence[int]) -> None:
         """As `World.gather`."""
-        from mpi4py import MPI
-
         counts = [end - first for first, end in itertools.pairwise(bounds)]
         self._wait(self._mpi.Ibarrier())
-        self._mpi.Allgatherv(MPI.IN_PLACE, (buffer, (counts, list(bounds[:-1]))))
+        self._mpi.Allgatherv(self._in_place, (buffer, (counts, list(bounds[:-1]))))
 
     def _wait(self, request: Any) -> None:
-        """Wait for all ranks: at first without a pause, then with pauses of an eighth of the time, or 5 ms."""
+        """Wait for all ranks: at first without a pause, then with pauses of an eighth of the time, or 5 ms.
+
+        The backward pass of this rank may need its processor, so the wait without a pause is short.
+        """
         if self._watch is not None:
             self._watch.calls += 1
         began = time.monotonic()
         while not request.Test():
             waited = time.monotonic() - began
-            if waited > 1e-3:
+            if waited > 1e-4:
                 time.sleep(min(waited / 8, 5e-3))
 
     def _share_processors(self) -> None:

@@ -157,7 +157,8 @@ class Layout:
         # Start, momentum, gradient, what is sent and received of it, a scratch; and copies of the moments at a save.
         outer = 0 if config.sync_every is None else 8 * model.num_parameters
         held = sum(each._core.held_floats for each in (model, *self.teachers))
-        own = needed + 4 * (outer - held), free_memory(device=model.device)
+        free_here = world.together(lambda: free_memory(device=model.device))
+        own = needed + 4 * (outer - held), free_here
         for ranks in world.by_machine(own, model.device):
             free = min((free for _, free in ranks if free is not None), default=None)
             require_memory(sum(needed for needed, _ in ranks), free, self.batch, self.longest, len(ranks))

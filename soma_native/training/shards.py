@@ -88,10 +88,16 @@ class Shards:
         self.shapes = {name: array.shape for name, array in state.items()}
         self.parts = share_out(state, world.size)
         offsets, shapes = _core.parameter_offsets(model.config.core), _core.parameter_shapes(model.config.core)
-        self._at = []  # places of the parts in the memory of all parameters
-        for name, first, end, _ in self.parts:
+        self._own: list[tuple[slice, slice]] = []  # places in the memory of all parameters, and in what is sent
+        self._others: list[tuple[slice, slice]] = []
+        self._bounds, end = [0] * (world.size + 1), 0  # of the ranks' parts in what is sent
+        for name, first, last, rank in self.parts:
             row = math.prod(shapes[name][1:])
-            self._at.append(slice(offsets[name] + first * row, offsets[name] + end * row))
+            begin, end = end, end + (last - first) * row
+            places = slice(offsets[name] + first * row, offsets[name] + last * row), slice(begin, end)
+            (self._own if rank == world.rank else self._others).append(places)
+            self._bounds[rank + 1 :] = [end] * (world.size - rank)
+        self._sent = np.empty(0 if world.alone else end, np.float32)  # kept: new memory costs more than the sending
 
     def owned(self) -> dict[str, tuple[int, int]]:
         """The rows of parameters that this rank updates, as `Optimizer.part` takes them."""
@@ -103,15 +109,11 @@ class Shards:
             return
         core = self._model._core
         values = core.flat() if core.on_host else np.array(core.flat())
-        sent = np.concatenate([values[at] for at in self._at])
-        ends = list(itertools.accumulate(at.stop - at.start for at in self._at))
-        bounds = [0] * (self._world.size + 1)
-        for part, end in zip(self.parts, ends, strict=True):
-            bounds[part.rank + 1] = end
-        self._world.gather(sent, list(itertools.accumulate(bounds, max)))
-        for part, at, end in zip(self.parts, self._at, ends, strict=True):
-            if part.rank != self._world.rank:
-                values[at] = sent[end - (at.stop - at.start) : end]
+        for at, place in self._own:
+            self._sent[place] = values[at]
+        self._world.gather(self._sent, self._bounds)
+        for at, place in self._others:
+            values[at] = self._sent[place]
         if not core.on_host:
             core.write_flat(values)
 
