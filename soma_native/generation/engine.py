@@ -91,8 +91,8 @@ class Engine:
             )
         except MemoryError:
             raise MemoryError(
-                f"{rows} sequences need {self.memory_bytes / 2**20:,.0f} MB for keys, values and logits: lower "
-                "max_sequences" + (", or give kv_cache='bfloat16'" if self._generator._kv_cache == "float32" else "")
+                f"{rows} sequences need {self.memory_bytes / 2**20:,.0f} MB for keys, values and logits: take "
+                "fewer" + (", or keys and values in bfloat16" if self._generator._kv_cache == "float32" else "")
             ) from None
         self.max_sequences, self.max_queue = rows, waiting
         self._thread = EngineThread(scheduler, rows, waiting)

@@ -68,6 +68,7 @@ class Ask:
         sampling: the keywords of a call of the engine, as the client and the folder give them; not yet checked.
         stream: whether the answer is a stream of events.
         usage: whether the stream ends with the numbers of tokens.
+        warnings: what the client should know of its prompts.
         logprobs: how many alternatives each token shows; None for no log-probabilities.
         echo: whether the answer begins with the prompt.
         chat: whether the answer has the form of a chat.
@@ -79,6 +80,7 @@ class Ask:
     sampling: dict[str, Any]
     stream: bool
     usage: bool
+    warnings: list[str]
     logprobs: int | None = None
     echo: bool = False
     chat: bool = False
@@ -146,7 +148,7 @@ def _ask(fields: Fields, served: Served, prompts: list[Prompt], logprobs: int | 
     fields.ignore(*_IGNORED)
     fields.refuse(_REFUSED, _HARMLESS)
     fields.close()
-    return Ask(served, prompts, n, sampling, stream, usage, logprobs, **more)
+    return Ask(served, prompts, n, sampling, stream, usage, served.warnings(prompts), logprobs, **more)
 
 
 _MOST = ("max_tokens", "max_completion_tokens")

@@ -64,7 +64,7 @@ class Answer:
     def __init__(self, ask: Ask, work: Work, metrics: Metrics) -> None:
         self._ask, self._work, self._metrics = ask, work, metrics
         served, form = ask.served, ChatForm if ask.chat else Form
-        self._form = form(served.name, served.vocabulary, ask.logprobs, served.warnings(ask.prompts))
+        self._form = form(served.name, served.vocabulary, ask.logprobs, ask.warnings)
         self._count = len(ask.prompts) * ask.n
         self._texts: list[Text] = []
         self._begun = False  # whether a part of a stream was sent

@@ -439,5 +439,5 @@ def test_memory_is_stated(monkeypatch: pytest.MonkeyPatch) -> None:
             raise MemoryError
 
     monkeypatch.setattr(_core, "Decoder", NoMemory)
-    with pytest.raises(MemoryError, match="16 sequences need 16,384 MB for keys, values and logits: lower max_seq"):
+    with pytest.raises(MemoryError, match="16 sequences need 16,384 MB for keys, values and logits: take fewer"):
         soma.Engine(model, tok)
