@@ -56,16 +56,26 @@ inline void fetch_row(const float* row, int64_t n) {
   for (int64_t j = 0; j < n; j += 16) SOMA_FETCH(row + j);
 }
 
-void pack_b_copy(float* dst, const float* src, int64_t ld, int64_t k, int64_t n) {
-  if (n == kGemmCols) {
-    for (int64_t p = 0; p < k; ++p) {
-      fetch_row(src + (p + kRowsAhead) * ld, kGemmCols);
-      __builtin_memcpy(dst + p * kGemmCols, src + p * ld, kGemmCols * sizeof(float));
-    }
-    return;
-  }
+template <int kPanels>
+inline void pack_panels(float* dst, const float* src, int64_t ld, int64_t k) {
   for (int64_t p = 0; p < k; ++p) {
-    for (int64_t j = 0; j < kGemmCols; ++j) dst[p * kGemmCols + j] = j < n ? src[p * ld + j] : 0.0f;
+    fetch_row(src + (p + kRowsAhead) * ld, kPanels * kGemmCols);
+    SOMA_UNROLL for (int i = 0; i < kPanels; ++i) {
+      __builtin_memcpy(dst + (i * k + p) * kGemmCols, src + p * ld + i * kGemmCols, kGemmCols * sizeof(float));
+    }
+  }
+}
+
+// Some panels at a time: longer pieces of rows come faster from memory.
+void pack_b_copy(float* dst, const float* src, int64_t ld, int64_t k, int64_t n) {
+  constexpr int kTogether = kGemmCols < 64 ? 64 / kGemmCols : 1;
+  int64_t j = 0;
+  for (; j + kTogether * kGemmCols <= n; j += kTogether * kGemmCols) {
+    pack_panels<kTogether>(dst + j * k, src + j, ld, k);
+  }
+  for (; j + kGemmCols <= n; j += kGemmCols) pack_panels<1>(dst + j * k, src + j, ld, k);
+  for (int64_t p = 0; j < n && p < k; ++p) {
+    for (int64_t i = 0; i < kGemmCols; ++i) dst[j * k + p * kGemmCols + i] = j + i < n ? src[p * ld + j + i] : 0.0f;
   }
 }
 

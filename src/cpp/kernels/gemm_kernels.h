@@ -49,9 +49,9 @@ struct Interleaving {
 
 // X(result, name, (arguments))
 #define SOMA_GEMM_KERNELS(X)                                                                                           \
-  /* dst[u*cols + j] = src[u*ld + j], a panel of cols columns; j < n <= cols, missing columns zero */                  \
+  /* dst[j/cols*cols*k + u*cols + j%cols] = src[u*ld + j], j < n: panels of cols columns, missing columns zero */      \
   X(void, pack_b_copy, (float* dst, const float* src, int64_t ld, int64_t k, int64_t n))                               \
-  /* dst[u*cols + j] = src[j*ld + u], likewise */                                                                      \
+  /* dst[u*cols + j] = src[j*ld + u], a panel of cols columns; j < n <= cols, missing columns zero */                  \
   X(void, pack_b_transpose, (float* dst, const float* src, int64_t ld, int64_t k, int64_t n))                          \
   /* dst[u*cols + j] = pair(src[j*ld + 2u], src[j*ld + 2u+1]), likewise; zero from k on to 2 units */                  \
   X(void, pack_b_transpose_bf16,                                                                                       \

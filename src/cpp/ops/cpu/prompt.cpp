@@ -14,8 +14,7 @@ void pack(const Gemm& g, float* dst, const DecodeMatrix& w, int64_t j, int64_t j
   const kernels::Table& t = active_kernels();
   if (w.format == WeightFormat::kFloat32) {
     const ConstMatrix live(reinterpret_cast<const float*>(w.data), w.inner, w.outer);
-    for (; j < j_end; j += g.cols, dst += units * g.cols) g.pack_b(dst, live, j / g.cols, u, units);
-    return;
+    return t.pack_b_copy(dst, live.at(u, j), live.ld, units, j_end - j);
   }
   const bool bytes = w.format == WeightFormat::kInt8;
   const int64_t k = u * g.per_unit(), count = std::min(w.inner - k, units * g.per_unit());
