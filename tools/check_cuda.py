@@ -16,7 +16,7 @@ from pathlib import Path
 # Instructions that the products must have on every chip, and those that only spilled registers make.
 WANTED = ("HMMA.16816.F32.BF16", "LDSM.16.M88.4", "LDSM.16.MT88.4", "LDGSTS.E.BYPASS.128")
 UNWANTED = ("LDL", "STL")
-GLIBC = (2, 28)
+NEWEST = {"GLIBC": (2, 28), "GLIBCXX": (3, 4, 25)}  # of Red Hat Enterprise Linux 8
 
 
 def find_cuobjdump() -> Path:
@@ -46,9 +46,9 @@ def breaches(counts: Counter[str]) -> list[str]:
     return lacking + spilled
 
 
-def newest_glibc(library: bytes) -> tuple[int, ...]:
-    """The newest version of glibc that a library names: its functions have the versions that its linker saw."""
-    named = re.findall(rb"\0GLIBC_(\d+(?:\.\d+)+)(?=\0)", library)
+def newest(library: bytes, name: str) -> tuple[int, ...]:
+    """The newest version of glibc or libstdc++ that a library names: those that its linker saw."""
+    named = re.findall(rb"\0%s_(\d+(?:\.\d+)+)(?=\0)" % name.encode(), library)
     return max((tuple(map(int, version.split(b"."))) for version in named), default=(0,))
 
 
@@ -65,9 +65,12 @@ def main(library: Path, cuobjdump: Path) -> int:
         problems = breaches(counts)
         wrong |= bool(problems)
         print(f"{chip}: {', '.join(f'{counts[name]} {name}' for name in WANTED)}; {', '.join(problems) or 'right'}")
-    glibc = newest_glibc(library.read_bytes())
-    wrong |= glibc > GLIBC
-    print(f"glibc {'.'.join(map(str, glibc))}: {'too new, see cmake/old_glibc.cmake' if glibc > GLIBC else 'right'}")
+    content = library.read_bytes()
+    for name, most in NEWEST.items():
+        found = newest(content, name)
+        wrong |= found > most
+        verdict = "too new, see cmake/old_glibc.cmake" if found > most else "right"
+        print(f"{name.lower()} {'.'.join(map(str, found))}: {verdict}")
     return wrong
 
 

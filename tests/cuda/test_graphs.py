@@ -169,3 +169,19 @@ def test_a_call_that_fails_while_it_is_looked_at_leaves_the_device_right() -> No
         model.loss(np.zeros((64, 24), int), np.zeros((64, 24), int))
     lib.soma_set_memory(I64(4 << 30))
     assert model.loss(ids, ids) == want[0]
+
+
+def test_a_graph_for_which_there_is_no_memory_is_left_out() -> None:
+    """The launches go on one by one. With memory again, the graph is made."""
+    model = soma.Model(CONFIG, seed=1, precision="float32", device="cuda")
+    ids = np.arange(24).reshape(2, 12) % 12
+    want = model.loss_and_grad(ids, ids)
+    lib.soma_set_memory(I64(lib.soma_taken_memory() + 512))
+    before = counts()
+    try:
+        assert [model.loss_and_grad(ids, ids) for _ in range(2)] == [want, want]
+        assert (counts() - before)[1] == 0
+    finally:
+        lib.soma_set_memory(I64(4 << 30))
+    assert model.loss_and_grad(ids, ids) == want
+    assert (counts() - before)[1] == 1

@@ -18,7 +18,9 @@ RIGHT = """
 SPILLED = RIGHT + "        /*0050*/                   STL.64 [R1], R4 ;                       /* 0x00 */\n"
 
 
-def check(tmp_path: Path, glibc: str = "2.28", **assembly: str) -> subprocess.CompletedProcess[str]:
+def check(
+    tmp_path: Path, glibc: str = "2.28", glibcxx: str = "3.4.25", **assembly: str
+) -> subprocess.CompletedProcess[str]:
     """Runs the tool with a cuobjdump that prints this code, for each chip."""
     program = tmp_path / "cuobjdump"
     text = "".join(f"\nFatbin elf code:\n================\narch = {chip}\n{code}" for chip, code in assembly.items())
@@ -26,14 +28,14 @@ def check(tmp_path: Path, glibc: str = "2.28", **assembly: str) -> subprocess.Co
     program.write_text(f'#!/bin/sh\ncat "{tmp_path}/assembly"\n')
     program.chmod(0o755)
     library = tmp_path / "library"
-    library.write_bytes(b"\0GLIBC_2.2.5\0" + f"GLIBC_{glibc}\0 GLIBC_2.99".encode())
+    library.write_bytes(f"\0GLIBC_2.2.5\0GLIBC_{glibc}\0 GLIBC_2.99\0GLIBCXX_{glibcxx}\0".encode())
     return subprocess.run([sys.executable, TOOL, library, program], capture_output=True, text=True)
 
 
 def test_right_code_passes(tmp_path: Path) -> None:
     done = check(tmp_path, sm_80=RIGHT, sm_90a=RIGHT + RIGHT)
     assert done.returncode == 0 and done.stdout.count("; right") == 2
-    assert done.stdout.splitlines()[-1] == "glibc 2.28: right"
+    assert done.stdout.splitlines()[-2:] == ["glibc 2.28: right", "glibcxx 3.4.25: right"]
     assert "sm_90a: 2 HMMA.16816.F32.BF16, 2 LDSM.16.M88.4" in done.stdout
 
 
@@ -43,12 +45,14 @@ def test_right_code_passes(tmp_path: Path) -> None:
 )
 def test_one_chip_that_is_wrong_fails(code: str, problem: str, tmp_path: Path) -> None:
     done = check(tmp_path, sm_80=RIGHT, sm_90a=code)
-    assert done.returncode == 1 and problem in done.stdout.splitlines()[-2]
+    assert done.returncode == 1 and problem in done.stdout.splitlines()[-3]
 
 
-def test_a_library_for_a_newer_glibc_fails(tmp_path: Path) -> None:
+def test_a_library_for_a_newer_system_fails(tmp_path: Path) -> None:
     done = check(tmp_path, "2.34", sm_80=RIGHT)
-    assert done.returncode == 1 and done.stdout.splitlines()[-1].startswith("glibc 2.34: too new")
+    assert done.returncode == 1 and done.stdout.splitlines()[-2].startswith("glibc 2.34: too new")
+    done = check(tmp_path, glibcxx="3.4.29", sm_80=RIGHT)
+    assert done.returncode == 1 and done.stdout.splitlines()[-1].startswith("glibcxx 3.4.29: too new")
 
 
 def test_a_library_without_code_fails(tmp_path: Path) -> None:

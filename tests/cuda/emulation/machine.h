@@ -14,6 +14,7 @@ namespace emulation {
 
 constexpr unsigned kWarp = 32, kMostThreads = 1024;
 constexpr std::size_t kSharedBytes = 48 * 1024;      // of a kernel without cudaFuncSetAttribute
+constexpr std::size_t kGraphNodeBytes = 256;         // of the device's memory, about
 constexpr std::size_t kMostSharedBytes = 99 * 1024;  // of any: what every chip from sm_80 on has
 
 // ------------------------------------------------------------------------------------------------------------ fibers

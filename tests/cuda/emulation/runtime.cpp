@@ -419,6 +419,13 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* ready, cudaGraph_t graph, unsi
   return cudaSuccess;
 }
 
+// A graph lies in memory of the device, which is only looked at here: it is not counted.
+cudaError_t cudaGraphUpload(cudaGraphExec_t ready, cudaStream_t) {
+  const std::lock_guard lock(emulation::mutex);
+  const std::size_t bytes = ready->tasks.size() * emulation::kGraphNodeBytes;
+  return device().taken + bytes > device().total ? emulation::result(cudaErrorMemoryAllocation) : cudaSuccess;
+}
+
 cudaError_t cudaGraphLaunch(cudaGraphExec_t ready, cudaStream_t stream) {
   const std::lock_guard lock(emulation::mutex);
   ++emulation::counts.launched;

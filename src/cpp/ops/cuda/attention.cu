@@ -1,6 +1,8 @@
 // Causal attention and its gradient by tiles (FlashAttention-2, Dao 2023): scores exist in registers alone. A block has
 // a tile of rows of a head and visits the tiles of columns in order. Backward runs once over rows of queries and once
 // over rows of keys, and computes scores again, so that each result belongs to one block.
+#include <algorithm>
+
 #include "ops/cuda/attention_tiles.h"
 #include "ops/cuda/cuda_ops.h"
 
@@ -209,8 +211,13 @@ void launch_on(Attention a, cudaStream_t stream) {
   a.row_tiles = (a.length + T::kRows - 1) / T::kRows;
   a.parts = (a.head_size + T::kDepth - 1) / T::kDepth;
   const int64_t blocks = int64_t{a.batch} * (kRole == Role::kKeys ? a.kv_heads : a.heads) * a.row_tiles;
-  const auto bytes = sizeof(float) * static_cast<std::size_t>(Layout<kRole, T>::floats(a.parts));
-  check(cudaFuncSetAttribute(attend<kRole, T>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
+  const auto bytes_of = [](int parts) {
+    return sizeof(float) * static_cast<std::size_t>(Layout<kRole, T>::floats(parts));
+  };
+  const std::size_t bytes = bytes_of(a.parts);
+  // The limit is the kernel's, on all threads: one that is large enough for any other call as well.
+  const auto most = static_cast<int>(bytes_of(std::max(a.parts, 2)));
+  check(cudaFuncSetAttribute(attend<kRole, T>, cudaFuncAttributeMaxDynamicSharedMemorySize, most));
   const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(a.parts));
   Kernel{attend<kRole, T>, grid, T::kBlock, stream, bytes}(a);
 }

@@ -36,6 +36,8 @@ class CudaBackend final : public Backend {
     expect_no_fork();
     int count = 0;
     const cudaError_t error = cudaGetDeviceCount(&count);
+    // What was only looked for, and is not there, was not used.
+    if (error == cudaErrorInsufficientDriver || error == cudaErrorNoDevice) forget_use();
     if (error == cudaErrorInsufficientDriver) {
       int here = 0;
       check(cudaRuntimeGetVersion(&here));
@@ -44,10 +46,11 @@ class CudaBackend final : public Backend {
       throw std::runtime_error("the NVIDIA driver is for CUDA " + version_of(driver()) + ": one for " + needed +
                                " is needed");
     }
-    if (error == cudaErrorNoDevice)
+    if (error == cudaErrorNoDevice) {
       count = 0;
-    else
-      check(error);
+    } else if (error != cudaSuccess) {  // of the machine: another start of the program does not help
+      throw std::runtime_error(std::string("CUDA cannot be used here: ") + cudaGetErrorString(error));
+    }
     if (count == 0) throw std::runtime_error("there is no GPU that CUDA may use (CUDA_VISIBLE_DEVICES can hide them)");
     std::vector<Gpu> found;
     for (int i = 0; i < count; ++i) {

@@ -25,7 +25,7 @@ constexpr int kSumsInFloat32 = 68, kWithoutTf32 = 69;  // cublasComputeType_t; 6
 constexpr int kTransposeA = 3, kTransposeB = 4, kTranspose = 1;  // cublasLtMatmulDescAttributes_t, cublasOperation_t
 constexpr int kMostWorkspace = 1, kReductions = 3, kAlignA = 5;  // cublasLtMatmulPreferenceAttributes_t; b, c, d follow
 constexpr uint32_t kNoReduction = 0;                             // cublasLtReductionScheme_t
-constexpr int kNotSupported = 15;                                // cublasStatus_t
+constexpr int kNoMemory = 3, kNotSupported = 15;                 // cublasStatus_t
 
 template <typename F>
 void find(void* library, const char* name, F* function) {
@@ -113,6 +113,10 @@ Cublas::Cublas(const CublasLibrary& library, int64_t staged_floats)
 
 void Cublas::expect(int status, const char* function) const {
   if (status == 0) return;
+  if (status == kNoMemory) {
+    throw OutOfMemory("out of memory on the GPU: " + std::string(function) + " needs more than is free; " +
+                      "SOMA_CUBLAS=none does without cuBLASLt");
+  }
   fail(std::string(function) + ": " + library_.status_text(status) + " (" + std::to_string(status) +
        "; SOMA_CUBLAS=none does without cuBLASLt)");
 }

@@ -60,7 +60,7 @@ class Cublas {
   bool wants(int64_t multiply_adds) const { return multiply_adds >= least_; }
   int64_t staged_floats() const { return staged_floats_; }
   // c = a b, or c += a b, in floats. Operands are floats, or both pairs. No sum is split, so the bits of a product
-  // depend on shape, GPU and version alone. Returns false where the library has no algorithm.
+  // depend on shape, layout, alignment, GPU and version alone. Returns false where the library has no algorithm.
   bool multiply(const Matrix& c, const ConstMatrix& a, const ConstMatrix& b, bool accumulate, float* workspace,
                 cudaStream_t stream);
 

@@ -31,6 +31,8 @@ bool noted(const void* to, const void* from, std::size_t bytes) {
 
 bool forked() { return in_child; }
 
+void forget_use() { used = false; }
+
 void expect_no_fork() {
   used = true;
   if (!in_child) return;
@@ -58,7 +60,9 @@ void* CudaMemory::allocate(std::size_t bytes, bool) {
 }
 
 void CudaMemory::release(void* block) noexcept {
-  if (!forked()) cudaFree(block);  // after an error there is nothing left to free
+  if (forked()) return;
+  device_.settle();
+  cudaFree(block);  // after an error there is nothing left to free
 }
 
 void CudaMemory::upload(void* to, const void* host, std::size_t bytes) {
@@ -114,6 +118,10 @@ int64_t CudaDevice::free_bytes() {
 }
 
 void CudaDevice::finish() { check(cudaStreamSynchronize(stream())); }
+
+void CudaDevice::settle() noexcept {
+  if (cudaSetDevice(number_) == cudaSuccess) cudaStreamSynchronize(stream_);
+}
 
 std::unique_ptr<Ops> CudaDevice::make_ops(Precision precision) {
   expect_no_fork();

@@ -44,6 +44,8 @@ class CudaDevice final : public Device {
   int64_t splits() const override { return 1; }
   int64_t free_bytes() override;
   void finish() override;
+  // Waits for all launches on this GPU, which then is the thread's: cudaFree need not wait, and frees on that GPU.
+  void settle() noexcept;
 
   // For a product of so many multiply-adds, if it is large and cuBLASLt is there; else null.
   Cublas* large(int64_t multiply_adds) {
@@ -67,6 +69,7 @@ class CudaDevice final : public Device {
 
 // Throws in the child of a process that used CUDA before the fork.
 void expect_no_fork();
+void forget_use();  // nothing of CUDA was there to use
 // Whether this is such a child. What it had on a GPU is its parent's.
 bool forked();
 

@@ -45,7 +45,7 @@ void Graphs::run(cudaStream_t stream, void (*body)(void* context), void* context
     const auto found =
         std::find_if(known_.begin(), known_.end(), [&](const Graph& g) { return g.key == recording.key(); });
     if (found != known_.end()) {
-      if (found->ready == nullptr) found->ready = make(recording, body, context);
+      if (found->ready == nullptr) found->ready = make(recording, stream, body, context);
       if (found->ready == nullptr) return body(context);
       known_.splice(known_.begin(), known_, found);
       return launch(known_.front(), recording, stream);
@@ -59,7 +59,7 @@ void Graphs::run(cudaStream_t stream, void (*body)(void* context), void* context
   body(context);
 }
 
-cudaGraphExec_t Graphs::make(Recording& recording, void (*body)(void* context), void* context) {
+cudaGraphExec_t Graphs::make(Recording& recording, cudaStream_t stream, void (*body)(void* context), void* context) {
   cudaGraph_t graph = nullptr;
   // Other threads go on to allocate and to launch.
   check(cudaStreamBeginCapture(capture_, cudaStreamCaptureModeThreadLocal));
@@ -71,10 +71,12 @@ cudaGraphExec_t Graphs::make(Recording& recording, void (*body)(void* context), 
   }
   check(cudaStreamEndCapture(capture_, &graph));
   cudaGraphExec_t ready = nullptr;
-  const cudaError_t error = cudaGraphInstantiate(&ready, graph, 0);
+  cudaError_t error = cudaGraphInstantiate(&ready, graph, 0);
   check(cudaGraphDestroy(graph));
+  if (error == cudaSuccess) error = cudaGraphUpload(ready, stream);  // takes the memory that the first launch would
   if (error == cudaErrorMemoryAllocation) {
     cudaGetLastError();  // forgets it: without a graph the call may fit
+    if (ready != nullptr) check(cudaGraphExecDestroy(ready));
     return nullptr;
   }
   check(error);

@@ -25,7 +25,8 @@ class Graphs {
     cudaGraphExec_t ready;  // null: seen once
   };
 
-  cudaGraphExec_t make(Recording& recording, void (*body)(void* context), void* context);
+  // Null: there is no memory for the graph.
+  cudaGraphExec_t make(Recording& recording, cudaStream_t stream, void (*body)(void* context), void* context);
   void launch(const Graph& graph, const Recording& recording, cudaStream_t stream);
 
   bool on_;

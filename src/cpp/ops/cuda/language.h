@@ -34,6 +34,7 @@
 
 namespace soma::cuda {
 
+constexpr unsigned kMostDown = 65535;  // blocks of a grid along y
 constexpr uint32_t kAllLanes = 0xffffffffu;
 
 // Kernel{f, grid, threads, stream, dynamic_bytes}(arguments...) is CUDA's f<<<...>>>(arguments...), or throws. It is
@@ -55,6 +56,9 @@ struct Kernel {
       }
       (recording->note(arguments), ...);
       return;
+    }
+    if (grid.y > kMostDown) {
+      throw std::invalid_argument("a GPU takes at most 65535 groups of rows at once: take a smaller batch");
     }
     cudaLaunchConfig_t config{};
     config.gridDim = grid;
