@@ -77,8 +77,7 @@ function(soma_add_isa_kernels target)
     list(APPEND SOMA_ISA_FLAGS_amx -Wno-uninitialized -Wno-maybe-uninitialized)
     # Scheduling before registers are given out loads all elements of A at once, and spills sums.
     list(APPEND SOMA_ISA_FLAGS_neon -fno-schedule-insns)
-    # For the loop of BFMMLA, registers are given out for all loops at once; for it alone, four sums would be spilled.
-    list(APPEND SOMA_ISA_FLAGS_neon_bf16 -fno-schedule-insns -fira-region=all)
+    list(APPEND SOMA_ISA_FLAGS_neon_bf16 -fno-schedule-insns)
   endif()
   foreach(level IN LISTS SOMA_LEVELS)
     set(source ${SOMA_SRC}/kernels/isa_${level}.cpp)

@@ -199,8 +199,11 @@ float extreme(float x, int64_t line, bool first) {
   return std::ldexp(x, kScales[line % 5]);
 }
 
-// Zero for a number below 2^-126.
-float flushed(float x) { return std::fabs(x) < std::numeric_limits<float>::min() ? 0.0f : x; }
+// A factor of a sum that vanishes: products are below 2^-126, or zeros of both signs.
+float vanishing(float x, int64_t p) { return p % 2 == 0 ? std::ldexp(x, -63) : std::copysign(0.0f, x); }
+
+// A zero of its sign for a number below 2^-126.
+float flushed(float x) { return std::fabs(x) < std::numeric_limits<float>::min() ? std::copysign(0.0f, x) : x; }
 
 // a + b, rounded to odd: towards zero, and then the last bit is set where bits were lost. From 2^128 on infinite.
 float odd_sum(float a, float b) {
@@ -227,10 +230,9 @@ Rounding rounding_of(const std::string& level, bool bf16) {
   return bf16 && (level == "avx512_bf16" || level == "amx") ? Rounding::kOther : Rounding::kFused;
 }
 
-// One element of a product, as `rounding` says; get(p) returns factor p of A and of B.
+// sum and one element of a product, as `rounding` says; get(p) returns factor p of A and of B.
 template <typename Get>
-float chain(int64_t k, bool bf16, Rounding rounding, Get get) {
-  float sum = 0;
+float chain(float sum, int64_t k, bool bf16, Rounding rounding, Get get) {
   const auto multiply_add = [&](int64_t p) {
     if (p >= k) return;
     const auto [x, y] = get(p);
@@ -253,14 +255,16 @@ float chain(int64_t k, bool bf16, Rounding rounding, Get get) {
 }
 
 // C = [bias +] A B must have the bits of a chain in the order of k, and in bfloat16 be exact for whole numbers, for any
-// sizes and any transposed operand, and for numbers near the ends of float, infinities and NaN.
+// sizes and any transposed operand, and for numbers near the ends of float, infinities and NaN. To C = -0 it is added,
+// with sums that vanish. Where sums are rounded to odd, the sign of a zero counts too.
 void check_products(const std::string& level, soma::Precision precision) {
   const bool bf16 = precision == soma::Precision::kBfloat16;
   const Rounding rounding = rounding_of(level, bf16);
   uint64_t hash = hash_floats(nullptr, 0);
-  enum Kind { kWhole, kFractions, kExtreme, kKinds };
-  bool right[kKinds] = {true, true, true};
-  const int64_t sizes[][3] = {{1, 1, 1}, {5, 37, 31}, {16, 16, 32}, {17, 15, 33}, {32, 32, 64}, {67, 130, 431}};
+  enum Kind { kWhole, kFractions, kExtreme, kVanishing, kKinds };
+  bool right[kKinds] = {true, true, true, true};
+  const int64_t sizes[][3] = {{1, 1, 1},    {7, 9, 2},    {5, 37, 31},   {16, 16, 32},
+                              {17, 15, 33}, {32, 32, 64}, {67, 130, 431}};
   for (const auto& [m, n, k] : sizes) {
     for (int layout = 0; layout < 3 * kKinds; ++layout) {
       const int kind = layout / 3;
@@ -276,24 +280,31 @@ void check_products(const std::string& level, soma::Precision precision) {
         for (int64_t row = 0; row < m; ++row) in_a(row, p) = extreme(in_a(row, p), row, p == 0);
         for (int64_t col = 0; col < n; ++col) in_b(p, col) = extreme(in_b(p, col), col, false);
       }
-      std::vector<float> c(static_cast<std::size_t>(m * n));
+      for (int64_t p = 0; p < k && kind == kVanishing; ++p) {
+        for (int64_t row = 0; row < m; ++row) in_a(row, p) = vanishing(in_a(row, p), p);
+        for (int64_t col = 0; col < n; ++col) in_b(p, col) = vanishing(in_b(p, col), p);
+      }
+      const float start = kind == kVanishing ? -0.0f : 0.0f;
+      std::vector<float> c(static_cast<std::size_t>(m * n), start);
       const soma::ConstMatrix left =
           a_transposed ? soma::ConstMatrix(a.data(), k, m).t() : soma::ConstMatrix(a.data(), m, k);
       const soma::ConstMatrix factor =
           b_transposed ? soma::ConstMatrix(b.data(), n, k).t() : soma::ConstMatrix(b.data(), k, n);
       soma::Epilogue epilogue{};
-      epilogue.bias = m % 2 == 0 ? bias.data() : nullptr;
+      epilogue.accumulate = kind == kVanishing;
+      epilogue.bias = m % 2 == 0 && !epilogue.accumulate ? bias.data() : nullptr;
       soma::cpu_device().make_ops(precision)->matmul({c.data(), m, n}, left, factor, epilogue);
       hash = hash_floats(c.data(), m * n, hash);
       for (int64_t i = 0; i < m * n && (whole || rounding != Rounding::kOther); ++i) {
         const int64_t row = i / n, col = i % n;
-        float sum = chain(k, bf16, rounding, [&](int64_t p) {
+        float sum = chain(start, k, bf16, rounding, [&](int64_t p) {
           const float x = in_a(row, p), y = in_b(p, col);
           return bf16 ? std::pair(to_bfloat16(x), to_bfloat16(y)) : std::pair(x, y);
         });
         if (epilogue.bias != nullptr) sum += bias[static_cast<std::size_t>(col)];
         const float got = c[static_cast<std::size_t>(i)];
-        right[kind] &= got == sum || (std::isnan(got) && std::isnan(sum));
+        const bool equal = got == sum && (rounding != Rounding::kOdd || std::signbit(got) == std::signbit(sum));
+        right[kind] &= equal || (std::isnan(got) && std::isnan(sum));
       }
     }
   }
@@ -301,6 +312,7 @@ void check_products(const std::string& level, soma::Precision precision) {
   expect(right[kWhole], "whole numbers are multiplied exactly" + in);
   expect(right[kFractions], "products have the bits of their sums in the order of k" + in);
   expect(right[kExtreme], "so have products near the ends of float, of infinities and of NaN" + in);
+  expect(right[kVanishing], "so have sums that vanish" + in);
   if (bf16) std::printf("products %s %016llx\n", level.c_str(), static_cast<unsigned long long>(hash));
 }
 

@@ -262,14 +262,12 @@ inline const float* separate(const float* p) {
 }
 
 struct Floats {
-  static constexpr bool kPairs = false;
   template <typename Factor>
   static Vec multiply_add(Factor a, Vec b, Vec c) {
     return fma(a, b, c);
   }
 };
 struct Pairs {
-  static constexpr bool kPairs = true;
   template <typename Factor>
   static Vec multiply_add(Factor a, Vec b, Vec c) {
     return dot_pairs(a, b, c);
@@ -298,15 +296,11 @@ void tile(float* c, int64_t ldc, const TileA& a, const float* b, int64_t k, int6
       SOMA_UNROLL for (int j = 0; j < kVectors; ++j) sum[i][j] = set1(0.0f);
     }
   }
-  int64_t done = 0;
-#ifdef SOMA_SQUARES
-  if constexpr (Units::kPairs && kRows % 2 == 0) done = multiply_squares(sum, a.data, a.row, a.depth, b, k);
-#endif
   // One pointer serves three rows, at offsets 0, row and 2 row, which are addressing modes. Twelve pointers would not
   // fit into registers.
   const float* base[(kRows + 2) / 3];
-  SOMA_UNROLL for (int g = 0; g < (kRows + 2) / 3; ++g) base[g] = a.data + 3 * g * a.row + done * a.depth;
-  for (int64_t p = done; p < k; ++p) {
+  SOMA_UNROLL for (int g = 0; g < (kRows + 2) / 3; ++g) base[g] = a.data + 3 * g * a.row;
+  for (int64_t p = 0; p < k; ++p) {
     Vec column[kVectors];
     SOMA_UNROLL for (int j = 0; j < kVectors; ++j) column[j] = in_register(load(b + p * kGemmCols + j * kWidth));
     SOMA_UNROLL for (int i = 0; i < kRows; ++i) {
@@ -361,7 +355,9 @@ inline void tile_rows(const RowOfTiles& t, int64_t first) {
 }
 
 void gemm_rows_f32(const RowOfTiles* tiles) { tile_rows<Floats, kGemmRows>(*tiles, 0); }
+#ifndef SOMA_SQUARES
 void gemm_rows_bf16(const RowOfTiles* tiles) { tile_rows<Pairs, kGemmRows>(*tiles, 0); }
+#endif
 
 void enter_bf16() {}
 void leave_bf16() {}

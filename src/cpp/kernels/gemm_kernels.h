@@ -15,6 +15,8 @@ struct GemmShape {
   int32_t depth_limit;  // of one tile: its rows of A stay in L1 while panels of B pass
   int32_t row_major;  // 1: A's units of a row are neighbours (a_depth is 1), and all `rows` rows of a tile can be read
   int32_t instruction;  // 1: the processor multiplies such units faster than floats
+  // Null, or puts a packed panel of B into the order that tiles read, in place. Units from `given` on then add nothing.
+  void (*arrange)(float* panel, int64_t given, int64_t units);
 };
 
 // The epilogue of a tile of C. Pointers are to the tile's first column (bias) or element (residual).
@@ -74,7 +76,7 @@ struct Interleaving {
   /* the same from rows of pairs */                                                                                    \
   X(void, transpose_pairs,                                                                                             \
     (float* dst, int64_t ld_dst, const float* src, int64_t ld, int64_t k, int64_t n, int64_t units))                   \
-  /* out[j] += sum_u (lower half, then upper half of x[u*ld + j]), j < n <= cols, x a panel */                         \
+  /* out[j] += sum_u (lower half, then upper half of x[u*ld + j]), j < n <= cols, x a panel before `arrange` */        \
   X(void, pair_sums, (float* out, const float* x, int64_t ld, int64_t units, int64_t n))                               \
   /* y = n elements of a row of pairs x */                                                                             \
   X(void, widen_row, (float* y, const float* x, int64_t n))                                                            \
@@ -83,7 +85,7 @@ struct Interleaving {
   /* called before and after this thread's calls of gemm_rows_bf16; they do not nest */                                \
   X(void, enter_bf16, ())                                                                                              \
   X(void, leave_bf16, ())                                                                                              \
-  /* C(m, n) = sum_p A[i*a_row + p*a_depth] B[p*cols + j], p < k units, stored as `store` says */                      \
+  /* C(m, n) = sum_p A[i*a_row + p*a_depth] B[p*cols + j], p < k units, stored as `store` says; B after `arrange` */   \
   X(void, gemm_rows_f32, (const RowOfTiles* tiles))                                                                    \
   X(void, gemm_rows_bf16, (const RowOfTiles* tiles))                                                                   \
   /* sums += a b in every lane, `rounds` times, in registers alone; in bf16 a and b are pairs. values(3): a, b and, */ \

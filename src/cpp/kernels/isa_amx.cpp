@@ -30,7 +30,7 @@ namespace {
 }  // namespace
 
 void install_amx(Table* table) {
-  table->gemm_bf16 = {kAmxRows, kAmxCols, kAmxUnits, kAmxDepth, 1, 1};
+  table->gemm_bf16 = {kAmxRows, kAmxCols, kAmxUnits, kAmxDepth, 1, 1, nullptr};
   table->gemm_rows_bf16 = gemm_rows_bf16;
   table->enter_bf16 = enter_bf16;
   table->leave_bf16 = leave_bf16;

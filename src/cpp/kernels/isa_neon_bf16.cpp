@@ -20,8 +20,8 @@ namespace {
 #include "kernels/optimizer.inl.h"
 #include "kernels/attention.inl.h"
 #include "kernels/epilogue.inl.h"
-#include "kernels/gemm_squares.inl.h"
 #include "kernels/gemm.inl.h"
+#include "kernels/gemm_squares.inl.h"
 #include "kernels/decode.inl.h"
 #include "kernels/peak.inl.h"
 #include "kernels/install.inl.h"
@@ -29,7 +29,7 @@ namespace {
 
 void install_neon_bf16(Table* table) {
   install(table);
-  table->gemm_bf16.row_major = 1;  // BFMMLA takes two neighbouring units of a row
+  table->gemm_bf16 = {kSquareRows, kSquareCols, 2, kSquareDepth, 1, 1, arrange_panel};
 }
 
 }  // namespace kernels

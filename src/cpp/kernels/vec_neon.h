@@ -87,13 +87,10 @@ inline Vec pair(Vec low, Vec high) {
 inline Vec pair_adjacent(Vec a, Vec b) {
   return {vreinterpretq_f32_bf16(vcvtq_high_bf16_f32(vcvtq_low_bf16_f32(a.v), b.v))};
 }
-// c + (a b of the lower halves + a b of the upper halves). BFDOT rounds both sums to odd, and takes numbers below
-// 2^-126 as zero (Arm Architecture Reference Manual, BFDotAdd, where FPCR.EBF is 0). The products are exact.
-inline Vec dot_pairs(Vec a, Vec b, Vec c) { return {vbfdotq_f32(c.v, bfloat16_of(a), bfloat16_of(b))}; }
-inline Vec dot_pairs(Element a, Vec b, Vec c) {
-  return {vbfdotq_laneq_f32(c.v, bfloat16_of(b), vreinterpretq_bf16_f32(a.v), 0)};
-}
-// c + a b for squares of sums: lanes 2i and 2i + 1 of a are row i, of b column i, and lane 2i + j of c is their sum.
+// c + a b for squares of sums: lanes 2i and 2i + 1 of a are row i, of b column i, and lane 2i + j of c is their sum. A
+// lane adds a b of the lower halves + a b of the upper halves, twice. BFMMLA rounds all sums to odd, and takes numbers
+// below 2^-126 as zero (Arm Architecture Reference Manual, BFDotAdd, where FPCR.EBF is 0). The products are exact.
+#define SOMA_SQUARES 1
 inline Vec dot_squares(Vec a, Vec b, Vec c) { return {vbfmmlaq_f32(c.v, bfloat16_of(a), bfloat16_of(b))}; }
 // Rows of four sums as two squares, and back: the upper lanes of a change places with the lower ones of b.
 inline void swap_middle(Vec a, Vec b, Vec* first, Vec* second) {

@@ -63,27 +63,31 @@ class Gemm {
     return round_up(ceil_div(units, ceil_div(units, shape_.depth_limit)), depth_step);
   }
 
-  // Packs panel `i` of B: the columns from i*cols on, at depths [k0, k0 + k).
-  void pack_b(float* dst, const ConstMatrix& b, int64_t i, int64_t k0, int64_t k) const {
+  // Packs panel `i` of B: the columns from i*cols on, at depths [k0, k0 + k). sums, if not null, += the sums of B's
+  // columns over these depths.
+  void pack_b(float* dst, const ConstMatrix& b, int64_t i, int64_t k0, int64_t k, float* sums = nullptr) const {
     const int64_t first = i * cols, n = std::min(cols, b.width() - first);
     const float* const from = b.transposed ? b.at(first, k0) : b.at(k0, first);
-    if (!bf16) return (b.transposed ? t_.pack_b_transpose : t_.pack_b_copy)(dst, from, b.ld, k, n);
-    if (!b.transposed) {
-      return interleave(b.pairs, {dst, cols, from, b.ld, k, n, units(k), cols});
+    if (!bf16) {
+      (b.transposed ? t_.pack_b_transpose : t_.pack_b_copy)(dst, from, b.ld, k, n);
+    } else if (!b.transposed) {
+      interleave(b.pairs, {dst, cols, from, b.ld, k, n, units(k), cols});
+    } else if (b.pairs) {
+      t_.pack_pairs_transpose(dst, cols, from, b.ld, (k + 1) / 2, units(k), n);
+    } else {
+      t_.pack_b_transpose_bf16(dst, cols, from, b.ld, k, n, units(k));
     }
-    b.pairs ? t_.pack_pairs_transpose(dst, cols, from, b.ld, (k + 1) / 2, units(k), n)
-            : t_.pack_b_transpose_bf16(dst, cols, from, b.ld, k, n, units(k));
+    if (sums != nullptr) (bf16 ? t_.pair_sums : t_.column_sum)(sums + first, dst, cols, units(k), n);
+    arrange(dst, k);
+  }
+  // Puts a panel of k depths, unit after unit, into the order that tiles read. pack_b has done it.
+  void arrange(float* panel, int64_t k) const {
+    if (shape_.arrange != nullptr) shape_.arrange(panel, ceil_div(k, per_unit()), units(k));
   }
   // Packs all panels, one after another.
   void pack_b_panels(float* dst, const ConstMatrix& b) const {
     const int64_t k = b.height();
     for (int64_t i = 0; i * cols < b.width(); ++i) pack_b(dst + i * cols * units(k), b, i, 0, k);
-  }
-
-  // out += the sum over the depth k of the packed panel `i`.
-  void panel_sums(float* out, const float* panel, const ConstMatrix& b, int64_t i, int64_t k) const {
-    const int64_t first = i * cols, n = std::min(cols, b.width() - first);
-    (bf16 ? t_.pair_sums : t_.column_sum)(out + first, panel, cols, units(k), n);
   }
 
   // Whether tiles can read rows of A in place. Rows of floats along k can, unless they share the sets of L1.

@@ -79,8 +79,7 @@ void pack_panels(const Gemm& g, float* to, const PanelsOfB& x) {
     const int64_t count = std::min(together, x.k - p);
     for (int64_t i = x.begin; i < x.end; ++i) {
       float* const dst = to + (i - x.begin) * panel + p / g.per_unit() * g.cols;
-      g.pack_b(dst, x.b, i, x.k0 + p, count);
-      if (x.sums != nullptr) g.panel_sums(x.sums, dst, x.b, i, count);
+      g.pack_b(dst, x.b, i, x.k0 + p, count, x.sums);
     }
   }
 }

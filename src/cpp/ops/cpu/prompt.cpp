@@ -21,6 +21,7 @@ void pack(const Gemm& g, float* dst, const DecodeMatrix& w, int64_t j, int64_t j
   for (; j < j_end; j += kDecodePanel, dst += units * kDecodePanel) {
     const char* panel = w.data + (j * w.inner + k * kDecodePanel) * (bytes ? 1 : 2);
     (bytes ? t.pair_int8 : t.pair_bfloat16)(dst, g.cols, panel, count, units);
+    for (int64_t at = 0; at < kDecodePanel; at += g.cols) g.arrange(dst + at * units, count);
   }
 }
 
