@@ -69,7 +69,7 @@ def main(library: Path, cuobjdump: Path) -> int:
     for name, most in NEWEST.items():
         found = newest(content, name)
         wrong |= found > most
-        verdict = "too new, see cmake/old_glibc.cmake" if found > most else "right"
+        verdict = "too new for old systems (cmake/old_glibc.cmake)" if found > most else "right"
         print(f"{name.lower()} {'.'.join(map(str, found))}: {verdict}")
     return wrong
 

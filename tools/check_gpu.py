@@ -41,11 +41,8 @@ def checks(modes: Sequence[str]) -> list[Check]:
     long = ["gpt2-124m", "--length", "1024", "--batch"]
     processor = [PYTHON, "benchmarks/bench_train.py", "--rounds", "3", "--seconds", "1", "--modes", "--workloads"]
     tests = [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    by_cublas = [
-        "env",
-        "SOMA_CUBLAS=libcublasLt.so.13",
-        "SOMA_CUBLAS_LEAST=0",
-    ]  # named, so that its absence is an error
+    # The library is named, so that its absence is an error.
+    by_cublas = ["env", "SOMA_CUBLAS=libcublasLt.so.13", "SOMA_CUBLAS_LEAST=0"]
     found: list[Check] = [
         ("info", 10, [PYTHON, "-m", "soma_native", "info"]),
         ("ceilings and ops", 25, [*profile, "gpt2-124m"]),

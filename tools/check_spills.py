@@ -21,7 +21,7 @@ def tile_loops(path: str) -> list[list[str]]:
     text = subprocess.run(command, capture_output=True, check=True, text=True).stdout
     loops = []
     for function in text.split("\n\n"):
-        if not re.match(r"[0-9a-f]+ <.*::(?:tile<|square_rows<|gemm_rows_bf16)", function):
+        if not re.match(r"[0-9a-f]+ <.*::(?:tile<|square_tile<|square_rows<|gemm_rows_bf16)", function):
             continue
         lines = [match.groups() for match in map(INSTRUCTION.match, function.splitlines()) if match]
         places = {address: place for place, (address, _) in enumerate(lines)}
@@ -40,7 +40,7 @@ def main() -> int:
     """Check the object files that are named; return the exit status."""
     status = 0
     for path in sys.argv[1:]:
-        loops = [loop for loop in tile_loops(path) if len(re.findall("f?mla|bfdot", "\n".join(loop))) >= MULTIPLY_ADDS]
+        loops = [loop for loop in tile_loops(path) if len(re.findall("f?mla", "\n".join(loop))) >= MULTIPLY_ADDS]
         spills = [line for loop in loops for line in loop if "[sp" in line]
         print(f"{path.rsplit('/', 1)[-1]}: {len(loops)} loops of tiles, {len(spills)} accesses to the stack")
         if spills or not loops:

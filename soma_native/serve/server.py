@@ -119,9 +119,19 @@ class Server(uvicorn.Server):
             ending.cancel()
 
     async def _end_connections(self) -> None:
-        """After a second signal: since Python 3.12 a server that closes waits for its connections."""
+        """After a second signal: since Python 3.12 a server that closes waits for its connections.
+
+        An answer that is cut says so, unless its client does not read.
+        """
         while not self.force_exit:
             await asyncio.sleep(0.1)
+        if tasks := set(self.server_state.tasks):
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=1)
+        for connection in list(self.server_state.connections):
+            connection.transport.close()
+        await asyncio.sleep(0.1)
         for connection in list(self.server_state.connections):
             connection.transport.abort()
 

@@ -147,18 +147,23 @@ class Layout:
         The ranks of one machine share its memory. GPUs are taken for a rank's own.
         """
         config, model = self.config, self.model
-        needed = training_memory(
-            model.config, -(-self.batch // world.size), self.longest, model.precision, config.optimizer,
-            config.ema is not None or config.tail_average is not None, [teacher.config for teacher in self.teachers],
-            best=world.first and config.keep_best and config.checkpoint_dir is not None and self.validation is not None,
-            device=model.device, ranks=1 if config.sync_every is not None else world.size,
-            first=world.first,
-        )  # fmt: skip
-        # Start, momentum, gradient, what is sent and received of it, a scratch; and copies of the moments at a save.
-        outer = 0 if config.sync_every is None else 8 * model.num_parameters
-        held = sum(each._core.held_floats for each in (model, *self.teachers))
-        free_here = world.together(lambda: free_memory(device=model.device))
-        own = needed + 4 * (outer - held), free_here
+
+        def need_and_free() -> tuple[int, int | None]:
+            needed = training_memory(
+                model.config, -(-self.batch // world.size), self.longest, model.precision, config.optimizer,
+                config.ema is not None or config.tail_average is not None,
+                [teacher.config for teacher in self.teachers],
+                best=world.first and config.keep_best and config.checkpoint_dir is not None
+                and self.validation is not None,
+                device=model.device, ranks=1 if config.sync_every is not None else world.size,
+                first=world.first,
+            )  # fmt: skip
+            # Start, momentum, gradient, what is received of it, a scratch; and copies of the moments at a save.
+            outer = 0 if config.sync_every is None else 7 * model.num_parameters
+            held = sum(each._core.held_floats for each in (model, *self.teachers))
+            return needed + 4 * (outer - held), free_memory(device=model.device)
+
+        own = world.together(need_and_free)
         for ranks in world.by_machine(own, model.device):
             free = min((free for _, free in ranks if free is not None), default=None)
             require_memory(sum(needed for needed, _ in ranks), free, self.batch, self.longest, len(ranks))

@@ -58,7 +58,8 @@ def training_memory(
     floats = _core.training_floats(config.core, precision, optimizer == "muon", batch, seq_len, len(teachers), device)
     if device == "cpu":
         floats -= moments * (ranks - 1) // ranks
-        floats += (ranks > 1) * (config.num_parameters + first * moments)  # what is sent after a step, and at a save
+        sent = config.num_parameters + config.num_parameters // 16  # updated weights; and of gradients a bucket
+        floats += (ranks > 1) * (sent + first * moments)  # which rank 0 gathers at a save
     else:
         floats -= (moments - config.num_parameters) * (ranks - 1) // ranks
     floats += (average + (best and device == "cpu")) * config.num_parameters

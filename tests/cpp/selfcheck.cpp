@@ -199,7 +199,7 @@ float extreme(float x, int64_t line, bool first) {
   return std::ldexp(x, kScales[line % 5]);
 }
 
-// A factor of a sum that vanishes: products are below 2^-126, or zeros of both signs.
+// A factor of a sum that vanishes: products are at most 2^-126, or zeros of both signs.
 float vanishing(float x, int64_t p) { return p % 2 == 0 ? std::ldexp(x, -63) : std::copysign(0.0f, x); }
 
 // A zero of its sign for a number below 2^-126.

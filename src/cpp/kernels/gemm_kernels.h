@@ -15,7 +15,8 @@ struct GemmShape {
   int32_t depth_limit;  // of one tile: its rows of A stay in L1 while panels of B pass
   int32_t row_major;  // 1: A's units of a row are neighbours (a_depth is 1), and all `rows` rows of a tile can be read
   int32_t instruction;  // 1: the processor multiplies such units faster than floats
-  // Null, or puts a packed panel of B into the order that tiles read, in place. Units from `given` on then add nothing.
+  // Null, or puts a packed panel of B into the order that tiles read, in place. An odd unit from `given` on, the last,
+  // then adds nothing to any sum. `units` is even.
   void (*arrange)(float* panel, int64_t given, int64_t units);
 };
 

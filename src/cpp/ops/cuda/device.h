@@ -44,7 +44,7 @@ class CudaDevice final : public Device {
   int64_t splits() const override { return 1; }
   int64_t free_bytes() override;
   void finish() override;
-  // Waits for all launches on this GPU, which then is the thread's: cudaFree need not wait, and frees on that GPU.
+  // Makes this GPU the thread's, and waits for its launches: cudaFree frees on the thread's GPU, and need not wait.
   void settle() noexcept;
 
   // For a product of so many multiply-adds, if it is large and cuBLASLt is there; else null.
