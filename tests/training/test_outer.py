@@ -112,7 +112,7 @@ def test_a_slow_link_carries_less() -> None:
     def cost(every: int | None) -> tuple[float, float]:
         def work(comm: ThreadComm) -> SlowComm:
             link = SlowComm(comm, delay=0.02, rate=100e6 / 8, sleep=lambda seconds: None)
-            trainer_of(link, sync_every=every, steps=40, eval_every=20).fit(SENTENCES)
+            trainer_of(link, sync_every=every, steps=80, eval_every=40).fit(SENTENCES)
             return link
 
         link = run_ranks(2, work)[0]
