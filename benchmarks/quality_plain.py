@@ -54,7 +54,7 @@ def ours(text: str, minutes: float, seed: int, threads: int) -> dict[str, Any]:
         command += ["--minutes", minutes, "--seed", seed]
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
         printed = subprocess.run(
-            [str(part) for part in command], check=True, capture_output=True, text=True, env=environment
+            [str(part) for part in command], check=True, capture_output=True, text=True, env=environment, cwd=folder
         ).stdout
         seconds = time.perf_counter() - began
         history = soma.History.from_json(f"{folder}/model/history.json")
