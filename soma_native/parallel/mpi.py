@@ -90,7 +90,7 @@ class MpiComm:
         self._wait(self._mpi.Ibarrier())
         self._mpi.Alltoallv((buffer, (counts, bounds[:-1])), (parts, counts[self.rank]))
         buffer[own] = _sum(parts)
-        self._mpi.Allgatherv(self._in_place, (buffer, (counts, bounds[:-1])))
+        self._hand_out(buffer, bounds)
 
     def broadcast(self, buffer: NDArray[Any]) -> None:
         """As `Comm.broadcast`."""
@@ -99,8 +99,11 @@ class MpiComm:
 
     def gather(self, buffer: NDArray[Any], bounds: Sequence[int]) -> None:
         """As `World.gather`."""
-        counts = [end - first for first, end in itertools.pairwise(bounds)]
         self._wait(self._mpi.Ibarrier())
+        self._hand_out(buffer, bounds)
+
+    def _hand_out(self, buffer: NDArray[Any], bounds: Sequence[int]) -> None:
+        counts = [end - first for first, end in itertools.pairwise(bounds)]
         self._mpi.Allgatherv(self._in_place, (buffer, (counts, list(bounds[:-1]))))
 
     def _wait(self, request: Any) -> None:
