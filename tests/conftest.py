@@ -42,6 +42,12 @@ def away_from_the_source_tree(tmp_path_factory: pytest.TempPathFactory) -> Itera
     os.chdir(before)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leaves out tests of the processor on another device."""
+    if item.get_closest_marker("processor") and not arrays_are_views():
+        pytest.skip("of the processor alone")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call() -> Iterator[None]:
     """Leaves out a test that writes to a view of parameters, where the arrays of a device are copies."""

@@ -14,8 +14,10 @@ import sys
 import time
 from pathlib import Path
 
+from debian import Debian
+
 ROOT = Path(__file__).resolve().parent.parent
-RELEASE, VERSION = "bookworm", (3, 11)  # of Debian, and its Python; the build needs the same version here
+VERSION = (3, 11)  # of the Python of Debian 12; the build needs the same version here
 SUFFIX = ".cpython-311-aarch64-linux-gnu.so"
 PACKAGES = (
     *("libc6", "libgcc-s1", "libstdc++6", "libgomp1", "libexpat1", "libffi8", "zlib1g", "libbz2-1.0", "liblzma5"),
@@ -76,34 +78,10 @@ class Emulated:
 
 
 def fetch(system: Path) -> None:
-    """Unpack the arm64 packages; apt gets lists and a cache of its own, so the system's stay as they are."""
+    """Unpack the arm64 packages."""
     if (system / "complete").exists():
         return
-    apt = system.parent / "apt"
-    for folder in (system, apt / "lists" / "partial", apt / "archives" / "partial"):
-        folder.mkdir(parents=True, exist_ok=True)
-    (apt / "status").touch()
-    (apt / "sources.list").write_text(
-        f"deb http://deb.debian.org/debian {RELEASE} main\n"
-        f"deb http://deb.debian.org/debian-security {RELEASE}-security main\n",
-        encoding="utf-8",
-    )
-    settings = {
-        "APT::Architecture": "arm64",
-        "APT::Architectures": "arm64",
-        "Acquire::Languages": "none",
-        "APT::Sandbox::User": "root",
-        "Dir::State": apt,
-        "Dir::State::status": apt / "status",
-        "Dir::Cache": apt,
-        "Dir::Etc::sourcelist": apt / "sources.list",
-        "Dir::Etc::sourceparts": "-",
-    }
-    command = ["apt-get", "-qq", *(word for name, value in settings.items() for word in ("-o", f"{name}={value}"))]
-    subprocess.run([*command, "update"], check=True)
-    subprocess.run([*command, "download", *PACKAGES], cwd=apt / "archives", check=True)
-    for package in sorted((apt / "archives").glob("*.deb")):
-        subprocess.run(["dpkg-deb", "--extract", package, system], check=True)
+    Debian(system.parent / "apt", "arm64").unpack(system, *PACKAGES)
     headers = system / "usr/include"  # Debian's pyconfig.h asks for that of its architecture by a path of the system
     shutil.copy(headers / "aarch64-linux-gnu/python3.11/pyconfig.h", headers / "python3.11")
     (system / "complete").touch()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import lzma
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,11 @@ from soma_native.errors import ArgumentError, ArgumentTypeError
 from soma_native.files.text_files import iter_texts
 from soma_native.tokenizer.byte_lengths import byte_lengths
 from soma_native.tokenizer.tokenizer import Tokenizer
+
+try:
+    import lzma
+except ImportError:  # a Python that was compiled where liblzma was not
+    lzma = None  # type: ignore[assignment]
 
 _XZ_REACH = 1 << 26  # bytes that xz -9 looks back: what stands before them is left out
 _XZ_PIECE = 1 << 18  # bytes between two questions whether to stop
@@ -39,7 +43,8 @@ class Floor:
         ngram: a character 5-gram with interpolated modified Kneser-Ney smoothing.
         characters: single characters, each with its frequency in the training text.
         tokens: single tokens of the tokenizer, likewise; None without one, or where it loses a part of the text.
-        xz: what `xz -9e` needs for both texts beyond what it needs for the first; None where it was not asked for.
+        xz: what `xz -9e` needs for both texts beyond what it needs for the first; None where it was not asked for, or
+            this Python has no module lzma.
         bytes: of the validation text that `ngram`, `characters` and `tokens` predict.
         training_bytes: of the training text.
     """
@@ -109,6 +114,9 @@ def text_floor(
     (True, 22)
     """
     flag("xz", xz)
+    if xz and lzma is None:
+        _log.info("this Python has no module lzma, so there is no figure of xz -9e")
+        xz = False
     tokens, skipped = None, np.zeros(0, np.int64)
     if tokenizer is not None:
         instance("tokenizer", tokenizer, Tokenizer)

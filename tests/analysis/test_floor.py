@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import lzma
 import math
 import random
@@ -202,3 +203,10 @@ def test_the_sentence() -> None:
     for wrong in (-1, math.nan, math.inf, "2"):
         with pytest.raises((ValueError, TypeError), match="bits_per_byte"):
             floor.sentence(wrong)  # type: ignore[arg-type]
+
+
+def test_a_python_without_lzma_measures_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["the cat sat on the mat"] * 3, ["the cat sat on the hat"]
+    whole = module.text_floor(*texts)
+    monkeypatch.setattr(module, "lzma", None)
+    assert module.text_floor(*texts) == dataclasses.replace(whole, xz=None)

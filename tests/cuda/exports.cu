@@ -78,6 +78,7 @@ EXPORT void soma_graph_counts(int64_t* made, int64_t* launched) {
   *made = emulation::graph_counts().made;
   *launched = emulation::graph_counts().launched;
 }
+EXPORT int64_t soma_graphs_held() { return emulation::graph_counts().held; }
 EXPORT void soma_fail_next() { emulation::fail_next(); }
 // Of the structs that Python mirrors.
 EXPORT void soma_sizes(int64_t* sizes) {
@@ -105,7 +106,7 @@ EXPORT float soma_repeat(int steps, bool varying) {
               : cuda::Kernel{add_plain, dim3(1), 8, into}(y.get(), x);
     };
     graphs->run(
-        stream, [](void* context) { (*static_cast<decltype(body)*>(context))(); },
+        nullptr, stream, [](void* context) { (*static_cast<decltype(body)*>(context))(); },
         const_cast<void*>(static_cast<const void*>(&body)));
   }
   check(cudaStreamSynchronize(stream));

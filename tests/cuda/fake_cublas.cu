@@ -25,7 +25,7 @@ struct Preference {
 
 // What the last product was asked for: see soma_fake_asked.
 struct Asked {
-  int64_t compute, type, transposed_a, transposed_b, m, n, k, reductions, beta, products, choices;
+  int64_t compute, type, transposed_a, transposed_b, m, n, k, reductions, beta, products, choices, held;
 } asked{};
 std::string failing;           // the function that fails once
 int failure = 0, passing = 0;  // and how many calls it passes before
@@ -84,7 +84,13 @@ EXPORT int cublasLtCreate(void** library) {
 }
 EXPORT int cublasLtMatmulDescCreate(void** made, int compute, int scale) {
   *made = new Product{compute, scale, {0, 0}};
+  ++asked.held;
   return result("cublasLtMatmulDescCreate", scale == 0 && (compute == 68 || compute == 69));
+}
+EXPORT int cublasLtMatmulDescDestroy(void* product) {
+  delete static_cast<Product*>(product);
+  --asked.held;
+  return 0;
 }
 EXPORT int cublasLtMatmulDescSetAttribute(void* product, int attribute, const void* value, std::size_t bytes) {
   if ((attribute != 3 && attribute != 4) || bytes != 4) return kInvalid;
@@ -93,8 +99,14 @@ EXPORT int cublasLtMatmulDescSetAttribute(void* product, int attribute, const vo
 }
 EXPORT int cublasLtMatrixLayoutCreate(void** made, int type, uint64_t rows, uint64_t cols, int64_t ld) {
   *made = new Layout{type, rows, cols, ld};
+  ++asked.held;
   const bool right = (type == 0 || type == 14) && rows > 0 && cols > 0 && ld >= static_cast<int64_t>(rows);
   return result("cublasLtMatrixLayoutCreate", right);
+}
+EXPORT int cublasLtMatrixLayoutDestroy(void* layout) {
+  delete static_cast<Layout*>(layout);
+  --asked.held;
+  return 0;
 }
 EXPORT int cublasLtMatmulPreferenceCreate(void** made) {
   *made = new Preference;
@@ -149,7 +161,8 @@ EXPORT int cublasLtMatmul(void* library, void* product, const void* alpha, const
           static_cast<int64_t>(ld.cols) == n && bytes >= chosen[4] && aligned(workspace, 256);
   for (int i = 0; i < 4; ++i) right = right && aligned(all[i], static_cast<uint32_t>(chosen[i]));
   const float onto = *static_cast<const float*>(beta);
-  asked = {p.compute, la.type, ta, tb, m, n, k, asked.reductions, onto != 0.0f, asked.products + 1, asked.choices};
+  asked = {p.compute,          la.type,       ta,        tb, m, n, k, asked.reductions, onto != 0.0f,
+           asked.products + 1, asked.choices, asked.held};
   if (const int status = result("cublasLtMatmul", right)) return status;
   const cudaLaunchConfig_t config{dim3(static_cast<unsigned>((m * n + 63) / 64)), dim3(64), 0, stream};
   cudaLaunchKernelEx(&config, multiply, a, b, static_cast<const float*>(c), static_cast<float*>(d), pairs,

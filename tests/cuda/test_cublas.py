@@ -20,7 +20,8 @@ from soma_native import system
 
 fake = ctypes.CDLL(os.environ["SOMA_CUBLAS"])
 lib.soma_matmul_large.restype = ctypes.c_char_p
-ASKED = ("compute", "type", "transposed_a", "transposed_b", "m", "n", "k", "reductions", "beta", "products", "choices")
+ASKED = ("compute", "type", "transposed_a", "transposed_b", "m", "n", "k")
+ASKED += ("reductions", "beta", "products", "choices", "held")
 PRECISIONS = ["float32", "bfloat16"]
 FLOAT32, BFLOAT16, SUMS_IN_FLOAT32, WITHOUT_TF32 = 0, 14, 68, 69
 
@@ -113,6 +114,17 @@ def test_a_shape_is_chosen_for_once() -> None:
     choices = asked()["choices"]
     assert np.array_equal(product("soma_matmul_large", empty((6, 10)), *stored, "float32"), first)
     assert asked()["choices"] == choices
+
+
+def test_what_is_kept_of_shapes_has_a_limit() -> None:
+    """Each has a descriptor and three layouts. A prompt of another length is another shape."""
+    rng = np.random.default_rng(8)
+    held = []
+    for m in range(1, 600):
+        _, _, stored = operands(rng, m, 1, 1, "nn", False)
+        product("soma_matmul_large", empty((m, 1)), *stored, "float32")
+        held.append(asked()["held"])
+    assert max(held) <= 4 * 512 and min(held[400:]) < held[400]
 
 
 def test_own_kernels_make_what_it_cannot_and_symmetric_products() -> None:

@@ -14,11 +14,12 @@ import pytest
 import soma_native as soma
 from helpers.child import run_script
 from helpers.cuda import I64, lib
+from soma_native import _core
 
 CONFIG = soma.ModelConfig(vocab_size=12, d_model=8, n_layers=1, n_heads=2, d_ff=16, max_seq_len=24)
 STEPS = 6
 lib.soma_repeat.restype = ctypes.c_float
-lib.soma_taken_memory.restype = I64
+lib.soma_taken_memory.restype = lib.soma_graphs_held.restype = I64
 
 
 def counts() -> np.ndarray:
@@ -124,6 +125,24 @@ def test_a_profile_times_each_op() -> None:
     assert len(model._core.take_profile()) > 5
     model._core.profile(False)
     assert (counts() - before).tolist() == [0, 0]
+
+
+def test_graphs_end_with_the_model_whose_memory_they_use() -> None:
+    ids = np.arange(24).reshape(2, 12) % 12
+    before = lib.soma_graphs_held()
+    model = soma.Model(CONFIG, seed=1, device="cuda")
+    for _ in range(3):
+        model.loss_and_grad(ids, ids)
+    trained = lib.soma_graphs_held()
+    decoder = _core.Decoder(model._core, 1)
+    decoder.prefill(0, np.arange(3, dtype=np.int32))
+    for token in range(4):
+        decoder.step(np.array([0], np.int32), np.array([token], np.int32))
+    assert before < trained < lib.soma_graphs_held()
+    del decoder
+    assert lib.soma_graphs_held() == trained
+    del model
+    assert lib.soma_graphs_held() == before
 
 
 INTERRUPTED = """

@@ -19,7 +19,7 @@ TAKEN = {(12, 2): 2, (12, 3): 3, (12, 4): 4, (3, 3): 3, (8, 9): 9}
 CASES = [(rows, threads) for rows in (12, 5, 3) for threads in (2, 3, 4)] + [(8, 9)]
 LENGTH = 61  # twelve sequences are more rows than the head computes at once
 
-pytestmark = pytest.mark.usefixtures("settings_restored")
+pytestmark = [pytest.mark.usefixtures("settings_restored"), pytest.mark.processor]
 
 
 def shape(block: str, tied: bool = False, **overrides: int) -> soma.ModelConfig:

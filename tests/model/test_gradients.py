@@ -249,6 +249,7 @@ def test_ignored_targets_change_nothing(variant: tuple[str, bool]) -> None:
         assert np.allclose(value, before[name], rtol=1e-5, atol=1e-8), name
 
 
+@pytest.mark.processor
 def test_parameter_views_are_the_model(variant: tuple[str, bool]) -> None:
     config = of_block(SMALL, *variant)
     model = native(config, ref.random_parameters(config, seed=1))

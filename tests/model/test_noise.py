@@ -110,6 +110,7 @@ def results(model: soma.Model, rows: int, **options: Any) -> Any:
     return model.loss_and_grad(*batch(model.config, rows), **options), bits(model.gradients())
 
 
+@pytest.mark.processor
 @pytest.mark.usefixtures("isa", "settings_restored")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_same_bits_with_any_threads_and_splits(block: str, precision: str) -> None:

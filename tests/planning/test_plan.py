@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,11 @@ def test_a_text_that_repeats_itself_is_poor_and_noise_is_rich() -> None:
     noise = "".join(random.Random(0).choices("abcdefghijklmnopqrstuvwxyz", k=30_000))
     poor, rich = survey(["the cat sat. " * 3000]).richness, survey([noise]).richness
     assert poor < 0.1 < 1.3 < rich
+
+
+def test_a_python_without_bz2_takes_a_text_for_english(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bz2", None)
+    assert survey(["the cat sat. " * 3000]).richness == 1.0
 
 
 def test_the_length_of_a_file_that_is_read_in_pieces_is_that_of_the_whole(tmp_path: Path) -> None:

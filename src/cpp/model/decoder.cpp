@@ -35,6 +35,7 @@ Decoder::Decoder(const DecodeWeights& weights, int64_t rows, CacheFormat format)
     : weights_(weights),
       format_(format),
       capacity_(capacity_of(weights.config(), format)),
+      repeats_(weights.device()),
       decoding_(weights.device().make_decoding()),
       cache_(weights.device().memory()),
       logits_(host_memory()),
@@ -238,7 +239,7 @@ void Decoder::advance(const Place* places, const int32_t* ids, int64_t count, in
       });
     }
   };
-  heads == count && !tiles ? weights_.device().repeat(pass) : pass();
+  heads == count && !tiles ? repeats_.run(pass) : pass();
   const int64_t together = in_order ? heads : 1;
   for (int64_t i = in_place ? heads : 0; i < heads; i += together) {
     device.download(logits_.data() + ends[i].row * vocab_size(), logits + i * vocab_size(),

@@ -65,6 +65,7 @@ class Decoder {
   CacheFormat format_;
   int64_t capacity_;  // positions of a cache row: max_seq_len, rounded up to a block of keys
   std::vector<int64_t> lengths_;
+  Repeats repeats_;
   std::unique_ptr<Decoding> decoding_;
   Arena cache_, logits_, results_, buffer_arena_;
   RotationTable rotation_;

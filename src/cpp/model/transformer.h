@@ -59,10 +59,10 @@ class Transformer {
   int64_t held_floats() const;  // of memory: parameters, gradients, and what calls have taken so far
   Ops& ops() { return work_->ops.whole(); }
   SplitOps& split_ops() { return work_->ops; }
-  // See Device::repeat; f runs as it is while ops are timed one by one.
+  // See Repeats; f runs as it is while ops are timed one by one.
   template <typename F>
   void repeat(F&& f) {
-    work_->ops.profiled() ? f() : device_.repeat(f);
+    work_->ops.profiled() ? f() : repeats_.run(f);
   }
   // See SplitOps.
   void profile(bool on);
@@ -141,6 +141,7 @@ class Transformer {
   std::vector<ParameterInfo> infos_;
   const Precision precision_;
   Device& device_;
+  Repeats repeats_{device_};
   Precision evaluation_precision_;
   Arena values_, gradients_;
   Parameters weights_, grads_;

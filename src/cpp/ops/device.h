@@ -15,6 +15,8 @@
 
 namespace soma {
 
+class Repeats;
+
 class Device {
  public:
   virtual ~Device() = default;
@@ -45,21 +47,39 @@ class Device {
     }
   }
 
+ protected:
+  friend class Repeats;
+  virtual void run_call(void (*body)(void* context), void* context) = 0;
+  virtual bool records() const { return false; }
+  virtual void repeat_call(const Repeats& owner, void (*body)(void* context), void* context) {
+    (void)owner;
+    body(context);
+  }
+  virtual void forget(const Repeats& owner) noexcept { (void)owner; }
+};
+
+// Calls that come again. What a device records of them lives as long as this, which the owner of their memory has.
+class Repeats {
+ public:
+  explicit Repeats(Device& device) : device_(device) {}
+  ~Repeats() { device_.forget(*this); }
+  Repeats(const Repeats&) = delete;
+  Repeats& operator=(const Repeats&) = delete;
+
   // Runs f, which asks for ops and reads nothing. A device that records may run it twice, the first time without
   // computing, and may replay what was asked for before. A signal waits for its end: the handler may ask for ops too.
   template <typename F>
-  void repeat(F&& f) {
+  void run(F&& f) {
     std::optional<Uninterrupted> whole;
-    if (records()) whole.emplace();
+    if (device_.records()) whole.emplace();
     using Function = std::remove_reference_t<F>;
-    repeat_call([](void* context) { (*static_cast<Function*>(context))(); },
-                const_cast<void*>(static_cast<const void*>(&f)));
+    device_.repeat_call(
+        *this, [](void* context) { (*static_cast<Function*>(context))(); },
+        const_cast<void*>(static_cast<const void*>(&f)));
   }
 
- protected:
-  virtual void run_call(void (*body)(void* context), void* context) = 0;
-  virtual bool records() const { return false; }
-  virtual void repeat_call(void (*body)(void* context), void* context) { body(context); }
+ private:
+  Device& device_;
 };
 
 // The processor. Its memory is that of the host.

@@ -73,9 +73,9 @@ void set_memory(std::size_t bytes);
 std::size_t taken_memory();
 // How many devices there are, their compute capability (major, minor), and the CUDA that the driver knows (0: none).
 void set_machine(int devices, int major, int minor, int driver);
-// How many graphs were made and launched.
+// How many graphs were made and launched, and are there.
 struct GraphCounts {
-  int64_t made, launched;
+  int64_t made, launched, held;
 };
 GraphCounts graph_counts();
 // The next time that the host synchronises, a kernel has failed.

@@ -415,6 +415,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
 
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* ready, cudaGraph_t graph, unsigned long long) {
   ++emulation::counts.made;
+  ++emulation::counts.held;
   *ready = new emulation::Graph(*graph);
   return cudaSuccess;
 }
@@ -438,7 +439,7 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
   return cudaSuccess;
 }
 
-cudaError_t cudaGraphExecDestroy(cudaGraphExec_t ready) { return cudaGraphDestroy(ready); }
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t ready) { return --emulation::counts.held, cudaGraphDestroy(ready); }
 
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int value) {
   if (value < 0 || static_cast<std::size_t>(value) > emulation::kMostSharedBytes) {

@@ -48,7 +48,9 @@ CublasLibrary open(const char* path) {
   find(library, "cublasLtCreate", &f.create);
   find(library, "cublasLtMatmulDescCreate", &f.create_product);
   find(library, "cublasLtMatmulDescSetAttribute", &f.set_product);
+  find(library, "cublasLtMatmulDescDestroy", &f.destroy_product);
   find(library, "cublasLtMatrixLayoutCreate", &f.create_layout);
+  find(library, "cublasLtMatrixLayoutDestroy", &f.destroy_layout);
   find(library, "cublasLtMatmulPreferenceCreate", &f.create_preference);
   find(library, "cublasLtMatmulPreferenceDestroy", &f.destroy_preference);
   find(library, "cublasLtMatmulPreferenceSetAttribute", &f.set_preference);
@@ -121,11 +123,19 @@ void Cublas::expect(int status, const char* function) const {
        "; SOMA_CUBLAS=none does without cuBLASLt)");
 }
 
-Cublas::Plan Cublas::make(const Key& key) const {
+Cublas::Plan::~Plan() {
+  if (product != nullptr) library.destroy_product(product);
+  for (const CublasLibrary::Handle layout : {a, b, c}) {
+    if (layout != nullptr) library.destroy_layout(layout);
+  }
+}
+
+std::unique_ptr<Cublas::Plan> Cublas::make(const Key& key) const {
   const auto [m, n, k, ld_a, ld_b, ld_c, form, align_a, align_b, align_c] = key;
   const bool pairs = (form & 1) != 0, transposed_a = (form & 2) != 0, transposed_b = (form & 4) != 0;
   const int type = pairs ? kBfloat16 : kFloat32;
-  Plan plan;
+  auto made = std::make_unique<Plan>(library_);
+  Plan& plan = *made;
   expect(library_.create_product(&plan.product, pairs ? kSumsInFloat32 : kWithoutTf32, kFloat32),
          "cublasLtMatmulDescCreate");
   const auto transpose = [&](bool transposed, int attribute) {
@@ -135,8 +145,8 @@ Cublas::Plan Cublas::make(const Key& key) const {
   };
   transpose(transposed_b, kTransposeA);
   transpose(transposed_a, kTransposeB);
-  const auto layout = [&](CublasLibrary::Handle* made, int of, int64_t rows, int64_t cols, int64_t ld) {
-    expect(library_.create_layout(made, of, static_cast<uint64_t>(rows), static_cast<uint64_t>(cols), ld),
+  const auto layout = [&](CublasLibrary::Handle* to, int of, int64_t rows, int64_t cols, int64_t ld) {
+    expect(library_.create_layout(to, of, static_cast<uint64_t>(rows), static_cast<uint64_t>(cols), ld),
            "cublasLtMatrixLayoutCreate");
   };
   transposed_b ? layout(&plan.a, type, k, n, ld_b) : layout(&plan.a, type, n, k, ld_b);
@@ -159,7 +169,7 @@ Cublas::Plan Cublas::make(const Key& key) const {
   library_.destroy_preference(preference);
   if (status != kNotSupported) expect(status, "cublasLtMatmulAlgoGetHeuristic");
   plan.found = status == 0 && found > 0 && plan.choice.status == 0;
-  return plan;
+  return made;
 }
 
 bool Cublas::multiply(const Matrix& c, const ConstMatrix& a, const ConstMatrix& b, bool accumulate, float* workspace,
@@ -176,8 +186,11 @@ bool Cublas::multiply(const Matrix& c, const ConstMatrix& a, const ConstMatrix& 
                 alignment_of(c.data)};
   const std::lock_guard<std::mutex> guard(lock_);
   auto known = plans_.find(key);
-  if (known == plans_.end()) known = plans_.emplace(key, make(key)).first;
-  const Plan& plan = known->second;
+  if (known == plans_.end()) {
+    if (plans_.size() == kMostPlans) plans_.clear();  // texts of many lengths make many
+    known = plans_.emplace(key, make(key)).first;
+  }
+  const Plan& plan = *known->second;
   if (!plan.found) return false;
   if (Recording* const recording = Recording::looking()) {
     recording->note(key);

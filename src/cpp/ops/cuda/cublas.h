@@ -7,6 +7,7 @@
 #include <array>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <string>
 
@@ -33,7 +34,9 @@ struct CublasLibrary {
   int (*create)(Handle* library) = nullptr;
   int (*create_product)(Handle* product, int compute, int scale) = nullptr;
   int (*set_product)(Handle product, int attribute, const void* value, std::size_t bytes) = nullptr;
+  int (*destroy_product)(Handle product) = nullptr;
   int (*create_layout)(Handle* layout, int type, uint64_t rows, uint64_t cols, int64_t ld) = nullptr;
+  int (*destroy_layout)(Handle layout) = nullptr;
   int (*create_preference)(Handle* preference) = nullptr;
   int (*destroy_preference)(Handle preference) = nullptr;
   int (*set_preference)(Handle preference, int attribute, const void* value, std::size_t bytes) = nullptr;
@@ -52,6 +55,7 @@ const CublasLibrary* cublas_library(std::string* why = nullptr);
 class Cublas {
  public:
   static constexpr int64_t kWorkspaceFloats = int64_t{8} << 20;  // 32 MiB, as Hopper is said to need
+  static constexpr std::size_t kMostPlans = 512;
 
   // Products that wait for their epilogue have `staged_floats` at a time, but at least a tile of rows.
   explicit Cublas(const CublasLibrary& library, int64_t staged_floats = int64_t{1} << 24);
@@ -66,20 +70,26 @@ class Cublas {
 
  private:
   struct Plan {
+    explicit Plan(const CublasLibrary& of) : library(of) {}
+    ~Plan();
+    Plan(const Plan&) = delete;
+    Plan& operator=(const Plan&) = delete;
+
+    const CublasLibrary& library;
     CublasLibrary::Handle product = nullptr, a = nullptr, b = nullptr, c = nullptr;
     CublasLibrary::Choice choice{};
     bool found = false;
   };
   using Key = std::array<int64_t, 10>;
 
-  Plan make(const Key& key) const;
+  std::unique_ptr<Plan> make(const Key& key) const;
   void expect(int status, const char* function) const;
 
   const CublasLibrary& library_;
   const int64_t least_, staged_floats_;
   CublasLibrary::Handle handle_ = nullptr;
   std::mutex lock_;
-  std::map<Key, Plan> plans_;  // kept, since shapes come again
+  std::map<Key, std::unique_ptr<Plan>> plans_;  // kept, since shapes come again; all go when there are kMostPlans
 };
 
 }  // namespace soma::cuda

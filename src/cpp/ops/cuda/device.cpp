@@ -123,6 +123,10 @@ void CudaDevice::settle() noexcept {
   if (cudaSetDevice(number_) == cudaSuccess) cudaStreamSynchronize(stream_);
 }
 
+void CudaDevice::forget(const Repeats& owner) noexcept {
+  if (!forked()) graphs_->forget(&owner);
+}
+
 std::unique_ptr<Ops> CudaDevice::make_ops(Precision precision) {
   expect_no_fork();
   return std::make_unique<CudaOps>(*this, precision);

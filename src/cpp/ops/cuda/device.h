@@ -57,7 +57,10 @@ class CudaDevice final : public Device {
  protected:
   void run_call(void (*body)(void* context), void* context) override { body(context); }
   bool records() const override { return true; }
-  void repeat_call(void (*body)(void* context), void* context) override { graphs_->run(stream(), body, context); }
+  void repeat_call(const Repeats& owner, void (*body)(void* context), void* context) override {
+    graphs_->run(&owner, stream(), body, context);
+  }
+  void forget(const Repeats& owner) noexcept override;
 
  private:
   const int number_;

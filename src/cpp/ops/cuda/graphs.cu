@@ -36,27 +36,35 @@ Graphs::Graphs() {
   check(cudaStreamCreateWithFlags(&capture_, cudaStreamNonBlocking));  // others may use the stream that waits for all
 }
 
-void Graphs::run(cudaStream_t stream, void (*body)(void* context), void* context) {
+void Graphs::run(const void* owner, cudaStream_t stream, void (*body)(void* context), void* context) {
   if (!on_ || Recording::current() != nullptr) return body(context);
   Recording recording(values_, capture_);
   recording.look(body, context);
   if (recording.fits()) {
     const std::lock_guard<std::mutex> guard(lock_);  // nobody else stores values before the graph is launched
-    const auto found =
-        std::find_if(known_.begin(), known_.end(), [&](const Graph& g) { return g.key == recording.key(); });
+    const auto found = std::find_if(known_.begin(), known_.end(),
+                                    [&](const Graph& g) { return g.owner == owner && g.key == recording.key(); });
     if (found != known_.end()) {
       if (found->ready == nullptr) found->ready = make(recording, stream, body, context);
       if (found->ready == nullptr) return body(context);
       known_.splice(known_.begin(), known_, found);
       return launch(known_.front(), recording, stream);
     }
-    known_.push_front({recording.key(), nullptr});
+    known_.push_front({owner, recording.key(), nullptr});
     if (known_.size() > kMostKnown) {
       if (known_.back().ready != nullptr) check(cudaGraphExecDestroy(known_.back().ready));
       known_.pop_back();
     }
   }
   body(context);
+}
+
+void Graphs::forget(const void* owner) noexcept {
+  const std::lock_guard<std::mutex> guard(lock_);
+  known_.remove_if([&](const Graph& g) {
+    if (g.owner == owner && g.ready != nullptr) cudaGraphExecDestroy(g.ready);  // one under way ends before
+    return g.owner == owner;
+  });
 }
 
 cudaGraphExec_t Graphs::make(Recording& recording, cudaStream_t stream, void (*body)(void* context), void* context) {

@@ -17,10 +17,13 @@ class Graphs {
 
   // Runs body(context), whose launches are for `stream`: at once for the first time, and captured when the same come
   // again. Other buffers, shapes or arguments are other launches. What body uploads is uploaded before.
-  void run(cudaStream_t stream, void (*body)(void* context), void* context);
+  void run(const void* owner, cudaStream_t stream, void (*body)(void* context), void* context);
+  // Frees the graphs of an owner, whose memory they use.
+  void forget(const void* owner) noexcept;
 
  private:
   struct Graph {
+    const void* owner;
     uint64_t key;
     cudaGraphExec_t ready;  // null: seen once
   };
