@@ -56,6 +56,7 @@ def test_words_are_those_of_the_reference(tmp_path: Path) -> None:
     assert words == ["the", "cat", "x_1", "42", "café", "<UNK>", "<UNK>"]
 
 
+@pytest.mark.processor
 def test_the_folder_is_ours(run: Any, tmp_path: Path) -> None:
     """soma-native import writes a folder that generates, and never over another model."""
     old, out = tmp_path / "old.pkl", tmp_path / "model"

@@ -74,6 +74,7 @@ def test_every_gradient_in_bfloat16(variant: dict[str, Any], shape: str) -> None
         assert np.linalg.norm(value - grads[name]) < tolerance * size, name
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_bits_of_one_thread(variant: dict[str, Any], precision: str) -> None:
     """Also where each thread carries whole sequences through all blocks."""
