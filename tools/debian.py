@@ -13,8 +13,8 @@ class Debian:
     """
 
     def __init__(self, folder: Path, architecture: str, releases: tuple[str, ...] = ()) -> None:
-        self.archives = folder / "archives"
-        for each in (folder / "lists" / "partial", self.archives / "partial"):
+        self._archives = folder / "archives"
+        for each in (folder / "lists" / "partial", self._archives / "partial"):
             each.mkdir(parents=True, exist_ok=True)
         (folder / "status").touch()
         asks = ("--format", "$(REPO_URI) $(RELEASE)", "Created-By: Packages", "Origin: Debian")
@@ -43,13 +43,13 @@ class Debian:
 
     def unpack(self, system: Path, *packages: str) -> None:
         """Unpack packages into the folder `system`, without what they depend on."""
-        subprocess.run([*self._apt, "download", *packages], cwd=self.archives, check=True)
-        for package in sorted(self.archives.glob("*.deb")):
+        subprocess.run([*self._apt, "download", *packages], cwd=self._archives, check=True)
+        for package in sorted(self._archives.glob("*.deb")):
             subprocess.run(["dpkg-deb", "--extract", package, system], check=True)
 
     def source(self, package: str, folder: Path) -> None:
         """Unpack the newest source of a package, as its authors released it, into a new folder."""
-        subprocess.run([*self._apt, "source", "--download-only", "--tar-only", package], cwd=self.archives, check=True)
-        (archive,) = self.archives.glob(f"{package}_*.orig.tar.*")
+        subprocess.run([*self._apt, "source", "--download-only", "--tar-only", package], cwd=self._archives, check=True)
+        (archive,) = self._archives.glob(f"{package}_*.orig.tar.*")
         folder.mkdir(parents=True)
         subprocess.run(["tar", "--extract", "--strip-components=1", "--file", archive], cwd=folder, check=True)

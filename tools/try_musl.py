@@ -14,9 +14,10 @@ import sys
 from pathlib import Path
 
 from debian import Debian
-from try_aarch64 import CANNOT_BE_HAD, CHOSEN, ROOT, SHOWCASE, TESTS, VERSION, pip
+from other_linux import CANNOT_BE_HAD, ROOT, SHOWCASE, VERSION, compile_wheel, install, pytest_arguments, variables_of
 
-PLATFORM, SUFFIX = "musllinux_1_2_x86_64", ".cpython-311-x86_64-linux-musl.so"
+PLATFORMS = ("musllinux_1_2_x86_64", "musllinux_1_1_x86_64")  # the first is that of the wheel
+SUFFIX = ".cpython-311-x86_64-linux-musl.so"
 # Zig has other names of processors, takes -mtune for another -march, and lets -mno-sse3 win over -mavx2 behind it.
 ZIG = f"""for word; do
   shift
@@ -62,32 +63,16 @@ def compile_python(place: Path) -> Path:
     return python
 
 
-def install(environment: Path, *packages: str | Path) -> None:
-    """Install wheels for musl, and what they need, into a folder."""
-    platforms = (f"--platform={PLATFORM}", "--platform=musllinux_1_1_x86_64")
-    target = ("--python-version", "3.11", "--implementation", "cp", "--only-binary=:all:", "--target", environment)
-    pip("install", "--quiet", *platforms, *target, *packages)
-
-
 def build_wheel(place: Path, out: Path) -> Path:
     """Compile the wheel; the finished one is in `out`."""
     defines = {
         "CMAKE_CXX_COMPILER": script(place / "c++", ZIG),
         "Python_INCLUDE_DIR": place / "python/include/python3.11",
-        "PYTHON_MODULE_EXTENSION": SUFFIX,
-        "SOMA_BUILD_PYTHON": "ON",
         "SOMA_OPENMP": "OFF",
     }
     raw = out / "raw"
-    pip(
-        *("wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", raw),
-        *("-C", f"build-dir={place / 'build'}"),
-        *(word for name, value in defines.items() for word in ("-C", f"cmake.define.{name}={value}")),
-        ROOT,
-        SETUPTOOLS_EXT_SUFFIX=SUFFIX,
-    )
-    (wheel,) = raw.glob("*.whl")
-    tags = ("--remove", "--platform-tag", PLATFORM)
+    wheel = compile_wheel(place / "build", raw, SUFFIX, defines)
+    tags = ("--remove", "--platform-tag", PLATFORMS[0])
     subprocess.run([sys.executable, "-m", "wheel", "tags", *tags, wheel], check=True)
     (tagged,) = raw.glob("*.whl")
     return Path(shutil.copy(tagged, out))
@@ -104,23 +89,20 @@ def main() -> int:
     try:
         python = compile_python(place)
         if not tests.exists():
-            install(tests, "numpy", "safetensors", "rich", "pytest", "hypothesis")
+            install(tests, PLATFORMS, "numpy", "safetensors", "rich", "pytest", "hypothesis")
     except (OSError, subprocess.CalledProcessError) as error:
         print(f"skipped: {error}")
         return CANNOT_BE_HAD
     for folder in (environment, out):
         shutil.rmtree(folder, ignore_errors=True)
     wheel = build_wheel(place, out)
-    install(environment, wheel)
+    install(environment, PLATFORMS, wheel)
 
     def run(packages: tuple[Path, ...], *arguments: str | Path) -> None:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "SOMA_"))}
-        kept["PYTHONPATH"] = os.pathsep.join(map(str, packages))
-        subprocess.run([python, *arguments], cwd=place, env=kept, check=True)
+        subprocess.run([python, *arguments], cwd=place, env=variables_of(packages), check=True)
 
     run((environment,), SMOKE)
-    pytest = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", ROOT / "pyproject.toml", "-k", CHOSEN)
-    run((environment, tests), *pytest, *(str(ROOT / test) for test in TESTS))
+    run((environment, tests), *pytest_arguments())
     run((environment,), "-c", SHOWCASE)
     print(f"\nbuilt and tried: {wheel}, {wheel.stat().st_size:,} bytes")
     return 0

@@ -62,7 +62,7 @@ void Graphs::run(const void* owner, cudaStream_t stream, void (*body)(void* cont
 void Graphs::forget(const void* owner) noexcept {
   const std::lock_guard<std::mutex> guard(lock_);
   known_.remove_if([&](const Graph& g) {
-    if (g.owner == owner && g.ready != nullptr) cudaGraphExecDestroy(g.ready);  // one under way ends before
+    if (g.owner == owner && g.ready != nullptr) cudaGraphExecDestroy(g.ready);  // one under way is freed at its end
     return g.owner == owner;
   });
 }
