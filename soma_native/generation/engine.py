@@ -38,7 +38,8 @@ class Engine:
     forgotten. The engine may be used from any thread; a process made by fork needs an engine of its own.
 
     Args:
-        model: the model. With `weights="auto"` its weights should not change while texts are written.
+        model: the model. With `weights="auto"` its weights should not change while texts are written. They may
+            between texts, so that what was read is taken over for 50 ms after the last text alone.
         tok: the tokenizer of its training.
         max_sequences: most texts at once, 1 to 65536. The memory for their keys and values is taken now:
             `Engine.memory_of`, with the same weights and kv_cache, says how much.
@@ -87,6 +88,7 @@ class Engine:
                 rows,
                 piece=piece,
                 rounds=is_rounded(weights),
+                live=weights == "auto",
                 ends=sorted(self._generator._end_ids),
             )
         except MemoryError:

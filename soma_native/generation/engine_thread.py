@@ -93,7 +93,9 @@ class EngineThread:
                 if self._scheduler.running:
                     return True
                 if not self._work.wait(_LINGER) and not self._queue:
-                    break
+                    self._runs = False
+                    self._scheduler.rest()
+                    return False
             self._runs = False
             self._scheduler.fail(_closed)
             while self._queue:

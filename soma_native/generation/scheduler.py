@@ -84,15 +84,19 @@ class Scheduler:
         piece: most tokens of prompts that are read between two calls in which the other texts grow.
         rounds: whether long prompts are read with rounded inputs, see `Generator`. Then what was read in another way
             is not taken over: its bits are not those of a call alone.
+        live: whether the weights are the model's own, which may change while nobody writes.
         ends: the tokens that end a text.
     """
 
-    def __init__(self, decoder: _core.Decoder, rows: int, *, piece: int, rounds: bool, ends: list[int]) -> None:
+    def __init__(
+        self, decoder: _core.Decoder, rows: int, *, piece: int, rounds: bool, live: bool, ends: list[int]
+    ) -> None:
         self._decoder = decoder
         self._rows = [Row(index) for index in range(rows)]
         self._jobs: deque[Job] = deque()  # in the order in which their prompts are read
         self._piece = piece
         self._rounds = rounds
+        self._live = live
         self._ends = ends
         self._turns = 0
 
@@ -113,10 +117,18 @@ class Scheduler:
         self._begin()
         self._grow()
 
+    def rest(self) -> None:
+        """No job is here, and none for a while: rows keep only what no change of weights can make wrong."""
+        if self._live:
+            self._forget()
+
+    def _forget(self) -> None:
+        for row in self._rows:
+            row.held = []
+
     def fail(self, error: Callable[[], BaseException]) -> None:
         """End every job with an error of its own."""
-        for row in self._rows:
-            row.held = []  # a call that failed may have written a part
+        self._forget()  # a call that failed may have written a part
         for job in list(self._jobs):
             self._leave(job, error=error())
 

@@ -14,30 +14,14 @@ import pytest
 
 import soma_native as soma
 from helpers.child import output_of
+from helpers.engines import TEXTS, make
 from soma_native import _core
 from soma_native.generation.completion import Completion
-from soma_native.generation.prefix import shared_length
 from soma_native.generation.scheduler import Scheduler
 
-TEXTS = ["The cat sat on the mat.", "A dog ate the cat's food, and the cat said: no!", "Grüße, 世界 🌍!"]
 ENDLESS = 10**9
 
 pytestmark = pytest.mark.usefixtures("settings_restored")
-
-
-def make(kind: str = "byte", max_seq_len: int = 64, block: str = "soma", **special: Any) -> tuple[soma.Model, Any]:
-    """A random model with large weights, so that some tokens are much likelier than others.
-
-    Bytes and words have no token that ends a text.
-    """
-    tok = soma.Tokenizer.train(TEXTS, kind=kind, **special)
-    config = soma.ModelConfig(
-        vocab_size=tok.vocab_size, d_model=16, n_layers=2, n_heads=2, d_ff=32, max_seq_len=max_seq_len, block=block
-    )
-    model = soma.Model(config, seed=3, precision="float32")
-    for name, array in model.parameters().items():
-        model.write(name, 20 * array)
-    return model, tok
 
 
 def check_against_single_calls(engine: soma.Engine, single: soma.Generator, calls: list[tuple[str, dict]]) -> None:
@@ -130,49 +114,6 @@ def test_an_end_token_ends_a_text() -> None:
         assert engine.submit("The cat", max_tokens=ENDLESS, temperature=0).result() == Completion("", [], "stop")
     with soma.Engine(model, tok, end_token=None) as engine:
         assert engine.submit("The cat", max_tokens=7, temperature=0).result().finish_reason == "length"
-
-
-# beginnings that are alike ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("weights", ["auto", "int8"])
-def test_a_chat_goes_on_where_it_was(weights: str) -> None:
-    model, tok = make(max_seq_len=200)
-    single = soma.Generator(model, tok, weights=weights)
-    with soma.Engine(model, tok, 2, weights=weights) as engine:
-        first, other = "The cat sat on the mat.", "A dog ate the cat's food"
-        said = engine.submit(first, max_tokens=20, seed=1).result().tokens
-        engine.submit(other, max_tokens=20, seed=2).result()
-        following = tok.decode_bytes([*tok.encode(first), *said[:15]]).decode("utf-8", "ignore") + " And then?"
-        handle = engine.submit(following, max_tokens=20, seed=3)
-        assert following + handle.result().text == single.generate(following, max_tokens=20, seed=3)
-        shared = shared_length(tok.encode(following), [*tok.encode(first), *said])
-        assert handle.reused_tokens == (shared if weights == "auto" else len(first)), "answers are not rounded"
-        again = engine.submit(other, max_tokens=20, seed=2)
-        assert again.result().text == single.generate(other, max_tokens=20, seed=2)[len(other) :]
-        assert again.reused_tokens == len(other) - 1, "the row of another text was left alone"
-
-
-def test_a_prompt_that_several_ask_for_is_read_once() -> None:
-    model, tok = make(max_seq_len=200)
-    prompt = "The cat sat on the mat. A dog ate the cat's food."
-    single = soma.Generator(model, tok)
-    with soma.Engine(model, tok, 4, prefill_piece=16) as engine:
-        handles = [engine.submit(prompt, max_tokens=30, seed=seed) for seed in range(4)]
-        for seed, handle in enumerate(handles):
-            assert prompt + handle.result().text == single.generate(prompt, max_tokens=30, seed=seed)
-        assert [handle.reused_tokens for handle in handles] == [0] + 3 * [len(prompt) - 1]
-
-
-def test_short_prompts_take_nothing_that_was_rounded() -> None:
-    model, tok = make()
-    single = soma.Generator(model, tok, weights="bfloat16")
-    with soma.Engine(model, tok, 1, weights="bfloat16") as engine:
-        for length in (40, 10, 12, 40, 20, 3):
-            prompt = " ".join(TEXTS)[:length]
-            handle = engine.submit(prompt, max_tokens=10, seed=0)
-            assert prompt + handle.result().text == single.generate(prompt, max_tokens=10, seed=0)
-            assert handle.reused_tokens == {12: 10, 20: 19}.get(length, 0)
 
 
 # ends -----------------------------------------------------------------------------------------------------------
