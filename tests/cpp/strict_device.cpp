@@ -1,5 +1,6 @@
 // A device for tests: the processor, with memory that is closed to the host but for ops and copies. Code of the host
 // that touches it ends the process. As on a GPU, NumPy gets copies, and no two ops run side by side.
+#include <pthread.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -11,6 +12,7 @@
 #include <string>
 #include <utility>
 
+#include "base/fork.h"
 #include "ops/device.h"
 
 namespace soma {
@@ -19,14 +21,14 @@ namespace {
 class StrictMemory final : public Memory {
  public:
   void* allocate(std::size_t bytes, bool) override {
-    const std::lock_guard<std::mutex> guard(lock_);
+    const Locked locked(*this);
     void* block = mmap(nullptr, bytes, access(), MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (block == MAP_FAILED) throw std::bad_alloc();
     blocks_[block] = bytes;
     return block;
   }
   void release(void* block) noexcept override {
-    const std::lock_guard<std::mutex> guard(lock_);
+    const Locked locked(*this);
     munmap(block, blocks_.at(block));
     blocks_.erase(block);
   }
@@ -47,6 +49,9 @@ class StrictMemory final : public Memory {
   }
   bool on_host() const override { return false; }
 
+  // For the child of a fork: the threads that had opened the memory are not in it.
+  void close_in_child() { count(-users_); }
+
   // Runs f with the memory open. Calls of several models may overlap.
   template <typename F>
   auto opened(F&& f) -> decltype(f()) {
@@ -60,9 +65,16 @@ class StrictMemory final : public Memory {
   }
 
  private:
+  // A fork waits for it, so that a child finds neither the lock taken nor half of the blocks closed.
+  struct Locked {
+    explicit Locked(StrictMemory& m) : guard(m.lock_) {}
+    const NoFork no_fork;
+    const std::lock_guard<std::mutex> guard;
+  };
+
   int access() const { return users_ > 0 ? PROT_READ | PROT_WRITE : PROT_NONE; }
   void count(int more) {
-    const std::lock_guard<std::mutex> guard(lock_);
+    const Locked locked(*this);
     const int before = access();
     users_ += more;
     if (access() == before) return;
@@ -77,7 +89,10 @@ class StrictMemory final : public Memory {
 };
 
 StrictMemory& memory() {
-  static StrictMemory& strict = *new StrictMemory;  // models may outlive static objects
+  static StrictMemory& strict = *[] {  // never destroyed, since models may outlive static objects
+    pthread_atfork(nullptr, nullptr, [] { memory().close_in_child(); });  // behind the handler that makes NoFork anew
+    return new StrictMemory;
+  }();
   return strict;
 }
 
