@@ -23,11 +23,16 @@ def run() -> NoReturn:
     if ours:
         signal.signal(signal.SIGINT, _leave)
     from soma_native.cli.main import main
+    from soma_native.cli.starters import end_all
 
     try:
         if ours:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.exit(main())
+    except SystemExit as error:
+        if error.code:
+            end_all(sys.argv[1:])
+        raise
     except KeyboardInterrupt:  # outside the part of main that reports more
         _leave(signal.SIGINT, None)
 

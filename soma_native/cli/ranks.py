@@ -15,7 +15,7 @@ from typing import Any
 
 from soma_native.cli.errors import PROGRAM, CommandError, one_line
 from soma_native.cli.new_run import Run
-from soma_native.cli.starters import joined, told
+from soma_native.cli.starters import joined, time_to_join, told
 from soma_native.data.documents import documents_of
 from soma_native.data.token_store import TokenStore
 from soma_native.model.config import ModelConfig
@@ -37,6 +37,8 @@ def join_ranks() -> World:
     """
     _, started, libraries = told()
     if started == 1:
+        if libraries:
+            print("one rank was started: it trains as a process alone does", file=sys.stderr)
         return World()
     try:
         import mpi4py
@@ -54,7 +56,8 @@ def join_ranks() -> World:
     library = " ".join(MPI.Get_library_version().split(",")[0].split("\n")[0].split())
     known = any(name.lower() in library.lower() for name in libraries)
     if known and not MPI.Is_initialized():
-        MPI.Init_thread(MPI.THREAD_MULTIPLE)
+        with time_to_join():
+            MPI.Init_thread(MPI.THREAD_MULTIPLE)
         atexit.register(MPI.Finalize)
     if not known or MPI.COMM_WORLD.size != started:
         raise CommandError(

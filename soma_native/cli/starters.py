@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import signal
 import sys
 import threading
 import time
@@ -19,6 +20,7 @@ _TOLD = (
     ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", ("",)),
 )
 _PATIENCE = 5.0  # seconds that a rank which cannot join waits for rank 0 to say why, and to end all
+_JOINING = 300.0  # seconds until a rank ends that waits for others which do not join
 joined = threading.Event()  # this process has reached the other ranks
 
 
@@ -60,3 +62,31 @@ def silent_ranks(argv: Sequence[str]) -> Iterator[None]:
     time.sleep(_PATIENCE)
     print(f"rank {rank} on {gethostname()}: {lines[-1]}", file=sys.stderr, flush=True)
     raise SystemExit(1)
+
+
+@contextlib.contextmanager
+def time_to_join() -> Iterator[None]:
+    """In this block, an alarm of the system ends a process that waits too long. MPI holds the GIL, so no thread could.
+
+    The starter then ends the others. Where there is no such alarm, they wait for ever.
+    """
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, _JOINING)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def end_all(argv: Sequence[str]) -> None:
+    """End this process, and so all ranks, if it is a rank of `train` that has failed before it joined the others.
+
+    They wait for it. MPICH's starter takes no notice of a status other than 0 before MPI begins; a signal it heeds.
+    """
+    if argv[:1] == ["train"] and told().size > 1 and not joined.is_set() and os.name == "posix":
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGTERM)

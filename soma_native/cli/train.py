@@ -54,7 +54,8 @@ def add_parser(commands: Any) -> None:
         "train a model on your own texts",
         "train my_text.txt --out my_model --minutes 4\n"
         f"  {PROGRAM} train more.txt --from my_model --out my_next_model\n"
-        f"  {PROGRAM} train my_text.txt --tokenizer tokenizer.json --out another_model",
+        f"  {PROGRAM} train my_text.txt --tokenizer tokenizer.json --out another_model\n"
+        f"  mpiexec -n 4 {PROGRAM} train my_text.txt --out my_model      # four processes: docs/machines.md",
         _NOTES,
     )
     add_corpus(parser)
@@ -72,6 +73,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Train, and print the result."""
     world = join_ranks()
     arguments.ranks = world.size
+    if world.alone and arguments.sync_every is not None:
+        print("--sync-every is for several ranks: here one process takes the outer steps", file=sys.stderr)
     if not world.alone and not arguments.resume and arguments.teachers is None:
         arguments.teachers = 0  # a plan may want some
     with world.watched(say_of_ranks), contextlib.ExitStack() as stack:

@@ -43,8 +43,9 @@ def begin_together(world: World, layout: Layout) -> None:
     if layout.config.teachers:
         raise ArgumentError("teachers", f"must be 0 on several ranks, got {layout.config.teachers}")
     if layout.batch < world.size:
+        windows = f"{layout.batch} window{'s' * (layout.batch > 1)}"
         raise ArgumentError(
-            "comm", f"has {world.size} ranks, and a micro-batch has {layout.batch} windows: each rank needs one or more"
+            "comm", f"has {world.size} ranks, and a micro-batch has {windows}: take fewer ranks, or a larger batch"
         )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from helpers.child import run_child
 from helpers.command import run_command
 from helpers.mpi import end_of, start_ranks
 from helpers.training import SENTENCES
@@ -58,13 +60,47 @@ def test_what_cannot_run_is_one_line(folder: Path) -> None:
         assert len(lines) == 1, err
         return lines[0].removeprefix("soma-native: error: ")
 
-    assert "comm has 3 ranks, and a micro-batch has 2 windows" in said(3, "--batch-size", "2")
+    assert "this run has 3 ranks, and a micro-batch has 2 windows" in said(3, "--batch-size", "2")
     assert said(2, "--teachers", "1").endswith(
         "--teachers must be 0 on several ranks, got 1; see soma-native train --help"
     )
     (folder / "m").mkdir()
     (folder / "m" / "model.safetensors").write_text("")
     assert said(2) == "m: holds model.safetensors, which training would replace: give another folder, or --overwrite"
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_a_rank_that_fails_before_it_joins_ends_all(folder: Path, broken: int) -> None:
+    code = f"""
+import os, sys
+if "{broken}" in (os.environ.get("PMI_RANK"), os.environ.get("OMPI_COMM_WORLD_RANK")):
+    os.environ["SOMA_ISA"] = "nothing"
+from soma_native.__main__ import run
+run()
+"""
+    status, out, err = end_of(start_ranks(2, "-c", code, *TRAIN[2:], "--out", "m", cwd=folder), timeout=60)
+    assert status != 0
+    assert err.count("SOMA_ISA") == 1, out + err
+    assert ("rank 1 on " in err) == (broken == 1)
+    assert not (folder / "m").exists()
+
+
+def test_a_world_of_one_is_said(folder: Path) -> None:
+    status, _, err = end_of(start_ranks(1, *TRAIN, "--steps", "2", "--sync-every", "1", "--out", "m", cwd=folder))
+    assert status == 0
+    assert err.count("one rank was started: it trains as a process alone does\n") == 1
+    assert err.count("--sync-every is for several ranks: here one process takes the outer steps\n") == 1
+
+
+def test_a_process_that_waits_too_long_to_join_ends(tmp_path: Path) -> None:
+    code = """
+import signal
+from soma_native.cli import starters
+starters._JOINING = 0.1
+with starters.time_to_join():
+    signal.pause()
+"""
+    assert run_child(code, tmp_path).returncode == -signal.SIGALRM
 
 
 def test_ranks_in_different_folders(folder: Path) -> None:
@@ -87,7 +123,7 @@ run()
 
     assert said() == "soma-native: error: rank 1: t.txt: no such file or folder"
     (other / "t.txt").write_text("\n".join(SENTENCES[3:]))
-    assert "comm joins ranks that differ in training texts" in said()
+    assert "this run joins ranks that differ in training texts" in said()
 
 
 @pytest.mark.parametrize(

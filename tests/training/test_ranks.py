@@ -174,7 +174,7 @@ def test_ranks_that_differ_are_named() -> None:
 
 def test_more_ranks_than_windows_and_teachers_are_refused(tmp_path: Path) -> None:
     said = refused(3, lambda comm: trainer_of(comm, batch_size=2))
-    assert said == "comm has 3 ranks, and a micro-batch has 2 windows: each rank needs one or more"
+    assert said == "comm has 3 ranks, and a micro-batch has 2 windows: take fewer ranks, or a larger batch"
     taught = refused(2, lambda comm: trainer_of(comm, teachers=1, checkpoint_dir=tmp_path / "taught"))
     assert taught == "teachers must be 0 on several ranks, got 1"
 

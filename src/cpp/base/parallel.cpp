@@ -125,6 +125,7 @@ void on_threads(int threads, F&& f) {
 #pragma omp parallel num_threads(threads)
   f(omp_get_thread_num(), omp_get_num_threads());
 }
+constexpr bool kHelpersStay = false;  // OpenMP ends those that a smaller region does not need
 #else
 bool in_region() { return inside_workers(); }
 
@@ -132,10 +133,11 @@ template <typename F>
 void on_threads(int threads, F&& f) {
   run_workers(threads, [](void* context, int rank, int size) { (*static_cast<F*>(context))(rank, size); }, &f);
 }
+constexpr bool kHelpersStay = true;
 #endif
 
 std::atomic<int> refused{0};  // threads that a region wanted and did not get; 0: none
-thread_local int pooled = 1;  // threads of this thread's last region; OpenMP keeps these and ends the others
+thread_local int pooled = 1;  // threads that this thread's pool has now
 thread_local int proven = 1;  // the most that were seen to start
 thread_local std::chrono::steady_clock::time_point proven_at;
 
@@ -153,7 +155,7 @@ int startable(int threads) {
     threads = proven = granted;
     proven_at = now;
   }
-  pooled = threads;
+  pooled = kHelpersStay ? std::max(pooled, threads) : threads;
   return threads;
 }
 

@@ -10,11 +10,11 @@ inline void pause() {
 #if defined(__x86_64__) && defined(__GNUC__)
   __builtin_ia32_pause();
 #elif defined(__aarch64__) && defined(__GNUC__)
-  __asm__ volatile("yield");
+  __asm__ volatile("isb");  // yield takes no time on most processors
 #endif
 }
 
-constexpr int kPatience = 20000;  // rounds, some 200 us
+constexpr int kPatience = 20000;  // rounds, some 200 us on x86
 
 // Waits until ready() is true. A long wait means that this thread or the other one lost its core: then it yields.
 template <typename F>
