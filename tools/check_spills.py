@@ -22,7 +22,7 @@ def tile_loops(path: str) -> list[list[str]]:
     text = subprocess.run(command, capture_output=True, check=True, text=True).stdout
     loops = []
     for function in text.split("\n\n"):
-        if not re.match(r"[0-9a-f]+ <.*::(?:tile<|square_tile<|square_rows<|gemm_rows_bf16)", function):
+        if not re.match(r"[0-9a-f]+ <.*::(?:tile<|tile_rows<|square_tile<|square_rows<|gemm_rows_bf16)", function):
             continue
         lines = [match.groups() for match in map(INSTRUCTION.match, function.splitlines()) if match]
         places = {address: place for place, (address, _) in enumerate(lines)}
