@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from transformers.generation import logits_process as theirs
 
 from soma_native import _core
 
+torch = pytest.importorskip("torch")
+theirs = pytest.importorskip("transformers.generation.logits_process")
 V = 40
 
 

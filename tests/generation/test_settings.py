@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 from typing import Any
@@ -114,5 +115,5 @@ def test_every_setting_has_its_type_and_its_words() -> None:
     """The keywords that type checkers know, the checked ones, and those that `generate` documents are the same."""
     names = set(Sampling.__dataclass_fields__) | {"max_new_tokens"}
     assert set(Settings.__annotations__) == names
-    documented = Generator.generate.__doc__ or ""
-    assert not [name for name in MoreSettings.__annotations__ if f"\n            {name}: " not in documented]
+    documented = inspect.getdoc(Generator.generate) or ""
+    assert not [name for name in MoreSettings.__annotations__ if f"\n    {name}: " not in documented]
