@@ -45,6 +45,11 @@ def command(size: int, out: str, *options: str) -> list[str]:
     ]  # fmt: skip
 
 
+def write_text(folder: Path, draw: random.Random) -> None:
+    """The text that `command` trains on."""
+    (folder / "t.txt").write_text("\n".join(" ".join(draw.choices(WORDS, k=12)) for _ in range(600)))
+
+
 def events(folder: Path, kind: str) -> list[int]:
     """The steps of the events of a kind; the last line may be half written."""
     steps = []
@@ -111,7 +116,7 @@ def main() -> int:
     worst, lost = 0.0, 0
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        (folder / "t.txt").write_text("\n".join(" ".join(draw.choices(WORDS, k=12)) for _ in range(600)))
+        write_text(folder, draw)
         began = time.monotonic()
         subprocess.run(command(RANKS, "whole"), cwd=folder, check=True, capture_output=True)
         length = (time.monotonic() - began) / 2
