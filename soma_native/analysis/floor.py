@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from soma_native._checks import flag, instance, number
+from soma_native.analysis.xz import HAS_XZ, End, xz_bits
 from soma_native.core import _core
 from soma_native.data.documents import Texts
 from soma_native.data.token_store import TokenStore
@@ -21,14 +20,8 @@ from soma_native.files.text_files import iter_texts
 from soma_native.tokenizer.byte_lengths import byte_lengths
 from soma_native.tokenizer.tokenizer import Tokenizer
 
-try:
-    import lzma
-except ImportError:  # a Python that was compiled where liblzma was not
-    lzma = None  # type: ignore[assignment]
-
-_XZ_REACH = 1 << 26  # bytes that xz -9 looks back: what stands before them is left out
-_XZ_PIECE = 1 << 18  # bytes between two questions whether to stop
 _SMALL = 500_000  # bytes of a training text that a 5-gram has learned sooner than a model does
+_REPEATED = 0.1  # bits per byte of a 5-gram below which a text repeats itself
 _TELLING = 100  # bytes of a validation text below which a comparison says nothing
 _BATCH = 1 << 24  # characters of documents that are handed to the core at once
 
@@ -73,6 +66,8 @@ class Floor:
         bits = number("bits_per_byte", bits_per_byte, least=0)
         if self.bytes < _TELLING:
             return f"not to be told from {self.bytes} bytes"
+        if self.ngram < _REPEATED:
+            return f"this text repeats itself: a 5-gram knows it by {self.ngram:.3f} bits/byte"
         share = round(100 * (1 - bits / self.ngram))
         if share < 0:
             small = self.training_bytes < _SMALL
@@ -114,7 +109,7 @@ def text_floor(
     (True, 22)
     """
     flag("xz", xz)
-    if xz and lzma is None:
+    if xz and not HAS_XZ:
         _log.info("this Python has no module lzma, so there is no figure of xz -9e")
         xz = False
     tokens, skipped = None, np.zeros(0, np.int64)
@@ -128,10 +123,10 @@ def text_floor(
         if tokenizer.kind != "word" and not known.unknown_tokens and not new.unknown_tokens:
             train, validation = known, new
             tokens, skipped = _single_tokens(known, new, tokenizer)
-    texts = [_documents("train", train, tokenizer), _documents("validation", validation, tokenizer)]
+    texts = [spelled_documents("train", train, tokenizer), spelled_documents("validation", validation, tokenizer)]
     counter = _core.NgramCounter()
-    ends = _End(last=True), _End(last=False)
-    for first, batch in _batches(texts[0]):
+    ends = End(last=True), End(last=False)
+    for first, batch in batches_of(texts[0]):
         counter.add(batch, first)
         if xz:
             ends[0].add(batch)
@@ -140,7 +135,7 @@ def text_floor(
     training_bytes = counter.bytes
     model = _core.KneserNey(counter)
     bits, character_bits, size = 0.0, 0.0, 0
-    for first, batch in _batches(texts[1]):
+    for first, batch in batches_of(texts[1]):
         scored = model.score(batch, first, skipped[first : first + len(batch)].tolist())
         bits, character_bits, size = bits + scored[0], character_bits + scored[1], size + scored[3]
         if xz:
@@ -151,13 +146,13 @@ def text_floor(
         ngram=bits / size,
         characters=character_bits / size,
         tokens=tokens,
-        xz=_xz_bits(*ends) if xz else None,
+        xz=xz_bits(*ends) if xz else None,
         bytes=size,
         training_bytes=training_bytes,
     )
 
 
-def _documents(name: str, texts: Texts | TokenStore, tokenizer: Tokenizer | None) -> Iterator[str | bytes]:
+def spelled_documents(name: str, texts: Texts | TokenStore, tokenizer: Tokenizer | None) -> Iterator[str | bytes]:
     """The documents; of a store what its ids spell, with U+FFFD where it was cut inside a character."""
     if not isinstance(texts, TokenStore):
         with _naming(name):
@@ -165,7 +160,7 @@ def _documents(name: str, texts: Texts | TokenStore, tokenizer: Tokenizer | None
         return
     if tokenizer is None or tokenizer.kind == "word" or texts.unknown_tokens:
         raise ArgumentError(name, "is a TokenStore, which needs the tokenizer that made it, one that loses nothing")
-    ordinary = _ordinary(tokenizer)
+    ordinary = ordinary_ids(tokenizer)
     for start, stop in zip(texts.starts, texts.stops, strict=True):
         ids = texts.tokens[start:stop]
         data = tokenizer.decode_bytes(ids[ordinary[ids]])
@@ -181,7 +176,7 @@ def _naming(argument: str) -> Iterator[None]:
         raise type(error)(error.argument.replace("texts", argument, 1), error.problem) from None
 
 
-def _batches(documents: Iterable[str | bytes]) -> Iterator[tuple[int, list[str | bytes]]]:
+def batches_of(documents: Iterable[str | bytes]) -> Iterator[tuple[int, list[str | bytes]]]:
     """Lists of whole documents for the core's threads, each with the index of its first document."""
     batch: list[str | bytes] = []
     size = count = 0
@@ -195,7 +190,7 @@ def _batches(documents: Iterable[str | bytes]) -> Iterator[tuple[int, list[str |
         yield count, batch
 
 
-def _ordinary(tokenizer: Tokenizer) -> NDArray[np.bool_]:
+def ordinary_ids(tokenizer: Tokenizer) -> NDArray[np.bool_]:
     """Which ids spell text; special ones, such as the end of a document, spell none."""
     ordinary = np.ones(tokenizer.vocab_size, bool)
     for token in tokenizer.special_tokens:
@@ -216,72 +211,27 @@ def _again(texts: Texts | TokenStore) -> Texts | TokenStore:
 def _single_tokens(train: TokenStore, validation: TokenStore, tokenizer: Tokenizer) -> tuple[float, NDArray[np.int64]]:
     """Bits per byte of single tokens by add-one counts, and the bytes of each document's first token."""
     size = tokenizer.vocab_size
-    predicted = _count(validation, validation.starts + 1, size)
     spelled = byte_lengths(tokenizer)
-    counts = _count(train, train.starts, size) + 1.0
+    known = count_ids(train, train.starts, train.stops, size)
+    predicted = count_ids(validation, validation.starts + 1, validation.stops, size)
+    return bits_of_ids(known, predicted, spelled), spelled[validation.tokens[validation.starts]]
+
+
+def bits_of_ids(known: NDArray[np.int64], predicted: NDArray[np.int64], spelled: NDArray[np.int64]) -> float:
+    """Bits per byte of the predicted ids by the counts of the known ones plus one."""
+    counts = known + 1.0
     bits = predicted @ (np.log2(counts.sum()) - np.log2(counts))
-    return float(bits / max(1, predicted @ spelled)), spelled[validation.tokens[validation.starts]]
+    return float(bits / max(1, predicted @ spelled))
 
 
-def _count(store: TokenStore, starts: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    """How often each id stands in the documents from `starts` on."""
+def count_ids(store: TokenStore, starts: NDArray[np.int64], stops: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """How often each id stands between `starts` and `stops`, (size,)."""
     inside = np.zeros(len(store.tokens) + 1, np.int8)
     inside[starts] += 1
-    inside[store.stops] -= 1
+    inside[stops] -= 1
     np.cumsum(inside, dtype=np.int8, out=inside)
     counts = np.zeros(size, np.int64)
     for at in range(0, len(store.tokens), 1 << 20):
         ids = store.tokens[at : at + (1 << 20)]
         counts += np.bincount(ids[inside[at : at + len(ids)] > 0].astype(np.int64), minlength=size)
     return counts
-
-
-class _End:
-    """The last bytes of some texts, or the first: as many as xz looks back."""
-
-    def __init__(self, *, last: bool) -> None:
-        self._last = last
-        self._parts: list[bytes] = []
-        self._size = 0
-
-    def add(self, texts: Iterable[str | bytes]) -> None:
-        for text in texts:
-            if not self._last and self._size >= _XZ_REACH:
-                return
-            data = text.encode() if isinstance(text, str) else text
-            self._parts.append(data[-_XZ_REACH:] if self._last else data[:_XZ_REACH])
-            self._size += len(self._parts[-1])
-            while self._last and self._size - len(self._parts[0]) >= _XZ_REACH:
-                self._size -= len(self._parts.pop(0))
-
-    def joined(self) -> bytes:
-        data = b"".join(self._parts)
-        return data[-_XZ_REACH:] if self._last else data[:_XZ_REACH]
-
-
-def _xz_bits(train: _End, validation: _End) -> float:
-    """Bits per byte of the validation text in xz -9e, after the training text; both sizes are made at one time."""
-    known, new = train.joined(), validation.joined()
-    size = len(known) + len(new)
-    reach = 1 << max(12, (size - 1).bit_length())  # more memory than for the text is of no use
-    options = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": min(reach, _XZ_REACH)}
-    stop = threading.Event()
-
-    def compressed_size(*texts: bytes) -> int:
-        compressor = lzma.LZMACompressor(filters=[options])
-        made = 0
-        for text in texts:
-            for at in range(0, len(text), _XZ_PIECE):
-                if stop.is_set():
-                    return 0
-                made += len(compressor.compress(text[at : at + _XZ_PIECE]))
-        return made + len(compressor.flush())
-
-    if size > 1 << 22:
-        _log.info("xz -9e of %d MB takes about %d seconds", size >> 20, size >> 19)
-    with ThreadPoolExecutor(2) as pool:
-        sizes = [pool.submit(compressed_size, known), pool.submit(compressed_size, known, new)]
-        try:
-            return (sizes[1].result() - sizes[0].result()) * 8 / len(new)
-        finally:
-            stop.set()

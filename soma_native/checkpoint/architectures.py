@@ -48,6 +48,7 @@ class Architecture(NamedTuple):
         options: for each option of a ModelConfig its key in config.json, which may be missing unless in `needed`.
         needed: options that config.json must have, because their default depends on the version of `transformers`.
         each: for each setting that is a list, the value that all of its entries must have.
+        absent: settings that must be null, or not be there.
         rotary: whether config.json has rope_theta, at its top or in rope_parameters.
         parts: for each matrix of ours that files hold as (out, in), by the end of its name: the tensors of a file that
             it joins, side by side.
@@ -70,6 +71,7 @@ class Architecture(NamedTuple):
     options: Mapping[str, str] = MappingProxyType({})
     needed: tuple[str, ...] = ()
     each: Mapping[str, object] = MappingProxyType({})
+    absent: tuple[str, ...] = ()
     rotary: bool = False
     parts: Mapping[str, tuple[Part, ...]] = MappingProxyType({})
     gguf: Gguf | None = None
@@ -125,6 +127,7 @@ def _llama(class_name: str, qk_norm: bool, settings: dict[str, tuple[object, ...
         no_weights=(".rotary_emb.inv_freq",),
         fixed={"qk_norm": qk_norm},
         options={"n_kv_heads": "num_key_value_heads", "head_dim": "head_dim", "norm_eps": "rms_norm_eps"},
+        each={"layer_types": "full_attention"},
         rotary=True,
         parts={
             attention + "qkv_proj.weight": (
@@ -188,6 +191,7 @@ ARCHITECTURES: dict[str, Architecture] = {  # by model_type
         "LlamaForCausalLM",
         False,
         {"mlp_bias": (False,)},
+        absent=("sliding_window",),
         gguf=Gguf(interleaved=(".q_proj.weight", ".k_proj.weight")),
     ),
     "qwen3": _llama(
@@ -195,7 +199,6 @@ ARCHITECTURES: dict[str, Architecture] = {  # by model_type
         True,
         {"use_sliding_window": (False,)},
         needed=("n_kv_heads", "head_dim"),
-        each={"layer_types": "full_attention"},
         gguf=Gguf(),
     ),
 }

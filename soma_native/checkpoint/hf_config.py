@@ -173,10 +173,15 @@ def json_to_config(document: Any, path: Path) -> ModelConfig:
 
 def _config(document: Mapping[str, Any], entry: Architecture) -> ModelConfig:
     for key, words in entry.settings.items():
+        if words[0] is False and document.get(key) is None:
+            continue  # null is off
         _meant(document, key, {None: words}, entry.block)
     for name, wanted in entry.each.items():
         if document.get(name) is not None and not _all_are(document[name], wanted):
             raise ValueError(f"{name} is {document[name]!r:.60}; our {entry.block} block computes {wanted!r} alone")
+    for name in entry.absent:
+        if document.get(name) is not None:
+            raise ValueError(f"{name} is {document[name]!r:.60}; our {entry.block} block computes none")
     keys = {name: next((key for key in keys if key in document), keys[-1]) for name, keys in entry.sizes.items()}
     if entry.d_ff_factor is not None and document.get(keys["d_ff"]) is None:
         document = {**document, keys["d_ff"]: entry.d_ff_factor * _size(document, keys["d_model"])}
@@ -218,7 +223,7 @@ def _rope_theta(document: Mapping[str, Any], entry: Architecture) -> Any:
     Raises:
         ValueError: another setting of rotary positions asks for something that our block does not compute.
     """
-    theta, turned = document.get("rope_theta"), document.get("partial_rotary_factor", 1)
+    theta, turned = document.get("rope_theta"), document.get("partial_rotary_factor")
     for key in ("rope_scaling", "rope_parameters"):
         said = document.get(key)
         if said is None:
@@ -235,7 +240,7 @@ def _rope_theta(document: Mapping[str, Any], entry: Architecture) -> Any:
             raise ValueError(f"{key} has {unknown[0]!r:.60}, which our {entry.block} block does not compute")
         theta = said.get("rope_theta", theta)
         turned = said.get("partial_rotary_factor", turned)
-    if turned != 1:
+    if turned not in (None, 1):
         raise ValueError(f"partial_rotary_factor is {turned!r:.60}; our {entry.block} block computes 1")
     return theta
 

@@ -189,8 +189,9 @@ def _open_weights(view: FolderView) -> list[TensorFile]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError("has no weight_map", path=index_path)
     names = sorted({str(name) for name in weight_map.values()})
-    if any(name != os.path.basename(name) or not name.endswith(".safetensors") for name in names):
-        raise CheckpointError("names a file that is not a safetensors file of this folder", path=index_path)
+    for name in names:
+        if "\0" in name or len(name) > 255 or name != os.path.basename(name) or not name.endswith(".safetensors"):
+            raise CheckpointError(f"names {name!r:.60}, not a safetensors file of this folder", path=index_path)
     files: list[TensorFile] = []
     try:
         for name in names:

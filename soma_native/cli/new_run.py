@@ -30,7 +30,8 @@ from soma_native.planning.corpus import survey
 from soma_native.planning.plan import Plan, choose
 from soma_native.planning.speed import measure_speed
 from soma_native.planning.tokens import characters_per_token
-from soma_native.planning.train import held_out
+from soma_native.planning.train import LEAST_HELD_OUT, held_out
+from soma_native.tokenizer.formats.gpt2_folder import is_gpt2_folder
 from soma_native.tokenizer.tokenizer import Tokenizer
 from soma_native.tokenizer.train import KINDS
 from soma_native.training.config import TrainConfig
@@ -184,9 +185,10 @@ def _base(arguments: argparse.Namespace, given: Tokenizer | None) -> tuple[Model
         "device": arguments.device,
         "verify_config": _is_as_saved(Path(source)),
     }
-    if not os.path.lexists(FolderView(Path(source)).path("tokenizer.json")):
+    view = FolderView(Path(source))
+    if not (os.path.lexists(view.path("tokenizer.json")) or is_gpt2_folder(view)):
         if given is None:
-            raise CommandError(f"{source}: has no tokenizer.json: give its tokenizer with --tokenizer FILE")
+            raise CommandError(f"{source}: has no tokenizer: give the one of the model with --tokenizer FILE")
         model, tok = load_model(source, **how), given
         if tok.vocab_size > (most := model.config.vocab_size):
             raise UsageError(f"--tokenizer {arguments.tokenizer}: has {tok.vocab_size} tokens, and the model {most}")
@@ -265,5 +267,8 @@ def _val_fraction(asked: float | None, store: TokenStore) -> float:
         return asked
     fraction = held_out(store)
     if not fraction:
-        print("too little text to hold out a part: no validation", file=sys.stderr)
+        print(
+            f"no validation: a tenth of the text has fewer than {LEAST_HELD_OUT} tokens to predict; give more text, or "
+            "--val-fraction", file=sys.stderr,
+        )  # fmt: skip
     return fraction

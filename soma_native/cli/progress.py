@@ -39,6 +39,7 @@ class ProgressDisplay(Callback):
         self._validation = ""
         self._said_at = 0.0
         self._introduced = False
+        self._windows: int | None = None  # most in a validation, as far as it was said
         self._from = (0, 0.0)  # step and seconds at which the display began with this model
 
     def __enter__(self) -> ProgressDisplay:
@@ -58,6 +59,7 @@ class ProgressDisplay(Callback):
         self.close()
         self._smooth, self._validation, self._from = math.nan, "", (event.step, event.seconds)
         if not self._introduced:
+            self._windows = event.trainer.config.max_eval_windows
             self._introduce(event)
         self._introduced = True
         self._said_at = event.seconds
@@ -117,17 +119,31 @@ class ProgressDisplay(Callback):
             if event.seconds - self._said_at >= _QUIET_SECONDS:
                 self._said_at = event.seconds
                 self._line(
-                    f"step {event.step}{_of(event.total_steps)}  loss {event.loss:.4f}"
+                    f"step {event.step}{_of(event.total_steps)}  loss {event.loss:.4f}{self._bits(event, event.loss)}"
                     f"  {event.tokens_per_second:,.0f} tokens/s"
                 )
             return
         self._smooth = event.loss if math.isnan(self._smooth) else 0.95 * self._smooth + 0.05 * event.loss
-        losses = f"loss {self._smooth:.3f}"
-        losses += self._validation
+        losses = f"loss {self._smooth:.3f}{self._bits(event, self._smooth, 3)}{self._validation}"
         self._progress.update(
             self._task, completed=event.step, total=event.total_steps, epoch=event.epoch, epochs=_of(event.epochs),
             steps=_of(event.total_steps), losses=losses, speed=f"{event.tokens_per_second:,.0f}",
         )  # fmt: skip
+
+    @staticmethod
+    def _bits(event: Event, loss: float, digits: int = 4) -> str:
+        """A loss of training in bits per byte, by the validation's bytes a token."""
+        bits = event.trainer.bits_per_nat
+        return "" if bits is None else f" ({loss * bits:.{digits}f} bits/byte)"
+
+    def on_plan(self, event: Event) -> None:
+        """Say it where the clock leaves windows of the validation out."""
+        windows, validation = event.details.get("max_eval_windows"), event.history.data.get("validation")
+        if windows is not None and validation is not None and windows != self._windows:
+            self._line(
+                f"validation: by {windows:,} of {validation['windows']:,} windows, since all would take too long"
+            )
+            self._windows = windows
 
     def on_evaluate(self, event: Event) -> None:
         """Print the new record."""
@@ -185,11 +201,14 @@ def record_line(record: Record, epochs: int | None, total_steps: int | None, lef
     ...             left=13.5)
     'epoch  2/20  step  40/400  loss 3.2500  lr 0.001  30,000 tokens/s  1.5 s, 13.5 s left'
     """
-    validation = "" if record["val_loss"] is None else f"  validation {record['val_loss']:.4f}{bits_text(record)}"
+    validation = training = ""
+    if record["val_loss"] is not None:
+        validation = f"  validation {record['val_loss']:.4f}{bits_text(record)}"
+        training = bits_text(record, of="train_loss")
     return (
         ("" if epochs is None else f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}  ")
         + f"step {record['step']:>{len(str(total_steps or ''))}}{_of(total_steps)}"
-        f"  loss {record['train_loss']:.4f}{validation}  lr {record['lr']:.3g}"
+        f"  loss {record['train_loss']:.4f}{training}{validation}  lr {record['lr']:.3g}"
         f"  {record['tokens_per_second']:,.0f} tokens/s"
         f"  {_time(record['seconds'])}" + (f", {_time(left)} left" if left else "")
     )

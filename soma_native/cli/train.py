@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from soma_native.cli.arguments import add_command, positive_type
+from soma_native.cli.arguments import add_command, number
 from soma_native.cli.corpus import add_corpus, check_not_empty, corpus_files
 from soma_native.cli.errors import PROGRAM, CommandError
 from soma_native.cli.new_run import Run, new_run
@@ -62,7 +62,10 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder to save into")
     watching = add_run_options(parser)
     watching.add_argument(
-        "--checkpoint-minutes", type=positive_type, metavar="M", help="minutes between two saves (default: 5)"
+        "--checkpoint-minutes",
+        type=number(least=0),
+        metavar="M",
+        help="minutes between two saves; 0: only at the end (default: 5)",
     )
     existing = watching.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="continue the run in DIR")

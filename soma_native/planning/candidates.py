@@ -164,14 +164,13 @@ def best(candidates: Mapping[str, Candidate], outlooks: Mapping[str, Outlook], b
 def worth(
     candidates: Mapping[str, Candidate], fits: Mapping[str, Sequence[int]], speed: Speed, settings: Mapping[str, Any]
 ) -> float:
-    """The least minutes whose expected loss is within 1% of that of the longest."""
+    """The least minutes twice of which gain less than 1% of the expected loss; `MOST_MINUTES` where they gain more."""
 
     def reached(minutes: float) -> float:
         return min(judge(candidates[name], batches, speed, minutes, settings).loss for name, batches in fits.items())
 
-    goal = 1.01 * reached(MOST_MINUTES)
     times = (MOST_MINUTES * 0.9**power for power in range(40, -1, -1))
-    return round(next(minutes for minutes in times if reached(minutes) <= goal), 1)
+    return round(next((some for some in times if reached(2 * some) >= 0.99 * reached(some)), MOST_MINUTES), 1)
 
 
 def predicted_loss(parameters: float, tokens: float, fresh: float) -> float:

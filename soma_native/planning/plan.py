@@ -41,6 +41,7 @@ _VOCABULARIES = ((10_000_000, 1024), (50_000_000, 4096), (math.inf, 8192))  # of
 _LEAST_PIECE = 1.5  # characters of a token from which bpe pays; Chinese has some 1.1, many of them cut into bytes
 _LEAST_BPE = 258  # ids of a bpe vocabulary that merges anything
 _TOLD_FROM = 20_000  # bytes of a corpus from which a figure is expected
+_POOR = 0.1  # of the richness of English, below which a corpus repeats itself
 _WHY_TAUGHT = ", since the time allows more epochs than one model can use"
 _TIED_FROM = 1024  # vocabulary from which embedding and head are one
 
@@ -146,7 +147,8 @@ def choose(
     elif kind is None:
         kind = "bpe" if vocab_size >= _LEAST_BPE else tokenizer_for(corpus)[0]
     vocab_size = vocab_size or vocabulary_for(corpus, kind)
-    characters = settings.pop("characters", None) or measured or characters_per_token(corpus, kind, vocab_size)
+    given = settings.pop("characters", None)
+    characters = given or measured or characters_per_token(corpus, kind, vocab_size)
     seq_len, preset, model = (settings.pop(name, None) for name in ("seq_len", "preset", "model"))
     precision = settings.pop("precision", "auto")
     precision = resolve_precision(precision, device)[0] if speed is None else speed.precision
@@ -198,12 +200,13 @@ def choose(
     seen = f"{outlook.epochs:,.0f} epochs" if outlook.epochs >= 100 else f"{outlook.epochs:.2g} epochs"
     reasons = (
         f"corpus: {corpus.bytes:,} bytes, {corpus.characters:,} characters ({corpus.alphabet:,} different), "
-        f"{corpus.documents:,} document{'s' * (corpus.documents != 1)}",
-        f"tokenizer: {kind}{'' if vocab_size is None else f', {vocab_size:,} tokens at most'}, {why}",
+        f"{corpus.documents:,} document{'s' * (corpus.documents != 1)}" + _repetition(corpus),
+        f"tokenizer: {kind}{'' if vocab_size is None else f', {vocab_size:,} tokens'}"
+        + (", which is there" if given else f"{'' if vocab_size is None else ' at most'}, {why}"),
         f"model: {name}, {chosen.config.num_parameters / 1e6:.1f} million parameters"
         + (_expected(name, bits) if told else ""),
         f"time: {'no limit' if minutes is None else _duration(minutes)}"
-        f"{', which is what this corpus is worth' if worthy else ''}: "
+        f"{_worth(minutes) if worthy and minutes is not None else ''}: "
         f"{'' if settings.get('steps') else 'about '}{_steps(outlook, chosen.window)}, {seen}"
         + ("" if speed is None else f", at {rate:,.0f} tokens/s ({speed})"),
         _memory_reason(candidates, memory, fits, free),
@@ -251,6 +254,20 @@ def _expected(name: str, bits: Mapping[str, float]) -> str:
     others = ", ".join(f"{other} {figure:.2f}" for other, figure in bits.items() if other != name)
     said = f"; expected {bits[name]:.2f} bits a byte, give or take {LAW_ERROR:.0%} (by trials with one text)"
     return said + (f"; others {others}" if others else "")
+
+
+def _repetition(corpus: Corpus) -> str:
+    """What to know of a corpus that says the same again and again."""
+    if corpus.bytes < _TOLD_FROM or corpus.richness >= _POOR:
+        return ""
+    return "; it repeats itself, so there is little to learn: give text that says more"
+
+
+def _worth(minutes: float) -> str:
+    """Why it is this time, where none is given."""
+    if minutes < MOST_MINUTES:
+        return ", which is what this corpus is worth"
+    return ", the most unless you give more: this corpus is worth it"
 
 
 def _duration(minutes: float) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -25,8 +27,11 @@ from soma_native.training.callbacks import Callback, CallbackLike, Event
 from soma_native.training.history import History
 from soma_native.training.memory import free_memory
 from soma_native.training.recipes import VAL_FRACTION
+from soma_native.training.samples import Samples
 from soma_native.training.state import held_by
 from soma_native.training.trainer import Trainer
+
+LEAST_HELD_OUT = 16  # pairs of a validation that says which model is better
 
 
 class TellPlan(Callback):
@@ -44,12 +49,12 @@ class TellPlan(Callback):
 
 
 def held_out(store: TokenStore) -> float:
-    """The part to validate on: a tenth, or 0 where the texts are too short for that."""
+    """The part to validate on: a tenth, or 0 where that has fewer than `LEAST_HELD_OUT` pairs."""
     try:
-        store.split(VAL_FRACTION)
+        _, part = store.split(VAL_FRACTION)
     except ValueError:
         return 0.0
-    return VAL_FRACTION
+    return VAL_FRACTION if int((part.stops - part.starts - 1).sum()) >= LEAST_HELD_OUT else 0.0
 
 
 def train(
@@ -67,7 +72,8 @@ def train(
     Args:
         texts: the documents, as for `Trainer.fit`.
         minutes: of the whole call, above 0; None means what the corpus is worth, at most 10.
-        out: folder to save into, with the history and, if matplotlib is installed, loss.png; None saves nothing.
+        out: folder to save into, with the history and, if matplotlib is installed, loss.png; None saves nothing, but
+            what Ctrl-C ends stays in a temporary folder, which the warning names.
         seed: of the weights and the order of the data.
         overwrite: whether a model or a run that is in `out` already is replaced.
         device: as for `Model`.
@@ -89,8 +95,8 @@ def train(
     if isinstance(texts, Iterator):
         texts = list(texts)  # it is read three times
     others = callbacks if isinstance(callbacks, Iterable) else [callbacks]
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch if out is None else out)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(_scratch()) if out is None else out)
         plan = choose(
             survey(texts),
             measure_speed(device=device),
@@ -106,6 +112,27 @@ def train(
         floor = [AgainstFloor(*store.split(config.val_fraction))] if config.val_fraction else []
         model = Model(dataclasses.replace(plan.model, vocab_size=tokenizer.vocab_size), seed=seed, device=device)
         trainer = Trainer(model, tokenizer, config, used=time.perf_counter() - began)
-        history = trainer.fit(store, callbacks=[*floor, *others, TellPlan(plan)])
-        history.plot_if_possible(folder / "loss.png")
-        return (*load(folder, device=device), history)
+        prompts = store.split(config.val_fraction)[-1] if config.val_fraction else store
+        history = trainer.fit(store, callbacks=[*floor, *others, TellPlan(plan), Samples(prompts)])
+        if out is not None:
+            history.plot_if_possible(folder / "loss.png")
+        model, tokenizer = load(folder, device=device)
+        history.checkpoint = None if out is None else history.checkpoint
+        return model, tokenizer, history
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[str]:
+    """A folder for this block. It stays after a Ctrl-C, if a run was saved there, which can go on."""
+    folder = tempfile.mkdtemp(prefix="soma-native-")
+    try:
+        yield folder
+    except KeyboardInterrupt:
+        if held_by(Path(folder)):
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)

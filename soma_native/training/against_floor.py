@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import logging
 
-from soma_native.analysis.floor import text_floor
+from soma_native.analysis.window_floor import WindowFloor
 from soma_native.data.token_store import TokenStore
+from soma_native.data.windows import Windows
 from soma_native.errors import ArgumentError
 from soma_native.tokenizer.byte_lengths import byte_lengths
 from soma_native.training.callbacks import Callback, Event
 
-_MOST_BYTES = 4_000_000  # of a training part: a second or two, and 100 MB of memory where it is Chinese
+_MOST_BYTES = {True: 40_000_000, False: 4_000_000}  # of a training part in an alphabet, or not: two seconds, 100 MB
+_ALPHABET = 512  # different characters of an alphabet
 _MOST_BYTES_OF_XZ = 2_000_000  # of both parts, which xz reads in four seconds
 _SAMPLE = 1 << 18  # tokens by which bytes are estimated
 
@@ -19,11 +21,12 @@ logger = logging.getLogger("soma_native")
 
 
 class AgainstFloor(Callback):
-    """Measures the `text_floor` of the validation data before the first step, into `History.floor`.
+    """Measures the floor of the validation before the first step, into `History.floor`, on the bytes that validate.
 
-    It measures nothing where bits per byte do not compare: without a tokenizer, with one of kind "word", with unknown
-    tokens. It leaves out xz above 2 MB, and all of it for a training part above some 4 MB. A resumed run has its floor
-    already.
+    Where the clock limits the windows of a validation, it is measured again on those. It measures nothing where bits
+    per byte do not compare: without a tokenizer, with one of kind "word", with unknown tokens. It leaves out xz above 2
+    MB, and all of it for a training part above 40 MB, or 4 MB of a script with many characters. A resumed run has its
+    floor already.
 
     Args:
         train: the documents that are trained on, of the trainer's tokenizer.
@@ -32,24 +35,43 @@ class AgainstFloor(Callback):
 
     def __init__(self, train: TokenStore, validation: TokenStore) -> None:
         self._train, self._validation = train, validation
+        self._floor: WindowFloor | None = None  # until no decision changes the windows any more
 
     def on_start(self, event: Event) -> None:
         """Measure the floor."""
-        tokenizer = event.trainer.tokenizer
+        tokenizer, config = event.trainer.tokenizer, event.trainer.config
         if event.history.floor is not None or tokenizer is None or tokenizer.kind == "word":
             return
-        if self._train.unknown_tokens or self._validation.unknown_tokens:
+        if unknown := self._train.unknown_tokens + self._validation.unknown_tokens:
+            logger.warning(
+                "no bits per byte and no floor: %d token%s of the texts stand for characters that the tokenizer lacks",
+                unknown, "s" * (unknown != 1),
+            )  # fmt: skip
             return
-        spelled = byte_lengths(tokenizer)
         begin = self._train.starts[0]
-        a_token = float(spelled[self._train.tokens[begin : begin + _SAMPLE]].mean())
+        sample = self._train.tokens[begin : begin + _SAMPLE]
+        a_token = float(byte_lengths(tokenizer)[sample].mean())
+        most = _MOST_BYTES[len(set(tokenizer.decode(sample))) <= _ALPHABET]
         tokens = [int((store.stops - store.starts).sum()) for store in (self._train, self._validation)]
-        if tokens[0] * a_token > _MOST_BYTES:
+        if tokens[0] * a_token > most:
             logger.warning(
                 "no floor is measured: the training part has some %d MB, more than %d; soma-native evaluate --floor "
-                "measures any", tokens[0] * a_token / 1e6, _MOST_BYTES / 1e6,
+                "measures any", tokens[0] * a_token / 1e6, most / 1e6,
             )  # fmt: skip
             return
         xz = sum(tokens) * a_token <= _MOST_BYTES_OF_XZ
+        windows = Windows(self._validation, config.seq_len or event.trainer.model.config.max_seq_len)
         with contextlib.suppress(ArgumentError):  # a part of which no byte is predicted
-            event.history.floor = text_floor(self._train, self._validation, tokenizer, xz=xz)
+            floor = WindowFloor(self._train, windows, tokenizer, xz=xz)
+            event.history.floor = floor.measure(config.max_eval_windows)
+            if config.minutes is not None:
+                self._floor = floor
+
+    def on_plan(self, event: Event) -> None:
+        """Measure it again, if the clock has limited the windows."""
+        if self._floor is None or "max_eval_windows" not in event.details:
+            return
+        with contextlib.suppress(ArgumentError):
+            event.history.floor = self._floor.measure(event.details["max_eval_windows"])
+        if not event.trainer.config.teachers:  # each model of several has a limit of its own
+            self._floor = None

@@ -28,6 +28,10 @@ class RunningTrainer(Protocol):
     config: TrainConfig
     history: History
 
+    @property
+    def bits_per_nat(self) -> float | None:
+        """Bits per byte for each nat a token of the validation, while `fit` runs; None without them."""
+
     def stop(self) -> None:
         """End the training after this step."""
 

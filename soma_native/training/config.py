@@ -117,8 +117,8 @@ class TrainConfig:
             None means one record per epoch, or ten in all if `steps` or `minutes` is given.
         max_eval_windows: most windows in a validation, evenly spread over the data; None means all.
         patience: number of evaluations in a row without a better validation loss that ends the training; None means
-            that none does. With the schedules "wsd" and "constant" the rate of the present weights first falls to its
-            end, over a tenth of the steps so far, ten at least, and no longer than the run was to last.
+            that none does. The learning rate first falls to its end, over a tenth of the steps so far, ten at least,
+            and no longer than the run was to last.
         min_delta: a validation loss is better only if it is lower by more than this, in nats.
         end_of_document: the special token that follows each document, and that ends generation: "auto" is
             <|endoftext|> or <EOS>, if the vocabulary has one; None is no token.
@@ -127,7 +127,8 @@ class TrainConfig:
             always save one; with None or 0, they alone do.
         checkpoint_every: steps between two checkpoints, in the place of minutes.
         keep_best: True keeps in `checkpoint_dir` the model with the lowest validation loss (without validation, the
-            latest model); False keeps the latest. Resuming always continues from the latest.
+            latest model); False keeps the latest. Resuming always continues from the latest. A Ctrl-C after a lowest
+            loss leaves the average of that moment, where there is an average; the best is in the state then.
         log_every: steps between two log lines (level INFO); None logs only the records.
         resume: continue the run whose checkpoint is in `checkpoint_dir`, bit for bit as if it had never stopped.
 

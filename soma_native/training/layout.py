@@ -90,11 +90,11 @@ class Layout:
             )
         self.validation = None if held_out is None else Windows(held_out, self._seq_len)
         self.bits_per_nat: float | None = None
+        self.max_eval_windows = config.max_eval_windows
         self.data = {"train": _count("train", windows)}
         if self.validation is not None:
             self.data["validation"] = _count("validation", self.validation)
-            if predicted := predicted_bytes(self.validation, tokenizer, config.max_eval_windows):
-                self.bits_per_nat = predicted[0] / predicted[1] / math.log(2)
+            self._limit(config.max_eval_windows)
 
         per_epoch = self.sampler.steps_per_epoch
         whole = config.epochs_or_default * per_epoch if config.steps is None else config.steps
@@ -102,7 +102,7 @@ class Layout:
         default_eval_every = per_epoch if config.steps is None else -(-self.total_steps // 10)
         if config.minutes is not None:
             self.total_steps = default_eval_every = UNDECIDED
-        self.max_eval_windows, self.cooling = config.max_eval_windows, False
+        self.cooling = False
         self.eval_every = default_eval_every if config.eval_every is None else config.eval_every
         warmup = min(100, self.total_steps // 10) if config.warmup_steps is None else config.warmup_steps
         self.schedule = Schedule(
@@ -187,9 +187,17 @@ class Layout:
         self.cooling |= decision["reason"] == "early stopping"
         self.schedule = self.schedule.again(step, total, cool_down=self.cooling)
         self.total_steps = total
-        self.eval_every, self.max_eval_windows = decision["eval_every"], decision["max_eval_windows"]
+        self.eval_every = decision["eval_every"]
+        if decision["max_eval_windows"] != self.max_eval_windows:
+            self._limit(decision["max_eval_windows"])
         if self.config.tail_average is not None and step <= self.averaged_from:
             self.averaged_from = max(step, self._tail())
+
+    def _limit(self, windows: int | None) -> None:
+        """Validate on so many windows at most, and count their bytes."""
+        self.max_eval_windows = windows
+        if self.validation is not None and (found := predicted_bytes(self.validation, self.tokenizer, windows)):
+            self.bits_per_nat = found[0] / found[1] / math.log(2)
 
     def weight_decay(self, step: int) -> float:
         """The weight decay in step `step`, counted from 0."""

@@ -68,7 +68,7 @@ def training_memory(
 
 
 def free_memory(root: Path = Path("/"), device: str = "cpu") -> int | None:
-    """Bytes that this process can still take: what the system has, or what its cgroup allows, if that is less.
+    """Bytes that this process can still take: what the system has, or its cgroup or `ulimit -v` allows, if less.
 
     Memory of files that were read counts as free, since the system gives it back. Swap does not.
 
@@ -81,7 +81,7 @@ def free_memory(root: Path = Path("/"), device: str = "cpu") -> int | None:
     """
     if (free := _core.free_bytes(device)) is not None:
         return free
-    found = [*_of_system(root / "proc/meminfo"), *_of_cgroups(root)]
+    found = [*_of_system(root / "proc/meminfo"), *_of_cgroups(root), *_of_limit(root / "proc/self/statm")]
     return max(0, min(found)) if found else None
 
 
@@ -115,6 +115,19 @@ def _of_system(file: Path) -> Iterator[int]:
     for line in _lines(file):
         if line.startswith("MemAvailable:"):
             yield int(line.split()[1]) << 10
+
+
+def _of_limit(file: Path) -> Iterator[int]:
+    """What the limit of addresses (ulimit -v) leaves beside those that are taken, with a tenth for stacks and heaps."""
+    try:
+        import resource
+
+        most, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if most != resource.RLIM_INFINITY:
+            for line in _lines(file):
+                yield int(0.9 * (most - int(line.split()[0]) * resource.getpagesize()))
+    except (ImportError, AttributeError):  # another system than Unix
+        return
 
 
 def _of_cgroups(root: Path) -> Iterator[int]:

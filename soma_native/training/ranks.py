@@ -164,7 +164,8 @@ class Ranks:
             state, steps = read_state(folder)
             if found := differences(layout, folder, state):
                 raise OtherRunError(folder, found)
-            check_arrays(folder, shapes)
+            best = {f"best.{name}": array.shape for name, array in layout.model.parameters().items() if state.best}
+            check_arrays(folder, {**shapes, **best})
             return state, steps
 
         found = world.together(read)

@@ -7,19 +7,12 @@ import math
 import threading
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
-from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-import numpy as np
-
-from soma_native.checkpoint import save
-from soma_native.checkpoint.folder import model_files
 from soma_native.checkpoint.hf_config import keep_end
 from soma_native.core import _core
 from soma_native.errors import AllInterrupted
-from soma_native.files.atomic_folder import replace_files
 from soma_native.model.model import Model
 from soma_native.optim.muon import Muon
 from soma_native.parallel.world import World
@@ -30,15 +23,17 @@ from soma_native.training.interrupt import InterruptGuard
 from soma_native.training.layout import UNDECIDED, Layout
 from soma_native.training.optimize import make_average
 from soma_native.training.pace import Clock, Pace, cool_down
-from soma_native.training.phase import FINISHED, STUDENT, Phase
+from soma_native.training.phase import FINISHED, Phase
 from soma_native.training.ranks import Ranks
-from soma_native.training.snapshot import Snapshot
-from soma_native.training.state import STATE_FILE, TrainingState, state_arrays, warn_of_what_is_replaced, write_state
+from soma_native.training.saves import Saves
+from soma_native.training.state import (
+    warn_of_what_is_replaced,
+)
 
 logger = logging.getLogger("soma_native")
 
 _SAID: tuple[Literal["reason", "step", "total_steps"], ...] = ("reason", "step", "total_steps")
-_INTERRUPTED = {"interrupted": True}  # marks a log record, so that the command can print words of its own instead
+_LOST = 0.5  # part of the steps that were left, with fewer of which a run has lost time
 
 
 class TrainingRun:
@@ -89,15 +84,12 @@ class TrainingRun:
         self.pairs = 0
         self.step_seconds = 0.0
         self.began = began
-        self.saved_step, self.saved_at = 0, began + self.phase.began
         measured = None
-        self.best: Snapshot | None = None  # the weights of the lowest validation loss, until they are saved
-        directory = self.config.checkpoint_dir
-        self.folder = None if directory is None or not self.world.first else Path(directory)
+        self.saves = Saves(self, began + self.phase.began)
         if resume:
             measured = self._resume()
-        elif self.folder is not None and self.history.checkpoint is None:  # no earlier part of this run is there
-            warn_of_what_is_replaced(self.folder)
+        elif self.saves.folder is not None and self.history.checkpoint is None:  # no earlier part of this run is there
+            warn_of_what_is_replaced(self.saves.folder)
         self.history.averaged_from = None if self.average is None else layout.averaged_from
         if layout.store.end_id is not None:
             keep_end(self.model, layout.store.end_id)
@@ -109,7 +101,7 @@ class TrainingRun:
 
     def _resume(self) -> dict[str, float | None] | None:
         """Take the state of the run in the folder. Returns what its pace has measured."""
-        state, steps = self.ranks.read(self.folder, self.average)
+        state, steps = self.ranks.read(self.saves.folder, self.average)
         self.history.__dict__.update(History.from_dict(state.history).__dict__)
         for decision in self.history.decisions:
             self.layout.decide(decision)
@@ -118,13 +110,14 @@ class TrainingRun:
         self.optimizer.step_count = steps
         self.history.data = self.layout.data
         self.history.stop_reason = None
-        self.history.checkpoint = None if self.folder is None else str(self.folder)
-        self.step = self.saved_step = state.step
+        self.history.checkpoint = None if self.saves.folder is None else str(self.saves.folder)
+        self.step = state.step
+        self.saves.resumed(state, self.began)
         self.loss_sum, self.pairs, self.step_seconds = state.loss_sum, state.pairs, state.step_seconds
-        self.saved_at, self.began = self.began, self.began - state.seconds
+        self.began -= state.seconds
         if state.isa != _core.active_isa():
             logger.warning("the run was saved on %s; on %s it rounds differently", state.isa, _core.active_isa())
-        logger.info("resumed from %s after %s", self.folder, self._so_far)
+        logger.info("resumed from %s after %s", self.saves.folder, self._so_far)
         return state.pace
 
     # --- the loop
@@ -147,7 +140,7 @@ class TrainingRun:
                 break
             if save:
                 self.ranks.gather()
-                self.world.together(self._checkpoint)
+                self.world.together(self.saves.save)
                 self._lap("save")
             self._train_step(guard)
             self._emit("step")
@@ -158,7 +151,7 @@ class TrainingRun:
         self.history.stop_reason = reason
         self._warn_of_better_teachers()
         self.ranks.gather()
-        self.world.together(self._last_checkpoint)
+        self.world.together(self.saves.save_last)
         logger.info("training ended after %s: %s", self._so_far, reason)
         if self.layout.number is None or reason not in FINISHED:  # else the run goes on with another model
             self._emit("end", reason)
@@ -178,7 +171,7 @@ class TrainingRun:
         """Whether to save and whether to stop now: the first rank says when to save, each may stop all, or Ctrl-C."""
         if not self.ranks.agreed:
             return False, False
-        wishes = self._checkpoint_due(), self._stop.is_set(), guard.pending
+        wishes = self.saves.due(), self._stop.is_set(), guard.pending
         save, stop, interrupted = wishes if self.world.alone else map(bool, self.world.sum(*wishes))
         if interrupted:
             self.ranks.gather()
@@ -187,8 +180,14 @@ class TrainingRun:
 
     def _decide(self, decision: Decision | None) -> None:
         if decision is not None:
+            planned, left = self.total_steps, decision["total_steps"] - decision["step"]
             self.history.decisions.append(decision)
             self.layout.decide(decision)
+            if planned is not None and decision["reason"] == "clock" and left < _LOST * (planned - decision["step"]):
+                self._add_warning(
+                    f"after step {decision['step']} there is time for {left} of the {planned - decision['step']} steps "
+                    "that were left: a pause, a clock that jumped, or other programs took it; give more minutes"
+                )
             logger.info("%s: after step %d, the run has %d steps", *(decision[k] for k in _SAID))
             self._emit("plan", decision["reason"], dict(decision))
 
@@ -264,18 +263,11 @@ class TrainingRun:
             "val_bits_per_byte": None if val_loss is None or bits is None else val_loss * bits,
         }
         record = self.world.share(record)  # with the times of the first rank
-        lowest = self.history.best
-        snapshot = None
-        if self.config.checkpoint_dir is not None and self.config.keep_best and val_loss is not None:
-            self._require_finite_weights()
-            lower = lowest is None or lowest["val_loss"] is None or val_loss < lowest["val_loss"]
-            if lower and self.folder is not None:
-                with self._averaged() as model:
-                    snapshot = Snapshot(model)
+        snapshot = None if val_loss is None else self.saves.keep(val_loss)
         with guard.hold():
             self.history.records.append(record)
             self.loss_sum, self.pairs, self.step_seconds = 0.0, 0, 0.0
-            self.best = self.best if snapshot is None else snapshot
+            self.saves.best = snapshot or self.saves.best
         validated = "" if val_loss is None else f", validation loss {val_loss:.4f}{bits_text(record)}"
         logger.info("epoch %d, step %d: loss %.4f%s", record["epoch"], self.step, record["train_loss"], validated)
         self._emit("evaluate")
@@ -288,11 +280,15 @@ class TrainingRun:
 
     def _warn_of_better_teachers(self) -> None:
         """A run that lost its time may leave the model too few steps."""
-        if self.history.stop_reason in FINISHED and self.layout.number is None and not self._is_best():
+        if self.history.stop_reason in FINISHED and self.layout.number is None and not self.saves.is_best():
             best = f"its best teacher (validation {self.history.best_teacher:.4f})"
-            message = f"the model did not become better than {best}, which was saved in its place: give more minutes"
-            self.history.warnings.append(message)
-            self._warn(message)
+            self._add_warning(
+                f"the model did not become better than {best}, which was saved in its place: give more minutes"
+            )
+
+    def _add_warning(self, message: str) -> None:
+        self.history.warnings.append(message)
+        self._warn(message)
 
     def _reason_to_end(self, stop: bool) -> str | None:
         if self.step >= self.layout.total_steps:
@@ -303,106 +299,8 @@ class TrainingRun:
             and not self.layout.cooling
             and self.history.bad_evaluations(self.config.min_delta) >= patience
         ):
-            if self.config.schedule not in ("wsd", "constant"):
-                return "early stopping"
             self._decide(cool_down(self.layout, self.step))
         return "stopped" if stop else None
-
-    # --- checkpoints
-
-    def _checkpoint_due(self) -> bool:
-        if self.folder is None or self.step == self.saved_step:
-            return False
-        if self.config.checkpoint_every is not None:
-            return self.step % self.config.checkpoint_every == 0
-        minutes = self.config.checkpoint_minutes
-        return bool(minutes) and self._clock() - self.saved_at >= 60 * cast(float, minutes)
-
-    def _require_finite_weights(self) -> None:
-        if self.model._core.all_finite():
-            return
-        for name, array in self.model.parameters().items():
-            if not np.isfinite(array).all():
-                raise self._not_finite(f"{name} has values that are not finite", self.step)
-
-    def _checkpoint(self) -> None:
-        """Save the model, then the state. `keep_best` saves the best model, if it is not saved yet.
-
-        After a crash between the two, a resumed run continues from the older state and makes the same model again.
-        """
-        if self.folder is None:
-            return
-        self._require_finite_weights()
-        if not self.config.keep_best or self.history.best is None:
-            with self._averaged() as model:
-                self._save(model)
-        elif self.best is not None:
-            self._save(cast(Model, self.best))
-            self.best = None
-        self.history.checkpoint = str(self.folder)
-        state = TrainingState(
-            self.step, self.layout.identity, self.config.to_dict(), _core.active_isa(), self.history.to_dict(),
-            self.loss_sum, self.pairs, self.step_seconds, self._seconds,
-            None if self.pace is None else self.pace.to_dict(), asdict(self.phase) if self.config.teachers else None,
-        )  # fmt: skip
-        with replace_files(self.folder) as staging:
-            whole = state_arrays(self.model, self.ranks.whole, self.average)
-            write_state(staging.path / STATE_FILE, state, self.optimizer.step_count, whole)
-            self.history.to_json(staging.path / "history.json")
-            self.history.to_csv(staging.path / "history.csv")
-        self.saved_step, self.saved_at, self.ranks.whole = self.step, self._clock(), {}
-        logger.info("saved a checkpoint after step %d in %s", self.step, self.folder)
-        self._emit("checkpoint", str(self.folder))
-
-    def _last_checkpoint(self) -> None:
-        if self.folder is not None and (self.step or not model_files(self.folder)):
-            self._checkpoint()  # an untrained model never replaces another one
-
-    def _save(self, model: Model) -> None:
-        """Save the model: a teacher beside the others, and the best of all as the model of the folder."""
-        assert self.folder is not None
-        if self.layout.number is not None:
-            if self._student is not None and STUDENT not in self.phase.kept:
-                self.phase.keep(self.folder, STUDENT, self._student)
-            self.phase.keep(self.folder, str(self.layout.number), model)
-        if self._is_best():
-            save(self.folder, model, self.layout.tokenizer)
-
-    def _is_best(self) -> bool:
-        """Whether no teacher before this model is better; where none is validated, whether the run is finished."""
-        best, teacher = self.history.best, self.history.best_teacher
-        if not self.history.teachers:
-            return True
-        if best is None or teacher is None or not self.config.keep_best:
-            return self.layout.number is None and self.history.stop_reason in FINISHED
-        return cast(float, best["val_loss"]) < teacher
-
-    def interrupted(self) -> None:
-        """Save after a Ctrl-C, if there is a folder and the run is between two steps. Nothing is validated any more."""
-        self.history.stop_reason = "interrupted"
-        if self.average is not None:
-            self.average.apply(False)  # the signal may have come between the two ends of a validation
-        if not self.world.first:
-            return
-        earlier = self.step == 0 and self.history.checkpoint is not None  # the state at the end of the last teacher
-        if self.folder is None or (self.step == 0 and not earlier):  # no untrained model replaces the folder's
-            why = "there is no checkpoint_dir" if self.folder is None else "nothing was trained yet"
-            logger.warning("interrupted after step %d; %s, so nothing was saved", self.step, why, extra=_INTERRUPTED)
-            return
-        if self.world.alone and self.ranks.agreed:
-            self.ranks.gather()
-        if self.optimizer.step_count != self.step or not self.ranks.whole:  # a handler raised within the step
-            logger.warning(
-                "interrupted inside step %d, so nothing was saved; %s is unchanged", self.step + 1, self.folder,
-                extra=_INTERRUPTED,
-            )  # fmt: skip
-            return
-        if not earlier:
-            self._checkpoint()
-        logger.warning(
-            "interrupted after %s; saved in %s, resume=True continues from there", self._so_far, self.folder,
-            extra=_INTERRUPTED,
-        )  # fmt: skip
 
     # --- events
 

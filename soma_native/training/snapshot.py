@@ -9,13 +9,14 @@ from soma_native.model.model import Model
 
 
 class Snapshot:
-    """A copy of a model's weights that `save` accepts in place of a model."""
+    """A copy of a model's weights, or other weights of its shapes, that `save` accepts in place of a model."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, parameters: dict[str, NDArray[np.float32]] | None = None) -> None:
         self.config = model.config
         self.num_parameters = model.num_parameters
         self._settings = model._settings
-        self._parameters = {name: array.copy() for name, array in model.parameters().items()}
+        copied = model.parameters() if parameters is None else parameters
+        self._parameters = {name: array.copy() for name, array in copied.items()}
 
     def parameters(self) -> dict[str, NDArray[np.float32]]:
         """The copies, by name."""

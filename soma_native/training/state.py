@@ -1,6 +1,7 @@
 """`training_state.safetensors`, from which a training run resumes bit for bit: weights, moments and position.
 
-Its tensors are `parameter.<name>`, `average.<name>` where there is an average, and of the optimizer
+Its tensors are `parameter.<name>`, `average.<name>` where there is an average, `best.<name>` where the model of the
+folder is a later one than the best, and of the optimizer
 `first_moment.<name>`, `second_moment.<name>` (AdamW) and `momentum.<name>` (matrices of Muon).
 
 The file depends on no other file of the folder, so that after any crash it holds a single moment of a single run.
@@ -51,6 +52,7 @@ class TrainingState:
         step_seconds, seconds: time of the steps since the last record; wall-clock time of the whole run.
         pace: what a run by time has measured, as `Pace.to_dict`.
         phase: the `Phase` of a run that trains teachers, as a dict.
+        best: whether the file has the weights of the lowest validation loss, for the model of the folder is later.
     """
 
     step: int
@@ -64,6 +66,7 @@ class TrainingState:
     seconds: float
     pace: dict[str, float | None] | None = None
     phase: dict[str, Any] | None = None
+    best: bool = False
 
 
 def state_arrays(

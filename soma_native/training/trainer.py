@@ -289,6 +289,11 @@ class Trainer:
         """In this block, inside a callback, the model has the weights that are validated and saved: averaged ones."""
         return contextlib.nullcontext(self.model) if self._running is None else self._running._averaged()
 
+    @property
+    def bits_per_nat(self) -> float | None:
+        """Bits per byte for each nat a token, while `fit` runs, by the validation's bytes; None without them."""
+        return None if self._running is None else self._running.layout.bits_per_nat
+
     def tell(self, kind: Literal["plan", "sample"], **details: Any) -> None:
         """Send an event to all callbacks of the run, and so to `events.jsonl`. For callbacks.
 
@@ -314,7 +319,7 @@ class Trainer:
                     with guard.hold() if together else contextlib.nullcontext():
                         return run.loop(guard)
                 except KeyboardInterrupt:
-                    run.interrupted()
+                    run.saves.save_interrupted()
                     raise
         finally:
             self._running = None

@@ -16,6 +16,7 @@ import pytest
 import soma_native as soma
 from oracles.kneser_ney import KneserNey
 from soma_native.analysis import floor as module
+from soma_native.analysis import xz
 
 SENTENCE = "the cat sat on a mat and then it saw the other cat that was not — 漢字 é"
 
@@ -143,7 +144,7 @@ def test_wrong_arguments_are_named() -> None:
 
 
 def test_xz_reads_no_further_back_than_it_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_XZ_REACH", 1 << 12)
+    monkeypatch.setattr(xz, "_REACH", 1 << 12)
     data = np.random.default_rng(0).integers(32, 127, 5000).astype(np.uint8).tobytes().decode()
     train = [data[:1000], data[1000:3000], data[3000:]]
     new = "x" + data[:5000]
@@ -169,7 +170,7 @@ def test_ctrl_c_ends_both_compressions(monkeypatch: pytest.MonkeyPatch) -> None:
         def flush(self) -> bytes:
             raise AssertionError("it was not stopped")
 
-    class Pool(module.ThreadPoolExecutor):
+    class Pool(xz.ThreadPoolExecutor):
         def submit(self, *arguments: Any, **options: Any) -> Any:
             future = super().submit(*arguments, **options)
             compressing.acquire()
@@ -180,9 +181,9 @@ def test_ctrl_c_ends_both_compressions(monkeypatch: pytest.MonkeyPatch) -> None:
             future.result = interrupted  # type: ignore[method-assign]
             return future
 
-    monkeypatch.setattr(module.lzma, "LZMACompressor", Compressor)
-    monkeypatch.setattr(module, "ThreadPoolExecutor", Pool)
-    monkeypatch.setattr(module, "_XZ_PIECE", 1)
+    monkeypatch.setattr(xz.lzma, "LZMACompressor", Compressor)
+    monkeypatch.setattr(xz, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(xz, "_PIECE", 1)
     threads = threading.active_count()
     with pytest.raises(KeyboardInterrupt):
         soma.text_floor(["ab" * 10**6], ["ab" * 10**6])
@@ -200,6 +201,8 @@ def test_the_sentence() -> None:
     assert small.sentence(4.1) == "this text is too small: the 5-gram wins by far"
     assert soma.Floor(2.0, 4.5, None, None, 100, 100).sentence(1.8) == "10% below a 5-gram"
     assert soma.Floor(2.0, 4.5, None, None, 10, 100).sentence(1.8) == "not to be told from 10 bytes"
+    repeated = soma.Floor(ngram=0.01, characters=4.5, tokens=None, xz=0.1, bytes=10**5, training_bytes=10**6)
+    assert repeated.sentence(0.02) == "this text repeats itself: a 5-gram knows it by 0.010 bits/byte"
     for wrong in (-1, math.nan, math.inf, "2"):
         with pytest.raises((ValueError, TypeError), match="bits_per_byte"):
             floor.sentence(wrong)  # type: ignore[arg-type]
@@ -208,5 +211,5 @@ def test_the_sentence() -> None:
 def test_a_python_without_lzma_measures_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["the cat sat on the mat"] * 3, ["the cat sat on the hat"]
     whole = module.text_floor(*texts)
-    monkeypatch.setattr(module, "lzma", None)
+    monkeypatch.setattr(module, "HAS_XZ", False)
     assert module.text_floor(*texts) == dataclasses.replace(whole, xz=None)

@@ -434,6 +434,8 @@ def test_sharded_weights(folder: Path) -> None:
         ({}, "has no weight_map"),
         ({"weight_map": {**index["weight_map"], "wte": "../x.safetensors"}}, "not a safetensors file of this folder"),
         ({"weight_map": {**index["weight_map"], "wte": "config.json"}}, "not a safetensors file of this folder"),
+        ({"weight_map": {**index["weight_map"], "wte": "a\0.safetensors"}}, "not a safetensors file of this folder"),
+        ({"weight_map": {**index["weight_map"], "wte": "a" * 999 + ".safetensors"}}, "not a safetensors file of this"),
         ({"weight_map": {**index["weight_map"], "wte": "none.safetensors"}}, "none.safetensors: is missing"),
         ({"weight_map": {**index["weight_map"], "nothing": index["weight_map"]["wte"]}}, "tensor 'nothing' is missing"),
         ({"weight_map": {**index["weight_map"], "wte": 5}}, "not a safetensors file"),

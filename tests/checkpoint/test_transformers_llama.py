@@ -175,6 +175,22 @@ def test_what_a_config_of_llama_may_leave_out(tmp_path: Path) -> None:
         rewrite(tmp_path / "qwen3", {key: 6 if key == "head_dim" else 2})
 
 
+def test_null_means_that_a_setting_is_off(kind: str, tmp_path: Path) -> None:
+    model = theirs(kind)
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    off = (
+        "attention_bias",
+        "mlp_bias",
+        "partial_rotary_factor",
+        "sliding_window",
+        "use_sliding_window",
+        "rope_scaling",
+    )
+    (tmp_path / "config.json").write_text(json.dumps({**config, **dict.fromkeys(off)}), encoding="utf-8")
+    same(load_model(tmp_path).forward(IDS), their_logits(model))
+
+
 def test_old_files_with_constants_and_those_of_a_bare_model(tmp_path: Path) -> None:
     model = theirs("llama", tie_word_embeddings=True)
     model.save_pretrained(tmp_path)
@@ -195,6 +211,7 @@ SLIDING = ["full_attention", "sliding_attention", "full_attention"]
     [
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; our llama block computes 'silu'"),
         ({"attention_bias": True}, "attention_bias is True"),
+        ({"layer_types": SLIDING}, "layer_types is .*; our llama block computes 'full_attention' alone"),
         ({"rope_scaling": LLAMA3}, "rope_scaling has the type 'llama3'; our llama block computes 'default'"),
         ({"rope_parameters": LLAMA3}, "rope_parameters has the type 'llama3'"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling has the type 'linear'"),
@@ -227,6 +244,7 @@ def test_models_that_compute_something_else_are_refused(
     ("kind", "changes", "problem"),
     [
         ("llama", {"mlp_bias": True}, "mlp_bias is True"),
+        ("llama", {"sliding_window": 64}, "sliding_window is 64; our llama block computes none"),
         ("qwen3", {"use_sliding_window": True, "sliding_window": 4}, "use_sliding_window is True"),
         ("qwen3", {"layer_types": SLIDING}, "layer_types is .*; our llama block computes 'full_attention' alone"),
         ("qwen3", {"layer_types": "full_attention"}, "layer_types is 'full_attention'"),

@@ -228,6 +228,25 @@ def test_the_command_of_a_run_by_time_goes_on_with_resume(run: Any, text: Path, 
     assert result.status == 0, result.err
 
 
+def test_a_run_goes_on_from_a_folder_with_the_two_files_of_gpt2(run: Any, text: Path, tmp_path: Path) -> None:
+    tok = soma.Tokenizer.train(text, kind="bpe", vocab_size=300)
+    config = soma.ModelConfig(
+        vocab_size=tok.vocab_size, d_model=16, n_layers=1, n_heads=2, d_ff=32, max_seq_len=16, block="gpt2"
+    )
+    folder = tmp_path / "theirs"
+    soma.save(folder, soma.Model(config), None)
+    tok.save(tmp_path / "tokenizer.json")
+    described = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in described["model"]["merges"]]
+    vocabulary = {**described["model"]["vocab"], **{each["content"]: each["id"] for each in described["added_tokens"]}}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
+    assert soma.load(folder)[1].encode("the cat") == tok.encode("the cat")
+    result = run("train", text, "--from", folder, "--steps", 2, "--out", tmp_path / "m")
+    assert result.status == 0, result.err
+    assert soma.load(tmp_path / "m")[1].encode("the cat") == tok.encode("the cat")
+
+
 def test_the_plan_alone_trains_nothing(run: Any, text: Path, tmp_path: Path) -> None:
     result = run("plan", text, "--minutes", 4)
     assert result.status == 0 and "time: 4 minutes" in result.out

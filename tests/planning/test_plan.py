@@ -92,7 +92,24 @@ def test_more_epochs_are_more_regularised() -> None:
 def test_with_nothing_said_a_small_corpus_gets_less_time() -> None:
     small, large = (choose(corpus(size), FAST).minutes for size in (20_000, 100_000_000))
     assert small is not None and large is not None
-    assert 0 < small < large <= 10
+    assert 0 < small < large == 10
+
+
+def test_a_corpus_that_ten_minutes_do_not_exhaust_is_told_so() -> None:
+    assert "which is what this corpus is worth" in choose(corpus(20_000), FAST).reasons[3]
+    assert "10 minutes, the most unless you give more" in choose(corpus(100_000_000), FAST).reasons[3]
+
+
+def test_a_corpus_that_repeats_itself_is_told_so() -> None:
+    assert "it repeats itself" in choose(survey(["the same line again\n" * 2_000]), FAST, 1).reasons[0]
+    assert "repeats" not in choose(corpus(1_000_000), FAST, 1).reasons[0]
+
+
+def test_a_run_that_may_be_stopped_has_an_average() -> None:
+    for minutes in (1, 4, 10):
+        training = choose(corpus(1_000_000), FAST, minutes).training
+        assert training.ema is not None and 0.6 <= training.ema <= 0.995
+    assert choose(corpus(1_000_000), FAST, 4, {"ema": 0.9}).training.ema == 0.9
 
 
 def test_repeated_tokens_are_worth_less_than_fresh_ones() -> None:

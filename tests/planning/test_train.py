@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import soma_native as soma
+from helpers.training import at_step, interrupt
+from soma_native.data.token_store import TokenStore
 from soma_native.planning import train as module
 from soma_native.planning.speed import Speed
 
@@ -61,3 +64,25 @@ def test_a_text_too_short_to_hold_out_a_part_is_trained_on(tmp_path: Path) -> No
     model, tok, history = soma.train(["ab"], minutes=0.02)
     assert tok.token_to_id("a") is not None and model.num_parameters > 0
     assert history.records[-1]["val_loss"] is None and history.floor is None
+
+
+def test_what_ctrl_c_ends_without_a_folder_is_kept_in_a_temporary_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert soma.train([TEXT], minutes=0.02)[2].checkpoint is None
+    assert list(tmp_path.iterdir()) == [], "a run that ends leaves nothing"
+    with caplog.at_level(logging.WARNING, "soma_native"), pytest.raises(KeyboardInterrupt):
+        soma.train([TEXT], minutes=1, callbacks=at_step(4, interrupt))
+    (folder,) = tmp_path.iterdir()
+    assert f"saved in {folder}" in caplog.text
+    assert soma.load(folder)[1].decode(soma.load(folder)[1].encode("the cat")) == "the cat"
+    with pytest.raises(KeyboardInterrupt):
+        soma.train([TEXT], minutes=1, callbacks=lambda event: interrupt() if event.kind == "start" else None)
+    assert list(tmp_path.iterdir()) == [folder], "before the first step there is nothing to keep"
+
+
+@pytest.mark.parametrize(("size", "held"), [(100, 0.0), (400, 0.1)])
+def test_a_validation_of_a_few_pairs_is_left_out(size: int, held: float) -> None:
+    tok = soma.Tokenizer.train([TEXT], kind="char")
+    assert module.held_out(TokenStore.encode([TEXT[:size]], tok, "auto")) == held

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,12 @@ import pytest
 
 import soma_native as soma
 from helpers.training import SENTENCES, WORDS, losses, make_model
+from soma_native.analysis.window_floor import WindowFloor
 from soma_native.data.token_store import TokenStore
+from soma_native.data.windows import Windows
 from soma_native.training import against_floor
 from soma_native.training.against_floor import AgainstFloor
+from soma_native.training.evaluate import predicted_bytes
 
 pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 
@@ -51,17 +56,57 @@ def test_a_resumed_run_has_its_floor(tmp_path: Path, monkeypatch: pytest.MonkeyP
     floor = first.fit(
         STORE, callbacks=[AgainstFloor(TRAIN, VALIDATION), lambda event: event.step == 1 and first.stop()]
     ).floor
-    monkeypatch.setattr(against_floor, "text_floor", lambda *arguments, **named: pytest.fail("measured again"))
+    monkeypatch.setattr(against_floor, "WindowFloor", lambda *arguments, **named: pytest.fail("measured again"))
     history = soma.Trainer.resume(tmp_path).fit(STORE, callbacks=[AgainstFloor(TRAIN, VALIDATION)])
     assert history.floor == floor is not None
 
 
-def test_there_is_none_where_bytes_do_not_compare() -> None:
+@pytest.mark.parametrize("kind", ["char", "byte", "bpe"])
+def test_the_windows_of_a_floor_are_those_of_the_validation(kind: str) -> None:
+    texts = [f"{text}: für {i} €, 漢字 {text[::-1]} 🙂" for i, text in enumerate(SENTENCES)]
+    tok = soma.Tokenizer.train(texts, kind=kind, **({"vocab_size": 300} if kind == "bpe" else {}))
+    train, validation = TokenStore.encode(texts, tok, "auto").split(0.4)
+    windows = Windows(validation, 7)
+    found, whole = WindowFloor(train, windows, tok), soma.text_floor(train, validation, tok)
+    everything = found.measure()
+    for name in ("ngram", "characters", "tokens"):
+        assert getattr(everything, name) == pytest.approx(getattr(whole, name), rel=1e-9)
+    assert (everything.bytes, everything.xz, everything.training_bytes) == (whole.bytes, whole.xz, whole.training_bytes)
+    some = found.measure(9)
+    pairs = predicted_bytes(windows, tok, 9)
+    assert pairs is not None and abs(some.bytes - pairs[1]) <= 3 * 9, "a cut character counts where it begins"
+    assert some.bytes < everything.bytes and some.ngram != everything.ngram
+
+
+def test_where_the_clock_limits_the_windows_all_figures_are_of_those() -> None:
+    clock = itertools.count(step=1)
+    settings: dict[str, Any] = {"minutes": 2.0, "steps": None, "batch_size": 1, "val_fraction": 0.2}
+    trainer = soma.Trainer(
+        make_model(vocab_size=CHARS.vocab_size), CHARS, soma.TrainConfig(**settings), clock=lambda: float(next(clock))
+    )
+    history = trainer.fit(STORE, callbacks=[AgainstFloor(TRAIN, VALIDATION)])
+    limit = history.decisions[0]["max_eval_windows"]
+    windows = Windows(VALIDATION, 16)
+    assert limit is not None and limit < len(windows)
+    predicted = predicted_bytes(windows, CHARS, limit)
+    assert predicted is not None and history.floor is not None
+    assert history.floor == WindowFloor(TRAIN, windows, CHARS).measure(limit)
+    pairs, size = predicted
+    assert history.floor.bytes == size
+    for record in history.records:
+        assert record["val_loss"] is not None
+        assert record["val_bits_per_byte"] == pytest.approx(record["val_loss"] * pairs / size / math.log(2))
+
+
+def test_there_is_none_where_bytes_do_not_compare(caplog: pytest.LogCaptureFixture) -> None:
     words = TokenStore.encode(SENTENCES, WORDS, "auto")
     unknown = TokenStore.encode([*SENTENCES, "Q"], CHARS, "auto")
     for tok, store in ((WORDS, words), (None, STORE), (CHARS, unknown)):
         history = make_trainer(tok).fit(store, callbacks=[AgainstFloor(*store.split(0.2))])
         assert history.floor is history.compared is None
+    with caplog.at_level(logging.WARNING, "soma_native"):
+        make_trainer().fit(unknown, callbacks=[AgainstFloor(*unknown.split(0.2))])
+    assert "no bits per byte and no floor: 1 token of the texts stand" in caplog.text
 
 
 def test_parts_of_ends_alone_have_none() -> None:
@@ -75,7 +120,7 @@ def test_large_texts_are_not_waited_for(monkeypatch: pytest.MonkeyPatch, caplog:
     monkeypatch.setattr(against_floor, "_MOST_BYTES_OF_XZ", size)
     floor = make_trainer().fit(STORE, callbacks=[AgainstFloor(TRAIN, VALIDATION)]).floor
     assert floor is not None and floor.xz is None and floor.ngram > 0
-    monkeypatch.setattr(against_floor, "_MOST_BYTES", 0.9 * size)
+    monkeypatch.setattr(against_floor, "_MOST_BYTES", {True: 0.9 * size, False: 0})
     with caplog.at_level(logging.WARNING, "soma_native"):
         assert make_trainer().fit(STORE, callbacks=[AgainstFloor(TRAIN, VALIDATION)]).floor is None
     assert "no floor is measured" in caplog.text

@@ -73,6 +73,16 @@ def test_a_run_ends_on_time_and_its_schedule_is_complete(speed: str, schedule: s
     assert len(history.decisions) < 60
 
 
+@pytest.mark.parametrize(("pause", "said"), [(40.0, True), (2.0, False)])
+def test_a_run_that_lost_half_of_its_steps_says_so(pause: float, said: bool) -> None:
+    clock = Clock(lambda step: pause if step == 20 else 0.25)
+    history = by_time(clock).fit(SENTENCES, callbacks=clock.move)
+    assert history.stop_reason == "finished"
+    found = [warning for warning in history.warnings if "a clock that jumped" in warning]
+    assert bool(found) == said
+    assert all("give more minutes" in warning for warning in found)
+
+
 def test_a_steady_clock_needs_one_decision() -> None:
     clock = Clock()
     history = by_time(clock).fit(SENTENCES, callbacks=clock.move)
@@ -97,7 +107,8 @@ def test_validations_and_saves_are_part_of_the_time(costs: tuple[float, float], 
 def test_the_windows_of_a_validation_are_limited_where_it_would_take_too_long() -> None:
     slow, fast = Clock(2.0), Clock(0.05)
     long = {"batch_size": 1}
-    limited = by_time(slow, **long).fit(SENTENCES, callbacks=slow.move).decisions[0]["max_eval_windows"]
+    history = by_time(slow, **long).fit(SENTENCES, callbacks=slow.move)
+    limited = history.decisions[0]["max_eval_windows"]
     assert limited is not None and limited < round(0.2 * len(SENTENCES))
     assert by_time(fast, **long).fit(SENTENCES, callbacks=fast.move).decisions[0]["max_eval_windows"] is None
     slow = Clock(2.0)
@@ -268,12 +279,16 @@ def test_a_fall_that_has_begun_is_cut_short_and_the_end_of_the_run_stays(find_lo
     assert late.records[-1]["step"] == 24 and late.stop_reason == "early stopping"
 
 
-def test_cosine_and_line_end_at_once_as_their_rate_is_falling(find_losses: Callable[..., None]) -> None:
-    for schedule in ("cosine", "linear"):
-        find_losses(1.0, 2.0)
+def test_cosine_and_line_go_on_in_their_curve_to_an_earlier_end(find_losses: Callable[..., None]) -> None:
+    for schedule, end in (("cosine", 1e-3), ("linear", 0.0)):
+        find_losses(1.0, *[2.0] * 9)
         settings = {"minutes": None, "steps": 100, "eval_every": 10, "patience": 1, "schedule": schedule}
-        history = by_time(Clock(), **settings).fit(SENTENCES)
-        assert (history.records[-1]["step"], history.stop_reason, history.decisions) == (20, "early stopping", [])
+        clock = Clock()
+        history = by_time(clock, **settings).fit(SENTENCES, callbacks=clock.move)
+        assert (history.records[-1]["step"], history.stop_reason) == (30, "early stopping")
+        falls = [one - other for one, other in itertools.pairwise(clock.rates[20:])]
+        assert min(falls) > 0, "it falls in every step"
+        assert clock.rates[-1] - end < 0.11 * (clock.rates[20] - end)
 
 
 def test_patience_in_a_run_by_time_stays_within_the_time(find_losses: Callable[..., None]) -> None:

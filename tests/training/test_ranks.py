@@ -183,7 +183,7 @@ def test_a_save_that_fails_ends_all(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def full(*arguments: Any) -> None:
         raise OSError("the disk is full")
 
-    monkeypatch.setattr("soma_native.training.run.save", full)
+    monkeypatch.setattr("soma_native.training.saves.save", full)
 
     def work(comm: ThreadComm) -> str:
         with pytest.raises((OSError, RankError)) as error:

@@ -41,6 +41,27 @@ def test_resuming_goes_on_bit_for_bit_on_any_number_of_threads(block: str, tmp_p
         assert weights(again.model) == weights(whole.model), threads
 
 
+def test_every_option_at_once_goes_on_bit_for_bit_on_any_number_of_threads(tmp_path: Path) -> None:
+    everything: dict[str, Any] = {
+        **NOISY, "optimizer": "muon", "schedule": "wsd", "cautious_decay": True, "weight_decay": 0.1,
+        "final_weight_decay": 0.5, "fresh_windows": True, "distill": 0.4, "patience": 9, "seq_len": 12,
+    }  # fmt: skip
+    teachers = [make_model(seed, "llama", d_model=32) for seed in (7, 8)]
+    soma.set_num_threads(1)
+    whole = trainer_of("llama", **everything, checkpoint_dir=tmp_path / "whole")
+    expected = losses(whole.fit(SENTENCES, teacher=teachers))
+    for threads in (1, 2, 3):
+        soma.set_num_threads(threads)
+        run = {**everything, "checkpoint_dir": tmp_path / str(threads)}
+        with pytest.raises(KeyboardInterrupt):
+            trainer_of("llama", **run).fit(SENTENCES, teacher=teachers, callbacks=at_step(7, interrupt))
+        again = trainer_of("llama", 99, **run, resume=True)
+        assert losses(again.fit(SENTENCES, teacher=teachers)) == expected, threads
+        assert weights(again.model) == weights(whole.model), threads
+        saved, one = (weights(soma.load(tmp_path / name)[0]) for name in (str(threads), "whole"))
+        assert saved == one, threads
+
+
 def test_each_micro_batch_has_noise_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = trainer_of("llama", **NOISY)
     seen: list[dict[str, Any]] = []

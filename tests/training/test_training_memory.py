@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +139,21 @@ def group(folder: str, limit: str, used: int, cached: int, v1: bool = False) -> 
 )  # fmt: skip
 def test_free_is_the_least_of_system_and_cgroups(files: dict[str, str], free: int | None, tmp_path: Path) -> None:
     assert free_memory(machine(tmp_path, files)) == free
+
+
+def test_a_limit_of_addresses_counts() -> None:
+    resource = pytest.importorskip("resource", reason="no limits on this system")
+    script = """
+        import resource, soma_native
+        from soma_native.training.memory import free_memory
+        taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (taken + (100 << 20), resource.RLIM_INFINITY))
+        print(free_memory())
+    """
+    if not Path("/proc/self/statm").exists() or not hasattr(resource, "RLIMIT_AS"):
+        pytest.skip("this system does not say what is taken")
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
+    assert 50 << 20 < int(done.stdout) <= 90 << 20
 
 
 @pytest.mark.parametrize(
