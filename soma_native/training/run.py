@@ -66,14 +66,14 @@ class TrainingRun:
         world: World | None = None,
     ) -> None:
         self.world = World() if world is None else world
-        self.phase, self._student = Phase() if phase is None else phase, student
+        self.phase, self.student = Phase() if phase is None else phase, student
         self.layout = layout
         self.model, self.config = layout.model, layout.config
         self.history = history
         self.history.data = layout.data
         self.callbacks = callbacks
         self._stop = stop
-        self._clock = clock
+        self.clock = clock
         self.ranks = Ranks(self.world, layout)
         self.optimizer = self.ranks.optimizer
         self.average = make_average(self.model, self.config)
@@ -117,14 +117,14 @@ class TrainingRun:
         self.began -= state.seconds
         if state.isa != _core.active_isa():
             logger.warning("the run was saved on %s; on %s it rounds differently", state.isa, _core.active_isa())
-        logger.info("resumed from %s after %s", self.saves.folder, self._so_far)
+        logger.info("resumed from %s after %s", self.saves.folder, self.so_far)
         return state.pace
 
     # --- the loop
 
     def loop(self, guard: InterruptGuard) -> History:
         """Train until there is a reason to end. Record, evaluate and save when due."""
-        self._emit("start")
+        self.emit("start")
         last_epoch_end = self.step
         self._lap("start")
         while True:
@@ -133,7 +133,7 @@ class TrainingRun:
                 self._lap("validation")
             if self.step % self.layout.sampler.steps_per_epoch == 0 and self.step > last_epoch_end:
                 last_epoch_end = self.step
-                self._emit("epoch")
+                self.emit("epoch")
             save, stop = self._wishes(guard)
             reason = self._reason_to_end(stop)
             if reason is not None:
@@ -143,7 +143,7 @@ class TrainingRun:
                 self.world.together(self.saves.save)
                 self._lap("save")
             self._train_step(guard)
-            self._emit("step")
+            self.emit("step")
             self._keep_pace()
             if self.config.log_every is not None and self.step % self.config.log_every == 0:
                 message = "step %d: loss %.4f, lr %.3g, gradient norm %.3g"
@@ -152,20 +152,20 @@ class TrainingRun:
         self._warn_of_better_teachers()
         self.ranks.gather()
         self.world.together(self.saves.save_last)
-        logger.info("training ended after %s: %s", self._so_far, reason)
+        logger.info("training ended after %s: %s", self.so_far, reason)
         if self.layout.number is None or reason not in FINISHED:  # else the run goes on with another model
-            self._emit("end", reason)
+            self.emit("end", reason)
         return self.history
 
     def _lap(self, kind: Literal["start", "step", "validation", "save"]) -> None:
         if self.pace is not None:
-            self.pace.lap(kind, self._seconds)
+            self.pace.lap(kind, self.seconds)
 
     def _keep_pace(self) -> None:
         if self.pace is not None:
             self._lap("step")
         if self.pace is not None and self.ranks.agreed:
-            self._decide(self.world.share(self.pace.decide(self.step, self._seconds) if self.world.first else None))
+            self._decide(self.world.share(self.pace.decide(self.step, self.seconds) if self.world.first else None))
 
     def _wishes(self, guard: InterruptGuard) -> tuple[bool, bool]:
         """Whether to save and whether to stop now: the first rank says when to save, each may stop all, or Ctrl-C."""
@@ -189,13 +189,13 @@ class TrainingRun:
                     "that were left: a pause, a clock that jumped, or other programs took it; give more minutes"
                 )
             logger.info("%s: after step %d, the run has %d steps", *(decision[k] for k in _SAID))
-            self._emit("plan", decision["reason"], dict(decision))
+            self.emit("plan", decision["reason"], dict(decision))
 
     def _train_step(self, guard: InterruptGuard) -> None:
-        began = self._clock()
+        began = self.clock()
         loss, pairs = self.ranks.gradients(self.step)
         if not math.isfinite(loss):
-            raise self._not_finite(f"the loss is {loss}")
+            raise self.not_finite(f"the loss is {loss}")
         lr = self.layout.schedule(self.step)
         if isinstance(self.optimizer, Muon):
             self.optimizer.momentum = self.layout.momentum(self.step)
@@ -203,7 +203,7 @@ class TrainingRun:
             try:
                 grad_norm = self.optimizer.step(lr, self.layout.weight_decay(self.step))
             except FloatingPointError as error:
-                raise self._not_finite(str(error)) from error
+                raise self.not_finite(str(error)) from error
             self.step += 1
             done, pairs_done = self.ranks.after_step(self.step, self._record_due(), loss, pairs, self.average)
             if self.average is not None and self.step > self.layout.averaged_from:
@@ -211,9 +211,9 @@ class TrainingRun:
             self.loss, self.lr, self.grad_norm = loss, lr, grad_norm
             self.loss_sum += done
             self.pairs += pairs_done
-            self.step_seconds += self._clock() - began
+            self.step_seconds += self.clock() - began
 
-    def _averaged(self) -> AbstractContextManager[Model]:
+    def averaged(self) -> AbstractContextManager[Model]:
         """The model with the weights that are validated and saved: averaged ones, where there are any yet."""
         if self.average is None or self.average.updates == 0:
             return nullcontext(self.model)
@@ -224,7 +224,8 @@ class TrainingRun:
         if self.average is not None and self.average.updates > 0:
             self.average.apply()
 
-    def _not_finite(self, what: str, step: int | None = None) -> FloatingPointError:
+    def not_finite(self, what: str, step: int | None = None) -> FloatingPointError:
+        """The error of a number in this step that is not finite."""
         step = self.step + 1 if step is None else step
         saved = self.history.checkpoint
         kept = "" if saved is None else f"; the last good checkpoint, in {saved}, is untouched"
@@ -245,19 +246,19 @@ class TrainingRun:
     def _record(self, guard: InterruptGuard) -> None:
         val_loss = None
         if self.layout.validation is not None:
-            with self._averaged() as model:
+            with self.averaged() as model:
                 val_loss = mean_loss(
                     model, self.layout.validation, self.config.batch_size, self.layout.max_eval_windows, self.world
                 )
             if not math.isfinite(val_loss):
-                raise self._not_finite(f"the validation loss is {val_loss}", self.step)
+                raise self.not_finite(f"the validation loss is {val_loss}", self.step)
         bits = self.layout.bits_per_nat
         record: Record = {
             "epoch": self._epoch,
             "step": self.step,
             "train_loss": self.loss_sum / self.pairs,
             "val_loss": val_loss,
-            "seconds": self._seconds,
+            "seconds": self.seconds,
             "tokens_per_second": self.pairs / max(self.step_seconds, 1e-9),
             "lr": self.lr if math.isfinite(self.lr) else self.layout.schedule(self.step - 1),
             "val_bits_per_byte": None if val_loss is None or bits is None else val_loss * bits,
@@ -270,13 +271,13 @@ class TrainingRun:
             self.saves.best = snapshot or self.saves.best
         validated = "" if val_loss is None else f", validation loss {val_loss:.4f}{bits_text(record)}"
         logger.info("epoch %d, step %d: loss %.4f%s", record["epoch"], self.step, record["train_loss"], validated)
-        self._emit("evaluate")
+        self.emit("evaluate")
         self._warn(self.history.renew_overfit_warning())
 
     def _warn(self, message: str | None) -> None:
         if message is not None:
             logger.warning("%s", message)
-            self._emit("warning", message)
+            self.emit("warning", message)
 
     def _warn_of_better_teachers(self) -> None:
         """A run that lost its time may leave the model too few steps."""
@@ -310,7 +311,8 @@ class TrainingRun:
         return None if self.layout.total_steps == UNDECIDED else self.layout.total_steps
 
     @property
-    def _so_far(self) -> str:
+    def so_far(self) -> str:
+        """The steps that are done, in words."""
         total = "" if self.total_steps is None else f" of {self.total_steps}"
         return f"step {self.step}{total}" + ("" if self.layout.number is None else f" of teacher {self.layout.number}")
 
@@ -319,10 +321,12 @@ class TrainingRun:
         return max(1, -(-self.step // self.layout.sampler.steps_per_epoch))
 
     @property
-    def _seconds(self) -> float:
-        return self._clock() - self.began
+    def seconds(self) -> float:
+        """Of the run so far."""
+        return self.clock() - self.began
 
-    def _emit(self, kind: EventKind, message: str = "", details: Mapping[str, Any] = MappingProxyType({})) -> None:
+    def emit(self, kind: EventKind, message: str = "", details: Mapping[str, Any] = MappingProxyType({})) -> None:
+        """Tell the callbacks what happened."""
         if not self.callbacks.wants(kind):
             return
         total = self.total_steps
@@ -335,7 +339,7 @@ class TrainingRun:
             loss=self.loss,
             lr=self.lr,
             grad_norm=self.grad_norm,
-            seconds=self._seconds,
+            seconds=self.seconds,
             tokens_per_second=self.pairs / self.step_seconds if self.step_seconds else 0.0,
             record=self.history.records[-1] if self.history.records else None,
             message=message,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,16 +16,63 @@ from soma_native.checkpoint.folder import model_files
 from soma_native.core import _core
 from soma_native.files.atomic_folder import replace_files
 from soma_native.model.model import Model
-from soma_native.training.phase import FINISHED, STUDENT
+from soma_native.optim.average import WeightAverage
+from soma_native.optim.optimizer import Optimizer
+from soma_native.parallel.world import World
+from soma_native.training.callbacks import EventKind
+from soma_native.training.config import TrainConfig
+from soma_native.training.history import History
+from soma_native.training.layout import Layout
+from soma_native.training.pace import Clock, Pace
+from soma_native.training.phase import FINISHED, STUDENT, Phase
+from soma_native.training.ranks import Ranks
 from soma_native.training.snapshot import Snapshot
 from soma_native.training.state import STATE_FILE, TrainingState, read_arrays, state_arrays, write_state
-
-if TYPE_CHECKING:
-    from soma_native.training.run import TrainingRun
 
 logger = logging.getLogger("soma_native")
 
 _INTERRUPTED = {"interrupted": True}  # marks a log record, so that the command can print words of its own instead
+
+
+class SavedRun(Protocol):
+    """What of a `TrainingRun` its saves look at."""
+
+    config: TrainConfig
+    layout: Layout
+    history: History
+    model: Model
+    student: Model | None
+    average: WeightAverage | None
+    world: World
+    ranks: Ranks
+    phase: Phase
+    pace: Pace | None
+    clock: Clock
+    step: int
+    loss_sum: float
+    pairs: int
+    step_seconds: float
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """Of all parameters, or of this rank's part."""
+
+    @property
+    def seconds(self) -> float:
+        """Of the run so far."""
+
+    @property
+    def so_far(self) -> str:
+        """The steps, in words."""
+
+    def averaged(self) -> AbstractContextManager[Model]:
+        """The model with the weights that are validated and saved."""
+
+    def not_finite(self, what: str, step: int | None = None) -> FloatingPointError:
+        """The error of a run that found such a number."""
+
+    def emit(self, kind: EventKind, message: str = "") -> None:
+        """Send an event."""
 
 
 class Saves:
@@ -40,7 +88,7 @@ class Saves:
         best: the weights of the lowest validation loss, until they are saved.
     """
 
-    def __init__(self, run: TrainingRun, at: float) -> None:
+    def __init__(self, run: SavedRun, at: float) -> None:
         directory = run.config.checkpoint_dir
         self._run = run
         self.folder = None if directory is None or not run.world.first else Path(directory)
@@ -64,7 +112,7 @@ class Saves:
         lower = lowest is None or lowest["val_loss"] is None or val_loss < lowest["val_loss"]
         if not lower or self.folder is None:
             return None
-        with run._averaged() as model:
+        with run.averaged() as model:
             return Snapshot(model)
 
     def due(self) -> bool:
@@ -75,7 +123,7 @@ class Saves:
         if run.config.checkpoint_every is not None:
             return run.step % run.config.checkpoint_every == 0
         minutes = run.config.checkpoint_minutes
-        return bool(minutes) and run._clock() - self.at >= 60 * cast(float, minutes)
+        return bool(minutes) and run.clock() - self.at >= 60 * cast(float, minutes)
 
     def require_finite(self) -> None:
         """Raise a FloatingPointError if a weight is not finite."""
@@ -84,7 +132,7 @@ class Saves:
             return
         for name, array in run.model.parameters().items():
             if not np.isfinite(array).all():
-                raise run._not_finite(f"{name} has values that are not finite", run.step)
+                raise run.not_finite(f"{name} has values that are not finite", run.step)
 
     def save(self, interrupted: bool = False) -> None:
         """Save the model, then the state. `keep_best` saves the best model, if it is not saved yet.
@@ -102,7 +150,7 @@ class Saves:
         if interrupted and self._average_improves():
             best = (self.best or load_model(self.folder)).parameters()
         elif not run.config.keep_best or run.history.best is None:
-            with run._averaged() as model:
+            with run.averaged() as model:
                 self._save_model(model)
         elif self.best is not None:
             self._save_model(cast(Model, self.best))
@@ -110,7 +158,7 @@ class Saves:
         run.history.checkpoint = str(self.folder)
         state = TrainingState(
             run.step, run.layout.identity, run.config.to_dict(), _core.active_isa(), run.history.to_dict(),
-            run.loss_sum, run.pairs, run.step_seconds, run._seconds,
+            run.loss_sum, run.pairs, run.step_seconds, run.seconds,
             None if run.pace is None else run.pace.to_dict(), asdict(run.phase) if run.config.teachers else None,
             bool(best),
         )  # fmt: skip
@@ -121,11 +169,11 @@ class Saves:
             run.history.to_json(staging.path / "history.json")
             run.history.to_csv(staging.path / "history.csv")
         if best:
-            with run._averaged() as model:
+            with run.averaged() as model:
                 self._save_model(model)
-        self.step, self.at, run.ranks.whole = run.step, run._clock(), {}
+        self.step, self.at, run.ranks.whole = run.step, run.clock(), {}
         logger.info("saved a checkpoint after step %d in %s", run.step, self.folder)
-        run._emit("checkpoint", str(self.folder))
+        run.emit("checkpoint", str(self.folder))
 
     def _average_improves(self) -> bool:
         """Whether the average of now should be better than the best that was validated: the last validation was it."""
@@ -151,8 +199,8 @@ class Saves:
         run = self._run
         assert self.folder is not None
         if run.layout.number is not None:
-            if run._student is not None and STUDENT not in run.phase.kept:
-                run.phase.keep(self.folder, STUDENT, run._student)
+            if run.student is not None and STUDENT not in run.phase.kept:
+                run.phase.keep(self.folder, STUDENT, run.student)
             run.phase.keep(self.folder, str(run.layout.number), model)
         if self.is_best():
             save(self.folder, model, run.layout.tokenizer)
@@ -191,6 +239,6 @@ class Saves:
         if not earlier:
             self.save(interrupted=True)
         logger.warning(
-            "interrupted after %s; saved in %s, resume=True continues from there", run._so_far, self.folder,
+            "interrupted after %s; saved in %s, resume=True continues from there", run.so_far, self.folder,
             extra=_INTERRUPTED,
         )  # fmt: skip

@@ -287,7 +287,7 @@ class Trainer:
 
     def averaged(self) -> contextlib.AbstractContextManager[Model]:
         """In this block, inside a callback, the model has the weights that are validated and saved: averaged ones."""
-        return contextlib.nullcontext(self.model) if self._running is None else self._running._averaged()
+        return contextlib.nullcontext(self.model) if self._running is None else self._running.averaged()
 
     @property
     def bits_per_nat(self) -> float | None:
@@ -308,7 +308,7 @@ class Trainer:
         choice("kind", kind, ("plan", "sample"))
         if self._running is None:
             raise RuntimeError("tell is for callbacks: no fit of this trainer runs now")
-        self._running._emit(kind, details=details)
+        self._running.emit(kind, details=details)
 
     def _run(self, run: TrainingRun) -> History:
         self._running = run

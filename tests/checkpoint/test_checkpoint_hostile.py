@@ -430,18 +430,16 @@ def test_sharded_weights(folder: Path) -> None:
     found = soma_native.load(folder)[0].parameters()
     assert all(np.array_equal(found[name], array) for name, array in sound.items())
     path = folder / "model.safetensors.index.json"
-    for broken, wanted in (
-        ({}, "has no weight_map"),
-        ({"weight_map": {**index["weight_map"], "wte": "../x.safetensors"}}, "not a safetensors file of this folder"),
-        ({"weight_map": {**index["weight_map"], "wte": "config.json"}}, "not a safetensors file of this folder"),
-        ({"weight_map": {**index["weight_map"], "wte": "a\0.safetensors"}}, "not a safetensors file of this folder"),
-        ({"weight_map": {**index["weight_map"], "wte": "a" * 999 + ".safetensors"}}, "not a safetensors file of this"),
-        ({"weight_map": {**index["weight_map"], "wte": "none.safetensors"}}, "none.safetensors: is missing"),
-        ({"weight_map": {**index["weight_map"], "nothing": index["weight_map"]["wte"]}}, "tensor 'nothing' is missing"),
-        ({"weight_map": {**index["weight_map"], "wte": 5}}, "not a safetensors file"),
+    bad = ("../x.safetensors", "config.json", "a\0.safetensors", "a" * 999 + ".safetensors", 5)
+    for changes, wanted in (
+        *(({"wte": name}, "not a safetensors file of this folder") for name in bad),
+        ({"wte": "none.safetensors"}, "none.safetensors: is missing"),
+        ({"nothing": index["weight_map"]["wte"]}, "tensor 'nothing' is missing"),
     ):
-        path.write_text(json.dumps(broken))
+        path.write_text(json.dumps({"weight_map": {**index["weight_map"], **changes}}))
         refused(folder, wanted)
+    path.write_text("{}")
+    refused(folder, "has no weight_map")
     path.write_text(json.dumps(index))
     (folder / "model-00002-of-00002.safetensors").unlink()
     refused(folder, "model-00002-of-00002.safetensors: is missing")

@@ -246,42 +246,6 @@ def test_ctrl_c_in_a_validation_saves_the_steps_before_it(tmp_path: Path) -> Non
     assert weights(again.model) == weights(whole.model)
 
 
-@pytest.mark.parametrize("better", [True, False])
-def test_ctrl_c_saves_the_average_of_now_unless_an_earlier_one_was_better(
-    better: bool, tmp_path: Path, find_losses: Callable[..., None]
-) -> None:
-    """What was validated as the best goes on with the state, so that the end is that of a whole run."""
-    settings: dict[str, Any] = {"ema": 0.9, "val_fraction": 0.2, "eval_every": 6, "checkpoint_minutes": 0}
-    given = [3.0, 2.0, 2.5, 2.6] if better else [2.0, 3.0, 3.5, 3.6]
-    find_losses(*given)
-    whole = make_trainer(**settings, checkpoint_dir=tmp_path / "whole")
-    best: list[dict[str, bytes]] = []
-    now: list[dict[str, bytes]] = []
-
-    def watch(event: soma.Event) -> None:
-        if event.kind == "evaluate" and event.history.best is event.record:
-            with event.trainer.averaged() as model:
-                best.append(weights(model))
-        if event.kind == "step" and event.step == 15:
-            with event.trainer.averaged() as model:
-                now.append(weights(model))
-
-    expected = losses(whole.fit(SENTENCES, callbacks=watch))
-    find_losses(*given)
-    folder = tmp_path / "parts"
-    with pytest.raises(KeyboardInterrupt):
-        make_trainer(**settings, checkpoint_dir=folder).fit(SENTENCES, callbacks=at_step(15, interrupt))
-    assert weights(soma.load(folder)[0]) == (now if better else best)[-1]
-    find_losses(*given[2:])
-    with pytest.raises(KeyboardInterrupt):  # twice: the best is in the state still
-        soma.Trainer.resume(folder).fit(SENTENCES, callbacks=at_step(17, interrupt))
-    find_losses(*given[2:])
-    assert losses(soma.Trainer.resume(folder).fit(SENTENCES)) == expected
-    assert weights(soma.load(folder)[0]) == best[-1] == weights(soma.load(tmp_path / "whole")[0])
-    with TensorFile(folder / STATE_FILE) as file:
-        assert not any(name.startswith("best.") for name in file.entries)
-
-
 @needs_timers
 @pytest.mark.parametrize("average", [{"ema": 0.9}, {"tail_average": 0.9}, {}], ids=str)
 def test_ctrl_c_inside_a_long_step_saves_the_averaged_model_and_the_exact_state(
