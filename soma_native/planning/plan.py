@@ -183,7 +183,9 @@ def choose(
     training = TrainConfig(**{
         "optimizer": "muon", "schedule": "wsd", "cautious_decay": True, "val_fraction": VAL_FRACTION,
         "batch_size": outlook.batch, "minutes": minutes, "seq_len": None if model is None else seq_len,
-        **regularisation(outlook.epochs, 0 if lesson else outlook.steps),
+        **regularisation(
+            outlook.epochs, 0 if lesson else outlook.steps, chosen.config.num_parameters / outlook.epoch.pairs
+        ),
         **({"distill": DISTILL} if lesson or settings.get("teachers") else {}),
         **({"teachers": lesson.teachers, "teacher_length": lesson.length} if lesson else {}), **settings,
     })  # fmt: skip

@@ -89,6 +89,14 @@ def test_more_epochs_are_more_regularised() -> None:
     assert plans[0].training.dropout == 0 < plans[-1].training.dropout
 
 
+def test_a_model_smaller_than_its_text_needs_less() -> None:
+    """At seven epochs of a megabyte dropout costs the small model 0.04 nats (docs/LOG.md)."""
+    small, large = (choose(corpus(1_111_111), FAST, None, {"preset": name, "epochs": 7}) for name in ("1m", "5m"))
+    assert (small.training.dropout, large.training.dropout) == (0.0, 0.1)
+    again = choose(corpus(111_111), FAST, None, {"preset": "1m", "epochs": 7})
+    assert again.training.dropout == 0.1, "of a tenth of the text it is not"
+
+
 def test_with_nothing_said_a_small_corpus_gets_less_time() -> None:
     small, large = (choose(corpus(size), FAST).minutes for size in (20_000, 100_000_000))
     assert small is not None and large is not None
