@@ -70,8 +70,8 @@ def regularisation(epochs: float, steps: int, parameters_a_token: float) -> dict
     """The settings of `TrainConfig` against over-fitting, for a text that is seen so many times in so many steps.
 
     Measured on tinyshakespeare's characters (docs/LOG.md): with 1.5 epochs little decay is best, and with five epochs
-    dropout does not pay yet. A model of fewer parameters than the text has tokens over-fits later. An average over a fortieth of the steps gains 2% before the rate has fallen, when a run
-    may be stopped, and changes nothing at its end.
+    dropout does not pay yet. A model of fewer parameters than the text has tokens over-fits later. An average over a
+    fortieth of the steps gains 2% before the rate has fallen, when a run may be stopped, and costs 0.1% at its end.
     """
     average = {"ema": round(min(_LONGEST_AVERAGE, 1 - 40 / steps), 4)} if steps >= _AVERAGED_FROM else {}
     crowded = epochs * min(1.0, parameters_a_token)
