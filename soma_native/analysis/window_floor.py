@@ -78,13 +78,14 @@ class WindowFloor:
         store, ordinary = self._windows.store, ordinary_ids(self._tokenizer)
         texts: list[str | bytes] = []
         skipped: list[int] = []
-        documents = np.searchsorted(store.stops, starts, side="right")
-        for document in np.unique(documents):
+        documents = np.searchsorted(store.stops, starts, side="right")  # ascending
+        for own in np.split(np.arange(len(starts)), np.flatnonzero(np.diff(documents)) + 1):
+            document = documents[own[0]]
             begin, end = int(store.starts[document]), int(store.stops[document])
             ids = store.tokens[begin:end]
             data = self._tokenizer.decode_bytes(ids[ordinary[ids]])
             at = np.concatenate([[0], np.cumsum(self._spelled[ids])])  # the first byte of each token
-            for i in np.flatnonzero(documents == document):
+            for i in own:
                 first = int(starts[i]) - begin + 1
                 a, b = (_character(data, int(at[token])) for token in (first, first + int(lengths[i])))
                 before = _character(data, max(0, a - _CONTEXT))

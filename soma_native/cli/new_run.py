@@ -163,9 +163,7 @@ def _plan(
         speed = measure_speed(fixed.get("precision", "auto"), fixed.get("optimizer", "muon"), device=arguments.device)
         ranks = getattr(arguments, "ranks", 1)  # `plan` has none
         speed = dataclasses.replace(speed, flops=tuple(ranks * each for each in speed.flops))
-    free = free_memory(device=arguments.device)
-    if free is not None and arguments.device == "cpu":
-        free //= getattr(arguments, "ranks_here", 1)
+    free = free_memory(device=arguments.device, ranks=getattr(arguments, "ranks_here", 1))
     return choose(corpus, speed, minutes, fixed, free, arguments.device)
 
 

@@ -153,7 +153,7 @@ class ProgressDisplay(Callback):
         self._said_at = event.seconds
         best = event.history.best is event.record
         epochs = None if event.trainer.config.steps else event.epochs
-        line = record_line(event.record, epochs, event.total_steps, self._left(event))
+        line = record_line(event.record, epochs, event.total_steps, self._left(event), event.trainer.bits_per_nat)
         self._line(line + ("  best" if best else ""))
 
     def _left(self, event: Event) -> float:
@@ -191,8 +191,12 @@ def _of(total: int | None, between: str = "/") -> str:
     return "" if total is None else f"{between}{total:{',' if between != '/' else ''}}"
 
 
-def record_line(record: Record, epochs: int | None, total_steps: int | None, left: float = 0.0) -> str:
+def record_line(
+    record: Record, epochs: int | None, total_steps: int | None, left: float = 0.0, bits_per_nat: float | None = None
+) -> str:
     """A record of the history as one line of text, with the seconds that are left.
+
+    `bits_per_nat` gives the training loss in bits per byte too.
 
     `epochs` is None for a run that counts steps, `total_steps` for a run by time, until the clock has decided.
 
@@ -201,10 +205,8 @@ def record_line(record: Record, epochs: int | None, total_steps: int | None, lef
     ...             left=13.5)
     'epoch  2/20  step  40/400  loss 3.2500  lr 0.001  30,000 tokens/s  1.5 s, 13.5 s left'
     """
-    validation = training = ""
-    if record["val_loss"] is not None:
-        validation = f"  validation {record['val_loss']:.4f}{bits_text(record)}"
-        training = bits_text(record, of="train_loss")
+    validation = "" if record["val_loss"] is None else f"  validation {record['val_loss']:.4f}{bits_text(record)}"
+    training = "" if bits_per_nat is None else f" ({bits_per_nat * record['train_loss']:.4f} bits/byte)"
     return (
         ("" if epochs is None else f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}  ")
         + f"step {record['step']:>{len(str(total_steps or ''))}}{_of(total_steps)}"

@@ -40,9 +40,9 @@ nothing); an option fixes what it names. --preset of a classic (showcase, improv
 
 After an evaluation, every half minute at most, the model writes a line. A window never holds text of two documents.
 While training, Ctrl-C saves a checkpoint and prints its place; the same command with --resume continues from it, bit
-for bit. DIR gets the model (with validation, the one of the lowest loss), its tokenizer, history.csv, history.json,
-events.jsonl (one JSON object a line, while it trains), the state to resume from and, if matplotlib is installed,
-loss.png."""
+for bit. DIR gets the model (with validation, the one of the lowest loss; after Ctrl-C the average of that moment, if
+the loss still fell), its tokenizer, history.csv, history.json, events.jsonl (one JSON object a line, while it trains),
+the state to resume from and, if matplotlib is installed, loss.png."""
 
 
 def add_parser(commands: Any) -> None:
@@ -65,7 +65,7 @@ def add_parser(commands: Any) -> None:
         "--checkpoint-minutes",
         type=number(least=0),
         metavar="M",
-        help="minutes between two saves; 0: only at the end (default: 5)",
+        help="minutes between two saves; 0: at the end and at Ctrl-C alone (default: 5)",
     )
     existing = watching.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="continue the run in DIR")

@@ -164,7 +164,7 @@ def best(candidates: Mapping[str, Candidate], outlooks: Mapping[str, Outlook], b
 def worth(
     candidates: Mapping[str, Candidate], fits: Mapping[str, Sequence[int]], speed: Speed, settings: Mapping[str, Any]
 ) -> float:
-    """The least minutes twice of which gain less than 1% of the expected loss; `MOST_MINUTES` where they gain more."""
+    """The shortest time whose doubling lowers the expected loss by less than 1%, `MOST_MINUTES` at most."""
 
     def reached(minutes: float) -> float:
         return min(judge(candidates[name], batches, speed, minutes, settings).loss for name, batches in fits.items())

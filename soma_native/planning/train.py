@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
 import shutil
 import tempfile
@@ -32,6 +33,8 @@ from soma_native.training.state import held_by
 from soma_native.training.trainer import Trainer
 
 LEAST_HELD_OUT = 16  # pairs of a validation that says which model is better
+
+logger = logging.getLogger("soma_native")
 
 
 class TellPlan(Callback):
@@ -73,7 +76,7 @@ def train(
         texts: the documents, as for `Trainer.fit`.
         minutes: of the whole call, above 0; None means what the corpus is worth, at most 10.
         out: folder to save into, with the history and, if matplotlib is installed, loss.png; None saves nothing, but
-            what Ctrl-C ends stays in a temporary folder, which the warning names.
+            what an error or Ctrl-C ends stays in a temporary folder, which a warning names.
         seed: of the weights and the order of the data.
         overwrite: whether a model or a run that is in `out` already is replaced.
         device: as for `Model`.
@@ -123,16 +126,14 @@ def train(
 
 @contextlib.contextmanager
 def _scratch() -> Iterator[str]:
-    """A folder for this block. It stays after a Ctrl-C, if a run was saved there, which can go on."""
+    """A folder for this block. It stays after an error or a Ctrl-C, if a run was saved there."""
     folder = tempfile.mkdtemp(prefix="soma-native-")
+    keep = True
     try:
         yield folder
-    except KeyboardInterrupt:
-        if held_by(Path(folder)):
-            raise
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    shutil.rmtree(folder, ignore_errors=True)
+        keep = False
+    finally:
+        if keep and held_by(Path(folder)):
+            logger.warning("what was trained is kept in %s", folder)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -30,7 +30,7 @@ class RunningTrainer(Protocol):
 
     @property
     def bits_per_nat(self) -> float | None:
-        """Bits per byte for each nat a token of the validation, while `fit` runs; None without them."""
+        """Bits per byte for each nat a token of the training loss, while `fit` runs; None without them."""
 
     def stop(self) -> None:
         """End the training after this step."""

@@ -127,8 +127,9 @@ class TrainConfig:
             always save one; with None or 0, they alone do.
         checkpoint_every: steps between two checkpoints, in the place of minutes.
         keep_best: True keeps in `checkpoint_dir` the model with the lowest validation loss (without validation, the
-            latest model); False keeps the latest. Resuming always continues from the latest. A Ctrl-C after a lowest
-            loss leaves the average of that moment, where there is an average; the best is in the state then.
+            latest model); False keeps the latest. Resuming always continues from the latest. Ctrl-C saves the
+            average of that moment, if there is one and the last validation was the lowest; the best weights are then in
+            the state file.
         log_every: steps between two log lines (level INFO); None logs only the records.
         resume: continue the run whose checkpoint is in `checkpoint_dir`, bit for bit as if it had never stopped.
 

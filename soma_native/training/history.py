@@ -326,12 +326,10 @@ class History:
         return f"History({len(self.records)} records{last})"
 
 
-def bits_text(record: Record, digits: int = 4, of: Literal["val_loss", "train_loss"] = "val_loss") -> str:
-    """A loss of a record in bits per byte, to stand behind it, by the validation's bytes a token; "" without them."""
-    bits, loss = record["val_bits_per_byte"], record["val_loss"]
-    if bits is None or not loss:
-        return ""
-    return f" ({bits if of == 'val_loss' else bits / loss * record['train_loss']:.{digits}f} bits/byte)"
+def bits_text(record: Record, digits: int = 4) -> str:
+    """The bits per byte of a record, to stand behind its validation loss; "" where there are none."""
+    bits = record["val_bits_per_byte"]
+    return "" if bits is None else f" ({bits:.{digits}f} bits/byte)"
 
 
 def _val_loss(record: Record) -> float:

@@ -161,7 +161,7 @@ class Layout:
             # Start, momentum, gradient, what is received of it, a scratch; and copies of the moments at a save.
             outer = 0 if config.sync_every is None else 7 * model.num_parameters
             held = sum(each._core.held_floats for each in (model, *self.teachers))
-            return needed + 4 * (outer - held), free_memory(device=model.device)
+            return needed + 4 * (outer - held), free_memory(device=model.device, own=world.alone)
 
         own = world.together(need_and_free)
         for ranks in world.by_machine(own, model.device):

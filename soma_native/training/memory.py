@@ -67,7 +67,7 @@ def training_memory(
     return _FLOAT * floats
 
 
-def free_memory(root: Path = Path("/"), device: str = "cpu") -> int | None:
+def free_memory(root: Path = Path("/"), device: str = "cpu", *, ranks: int = 1, own: bool = True) -> int | None:
     """Bytes that this process can still take: what the system has, or its cgroup or `ulimit -v` allows, if less.
 
     Memory of files that were read counts as free, since the system gives it back. Swap does not.
@@ -75,13 +75,16 @@ def free_memory(root: Path = Path("/"), device: str = "cpu") -> int | None:
     Args:
         root: the folder in which `proc` and `sys` lie.
         device: whose memory is meant. A GPU's is what its driver says.
+        ranks: processes that share what the system and the cgroup have.
+        own: whether `ulimit -v` counts, which each process has for itself.
 
     Returns:
         None where the system does not say, as on any but Linux.
     """
     if (free := _core.free_bytes(device)) is not None:
         return free
-    found = [*_of_system(root / "proc/meminfo"), *_of_cgroups(root), *_of_limit(root / "proc/self/statm")]
+    found = [free // ranks for free in (*_of_system(root / "proc/meminfo"), *_of_cgroups(root))]
+    found += _of_limit(root / "proc/self/statm") if own else ()
     return max(0, min(found)) if found else None
 
 

@@ -26,14 +26,12 @@ from soma_native.training.pace import Clock, Pace, cool_down
 from soma_native.training.phase import FINISHED, Phase
 from soma_native.training.ranks import Ranks
 from soma_native.training.saves import Saves
-from soma_native.training.state import (
-    warn_of_what_is_replaced,
-)
+from soma_native.training.state import warn_of_what_is_replaced
 
 logger = logging.getLogger("soma_native")
 
 _SAID: tuple[Literal["reason", "step", "total_steps"], ...] = ("reason", "step", "total_steps")
-_LOST = 0.5  # part of the steps that were left, with fewer of which a run has lost time
+_LOST = "a pause, a clock that jumped, or other programs took it"
 
 
 class TrainingRun:
@@ -105,6 +103,9 @@ class TrainingRun:
         self.history.__dict__.update(History.from_dict(state.history).__dict__)
         for decision in self.history.decisions:
             self.layout.decide(decision)
+        by_patience = state.history["stop_reason"] == "early stopping"
+        if by_patience and not any(decision["reason"] == "early stopping" for decision in self.history.decisions):
+            self.layout.cooling, self.layout.total_steps = True, state.step  # an older version ended at once
         if self.average is not None:
             self.average.updates = max(0, state.step - self.layout.averaged_from)
         self.optimizer.step_count = steps
@@ -180,14 +181,11 @@ class TrainingRun:
 
     def _decide(self, decision: Decision | None) -> None:
         if decision is not None:
-            planned, left = self.total_steps, decision["total_steps"] - decision["step"]
+            planned = self.total_steps
             self.history.decisions.append(decision)
             self.layout.decide(decision)
-            if planned is not None and decision["reason"] == "clock" and left < _LOST * (planned - decision["step"]):
-                self._add_warning(
-                    f"after step {decision['step']} there is time for {left} of the {planned - decision['step']} steps "
-                    "that were left: a pause, a clock that jumped, or other programs took it; give more minutes"
-                )
+            if planned is not None and decision["reason"] == "clock":
+                self._warn_of_lost_time(planned, decision["step"], decision["total_steps"])
             logger.info("%s: after step %d, the run has %d steps", *(decision[k] for k in _SAID))
             self.emit("plan", decision["reason"], dict(decision))
 
@@ -285,6 +283,15 @@ class TrainingRun:
             best = f"its best teacher (validation {self.history.best_teacher:.4f})"
             self._add_warning(
                 f"the model did not become better than {best}, which was saved in its place: give more minutes"
+            )
+
+    def _warn_of_lost_time(self, planned: int, step: int, total: int) -> None:
+        """Say it once, if half of the steps that were left are lost, and a tenth of all."""
+        lost, said = planned - total, any(_LOST in warning for warning in self.history.warnings)
+        if not said and 2 * lost > planned - step and 10 * lost >= planned:
+            self._add_warning(
+                f"after step {step} there is time for {total - step} of the {planned - step} steps that were left: "
+                f"{_LOST}; give more minutes"
             )
 
     def _add_warning(self, message: str) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from soma_native.checkpoint import load_model, save
 from soma_native.checkpoint.folder import model_files
 from soma_native.core import _core
+from soma_native.errors import CheckpointError
 from soma_native.files.atomic_folder import replace_files
 from soma_native.model.model import Model
 from soma_native.optim.average import WeightAverage
@@ -139,17 +140,16 @@ class Saves:
 
         After a crash between the two, a resumed run continues from the older state and makes the same model again.
 
-        An average that still becomes better is saved as it is when the run is interrupted. The best goes into the
-        state, which is then saved first.
+        An average that still becomes better takes the place of the best when the run is interrupted. It is saved last,
+        when the state has the best.
         """
         run = self._run
         if self.folder is None:
             return
         self.require_finite()
-        best: dict[str, NDArray[np.float32]] = {}
-        if interrupted and self._average_improves():
-            best = (self.best or load_model(self.folder)).parameters()
-        elif not run.config.keep_best or run.history.best is None:
+        late = interrupted and self._average_improves()
+        best = self._best_weights() if late else {}
+        if not run.config.keep_best or run.history.best is None:
             with run.averaged() as model:
                 self._save_model(model)
         elif self.best is not None:
@@ -168,15 +168,25 @@ class Saves:
             write_state(staging.path / STATE_FILE, state, run.optimizer.step_count, whole)
             run.history.to_json(staging.path / "history.json")
             run.history.to_csv(staging.path / "history.csv")
-        if best:
+        if late:
             with run.averaged() as model:
                 self._save_model(model)
         self.step, self.at, run.ranks.whole = run.step, run.clock(), {}
         logger.info("saved a checkpoint after step %d in %s", run.step, self.folder)
         run.emit("checkpoint", str(self.folder))
 
+    def _best_weights(self) -> dict[str, NDArray[np.float32]]:
+        """The weights of the lowest validation loss; none where the folder has lost them."""
+        assert self.folder is not None
+        if self.best is not None:
+            return self.best.parameters()
+        try:
+            return load_model(self.folder).parameters()
+        except (CheckpointError, FileNotFoundError):
+            return {}
+
     def _average_improves(self) -> bool:
-        """Whether the average of now should be better than the best that was validated: the last validation was it."""
+        """Whether the average of now should be better than the best: the last validation was the lowest so far."""
         run = self._run
         return (
             run.config.keep_best

@@ -291,8 +291,12 @@ class Trainer:
 
     @property
     def bits_per_nat(self) -> float | None:
-        """Bits per byte for each nat a token, while `fit` runs, by the validation's bytes; None without them."""
-        return None if self._running is None else self._running.layout.bits_per_nat
+        """While `fit` runs: bits per byte for each nat a token of the training loss, by the validation's bytes.
+
+        None without them, and where the loss is more than a cross-entropy: the run learns from teachers.
+        """
+        layout = None if self._running is None else self._running.layout
+        return None if layout is None or layout.teachers else layout.bits_per_nat
 
     def tell(self, kind: Literal["plan", "sample"], **details: Any) -> None:
         """Send an event to all callbacks of the run, and so to `events.jsonl`. For callbacks.

@@ -9,10 +9,11 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import soma_native as soma
-from helpers.training import SENTENCES, WORDS, losses, make_model
+from helpers.training import SENTENCES, WORDS, at_step, interrupt, losses, make_model
 from soma_native.analysis.window_floor import WindowFloor
 from soma_native.data.token_store import TokenStore
 from soma_native.data.windows import Windows
@@ -105,8 +106,41 @@ def test_there_is_none_where_bytes_do_not_compare(caplog: pytest.LogCaptureFixtu
         history = make_trainer(tok).fit(store, callbacks=[AgainstFloor(*store.split(0.2))])
         assert history.floor is history.compared is None
     with caplog.at_level(logging.WARNING, "soma_native"):
-        make_trainer().fit(unknown, callbacks=[AgainstFloor(*unknown.split(0.2))])
-    assert "no bits per byte and no floor: 1 token of the texts stand" in caplog.text
+        history = make_trainer().fit(unknown, callbacks=[AgainstFloor(*unknown.split(0.2))])
+    assert "no floor is measured: 1 token of the texts stand" in caplog.text
+    assert history.records[-1]["val_bits_per_byte"] is not None, "the validation has none"
+    both = TokenStore.encode([f"{text}Q" for text in SENTENCES], CHARS, "auto")
+    with caplog.at_level(logging.WARNING, "soma_native"):
+        history = make_trainer().fit(both, callbacks=[AgainstFloor(*both.split(0.2))])
+    assert "no floor is measured, and there are no bits per byte: 64 tokens" in caplog.text
+    assert history.records[-1]["val_bits_per_byte"] is None
+
+
+def test_a_run_that_goes_on_before_the_clock_decides_has_the_floor_of_its_windows(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"minutes": 2.0, "steps": None, "batch_size": 1, "val_fraction": 0.2}
+
+    def trainer(**more: Any) -> soma.Trainer:
+        clock, model = itertools.count(), make_model(vocab_size=CHARS.vocab_size)
+        config = soma.TrainConfig(**settings, checkpoint_dir=tmp_path, **more)
+        return soma.Trainer(model, CHARS, config, clock=lambda: float(next(clock)))
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer().fit(STORE, callbacks=[AgainstFloor(TRAIN, VALIDATION), at_step(1, interrupt)])
+    history = trainer(resume=True).fit(STORE, callbacks=[AgainstFloor(TRAIN, VALIDATION)])
+    limit = history.decisions[-1]["max_eval_windows"]
+    assert limit is not None and history.floor == WindowFloor(TRAIN, Windows(VALIDATION, 16), CHARS).measure(limit)
+
+
+def test_a_text_of_noise_is_not_counted_far(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Its 5-grams never come again, so that each takes memory."""
+    rng = np.random.default_rng(0)
+    texts = ["".join(rng.choice(list("abcdefghijklmnop"), 400)) for _ in range(90)]
+    tok = soma.Tokenizer.train(texts, kind="char")
+    store = TokenStore.encode(texts, tok, "auto")
+    monkeypatch.setattr(against_floor, "_MOST_BYTES", {True: 10**9, False: 1000})
+    with caplog.at_level(logging.WARNING, "soma_native"):
+        assert make_trainer(tok).fit(store, callbacks=[AgainstFloor(*store.split(0.2))]).floor is None
+    assert "no floor is measured: the training part has some" in caplog.text
 
 
 def test_parts_of_ends_alone_have_none() -> None:
@@ -120,7 +154,7 @@ def test_large_texts_are_not_waited_for(monkeypatch: pytest.MonkeyPatch, caplog:
     monkeypatch.setattr(against_floor, "_MOST_BYTES_OF_XZ", size)
     floor = make_trainer().fit(STORE, callbacks=[AgainstFloor(TRAIN, VALIDATION)]).floor
     assert floor is not None and floor.xz is None and floor.ngram > 0
-    monkeypatch.setattr(against_floor, "_MOST_BYTES", {True: 0.9 * size, False: 0})
+    monkeypatch.setattr(against_floor, "_MOST_BYTES", {True: 0.9 * size, False: 0.9 * size})
     with caplog.at_level(logging.WARNING, "soma_native"):
         assert make_trainer().fit(STORE, callbacks=[AgainstFloor(TRAIN, VALIDATION)]).floor is None
     assert "no floor is measured" in caplog.text

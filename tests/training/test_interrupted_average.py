@@ -50,3 +50,40 @@ def test_ctrl_c_saves_the_average_of_now_unless_an_earlier_one_was_better(
     assert weights(soma.load(folder)[0]) == best[-1] == weights(soma.load(tmp_path / "whole")[0])
     with TensorFile(folder / STATE_FILE) as file:
         assert not any(name.startswith("best.") for name in file.entries)
+
+
+@pytest.mark.parametrize("failing", ["the best", "the average"])
+def test_a_save_that_fails_at_ctrl_c_loses_no_run(
+    failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, find_losses: Callable[..., None]
+) -> None:
+    """Before any save: the best goes into the folder, then the state, then the average."""
+    settings: dict[str, Any] = {"ema": 0.9, "val_fraction": 0.2, "eval_every": 6, "checkpoint_minutes": 0}
+    find_losses(3.0, 2.0)
+    calls: list[str] = []
+
+    def save(*arguments: Any) -> None:
+        calls.append("the best" if not calls else "the average")
+        if calls[-1] == failing:
+            raise OSError("the disk is full")
+        soma.save(*arguments)
+
+    monkeypatch.setattr("soma_native.training.saves.save", save)
+    with pytest.raises(OSError, match="the disk is full"):
+        make_trainer(**settings, checkpoint_dir=tmp_path).fit(SENTENCES, callbacks=at_step(15, interrupt))
+    assert (tmp_path / STATE_FILE).exists() == (tmp_path / "model.safetensors").exists() == (failing == "the average")
+    monkeypatch.undo()
+    if failing == "the average":
+        find_losses(2.5, 2.6)
+        assert soma.Trainer.resume(tmp_path).fit(SENTENCES).stop_reason == "finished"
+
+
+def test_ctrl_c_saves_where_the_model_of_the_folder_is_gone(tmp_path: Path, find_losses: Callable[..., None]) -> None:
+    find_losses(3.0, 2.0)
+    settings: dict[str, Any] = {"ema": 0.9, "val_fraction": 0.2, "eval_every": 6, "checkpoint_every": 4}
+    path = tmp_path / "model.safetensors"
+    gone = at_step(15, lambda: (path.unlink(), interrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(**settings, checkpoint_dir=tmp_path).fit(SENTENCES, callbacks=gone)
+    assert soma.load(tmp_path)[0].num_parameters > 0
+    find_losses(2.5, 2.6)
+    assert soma.Trainer.resume(tmp_path).fit(SENTENCES).stop_reason == "finished"

@@ -13,8 +13,11 @@ import pytest
 
 import soma_native as soma
 from helpers.training import SENTENCES, WORDS, at_step, interrupt, losses, make_model, make_trainer, weights
+from soma_native.files.atomic_folder import replace_files
+from soma_native.files.safetensors_io import TensorFile
 from soma_native.training.layout import UNDECIDED, Layout
 from soma_native.training.pace import Pace, forwards
+from soma_native.training.state import STATE_FILE, read_state, write_state
 
 pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 
@@ -73,14 +76,45 @@ def test_a_run_ends_on_time_and_its_schedule_is_complete(speed: str, schedule: s
     assert len(history.decisions) < 60
 
 
-@pytest.mark.parametrize(("pause", "said"), [(40.0, True), (2.0, False)])
-def test_a_run_that_lost_half_of_its_steps_says_so(pause: float, said: bool) -> None:
-    clock = Clock(lambda step: pause if step == 20 else 0.25)
-    history = by_time(clock).fit(SENTENCES, callbacks=clock.move)
+LOST: dict[str, tuple[Callable[[int], float], int]] = {
+    "a pause": (lambda step: 40.0 if step == 20 else 0.25, 1),
+    "two pauses": (lambda step: 25.0 if step in (20, 40) else 0.25, 1),
+    "a short pause": (lambda step: 2.0 if step == 20 else 0.25, 0),
+    "uneven": (lambda step: (0.7, 2.0, 1.1)[step % 3], 0),
+    "a late step": (lambda step: 4.0 if step == 54 else 1.0, 0),
+}
+
+
+@pytest.mark.parametrize("clock", LOST)
+def test_a_run_that_lost_half_of_its_steps_says_so_once(clock: str) -> None:
+    seconds, warnings = LOST[clock]
+    clock_ = Clock(seconds, evaluate=1.5 if clock == "uneven" else 0.0)
+    history = by_time(clock_).fit(SENTENCES, callbacks=clock_.move)
     assert history.stop_reason == "finished"
     found = [warning for warning in history.warnings if "a clock that jumped" in warning]
-    assert bool(found) == said
-    assert all("give more minutes" in warning for warning in found)
+    assert len(found) == warnings and all("give more minutes" in warning for warning in found)
+
+
+def test_a_run_that_an_older_version_ended_by_patience_stays_as_it_is(
+    tmp_path: Path, find_losses: Callable[..., None]
+) -> None:
+    """It ended at once, without a decision."""
+    find_losses(1.0, 2.0)
+    settings: dict[str, Any] = {
+        "minutes": None, "steps": 100, "eval_every": 10, "patience": 1, "schedule": "cosine", "checkpoint_dir": tmp_path
+    }  # fmt: skip
+    first = by_time(Clock(), **settings)
+    first.fit(SENTENCES, callbacks=at_step(20, first.stop))
+    before = weights(soma.load(tmp_path)[0])
+    state, steps = read_state(tmp_path)
+    state.history |= {"stop_reason": "early stopping", "decisions": []}
+    with TensorFile(tmp_path / STATE_FILE) as file:
+        arrays = {name: file.read(name) for name in file.entries}
+    with replace_files(tmp_path) as staging:
+        write_state(staging.path / STATE_FILE, state, steps, arrays)
+    again = by_time(Clock(), **settings, resume=True).fit(SENTENCES)
+    assert (again.records[-1]["step"], again.stop_reason, again.decisions) == (20, "early stopping", [])
+    assert weights(soma.load(tmp_path)[0]) == before
 
 
 def test_a_steady_clock_needs_one_decision() -> None:

@@ -141,6 +141,10 @@ def test_free_is_the_least_of_system_and_cgroups(files: dict[str, str], free: in
     assert free_memory(machine(tmp_path, files)) == free
 
 
+def test_ranks_share_what_the_system_has(tmp_path: Path) -> None:
+    assert free_memory(machine(tmp_path, SYSTEM), ranks=4) == 2 * GIB
+
+
 def test_a_limit_of_addresses_counts() -> None:
     resource = pytest.importorskip("resource", reason="no limits on this system")
     script = """
@@ -148,12 +152,13 @@ def test_a_limit_of_addresses_counts() -> None:
         from soma_native.training.memory import free_memory
         taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (taken + (100 << 20), resource.RLIM_INFINITY))
-        print(free_memory())
+        print(free_memory(), free_memory(own=False))
     """
     if not Path("/proc/self/statm").exists() or not hasattr(resource, "RLIMIT_AS"):
         pytest.skip("this system does not say what is taken")
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
-    assert 50 << 20 < int(done.stdout) <= 90 << 20
+    limited, machine = map(int, done.stdout.split())
+    assert 50 << 20 < limited <= 90 << 20 < machine, "ranks compare what all need with what the machine has"
 
 
 @pytest.mark.parametrize(
