@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
@@ -91,7 +92,7 @@ class Saves:
 
     def __init__(self, run: SavedRun, at: float) -> None:
         directory = run.config.checkpoint_dir
-        self._run = run
+        self._run: SavedRun = weakref.proxy(run)  # no circle, so that a run gives back its memory at its end
         self.folder = None if directory is None or not run.world.first else Path(directory)
         self.step, self.at = 0, at
         self.best: Snapshot | None = None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -324,3 +326,21 @@ def test_the_plot_shows_the_best_teacher(tmp_path: Path) -> None:
     history._draw(axes)
     assert any("best teacher" in str(line.get_label()) for line in axes.get_lines())
     assert soma.History.from_json(tmp_path / "history.json").teachers == history.teachers
+
+
+def test_each_model_gives_back_its_memory_when_its_run_ends(tmp_path: Path) -> None:
+    """At once, not when the collector looks for circles: four teachers would lie beside the model."""
+    seen: list[weakref.ref[Any]] = []
+
+    def watch(event: soma.Event) -> None:
+        if event.kind == "start":
+            seen.append(weakref.ref(event.trainer._running))  # type: ignore[attr-defined]
+
+    trainer = trainer_of(tmp_path, Clock(), **BY_STEPS, teachers=2)
+    gc.collect()
+    gc.disable()
+    try:
+        trainer.fit(SENTENCES, callbacks=watch)
+        assert len(seen) == 3 and [run() for run in seen] == [None] * 3
+    finally:
+        gc.enable()
