@@ -199,12 +199,13 @@ def choose(
         rate = epoch.pairs / speed.seconds(chosen.config, epoch.steps, epoch.padded, chosen.window) / lesson.slower
     bits = {other: bits_per_byte(outlooks[other].loss, corpus) for other in outlooks}
     told = kind != "word" and model is None and corpus.bytes >= _TOLD_FROM
+    size = "" if vocab_size is None else f", {vocab_size:,} tokens{'' if given else ' at most'}"
+    why = "which is there" if given else why
     seen = f"{outlook.epochs:,.0f} epochs" if outlook.epochs >= 100 else f"{outlook.epochs:.2g} epochs"
     reasons = (
         f"corpus: {corpus.bytes:,} bytes, {corpus.characters:,} characters ({corpus.alphabet:,} different), "
         f"{corpus.documents:,} document{'s' * (corpus.documents != 1)}" + _repetition(corpus),
-        f"tokenizer: {kind}{'' if vocab_size is None else f', {vocab_size:,} tokens'}"
-        + (", which is there" if given else f"{'' if vocab_size is None else ' at most'}, {why}"),
+        f"tokenizer: {kind}{size}, {why}",
         f"model: {name}, {chosen.config.num_parameters / 1e6:.1f} million parameters"
         + (_expected(name, bits) if told else ""),
         f"time: {'no limit' if minutes is None else _duration(minutes)}"

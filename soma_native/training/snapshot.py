@@ -15,8 +15,9 @@ class Snapshot:
         self.config = model.config
         self.num_parameters = model.num_parameters
         self._settings = model._settings
-        copied = model.parameters() if parameters is None else parameters
-        self._parameters = {name: array.copy() for name, array in copied.items()}
+        if parameters is None:
+            parameters = {name: array.copy() for name, array in model.parameters().items()}
+        self._parameters = parameters
 
     def parameters(self) -> dict[str, NDArray[np.float32]]:
         """The copies, by name."""
